@@ -1,0 +1,1 @@
+//! CPU kernels: plain functions over `f32` slices.

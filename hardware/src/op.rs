@@ -1,0 +1,368 @@
+//! The kernel vocabulary: every op, forward **and** backward, with its arguments, FLOPs and bytes.
+//!
+//! An [`Op`] is a kernel with its local (already sharded) dims fixed. [`Op::signature`] lists its arguments in call
+//! order; the verifier checks buffers against it, the executor binds them by it. All matrices are row-major.
+//!
+//! Invariant: no wildcard arm over [`Op`] anywhere, so a new op is found by the compiler in every match.
+
+use serde::{Deserialize, Serialize};
+
+/// How a matmul reads its operands; C is always `[m, n]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Layout {
+    /// A `[m, k]` · B `[n, k]`ᵀ: a linear layer's forward with its weight stored `[out, in]`.
+    Nt,
+    /// A `[m, k]` · B `[k, n]`: the gradient of a linear layer's input.
+    Nn,
+    /// A `[k, m]`ᵀ · B `[k, n]`: the gradient of a linear layer's weight.
+    Tn,
+}
+
+/// Which normalisation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NormKind {
+    /// LayerNorm: mean and variance, gain and bias (Ba et al. 2016).
+    Layer,
+    /// RMSNorm: root mean square and gain (Zhang & Sennrich 2019).
+    Rms,
+}
+
+/// Which activation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ActivationKind {
+    /// GELU, tanh form (Hendrycks & Gimpel 2016).
+    Gelu,
+    /// silu(gate) · up over packed `[gate | up]` rows (Shazeer 2020).
+    SwiGlu,
+}
+
+/// Dims of an attention kernel on this rank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttentionDims {
+    /// Sequences.
+    pub batch: usize,
+    /// Tokens a sequence.
+    pub seq: usize,
+    /// Query heads on this rank.
+    pub heads: usize,
+    /// Key/value heads on this rank.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Whether a token sees only itself and those before it.
+    pub causal: bool,
+}
+
+impl AttentionDims {
+    /// Tokens: `batch · seq`.
+    pub fn rows(&self) -> usize {
+        self.batch * self.seq
+    }
+
+    /// Width of a packed q|k|v row.
+    pub fn qkv_cols(&self) -> usize {
+        (self.heads + 2 * self.kv_heads) * self.head_dim
+    }
+
+    /// FLOPs of the two score matmuls forward; causal attention counts the triangle it computes.
+    pub fn forward_flops(&self) -> f64 {
+        let full = 4.0 * (self.batch * self.heads * self.head_dim) as f64 * (self.seq * self.seq) as f64;
+        if self.causal { full * (self.seq + 1) as f64 / (2 * self.seq) as f64 } else { full }
+    }
+}
+
+/// A kernel with its dims fixed. `rows` are tokens; `shards` counts the ranks that share a vocabulary.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[allow(missing_docs)] // dims carry their field names
+pub enum Op {
+    /// `out[r] = table[ids[r] - first]`, zero where the id is another shard's.
+    Embed { rows: usize, cols: usize, vocab: usize, shards: usize },
+    EmbedGrad { rows: usize, cols: usize, vocab: usize, shards: usize },
+    /// Learned positions added in place: `x[r] += table[r % seq]`.
+    Positions { rows: usize, seq: usize, cols: usize },
+    PositionsGrad { rows: usize, seq: usize, cols: usize },
+    Norm { kind: NormKind, rows: usize, cols: usize },
+    NormGrad { kind: NormKind, rows: usize, cols: usize, accumulate: bool },
+    Matmul { layout: Layout, m: usize, n: usize, k: usize, bias: bool, accumulate: bool },
+    /// Column sums: `db += Σ_r dy[r]`.
+    BiasGrad { rows: usize, cols: usize },
+    /// Rotary positions (Su et al. 2021) over the first `heads` heads of packed rows; `inverse` is its backward.
+    Rope { rows: usize, seq: usize, stride: usize, heads: usize, head_dim: usize, theta: f32, inverse: bool },
+    /// Fused attention that never stores the scores (Dao et al. 2022).
+    Attention(AttentionDims),
+    AttentionGrad(AttentionDims),
+    Activation { kind: ActivationKind, rows: usize, cols: usize },
+    ActivationGrad { kind: ActivationKind, rows: usize, cols: usize },
+    /// `out = a + b (+ bias)`: the residual.
+    Add { rows: usize, cols: usize, bias: bool },
+    /// Per row: local max, Σ exp(x − max), the target's logit: what shards of a vocabulary exchange.
+    LossStats { rows: usize, vocab: usize, shards: usize },
+    /// Cross-entropy from the gathered stats; logits become `(softmax − onehot) · scale`, the loss adds up.
+    Loss { rows: usize, vocab: usize, shards: usize, scale: f32 },
+    Zero { n: usize },
+    /// `dst += src`.
+    Accumulate { n: usize },
+    /// Adds `Σ g²` of this rank's share: elements from `whole` on are replicated on `copies` ranks and count `1/copies`.
+    /// The vector is shard `i` of `shards` of a longer one, in which `whole` counts.
+    SquaredNorm { n: usize, whole: usize, copies: usize, shards: usize },
+    /// AdamW (Loshchilov & Hutter 2019) over shard `i` of `shards`; elements before `decayed` of the whole decay.
+    AdamW { n: usize, decayed: usize, shards: usize },
+}
+
+/// How an op uses an argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Read only.
+    In,
+    /// Written whole, what was there is lost.
+    Out,
+    /// Read and written.
+    InOut,
+}
+
+/// One argument of an op: its name, use and element count (all elements are 4 bytes: f32, or u32 for ids).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Param {
+    /// Name in listings.
+    pub name: &'static str,
+    /// How it is used.
+    pub mode: Mode,
+    /// Number of elements.
+    pub elems: usize,
+}
+
+fn param(name: &'static str, mode: Mode, elems: usize) -> Param {
+    Param { name, mode, elems }
+}
+
+impl Op {
+    /// The arguments in call order.
+    pub fn signature(&self) -> Vec<Param> {
+        use Mode::*;
+        match *self {
+            Op::Embed { rows, cols, vocab, .. } => {
+                vec![param("ids", In, rows), param("table", In, vocab * cols), param("out", Out, rows * cols)]
+            }
+            Op::EmbedGrad { rows, cols, vocab, .. } => {
+                vec![param("ids", In, rows), param("dy", In, rows * cols), param("dtable", InOut, vocab * cols)]
+            }
+            Op::Positions { rows, seq, cols } => vec![param("table", In, seq * cols), param("x", InOut, rows * cols)],
+            Op::PositionsGrad { rows, seq, cols } => {
+                vec![param("dy", In, rows * cols), param("dtable", InOut, seq * cols)]
+            }
+            Op::Norm { kind, rows, cols } => {
+                let mut all = vec![param("x", In, rows * cols), param("gain", In, cols)];
+                if kind == NormKind::Layer {
+                    all.push(param("bias", In, cols));
+                }
+                all.extend([param("y", Out, rows * cols), param("stats", Out, 2 * rows)]);
+                all
+            }
+            Op::NormGrad { kind, rows, cols, accumulate } => {
+                let dx = if accumulate { InOut } else { Out };
+                let mut all = vec![
+                    param("x", In, rows * cols),
+                    param("gain", In, cols),
+                    param("stats", In, 2 * rows),
+                    param("dy", In, rows * cols),
+                    param("dx", dx, rows * cols),
+                    param("dgain", InOut, cols),
+                ];
+                if kind == NormKind::Layer {
+                    all.push(param("dbias", InOut, cols));
+                }
+                all
+            }
+            Op::Matmul { m, n, k, bias, accumulate, .. } => {
+                let mut all = vec![param("a", In, m * k), param("b", In, n * k)];
+                if bias {
+                    all.push(param("bias", In, n));
+                }
+                all.push(param("c", if accumulate { InOut } else { Out }, m * n));
+                all
+            }
+            Op::BiasGrad { rows, cols } => vec![param("dy", In, rows * cols), param("db", InOut, cols)],
+            Op::Rope { rows, stride, .. } => vec![param("x", InOut, rows * stride)],
+            Op::Attention(d) => vec![
+                param("qkv", In, d.rows() * d.qkv_cols()),
+                param("out", Out, d.rows() * d.heads * d.head_dim),
+                param("lse", Out, d.rows() * d.heads),
+            ],
+            Op::AttentionGrad(d) => {
+                let wide = d.rows() * d.heads * d.head_dim;
+                vec![
+                    param("qkv", In, d.rows() * d.qkv_cols()),
+                    param("out", In, wide),
+                    param("lse", In, d.rows() * d.heads),
+                    param("dout", In, wide),
+                    param("dqkv", Out, d.rows() * d.qkv_cols()),
+                ]
+            }
+            Op::Activation { kind, rows, cols } => {
+                vec![param("u", In, rows * cols * kind.width()), param("out", Out, rows * cols)]
+            }
+            Op::ActivationGrad { kind, rows, cols } => vec![
+                param("u", In, rows * cols * kind.width()),
+                param("dout", In, rows * cols),
+                param("du", Out, rows * cols * kind.width()),
+            ],
+            Op::Add { rows, cols, bias } => {
+                let mut all = vec![param("a", In, rows * cols), param("b", In, rows * cols)];
+                if bias {
+                    all.push(param("bias", In, cols));
+                }
+                all.push(param("out", Out, rows * cols));
+                all
+            }
+            Op::LossStats { rows, vocab, .. } => {
+                vec![param("logits", In, rows * vocab), param("targets", In, rows), param("stats", Out, 3 * rows)]
+            }
+            Op::Loss { rows, vocab, shards, .. } => vec![
+                param("targets", In, rows),
+                param("stats", In, shards * 3 * rows),
+                param("logits", InOut, rows * vocab),
+                param("loss", InOut, 1),
+            ],
+            Op::Zero { n } => vec![param("x", Out, n)],
+            Op::Accumulate { n } => vec![param("src", In, n), param("dst", InOut, n)],
+            Op::SquaredNorm { n, .. } => vec![param("g", In, n), param("sum", InOut, 1)],
+            Op::AdamW { n, .. } => vec![
+                param("norm", In, 1),
+                param("g", In, n),
+                param("w", InOut, n),
+                param("m", InOut, n),
+                param("v", InOut, n),
+            ],
+        }
+    }
+
+    /// Floating-point operations: matmuls and attention exactly, the rest by operations an element.
+    pub fn flops(&self) -> f64 {
+        match *self {
+            Op::Matmul { m, n, k, .. } => 2.0 * m as f64 * n as f64 * k as f64,
+            Op::Attention(d) => d.forward_flops(),
+            // Five matmuls backward to two forward: scores are recomputed (Dao et al. 2022, §3.1).
+            Op::AttentionGrad(d) => 2.5 * d.forward_flops(),
+            Op::Embed { .. } | Op::Zero { .. } => 0.0,
+            Op::EmbedGrad { rows, cols, .. } | Op::BiasGrad { rows, cols } => (rows * cols) as f64,
+            Op::Positions { rows, cols, .. } | Op::PositionsGrad { rows, cols, .. } => (rows * cols) as f64,
+            Op::Norm { rows, cols, .. } => 6.0 * (rows * cols) as f64,
+            Op::NormGrad { rows, cols, .. } => 12.0 * (rows * cols) as f64,
+            Op::Rope { rows, heads, head_dim, .. } => 3.0 * (rows * heads * head_dim) as f64,
+            Op::Activation { rows, cols, .. } => 12.0 * (rows * cols) as f64,
+            Op::ActivationGrad { rows, cols, .. } => 20.0 * (rows * cols) as f64,
+            Op::Add { rows, cols, bias } => (rows * cols * if bias { 2 } else { 1 }) as f64,
+            Op::LossStats { rows, vocab, .. } => 6.0 * (rows * vocab) as f64,
+            Op::Loss { rows, vocab, .. } => 6.0 * (rows * vocab) as f64,
+            Op::Accumulate { n } => n as f64,
+            Op::SquaredNorm { n, .. } => 2.0 * n as f64,
+            Op::AdamW { n, .. } => 14.0 * n as f64,
+        }
+    }
+
+    /// Bytes that must cross memory once: every argument read, written or both; an embedding touches only its rows.
+    pub fn bytes(&self) -> u64 {
+        let elems: usize = match *self {
+            Op::Embed { rows, cols, .. } => rows + 2 * rows * cols,
+            Op::EmbedGrad { rows, cols, .. } => rows + 3 * rows * cols,
+            Op::Rope { rows, heads, head_dim, .. } => 2 * rows * heads * head_dim,
+            Op::Positions { .. }
+            | Op::PositionsGrad { .. }
+            | Op::Norm { .. }
+            | Op::NormGrad { .. }
+            | Op::Matmul { .. }
+            | Op::BiasGrad { .. }
+            | Op::Attention(_)
+            | Op::AttentionGrad(_)
+            | Op::Activation { .. }
+            | Op::ActivationGrad { .. }
+            | Op::Add { .. }
+            | Op::LossStats { .. }
+            | Op::Loss { .. }
+            | Op::Zero { .. }
+            | Op::Accumulate { .. }
+            | Op::SquaredNorm { .. }
+            | Op::AdamW { .. } => {
+                self.signature().iter().map(|p| p.elems * if p.mode == Mode::InOut { 2 } else { 1 }).sum()
+            }
+        };
+        4 * elems as u64
+    }
+
+    /// The class under which a profile's measured curve prices this op.
+    pub fn class(&self) -> &'static str {
+        match self {
+            Op::Embed { .. } => "embed",
+            Op::EmbedGrad { .. } => "embed-grad",
+            Op::Positions { .. } => "positions",
+            Op::PositionsGrad { .. } => "positions-grad",
+            Op::Norm { kind: NormKind::Layer, .. } => "layer-norm",
+            Op::Norm { kind: NormKind::Rms, .. } => "rms-norm",
+            Op::NormGrad { kind: NormKind::Layer, .. } => "layer-norm-grad",
+            Op::NormGrad { kind: NormKind::Rms, .. } => "rms-norm-grad",
+            Op::Matmul { layout: Layout::Nt, .. } => "matmul-nt",
+            Op::Matmul { layout: Layout::Nn, .. } => "matmul-nn",
+            Op::Matmul { layout: Layout::Tn, .. } => "matmul-tn",
+            Op::BiasGrad { .. } => "bias-grad",
+            Op::Rope { .. } => "rope",
+            Op::Attention(_) => "attention",
+            Op::AttentionGrad(_) => "attention-grad",
+            Op::Activation { kind: ActivationKind::Gelu, .. } => "gelu",
+            Op::Activation { kind: ActivationKind::SwiGlu, .. } => "swiglu",
+            Op::ActivationGrad { kind: ActivationKind::Gelu, .. } => "gelu-grad",
+            Op::ActivationGrad { kind: ActivationKind::SwiGlu, .. } => "swiglu-grad",
+            Op::Add { .. } => "add",
+            Op::LossStats { .. } => "loss-stats",
+            Op::Loss { .. } => "loss",
+            Op::Zero { .. } => "zero",
+            Op::Accumulate { .. } => "accumulate",
+            Op::SquaredNorm { .. } => "squared-norm",
+            Op::AdamW { .. } => "adamw",
+        }
+    }
+
+    /// What the op's measured curve is over: FLOPs for matmuls and attention, bytes for the rest.
+    pub fn work(&self) -> f64 {
+        if self.is_matrix() { self.flops() } else { self.bytes() as f64 }
+    }
+
+    /// Whether the op runs on the matrix units: a matmul or attention.
+    pub fn is_matrix(&self) -> bool {
+        matches!(self, Op::Matmul { .. } | Op::Attention(_) | Op::AttentionGrad(_))
+    }
+}
+
+impl ActivationKind {
+    /// Input columns an output column.
+    pub fn width(self) -> usize {
+        match self {
+            ActivationKind::Gelu => 1,
+            ActivationKind::SwiGlu => 2,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn matmul_counts_two_flops_a_multiply_and_every_operand_once() {
+        let op = Op::Matmul { layout: Layout::Nt, m: 3, n: 5, k: 7, bias: false, accumulate: true };
+        assert_eq!(op.flops(), 210.0);
+        assert_eq!(op.bytes(), 4 * (21 + 35 + 2 * 15));
+    }
+
+    #[test]
+    fn causal_attention_counts_its_triangle() {
+        let dims = AttentionDims { batch: 2, seq: 8, heads: 3, kv_heads: 1, head_dim: 4, causal: false };
+        let causal = AttentionDims { causal: true, ..dims };
+        assert_eq!(dims.forward_flops(), 4.0 * 2.0 * 3.0 * 4.0 * 64.0);
+        assert_eq!(causal.forward_flops() * 16.0, dims.forward_flops() * 9.0);
+    }
+}

@@ -1,0 +1,3 @@
+//! What instructions cost.
+
+pub mod collective;

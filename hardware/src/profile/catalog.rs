@@ -1,0 +1,109 @@
+//! The profiles that are built in.
+//!
+//! In: `profiles/{devices,systems}/*.toml`, listed and embedded by the build script. Out: [`catalog`] and its look-ups.
+//!
+//! Invariant: adding a profile is adding one file.
+
+use std::sync::LazyLock;
+
+use serde::de::DeserializeOwned;
+
+use super::{Device, ProfileError, System};
+
+include!(concat!(env!("OUT_DIR"), "/profiles.rs"));
+
+/// Devices and systems by name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Catalog {
+    /// Every device, by name.
+    pub devices: Vec<Device>,
+    /// Every system, by name.
+    pub systems: Vec<System>,
+}
+
+/// The built-in profiles.
+pub fn catalog() -> &'static Catalog {
+    static CATALOG: LazyLock<Catalog> = LazyLock::new(|| embedded().unwrap_or_else(|error| panic!("{error}")));
+    &CATALOG
+}
+
+/// Every embedded file parsed; the tests see that this cannot fail.
+fn embedded() -> Result<Catalog, ProfileError> {
+    let devices = DEVICES.iter().map(|(file, text)| Device::from_toml(file, text)).collect::<Result<_, _>>()?;
+    let systems = SYSTEMS.iter().map(|(file, text)| System::from_toml(file, text)).collect::<Result<_, _>>()?;
+    Ok(Catalog { devices, systems })
+}
+
+fn strict<T: DeserializeOwned>(file: &str, text: &str) -> Result<T, ProfileError> {
+    toml::from_str(text).map_err(|error| ProfileError::of_toml(file, text, &error))
+}
+
+impl Device {
+    /// Reads a device profile; errors name `file`, line, key and value.
+    pub fn from_toml(file: &str, text: &str) -> Result<Self, ProfileError> {
+        strict(file, text)
+    }
+}
+
+impl System {
+    /// Reads a system profile; errors name `file`, line, key and value.
+    pub fn from_toml(file: &str, text: &str) -> Result<Self, ProfileError> {
+        let system: System = strict(file, text)?;
+        system.check().map_err(|fault| ProfileError::of_fault(file, text, fault))?;
+        Ok(system)
+    }
+}
+
+impl Catalog {
+    /// The device of this name; the error lists near names.
+    pub fn device(&self, name: &str) -> Result<&Device, ProfileError> {
+        let found = self.devices.iter().find(|device| device.name == name);
+        found.ok_or_else(|| unknown("device", name, self.devices.iter().map(|device| device.name.as_str())))
+    }
+
+    /// The system of this name; the error lists near names.
+    pub fn system(&self, name: &str) -> Result<&System, ProfileError> {
+        let found = self.systems.iter().find(|system| system.name == name);
+        found.ok_or_else(|| unknown("system", name, self.systems.iter().map(|system| system.name.as_str())))
+    }
+
+    /// The system that a bare device stands in: the first in the catalog that holds it.
+    pub fn usual_system(&self, device: &Device) -> Option<&System> {
+        self.systems.iter().find(|system| system.device == device.name)
+    }
+
+    /// The error for a name that is neither a device's nor a system's.
+    pub(super) fn unknown(&self, name: &str) -> ProfileError {
+        let devices = self.devices.iter().map(|device| device.name.as_str());
+        unknown("system or device", name, devices.chain(self.systems.iter().map(|system| system.name.as_str())))
+    }
+}
+
+fn unknown<'a>(kind: &'static str, name: &str, all: impl Iterator<Item = &'a str>) -> ProfileError {
+    let wanted = name.to_lowercase();
+    let close = |other: &&str| {
+        let contained = wanted.len() >= 3 && (other.contains(&wanted) || wanted.contains(*other));
+        contained || edit_distance(&wanted, other) <= wanted.len() / 3
+    };
+    let mut near: Vec<&str> = all.filter(close).collect();
+    near.sort_by_key(|other| edit_distance(&wanted, other));
+    near.truncate(5);
+    let near = if near.is_empty() { String::new() } else { format!("near names: {}; ", near.join(", ")) };
+    ProfileError::Unknown { kind, name: name.to_owned(), near }
+}
+
+/// Insertions, deletions and replacements that make one name of another (Levenshtein 1966).
+fn edit_distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}

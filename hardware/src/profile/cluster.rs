@@ -1,0 +1,140 @@
+//! Clusters by name or file: `512x dgx-a100-80gb`, two pools joined by `+`, or a calibrated machine's `.toml`.
+//!
+//! In: text, the catalog, a machine file. Out: [`Machine`] and [`Cluster`].
+//!
+//! Invariant: a machine is `nodes` equal systems; a part of a system is itself a smaller system.
+
+use std::path::Path;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Device, LinkKind, ProfileError, System, catalog};
+
+/// A pool: equal systems of one device.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Machine {
+    /// How many systems.
+    pub nodes: usize,
+    /// What each holds.
+    pub system: System,
+    /// What each system holds `system.count` of.
+    pub device: Device,
+}
+
+/// One or more pools, of different devices too.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cluster {
+    /// The pools; ranks fill them in order.
+    pub pools: Vec<Machine>,
+}
+
+impl Machine {
+    /// Devices in all nodes.
+    pub fn devices(&self) -> usize {
+        self.nodes * self.system.count
+    }
+
+    /// Reads a machine file; errors name `file`, line, key and value.
+    pub fn from_toml(file: &str, text: &str) -> Result<Self, ProfileError> {
+        let machine: Machine = toml::from_str(text).map_err(|error| ProfileError::of_toml(file, text, &error))?;
+        machine.system.check().map_err(|fault| ProfileError::of_fault(file, text, fault))?;
+        if machine.nodes == 0 || machine.system.device != machine.device.name {
+            let (key, value, problem) = match machine.nodes {
+                0 => ("nodes", "0".to_owned(), "a machine has at least one node".to_owned()),
+                _ => {
+                    ("system.device", machine.system.device, format!("the file's device is `{}`", machine.device.name))
+                }
+            };
+            return Err(ProfileError::of_fault(file, text, super::system::Fault { key, value, problem }));
+        }
+        Ok(machine)
+    }
+
+    /// The machine as a file that [`Machine::from_toml`] and [`Cluster::parse`] read back.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("a machine is tables of strings and numbers")
+    }
+
+    /// `count` devices of a SKU in its usual system: whole systems, or a part of one.
+    fn of_devices(text: &str, count: usize, device: &Device, usual: &System) -> Result<Self, ProfileError> {
+        let (mut system, per_node) = (usual.clone(), usual.count);
+        if count % per_node == 0 {
+            return Ok(Machine { nodes: count / per_node, system, device: device.clone() });
+        }
+        let fail = |problem| ProfileError::Cluster { text: text.to_owned(), problem };
+        if count > per_node {
+            let (less, more) = (count - count % per_node, count.next_multiple_of(per_node));
+            return Err(fail(format!(
+                "{count} devices are no whole number of `{}` of {per_node}; {less} or {more} are",
+                usual.name
+            )));
+        }
+        if system.scale_up.kind == LinkKind::Torus {
+            system.scale_up.dims = torus_slice(&system.scale_up.dims, count).ok_or_else(|| {
+                fail(format!("{count} devices are no box in the {:?} torus of `{}`", usual.scale_up.dims, usual.name))
+            })?;
+        }
+        system.count = count;
+        Ok(Machine { nodes: 1, system, device: device.clone() })
+    }
+}
+
+/// The most cubic box of `count` devices in a torus, dims that divide its own, largest first.
+fn torus_slice(dims: &[usize], count: usize) -> Option<Vec<usize>> {
+    let Some((&first, rest)) = dims.split_first() else { return (count == 1).then(Vec::new) };
+    let fits = |side: &usize| first % side == 0 && count % side == 0;
+    let boxes = (1..=first).filter(fits).filter_map(|side| {
+        let mut all = vec![side];
+        all.extend(torus_slice(rest, count / side)?);
+        Some(all)
+    });
+    boxes.min_by_key(|sides| (sides.iter().sum::<usize>(), std::cmp::Reverse(sides.clone())))
+}
+
+impl Cluster {
+    /// Reads `COUNTx NAME [+ COUNTx NAME …]`, where NAME is a system or a device in its usual system, or a path ending in
+    /// `.toml`. An unknown name's error lists near ones.
+    pub fn parse(text: &str) -> Result<Self, ProfileError> {
+        let pools = text.split('+').map(|part| pool(text, part.trim())).collect::<Result<_, _>>()?;
+        Ok(Cluster { pools })
+    }
+
+    /// Devices in all pools.
+    pub fn devices(&self) -> usize {
+        self.pools.iter().map(Machine::devices).sum()
+    }
+}
+
+impl FromStr for Cluster {
+    type Err = ProfileError;
+
+    fn from_str(text: &str) -> Result<Self, ProfileError> {
+        Cluster::parse(text)
+    }
+}
+
+fn pool(text: &str, part: &str) -> Result<Machine, ProfileError> {
+    if Path::new(part).extension().is_some_and(|extension| extension == "toml") {
+        let unread = |error: std::io::Error| ProfileError::Read { file: part.to_owned(), problem: error.to_string() };
+        return Machine::from_toml(part, &std::fs::read_to_string(part).map_err(unread)?);
+    }
+    let fail = |problem: &str| ProfileError::Cluster { text: text.to_owned(), problem: problem.to_owned() };
+    let digits = part.find(|c: char| !c.is_ascii_digit()).unwrap_or(part.len());
+    let (count, name) = match part[digits..].strip_prefix(['x', '×']) {
+        Some(name) if digits > 0 => (&part[..digits], name.trim()),
+        _ => ("1", part),
+    };
+    let count: usize = count.parse().map_err(|_| fail("the count is too large"))?;
+    if count == 0 || name.is_empty() {
+        return Err(fail(if count == 0 { "the count is 0" } else { "a name is missing" }));
+    }
+    let catalog = catalog();
+    if let Some(system) = catalog.systems.iter().find(|system| system.name == name) {
+        return Ok(Machine { nodes: count, system: system.clone(), device: catalog.device(&system.device)?.clone() });
+    }
+    let device = catalog.device(name).map_err(|_| catalog.unknown(name))?;
+    let usual = catalog.usual_system(device).ok_or_else(|| fail("no system in the catalog holds this device"))?;
+    Machine::of_devices(text, count, device, usual)
+}

@@ -1,0 +1,112 @@
+//! One accelerator: what its data sheet and its measurements say.
+//!
+//! In: `profiles/devices/*.toml`, or a calibration's. Out: [`Device`].
+//!
+//! Invariant: a catalog profile has no curves; a calibrated one says when and with what it was measured.
+
+use std::collections::BTreeMap;
+
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::{Curve, EfficiencyCurve, Figure};
+use crate::units::{ByteRate, Bytes, FlopRate, Precision, Seconds, Watts};
+
+/// What sort of device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)] // the kinds carry their names
+pub enum DeviceKind {
+    Cpu,
+    Gpu,
+    Tpu,
+    Trainium,
+}
+
+/// An accelerator SKU, or the part of one that is programmed as one device.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Device {
+    /// Name on the command line and of the file.
+    pub name: String,
+    /// Name in tables.
+    pub title: String,
+    /// Who makes it.
+    pub vendor: String,
+    /// What sort of device.
+    pub kind: DeviceKind,
+    /// Year it came out.
+    pub year: u16,
+    /// Whether communication runs beside compute.
+    pub overlap: bool,
+    /// Memory a program can allocate.
+    pub memory: Figure<Bytes>,
+    /// Peak of its memory, read and written bytes together.
+    pub memory_bandwidth: Figure<ByteRate>,
+    /// Dense peak of the fastest unit that multiplies this format with fp32 accumulation.
+    #[serde(deserialize_with = "some_peak")]
+    pub peak: BTreeMap<Precision, Figure<FlopRate>>,
+    /// Fixed cost of a kernel.
+    pub launch: Figure<Seconds>,
+    /// Board power limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub power: Option<Figure<Watts>>,
+    /// The share of peak that kernels reach.
+    pub efficiency: Efficiency,
+    /// When and with what the curves were measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibrated: Option<Provenance>,
+    /// Measured times by op class (`Op::class`); empty on catalog profiles.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub curves: BTreeMap<String, Curve>,
+}
+
+/// Shares of peak by kind of kernel.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Efficiency {
+    /// Matmuls: share of the format's peak over the op's FLOPs.
+    pub matmul: EfficiencyCurve,
+    /// Everything bound by memory: share of its bandwidth over the op's bytes.
+    pub memory: EfficiencyCurve,
+    /// Fused attention: share of the format's peak over the op's FLOPs.
+    pub attention: EfficiencyCurve,
+}
+
+/// How a calibrated profile came to be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Provenance {
+    /// Day it was measured, `YYYY-MM-DD`.
+    pub date: String,
+    /// What was measured, without the host's name: `AMD EPYC 7742, 2 cores`.
+    pub machine: String,
+    /// Software that was measured, with versions.
+    pub versions: String,
+}
+
+impl Device {
+    /// The dense peak in a format, or in the nearest wider format that the device multiplies at full rate: bf16 and fp16
+    /// stand in for each other, a narrower format falls back on a wider one. `None` if nothing wider is known.
+    pub fn peak_in(&self, precision: Precision) -> Option<FlopRate> {
+        use Precision::{Bf16, Fp8, Fp16, Fp32, Int8, Tf32};
+        let stand_ins: &[Precision] = match precision {
+            Fp32 => &[Fp32],
+            Tf32 => &[Tf32, Fp32],
+            Bf16 => &[Bf16, Fp16, Tf32, Fp32],
+            Fp16 => &[Fp16, Bf16, Tf32, Fp32],
+            Fp8 => &[Fp8, Bf16, Fp16, Tf32, Fp32],
+            Int8 => &[Int8, Fp8, Bf16, Fp16, Tf32, Fp32],
+        };
+        stand_ins.iter().find_map(|p| self.peak.get(p)).map(|figure| figure.value)
+    }
+}
+
+fn some_peak<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<Precision, Figure<FlopRate>>, D::Error> {
+    let peak = BTreeMap::deserialize(from)?;
+    if peak.is_empty() {
+        Err(D::Error::custom("`peak` needs at least one of fp32, tf32, bf16, fp16, fp8, int8"))
+    } else {
+        Ok(peak)
+    }
+}

@@ -1,0 +1,60 @@
+//! What a machine is: accelerators, the systems they are built into, clusters of systems.
+//!
+//! In: strict TOML, embedded ([`catalog`]) or a user's. Out: [`Device`], [`System`], [`Machine`], [`Cluster`].
+//!
+//! Invariant: every figure is positive, has a unit and says where it is from; an unknown key is an error.
+
+mod catalog;
+mod cluster;
+mod curve;
+mod device;
+mod error;
+mod system;
+
+pub use catalog::{Catalog, catalog};
+pub use cluster::{Cluster, Machine};
+pub use curve::{Curve, EfficiencyCurve, Sample};
+pub use device::{Device, DeviceKind, Efficiency, Provenance};
+pub use error::ProfileError;
+pub use system::{Link, LinkKind, System};
+
+use serde::{Deserialize, Serialize};
+
+/// A value and where it is from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "FigureText<T>", bound(deserialize = "T: Deserialize<'de> + Default + PartialOrd"))]
+pub struct Figure<T> {
+    /// The value; above zero.
+    pub value: T,
+    /// Publication, measurement or assumption it is from; never empty.
+    pub source: String,
+}
+
+/// [`Figure`] before it is checked.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FigureText<T> {
+    value: T,
+    source: String,
+}
+
+impl<T: Default + PartialOrd> TryFrom<FigureText<T>> for Figure<T> {
+    type Error = &'static str;
+
+    fn try_from(text: FigureText<T>) -> Result<Self, Self::Error> {
+        if text.source.trim().is_empty() {
+            return Err("empty `source`: say which document, measurement or assumption the value is from");
+        }
+        if text.value.partial_cmp(&T::default()) != Some(std::cmp::Ordering::Greater) {
+            return Err("`value` must be above zero; leave an optional figure out instead");
+        }
+        Ok(Figure { value: text.value, source: text.source })
+    }
+}
+
+impl<T> Figure<T> {
+    /// A figure from code: a calibration or a test.
+    pub fn new(value: T, source: impl Into<String>) -> Self {
+        Figure { value, source: source.into() }
+    }
+}

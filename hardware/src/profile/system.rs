@@ -1,0 +1,103 @@
+//! A node, pod or cloud instance: how many devices, joined how, at what price.
+//!
+//! In: `profiles/systems/*.toml`. Out: [`System`].
+//!
+//! Invariant: a torus has dims, and they multiply to the system's device count; nothing but a torus has dims.
+
+use serde::{Deserialize, Serialize};
+
+use super::Figure;
+use crate::units::{ByteRate, Dollars, Seconds, Watts};
+
+/// A node, pod or instance: the devices that scale-up links join.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct System {
+    /// Name on the command line and of the file.
+    pub name: String,
+    /// Name in tables.
+    pub title: String,
+    /// Name of the device it holds.
+    pub device: String,
+    /// Devices a system.
+    pub count: usize,
+    /// What joins the devices of a system.
+    pub scale_up: Link,
+    /// What joins systems; none if they cannot be joined.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale_out: Option<Link>,
+    /// Price of a device-hour.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub price: Option<Figure<Dollars>>,
+    /// What host, fans and network cards draw for each device, beside the device's own power.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_power: Option<Figure<Watts>>,
+}
+
+/// A tier of the network as one device sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Link {
+    /// Its shape.
+    pub kind: LinkKind,
+    /// Devices along each dim of a torus, fastest varying first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dims: Vec<usize>,
+    /// A torus's rings close where a slice is a multiple of this long; without it, only where it spans the dim.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wrap: Option<usize>,
+    /// Bytes a second out of one device, over all its links of this tier; as many come in.
+    pub bandwidth: Figure<ByteRate>,
+    /// One step of a collective, or a message, between two devices.
+    pub latency: Figure<Seconds>,
+    /// Share of the bandwidth that large messages reach; at most one.
+    pub efficiency: Figure<f64>,
+}
+
+/// The shape of a tier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LinkKind {
+    /// Any device reaches any other at full bandwidth.
+    Switch,
+    /// Links between pairs: a ring through all devices uses all of them, a pair only its own.
+    Mesh,
+    /// Rings along each dim.
+    Torus,
+    /// One memory: a message is a copy.
+    SharedMemory,
+}
+
+/// A check that failed: key, value, and what would do.
+pub(super) struct Fault {
+    pub(super) key: &'static str,
+    pub(super) value: String,
+    pub(super) problem: String,
+}
+
+impl System {
+    /// What serde cannot see: how figures fit together.
+    pub(super) fn check(&self) -> Result<(), Fault> {
+        let fault = |key, value: String, problem: &str| Err(Fault { key, value, problem: problem.to_owned() });
+        if self.count == 0 {
+            return fault("count", "0".to_owned(), "a system has at least one device");
+        }
+        for (key, link) in [("scale_up", Some(&self.scale_up)), ("scale_out", self.scale_out.as_ref())] {
+            let Some(link) = link else { continue };
+            if link.efficiency.value > 1.0 {
+                return fault("efficiency", link.efficiency.value.to_string(), "a share is at most 1");
+            }
+            if link.kind == LinkKind::Torus && key == "scale_out" {
+                return fault("scale_out.kind", "torus".to_owned(), "only scale_up can be a torus");
+            }
+            if link.kind != LinkKind::Torus && !link.dims.is_empty() {
+                return fault("dims", format!("{:?}", link.dims), "only a torus has dims");
+            }
+        }
+        let dims = &self.scale_up.dims;
+        if self.scale_up.kind == LinkKind::Torus && dims.iter().product::<usize>() != self.count {
+            return fault("dims", format!("{dims:?}"), &format!("dims multiply to `count`, {}", self.count));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,314 @@
+//! Programs: what each rank of a mesh does in one training step, as instruction lists over declared buffers.
+//!
+//! A program is SPMD by role: all ranks of a pipeline stage run the same list, so a program holds one list a stage
+//! however many ranks there are. What differs between them (which shard, which peer) follows from the rank's
+//! coordinates when it runs: a [`View`] may be sharded over an axis, peers are named by stage, and collectives by axis.
+//!
+//! Invariant: no times, no hardware, no addresses; only [`crate::verify`] says whether a program is sound.
+
+use crate::mesh::{Axis, Coord, Mesh};
+use crate::op::Op;
+use serde::{Deserialize, Serialize};
+
+/// Bytes of one element: f32, or u32 for token ids.
+pub const ELEM_BYTES: u64 = 4;
+
+/// A collective's kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Collective {
+    /// Every rank ends with the sum.
+    AllReduce,
+    /// Every rank ends with its shard of the sum, in place in the whole vector.
+    ReduceScatter,
+    /// Every rank ends with all shards; each brings its own, in place in the whole vector.
+    AllGather,
+    /// Every rank sends a shard to every other.
+    AllToAll,
+}
+
+/// What a buffer holds between instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Lifetime {
+    /// Across steps: weights, optimizer state, counters.
+    Persistent,
+    /// From a write to the `Free` that ends it: activations kept for backward.
+    Saved,
+    /// Working space: any write may replace any part.
+    Scratch,
+}
+
+/// A buffer that a rank declares; the executor allocates every one of them for the whole run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Buffer {
+    /// Name in listings and checkpoints.
+    pub name: String,
+    /// Number of elements.
+    pub elems: usize,
+    /// How long contents matter.
+    pub lifetime: Lifetime,
+}
+
+impl Buffer {
+    /// Size in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.elems as u64 * ELEM_BYTES
+    }
+}
+
+/// A contiguous part of a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct View {
+    /// Index in [`RankProgram::buffers`].
+    pub buffer: u32,
+    /// First element (of shard 0, where sharded).
+    pub offset: usize,
+    /// Number of elements (of one shard).
+    pub elems: usize,
+    /// Where set, each rank sees its own shard: the view moves by its position on this axis times `elems`.
+    pub shard: Option<Axis>,
+}
+
+impl View {
+    /// The first element that the rank at `at` sees.
+    pub fn start(&self, at: Coord) -> usize {
+        self.offset + self.shard.map_or(0, |axis| at.on(axis) * self.elems)
+    }
+
+    /// The elements that any rank of the mesh may see: all shards.
+    pub fn extent(&self, mesh: &Mesh) -> std::ops::Range<usize> {
+        let shards = self.shard.map_or(1, |axis| mesh.size(axis));
+        self.offset..self.offset + shards * self.elems
+    }
+
+    /// Size in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.elems as u64 * ELEM_BYTES
+    }
+}
+
+/// A part of a block's formal argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ArgView {
+    /// Index in [`Block::params`].
+    pub param: u32,
+    /// First element; the count follows from the op's signature.
+    pub offset: usize,
+}
+
+/// An op with its arguments, in the order of [`Op::signature`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Call {
+    /// The kernel.
+    pub op: Op,
+    /// Its arguments.
+    pub args: Vec<ArgView>,
+}
+
+/// A formal argument of a block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlockParam {
+    /// Name in listings.
+    pub name: String,
+    /// Number of elements.
+    pub elems: usize,
+}
+
+/// A list of ops that instructions call many times with different views.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Block {
+    /// Name in listings: what it computes.
+    pub name: String,
+    /// Formal arguments.
+    pub params: Vec<BlockParam>,
+    /// Ops in order.
+    pub calls: Vec<Call>,
+}
+
+/// What part of a step a block serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Forward pass.
+    Forward,
+    /// Forward ops run again because their results were not kept.
+    Recompute,
+    /// Backward pass: gradients of inputs and weights.
+    Backward,
+    /// Zeroing, norms and weight updates.
+    Optimizer,
+}
+
+impl Phase {
+    /// Name in listings.
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Forward => "forward",
+            Phase::Recompute => "recompute",
+            Phase::Backward => "backward",
+            Phase::Optimizer => "optimizer",
+        }
+    }
+}
+
+/// What a rank loads from its data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Input {
+    /// Token ids of a microbatch, `[microbatch, seq]`.
+    Tokens,
+    /// The next token of each, same shape.
+    Targets,
+}
+
+/// What an instruction does.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Kind {
+    /// Fill a view with a microbatch of data.
+    Load {
+        /// Which.
+        input: Input,
+        /// Where to.
+        into: View,
+    },
+    /// Run a block.
+    Run {
+        /// Index in [`Program::blocks`].
+        block: u32,
+        /// What for.
+        phase: Phase,
+        /// Actual arguments, one a formal.
+        args: Vec<View>,
+    },
+    /// Send to the rank of another stage with the same other coordinates; returns when the view may be reused.
+    Send {
+        /// Stage.
+        to: usize,
+        /// What.
+        view: View,
+    },
+    /// Receive the next message from a stage.
+    Recv {
+        /// Stage.
+        from: usize,
+        /// Where to.
+        view: View,
+    },
+    /// A collective over this rank's group on an axis, in place.
+    Collective {
+        /// Which.
+        op: Collective,
+        /// Over which ranks.
+        axis: Axis,
+        /// The whole vector.
+        view: View,
+    },
+    /// The contents of saved buffers are no longer needed.
+    Free {
+        /// Which.
+        buffers: Vec<u32>,
+    },
+}
+
+/// Which queue of the device an instruction goes to; each queue runs in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stream {
+    /// Kernels, and communication that the next kernel needs.
+    Compute,
+    /// Communication that may run beside kernels.
+    Comm,
+}
+
+/// One instruction.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Instr {
+    /// What it does.
+    pub kind: Kind,
+    /// Where it queues.
+    pub stream: Stream,
+    /// Earlier instructions of the same rank on the other stream that must have ended.
+    pub waits: Vec<u32>,
+    /// Which microbatch it serves, if one.
+    pub microbatch: Option<u32>,
+    /// Which layer of the model it serves, if one.
+    pub layer: Option<u32>,
+}
+
+impl Instr {
+    /// A short name for traces and tables: what it does, without where.
+    pub fn name<'a>(&self, program: &'a Program) -> &'a str {
+        match &self.kind {
+            Kind::Load { .. } => "load",
+            Kind::Run { block, .. } => &program.blocks[*block as usize].name,
+            Kind::Send { .. } => "send",
+            Kind::Recv { .. } => "recv",
+            Kind::Collective { op, axis, .. } => collective_name(*op, *axis),
+            Kind::Free { .. } => "free",
+        }
+    }
+
+    /// The phase of the step it belongs to; communication and data have none.
+    pub fn phase(&self) -> Option<Phase> {
+        match self.kind {
+            Kind::Run { phase, .. } => Some(phase),
+            Kind::Load { .. }
+            | Kind::Send { .. }
+            | Kind::Recv { .. }
+            | Kind::Collective { .. }
+            | Kind::Free { .. } => None,
+        }
+    }
+}
+
+fn collective_name(op: Collective, axis: Axis) -> &'static str {
+    match (op, axis) {
+        (Collective::AllReduce, Axis::Tp) => "all-reduce tp",
+        (Collective::AllReduce, Axis::Dp) => "all-reduce dp",
+        (Collective::AllReduce, Axis::Pp) => "all-reduce pp",
+        (Collective::ReduceScatter, Axis::Tp) => "reduce-scatter tp",
+        (Collective::ReduceScatter, Axis::Dp) => "reduce-scatter dp",
+        (Collective::ReduceScatter, Axis::Pp) => "reduce-scatter pp",
+        (Collective::AllGather, Axis::Tp) => "all-gather tp",
+        (Collective::AllGather, Axis::Dp) => "all-gather dp",
+        (Collective::AllGather, Axis::Pp) => "all-gather pp",
+        (Collective::AllToAll, Axis::Tp) => "all-to-all tp",
+        (Collective::AllToAll, Axis::Dp) => "all-to-all dp",
+        (Collective::AllToAll, Axis::Pp) => "all-to-all pp",
+    }
+}
+
+/// What every rank of one stage does in a step.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct RankProgram {
+    /// Declared buffers.
+    pub buffers: Vec<Buffer>,
+    /// Instructions in order.
+    pub instrs: Vec<Instr>,
+}
+
+impl RankProgram {
+    /// Bytes of all declared buffers.
+    pub fn bytes(&self) -> u64 {
+        self.buffers.iter().map(Buffer::bytes).sum()
+    }
+}
+
+/// What every rank of a mesh does in one training step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Program {
+    /// The ranks.
+    pub mesh: Mesh,
+    /// Op lists that instructions call.
+    pub blocks: Vec<Block>,
+    /// One instruction list a pipeline stage.
+    pub roles: Vec<RankProgram>,
+}
+
+impl Program {
+    /// Instructions in all roles.
+    pub fn instrs(&self) -> usize {
+        self.roles.iter().map(|r| r.instrs.len()).sum()
+    }
+}

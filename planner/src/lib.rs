@@ -1,0 +1,1 @@
+//! The compiler for the machine on paper: job + cluster → plan → program.
