@@ -81,37 +81,116 @@ impl AttentionDims {
 #[allow(missing_docs)] // dims carry their field names
 pub enum Op {
     /// `out[r] = table[ids[r] - first]`, zero where the id is another shard's.
-    Embed { rows: usize, cols: usize, vocab: usize, shards: usize },
-    EmbedGrad { rows: usize, cols: usize, vocab: usize, shards: usize },
+    Embed {
+        rows: usize,
+        cols: usize,
+        vocab: usize,
+        shards: usize,
+    },
+    EmbedGrad {
+        rows: usize,
+        cols: usize,
+        vocab: usize,
+        shards: usize,
+    },
     /// Learned positions added in place: `x[r] += table[r % seq]`.
-    Positions { rows: usize, seq: usize, cols: usize },
-    PositionsGrad { rows: usize, seq: usize, cols: usize },
-    Norm { kind: NormKind, rows: usize, cols: usize },
-    NormGrad { kind: NormKind, rows: usize, cols: usize, accumulate: bool },
-    Matmul { layout: Layout, m: usize, n: usize, k: usize, bias: bool, accumulate: bool },
+    Positions {
+        rows: usize,
+        seq: usize,
+        cols: usize,
+    },
+    PositionsGrad {
+        rows: usize,
+        seq: usize,
+        cols: usize,
+    },
+    Norm {
+        kind: NormKind,
+        rows: usize,
+        cols: usize,
+    },
+    NormGrad {
+        kind: NormKind,
+        rows: usize,
+        cols: usize,
+        accumulate: bool,
+    },
+    Matmul {
+        layout: Layout,
+        m: usize,
+        n: usize,
+        k: usize,
+        bias: bool,
+        accumulate: bool,
+    },
     /// Column sums: `db += Σ_r dy[r]`.
-    BiasGrad { rows: usize, cols: usize },
+    BiasGrad {
+        rows: usize,
+        cols: usize,
+    },
     /// Rotary positions (Su et al. 2021) over the first `heads` heads of packed rows; `inverse` is its backward.
-    Rope { rows: usize, seq: usize, stride: usize, heads: usize, head_dim: usize, theta: f32, inverse: bool },
+    Rope {
+        rows: usize,
+        seq: usize,
+        stride: usize,
+        heads: usize,
+        head_dim: usize,
+        theta: f32,
+        inverse: bool,
+    },
     /// Fused attention that never stores the scores (Dao et al. 2022).
     Attention(AttentionDims),
     AttentionGrad(AttentionDims),
-    Activation { kind: ActivationKind, rows: usize, cols: usize },
-    ActivationGrad { kind: ActivationKind, rows: usize, cols: usize },
+    Activation {
+        kind: ActivationKind,
+        rows: usize,
+        cols: usize,
+    },
+    ActivationGrad {
+        kind: ActivationKind,
+        rows: usize,
+        cols: usize,
+    },
     /// `out = a + b (+ bias)`: the residual.
-    Add { rows: usize, cols: usize, bias: bool },
+    Add {
+        rows: usize,
+        cols: usize,
+        bias: bool,
+    },
     /// Per row: local max, Σ exp(x − max), the target's logit: what shards of a vocabulary exchange.
-    LossStats { rows: usize, vocab: usize, shards: usize },
+    LossStats {
+        rows: usize,
+        vocab: usize,
+        shards: usize,
+    },
     /// Cross-entropy from the gathered stats; logits become `(softmax − onehot) · scale`, the loss adds up.
-    Loss { rows: usize, vocab: usize, shards: usize, scale: f32 },
-    Zero { n: usize },
+    Loss {
+        rows: usize,
+        vocab: usize,
+        shards: usize,
+        scale: f32,
+    },
+    Zero {
+        n: usize,
+    },
     /// `dst += src`.
-    Accumulate { n: usize },
+    Accumulate {
+        n: usize,
+    },
     /// Adds `Σ g²` of this rank's share: elements from `whole` on are replicated on `copies` ranks and count `1/copies`.
     /// The vector is shard `i` of `shards` of a longer one, in which `whole` counts.
-    SquaredNorm { n: usize, whole: usize, copies: usize, shards: usize },
+    SquaredNorm {
+        n: usize,
+        whole: usize,
+        copies: usize,
+        shards: usize,
+    },
     /// AdamW (Loshchilov & Hutter 2019) over shard `i` of `shards`; elements before `decayed` of the whole decay.
-    AdamW { n: usize, decayed: usize, shards: usize },
+    AdamW {
+        n: usize,
+        decayed: usize,
+        shards: usize,
+    },
 }
 
 /// How an op uses an argument.

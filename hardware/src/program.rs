@@ -253,11 +253,9 @@ impl Instr {
     pub fn phase(&self) -> Option<Phase> {
         match self.kind {
             Kind::Run { phase, .. } => Some(phase),
-            Kind::Load { .. }
-            | Kind::Send { .. }
-            | Kind::Recv { .. }
-            | Kind::Collective { .. }
-            | Kind::Free { .. } => None,
+            Kind::Load { .. } | Kind::Send { .. } | Kind::Recv { .. } | Kind::Collective { .. } | Kind::Free { .. } => {
+                None
+            }
         }
     }
 }

@@ -1,1 +1,33 @@
-//! CPU kernels: plain functions over `f32` slices.
+//! CPU kernels: one plain function an op of [`meshwright_hardware::op`], over `f32` slices.
+//!
+//! In: a [`Team`] of threads, the op's dims, its operands. Out: the operands an op's signature calls written. All
+//! matrices are row-major; ids and targets are `u32` bits held in `f32` slices. Lengths are checked by assertion: a
+//! wrong one is a bug of the caller.
+//!
+//! Invariant: the same operands give the same bits, whatever the number of threads; only the instruction set counts.
+
+mod activation;
+mod attention;
+mod elementwise;
+mod embed;
+mod gemm;
+mod lanes;
+mod loss;
+mod norm;
+mod optimizer;
+mod rope;
+mod team;
+#[cfg(test)]
+mod testing;
+mod transpose;
+
+pub use activation::{activation, activation_grad};
+pub use attention::{attention, attention_grad};
+pub use elementwise::{accumulate, add, copy, zero};
+pub use embed::{add_positions, embed, embed_grad, positions_grad};
+pub use gemm::matmul;
+pub use loss::{loss, loss_stats};
+pub use norm::{bias_grad, norm, norm_grad};
+pub use optimizer::{AdamW, adamw, squared_norm};
+pub use rope::rope;
+pub use team::Team;

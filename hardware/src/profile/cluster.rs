@@ -60,7 +60,7 @@ impl Machine {
     /// `count` devices of a SKU in its usual system: whole systems, or a part of one.
     fn of_devices(text: &str, count: usize, device: &Device, usual: &System) -> Result<Self, ProfileError> {
         let (mut system, per_node) = (usual.clone(), usual.count);
-        if count % per_node == 0 {
+        if count.is_multiple_of(per_node) {
             return Ok(Machine { nodes: count / per_node, system, device: device.clone() });
         }
         let fail = |problem| ProfileError::Cluster { text: text.to_owned(), problem };
@@ -76,6 +76,11 @@ impl Machine {
                 fail(format!("{count} devices are no box in the {:?} torus of `{}`", usual.scale_up.dims, usual.name))
             })?;
         }
+        if system.scale_up.kind == LinkKind::Mesh && count > 1 {
+            // A mesh's bandwidth is that of all links of a device together: fewer peers, fewer links.
+            let share = (count - 1) as f64 / (per_node - 1) as f64;
+            system.scale_up.bandwidth.value = system.scale_up.bandwidth.value * share;
+        }
         system.count = count;
         Ok(Machine { nodes: 1, system, device: device.clone() })
     }
@@ -84,7 +89,7 @@ impl Machine {
 /// The most cubic box of `count` devices in a torus, dims that divide its own, largest first.
 fn torus_slice(dims: &[usize], count: usize) -> Option<Vec<usize>> {
     let Some((&first, rest)) = dims.split_first() else { return (count == 1).then(Vec::new) };
-    let fits = |side: &usize| first % side == 0 && count % side == 0;
+    let fits = |side: &usize| first.is_multiple_of(*side) && count.is_multiple_of(*side);
     let boxes = (1..=first).filter(fits).filter_map(|side| {
         let mut all = vec![side];
         all.extend(torus_slice(rest, count / side)?);

@@ -1,0 +1,348 @@
+//! Matrix products: packed and blocked as in BLIS (Van Zee & van de Geijn 2015), with a register tile per instruction set.
+//!
+//! In: two row-major matrices, a [`Layout`], perhaps a bias. Out: `C`, written or added to.
+//!
+//! A round packs a slice of `B` into panels as wide as the register tile, for all threads; then each task packs blocks of
+//! `A`'s rows and multiplies. Rounds and blocks along `k` depend on the shape alone.
+//!
+//! Invariant: an element of `C` is summed over `k` in the same order whatever the number of threads.
+
+use super::lanes::{Lanes, vectorised};
+use super::team::{Split, Team};
+use super::transpose::transpose;
+use meshwright_hardware::op::Layout;
+
+/// Depth of a block: a panel of `A` and one of `B` of this depth share the first-level cache.
+const DEPTH: usize = 384;
+/// Greatest depth of a round.
+const ROUND_DEPTH: usize = 4096;
+/// Packed floats of `B` in a round (4 MiB), as long as a round is at least `ROUND_LEAST` columns wide.
+const ROUND_FLOATS: usize = 1 << 20;
+const ROUND_LEAST: usize = 384;
+/// Rows of `A` that a task packs at most: `ROWS · DEPTH` floats fit half the second-level cache.
+const ROWS: usize = 192;
+
+/// A matrix operand seen as `[outer, k]`: element (i, p) lies at `i·outer + p·inner`, and one of the two strides is 1.
+#[derive(Clone, Copy)]
+struct Operand<'a> {
+    data: &'a [f32],
+    outer: usize,
+    inner: usize,
+}
+
+impl Operand<'_> {
+    /// Packs `count ≤ width` of the outer index from `at`, for `depth` from `k0`, as `[depth, width]` with zeros behind.
+    fn pack(self, at: usize, count: usize, k0: usize, depth: usize, width: usize, to: &mut [f32]) {
+        let from = &self.data[at * self.outer + k0 * self.inner..];
+        if self.inner == 1 {
+            transpose(from, self.outer, count, depth, to, width);
+        } else {
+            for (p, to) in to.chunks_exact_mut(width).take(depth).enumerate() {
+                to[..count].copy_from_slice(&from[p * self.inner..p * self.inner + count]);
+            }
+        }
+        if count < width {
+            to.chunks_exact_mut(width).take(depth).for_each(|to| to[count..].fill(0.0));
+        }
+    }
+}
+
+/// `C (+)= A · B (+ bias)`. `c` is `[m, n]`, `bias` `[n]`. `a` is `[m, k]` or, in `Tn`, `[k, m]`; `b` is `[k, n]` or, in
+/// `Nt`, `[n, k]`; no dim is zero.
+#[allow(clippy::too_many_arguments)] // the op's own arguments
+pub fn matmul(
+    team: &Team,
+    layout: Layout,
+    m: usize,
+    n: usize,
+    k: usize,
+    a: &[f32],
+    b: &[f32],
+    bias: Option<&[f32]>,
+    accumulate: bool,
+    c: &mut [f32],
+) {
+    assert!(a.len() == m * k && b.len() == k * n && c.len() == m * n && m * n * k > 0);
+    assert!(bias.is_none_or(|bias| bias.len() == n));
+    let by_row = |data, outer| Operand { data, outer, inner: 1 };
+    let by_depth = |data, inner| Operand { data, outer: 1, inner };
+    let (a, b) = match layout {
+        Layout::Nt => (by_row(a, k), by_row(b, k)),
+        Layout::Nn => (by_row(a, k), by_depth(b, n)),
+        Layout::Tn => (by_depth(a, m), by_depth(b, n)),
+    };
+    let [_, tile_cols] = tile_shape();
+    let c = Split::new(c);
+    for k0 in (0..k).step_by(ROUND_DEPTH) {
+        let depth = (k - k0).min(ROUND_DEPTH);
+        let width = (ROUND_FLOATS / depth).max(ROUND_LEAST) / tile_cols * tile_cols;
+        for n0 in (0..n).step_by(width) {
+            let cols = (n - n0).min(width);
+            let panels = cols.div_ceil(tile_cols);
+            let panel_floats = depth * tile_cols;
+            team.with_common(panels * panel_floats, |packed| {
+                let split = Split::new(packed);
+                team.ranges(panels, (super::elementwise::GRAIN / panel_floats).max(1), |range| {
+                    for panel in range {
+                        let at = panel * tile_cols;
+                        // SAFETY: panels are disjoint.
+                        let to = unsafe { split.part(panel * panel_floats..(panel + 1) * panel_floats) };
+                        b.pack(n0 + at, (cols - at).min(tile_cols), k0, depth, tile_cols, to);
+                    }
+                });
+                let bias = if k0 == 0 { bias } else { None };
+                let add = accumulate || k0 > 0;
+                Round { a, m, n, n0, cols, k0, depth, packed, bias, add, c: &c }.multiply(team);
+            });
+        }
+    }
+}
+
+/// `C[.., n0 .. n0+cols] (+)= A[.., k0 .. k0+depth] · packed B`.
+struct Round<'a> {
+    a: Operand<'a>,
+    m: usize,
+    n: usize,
+    n0: usize,
+    cols: usize,
+    k0: usize,
+    depth: usize,
+    packed: &'a [f32],
+    bias: Option<&'a [f32]>,
+    add: bool,
+    c: &'a Split<'a, f32>,
+}
+
+impl Round<'_> {
+    /// Splits rows (and, where they are few, columns) evenly among tasks.
+    fn multiply(&self, team: &Team) {
+        let [tile_rows, tile_cols] = tile_shape();
+        let (row_panels, col_panels) = (self.m.div_ceil(tile_rows), self.cols.div_ceil(tile_cols));
+        let threads = team.threads();
+        let few_rows = row_panels < 4 * threads;
+        let col_tasks = if few_rows { threads.min(col_panels) } else { 1 };
+        let least = if few_rows { 1 } else { threads };
+        let row_tasks = self.m.div_ceil(ROWS).next_multiple_of(least).min(row_panels);
+        let share = |panels: usize, tasks: usize, task: usize| panels * task / tasks..panels * (task + 1) / tasks;
+        let floats = row_panels.div_ceil(row_tasks) * tile_rows * DEPTH;
+        team.run_with(row_tasks * col_tasks, floats, |task, scratch| {
+            let rows = share(row_panels, row_tasks, task / col_tasks);
+            let cols = share(col_panels, col_tasks, task % col_tasks);
+            let blocks = self.depth.div_ceil(DEPTH);
+            for block in 0..blocks {
+                let depths = share(self.depth, blocks, block);
+                let panel_floats = tile_rows * depths.len();
+                for (panel, to) in rows.clone().zip(scratch.chunks_exact_mut(panel_floats)) {
+                    let at = panel * tile_rows;
+                    let count = (self.m - at).min(tile_rows);
+                    self.a.pack(at, count, self.k0 + depths.start, depths.len(), tile_rows, to);
+                }
+                for col in cols.clone() {
+                    multiply_panel(self, rows.clone(), col, depths.clone(), scratch);
+                }
+            }
+        });
+    }
+}
+
+vectorised! {
+    fn tile_shape() -> [usize; 2] = tile_shape_body;
+    fn multiply_panel(
+        round: &Round, rows: std::ops::Range<usize>, col: usize, depths: std::ops::Range<usize>, packed_a: &[f32],
+    ) = multiply_panel_body;
+}
+
+/// Rows and columns of the register tile: accumulators, a row of `B` and a broadcast fill the registers.
+#[inline(always)]
+fn tile_shape_body<L: Lanes>() -> [usize; 2] {
+    if L::REGISTERS == 32 { [12, 2 * L::WIDTH] } else { [4, 3 * L::WIDTH] }
+}
+
+/// All of a task's row panels against one panel of `B`, which stays in the first-level cache.
+#[inline(always)]
+fn multiply_panel_body<L: Lanes>(
+    round: &Round,
+    rows: std::ops::Range<usize>,
+    col: usize,
+    depths: std::ops::Range<usize>,
+    packed_a: &[f32],
+) {
+    if L::REGISTERS == 32 {
+        multiply_tiles::<L, 12, 2>(round, rows, col, depths, packed_a);
+    } else {
+        multiply_tiles::<L, 4, 3>(round, rows, col, depths, packed_a);
+    }
+}
+
+#[inline(always)]
+fn multiply_tiles<L: Lanes, const R: usize, const V: usize>(
+    round: &Round,
+    rows: std::ops::Range<usize>,
+    col: usize,
+    depths: std::ops::Range<usize>,
+    packed_a: &[f32],
+) {
+    let wide = V * L::WIDTH;
+    let cols = (round.cols - col * wide).min(wide);
+    let n0 = round.n0 + col * wide;
+    let b = &round.packed[(col * round.depth + depths.start) * wide..][..depths.len() * wide];
+    let first = depths.start == 0;
+    let bias = round.bias.filter(|_| first).map(|bias| &bias[n0..n0 + cols]);
+    let start = Start { bias, add: round.add || !first };
+    for (panel, a) in rows.zip(packed_a.chunks_exact(R * depths.len())) {
+        let count = (round.m - panel * R).min(R);
+        let at = panel * R * round.n + n0;
+        assert!(at + (count - 1) * round.n + cols <= round.c.len());
+        // SAFETY: the panels hold depths.len() rows of R and `wide` floats; C's tile is in bounds, and no other task's.
+        unsafe {
+            let tile = multiply_tile::<L, R, V>(depths.len(), a.as_ptr(), 1, R, b.as_ptr(), wide, wide);
+            store_tile(tile, count, cols, start, round.c.pointer().add(at), round.n);
+        }
+    }
+}
+
+/// What a tile is added to.
+#[derive(Clone, Copy)]
+pub(super) struct Start<'a> {
+    /// A bias for the tile's columns.
+    pub bias: Option<&'a [f32]>,
+    /// Whether to add what C holds.
+    pub add: bool,
+}
+
+/// `Σ_p a[r·a_row + p·a_k] · b[p·b_k ..]` over `k` for `R` rows and the first `cols ≤ V · WIDTH` columns.
+///
+/// # Safety
+/// All named elements must be readable.
+#[inline(always)]
+#[allow(clippy::needless_range_loop)] // constant bounds over arrays unroll into registers
+pub(super) unsafe fn multiply_tile<L: Lanes, const R: usize, const V: usize>(
+    k: usize,
+    a: *const f32,
+    a_row: usize,
+    a_k: usize,
+    b: *const f32,
+    b_k: usize,
+    cols: usize,
+) -> [[L; V]; R] {
+    let mut sums = [[L::splat(0.0); V]; R];
+    let full = cols == V * L::WIDTH;
+    for p in 0..k {
+        // SAFETY: by contract; columns beyond `cols` are not touched.
+        unsafe {
+            let (a, b) = (a.add(p * a_k), b.add(p * b_k));
+            let mut row = [L::splat(0.0); V];
+            for v in 0..V {
+                row[v] = if full { L::load(b.add(v * L::WIDTH)) } else { load_some(b, v * L::WIDTH, cols) };
+            }
+            for r in 0..R {
+                let x = L::splat(*a.add(r * a_row));
+                for v in 0..V {
+                    sums[r][v] = x.mul_add(row[v], sums[r][v]);
+                }
+            }
+        }
+    }
+    sums
+}
+
+/// Writes the first `rows` and `cols` of a tile to `c`, whose rows are `stride` apart.
+///
+/// # Safety
+/// These elements must be writable, and readable if they are added to.
+#[inline(always)]
+#[allow(clippy::needless_range_loop)] // constant bounds over arrays unroll into registers
+pub(super) unsafe fn store_tile<L: Lanes, const R: usize, const V: usize>(
+    tile: [[L; V]; R],
+    rows: usize,
+    cols: usize,
+    start: Start,
+    c: *mut f32,
+    stride: usize,
+) {
+    for r in 0..R {
+        for v in 0..V {
+            let at = v * L::WIDTH;
+            if r < rows && at < cols {
+                let mut sum = tile[r][v];
+                // SAFETY: by contract; the bias has `cols` elements.
+                unsafe {
+                    let c = c.add(r * stride);
+                    if start.add {
+                        sum = load_some::<L>(c, at, cols).add(sum);
+                    }
+                    if let Some(bias) = start.bias {
+                        sum = load_some::<L>(bias.as_ptr(), at, cols).add(sum);
+                    }
+                    if cols - at >= L::WIDTH { sum.store(c.add(at)) } else { sum.store_first(c.add(at), cols - at) }
+                }
+            }
+        }
+    }
+}
+
+/// Up to `WIDTH` floats from `at`, with zeros from `end` on.
+///
+/// # Safety
+/// The floats of `at .. end` must be readable.
+#[inline(always)]
+unsafe fn load_some<L: Lanes>(from: *const f32, at: usize, end: usize) -> L {
+    // SAFETY: by contract.
+    unsafe {
+        match end.saturating_sub(at) {
+            0 => L::splat(0.0),
+            n if n >= L::WIDTH => L::load(from.add(at)),
+            n => L::load_first(from.add(at), n),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{assert_close, on_teams, random, wide};
+    use super::*;
+
+    fn reference(layout: Layout, [m, n, k]: [usize; 3], a: &[f32], b: &[f32]) -> Vec<f64> {
+        let (a, b) = (wide(a), wide(b));
+        let a_at = |i: usize, p: usize| if layout == Layout::Tn { a[p * m + i] } else { a[i * k + p] };
+        let b_at = |p: usize, j: usize| if layout == Layout::Nt { b[j * k + p] } else { b[p * n + j] };
+        (0..m * n).map(|c| (0..k).map(|p| a_at(c / n, p) * b_at(p, c % n)).sum()).collect()
+    }
+
+    #[test]
+    fn every_layout_agrees_with_f64_on_odd_shapes() {
+        let shapes =
+            [[1, 1, 1], [13, 33, 7], [5, 100, 400], [301, 65, 19], [37, 31, 4500], [3, 3000, 5], [24, 64, 385]];
+        on_teams(|team| {
+            for (layout, shape) in [Layout::Nt, Layout::Nn, Layout::Tn].into_iter().flat_map(|l| shapes.map(|s| (l, s)))
+            {
+                let [m, n, k] = shape;
+                let (a, b, bias) = (random(1, m * k), random(2, k * n), random(3, n));
+                let before = random(4, m * n);
+                let product = reference(layout, shape, &a, &b);
+                for (accumulate, biased) in [(false, false), (false, true), (true, false), (true, true)] {
+                    let mut c = if accumulate { before.clone() } else { vec![f32::NAN; m * n] };
+                    matmul(team, layout, m, n, k, &a, &b, biased.then_some(&bias[..]), accumulate, &mut c);
+                    let extra =
+                        |i: usize| (if accumulate { before[i] } else { 0.0 }, if biased { bias[i % n] } else { 0.0 });
+                    let add = |(i, y): (usize, &f64)| y + f64::from(extra(i).0) + f64::from(extra(i).1);
+                    let want: Vec<f64> = product.iter().enumerate().map(add).collect();
+                    assert_close(&c, &want, 2e-6 * (k as f64).sqrt());
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn the_number_of_threads_changes_no_bit() {
+        let (m, n, k) = (130, 70, 900);
+        let (a, b) = (random(1, m * k), random(2, k * n));
+        let product = |threads| {
+            let mut c = vec![0.0; m * n];
+            matmul(&Team::new(threads), Layout::Nn, m, n, k, &a, &b, None, false, &mut c);
+            c
+        };
+        let alone = product(1);
+        assert!([2, 3, 7].into_iter().all(|threads| product(threads) == alone));
+    }
+}

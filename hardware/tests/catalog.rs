@@ -1,0 +1,159 @@
+//! The built-in profiles: all there, all sound, and what is wrong with a file is said with file, line and key.
+
+use std::collections::BTreeSet;
+
+use meshwright_hardware::profile::{Cluster, Device, ProfileError, System, catalog};
+use meshwright_hardware::topology::Topology;
+use meshwright_hardware::units::{Bytes, Precision};
+
+const DEVICES: [&str; 16] = [
+    "a100-40gb",
+    "a100-80gb",
+    "b200",
+    "cpu-generic",
+    "h100",
+    "h200",
+    "mi250x",
+    "mi300x",
+    "tpu-v4",
+    "tpu-v5e",
+    "tpu-v5p",
+    "tpu-v6e",
+    "trainium1",
+    "trainium2",
+    "v100-16gb",
+    "v100-32gb",
+];
+
+const SYSTEMS: [&str; 16] = [
+    "cpu-host",
+    "dgx-1v",
+    "dgx-2",
+    "dgx-a100-40gb",
+    "dgx-a100-80gb",
+    "dgx-b200",
+    "dgx-h100",
+    "dgx-h200",
+    "mi250x-node",
+    "mi300x-8",
+    "tpu-v4-pod",
+    "tpu-v5e-pod",
+    "tpu-v5p-pod",
+    "tpu-v6e-pod",
+    "trn1-32xl",
+    "trn2-48xl",
+];
+
+const H100: &str = include_str!("../profiles/devices/h100.toml");
+const DGX: &str = include_str!("../profiles/systems/dgx-a100-80gb.toml");
+
+fn close(value: f64, golden: f64) -> bool {
+    (value / golden - 1.0).abs() < 1e-9
+}
+
+#[test]
+fn every_promised_profile_is_there_under_its_files_name() {
+    for (kind, promised) in [("devices", DEVICES), ("systems", SYSTEMS)] {
+        let folder = format!("{}/profiles/{kind}", env!("CARGO_MANIFEST_DIR"));
+        let files: BTreeSet<String> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
+            .collect();
+        let names: BTreeSet<String> = match kind {
+            "devices" => catalog().devices.iter().map(|device| device.name.clone()).collect(),
+            _ => catalog().systems.iter().map(|system| system.name.clone()).collect(),
+        };
+        assert_eq!(files, names, "a file is named after its profile");
+        for name in promised {
+            assert!(names.contains(name), "{kind}: {name}");
+        }
+    }
+}
+
+#[test]
+fn every_system_holds_a_known_device_and_every_device_has_a_system() {
+    for system in &catalog().systems {
+        let device = catalog().device(&system.device).unwrap();
+        let pair = Topology::of(&Cluster::parse(&format!("2x {}", system.name)).unwrap());
+        assert!(pair.span_strided(0, 1, system.count).is_ok());
+        assert_eq!(pair.link(0, system.count).is_ok(), system.scale_out.is_some(), "{}", system.name);
+        assert!(device.peak_in(Precision::Bf16).is_some(), "{}", device.name);
+    }
+    for device in &catalog().devices {
+        assert!(catalog().usual_system(device).is_some(), "{}", device.name);
+        assert!(device.curves.is_empty() && device.calibrated.is_none(), "{} is not calibrated", device.name);
+    }
+}
+
+/// No kernel of a size that training uses is priced as if it ran at the peak, or at next to nothing.
+#[test]
+fn shares_of_peak_are_plausible() {
+    for device in &catalog().devices {
+        let efficiency = &device.efficiency;
+        let shares = [efficiency.matmul.share(1e12), efficiency.memory.share(1e9), efficiency.attention.share(1e12)];
+        assert!(shares.iter().all(|share| (0.25..0.96).contains(share)), "{}: {shares:?}", device.name);
+        assert!(efficiency.matmul.share(1e5) < efficiency.matmul.share(1e12), "{}", device.name);
+    }
+}
+
+#[test]
+fn golden_figures() {
+    let peaks = [
+        ("h100", Precision::Bf16, 989.4e12),
+        ("h100", Precision::Fp8, 1978.9e12),
+        ("h200", Precision::Bf16, 989.4e12),
+        ("b200", Precision::Bf16, 2250e12),
+        ("a100-80gb", Precision::Bf16, 312e12),
+        ("a100-40gb", Precision::Fp32, 19.5e12),
+        ("v100-32gb", Precision::Fp16, 125e12),
+        ("mi250x", Precision::Bf16, 191.5e12),
+        ("mi300x", Precision::Bf16, 1307.4e12),
+        ("tpu-v4", Precision::Bf16, 275e12),
+        ("tpu-v5p", Precision::Bf16, 459e12),
+        ("trainium2", Precision::Bf16, 667e12),
+    ];
+    for (name, precision, golden) in peaks {
+        let peak = catalog().device(name).unwrap().peak[&precision].value;
+        assert!(close(peak.0, golden), "{name} {precision:?}: {peak}");
+    }
+    let bandwidths =
+        [("a100-80gb", 2.039e12), ("a100-40gb", 1.555e12), ("h100", 3.35e12), ("h200", 4.8e12), ("v100-16gb", 0.9e12)];
+    for (name, golden) in bandwidths {
+        let rate = catalog().device(name).unwrap().memory_bandwidth.value;
+        assert!(close(rate.0, golden), "{name}: {rate}");
+    }
+    assert_eq!(catalog().device("a100-80gb").unwrap().memory.value, Bytes(80 << 30));
+    let links = [("dgx-1v", 150e9), ("dgx-a100-80gb", 300e9), ("dgx-h100", 450e9), ("dgx-b200", 900e9)];
+    for (name, golden) in links {
+        let rate = catalog().system(name).unwrap().scale_up.bandwidth.value;
+        assert!(close(rate.0, golden), "{name}: {rate}");
+    }
+    assert!(close(catalog().system("dgx-a100-80gb").unwrap().scale_out.as_ref().unwrap().bandwidth.value.0, 25e9));
+    assert_eq!(Cluster::parse("512x dgx-a100-80gb").unwrap().devices(), 4096);
+    assert_eq!(Cluster::parse("tpu-v5p-pod").unwrap().devices(), 8960);
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_file_line_and_key() {
+    let text = H100.replace("overlap = true", "overlap = true\ncolour = \"green\"");
+    let error = Device::from_toml("my/h100.toml", &text).unwrap_err().to_string();
+    let line = 1 + text.lines().position(|line| line.starts_with("colour")).unwrap();
+    assert!(error.starts_with(&format!("my/h100.toml:{line}: ")) && error.contains("colour"), "{error}");
+    let nested = DGX.replace("[scale_out]", "[scale_out]\nhops = 3");
+    let error = System::from_toml("dgx.toml", &nested).unwrap_err().to_string();
+    let line = 1 + nested.lines().position(|line| line.starts_with("hops")).unwrap();
+    assert!(error.starts_with(&format!("dgx.toml:{line}: ")) && error.contains("hops"), "{error}");
+}
+
+#[test]
+fn a_figure_needs_a_unit_and_a_source() {
+    let bare = H100.replace("3.35 TB/s", "3.35");
+    let error = Device::from_toml("h100.toml", &bare).unwrap_err().to_string();
+    assert!(error.contains("h100.toml:") && error.contains("no unit") && error.contains("memory_bandwidth"), "{error}");
+    let unsaid = H100.replace("source = \"NVIDIA H100 data sheet\"", "source = \"\"");
+    let error = Device::from_toml("h100.toml", &unsaid).unwrap_err().to_string();
+    assert!(error.contains("empty `source`") && error.contains("power"), "{error}");
+    let contradicting = include_str!("../profiles/systems/tpu-v5e-pod.toml").replace("[16, 16]", "[16, 8]");
+    let error = System::from_toml("pod.toml", &contradicting).unwrap_err();
+    assert!(matches!(&error, ProfileError::Contradiction { key, .. } if key == "dims"), "{error}");
+}
