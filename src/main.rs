@@ -1,3 +1,7 @@
-//! The `meshwright` program: parses the command line, dispatches, and turns errors into exit codes.
+//! The `meshwright` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    meshwright::cli::main()
+}

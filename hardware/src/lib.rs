@@ -3,11 +3,14 @@
 //!
 //! Invariant: nothing here decides anything about a plan; programs come in, prices and traces go out.
 
+pub mod hazards;
 pub mod mesh;
 pub mod op;
+pub mod params;
 pub mod price;
 pub mod profile;
 pub mod program;
+pub mod replay;
 pub mod simulate;
 pub mod text;
 pub mod topology;

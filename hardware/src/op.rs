@@ -185,11 +185,13 @@ pub enum Op {
         copies: usize,
         shards: usize,
     },
-    /// AdamW (Loshchilov & Hutter 2019) over shard `i` of `shards`; elements before `decayed` of the whole decay.
+    /// AdamW (Loshchilov & Hutter 2019) over shard `i` of `shards`; elements before `decayed` of the whole decay. With
+    /// `master`, fp32 weights are updated and rounded to the narrower ones.
     AdamW {
         n: usize,
         decayed: usize,
         shards: usize,
+        master: bool,
     },
 }
 
@@ -310,13 +312,15 @@ impl Op {
             Op::Zero { n } => vec![param("x", Out, n)],
             Op::Accumulate { n } => vec![param("src", In, n), param("dst", InOut, n)],
             Op::SquaredNorm { n, .. } => vec![param("g", In, n), param("sum", InOut, 1)],
-            Op::AdamW { n, .. } => vec![
-                param("norm", In, 1),
-                param("g", In, n),
-                param("w", InOut, n),
-                param("m", InOut, n),
-                param("v", InOut, n),
-            ],
+            Op::AdamW { n, master, .. } => {
+                let w = if master { Out } else { InOut };
+                let mut all = vec![param("norm", In, 1), param("g", In, n), param("w", w, n)];
+                all.extend([param("m", InOut, n), param("v", InOut, n)]);
+                if master {
+                    all.push(param("master", InOut, n));
+                }
+                all
+            }
         }
     }
 

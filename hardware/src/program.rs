@@ -10,7 +10,7 @@ use crate::mesh::{Axis, Coord, Mesh};
 use crate::op::Op;
 use serde::{Deserialize, Serialize};
 
-/// Bytes of one element: f32, or u32 for token ids.
+/// Bytes of one element in full precision: f32, or u32 for token ids.
 pub const ELEM_BYTES: u64 = 4;
 
 /// A collective's kind.
@@ -25,6 +25,18 @@ pub enum Collective {
     AllGather,
     /// Every rank sends a shard to every other.
     AllToAll,
+}
+
+impl Collective {
+    /// The class under which a profile's measured curve prices it.
+    pub fn class(self) -> &'static str {
+        match self {
+            Collective::AllReduce => "all-reduce",
+            Collective::ReduceScatter => "reduce-scatter",
+            Collective::AllGather => "all-gather",
+            Collective::AllToAll => "all-to-all",
+        }
+    }
 }
 
 /// What a buffer holds between instructions.
@@ -48,12 +60,14 @@ pub struct Buffer {
     pub elems: usize,
     /// How long contents matter.
     pub lifetime: Lifetime,
+    /// Bytes an element.
+    pub width: u8,
 }
 
 impl Buffer {
     /// Size in bytes.
     pub fn bytes(&self) -> u64 {
-        self.elems as u64 * ELEM_BYTES
+        self.elems as u64 * self.width as u64
     }
 }
 

@@ -1,1 +1,230 @@
-//! To be written.
+//! Discrete-event simulation: durations of instructions to the times at which they run.
+//!
+//! In: a verified program and a duration of each instruction. Out: a [`Trace`].
+//!
+//! A lane is a rank, or one rank standing for all of its stage. Each of its two streams runs in list order; an
+//! instruction starts when the one before it on its stream and those it waits for have ended, a receive ends after its
+//! message was sent, and a collective proceeds when all lanes of its group have reached it.
+//!
+//! Invariant: times are the longest paths of that graph, so they depend on nothing but program and durations; the cost is
+//! linear in instructions.
+
+use crate::mesh::{Axis, Coord, Rank};
+use crate::program::{Kind, Program, Stream};
+use crate::trace::{Lane, Origin, Span, Trace};
+use crate::units::Nanos;
+
+/// A duration for every instruction of the lanes to simulate.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Durations {
+    /// One a stage, or one a rank.
+    pub lanes: Vec<LaneDurations>,
+}
+
+/// One lane's durations.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LaneDurations {
+    /// The rank, or the first of those it stands for.
+    pub rank: Rank,
+    /// Its stage.
+    pub role: usize,
+    /// Nanoseconds, one an instruction.
+    pub nanos: Vec<u64>,
+}
+
+/// Durations that do not fit the program.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SimulateError {
+    /// A lane has another number of durations than its role has instructions.
+    #[error("lane {lane} has {given} durations for {wanted} instructions of stage {role}")]
+    Length {
+        /// Which lane.
+        lane: usize,
+        /// Its stage.
+        role: usize,
+        /// Durations given.
+        given: usize,
+        /// Instructions there are.
+        wanted: usize,
+    },
+    /// Lanes wait for each other, or for a lane that is not there.
+    #[error("lane {lane} (stage {role}) never gets past instruction {instr}: {what} has no partner among the lanes")]
+    Stuck {
+        /// Which lane.
+        lane: usize,
+        /// Its stage.
+        role: usize,
+        /// The instruction it stops at.
+        instr: usize,
+        /// What that is.
+        what: String,
+    },
+}
+
+/// Runs the program on paper. Without `overlap` both streams are one.
+pub fn simulate(
+    program: &Program,
+    durations: &Durations,
+    overlap: bool,
+    origin: Origin,
+) -> Result<Trace, SimulateError> {
+    let mut simulation = Simulation::new(program, durations, overlap)?;
+    let mut ready: Vec<usize> = (0..simulation.lanes.len()).rev().collect();
+    while let Some(lane) = ready.pop() {
+        simulation.advance(lane, &mut ready);
+    }
+    simulation.finish(origin)
+}
+
+/// What a lane has done.
+struct State<'a> {
+    coord: Coord,
+    role: usize,
+    nanos: &'a [u64],
+    spans: Vec<Span>,
+    /// End of the last instruction of each stream.
+    free: [u64; 2],
+    /// Ends of sends to each stage, in order, and receives from each stage so far.
+    sent: Vec<Vec<u64>>,
+    received: Vec<usize>,
+    /// Collectives passed on each axis.
+    met: [usize; 3],
+    /// Whether it has reached the meeting it stands at.
+    arrived: bool,
+}
+
+/// Arrivals of one group at one of its collectives: how many came, and when the last was ready.
+#[derive(Clone, Copy, Default)]
+struct Meeting {
+    came: usize,
+    start: u64,
+}
+
+struct Simulation<'a> {
+    program: &'a Program,
+    overlap: bool,
+    lanes: Vec<State<'a>>,
+    /// The lane of each rank, if it has one.
+    lane_of: Vec<Option<usize>>,
+    /// By axis and first lane of the group: its meetings.
+    meetings: [Vec<Vec<Meeting>>; 3],
+    /// By axis and lane: the lanes of its group.
+    groups: [Vec<Vec<usize>>; 3],
+}
+
+impl<'a> Simulation<'a> {
+    fn new(program: &'a Program, durations: &'a Durations, overlap: bool) -> Result<Self, SimulateError> {
+        let mesh = program.mesh;
+        let mut lane_of = vec![None; mesh.ranks()];
+        let mut lanes = Vec::new();
+        for (lane, given) in durations.lanes.iter().enumerate() {
+            let wanted = program.roles[given.role].instrs.len();
+            if given.nanos.len() != wanted {
+                return Err(SimulateError::Length { lane, role: given.role, given: given.nanos.len(), wanted });
+            }
+            lane_of[given.rank] = Some(lane);
+            lanes.push(State {
+                coord: mesh.coord_of(given.rank),
+                role: given.role,
+                nanos: &given.nanos,
+                spans: Vec::with_capacity(wanted),
+                free: [0; 2],
+                sent: vec![Vec::new(); mesh.pp],
+                received: vec![0; mesh.pp],
+                met: [0; 3],
+                arrived: false,
+            });
+        }
+        let group = |lane: &State, axis| -> Vec<usize> {
+            mesh.group(mesh.rank_of(lane.coord), axis).into_iter().filter_map(|rank| lane_of[rank]).collect()
+        };
+        let groups = Axis::ALL.map(|axis| lanes.iter().map(|lane| group(lane, axis)).collect());
+        let meetings = Axis::ALL.map(|_| vec![Vec::new(); lanes.len()]);
+        Ok(Simulation { program, overlap, lanes, lane_of, meetings, groups })
+    }
+
+    /// Runs a lane until it must wait for another; lanes it may have freed become ready.
+    fn advance(&mut self, lane: usize, ready: &mut Vec<usize>) {
+        let program = self.program;
+        let instrs = &program.roles[self.lanes[lane].role].instrs;
+        while let Some(instr) = instrs.get(self.lanes[lane].spans.len()) {
+            let state = &self.lanes[lane];
+            let stream = if self.overlap && instr.stream == Stream::Comm { 1 } else { 0 };
+            let waited = instr.waits.iter().map(|&wait| state.spans[wait as usize].end.0);
+            let start = waited.fold(state.free[stream], u64::max);
+            let duration = state.nanos[state.spans.len()];
+            let end = match &instr.kind {
+                Kind::Recv { from, .. } => {
+                    let Some(sent) = self.message(lane, *from) else { return };
+                    self.lanes[lane].received[*from] += 1;
+                    start.max(sent) + duration
+                }
+                Kind::Collective { axis, .. } => {
+                    let Some(common) = self.meet(lane, *axis, start, ready) else { return };
+                    common + duration
+                }
+                Kind::Send { to, .. } => {
+                    self.lanes[lane].sent[*to].push(start + duration);
+                    ready.extend(self.partner(lane, *to));
+                    start + duration
+                }
+                Kind::Load { .. } | Kind::Run { .. } | Kind::Free { .. } => start + duration,
+            };
+            let state = &mut self.lanes[lane];
+            state.free[stream] = end;
+            state.spans.push(Span { start: Nanos(start), end: Nanos(end) });
+        }
+    }
+
+    /// The lane of another stage with the same other coordinates.
+    fn partner(&self, lane: usize, stage: usize) -> Option<usize> {
+        let at = Coord { pp: stage, ..self.lanes[lane].coord };
+        self.lane_of[self.program.mesh.rank_of(at)]
+    }
+
+    /// When the next message from a stage was sent, if it was.
+    fn message(&self, lane: usize, from: usize) -> Option<u64> {
+        let partner = self.partner(lane, from)?;
+        let state = &self.lanes[lane];
+        self.lanes[partner].sent[state.role].get(state.received[from]).copied()
+    }
+
+    /// When all lanes of the group have reached this lane's next collective on the axis, if they have.
+    fn meet(&mut self, lane: usize, axis: Axis, start: u64, ready: &mut Vec<usize>) -> Option<u64> {
+        let group = &self.groups[axis as usize][lane];
+        let ordinal = self.lanes[lane].met[axis as usize];
+        let meetings = &mut self.meetings[axis as usize][group[0]];
+        if meetings.len() <= ordinal {
+            meetings.resize(ordinal + 1, Meeting::default());
+        }
+        let meeting = &mut meetings[ordinal];
+        if !self.lanes[lane].arrived {
+            meeting.came += 1;
+            meeting.start = meeting.start.max(start);
+            self.lanes[lane].arrived = true;
+            if meeting.came == group.len() {
+                ready.extend(group.iter().filter(|&&other| other != lane));
+            }
+        }
+        if meeting.came < group.len() {
+            return None;
+        }
+        self.lanes[lane].arrived = false;
+        self.lanes[lane].met[axis as usize] += 1;
+        Some(meeting.start)
+    }
+
+    fn finish(self, origin: Origin) -> Result<Trace, SimulateError> {
+        for (lane, state) in self.lanes.iter().enumerate() {
+            let instrs = &self.program.roles[state.role].instrs;
+            if let Some(instr) = instrs.get(state.spans.len()) {
+                let what = instr.name(self.program).to_owned();
+                return Err(SimulateError::Stuck { lane, role: state.role, instr: state.spans.len(), what });
+            }
+        }
+        let mesh = self.program.mesh;
+        let lanes = self.lanes.into_iter();
+        let lanes = lanes.map(|state| Lane { rank: mesh.rank_of(state.coord), role: state.role, spans: state.spans });
+        Ok(Trace { origin, lanes: lanes.collect() })
+    }
+}

@@ -1,1 +1,21 @@
-//! The compiler for the machine on paper: job + cluster → plan → program.
+//! The compiler for the machine on paper: job and cluster to plan, plan to program.
+//!
+//! Flow: [`job`] + cluster → [`search`] → [`plan`] → [`lower`] → program.
+//!
+//! Invariant: nothing here knows how an instruction is timed or run; the hardware crate prices, the executor runs.
+
+pub mod bound;
+pub mod error;
+pub mod job;
+pub mod lower;
+pub mod model;
+pub mod models;
+pub mod partition;
+pub mod plan;
+pub mod predict;
+pub mod schedule;
+pub mod search;
+#[cfg(test)]
+mod testing;
+
+pub use error::PlanError;

@@ -1,0 +1,410 @@
+//! Measures this machine: how long single ops, messages and collectives take.
+//!
+//! In: ops, a number of ranks and of threads each, and time to spend. Out: a curve a class, as profiles hold them.
+//!
+//! All ranks run the same op at the same time, as they do in training, so that what they take from each other (memory
+//! bandwidth, shared caches, clock) is in the figures. Operands rotate through an arena larger than private caches, as
+//! a model's do.
+//!
+//! Invariant: whole models are never run here, so a prediction from these curves is one.
+
+mod grid;
+
+pub use grid::default_ops;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use meshwright_hardware::mesh::{Axis, Coord, Mesh, Rank};
+use meshwright_hardware::op::Op;
+use meshwright_hardware::price::dims;
+use meshwright_hardware::profile::{Curve, Sample};
+use meshwright_hardware::program::{Buffer, Collective, Lifetime};
+
+use crate::device::{Cpu, Device, Region, StepArgs};
+use crate::error::ExecutorError;
+use crate::kernels::AdamW;
+use crate::transport::{Threads, Transport};
+
+/// Floats that operands rotate through: 64 MiB a rank.
+const ARENA: usize = 1 << 24;
+/// At most so many places in the arena: small operands stay in caches in a model too.
+const PLACES: usize = 64;
+/// A repeat lasts at least so long, so that reading the clock does not count.
+const REPEAT: Duration = Duration::from_micros(200);
+/// Repeats of which the median is taken, where time allows.
+const REPEATS: usize = 31;
+/// Share of the budget that ops get; the rest is for communication.
+const OPS_SHARE: f64 = 0.85;
+/// Sizes of messages and collectives, bytes.
+const MESSAGES: [usize; 4] = [1 << 12, 1 << 16, 1 << 20, 1 << 24];
+/// Sizes of inputs, elements.
+const INPUTS: [usize; 3] = [1 << 8, 1 << 11, 1 << 14];
+
+/// What to measure.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CalibrateConfig {
+    /// Ranks that run at the same time.
+    pub ranks: usize,
+    /// Threads of each.
+    pub threads_per_rank: usize,
+    /// Ops to time.
+    pub ops: Vec<Op>,
+    /// Time to spend; a little more if even one repeat of everything takes longer.
+    pub budget: Duration,
+}
+
+/// Times everything; curves by class: [`Op::class`], `send`, `recv`, `load`, `all-reduce`, `reduce-scatter`, `all-gather`.
+///
+/// Curves of ops are over the dims that [`dims`] gives, of collectives over `[ranks, bytes]`, of messages over `[bytes]`
+/// and of inputs over `[elements]`. With one rank there are none of communication.
+///
+/// # Errors
+/// [`ExecutorError::Device`] if memory is short or an op does not fit the arena.
+pub fn calibrate(config: &CalibrateConfig) -> Result<BTreeMap<String, Curve>, ExecutorError> {
+    let ranks = config.ranks.max(1);
+    let sizes = (2..=ranks).filter(|&size| ranks.is_multiple_of(size));
+    let shared = Shared {
+        config,
+        start: Instant::now(),
+        world: Threads::new(Mesh { dp: ranks, pp: 1, tp: 1 }),
+        groups: sizes.map(|size| (size, Threads::new(Mesh { dp: ranks / size, pp: 1, tp: size }))).collect(),
+        calls: AtomicUsize::new(1),
+        repeats: AtomicUsize::new(1),
+    };
+    let measured: Vec<Result<Vec<Timing>, ExecutorError>> = thread::scope(|scope| {
+        let shared = &shared;
+        let run = move |rank| {
+            let outcome = Bench::new(shared, rank).and_then(Bench::run);
+            if outcome.is_err() {
+                shared.world.abort();
+                shared.groups.iter().for_each(|(_, group)| group.abort());
+            }
+            outcome
+        };
+        let threads: Vec<_> = (0..ranks).map(|rank| scope.spawn(move || run(rank))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|e| std::panic::resume_unwind(e))).collect()
+    });
+    curves(measured.into_iter().collect::<Result<_, _>>()?)
+}
+
+/// One thing measured by one rank; `None` where it only helped.
+struct Timing {
+    class: &'static str,
+    dims: Vec<f64>,
+    work: f64,
+    seconds: Option<f64>,
+}
+
+/// Means over ranks, as curves.
+fn curves(ranks: Vec<Vec<Timing>>) -> Result<BTreeMap<String, Curve>, ExecutorError> {
+    let mut samples: BTreeMap<String, Vec<Sample>> = BTreeMap::new();
+    for (i, first) in ranks[0].iter().enumerate() {
+        let times: Vec<f64> = ranks.iter().filter_map(|rank| rank[i].seconds).collect();
+        let seconds = times.iter().sum::<f64>() / times.len() as f64;
+        let sample = Sample { dims: first.dims.clone(), work: first.work, seconds };
+        samples.entry(first.class.to_owned()).or_default().push(sample);
+    }
+    let curve = |(class, samples): (String, Vec<Sample>)| match Curve::new(samples) {
+        Ok(curve) => Ok((class, curve)),
+        Err(why) => Err(ExecutorError::bad_input("op", class, why, "give ops with work to do")),
+    };
+    samples.into_iter().map(curve).collect()
+}
+
+/// What ranks of a calibration share.
+struct Shared<'a> {
+    config: &'a CalibrateConfig,
+    start: Instant,
+    world: Threads,
+    /// By size: meshes whose tensor axis has so many ranks.
+    groups: Vec<(usize, Threads)>,
+    /// What rank 0 decided: calls a repeat, and repeats.
+    calls: AtomicUsize,
+    repeats: AtomicUsize,
+}
+
+/// One rank of a calibration.
+struct Bench<'a> {
+    shared: &'a Shared<'a>,
+    rank: Rank,
+    device: Cpu,
+    /// Operands, in buffer 0, and ids, in buffer 1.
+    arena: usize,
+    timings: Vec<Timing>,
+}
+
+impl<'a> Bench<'a> {
+    fn new(shared: &'a Shared<'a>, rank: Rank) -> Result<Self, ExecutorError> {
+        let ops = &shared.config.ops;
+        let ids = ops.iter().flat_map(Op::signature).filter(|p| is_ids(p.name)).map(|p| p.elems).max().unwrap_or(0);
+        let arena = ops.iter().map(footprint).max().unwrap_or(0).max(ARENA);
+        let buffer = |name: &str, elems| Buffer { name: name.to_owned(), elems, lifetime: Lifetime::Scratch, width: 4 };
+        let device = Cpu::new(rank, &[buffer("arena", arena), buffer("ids", ids)], shared.config.threads_per_rank)?;
+        Ok(Bench { shared, rank, device, arena, timings: Vec::new() })
+    }
+
+    fn run(mut self) -> Result<Vec<Timing>, ExecutorError> {
+        let (start, config) = (self.shared.start, self.shared.config);
+        let for_ops = config.budget.mul_f64(OPS_SHARE);
+        for (i, op) in config.ops.iter().enumerate() {
+            let left = for_ops.saturating_sub(start.elapsed()) / (config.ops.len() - i) as u32;
+            self.op(op, left)?;
+        }
+        let left = config.budget.saturating_sub(start.elapsed());
+        let kinds = 3 * self.shared.groups.len() + 2;
+        self.communication(left / (kinds * MESSAGES.len()) as u32)?;
+        self.inputs(left / (kinds * MESSAGES.len()) as u32)?;
+        Ok(self.timings)
+    }
+
+    /// Times one op.
+    fn op(&mut self, op: &Op, budget: Duration) -> Result<(), ExecutorError> {
+        let places = (self.arena / footprint(op)).clamp(1, PLACES);
+        self.prepare(op, places * footprint(op))?;
+        let regions: Vec<Vec<Region>> = (0..places).map(|place| operands(op, place * footprint(op))).collect();
+        let at = Coord { dp: 0, pp: 0, tp: 0 };
+        let mut calls = 0;
+        let seconds = self.median(budget, |bench| {
+            calls += 1;
+            bench.device.run(op, &regions[calls % places], at, &ADAMW)
+        })?;
+        self.timings.push(Timing { class: op.class(), dims: dims(op), work: op.work(), seconds: Some(seconds) });
+        Ok(())
+    }
+
+    /// Fresh operands, all between 0 and 1: repeated updates would else end in infinities or denormal numbers.
+    fn prepare(&mut self, op: &Op, elems: usize) -> Result<(), ExecutorError> {
+        let pattern: Vec<f32> = (0..4099u32).map(|i| (i * 2053 % 4099 + 40) as f32 / 4200.0).collect();
+        self.device.with_host(Region { buffer: 0, start: 0, elems }, &mut |host| {
+            host.chunks_mut(pattern.len()).for_each(|part| part.copy_from_slice(&pattern[..part.len()]));
+            Ok(())
+        })?;
+        let vocab = match *op {
+            Op::Embed { vocab, .. } | Op::EmbedGrad { vocab, .. } => vocab,
+            Op::LossStats { vocab, .. } | Op::Loss { vocab, .. } => vocab,
+            _ => return Ok(()), // no ids to prepare
+        };
+        let ids = op.signature().iter().find(|p| is_ids(p.name)).map_or(0, |p| p.elems);
+        self.device.with_host(Region { buffer: 1, start: 0, elems: ids }, &mut |host| {
+            let id = |i: usize| f32::from_bits((i * 7919 % vocab) as u32);
+            host.iter_mut().enumerate().for_each(|(i, to)| *to = id(i));
+            Ok(())
+        })
+    }
+
+    /// Times collectives in groups of every size, and messages between pairs of ranks.
+    fn communication(&mut self, budget: Duration) -> Result<(), ExecutorError> {
+        let (shared, rank) = (self.shared, self.rank);
+        let kinds = [
+            ("all-reduce", Collective::AllReduce),
+            ("reduce-scatter", Collective::ReduceScatter),
+            ("all-gather", Collective::AllGather),
+        ];
+        for (size, group) in &shared.groups {
+            for ((class, kind), bytes) in kinds.into_iter().flat_map(|kind| MESSAGES.map(|bytes| (kind, bytes))) {
+                let elems = (bytes / 4).next_multiple_of(*size);
+                let mut places = self.places(elems);
+                let seconds = self.median(budget, |bench| {
+                    let place = places.next().expect("endless");
+                    bench.device.with_host(place, &mut |host| group.collective(rank, Axis::Tp, kind, host))
+                })?;
+                let (bytes, size) = ((4 * elems) as f64, *size as f64);
+                self.timings.push(Timing { class, dims: vec![size, bytes], work: bytes, seconds: Some(seconds) });
+            }
+        }
+        if shared.config.ranks > 1 {
+            for bytes in MESSAGES {
+                self.message(bytes, budget)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Even ranks send to the next; then, when all messages are there, odd ranks receive.
+    fn message(&mut self, bytes: usize, budget: Duration) -> Result<(), ExecutorError> {
+        let (shared, rank) = (self.shared, self.rank);
+        let (sends, receives) = (rank.is_multiple_of(2) && rank + 1 < shared.config.ranks, !rank.is_multiple_of(2));
+        let (mut times, mut places) = (Vec::new(), self.places(bytes / 4));
+        let start = Instant::now();
+        // The first message is staged in fresh memory, later ones in the same.
+        for repeat in 0..=REPEATS {
+            shared.world.barrier(rank)?;
+            let mut seconds = 0.0;
+            self.device.with_host(places.next().expect("endless"), &mut |host| {
+                let start = Instant::now();
+                if sends {
+                    shared.world.send(rank, rank + 1, host)?;
+                }
+                seconds += start.elapsed().as_secs_f64();
+                shared.world.barrier(rank)?;
+                let start = Instant::now();
+                if receives {
+                    shared.world.recv(rank, rank - 1, host)?;
+                }
+                seconds += start.elapsed().as_secs_f64();
+                Ok(())
+            })?;
+            times.push(seconds);
+            if rank == 0 {
+                shared.repeats.store(usize::from(repeat < 2 || start.elapsed() < budget), Ordering::Release);
+            }
+            shared.world.barrier(rank)?;
+            if shared.repeats.load(Ordering::Acquire) == 0 {
+                break;
+            }
+        }
+        let seconds = middle(times.split_off(1));
+        for (class, does) in [("send", sends), ("recv", receives)] {
+            let dims = vec![bytes as f64];
+            self.timings.push(Timing { class, dims, work: bytes as f64, seconds: does.then_some(seconds) });
+        }
+        Ok(())
+    }
+
+    /// Times how long it takes to make ids from bytes of text and put them into a buffer.
+    fn inputs(&mut self, budget: Duration) -> Result<(), ExecutorError> {
+        let text: Vec<u8> = (0..1 << 20).map(|i: u32| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        for elems in INPUTS {
+            let (mut from, mut places) = (0, self.places(elems));
+            let seconds = self.median(budget, |bench| {
+                from = (from + 77_777) % (text.len() - elems - 1);
+                bench.device.with_host(places.next().expect("endless"), &mut |host| {
+                    let ids = |at: usize| text[at..at + elems].iter().map(|&byte| u32::from(byte)).collect::<Vec<_>>();
+                    let (tokens, _targets) = (ids(from), std::hint::black_box(ids(from + 1)));
+                    host.iter_mut().zip(tokens).for_each(|(to, id)| *to = f32::from_bits(id));
+                    Ok(())
+                })
+            })?;
+            let (class, work) = ("load", 4.0 * elems as f64);
+            self.timings.push(Timing { class, dims: vec![elems as f64], work, seconds: Some(seconds) });
+        }
+        Ok(())
+    }
+
+    /// The median time of `call`, which all ranks make at once; as many repeats as the budget allows, at least one.
+    fn median(
+        &mut self,
+        budget: Duration,
+        mut call: impl FnMut(&mut Self) -> Result<(), ExecutorError>,
+    ) -> Result<f64, ExecutorError> {
+        let shared = self.shared;
+        call(self)?;
+        shared.world.barrier(self.rank)?;
+        let start = Instant::now();
+        call(self)?;
+        let once = start.elapsed().max(Duration::from_nanos(50));
+        if self.rank == 0 {
+            let calls = REPEAT.as_nanos().div_ceil(once.as_nanos()) as usize;
+            let repeats = (budget.as_nanos() / (calls as u128 * once.as_nanos())) as usize;
+            shared.calls.store(calls, Ordering::Release);
+            shared.repeats.store(repeats.clamp(1, REPEATS), Ordering::Release);
+        }
+        shared.world.barrier(self.rank)?;
+        let (calls, repeats) = (shared.calls.load(Ordering::Acquire), shared.repeats.load(Ordering::Acquire));
+        let mut times = Vec::with_capacity(repeats);
+        for _ in 0..repeats {
+            shared.world.barrier(self.rank)?;
+            let start = Instant::now();
+            for _ in 0..calls {
+                call(self)?;
+            }
+            times.push(start.elapsed().as_secs_f64() / calls as f64);
+        }
+        Ok(middle(times))
+    }
+
+    /// Stretches of the arena, over and over.
+    fn places(&self, elems: usize) -> impl Iterator<Item = Region> + use<> {
+        let count = (self.arena / elems).clamp(1, PLACES);
+        (0..count).cycle().map(move |place| Region { buffer: 0, start: place * elems, elems })
+    }
+}
+
+fn middle(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+/// An optimizer step like any other.
+const ADAMW: StepArgs = StepArgs {
+    adamw: AdamW {
+        lr: 1e-4,
+        beta1: 0.9,
+        beta2: 0.95,
+        eps: 1e-8,
+        weight_decay: 0.1,
+        bias1: 0.5,
+        bias2: 0.5,
+        grad_scale: 1.0,
+    },
+    clip: 1.0,
+};
+
+/// Whether an argument holds token ids.
+fn is_ids(name: &str) -> bool {
+    matches!(name, "ids" | "targets")
+}
+
+/// Floats of the arena that an op's operands take, each from a cache line on.
+fn footprint(op: &Op) -> usize {
+    op.signature().iter().filter(|p| !is_ids(p.name)).map(|p| p.elems.next_multiple_of(16)).sum()
+}
+
+/// An op's operands, one after another from `start` in the arena.
+fn operands(op: &Op, mut start: usize) -> Vec<Region> {
+    let place = |param: meshwright_hardware::op::Param| {
+        let elems = param.elems;
+        if is_ids(param.name) {
+            return Region { buffer: 1, start: 0, elems };
+        }
+        let region = Region { buffer: 0, start, elems };
+        start += elems.next_multiple_of(16);
+        region
+    };
+    op.signature().into_iter().map(place).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(ranks: usize, ops: Vec<Op>) -> CalibrateConfig {
+        CalibrateConfig { ranks, threads_per_rank: 1, ops, budget: Duration::from_millis(300) }
+    }
+
+    #[test]
+    fn more_work_takes_longer_and_every_class_has_a_curve() {
+        let ops = vec![
+            Op::Zero { n: 1 << 14 },
+            Op::Zero { n: 1 << 22 },
+            Op::Loss { rows: 64, vocab: 32, shards: 1, scale: 1.0 },
+            Op::Embed { rows: 64, cols: 32, vocab: 8, shards: 1 },
+        ];
+        let curves = calibrate(&config(2, ops)).unwrap();
+        let classes: Vec<&str> = curves.keys().map(String::as_str).collect();
+        let communication =
+            ["all-gather", "all-reduce", "embed", "load", "loss", "recv", "reduce-scatter", "send", "zero"];
+        assert_eq!(classes, communication);
+        let [small, large] = [0, 1].map(|i| curves["zero"].samples()[i].seconds);
+        assert!(large > 20.0 * small, "256 times the work: {small} s, then {large} s");
+        assert_eq!(curves["all-reduce"].samples()[3].dims, [2.0, (1 << 24) as f64]);
+        assert_eq!(curves["send"].arity(), 1);
+    }
+
+    #[test]
+    fn one_rank_has_nobody_to_talk_to() {
+        let curves = calibrate(&config(1, vec![Op::Accumulate { n: 4096 }])).unwrap();
+        assert_eq!(curves.keys().collect::<Vec<_>>(), ["accumulate", "load"]);
+    }
+
+    #[test]
+    fn the_default_grid_covers_every_class_and_fits_the_arena() {
+        let ops = default_ops();
+        let classes: std::collections::BTreeSet<&str> = ops.iter().map(Op::class).collect();
+        assert_eq!(classes.len(), 26);
+        assert!(ops.iter().all(|op| footprint(op) <= ARENA));
+    }
+}

@@ -1,0 +1,88 @@
+//! Which ops a calibration times when nobody says otherwise.
+//!
+//! In: nothing. Out: ops of every class, over the sizes that models of a few to a few hundred million parameters use.
+//!
+//! Invariant: every op fits the arena that operands are taken from.
+
+use meshwright_hardware::op::{ActivationKind, AttentionDims, Layout, NormKind, Op};
+
+/// Tokens at once.
+const ROWS: [usize; 3] = [128, 512, 2048];
+/// Features of a row.
+const COLS: [usize; 4] = [64, 256, 1024, 4096];
+/// The longest row-wise op, elements.
+const MOST: usize = 1 << 21;
+
+/// Matmuls, attention, row-wise ops and whole-vector ops over a grid of sizes.
+pub fn default_ops() -> Vec<Op> {
+    let mut ops = matmuls();
+    ops.extend(attentions());
+    for rows in ROWS {
+        for cols in COLS.into_iter().filter(|cols| rows * cols <= MOST) {
+            ops.extend(row_wise(rows, cols));
+        }
+    }
+    for n in [1 << 12, 1 << 16, 1 << 20, 3 << 20] {
+        ops.extend([
+            Op::Zero { n },
+            Op::Accumulate { n },
+            Op::SquaredNorm { n, whole: n, copies: 1, shards: 1 },
+            Op::AdamW { n, decayed: n, shards: 1, master: false },
+        ]);
+    }
+    ops
+}
+
+/// Every layout of a linear layer: forward, the gradient of its input, that of its weight.
+fn matmuls() -> Vec<Op> {
+    let matmul = |layout, m, n, k| Op::Matmul { layout, m, n, k, bias: false, accumulate: layout == Layout::Tn };
+    let mut ops = Vec::new();
+    for tokens in ROWS {
+        for (wide, deep) in [64, 256, 1024].into_iter().flat_map(|wide| [64, 256, 1024].map(|deep| (wide, deep))) {
+            ops.extend([Layout::Nt, Layout::Nn].map(|layout| matmul(layout, tokens, wide, deep)));
+            ops.push(matmul(Layout::Tn, wide, deep, tokens));
+        }
+    }
+    for (wide, deep) in [(4096, 1024), (1024, 4096)] {
+        ops.extend([Layout::Nt, Layout::Nn].map(|layout| matmul(layout, 512, wide, deep)));
+        ops.push(matmul(Layout::Tn, wide, deep, 512));
+    }
+    ops
+}
+
+fn attentions() -> Vec<Op> {
+    let mut ops = Vec::new();
+    for seq in [64, 256, 1024] {
+        for (batch, heads) in [(1, 2), (1, 8), (4, 8)] {
+            for head_dim in [32, 64, 128] {
+                let dims = AttentionDims { batch, seq, heads, kv_heads: heads, head_dim, causal: true };
+                if dims.forward_flops() < 2.5e9 {
+                    ops.extend([Op::Attention(dims), Op::AttentionGrad(dims)]);
+                }
+            }
+        }
+    }
+    ops
+}
+
+fn row_wise(rows: usize, cols: usize) -> Vec<Op> {
+    let (seq, vocab, shards, accumulate) = (128, cols, 1, true);
+    let mut ops = vec![
+        Op::Embed { rows, cols, vocab: 256, shards },
+        Op::EmbedGrad { rows, cols, vocab: 256, shards },
+        Op::Positions { rows, seq, cols },
+        Op::PositionsGrad { rows, seq, cols },
+        Op::BiasGrad { rows, cols },
+        Op::Rope { rows, seq, stride: cols, heads: cols / 32, head_dim: 32, theta: 1e4, inverse: false },
+        Op::Add { rows, cols, bias: false },
+        Op::LossStats { rows, vocab, shards },
+        Op::Loss { rows, vocab, shards, scale: 1.0 },
+    ];
+    for kind in [NormKind::Layer, NormKind::Rms] {
+        ops.extend([Op::Norm { kind, rows, cols }, Op::NormGrad { kind, rows, cols, accumulate }]);
+    }
+    for kind in [ActivationKind::Gelu, ActivationKind::SwiGlu] {
+        ops.extend([Op::Activation { kind, rows, cols }, Op::ActivationGrad { kind, rows, cols }]);
+    }
+    ops
+}

@@ -1,0 +1,80 @@
+//! What the interpreter needs of a device: declared buffers, ops on parts of them, and a window for communication.
+//!
+//! In: a rank's buffer declarations, then ops with the regions they work on. Out: changed buffers.
+//!
+//! Invariant: all memory that an instruction touches was declared by the program and allocated when the device was made;
+//! only working memory inside kernels comes on top, and is counted.
+
+mod cpu;
+mod info;
+
+pub use cpu::Cpu;
+pub use info::{DeviceInfo, device_info};
+
+use meshwright_hardware::mesh::Coord;
+use meshwright_hardware::op::Op;
+
+use crate::error::ExecutorError;
+use crate::kernels::AdamW;
+
+/// A contiguous part of one of a rank's buffers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Region {
+    /// Index in [`meshwright_hardware::program::RankProgram::buffers`].
+    pub buffer: usize,
+    /// First element.
+    pub start: usize,
+    /// Number of elements.
+    pub elems: usize,
+}
+
+impl Region {
+    /// Whether two regions share an element.
+    pub fn overlaps(&self, other: &Region) -> bool {
+        self.buffer == other.buffer && self.start < other.start + other.elems && other.start < self.start + self.elems
+    }
+}
+
+/// What a step is told that is not in the program.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepArgs {
+    /// The optimizer's settings of this step; its `grad_scale` is 1, clipping comes on top.
+    pub adamw: AdamW,
+    /// The gradient's greatest norm; zero or less for no clipping.
+    pub clip: f32,
+}
+
+impl StepArgs {
+    /// The optimizer's settings with clipping to a gradient of this squared norm: gradients shrink by
+    /// `min(1, clip / (norm + 1e-6))`, as in PyTorch's `clip_grad_norm_`.
+    pub fn clipped(&self, squared_norm: f32) -> AdamW {
+        let norm = f64::from(squared_norm).sqrt();
+        let shrink = if self.clip > 0.0 { (f64::from(self.clip) / (norm + 1e-6)).min(1.0) } else { 1.0 };
+        AdamW { grad_scale: self.adamw.grad_scale * shrink as f32, ..self.adamw }
+    }
+}
+
+/// A device with one rank's buffers.
+pub trait Device: Send {
+    /// Runs `op` on regions in the order of [`Op::signature`], for the rank at `at`.
+    ///
+    /// # Errors
+    /// [`ExecutorError::Device`] if a region is out of bounds, of the wrong size, or overlaps another that is written.
+    fn run(&mut self, op: &Op, regions: &[Region], at: Coord, args: &StepArgs) -> Result<(), ExecutorError>;
+
+    /// Lends a region to the host, for data and communication; what is written there is in the buffer afterwards.
+    ///
+    /// # Errors
+    /// [`ExecutorError::Device`] if the region is out of bounds; else what `body` gives.
+    fn with_host(
+        &mut self,
+        region: Region,
+        body: &mut dyn FnMut(&mut [f32]) -> Result<(), ExecutorError>,
+    ) -> Result<(), ExecutorError>;
+
+    /// Bytes held for the declared buffers.
+    fn buffer_bytes(&self) -> u64;
+
+    /// Bytes of working memory that kernels hold besides.
+    fn scratch_bytes(&self) -> u64;
+}

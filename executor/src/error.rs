@@ -1,0 +1,83 @@
+//! What can go wrong while a program runs, and the exit code each kind ends the command with.
+//!
+//! Invariant: a message names the thing, where it is and why it is wrong; the user's mistakes also say what to do.
+
+use std::path::{Path, PathBuf};
+
+use meshwright_hardware::mesh::Rank;
+
+/// Any failure of the executor.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecutorError {
+    /// Something the user gave is wrong.
+    #[error("{what} `{place}`: {why}; {fix}")]
+    BadInput {
+        /// What kind of thing: "text", "checkpoint", "parameter".
+        what: String,
+        /// Which one: a path, or a key and its value.
+        place: String,
+        /// What is wrong with it.
+        why: String,
+        /// What to do about it.
+        fix: String,
+    },
+    /// A device refused or failed an operation.
+    #[error("device {device}, rank {rank}: {problem}")]
+    Device {
+        /// The device's name.
+        device: String,
+        /// Whose part of the program it ran.
+        rank: Rank,
+        /// What failed.
+        problem: String,
+    },
+    /// Communication failed.
+    #[error("communication of rank {rank}: {problem}")]
+    Transport {
+        /// The rank that noticed.
+        rank: Rank,
+        /// What failed.
+        problem: String,
+    },
+    /// This rank stopped because another one failed; that one's error is the cause.
+    #[error("rank {rank} stopped because another rank failed")]
+    PeerFailed {
+        /// The rank that stopped.
+        rank: Rank,
+    },
+    /// A file could not be read or written.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+impl ExecutorError {
+    /// A [`ExecutorError::BadInput`] from anything that is text.
+    pub fn bad_input(
+        what: impl Into<String>,
+        place: impl Into<String>,
+        why: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> Self {
+        ExecutorError::BadInput { what: what.into(), place: place.into(), why: why.into(), fix: fix.into() }
+    }
+
+    /// For `map_err`: a system error with its file.
+    pub fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.as_ref().to_owned();
+        move |source| ExecutorError::Io { path, source }
+    }
+
+    /// What a command that fails so exits with: 2 for the user's mistakes, 4 for devices and communication, 1 for files.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            ExecutorError::BadInput { .. } => 2,
+            ExecutorError::Device { .. } | ExecutorError::Transport { .. } | ExecutorError::PeerFailed { .. } => 4,
+            ExecutorError::Io { .. } => 1,
+        }
+    }
+}

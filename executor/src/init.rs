@@ -1,0 +1,77 @@
+//! Initial weights, drawn by position.
+//!
+//! In: a seed, a parameter's name and shape. Out: the part of it that a tensor-parallel rank holds.
+//!
+//! Invariant: an element depends on the seed, the parameter's name and the element's index in the whole tensor alone, so
+//! every plan starts from the same numbers, and stages that share a tensor by name hold the same values.
+
+use meshwright_hardware::params::{Init, ParamSpec};
+
+/// What rank `t` of `tp` starts with: [`ParamSpec::local_elems`] numbers.
+pub fn initial(spec: &ParamSpec, seed: u64, tp: usize, t: usize) -> Vec<f32> {
+    match spec.init {
+        Init::Ones => vec![1.0; spec.local_elems(tp)],
+        Init::Zeros => vec![0.0; spec.local_elems(tp)],
+        Init::Normal { std } => {
+            let key = mixed(seed ^ hashed(&spec.name));
+            spec.stretches(tp, t).into_iter().flatten().map(|index| std * normal(key, index as u64)).collect()
+        }
+    }
+}
+
+/// A standard normal number for an index (Box & Muller 1958).
+fn normal(key: u64, index: u64) -> f32 {
+    // Two uniform numbers in (0, 1], of 53 bits each.
+    let uniform = |i: u64| ((mixed(key.wrapping_add(i.wrapping_mul(GOLDEN))) >> 11) + 1) as f64 / (1u64 << 53) as f64;
+    let (radius, angle) = (uniform(2 * index), uniform(2 * index + 1));
+    ((-2.0 * radius.ln()).sqrt() * (std::f64::consts::TAU * angle).cos()) as f32
+}
+
+/// SplitMix64's increment (Steele, Lea & Flood 2014).
+const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
+
+/// SplitMix64's finaliser: every bit of the input changes half the bits of the output.
+fn mixed(x: u64) -> u64 {
+    let x = x.wrapping_add(GOLDEN);
+    let x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    x ^ (x >> 31)
+}
+
+/// FNV-1a.
+fn hashed(name: &str) -> u64 {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use meshwright_hardware::params::Shard;
+
+    fn spec(name: &str, shard: Shard) -> ParamSpec {
+        let init = Init::Normal { std: 0.5 };
+        ParamSpec { name: name.to_owned(), weights: 0, grads: 1, offset: 0, rows: 96, cols: 64, shard, init }
+    }
+
+    #[test]
+    fn shards_hold_the_numbers_of_the_whole() {
+        let whole = initial(&spec("w", Shard::Whole), 7, 1, 0);
+        for shard in [Shard::Rows { sections: vec![64, 32] }, Shard::Cols] {
+            let spec = spec("w", shard);
+            let locals: Vec<Vec<f32>> = (0..4).map(|t| initial(&spec, 7, 4, t)).collect();
+            assert_eq!(spec.gather(&locals), whole);
+        }
+    }
+
+    #[test]
+    fn numbers_are_normal_and_differ_by_name_and_seed() {
+        let drawn = initial(&spec("w", Shard::Whole), 7, 1, 0);
+        let n = drawn.len() as f32;
+        let mean = drawn.iter().sum::<f32>() / n;
+        let moment = |power: i32| drawn.iter().map(|x| (x / 0.5).powi(power)).sum::<f32>() / n;
+        assert!(mean.abs() < 0.02, "{mean}");
+        assert!((moment(2) - 1.0).abs() < 0.06 && (moment(4) - 3.0).abs() < 0.5, "{} {}", moment(2), moment(4));
+        assert_ne!(drawn, initial(&spec("v", Shard::Whole), 7, 1, 0));
+        assert_ne!(drawn, initial(&spec("w", Shard::Whole), 8, 1, 0));
+    }
+}

@@ -1,0 +1,118 @@
+//! Runs one rank's part of a program for one step.
+//!
+//! In: a program, the rank, its device, the transport, data and the step's settings. Out: changed buffers, and a span an
+//! instruction.
+//!
+//! Invariant: instructions run in list order, whatever their stream; a verified program's waits point backwards, so they
+//! hold by themselves. Nothing is computed here: ops run on the device, bytes move through the transport.
+
+use meshwright_hardware::mesh::{Coord, Rank};
+use meshwright_hardware::program::{Block, Input, Instr, Kind, Program, View};
+
+use crate::clock::Clock;
+use crate::device::{Device, Region, StepArgs};
+use crate::error::ExecutorError;
+use crate::transport::Transport;
+
+/// Fills a view with an input of the microbatch of this number, for the rank that asks; ids are `u32` bits.
+pub type Loader<'a> = dyn Fn(Input, usize, &mut [f32]) -> Result<(), ExecutorError> + Sync + 'a;
+
+/// Runs all instructions of `rank`'s role once.
+///
+/// # Errors
+/// The first failure of the device, the transport or the data.
+pub fn run_step(
+    program: &Program,
+    rank: Rank,
+    device: &mut dyn Device,
+    transport: &dyn Transport,
+    load: &Loader<'_>,
+    args: &StepArgs,
+    clock: &mut Clock,
+) -> Result<(), ExecutorError> {
+    let at = program.mesh.coord_of(rank);
+    let mut step = Step { program, rank, at, device, transport, load, args };
+    program.roles[at.pp].instrs.iter().try_for_each(|instr| clock.time(|| step.run(instr)))
+}
+
+/// What instructions of a step share.
+struct Step<'a> {
+    program: &'a Program,
+    rank: Rank,
+    at: Coord,
+    device: &'a mut dyn Device,
+    transport: &'a dyn Transport,
+    load: &'a Loader<'a>,
+    args: &'a StepArgs,
+}
+
+impl Step<'_> {
+    fn run(&mut self, instr: &Instr) -> Result<(), ExecutorError> {
+        let (rank, transport, load) = (self.rank, self.transport, self.load);
+        match &instr.kind {
+            Kind::Load { input, into } => {
+                let microbatch = instr.microbatch.unwrap_or(0) as usize;
+                self.on_host(into, &mut |host| load(*input, microbatch, host))
+            }
+            Kind::Run { block, args, .. } => {
+                let program = self.program;
+                self.run_block(&program.blocks[*block as usize], args)
+            }
+            Kind::Send { to, view } => {
+                let to = self.peer(*to);
+                self.on_host(view, &mut |host| transport.send(rank, to, host))
+            }
+            Kind::Recv { from, view } => {
+                let from = self.peer(*from);
+                self.on_host(view, &mut |host| transport.recv(rank, from, host))
+            }
+            Kind::Collective { op, axis, view } => {
+                self.on_host(view, &mut |host| transport.collective(rank, *axis, *op, host))
+            }
+            // Buffers are kept for the whole run.
+            Kind::Free { .. } => Ok(()),
+        }
+    }
+
+    /// Runs a block's ops with its formal arguments bound to views.
+    fn run_block(&mut self, block: &Block, actuals: &[View]) -> Result<(), ExecutorError> {
+        let mut regions = Vec::new();
+        for call in &block.calls {
+            regions.clear();
+            let signature = call.op.signature();
+            if signature.len() != call.args.len() {
+                return Err(self.broken(format!("block `{}` calls {:?} with other arguments", block.name, call.op)));
+            }
+            for (param, arg) in signature.iter().zip(&call.args) {
+                let Some(actual) = actuals.get(arg.param as usize) else {
+                    return Err(self.broken(format!("block `{}` lacks argument {}", block.name, arg.param)));
+                };
+                let Region { buffer, start, .. } = self.region(actual);
+                regions.push(Region { buffer, start: start + arg.offset, elems: param.elems });
+            }
+            self.device.run(&call.op, &regions, self.at, self.args)?;
+        }
+        Ok(())
+    }
+
+    fn region(&self, view: &View) -> Region {
+        Region { buffer: view.buffer as usize, start: view.start(self.at), elems: view.elems }
+    }
+
+    /// The rank of another stage with the same other coordinates.
+    fn peer(&self, stage: usize) -> Rank {
+        self.program.mesh.rank_of(Coord { pp: stage, ..self.at })
+    }
+
+    fn on_host(
+        &mut self,
+        view: &View,
+        body: &mut dyn FnMut(&mut [f32]) -> Result<(), ExecutorError>,
+    ) -> Result<(), ExecutorError> {
+        self.device.with_host(self.region(view), body)
+    }
+
+    fn broken(&self, problem: String) -> ExecutorError {
+        ExecutorError::Device { device: "interpreter".to_owned(), rank: self.rank, problem }
+    }
+}

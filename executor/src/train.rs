@@ -1,0 +1,366 @@
+//! Trains a program: ranks as threads, step after step, measured.
+//!
+//! In: a program, where its parameters lie, settings and data. Out: losses, step times, a measured trace, peak memory,
+//! trained weights and checkpoints.
+//!
+//! Invariant: which sequence is which sample of a step does not depend on the plan, and no sum on timing; so the same
+//! seed gives the same losses on every mesh up to rounding, and the same bits on the same one.
+
+mod config;
+#[cfg(test)]
+mod tests;
+mod weights;
+
+pub use config::{CheckpointConfig, TrainConfig};
+
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread;
+use std::time::Instant;
+
+use meshwright_hardware::mesh::{Coord, Rank};
+use meshwright_hardware::params::Params;
+use meshwright_hardware::program::{Input, Program};
+use meshwright_hardware::trace::{Lane, Origin, Trace};
+use meshwright_hardware::verify::Verified;
+
+use crate::checkpoint::Checkpoints;
+use crate::clock::{Clock, trace};
+use crate::data::Corpus;
+use crate::device::{Cpu, Device, Region, StepArgs};
+use crate::error::ExecutorError;
+use crate::init::initial;
+use crate::interpret::run_step;
+use crate::metrics::StepMetrics;
+use crate::transport::{Threads, Transport};
+use weights::{fingerprint, read, unlike};
+
+/// Steps whose times do not count: caches, page tables and kernels' working memory are still filling.
+const WARM_UP: usize = 2;
+/// So many traces are kept to take the median step from: the latest.
+const TRACED: usize = 101;
+
+/// Gives sample `index` of a step's `0..global_batch`: token ids and targets, `seq` each.
+pub type Source = dyn Fn(usize, usize) -> (Vec<u32>, Vec<u32>) + Send + Sync;
+
+/// Samples of a corpus, in the order of a seed.
+pub fn corpus_source(corpus: Corpus, seed: u64, seq: usize) -> Arc<Source> {
+    Arc::new(move |step, index| corpus.sample(seed, step, index, seq))
+}
+
+/// Bytes a rank held at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RankMemory {
+    /// For declared buffers.
+    pub buffers: u64,
+    /// For kernels' working memory.
+    pub scratch: u64,
+    /// For messages on their way.
+    pub staging: u64,
+}
+
+impl RankMemory {
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        self.buffers + self.scratch + self.staging
+    }
+}
+
+/// What one step gave.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepOutcome {
+    /// Mean loss over the global batch, nats a token.
+    pub loss: f64,
+    /// Norm of the gradient before clipping.
+    pub grad_norm: f64,
+    /// When every instruction of every rank ran.
+    pub trace: Trace,
+}
+
+/// What a training run gave.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainReport {
+    /// The first step of this run: not 0 if it was resumed.
+    pub first_step: usize,
+    /// A loss a step, nats a token.
+    pub losses: Vec<f64>,
+    /// A time a step, in seconds, warm-up included.
+    pub step_times: Vec<f64>,
+    /// The step of median time, of the latest steps after the warm-up.
+    pub trace: Trace,
+    /// The rank that held most.
+    pub peak_memory_bytes: u64,
+    /// What each rank held.
+    pub rank_memory: Vec<RankMemory>,
+}
+
+/// A program on its devices.
+pub struct Trainer {
+    program: Arc<Verified>,
+    params: Params,
+    config: TrainConfig,
+    source: Arc<Source>,
+    devices: Vec<Box<dyn Device>>,
+    transport: Threads,
+    /// Where each last-stage role keeps its loss, and every role the gradient's squared norm.
+    loss: Region,
+    norm: Region,
+    next_step: usize,
+}
+
+impl Trainer {
+    /// Allocates the buffers of every rank and draws the initial weights from `config.seed`.
+    ///
+    /// # Errors
+    /// [`ExecutorError::BadInput`] if the batch does not fit the mesh or a parameter does not fit its buffers,
+    /// [`ExecutorError::Device`] if memory is short or the program has no `loss` (last stage) or `norm` (first stage).
+    pub fn new(
+        program: Arc<Verified>,
+        params: Params,
+        config: TrainConfig,
+        source: Arc<Source>,
+    ) -> Result<Trainer, ExecutorError> {
+        let mesh = program.mesh;
+        config.check(&mesh)?;
+        check_params(&program, &params)?;
+        let device = |rank: Rank| -> Result<Box<dyn Device>, ExecutorError> {
+            let buffers = &program.roles[mesh.coord_of(rank).pp].buffers;
+            Ok(Box::new(Cpu::new(rank, buffers, config.threads_per_rank)?))
+        };
+        let devices = (0..mesh.ranks()).map(device).collect::<Result<_, _>>()?;
+        let (loss, norm) = (named(&program, mesh.pp - 1, "loss")?, named(&program, 0, "norm")?);
+        let (transport, seed) = (Threads::new(mesh), config.seed);
+        let mut trainer = Trainer { program, params, config, source, devices, transport, loss, norm, next_step: 0 };
+        trainer.fill(|spec, tp, t| initial(spec, seed, tp, t))?;
+        Ok(trainer)
+    }
+
+    /// Goes on from the newest checkpoint, if there is one; gives the step that comes next.
+    ///
+    /// # Errors
+    /// [`ExecutorError::BadInput`] if the checkpoint is damaged or from another program or seed.
+    pub fn resume(&mut self) -> Result<usize, ExecutorError> {
+        let Some(to) = &self.config.checkpoints else { return Ok(self.next_step) };
+        let place = to.dir.display().to_string();
+        if let Some(loaded) = Checkpoints::new(&to.dir, to.keep).latest()? {
+            if loaded.meta != self.meta() {
+                return Err(unlike("another plan, seed or batch wrote it", &place));
+            }
+            self.restore(&loaded.ranks)?;
+            self.next_step = loaded.step;
+        }
+        Ok(self.next_step)
+    }
+
+    /// What must not change between a checkpoint and its resumption.
+    fn meta(&self) -> serde_json::Value {
+        let c = &self.config;
+        serde_json::json!({
+            "program": fingerprint(&self.program), "seed": c.seed, "steps": c.steps, "warmup_steps": c.warmup_steps,
+            "optimizer": [c.lr_peak, c.lr_min, c.beta1, c.beta2, c.eps, c.weight_decay, c.clip],
+            "global_batch": c.global_batch, "seq": c.seq,
+        })
+    }
+
+    /// Runs the steps that are left, calling `on_step` after each, until it breaks.
+    ///
+    /// # Errors
+    /// The first failure of any rank; what was saved before stays.
+    pub fn train(
+        &mut self,
+        mut on_step: impl FnMut(&StepMetrics) -> ControlFlow<()>,
+    ) -> Result<TrainReport, ExecutorError> {
+        let first_step = self.next_step;
+        let checkpoints = self.config.checkpoints.clone().map(|to| (Checkpoints::new(&to.dir, to.keep), to.every));
+        let (mut losses, mut step_times, mut traces) = (Vec::new(), Vec::new(), VecDeque::new());
+        while self.next_step < self.config.steps {
+            let step = self.next_step;
+            let outcome = self.step()?;
+            let seconds = outcome.trace.step_time().seconds().0;
+            losses.push(outcome.loss);
+            step_times.push(seconds);
+            if step < first_step + WARM_UP || traces.len() == TRACED {
+                traces.pop_front();
+            }
+            traces.push_back(outcome.trace);
+            let metrics = self.metrics(step, outcome.loss, outcome.grad_norm, seconds);
+            let last = on_step(&metrics).is_break() || self.next_step == self.config.steps;
+            if let Some((checkpoints, every)) = &checkpoints
+                && (last || self.next_step.is_multiple_of(*every))
+            {
+                checkpoints.save(self.next_step, &self.meta(), &self.snapshot()?)?;
+            }
+            if last {
+                break;
+            }
+        }
+        let rank_memory = self.rank_memory();
+        Ok(TrainReport {
+            first_step,
+            losses,
+            step_times,
+            trace: median(traces.into()),
+            peak_memory_bytes: rank_memory.iter().map(RankMemory::total).max().unwrap_or(0),
+            rank_memory,
+        })
+    }
+
+    /// Runs the next step, whatever the configured number of steps.
+    ///
+    /// # Errors
+    /// The first failure of any rank; the trainer cannot go on after one.
+    pub fn step(&mut self) -> Result<StepOutcome, ExecutorError> {
+        let step = self.next_step;
+        let args = self.config.step_args(step);
+        let epoch = Instant::now();
+        let (program, config, source, transport) = (&**self.program, &self.config, &*self.source, &self.transport);
+        let run = |rank: Rank, device: &mut Box<dyn Device>| {
+            run_rank(program, config, source, transport, rank, device.as_mut(), (step, &args, epoch))
+        };
+        let mut outcomes: Vec<Result<Lane, ExecutorError>> = thread::scope(|scope| {
+            let run = &run;
+            let start = |(rank, device)| {
+                let named = thread::Builder::new().name(format!("rank-{rank}"));
+                named.spawn_scoped(scope, move || run(rank, device)).expect("a thread can be started")
+            };
+            let ranks: Vec<_> = self.devices.iter_mut().enumerate().map(start).collect();
+            ranks.into_iter().map(|rank| rank.join().expect("panics are caught inside")).collect()
+        });
+        // Ranks that only stopped for another's sake do not say why.
+        let own = |outcome: &Result<_, _>| matches!(outcome, Err(e) if !matches!(e, ExecutorError::PeerFailed { .. }));
+        if let Some(failed) = outcomes.iter().position(own) {
+            outcomes.swap(0, failed);
+        }
+        let lanes = outcomes.into_iter().collect::<Result<Vec<_>, _>>()?;
+        self.next_step += 1;
+        Ok(StepOutcome { loss: self.loss()?, grad_norm: self.grad_norm()?, trace: trace(lanes) })
+    }
+
+    /// The sum of what the last stage's ranks add up, one of each tensor-parallel group.
+    fn loss(&mut self) -> Result<f64, ExecutorError> {
+        let mesh = self.program.mesh;
+        let ranks = (0..mesh.dp).map(|dp| mesh.rank_of(Coord { dp, pp: mesh.pp - 1, tp: 0 }));
+        ranks.map(|rank| Ok(f64::from(read(self.devices[rank].as_mut(), self.loss)?[0]))).sum()
+    }
+
+    fn grad_norm(&mut self) -> Result<f64, ExecutorError> {
+        Ok(f64::from(read(self.devices[0].as_mut(), self.norm)?[0]).sqrt())
+    }
+
+    /// What each rank has held at most so far.
+    pub fn rank_memory(&self) -> Vec<RankMemory> {
+        let of_rank = |rank: Rank| RankMemory {
+            buffers: self.devices[rank].buffer_bytes(),
+            scratch: self.devices[rank].scratch_bytes(),
+            staging: self.transport.staging_bytes(rank),
+        };
+        (0..self.devices.len()).map(of_rank).collect()
+    }
+
+    fn metrics(&self, step: usize, loss: f64, grad_norm: f64, seconds: f64) -> StepMetrics {
+        StepMetrics {
+            step,
+            loss,
+            tokens_per_s: (self.config.global_batch * self.config.seq) as f64 / seconds,
+            step_time_s: seconds,
+            lr: self.config.lr(step),
+            grad_norm,
+            peak_memory_bytes: self.rank_memory().iter().map(RankMemory::total).max().unwrap_or(0),
+        }
+    }
+}
+
+/// One rank's part of a step; a failure or panic ends everybody's.
+fn run_rank(
+    program: &Program,
+    config: &TrainConfig,
+    source: &Source,
+    transport: &Threads,
+    rank: Rank,
+    device: &mut dyn Device,
+    (step, args, epoch): (usize, &StepArgs, Instant),
+) -> Result<Lane, ExecutorError> {
+    let at = program.mesh.coord_of(rank);
+    let load = |input: Input, microbatch: usize, host: &mut [f32]| {
+        let first = (at.dp * config.num_microbatches + microbatch) * config.microbatch_size;
+        load(source, step, first, input, config.seq, host)
+    };
+    let body = || {
+        let mut clock = Clock::new(epoch);
+        transport.barrier(rank)?;
+        run_step(program, rank, device, transport, &load, args, &mut clock)?;
+        Ok(Lane { rank, role: at.pp, spans: clock.into_spans() })
+    };
+    let outcome = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        let problem = format!("a kernel panicked: {}", text.unwrap_or("no message"));
+        Err(ExecutorError::Device { device: "cpu".to_owned(), rank, problem })
+    });
+    if outcome.is_err() {
+        transport.abort();
+    }
+    outcome
+}
+
+/// Fills `host` with whole sequences from sample `first` on.
+fn load(
+    source: &Source,
+    step: usize,
+    first: usize,
+    input: Input,
+    seq: usize,
+    host: &mut [f32],
+) -> Result<(), ExecutorError> {
+    for (i, row) in host.chunks_mut(seq).enumerate() {
+        let (tokens, targets) = source(step, first + i);
+        let ids = match input {
+            Input::Tokens => tokens,
+            Input::Targets => targets,
+        };
+        if ids.len() != row.len() {
+            let why = format!("{} tokens where the program takes {}", ids.len(), row.len());
+            return Err(ExecutorError::bad_input("sample", format!("step {step}"), why, "give `seq` tokens a sample"));
+        }
+        row.iter_mut().zip(ids).for_each(|(to, id)| *to = f32::from_bits(id));
+    }
+    Ok(())
+}
+
+/// The one-element buffer of this name.
+fn named(program: &Program, role: usize, name: &str) -> Result<Region, ExecutorError> {
+    let buffer = program.roles[role].buffers.iter().position(|buffer| buffer.name == name && buffer.elems == 1);
+    buffer.map(|buffer| Region { buffer, start: 0, elems: 1 }).ok_or_else(|| ExecutorError::Device {
+        device: "interpreter".to_owned(),
+        rank: 0,
+        problem: format!("stage {role} has no buffer `{name}` of one element"),
+    })
+}
+
+fn check_params(program: &Program, params: &Params) -> Result<(), ExecutorError> {
+    let tp = program.mesh.tp;
+    let bad = |place: &str, why| ExecutorError::bad_input("parameter", place, why, "lower the plan again");
+    if params.roles.len() != program.roles.len() {
+        let why = format!("parameters of {} stages for a program of {}", params.roles.len(), program.roles.len());
+        return Err(bad("all", why));
+    }
+    for (role, specs) in program.roles.iter().zip(&params.roles) {
+        for spec in specs {
+            let inside = |buffer: u32| {
+                role.buffers.get(buffer as usize).is_some_and(|buffer| spec.range(tp).end <= buffer.elems)
+            };
+            if !spec.splits_over(tp) || !inside(spec.weights) || !inside(spec.grads) {
+                return Err(bad(&spec.name, format!("it does not split over {tp} ranks or fit its buffers")));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The trace of median step time.
+fn median(mut traces: Vec<Trace>) -> Trace {
+    traces.sort_by_key(Trace::step_time);
+    let middle = traces.len() / 2;
+    traces.into_iter().nth(middle).unwrap_or(Trace { origin: Origin::Measured, lanes: Vec::new() })
+}

@@ -1,0 +1,116 @@
+//! How a program is trained: length, learning rate, optimizer, batch and checkpoints.
+//!
+//! In: the job's decisions. Out: what a step is told.
+//!
+//! Invariant: a step's settings depend on its number alone, so a resumed run goes on as if it had never stopped.
+
+use std::path::PathBuf;
+
+use meshwright_hardware::mesh::Mesh;
+
+use crate::device::StepArgs;
+use crate::error::ExecutorError;
+use crate::kernels::AdamW;
+
+/// Settings of a training run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainConfig {
+    /// Steps of the whole run, resumed ones included.
+    pub steps: usize,
+    /// Seed of the initial weights.
+    pub seed: u64,
+    /// Learning rate at the end of the warm-up.
+    pub lr_peak: f64,
+    /// Learning rate at the end of the run.
+    pub lr_min: f64,
+    /// Steps of linear warm-up.
+    pub warmup_steps: usize,
+    /// Decay of AdamW's first moment.
+    pub beta1: f64,
+    /// Decay of AdamW's second moment.
+    pub beta2: f64,
+    /// Added to the root of AdamW's second moment.
+    pub eps: f64,
+    /// Weight decay per unit of learning rate.
+    pub weight_decay: f64,
+    /// The gradient's greatest norm; zero for no clipping.
+    pub clip: f64,
+    /// Sequences a rank runs at once.
+    pub microbatch_size: usize,
+    /// Microbatches a data-parallel rank runs a step.
+    pub num_microbatches: usize,
+    /// Tokens a sequence.
+    pub seq: usize,
+    /// Sequences a step, on all ranks.
+    pub global_batch: usize,
+    /// Threads of each rank.
+    pub threads_per_rank: usize,
+    /// Where to save and how often; `None` saves nothing.
+    pub checkpoints: Option<CheckpointConfig>,
+}
+
+/// Where checkpoints go.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CheckpointConfig {
+    /// Their folder.
+    pub dir: PathBuf,
+    /// Steps from one to the next; the last step is always saved.
+    pub every: usize,
+    /// How many to keep.
+    pub keep: usize,
+}
+
+impl TrainConfig {
+    /// Checks that the batch is what the ranks of `mesh` run.
+    ///
+    /// # Errors
+    /// [`ExecutorError::BadInput`] naming the figures.
+    pub(super) fn check(&self, mesh: &Mesh) -> Result<(), ExecutorError> {
+        let run = mesh.dp * self.num_microbatches * self.microbatch_size;
+        if run != self.global_batch {
+            let parts = [mesh.dp, self.num_microbatches, self.microbatch_size].map(|n| n.to_string()).join(" · ");
+            return Err(ExecutorError::bad_input(
+                "batch",
+                format!("global_batch = {}", self.global_batch),
+                format!("dp · num_microbatches · microbatch_size = {parts} = {run} sequences"),
+                "make them equal",
+            ));
+        }
+        match &self.checkpoints {
+            Some(to) if to.every == 0 || to.keep == 0 => Err(ExecutorError::bad_input(
+                "checkpoints",
+                format!("every = {}, keep = {}", to.every, to.keep),
+                "nothing would be saved or kept",
+                "give numbers above zero, or no checkpoints",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// The learning rate of step `step` (from 0): linear warm-up, then a cosine down to `lr_min` (Loshchilov & Hutter
+    /// 2017, eq. 5, without restarts).
+    pub fn lr(&self, step: usize) -> f64 {
+        if step < self.warmup_steps {
+            return self.lr_peak * (step + 1) as f64 / self.warmup_steps as f64;
+        }
+        let decaying = self.steps.saturating_sub(self.warmup_steps).max(1);
+        let done = (step - self.warmup_steps) as f64 / decaying as f64;
+        self.lr_min + 0.5 * (self.lr_peak - self.lr_min) * (1.0 + (std::f64::consts::PI * done).cos())
+    }
+
+    /// What step `step` (from 0) is told.
+    pub fn step_args(&self, step: usize) -> StepArgs {
+        let correction = |beta: f64| (1.0 - beta.powf(step as f64 + 1.0)) as f32;
+        let adamw = AdamW {
+            lr: self.lr(step) as f32,
+            beta1: self.beta1 as f32,
+            beta2: self.beta2 as f32,
+            eps: self.eps as f32,
+            weight_decay: self.weight_decay as f32,
+            bias1: correction(self.beta1),
+            bias2: correction(self.beta2),
+            grad_scale: 1.0,
+        };
+        StepArgs { adamw, clip: self.clip as f32 }
+    }
+}

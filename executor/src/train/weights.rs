@@ -1,0 +1,206 @@
+//! What a trainer's ranks hold, in and out: whole tensors by name, and everything a checkpoint keeps.
+//!
+//! In: ranks' flat buffers. Out: named tensors, or the reverse.
+//!
+//! Invariant: what is put in by name comes out by name whatever the mesh; a restored snapshot gives the same bits.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use meshwright_hardware::mesh::{Axis, Coord, Rank};
+use meshwright_hardware::params::ParamSpec;
+use meshwright_hardware::program::{Collective, Kind, Lifetime, Program};
+
+use super::Trainer;
+use crate::checkpoint::RankTensors;
+use crate::device::{Device, Region};
+use crate::error::ExecutorError;
+
+/// Copies a region to the host.
+pub(super) fn read(device: &mut dyn Device, region: Region) -> Result<Vec<f32>, ExecutorError> {
+    let mut values = Vec::new();
+    let mut copy = |host: &mut [f32]| {
+        values = host.to_vec();
+        Ok(())
+    };
+    device.with_host(region, &mut copy)?;
+    Ok(values)
+}
+
+/// Copies `values` to a region of as many elements.
+pub(super) fn write(device: &mut dyn Device, region: Region, values: &[f32]) -> Result<(), ExecutorError> {
+    let mut copy = |host: &mut [f32]| {
+        host.copy_from_slice(values);
+        Ok(())
+    };
+    device.with_host(region, &mut copy)
+}
+
+impl Trainer {
+    /// The weights of every parameter, whole, by name.
+    ///
+    /// # Errors
+    /// [`ExecutorError::Device`] if a device cannot be read.
+    pub fn gather_params(&mut self) -> Result<BTreeMap<String, Vec<f32>>, ExecutorError> {
+        self.gather(|trainer, rank, spec| {
+            let region = trainer.local(spec, spec.weights);
+            read(trainer.devices[rank].as_mut(), region)
+        })
+    }
+
+    /// The gradients that the last step ended with, summed over the batch, whole, by name. Where the program leaves each
+    /// data-parallel rank only its shard of the sum, the shards are put together.
+    ///
+    /// # Errors
+    /// [`ExecutorError::Device`] if a device cannot be read.
+    pub fn gather_grads(&mut self) -> Result<BTreeMap<String, Vec<f32>>, ExecutorError> {
+        self.gather(|trainer, rank, spec| {
+            let region = trainer.local(spec, spec.grads);
+            let mut grads = read(trainer.devices[rank].as_mut(), region)?;
+            let mesh = trainer.program.mesh;
+            let at = mesh.coord_of(rank);
+            for (peer, shard) in scattered(&trainer.program, at, spec.grads) {
+                let from = shard.start.max(region.start);
+                let to = (shard.start + shard.elems).min(region.start + region.elems);
+                if from < to {
+                    let part = Region { buffer: region.buffer, start: from, elems: to - from };
+                    let values = read(trainer.devices[peer].as_mut(), part)?;
+                    grads[from - region.start..to - region.start].copy_from_slice(&values);
+                }
+            }
+            Ok(grads)
+        })
+    }
+
+    /// Sets the weights of every parameter from whole tensors by name.
+    ///
+    /// # Errors
+    /// [`ExecutorError::BadInput`] naming a parameter that is missing or of another size.
+    pub fn set_params(&mut self, values: &BTreeMap<String, Vec<f32>>) -> Result<(), ExecutorError> {
+        for spec in self.params.roles.iter().flatten() {
+            let found = values.get(&spec.name).map_or(0, Vec::len);
+            if found != spec.elems() {
+                let why = format!("{found} values for a tensor of [{}, {}]", spec.rows, spec.cols);
+                return Err(ExecutorError::bad_input("parameter", &*spec.name, why, "give the whole tensor"));
+            }
+        }
+        self.fill(|spec, tp, t| spec.scatter(tp, t, &values[&spec.name]))
+    }
+
+    /// Sets every rank's part of every parameter to what `values` gives for tensor-parallel rank `t` of `tp`.
+    pub(super) fn fill(&mut self, values: impl Fn(&ParamSpec, usize, usize) -> Vec<f32>) -> Result<(), ExecutorError> {
+        let mesh = self.program.mesh;
+        for (rank, device) in self.devices.iter_mut().enumerate() {
+            let at = mesh.coord_of(rank);
+            for spec in &self.params.roles[at.pp] {
+                let range = spec.range(mesh.tp);
+                let region = Region { buffer: spec.weights as usize, start: range.start, elems: range.len() };
+                write(device.as_mut(), region, &values(spec, mesh.tp, at.tp))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn local(&self, spec: &ParamSpec, buffer: u32) -> Region {
+        let range = spec.range(self.program.mesh.tp);
+        Region { buffer: buffer as usize, start: range.start, elems: range.len() }
+    }
+
+    /// Every parameter whole, from the first stage that holds it, data-parallel rank 0.
+    fn gather(
+        &mut self,
+        local: impl Fn(&mut Trainer, Rank, &ParamSpec) -> Result<Vec<f32>, ExecutorError>,
+    ) -> Result<BTreeMap<String, Vec<f32>>, ExecutorError> {
+        let mesh = self.program.mesh;
+        let mut whole = BTreeMap::new();
+        for (pp, specs) in self.params.roles.clone().iter().enumerate() {
+            for spec in specs {
+                if whole.contains_key(&spec.name) {
+                    continue;
+                }
+                let ranks = (0..mesh.tp).map(|tp| mesh.rank_of(Coord { dp: 0, pp, tp }));
+                let locals = ranks.map(|rank| local(self, rank, spec)).collect::<Result<Vec<_>, _>>()?;
+                whole.insert(spec.name.clone(), spec.gather(&locals));
+            }
+        }
+        Ok(whole)
+    }
+
+    /// What a run needs to go on: all persistent buffers of every rank but gradients, which each step makes anew.
+    pub(super) fn snapshot(&mut self) -> Result<Vec<RankTensors>, ExecutorError> {
+        let kept = self.kept();
+        let of_rank = |(rank, device): (Rank, &mut Box<dyn Device>)| {
+            let tensor = |(name, region): &(String, Region)| Ok((name.clone(), read(device.as_mut(), *region)?));
+            let tensors = kept[rank].iter().map(tensor).collect::<Result<_, ExecutorError>>()?;
+            Ok(RankTensors { rank, tensors })
+        };
+        self.devices.iter_mut().enumerate().map(of_rank).collect()
+    }
+
+    /// Puts a snapshot back.
+    pub(super) fn restore(&mut self, ranks: &[RankTensors]) -> Result<(), ExecutorError> {
+        let kept = self.kept();
+        for (rank, device) in self.devices.iter_mut().enumerate() {
+            let saved = ranks.iter().find(|saved| saved.rank == rank);
+            for (name, region) in &kept[rank] {
+                let values = saved.and_then(|saved| saved.tensors.iter().find(|(saved, _)| saved == name));
+                match values {
+                    Some((_, values)) if values.len() == region.elems => write(device.as_mut(), *region, values)?,
+                    _ => return Err(unlike("its tensors are not this plan's", &format!("rank {rank}, {name}"))),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn kept(&self) -> Vec<Vec<(String, Region)>> {
+        let mesh = self.program.mesh;
+        let of_rank = |rank: Rank| {
+            let buffers = self.program.roles[mesh.coord_of(rank).pp].buffers.iter().enumerate();
+            buffers
+                .filter(|(_, b)| b.lifetime == Lifetime::Persistent && !b.name.starts_with("grads"))
+                .map(|(buffer, b)| (b.name.clone(), Region { buffer, start: 0, elems: b.elems }))
+                .collect()
+        };
+        (0..mesh.ranks()).map(of_rank).collect()
+    }
+}
+
+/// A checkpoint that another run wrote.
+pub(super) fn unlike(why: &str, place: &str) -> ExecutorError {
+    ExecutorError::bad_input(
+        "checkpoint",
+        place,
+        why,
+        "train into another folder, or with the plan and seed it is from",
+    )
+}
+
+/// Which data-parallel ranks end a step with which part of the summed gradients in `buffer`.
+fn scattered(program: &Program, at: Coord, buffer: u32) -> Vec<(Rank, Region)> {
+    let mesh = program.mesh;
+    let mut parts = Vec::new();
+    for instr in &program.roles[at.pp].instrs {
+        let Kind::Collective { op: Collective::ReduceScatter, axis: Axis::Dp, view } = &instr.kind else { continue };
+        if view.buffer == buffer {
+            let (start, elems) = (view.start(at), view.elems / mesh.dp);
+            let part = |dp: usize| Region { buffer: buffer as usize, start: start + dp * elems, elems };
+            parts.extend((0..mesh.dp).map(|dp| (mesh.rank_of(Coord { dp, ..at }), part(dp))));
+        }
+    }
+    parts
+}
+
+/// Tells programs apart: FNV-1a over everything a program says.
+pub(super) fn fingerprint(program: &Program) -> String {
+    struct Hash(u64);
+    impl Write for Hash {
+        fn write_str(&mut self, text: &str) -> std::fmt::Result {
+            self.0 = text.bytes().fold(self.0, |h, byte| (h ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+            Ok(())
+        }
+    }
+    let mut hash = Hash(0xcbf2_9ce4_8422_2325);
+    write!(hash, "{program:?}").expect("hashing does not fail");
+    format!("{:016x}", hash.0)
+}

@@ -1,0 +1,39 @@
+//! What the interpreter needs of communication between ranks.
+//!
+//! In: a rank's part of a message or collective, as host memory. Out: the same memory with what the others brought.
+//!
+//! Invariant: a collective's sums add up in rank order, so they give the same bits on every rank and in every run.
+
+mod threads;
+
+pub use threads::Threads;
+
+use meshwright_hardware::mesh::{Axis, Rank};
+use meshwright_hardware::program::Collective;
+
+use crate::error::ExecutorError;
+
+/// Messages and collectives among the ranks of a mesh. Every method may be called by all ranks at once.
+///
+/// # Errors
+/// All methods: [`ExecutorError::Transport`] if what ranks ask for does not match, [`ExecutorError::PeerFailed`] once any
+/// rank has called [`Transport::abort`].
+pub trait Transport: Sync {
+    /// Sends to rank `to`; returns when `data` may be reused.
+    fn send(&self, from: Rank, to: Rank, data: &[f32]) -> Result<(), ExecutorError>;
+
+    /// Waits for the next message from rank `from`, which is as long as `into`.
+    fn recv(&self, to: Rank, from: Rank, into: &mut [f32]) -> Result<(), ExecutorError>;
+
+    /// Takes part in a collective over this rank's group on an axis, in place.
+    fn collective(&self, rank: Rank, axis: Axis, op: Collective, data: &mut [f32]) -> Result<(), ExecutorError>;
+
+    /// Waits for all ranks.
+    fn barrier(&self, rank: Rank) -> Result<(), ExecutorError>;
+
+    /// Bytes that this rank's messages were staged in at most.
+    fn staging_bytes(&self, rank: Rank) -> u64;
+
+    /// Ends all waiting, now and later, because a rank cannot go on.
+    fn abort(&self);
+}

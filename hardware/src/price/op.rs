@@ -1,0 +1,57 @@
+//! The time of one op on one device.
+//!
+//! In: a device, an op, a format. Out: seconds, by measured curve or roofline.
+
+use super::PriceError;
+use crate::op::Op;
+use crate::profile::Device;
+use crate::program::ELEM_BYTES;
+use crate::units::{Precision, Seconds};
+
+/// What an op's measured curve is over, beside its work: m, n, k of a matmul; sequence, heads and width of attention;
+/// rows and columns of a row-wise op; elements of a vector.
+pub fn dims(op: &Op) -> Vec<f64> {
+    let of = |sizes: &[usize]| sizes.iter().map(|&size| size as f64).collect();
+    match *op {
+        Op::Matmul { m, n, k, .. } => of(&[m, n, k]),
+        Op::Attention(d) | Op::AttentionGrad(d) => of(&[d.seq, d.batch * d.heads, d.head_dim]),
+        Op::Embed { rows, cols, .. }
+        | Op::EmbedGrad { rows, cols, .. }
+        | Op::Positions { rows, cols, .. }
+        | Op::PositionsGrad { rows, cols, .. }
+        | Op::Norm { rows, cols, .. }
+        | Op::NormGrad { rows, cols, .. }
+        | Op::BiasGrad { rows, cols }
+        | Op::Activation { rows, cols, .. }
+        | Op::ActivationGrad { rows, cols, .. }
+        | Op::Add { rows, cols, .. } => of(&[rows, cols]),
+        Op::Rope { rows, heads, head_dim, .. } => of(&[rows, heads * head_dim]),
+        Op::LossStats { rows, vocab, .. } | Op::Loss { rows, vocab, .. } => of(&[rows, vocab]),
+        Op::Zero { n } | Op::Accumulate { n } | Op::SquaredNorm { n, .. } | Op::AdamW { n, .. } => of(&[n]),
+    }
+}
+
+/// The time of an op on a device.
+pub fn op_time(device: &Device, op: &Op, precision: Precision) -> Result<Seconds, PriceError> {
+    if let Some(curve) = device.curves.get(op.class()) {
+        return Ok(curve.time(&dims(op), op.work()));
+    }
+    let bytes = (op.bytes() * element_bytes(op, precision) / ELEM_BYTES) as f64;
+    let moved = bytes / (device.memory_bandwidth.value.0 * device.efficiency.memory.share(bytes));
+    let computed = if op.is_matrix() {
+        let no_peak = || PriceError::NoPeak { device: device.name.clone(), precision };
+        let peak = device.peak_in(precision).ok_or_else(no_peak)?;
+        let attention = matches!(op, Op::Attention(_) | Op::AttentionGrad(_));
+        let curve = if attention { &device.efficiency.attention } else { &device.efficiency.matmul };
+        op.flops() / (peak.0 * curve.share(op.flops()))
+    } else {
+        0.0
+    };
+    Ok(Seconds(moved.max(computed)) + device.launch.value)
+}
+
+/// Bytes an element that an op moves: optimizer state and sums of gradients stay in fp32.
+fn element_bytes(op: &Op, precision: Precision) -> u64 {
+    let state = matches!(op, Op::AdamW { .. } | Op::SquaredNorm { .. } | Op::Accumulate { .. } | Op::Zero { .. });
+    if state { ELEM_BYTES } else { precision.bytes() }
+}

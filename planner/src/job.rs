@@ -1,0 +1,227 @@
+//! What is to be trained: a model's shape and a training job.
+//!
+//! In: strict TOML ([`crate::models`] or a user's). Out: checked [`Model`] and [`Job`].
+//!
+//! Invariant: a `Model` and a `Job` that were read satisfy their `check`; they name no hardware and no partitioning.
+
+use meshwright_hardware::units::Precision;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Fault, PlanError};
+
+/// Which usual decoder: what stands between its matmuls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dress {
+    /// Learned positions, LayerNorm, GELU, biases (Radford et al. 2019).
+    Gpt2,
+    /// RoPE, RMSNorm, SwiGLU, no biases (Touvron et al. 2023).
+    Llama,
+}
+
+/// A decoder's shape.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// Name in tables.
+    pub name: String,
+    /// Which usual decoder.
+    pub dress: Dress,
+    /// Transformer layers.
+    pub layers: usize,
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key/value heads; as many as `heads` without grouped-query attention.
+    pub kv_heads: usize,
+    /// Width of the feed-forward layer (of each of the gate and up projections in a LLaMA).
+    pub ffn: usize,
+    /// Tokens in the vocabulary, padding included.
+    pub vocab: usize,
+    /// Whether the head's weight is the token embedding's.
+    pub tied: bool,
+    /// Base of the rotary positions.
+    #[serde(default = "usual_theta")]
+    pub rope_theta: f32,
+}
+
+fn usual_theta() -> f32 {
+    10_000.0
+}
+
+impl Model {
+    /// Width of a head.
+    pub fn head_dim(&self) -> usize {
+        self.hidden / self.heads
+    }
+
+    /// Parameters; a tied embedding counts once. `seq` is the learned positions' number.
+    pub fn parameters(&self, seq: usize) -> u64 {
+        let (h, f, kv) = (self.hidden as u64, self.ffn as u64, (self.kv_heads * self.head_dim()) as u64);
+        let table = self.vocab as u64 * h;
+        let tables = if self.tied { table } else { 2 * table };
+        match self.dress {
+            Dress::Gpt2 => {
+                let layer = h * (h + 2 * kv) + (h + 2 * kv) + h * h + h + 2 * h * f + f + h + 4 * h;
+                self.layers as u64 * layer + tables + seq as u64 * h + 2 * h
+            }
+            Dress::Llama => {
+                let layer = h * (h + 2 * kv) + h * h + 3 * h * f + 2 * h;
+                self.layers as u64 * layer + tables + h
+            }
+        }
+    }
+
+    /// Refuses shapes that no transformer has.
+    pub fn check(&self) -> Result<(), Fault> {
+        let sizes = [
+            ("layers", self.layers),
+            ("hidden", self.hidden),
+            ("heads", self.heads),
+            ("kv_heads", self.kv_heads),
+            ("ffn", self.ffn),
+            ("vocab", self.vocab),
+        ];
+        if let Some((key, _)) = sizes.iter().find(|(_, size)| *size == 0) {
+            return Err(Fault::new(key, 0, "it must be above zero"));
+        }
+        if !self.hidden.is_multiple_of(self.heads) {
+            return Err(Fault::new("heads", self.heads, format!("it must divide `hidden` = {}", self.hidden)));
+        }
+        if !self.heads.is_multiple_of(self.kv_heads) {
+            return Err(Fault::new("kv_heads", self.kv_heads, format!("it must divide `heads` = {}", self.heads)));
+        }
+        if self.dress == Dress::Llama && !self.head_dim().is_multiple_of(2) {
+            return Err(Fault::new("heads", self.heads, "rotary positions need heads of an even width"));
+        }
+        if !(self.rope_theta > 0.0 && self.rope_theta.is_finite()) {
+            return Err(Fault::new("rope_theta", self.rope_theta, "it must be above zero"));
+        }
+        Ok(())
+    }
+}
+
+/// AdamW and its schedule: linear warm-up, then a cosine from `lr` to `min_lr` at the last step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Optimizer {
+    /// Learning rate at its peak.
+    pub lr: f32,
+    /// Learning rate at the end.
+    pub min_lr: f32,
+    /// Steps of linear warm-up.
+    pub warmup_steps: usize,
+    /// Decay of the first moment.
+    pub beta1: f32,
+    /// Decay of the second moment.
+    pub beta2: f32,
+    /// Added to the root of the second moment.
+    pub eps: f32,
+    /// Decoupled weight decay, of matrices alone.
+    pub weight_decay: f32,
+    /// Global norm to which gradients are clipped; 0 for none.
+    pub clip: f32,
+}
+
+impl Default for Optimizer {
+    fn default() -> Self {
+        Optimizer {
+            lr: 3e-4,
+            min_lr: 3e-5,
+            warmup_steps: 100,
+            beta1: 0.9,
+            beta2: 0.95,
+            eps: 1e-8,
+            weight_decay: 0.1,
+            clip: 1.0,
+        }
+    }
+}
+
+/// A training job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Job {
+    /// Tokens a sequence.
+    pub seq: usize,
+    /// Sequences a step.
+    pub global_batch: usize,
+    /// Format of matmuls.
+    #[serde(default = "usual_precision")]
+    pub precision: Precision,
+    /// Steps to train.
+    #[serde(default = "usual_steps")]
+    pub steps: usize,
+    /// Of the weights and of the order of data.
+    #[serde(default)]
+    pub seed: u64,
+    /// What to train.
+    pub model: Model,
+    /// How to train it.
+    #[serde(default)]
+    pub optimizer: Optimizer,
+}
+
+fn usual_precision() -> Precision {
+    Precision::Bf16
+}
+
+fn usual_steps() -> usize {
+    1000
+}
+
+impl Job {
+    /// Reads a job file; errors name file, line, key and value.
+    pub fn from_toml(file: &str, text: &str) -> Result<Job, PlanError> {
+        let job: Job = toml::from_str(text).map_err(|error| PlanError::of_toml(file, text, &error))?;
+        job.check().map_err(|fault| PlanError::of_fault(file, text, fault))?;
+        Ok(job)
+    }
+
+    /// Refuses a job that no plan could run.
+    pub fn check(&self) -> Result<(), Fault> {
+        self.model.check().map_err(|fault| Fault { key: format!("model.{}", fault.key), ..fault })?;
+        for (key, value) in [("seq", self.seq), ("global_batch", self.global_batch), ("steps", self.steps)] {
+            if value == 0 {
+                return Err(Fault::new(key, 0, "it must be above zero"));
+            }
+        }
+        let o = &self.optimizer;
+        let at_least_zero =
+            [("lr", o.lr), ("min_lr", o.min_lr), ("weight_decay", o.weight_decay), ("clip", o.clip), ("eps", o.eps)];
+        if let Some((key, value)) = at_least_zero.iter().find(|(_, value)| !(*value >= 0.0 && value.is_finite())) {
+            return Err(Fault::new(&format!("optimizer.{key}"), value, "it must be zero or more"));
+        }
+        if let Some((key, value)) = [("beta1", o.beta1), ("beta2", o.beta2)].iter().find(|(_, b)| !(0.0..1.0).contains(b))
+        {
+            return Err(Fault::new(&format!("optimizer.{key}"), value, "it must be in [0, 1)"));
+        }
+        match self.precision {
+            Precision::Fp32 | Precision::Tf32 | Precision::Bf16 | Precision::Fp16 => Ok(()),
+            Precision::Fp8 | Precision::Int8 => {
+                Err(Fault::new("precision", self.precision, "training is modelled in fp32, tf32, bf16 and fp16"))
+            }
+        }
+    }
+
+    /// Tokens a step.
+    pub fn tokens_per_step(&self) -> u64 {
+        (self.global_batch * self.seq) as u64
+    }
+
+    /// FLOPs of a step by the convention of PaLM's appendix B (Chowdhery et al. 2022): 6 a matmul parameter and token,
+    /// and 12 · layers · hidden · seq a token for attention without regard to its mask; recomputation never counts.
+    pub fn model_flops_per_step(&self) -> f64 {
+        let m = &self.model;
+        let (h, kv) = (m.hidden as f64, (m.kv_heads * m.head_dim()) as f64);
+        let mlp = match m.dress {
+            Dress::Gpt2 => 2.0,
+            Dress::Llama => 3.0,
+        };
+        let layer = h * (h + 2.0 * kv) + h * h + mlp * h * m.ffn as f64;
+        let matmuls = m.layers as f64 * layer + m.vocab as f64 * h;
+        let attention = 12.0 * (m.layers * m.hidden * self.seq) as f64;
+        (6.0 * matmuls + attention) * self.tokens_per_step() as f64
+    }
+}

@@ -1,0 +1,280 @@
+//! Pieces to code: step lists split into blocks at collectives, with planned working memory.
+//!
+//! In: tapes. Out: [`Code`] for each piece, pass and recompute mode; the program's deduplicated blocks.
+//!
+//! Invariant: two values alive at the same time never share working memory; identical op lists are one block.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use meshwright_hardware::op::Op;
+use meshwright_hardware::program::{ArgView, Block, BlockParam, Call, Collective, Phase};
+
+use crate::model::{self, Home, Shape, Step, Tape, Use, Value};
+use crate::plan::{Plan, Recompute};
+
+/// The program's blocks so far.
+#[derive(Default)]
+pub struct Blocks {
+    list: Vec<Block>,
+    known: HashMap<String, u32>,
+}
+
+impl Blocks {
+    /// The number of a block, which is appended if there is none like it.
+    pub fn add(&mut self, block: Block) -> u32 {
+        let list = &mut self.list;
+        *self.known.entry(format!("{block:?}")).or_insert_with(|| {
+            list.push(block);
+            (list.len() - 1) as u32
+        })
+    }
+
+    /// A block of one op whose formals are its signature's.
+    pub fn single(&mut self, name: &str, op: Op) -> u32 {
+        let signature = op.signature();
+        let params = signature.iter().map(|p| BlockParam { name: p.name.to_owned(), elems: p.elems }).collect();
+        let args = (0..signature.len() as u32).map(|param| ArgView { param, offset: 0 }).collect();
+        self.add(Block { name: name.to_owned(), params, calls: vec![Call { op, args }] })
+    }
+
+    /// All blocks, by number.
+    pub fn into_list(self) -> Vec<Block> {
+        self.list
+    }
+
+    /// A block by number.
+    pub fn get(&self, block: u32) -> &Block {
+        &self.list[block as usize]
+    }
+}
+
+/// A part of a piece's pass that is one instruction.
+#[derive(Clone, Debug)]
+pub enum Segment {
+    /// A block with its actual arguments.
+    Run {
+        /// Number of the block.
+        block: u32,
+        /// What for.
+        phase: Phase,
+        /// One a formal.
+        args: Vec<Use>,
+    },
+    /// A collective over tensor parallelism.
+    Collective(Collective, Value),
+}
+
+/// One pass over a piece.
+#[derive(Clone, Debug, Default)]
+pub struct Code {
+    /// Its instructions.
+    pub segments: Vec<Segment>,
+    /// Where its working values start, in elements.
+    pub work: HashMap<Value, usize>,
+    /// Working memory it needs, in elements.
+    pub work_elems: usize,
+}
+
+/// A piece's passes under one recompute mode.
+#[derive(Clone, Debug)]
+pub struct Piece {
+    /// What it computes.
+    pub tape: Tape,
+    /// Where each kept tensor starts in the piece's slot, in elements; its input is at 0.
+    pub kept: BTreeMap<usize, usize>,
+    /// Size of a slot, in elements.
+    pub slot_elems: usize,
+    /// Forward pass.
+    pub forward: Code,
+    /// Recomputed forward ops and backward pass.
+    pub backward: Code,
+    /// Elements of the gradients made inside.
+    grads: Vec<(String, usize)>,
+}
+
+/// All pieces of a plan.
+#[derive(Clone, Debug)]
+pub struct Pieces {
+    /// Ids to activation.
+    pub embed: Piece,
+    /// A layer, by recompute mode in the order of [`Recompute::ALL`].
+    pub layers: [Piece; 3],
+    /// Activation to loss and gradient: all in its backward pass.
+    pub head: Piece,
+}
+
+impl Pieces {
+    /// The pieces of a plan.
+    pub fn of(plan: &Plan, blocks: &mut Blocks) -> Pieces {
+        let shape = Shape { microbatch: plan.microbatch, seq: plan.job.seq, tp: plan.mesh.tp };
+        let model = &plan.job.model;
+        let scale = 1.0 / plan.job.tokens_per_step() as f32;
+        let layer = model::layer(model, shape);
+        Pieces {
+            embed: Piece::of(model::embed(model, shape), Recompute::None, blocks),
+            layers: Recompute::ALL.map(|mode| Piece::of(layer.clone(), mode, blocks)),
+            head: Piece::of_head(model::head(model, shape, scale), blocks),
+        }
+    }
+
+    /// The layer under a mode.
+    pub fn layer(&self, mode: Recompute) -> &Piece {
+        &self.layers[mode as usize]
+    }
+
+    /// The most working memory of any pass, in elements.
+    pub fn work_elems<'a>(used: impl IntoIterator<Item = &'a Piece>) -> usize {
+        used.into_iter().map(|p| p.forward.work_elems.max(p.backward.work_elems)).max().unwrap_or(0)
+    }
+}
+
+impl Piece {
+    fn of(tape: Tape, mode: Recompute, blocks: &mut Blocks) -> Piece {
+        let (backward, grads) = tape.backward();
+        let needed = Tape::tensors_of(&backward);
+        let keeps = |t: &usize| match (tape.tensors[*t].home, mode) {
+            (Home::Input | Home::Ids, _) => true,
+            (Home::Inner { cheap }, Recompute::Selective) => !cheap,
+            (Home::Inner { .. }, Recompute::None) => true,
+            (Home::Inner { .. }, Recompute::Full) => false,
+            (Home::Output | Home::Targets | Home::Loss, _) => false,
+        };
+        let inner = |t: &usize| matches!(tape.tensors[*t].home, Home::Inner { .. });
+        let kept_set: BTreeSet<usize> = needed.iter().copied().filter(keeps).collect();
+        let missing: BTreeSet<usize> = needed.into_iter().filter(|t| inner(t) && !kept_set.contains(t)).collect();
+        let again = tape.recompute(missing, &kept_set);
+        let (kept, slot_elems) = slot(&tape, &kept_set);
+        let mut piece = Piece { tape, kept, slot_elems, forward: Code::default(), backward: Code::default(), grads };
+        piece.forward = piece.code(&[(Phase::Forward, piece.tape.forward())], blocks);
+        piece.backward = piece.code(&[(Phase::Recompute, again), (Phase::Backward, backward)], blocks);
+        piece
+    }
+
+    /// The head keeps only its input; forward, loss and backward are one pass.
+    fn of_head(tape: Tape, blocks: &mut Blocks) -> Piece {
+        let (backward, grads) = tape.backward();
+        let (kept, slot_elems) = slot(&tape, &BTreeSet::from([0]));
+        let mut piece = Piece { tape, kept, slot_elems, forward: Code::default(), backward: Code::default(), grads };
+        let lists = [(Phase::Forward, piece.tape.forward()), (Phase::Backward, backward)];
+        piece.backward = piece.code(&lists, blocks);
+        piece
+    }
+
+    /// Name of a value in listings.
+    fn name(&self, at: Use) -> String {
+        let name = match at.value {
+            Value::Tensor(t) => self.tape.tensors[t].name.to_owned(),
+            Value::Grad(g) => self.grads[g].0.clone(),
+            Value::Flow => "d.x".to_owned(),
+            Value::Weight(p) => self.tape.params[p].name.to_owned(),
+            Value::WeightGrad(p) => format!("d.{}", self.tape.params[p].name),
+        };
+        if at.part { format!("{name}.part") } else { name }
+    }
+
+    /// Elements of a tensor or of a gradient made inside.
+    pub fn elems(&self, value: Value) -> usize {
+        match value {
+            Value::Tensor(t) => self.tape.tensors[t].elems,
+            Value::Grad(g) => self.grads[g].1,
+            Value::Flow | Value::Weight(_) | Value::WeightGrad(_) => unreachable!("{value:?} has no size of its own"),
+        }
+    }
+
+    /// Whether a value lives in working memory.
+    fn works(&self, value: Value) -> bool {
+        match value {
+            Value::Tensor(t) => {
+                matches!(self.tape.tensors[t].home, Home::Inner { .. }) && !self.kept.contains_key(&t)
+            }
+            Value::Grad(_) => true,
+            Value::Flow | Value::Weight(_) | Value::WeightGrad(_) => false,
+        }
+    }
+
+    fn code(&self, lists: &[(Phase, Vec<Step>)], blocks: &mut Blocks) -> Code {
+        let mut code = Code::default();
+        let steps: Vec<(Phase, &Step)> = lists.iter().flat_map(|(phase, list)| list.iter().map(|s| (*phase, s))).collect();
+        self.place(&steps, &mut code);
+        for run in steps.chunk_by(|a, b| a.0 == b.0 && a.1.is_call() && b.1.is_call()) {
+            code.segments.push(match run[0].1 {
+                Step::Collective(op, value) => Segment::Collective(*op, *value),
+                Step::Call(..) => self.block(run[0].0, run, blocks),
+            });
+        }
+        code
+    }
+
+    fn block(&self, phase: Phase, run: &[(Phase, &Step)], blocks: &mut Blocks) -> Segment {
+        let (mut params, mut args, mut calls) = (Vec::<BlockParam>::new(), Vec::<Use>::new(), Vec::new());
+        for (_, step) in run {
+            let Step::Call(op, uses) = step else { unreachable!("collectives stand alone") };
+            let signature = op.signature();
+            let views = uses.iter().zip(&signature).map(|(&at, formal)| {
+                let known = args.iter().position(|&other| other == at).unwrap_or_else(|| {
+                    args.push(at);
+                    params.push(BlockParam { name: self.name(at), elems: formal.elems });
+                    args.len() - 1
+                });
+                ArgView { param: known as u32, offset: 0 }
+            });
+            let views = views.collect();
+            calls.push(Call { op: *op, args: views });
+        }
+        let name = format!("{} {}", self.tape.name, phase.name());
+        Segment::Run { block: blocks.add(Block { name, params, calls }), phase, args }
+    }
+
+    /// Places working values: each from its first use to its last, at the lowest free place (first fit by start).
+    fn place(&self, steps: &[(Phase, &Step)], code: &mut Code) {
+        let mut spans: BTreeMap<Value, (usize, usize)> = BTreeMap::new();
+        for (at, (_, step)) in steps.iter().enumerate() {
+            for value in step.values() {
+                if self.works(value) {
+                    spans.entry(value).or_insert((at, at)).1 = at;
+                }
+            }
+        }
+        let mut order: Vec<(Value, (usize, usize))> = spans.into_iter().collect();
+        order.sort_by_key(|(value, (first, _))| (*first, std::cmp::Reverse(self.elems(*value)), *value));
+        let mut placed: Vec<(usize, usize, usize)> = Vec::new(); // last use, start, end
+        for (value, (first, last)) in order {
+            let elems = self.elems(value).next_multiple_of(ALIGN);
+            let mut busy: Vec<(usize, usize)> =
+                placed.iter().filter(|(until, ..)| *until >= first).map(|&(_, start, end)| (start, end)).collect();
+            busy.sort_unstable();
+            let start = busy.iter().fold(0, |at, &(start, end)| if at + elems <= start { at } else { at.max(end) });
+            placed.push((last, start, start + elems));
+            code.work.insert(value, start);
+            code.work_elems = code.work_elems.max(start + elems);
+        }
+    }
+}
+
+/// Elements to which views are aligned: 64 bytes.
+pub(super) const ALIGN: usize = 16;
+
+/// Places kept tensors in a slot, the input first.
+fn slot(tape: &Tape, kept: &BTreeSet<usize>) -> (BTreeMap<usize, usize>, usize) {
+    let mut at = 0;
+    let places = kept.iter().map(|&t| {
+        let start = at;
+        at += tape.tensors[t].elems.next_multiple_of(ALIGN);
+        (t, start)
+    });
+    let places = places.collect();
+    (places, at)
+}
+
+impl Step {
+    fn is_call(&self) -> bool {
+        matches!(self, Step::Call(..))
+    }
+
+    fn values(&self) -> Vec<Value> {
+        match self {
+            Step::Call(_, uses) => uses.iter().map(|at| at.value).collect(),
+            Step::Collective(_, value) => vec![*value],
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Lowering: a plan to the program that simulation prices and the executor runs.
+//!
+//! In: a [`Plan`]. Out: [`Lowered`]: the verified program and where each named parameter lives in it.
+//!
+//! Passes: pieces (tapes to blocks and collectives, `code`), layout (buffers, `layout`), step (the instruction list of
+//! each stage, `step`), cross-stream waits and verification (both `meshwright_hardware`'s).
+//!
+//! Invariant: equal plans give equal programs.
+
+mod code;
+mod layout;
+mod step;
+
+use meshwright_hardware::hazards::add_waits;
+use meshwright_hardware::params::Params;
+use meshwright_hardware::program::Program;
+use meshwright_hardware::verify::{Verified, verify};
+
+pub use code::{Blocks, Code, Piece, Pieces, Segment};
+pub use layout::{Footprint, Layout, bank_elems, stage_bytes};
+
+use crate::error::PlanError;
+use crate::plan::Plan;
+
+/// A plan made executable.
+#[derive(Clone, Debug)]
+pub struct Lowered {
+    /// What each rank does in a step.
+    pub program: Verified,
+    /// Where each named parameter lives.
+    pub params: Params,
+}
+
+/// Lowers a plan that satisfies [`Plan::check`].
+pub fn lower(plan: &Plan) -> Result<Lowered, PlanError> {
+    let mut blocks = Blocks::default();
+    let pieces = Pieces::of(plan, &mut blocks);
+    let layouts: Vec<Layout> = (0..plan.mesh.pp).map(|stage| Layout::of(plan, &pieces, stage)).collect();
+    let params = Params { roles: layouts.iter().map(|layout| layout.params()).collect() };
+    let roles = layouts.into_iter().enumerate().map(|(stage, layout)| step::role(plan, &pieces, layout, stage, &mut blocks));
+    let roles = roles.collect();
+    let mut program = Program { mesh: plan.mesh, blocks: blocks.into_list(), roles };
+    add_waits(&mut program);
+    Ok(Lowered { program: verify(program)?, params })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::Dress;
+    use crate::plan::{Schedule, Stage};
+    use crate::testing::{tiny_job, tiny_model};
+    use meshwright_hardware::mesh::Mesh;
+    use meshwright_hardware::units::Precision;
+
+    fn plans() -> Vec<Plan> {
+        let mut all = Vec::new();
+        for dress in [Dress::Gpt2, Dress::Llama] {
+            for (dp, pp, tp) in [(1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2), (2, 2, 2), (1, 4, 1)] {
+                for (schedule, zero, precision) in
+                    [(Schedule::OneFOneB, 0, Precision::Fp32), (Schedule::GPipe, 1, Precision::Bf16)]
+                {
+                    let stages = match pp {
+                        1 => vec![Stage { layers: 4, full: 1, selective: 2 }],
+                        2 => vec![Stage { layers: 3, full: 1, selective: 1 }, Stage { layers: 1, full: 0, selective: 0 }],
+                        _ => vec![Stage { layers: 1, full: 0, selective: 1 }; 4],
+                    };
+                    let job = crate::job::Job { precision, ..tiny_job(tiny_model(dress)) };
+                    let plan = Plan { microbatch: 1, schedule, zero, mesh: Mesh { dp, pp, tp }, stages, job };
+                    plan.check().unwrap();
+                    all.push(plan);
+                }
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn every_plan_lowers_to_a_sound_program_of_the_bytes_foretold() {
+        for plan in plans() {
+            let lowered = lower(&plan).unwrap_or_else(|error| panic!("{}: {error}", plan.summary()));
+            let pieces = Pieces::of(&plan, &mut Blocks::default());
+            for (stage, role) in lowered.program.roles.iter().enumerate() {
+                assert_eq!(stage_bytes(&plan, &pieces, stage), role.bytes(), "{} stage {stage}", plan.summary());
+            }
+        }
+    }
+
+    #[test]
+    fn parameters_of_all_stages_are_the_models() {
+        for plan in plans() {
+            let lowered = lower(&plan).unwrap();
+            let mut named: Vec<(String, usize)> =
+                lowered.params.roles.iter().flatten().map(|spec| (spec.name.clone(), spec.rows * spec.cols)).collect();
+            named.sort();
+            named.dedup(); // a tied embedding stands on two stages
+            let total: usize = named.iter().map(|(_, elems)| elems).sum();
+            assert_eq!(total as u64, plan.job.model.parameters(plan.job.seq), "{}", plan.summary());
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! The tape of one piece: its tensors, parameters and the forward ops over them.
+//!
+//! In: ops, by the architecture. Out: forward and recompute [`Step`] lists (backward ones: `backward.rs`).
+//!
+//! Invariant: nodes stand in order of execution; a tensor is written before it is read, or is the piece's input.
+
+use std::collections::BTreeSet;
+
+use meshwright_hardware::op::{Mode, Op};
+use meshwright_hardware::params::{Init, Shard};
+use meshwright_hardware::program::Collective;
+
+/// Where a tensor comes from or goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Home {
+    /// The activation that enters the piece.
+    Input,
+    /// The activation that enters the next piece.
+    Output,
+    /// Token ids.
+    Ids,
+    /// Target ids.
+    Targets,
+    /// The loss's sum.
+    Loss,
+    /// Made and used inside the piece; `cheap` ones are dropped by selective recompute.
+    Inner {
+        /// Whether it costs little beside its size to make again.
+        cheap: bool,
+    },
+}
+
+/// A tensor of a piece.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tensor {
+    /// Name in listings.
+    pub name: &'static str,
+    /// Elements on one rank.
+    pub elems: usize,
+    /// Where it lives.
+    pub home: Home,
+}
+
+/// A parameter of a piece.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ParamDecl {
+    /// Name inside the piece; layers get their number in front.
+    pub name: &'static str,
+    /// Rows of the whole matrix.
+    pub rows: usize,
+    /// Columns of the whole matrix.
+    pub cols: usize,
+    /// How ranks of tensor parallelism share it.
+    pub shard: Shard,
+    /// Whether weight decay applies.
+    pub decay: bool,
+    /// How it begins.
+    pub init: Init,
+    /// Whether it is the embedding's own table, used once more.
+    pub tied: bool,
+}
+
+impl ParamDecl {
+    /// Elements on one of `tp` ranks.
+    pub fn elems(&self, tp: usize) -> usize {
+        match self.shard {
+            Shard::Whole => self.rows * self.cols,
+            Shard::Rows { .. } | Shard::Cols => self.rows * self.cols / tp,
+        }
+    }
+}
+
+/// An argument of a node's op.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arg {
+    /// A tensor.
+    Tensor(usize),
+    /// This rank's part of a tensor that holds all ranks' of tensor parallelism.
+    Part(usize),
+    /// A parameter.
+    Param(usize),
+}
+
+/// One forward action.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Node {
+    /// An op with its arguments, in the order of [`Op::signature`].
+    Op(Op, Vec<Arg>),
+    /// A tensor enters a region of tensor parallelism: its gradient is summed over the ranks (f of Shoeybi et al. 2019).
+    Enter(usize),
+    /// A tensor leaves one: it is summed over the ranks (g of Shoeybi et al. 2019).
+    Reduce(usize),
+    /// A tensor's parts are exchanged.
+    Gather(usize),
+}
+
+/// What a lowered op or collective touches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Value {
+    /// A forward tensor.
+    Tensor(usize),
+    /// A gradient made inside the piece.
+    Grad(usize),
+    /// The gradient that flows from piece to piece.
+    Flow,
+    /// A parameter.
+    Weight(usize),
+    /// A parameter's gradient.
+    WeightGrad(usize),
+}
+
+/// A value, or this rank's part of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Use {
+    /// Which.
+    pub value: Value,
+    /// Whether only this rank's part is meant.
+    pub part: bool,
+}
+
+/// One action of a forward, recompute or backward list.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// An op.
+    Call(Op, Vec<Use>),
+    /// A collective over the ranks of tensor parallelism.
+    Collective(Collective, Value),
+}
+
+/// What one piece computes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tape {
+    /// The piece: `embed`, `layer`, `head`.
+    pub name: &'static str,
+    /// Its tensors.
+    pub tensors: Vec<Tensor>,
+    /// Its parameters.
+    pub params: Vec<ParamDecl>,
+    /// Its forward pass.
+    pub nodes: Vec<Node>,
+}
+
+impl Tape {
+    /// An empty tape.
+    pub fn new(name: &'static str) -> Self {
+        Tape { name, tensors: Vec::new(), params: Vec::new(), nodes: Vec::new() }
+    }
+
+    /// Declares a tensor.
+    pub fn tensor(&mut self, name: &'static str, elems: usize, home: Home) -> usize {
+        self.tensors.push(Tensor { name, elems, home });
+        self.tensors.len() - 1
+    }
+
+    /// Declares a parameter.
+    pub fn param(&mut self, decl: ParamDecl) -> usize {
+        self.params.push(decl);
+        self.params.len() - 1
+    }
+
+    /// Appends an op.
+    pub fn op(&mut self, op: Op, args: impl IntoIterator<Item = Arg>) {
+        let args: Vec<Arg> = args.into_iter().collect();
+        debug_assert_eq!(args.len(), op.signature().len(), "{op:?}");
+        self.nodes.push(Node::Op(op, args));
+    }
+
+    /// The forward pass.
+    pub fn forward(&self) -> Vec<Step> {
+        self.nodes.iter().filter_map(forward_step).collect()
+    }
+
+    /// Tensors that a list reads or writes.
+    pub fn tensors_of(steps: &[Step]) -> BTreeSet<usize> {
+        let uses = steps.iter().flat_map(|step| match step {
+            Step::Call(_, args) => args.iter().map(|arg| arg.value).collect(),
+            Step::Collective(_, value) => vec![*value],
+        });
+        uses.filter_map(|value| if let Value::Tensor(t) = value { Some(t) } else { None }).collect()
+    }
+
+    /// The forward steps that make the `missing` tensors again from those in `kept` and the piece's input.
+    pub fn recompute(&self, mut missing: BTreeSet<usize>, kept: &BTreeSet<usize>) -> Vec<Step> {
+        let mut steps = Vec::new();
+        for node in self.nodes.iter().rev() {
+            if !written(node).iter().any(|t| missing.contains(t)) {
+                continue;
+            }
+            let inputs = touched(node).into_iter().filter(|t| !kept.contains(t));
+            missing.extend(inputs.filter(|&t| matches!(self.tensors[t].home, Home::Inner { .. })));
+            steps.extend(forward_step(node));
+        }
+        steps.reverse();
+        steps
+    }
+}
+
+fn forward_step(node: &Node) -> Option<Step> {
+    match node {
+        Node::Op(op, args) => Some(Step::Call(*op, args.iter().map(|&arg| Use::of(arg)).collect())),
+        Node::Enter(_) => None,
+        Node::Reduce(t) => Some(Step::Collective(Collective::AllReduce, Value::Tensor(*t))),
+        Node::Gather(t) => Some(Step::Collective(Collective::AllGather, Value::Tensor(*t))),
+    }
+}
+
+/// Tensors that a node writes.
+fn written(node: &Node) -> Vec<usize> {
+    match node {
+        Node::Op(op, args) => {
+            let outs = args.iter().zip(op.signature()).filter(|(_, param)| param.mode != Mode::In);
+            outs.filter_map(|(arg, _)| arg.tensor()).collect()
+        }
+        Node::Enter(_) => Vec::new(),
+        Node::Reduce(t) | Node::Gather(t) => vec![*t],
+    }
+}
+
+/// Tensors that a node reads or writes.
+fn touched(node: &Node) -> Vec<usize> {
+    match node {
+        Node::Op(_, args) => args.iter().filter_map(|arg| arg.tensor()).collect(),
+        Node::Enter(t) | Node::Reduce(t) | Node::Gather(t) => vec![*t],
+    }
+}
+
+impl Arg {
+    fn tensor(self) -> Option<usize> {
+        match self {
+            Arg::Tensor(t) | Arg::Part(t) => Some(t),
+            Arg::Param(_) => None,
+        }
+    }
+}
+
+impl Use {
+    /// The forward use of an argument.
+    pub fn of(arg: Arg) -> Use {
+        match arg {
+            Arg::Tensor(t) => Use::whole(Value::Tensor(t)),
+            Arg::Part(t) => Use { value: Value::Tensor(t), part: true },
+            Arg::Param(p) => Use::whole(Value::Weight(p)),
+        }
+    }
+
+    /// All of a value.
+    pub fn whole(value: Value) -> Use {
+        Use { value, part: false }
+    }
+}

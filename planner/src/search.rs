@@ -1,0 +1,262 @@
+//! Search: the best plan for a job on a cluster, and why the others lost.
+//!
+//! In: a job, a cluster, what is fixed. Out: [`Found`]: the best plans with their predictions, and counted rejections.
+//!
+//! The space is enumerated whole; each candidate gets a floor (its work spread evenly), then stages by MILP and a bound,
+//! then a simulation, always the most promising first; it ends when no bound is below the worst kept simulation.
+//!
+//! Invariant: no candidate that simulates faster than the best kept one was left out; equal inputs give equal answers.
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::time::Instant;
+
+use meshwright_hardware::mesh::Mesh;
+use meshwright_hardware::price::Prices;
+use meshwright_hardware::profile::Cluster;
+
+use crate::bound::{Costs, step_seconds, update_seconds};
+use crate::error::PlanError;
+use crate::job::Job;
+use crate::lower::{Blocks, Footprint, Pieces, stage_bytes};
+use crate::partition::{Fixed, Problem};
+use crate::plan::{Plan, Schedule, Stage, check_tp};
+use crate::predict::{Predicted, predict};
+
+/// Share of a device's memory that a plan may declare; the rest is the runtime's, the allocator's and the network's.
+pub const USABLE_MEMORY: f64 = 0.94;
+
+/// Axes that the user has fixed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Fix {
+    /// Data parallelism.
+    pub dp: Option<usize>,
+    /// Pipeline parallelism.
+    pub pp: Option<usize>,
+    /// Tensor parallelism.
+    pub tp: Option<usize>,
+    /// Sequences a microbatch.
+    pub microbatch: Option<usize>,
+    /// Order of microbatches.
+    pub schedule: Option<Schedule>,
+    /// ZeRO stage.
+    pub zero: Option<u8>,
+}
+
+/// What a search found.
+#[derive(Debug)]
+pub struct Found {
+    /// The best plans, best first; at least one.
+    pub best: Vec<(Plan, Predicted)>,
+    /// Candidates looked at.
+    pub considered: usize,
+    /// How many fell for which reason.
+    pub rejected: BTreeMap<String, usize>,
+    /// How many were simulated.
+    pub simulated: usize,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// The `top` best plans for a job on all devices of a cluster.
+pub fn search(job: &Job, cluster: &Cluster, fix: &Fix, top: usize) -> Result<Found, PlanError> {
+    let started = Instant::now();
+    let mut search = Search {
+        job,
+        cluster,
+        capacity: cluster.pools.iter().map(|p| p.device.memory.value.0).min().unwrap_or(0) as f64 * USABLE_MEMORY,
+        shapes: HashMap::new(),
+        considered: 0,
+        rejected: BTreeMap::new(),
+    };
+    let mut queue = search.enumerate(fix)?;
+    let mut best: Vec<(Plan, Predicted)> = Vec::new();
+    let mut simulated = 0;
+    while let Some(Candidate { seconds, plan, refined, order }) = queue.pop() {
+        if best.len() == top && seconds >= best[top - 1].1.figures.step_time_s {
+            *search.rejected.entry("slower by its bound".to_owned()).or_default() += queue.len() + 1;
+            break;
+        }
+        if !refined {
+            if let Some((plan, seconds)) = search.refine(plan)? {
+                queue.push(Candidate { seconds, plan, refined: true, order });
+            }
+            continue;
+        }
+        simulated += 1;
+        let predicted = predict(&plan, cluster)?;
+        let at = best.partition_point(|(_, other)| other.figures.step_time_s <= predicted.figures.step_time_s);
+        best.insert(at, (plan, predicted));
+        if best.len() > top {
+            best.pop();
+            *search.rejected.entry("slower when simulated".to_owned()).or_default() += 1;
+        }
+    }
+    let Search { considered, rejected, .. } = search;
+    if best.is_empty() {
+        return Err(PlanError::Infeasible { considered, rejected });
+    }
+    Ok(Found { best, considered, rejected, simulated, seconds: started.elapsed().as_secs_f64() })
+}
+
+/// A plan with the least its step can take.
+struct Candidate {
+    seconds: f64,
+    plan: Plan,
+    /// Whether stages are decided; else `seconds` is the floor of all partitions.
+    refined: bool,
+    /// Place in the enumeration, which breaks ties.
+    order: usize,
+}
+
+impl PartialEq for Candidate {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+impl Eq for Candidate {}
+impl PartialOrd for Candidate {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Candidate {
+    /// The heap's greatest is the one of least seconds, then the first enumerated.
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.seconds.total_cmp(&self.seconds).then(other.order.cmp(&self.order))
+    }
+}
+
+/// Pieces and their costs, alike for all plans of one microbatch and tensor parallelism.
+struct ShapeCosts {
+    pieces: Pieces,
+    costs: Costs,
+}
+
+struct Search<'a> {
+    job: &'a Job,
+    cluster: &'a Cluster,
+    capacity: f64,
+    shapes: HashMap<(usize, usize), ShapeCosts>,
+    considered: usize,
+    rejected: BTreeMap<String, usize>,
+}
+
+impl Search<'_> {
+    fn reject(&mut self, reason: impl Into<String>, count: usize) {
+        *self.rejected.entry(reason.into()).or_default() += count;
+    }
+
+    /// All candidates with their floors; what the job or the cluster rules out is counted.
+    fn enumerate(&mut self, fix: &Fix) -> Result<BinaryHeap<Candidate>, PlanError> {
+        let devices = self.cluster.devices();
+        let mut queue = BinaryHeap::new();
+        for tp in divisors(devices).filter(|&tp| fix.tp.is_none_or(|fixed| fixed == tp)) {
+            for pp in divisors(devices / tp).filter(|&pp| fix.pp.is_none_or(|fixed| fixed == pp)) {
+                let dp = devices / (tp * pp);
+                if fix.dp.is_some_and(|fixed| fixed != dp) {
+                    continue;
+                }
+                let variants = variants(dp, pp, fix);
+                let sizes = microbatches(self.job.global_batch, dp, fix);
+                self.considered += sizes.len().max(1) * variants.len();
+                if let Err(problem) = check_tp(self.job, tp) {
+                    let reason = format!("tensor parallelism does not divide: {}", problem.replace("it must divide ", ""));
+                    self.reject(reason, sizes.len().max(1) * variants.len());
+                } else if pp > self.job.model.layers {
+                    self.reject("more stages than layers", sizes.len().max(1) * variants.len());
+                } else if sizes.is_empty() {
+                    self.reject("global batch not divisible by dp · microbatch", variants.len());
+                } else {
+                    for &microbatch in &sizes {
+                        for &(schedule, zero) in &variants {
+                            let plan = self.plan(Mesh { dp, pp, tp }, microbatch, schedule, zero);
+                            let seconds = self.shape(&plan)?.costs.floor(&plan);
+                            queue.push(Candidate { seconds, plan, refined: false, order: queue.len() });
+                        }
+                    }
+                }
+            }
+        }
+        Ok(queue)
+    }
+
+    /// A candidate whose stages are still to be decided.
+    fn plan(&self, mesh: Mesh, microbatch: usize, schedule: Schedule, zero: u8) -> Plan {
+        let stages = vec![Stage { layers: 1, full: 0, selective: 0 }; mesh.pp];
+        Plan { microbatch, schedule, zero, mesh, stages, job: self.job.clone() }
+    }
+
+    fn shape(&mut self, plan: &Plan) -> Result<&ShapeCosts, PlanError> {
+        let key = (plan.microbatch, plan.mesh.tp);
+        if !self.shapes.contains_key(&key) {
+            let mut blocks = Blocks::default();
+            let pieces = Pieces::of(plan, &mut blocks);
+            let mut prices = Prices::new(self.cluster, plan.mesh, self.job.precision)?;
+            let costs = Costs::of(&pieces, &blocks, &mut prices)?;
+            self.shapes.insert(key, ShapeCosts { pieces, costs });
+        }
+        Ok(&self.shapes[&key])
+    }
+
+    /// Decides the stages and the bound; `None`, and counted, if nothing fits memory.
+    fn refine(&mut self, mut plan: Plan) -> Result<Option<(Plan, f64)>, PlanError> {
+        let (capacity, cluster) = (self.capacity, self.cluster);
+        let ShapeCosts { pieces, costs } = self.shape(&plan)?;
+        let footprints: Vec<Footprint> = (0..plan.mesh.pp).map(|stage| Footprint::of(&plan, pieces, stage)).collect();
+        let fixed = |(stage, footprint): (usize, &Footprint)| Fixed {
+            seconds: costs.fixed(&plan, stage),
+            bytes: (footprint.fixed + footprint.work.iter().max().expect("three modes")) as f64,
+            in_flight: plan.in_flight(stage),
+        };
+        let problem = Problem {
+            layers: plan.job.model.layers,
+            microbatches: plan.microbatches(),
+            seconds: costs.layer,
+            state: footprints[0].state as f64,
+            slot: footprints[0].slot.map(|bytes| bytes as f64),
+            stages: footprints.iter().enumerate().map(fixed).collect(),
+            capacity,
+        };
+        let Some(stages) = problem.solve() else {
+            self.reject("out of memory", 1);
+            return Ok(None);
+        };
+        plan.stages = stages;
+        debug_assert!((0..plan.mesh.pp).all(|stage| stage_bytes(&plan, pieces, stage) as f64 <= capacity));
+        let mut prices = Prices::new(cluster, plan.mesh, plan.job.precision)?;
+        let update = update_seconds(&plan, pieces, &mut prices)?;
+        let seconds = step_seconds(&plan, costs, update);
+        Ok(Some((plan, seconds)))
+    }
+}
+
+fn divisors(n: usize) -> impl Iterator<Item = usize> {
+    (1..=n).filter(move |d| n.is_multiple_of(*d))
+}
+
+/// Sequences a microbatch: powers of two, and all of a replica's batch.
+fn microbatches(global_batch: usize, dp: usize, fix: &Fix) -> Vec<usize> {
+    if !global_batch.is_multiple_of(dp) {
+        return Vec::new();
+    }
+    let whole = global_batch / dp;
+    match fix.microbatch {
+        Some(fixed) => if whole.is_multiple_of(fixed.max(1)) { vec![fixed] } else { Vec::new() },
+        None => {
+            let powers = (0..).map(|i| 1 << i).take_while(|&size| size < whole);
+            powers.filter(|size| whole.is_multiple_of(*size)).chain([whole]).collect()
+        }
+    }
+}
+
+/// Schedules and ZeRO stages that differ on this mesh.
+fn variants(dp: usize, pp: usize, fix: &Fix) -> Vec<(Schedule, u8)> {
+    let schedules: &[Schedule] = if pp > 1 { &[Schedule::OneFOneB, Schedule::GPipe] } else { &[Schedule::OneFOneB] };
+    let zeros: &[u8] = if dp > 1 { &[0, 1] } else { &[0] };
+    let all = schedules.iter().flat_map(|&schedule| zeros.iter().map(move |&zero| (schedule, zero)));
+    let wanted = |&(schedule, zero): &(Schedule, u8)| {
+        (pp == 1 || fix.schedule.is_none_or(|fixed| fixed == schedule)) && (dp == 1 || fix.zero.is_none_or(|fixed| fixed == zero))
+    };
+    all.filter(wanted).collect()
+}

@@ -1,0 +1,87 @@
+//! `hardware`: the catalog, and this machine's calibration.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Subcommand;
+use meshwright_executor::device::device_info;
+use meshwright_hardware::profile::catalog;
+
+use crate::failure::Failure;
+use crate::machine::{Share, measure};
+use crate::runs::write_whole;
+
+/// Subcommands of `hardware`.
+#[derive(Subcommand)]
+pub enum Hardware {
+    /// All accelerators and systems that ship with Meshwright, and this machine
+    List,
+    /// One profile, with the source of every figure
+    Show {
+        /// A device's or a system's name
+        name: String,
+    },
+    /// Measure this machine's ops and messages, and write its profile
+    Calibrate {
+        /// Ranks to measure at the same time; as many as cores, up to eight, unless given
+        #[arg(long)]
+        ranks: Option<usize>,
+        /// About how long
+        #[arg(long, default_value_t = 15.0)]
+        seconds: f64,
+        /// Where to write the profile
+        #[arg(short, long, default_value = "machine.toml")]
+        output: PathBuf,
+    },
+}
+
+impl Hardware {
+    /// Does it.
+    pub fn run(self) -> Result<(), Failure> {
+        match self {
+            Hardware::List => list(),
+            Hardware::Show { name } => show(&name),
+            Hardware::Calibrate { ranks, seconds, output } => {
+                if ranks == Some(0) || !(seconds > 0.0 && seconds < 3600.0) {
+                    return Err(Failure::input("--ranks must be above zero and --seconds between 0 and 3600"));
+                }
+                let share = ranks.map_or_else(Share::usual, Share::of_ranks);
+                eprintln!("measuring {} rank(s) of {} thread(s) for about {seconds:.0} s …", share.ranks, share.threads);
+                let machine = measure(share, Duration::from_secs_f64(seconds))?;
+                write_whole(&output, &machine.to_toml())?;
+                let peak = machine.device.peak.values().next().map(|peak| peak.value.to_string()).unwrap_or_default();
+                println!("{}: {peak} and {} a rank", machine.system.title, machine.device.memory_bandwidth.value);
+                println!("next: meshwright plan demo-10m --cluster {} --seq 256 --global-batch 8 --precision fp32", output.display());
+                Ok(())
+            }
+        }
+    }
+}
+
+fn list() -> Result<(), Failure> {
+    let catalog = catalog();
+    println!("{:<14} {:<34} {:>9} {:>10} {:>14}", "device", "", "memory", "bandwidth", "bf16 or fp32");
+    for device in &catalog.devices {
+        let peak = device.peak_in(meshwright_hardware::units::Precision::Bf16);
+        let peak = peak.map(|peak| peak.to_string()).unwrap_or_default();
+        let (memory, bandwidth) = (device.memory.value.to_string(), device.memory_bandwidth.value.to_string());
+        println!("{:<14} {:<34} {memory:>9} {bandwidth:>10} {peak:>14}", device.name, device.title);
+    }
+    println!("\n{:<18} {:<44} devices", "system", "");
+    for system in &catalog.systems {
+        println!("{:<18} {:<44} {} × {}", system.name, system.title, system.count, system.device);
+    }
+    let info = device_info();
+    println!("\nthis machine: {}, {} core(s), {}: device `cpu`, usable", info.model, info.cores, info.instruction_set);
+    Ok(())
+}
+
+fn show(name: &str) -> Result<(), Failure> {
+    let catalog = catalog();
+    let text = match catalog.systems.iter().find(|system| system.name == name) {
+        Some(system) => toml::to_string(system),
+        None => toml::to_string(catalog.device(name)?),
+    };
+    print!("{}", text.expect("a profile is tables of strings and numbers"));
+    Ok(())
+}

@@ -1,0 +1,72 @@
+//! The command line: arguments to the functions of the three crates, and their answers to text or JSON.
+//!
+//! Figures go to stdout, progress and errors to stderr; `--json` prints one JSON document and nothing else to stdout.
+
+mod demo;
+mod hardware;
+mod plan;
+mod report;
+mod train;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::failure::Failure;
+
+/// Plans, simulates and runs transformer training on any accelerator.
+#[derive(Parser)]
+#[command(name = "meshwright", version, about, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Measure this machine, plan a small decoder for it, train it on text found here, compare with the prediction
+    Demo(demo::Demo),
+    /// Find the best plan for a model or job on a cluster, and say why the others lost
+    Plan(plan::PlanCommand),
+    /// Predict what a plan does on a cluster
+    Simulate(plan::Simulate),
+    /// Train by a plan on this machine
+    Run(train::Run),
+    /// Compare predicted, replayed and measured of a run
+    Report(report::Report),
+    /// Known accelerators and systems, and this machine
+    #[command(subcommand)]
+    Hardware(hardware::Hardware),
+    /// Known models
+    Models,
+}
+
+/// Runs the command of the process's arguments.
+pub fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Demo(demo) => demo.run(),
+        Command::Plan(plan) => plan.run(),
+        Command::Simulate(simulate) => simulate.run(),
+        Command::Run(run) => run.run(),
+        Command::Report(report) => report.run(),
+        Command::Hardware(hardware) => hardware.run(),
+        Command::Models => models(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure { message, code }) => {
+            eprintln!("error: {message}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn models() -> Result<(), Failure> {
+    for name in meshwright_planner::models::names() {
+        let model = meshwright_planner::models::load(name)?;
+        let billions = model.parameters(2048) as f64 / 1e9;
+        let (layers, hidden, heads) = (model.layers, model.hidden, model.heads);
+        println!("{name:<12} {billions:>8.3} B parameters   {layers:>3} layers × {hidden:>5}, {heads:>3} heads");
+    }
+    Ok(())
+}

@@ -1,0 +1,221 @@
+//! `plan` and `simulate`: search and prediction, as text or JSON.
+
+use clap::Args;
+use meshwright_hardware::profile::Cluster;
+use meshwright_hardware::units::Precision;
+use meshwright_planner::job::{Job, Optimizer};
+use meshwright_planner::models;
+use meshwright_planner::plan::Plan;
+use meshwright_planner::predict::{Figures, predict};
+use meshwright_planner::search::{Fix, Found, search};
+use serde_json::json;
+
+use crate::failure::Failure;
+use crate::runs::write_whole;
+
+/// Arguments of `plan`.
+#[derive(Args)]
+pub struct PlanCommand {
+    /// A model's name (`meshwright models`), a model file, or a job file with a [model] table
+    job: String,
+    /// `512x dgx-a100-80gb`, `8x h100`, or a calibrated machine's .toml
+    #[arg(long)]
+    cluster: String,
+    /// Tokens a sequence
+    #[arg(long)]
+    seq: Option<usize>,
+    /// Sequences a step
+    #[arg(long)]
+    global_batch: Option<usize>,
+    /// fp32, tf32, bf16 or fp16
+    #[arg(long)]
+    precision: Option<Precision>,
+    /// Steps to train
+    #[arg(long)]
+    steps: Option<usize>,
+    /// Only plans with this data parallelism
+    #[arg(long)]
+    dp: Option<usize>,
+    /// Only plans with this many pipeline stages
+    #[arg(long)]
+    pp: Option<usize>,
+    /// Only plans with this tensor parallelism
+    #[arg(long)]
+    tp: Option<usize>,
+    /// Only plans with this many sequences a microbatch
+    #[arg(long)]
+    microbatch: Option<usize>,
+    /// How many plans to show
+    #[arg(long, default_value_t = 3)]
+    top: usize,
+    /// Where to write the best plan
+    #[arg(short, long)]
+    output: Option<std::path::PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl PlanCommand {
+    /// Searches and prints.
+    pub fn run(self) -> Result<(), Failure> {
+        let job = self.job()?;
+        let cluster = Cluster::parse(&self.cluster)?;
+        let fix = Fix { dp: self.dp, pp: self.pp, tp: self.tp, microbatch: self.microbatch, ..Fix::default() };
+        check_fix(&job, &cluster, &fix)?;
+        let found = search(&job, &cluster, &fix, self.top.max(1))?;
+        if let Some(path) = &self.output {
+            write_whole(path, &found.best[0].0.to_toml())?;
+        }
+        if self.json {
+            println!("{}", to_json(&found));
+        } else {
+            print_found(&job, &self.cluster, &found);
+            match &self.output {
+                Some(path) => println!("\nnext: meshwright simulate {} --cluster \"{}\"", path.display(), self.cluster),
+                None => println!("\nnext: add -o plan.toml to keep the best one"),
+            }
+        }
+        Ok(())
+    }
+
+    fn job(&self) -> Result<Job, Failure> {
+        let mut job = read_job(&self.job, self.seq, self.global_batch)?;
+        job.precision = self.precision.unwrap_or(job.precision);
+        job.steps = self.steps.unwrap_or(job.steps);
+        job.check().map_err(|f| Failure::input(format!("`{}` is {}: {}", f.key, f.value, f.problem)))?;
+        Ok(job)
+    }
+}
+
+/// A job of a job file, or of a model and two figures.
+fn read_job(name: &str, seq: Option<usize>, global_batch: Option<usize>) -> Result<Job, Failure> {
+    if name.ends_with(".toml") {
+        let text = std::fs::read_to_string(name).map_err(|error| Failure::input(format!("cannot read {name}: {error}")))?;
+        if text.lines().any(|line| line.trim() == "[model]") {
+            let mut job = Job::from_toml(name, &text)?;
+            job.seq = seq.unwrap_or(job.seq);
+            job.global_batch = global_batch.unwrap_or(job.global_batch);
+            return Ok(job);
+        }
+    }
+    let model = models::load(name)?;
+    let needs = |what: &str| Failure::input(format!("`{name}` is a model, not a job: give --{what}"));
+    Ok(Job {
+        seq: seq.ok_or_else(|| needs("seq"))?,
+        global_batch: global_batch.ok_or_else(|| needs("global-batch"))?,
+        precision: Precision::Bf16,
+        steps: 1000,
+        seed: 0,
+        model,
+        optimizer: Optimizer::default(),
+    })
+}
+
+/// A fixed axis that can never be is the user's mistake, not an empty search.
+fn check_fix(job: &Job, cluster: &Cluster, fix: &Fix) -> Result<(), Failure> {
+    let devices = cluster.devices();
+    for (key, value) in [("--dp", fix.dp), ("--pp", fix.pp), ("--tp", fix.tp), ("--microbatch", fix.microbatch)] {
+        match value {
+            Some(0) => return Err(Failure::input(format!("{key} is 0: it must be above zero"))),
+            Some(n) if key != "--microbatch" && !devices.is_multiple_of(n) => {
+                return Err(Failure::input(format!("{key} is {n}: it must divide the cluster's {devices} devices")));
+            }
+            _ => {}
+        }
+    }
+    if let Some(tp) = fix.tp {
+        let m = &job.model;
+        let sizes = [("heads", m.heads), ("kv_heads", m.kv_heads), ("ffn", m.ffn), ("vocab", m.vocab)];
+        if let Some((key, size)) = sizes.iter().find(|(_, size)| !size.is_multiple_of(tp)) {
+            let model = &m.name;
+            return Err(Failure::input(format!("--tp is {tp}: it must divide `{key}` = {size} of model `{model}`")));
+        }
+    }
+    Ok(())
+}
+
+fn to_json(found: &Found) -> serde_json::Value {
+    let (plan, predicted) = &found.best[0];
+    let mut all = figures_json(plan, &predicted.figures);
+    all["search"] = json!({
+        "considered": found.considered, "rejected": found.rejected, "simulated": found.simulated,
+        "seconds": found.seconds,
+    });
+    let others = found.best[1..].iter().map(|(plan, predicted)| figures_json(plan, &predicted.figures));
+    all["alternatives"] = others.collect();
+    all
+}
+
+/// The figures of a plan with the plan, for scripts.
+pub fn figures_json(plan: &Plan, figures: &Figures) -> serde_json::Value {
+    let mut all = serde_json::to_value(figures).expect("figures are numbers");
+    all["plan"] = serde_json::to_value(plan).expect("a plan is tables of strings and numbers");
+    all
+}
+
+fn print_found(job: &Job, cluster: &str, found: &Found) {
+    let parameters = job.model.parameters(job.seq) as f64 / 1e9;
+    println!("{} ({parameters:.3} B parameters), {} sequences of {} tokens a step, {}, on {cluster}", job.model.name,
+        job.global_batch, job.seq, job.precision);
+    for (place, (plan, predicted)) in found.best.iter().enumerate() {
+        println!("\n{}. {}", place + 1, plan.summary());
+        print_figures(&predicted.figures);
+    }
+    println!("\n{} considered, {} simulated, {:.2} s", found.considered, found.simulated, found.seconds);
+    let mut reasons: Vec<_> = found.rejected.iter().collect();
+    reasons.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+    for (reason, count) in reasons {
+        println!("  {count:>6} {reason}");
+    }
+}
+
+/// A prediction for people.
+pub fn print_figures(figures: &Figures) {
+    let Figures { tokens_per_s, tokens_per_s_per_device, mfu, bubble_fraction, .. } = figures;
+    println!("   step    {:>12}   {tokens_per_s:.0} tokens/s, {tokens_per_s_per_device:.0} a device", figures.step_time().to_string());
+    println!("   memory  {:>12}   of the rank that needs most", figures.peak_memory().to_string());
+    println!("   MFU     {:>11.1} %   bubble {:.1} %", mfu * 100.0, bubble_fraction * 100.0);
+}
+
+/// Arguments of `simulate`.
+#[derive(Args)]
+pub struct Simulate {
+    /// A plan file
+    plan: String,
+    /// `512x dgx-a100-80gb`, `8x h100`, or a calibrated machine's .toml
+    #[arg(long)]
+    cluster: String,
+    /// Where to write the trace, for Perfetto or chrome://tracing
+    #[arg(long)]
+    trace: Option<std::path::PathBuf>,
+    /// Where to write the program's listing
+    #[arg(long)]
+    program: Option<std::path::PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Simulate {
+    /// Predicts and prints.
+    pub fn run(self) -> Result<(), Failure> {
+        let plan = Plan::read(&self.plan)?;
+        let cluster = Cluster::parse(&self.cluster)?;
+        let predicted = predict(&plan, &cluster)?;
+        if let Some(path) = &self.trace {
+            write_whole(path, &predicted.trace.to_chrome_json(&predicted.lowered.program))?;
+        }
+        if let Some(path) = &self.program {
+            write_whole(path, &meshwright_hardware::text::print(&predicted.lowered.program))?;
+        }
+        if self.json {
+            println!("{}", figures_json(&plan, &predicted.figures));
+        } else {
+            println!("{}", plan.summary());
+            print_figures(&predicted.figures);
+            println!("\nnext: meshwright run {} to train it on this machine", self.plan);
+        }
+        Ok(())
+    }
+}

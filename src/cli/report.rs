@@ -1,0 +1,83 @@
+//! `report`: a run's folder to its table, CSV and page.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use meshwright_executor::metrics;
+use meshwright_hardware::replay::durations;
+use meshwright_hardware::simulate::simulate;
+use meshwright_hardware::trace::Origin;
+use meshwright_planner::predict::predict;
+
+use crate::failure::Failure;
+use crate::report::{self, Inputs};
+use crate::runs::{RunDir, write_whole};
+
+/// Arguments of `report`.
+#[derive(Args)]
+pub struct Report {
+    /// A run's folder
+    dir: PathBuf,
+    /// Exit with code 5 if step time is predicted further off than this many per cent
+    #[arg(long)]
+    within: Option<f64>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Report {
+    /// Compares and prints; writes `report.csv`, `summary.csv` and `report.html` beside the run.
+    pub fn run(self) -> Result<(), Failure> {
+        let report = of_run(&self.dir)?;
+        if self.json {
+            println!("{}", report.json());
+        } else {
+            print!("{}", report.table());
+            println!("\nreport: {}", self.dir.join("report.html").display());
+        }
+        match self.within {
+            Some(most) if report.step_error_pct().abs() > most => Err(Failure {
+                message: format!("step time is predicted {:+.1} % off, more than {most} %", report.step_error_pct()),
+                code: 5,
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The report of a run's folder, written into it.
+pub fn of_run(path: &Path) -> Result<report::Report, Failure> {
+    let dir = RunDir::open(path)?;
+    let (plan, cluster, measured) = (dir.plan()?, dir.cluster()?, dir.measured()?);
+    let predicted = predict(&plan, &cluster)?;
+    let program = &predicted.lowered.program;
+    let device = &cluster.pools[0].device;
+    let replayed = simulate(program, &durations(program, &measured.trace), device.overlap, Origin::Replayed)?;
+    let losses = metrics::read(&dir.file("metrics.jsonl"))?;
+    let losses: Vec<(u64, f64)> = losses.iter().map(|line| (line.step as u64, line.loss)).collect();
+    let ranks = plan.mesh.ranks();
+    let emulated = if measured.emulated { " (emulated: more ranks than cores)" } else { "" };
+    let report = report::Report::of(&Inputs {
+        program,
+        predicted: &predicted.trace,
+        replayed: &replayed,
+        measured: &measured.trace,
+        tokens_per_step: plan.job.tokens_per_step(),
+        predicted_peak_bytes: predicted.figures.peak_memory_bytes,
+        measured_peak_bytes: measured.peak_memory_bytes,
+        losses: &losses,
+        unigram_entropy: Some(measured.unigram_entropy),
+        title: &format!("{} on {ranks} rank(s){emulated}", plan.job.model.name),
+        subtitle: vec![
+            ("plan".to_owned(), plan.summary()),
+            ("device".to_owned(), measured.device.clone()),
+            ("job".to_owned(), format!("{} sequences of {} tokens a step, {}", plan.job.global_batch, plan.job.seq, plan.job.precision)),
+        ],
+    });
+    let mut rows = Vec::new();
+    report.csv(&mut rows).map_err(|error| Failure { message: format!("report.csv: {error}"), code: 1 })?;
+    write_whole(&dir.file("report.csv"), &String::from_utf8_lossy(&rows))?;
+    write_whole(&dir.file("report.html"), &report.html())?;
+    Ok(report)
+}

@@ -1,0 +1,11 @@
+//! Meshwright: plans, simulates and runs transformer training, and compares what it predicted with what it measured.
+//!
+//! A thin library over the three crates: what the command line does, for programs and tests.
+
+pub mod cli;
+pub mod failure;
+pub mod machine;
+pub mod report;
+pub mod runs;
+
+pub use failure::Failure;

@@ -1,0 +1,164 @@
+//! This machine as a profile: calibrated, and kept so that the next run need not measure again.
+//!
+//! In: ranks and threads. Out: a [`Machine`] whose device carries measured curves.
+//!
+//! Invariant: nothing but single ops is ever run for it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use meshwright_executor::calibrate::{CalibrateConfig, calibrate, default_ops};
+use meshwright_executor::device::device_info;
+use meshwright_hardware::op::Op;
+use meshwright_hardware::profile::{
+    Curve, Device, DeviceKind, Efficiency, EfficiencyCurve, Figure, Link, LinkKind, Machine, Provenance, System,
+};
+use meshwright_hardware::units::{ByteRate, Bytes, FlopRate, Precision, Seconds};
+
+use crate::failure::Failure;
+
+/// Ranks and threads of each on this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Ranks, each a device.
+    pub ranks: usize,
+    /// Threads of each.
+    pub threads: usize,
+}
+
+impl Share {
+    /// All cores on this many ranks; more ranks than cores have one thread each, and are emulated.
+    pub fn of_ranks(ranks: usize) -> Share {
+        Share { ranks, threads: (device_info().cores / ranks).max(1) }
+    }
+
+    /// As many ranks as cores, up to eight.
+    pub fn usual() -> Share {
+        let cores = device_info().cores;
+        Share::of_ranks([8, 4, 2, 1].into_iter().find(|ranks| cores >= *ranks).unwrap_or(1))
+    }
+
+    /// Whether ranks share cores, so that times say nothing of as many devices.
+    pub fn emulated(self) -> bool {
+        self.ranks > device_info().cores
+    }
+}
+
+/// Measures this machine for about `budget`.
+pub fn measure(share: Share, budget: Duration) -> Result<Machine, Failure> {
+    let config = CalibrateConfig { ranks: share.ranks, threads_per_rank: share.threads, ops: default_ops(), budget };
+    let curves = calibrate(&config)?;
+    Ok(machine(share, curves))
+}
+
+/// The machine of an earlier calibration of less than a week ago, or of one now.
+pub fn cached(share: Share, budget: Duration) -> Result<Machine, Failure> {
+    let path = cache_file(share);
+    let week = Duration::from_secs(7 * 24 * 3600);
+    let age = |path: &PathBuf| path.metadata().ok()?.modified().ok()?.elapsed().ok();
+    if let Some(path) = path.as_ref().filter(|path| age(path).is_some_and(|age| age < week))
+        && let Ok(text) = std::fs::read_to_string(path)
+        && let Ok(machine) = Machine::from_toml(&path.display().to_string(), &text)
+    {
+        return Ok(machine);
+    }
+    eprintln!("measuring this machine ({} ranks of {} threads) …", share.ranks, share.threads);
+    let machine = measure(share, budget)?;
+    if let Some(path) = path {
+        // A cache that cannot be written costs time, not correctness.
+        let _ = path.parent().map(std::fs::create_dir_all);
+        let _ = crate::runs::write_whole(&path, &machine.to_toml());
+    }
+    Ok(machine)
+}
+
+/// Where a calibration is kept; of this version and this processor alone.
+fn cache_file(share: Share) -> Option<PathBuf> {
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+    let cache = std::env::var_os("XDG_CACHE_HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from).or_else(home)?;
+    let info = device_info();
+    let model: String = info.model.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    let name = format!("{model}-{}x{}-{}.toml", share.ranks, share.threads, env!("CARGO_PKG_VERSION"));
+    Some(cache.join("meshwright").join(name))
+}
+
+fn machine(share: Share, curves: BTreeMap<String, Curve>) -> Machine {
+    let info = device_info();
+    let source = "measured by meshwright hardware calibrate";
+    let best = |classes: &[&str]| {
+        let samples = classes.iter().filter_map(|class| curves.get(*class)).flat_map(Curve::samples);
+        samples.map(|sample| sample.work / sample.seconds).fold(1.0, f64::max)
+    };
+    let (flops, bytes) = (best(&["matmul-nt", "matmul-nn"]), best(&["zero", "accumulate", "adamw"]));
+    let launch = curves.values().flat_map(Curve::samples).map(|s| s.seconds).fold(1e-3, f64::min);
+    let link = best(&["all-gather", "send"]);
+    let share_of_one = || EfficiencyCurve { points: vec![(1.0, 1.0)], source: "the measured curves say it by op".into() };
+    let memory = if info.memory_bytes > 0 { info.memory_bytes / share.ranks as u64 } else { 4 << 30 };
+    let name = "this-machine";
+    let device = Device {
+        name: name.into(),
+        title: format!("{}, {} thread(s) a rank", info.model, share.threads),
+        vendor: "any".into(),
+        kind: DeviceKind::Cpu,
+        year: 1970 + (since_epoch() / 31_556_952) as u16,
+        overlap: false,
+        memory: Figure::new(Bytes(memory), "what the operating system says, shared evenly"),
+        memory_bandwidth: Figure::new(ByteRate(bytes), source),
+        peak: BTreeMap::from([(Precision::Fp32, Figure::new(FlopRate(flops), source))]),
+        launch: Figure::new(Seconds(launch), source),
+        power: None,
+        efficiency: Efficiency { matmul: share_of_one(), memory: share_of_one(), attention: share_of_one() },
+        calibrated: Some(Provenance {
+            date: today(),
+            machine: format!("{}, {} cores, {}", info.model, info.cores, info.instruction_set),
+            versions: format!("meshwright {}", env!("CARGO_PKG_VERSION")),
+        }),
+        curves,
+    };
+    let scale_up = Link {
+        kind: LinkKind::SharedMemory,
+        dims: Vec::new(),
+        wrap: None,
+        bandwidth: Figure::new(ByteRate(link), source),
+        latency: Figure::new(Seconds(launch), source),
+        efficiency: Figure::new(1.0, source),
+    };
+    let title = format!("This machine as {} rank(s)", share.ranks);
+    let system = System {
+        name: name.into(),
+        title,
+        device: name.into(),
+        count: share.ranks,
+        scale_up,
+        scale_out: None,
+        price: None,
+        host_power: None,
+    };
+    Machine { nodes: 1, system, device }
+}
+
+/// A single op's class, for listings of what was measured.
+pub fn classes(ops: &[Op]) -> usize {
+    let mut all: Vec<&str> = ops.iter().map(Op::class).collect();
+    all.sort_unstable();
+    all.dedup();
+    all.len()
+}
+
+fn since_epoch() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+/// Today in UTC, `YYYY-MM-DD` (civil-from-days of Hinnant 2013).
+pub fn today() -> String {
+    let days = (since_epoch() / 86_400) as i64 + 719_468;
+    let era = days.div_euclid(146_097);
+    let of_era = days.rem_euclid(146_097);
+    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let shifted = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    format!("{:04}-{month:02}-{day:02}", year + era * 400 + i64::from(month <= 2))
+}
