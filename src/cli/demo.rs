@@ -45,7 +45,7 @@ impl Demo {
         }
         let text = corpus(&self.data)?;
         let entropy = text.unigram_entropy();
-        println!("text: {:.1} MB of bytes, unigram entropy {entropy:.3} nats a byte", text.len() as f64 / 1e6);
+        println!("text: {:.1} MB of bytes, unigram entropy {entropy:.3} nats a byte", text.bytes.len() as f64 / 1e6);
 
         let share = Share::usual();
         eprintln!("1/4 measuring single ops on {} rank(s) of {} thread(s), about {} s …", share.ranks, share.threads,

@@ -137,8 +137,7 @@ pub fn train(
     let unigram_entropy = corpus.unigram_entropy();
     let source = corpus_source(corpus, plan.job.seed, plan.job.seq);
     let config = config(dir, plan, share, checkpoint_every);
-    let program = Arc::new((*lowered.program).clone());
-    let mut trainer = Trainer::new(program, lowered.params, config, source)?;
+    let mut trainer = Trainer::new(Arc::new(lowered.program), lowered.params, config, source)?;
     let first = if resume { trainer.resume()? } else { 0 };
     let mut log = MetricsLog::open(&dir.file("metrics.jsonl"), first)?;
     let mut progress = Progress::new(plan.job.steps);

@@ -1,0 +1,87 @@
+//! The comparison as one page that stands alone: figures, loss curve, timelines of the traces, table by instruction.
+//!
+//! In: a [`Report`]. Out: HTML with its style and script inside, no network needed.
+//!
+//! Invariant: every text from outside is escaped; spans are kept to `MOST` a trace, the longest first.
+
+use meshwright_hardware::trace::Trace;
+use meshwright_hardware::units::{Bytes, Seconds};
+use serde_json::{Value, json};
+
+use super::{Report, Row, error_pct};
+
+/// Spans drawn of one trace; shorter ones beyond are left out, and the page says so.
+const MOST: usize = 20_000;
+
+impl Report {
+    /// The page.
+    pub fn html(&self) -> String {
+        let data = json!({ "traces": self.traces.each_ref().map(|trace| self.lanes(trace)), "losses": self.losses, "entropy": self.unigram_entropy });
+        let data = data.to_string().replace('<', "\\u003c");
+        let subtitle: String =
+            self.subtitle.iter().map(|(label, value)| format!("<dt>{}</dt><dd>{}</dd>", escape(label), escape(value))).collect();
+        include_str!("page.html")
+            .replace("{{title}}", &escape(&self.title))
+            .replace("{{subtitle}}", &subtitle)
+            .replace("{{figures}}", &self.figure_rows())
+            .replace("{{groups}}", &self.group_rows())
+            .replace("{{data}}", &data)
+    }
+
+    fn figure_rows(&self) -> String {
+        let row = |label: &str, values: [f64; 3], show: &dyn Fn(f64) -> String| {
+            let cells: String = values.iter().map(|&value| format!("<td>{}</td>", show(value))).collect();
+            format!("<tr><th>{label}</th>{cells}<td>{:+.1} %</td></tr>", error_pct(values[0], values[2]))
+        };
+        let all = [&self.predicted, &self.replayed, &self.measured];
+        row("step time", all.map(|f| f.step_time_s), &|x| Seconds(x).to_string())
+            + &row("tokens/s", all.map(|f| f.tokens_per_s), &|x| format!("{x:.0}"))
+            + &row("peak memory of a rank", all.map(|f| f.peak_memory_bytes as f64), &|x| Bytes(x as u64).to_string())
+    }
+
+    fn group_rows(&self) -> String {
+        let row = |group: &super::Group| {
+            let cells: String = group.nanos.iter().map(|nanos| format!("<td>{:.3}</td>", nanos / 1e6)).collect();
+            let mark = if group.waits { " *" } else { "" };
+            let (name, error) = (escape(&group.name), error_pct(group.nanos[0], group.nanos[2]));
+            format!("<tr><th>{name}{mark}</th><td>{}</td>{cells}<td>{error:+.1}</td></tr>\n", group.count)
+        };
+        self.groups.iter().map(row).collect()
+    }
+
+    /// A trace for drawing: per lane its rank and `[start µs, length µs, row]` spans.
+    fn lanes(&self, trace: &Trace) -> Value {
+        let mut shortest = 0;
+        let mut lengths: Vec<u64> = trace.lanes.iter().flat_map(|lane| &lane.spans).map(|span| span.duration().0).collect();
+        if lengths.len() > MOST {
+            lengths.sort_unstable_by_key(|&length| std::cmp::Reverse(length));
+            shortest = lengths[MOST];
+        }
+        let lanes = trace.lanes.iter().map(|lane| {
+            let rows = self.rows.iter().filter(|row| row.role == lane.role);
+            let spans = rows.filter_map(|row| {
+                let span = lane.spans[row.index];
+                let length = span.duration().0;
+                let micros = |nanos: u64| (nanos as f64 / 10.0).round() / 100.0;
+                (length > shortest).then(|| json!([micros(span.start.0), micros(length), phase(row), label(row)]))
+            });
+            json!({ "rank": lane.rank, "spans": spans.collect::<Vec<_>>() })
+        });
+        json!({ "name": trace.origin.name(), "lanes": lanes.collect::<Vec<_>>() })
+    }
+}
+
+/// The index of a row's colour.
+fn phase(row: &Row) -> usize {
+    let names = ["forward", "recompute", "backward", "optimizer"];
+    names.iter().position(|name| *name == row.phase).unwrap_or(names.len())
+}
+
+fn label(row: &Row) -> String {
+    let of = |name: &str, number: Option<u32>| number.map(|n| format!(", {name} {n}")).unwrap_or_default();
+    format!("{}{}{}", row.name, of("microbatch", row.microbatch), of("layer", row.layer))
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}

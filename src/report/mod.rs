@@ -1,0 +1,336 @@
+//! Predicted, replayed and measured, side by side: per instruction, for the step, for memory and throughput.
+//!
+//! In: a program and its three traces. Out: [`Report`], which renders as a table, CSV, JSON and a page.
+//!
+//! Invariant: an instruction of a stage has one row; measured lanes are averaged over the stage's ranks, and every figure
+//! in any rendering comes from [`Report`].
+
+mod html;
+mod table;
+
+use std::io;
+
+use meshwright_hardware::program::{Kind, Program};
+use meshwright_hardware::trace::{Lane, Trace};
+use serde_json::{Value, json};
+
+/// The three figures that are compared.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Figures {
+    /// Length of a step.
+    pub step_time_s: f64,
+    /// Tokens a second, over all ranks.
+    pub tokens_per_s: f64,
+    /// Bytes of the rank that holds most.
+    pub peak_memory_bytes: u64,
+}
+
+/// What a report is made from.
+pub struct Inputs<'a> {
+    /// What was run.
+    pub program: &'a Program,
+    /// One lane a stage.
+    pub predicted: &'a Trace,
+    /// One lane a rank.
+    pub replayed: &'a Trace,
+    /// One lane a rank.
+    pub measured: &'a Trace,
+    /// Tokens a step.
+    pub tokens_per_step: u64,
+    /// Bytes the program declares on the rank that declares most.
+    pub predicted_peak_bytes: u64,
+    /// Bytes of tensors that a rank held at most.
+    pub measured_peak_bytes: u64,
+    /// Step and loss, in nats a token.
+    pub losses: &'a [(u64, f64)],
+    /// What guessing by frequency alone would lose.
+    pub unigram_entropy: Option<f64>,
+    /// Headline.
+    pub title: &'a str,
+    /// What was run on what: label and text.
+    pub subtitle: Vec<(String, String)>,
+}
+
+/// One instruction of a stage; times in nanoseconds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    /// Stage.
+    pub role: usize,
+    /// Its place in the stage's list.
+    pub index: usize,
+    /// What it does.
+    pub name: String,
+    /// Phase of the step, or `communication`.
+    pub phase: &'static str,
+    /// Microbatch, if it serves one.
+    pub microbatch: Option<u32>,
+    /// Layer, if it serves one.
+    pub layer: Option<u32>,
+    /// When it was predicted to start.
+    pub predicted_start: f64,
+    /// Predicted, replayed and measured length, waiting for others included.
+    pub nanos: [f64; 3],
+    /// Whether it may wait for other ranks.
+    pub waits: bool,
+}
+
+/// Instructions of one name and phase.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Group {
+    /// What they do.
+    pub name: String,
+    /// How many a step, over all stages.
+    pub count: usize,
+    /// Predicted, replayed and measured nanoseconds a step, over all stages.
+    pub nanos: [f64; 3],
+    /// Whether they may wait for other ranks.
+    pub waits: bool,
+}
+
+/// A comparison.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Headline.
+    pub title: String,
+    /// What was run on what.
+    pub subtitle: Vec<(String, String)>,
+    /// What the profile foretold.
+    pub predicted: Figures,
+    /// What the simulator makes of measured durations.
+    pub replayed: Figures,
+    /// What happened.
+    pub measured: Figures,
+    /// One an instruction.
+    pub rows: Vec<Row>,
+    /// By name, longest measured first.
+    pub groups: Vec<Group>,
+    /// Step and loss.
+    pub losses: Vec<(u64, f64)>,
+    /// What guessing by frequency alone would lose.
+    pub unigram_entropy: Option<f64>,
+    /// Predicted, replayed, measured.
+    traces: [Trace; 3],
+}
+
+/// How far `predicted` is off, in per cent of `measured`.
+pub fn error_pct(predicted: f64, measured: f64) -> f64 {
+    if measured == 0.0 { 0.0 } else { (predicted - measured) / measured * 100.0 }
+}
+
+impl Report {
+    /// Joins the traces.
+    pub fn of(inputs: &Inputs) -> Report {
+        let figures = |trace: &Trace, peak_memory_bytes| {
+            let step_time_s = trace.step_time().seconds().0;
+            Figures { step_time_s, tokens_per_s: inputs.tokens_per_step as f64 / step_time_s, peak_memory_bytes }
+        };
+        let rows: Vec<Row> = (0..inputs.program.roles.len()).flat_map(|role| rows(inputs, role)).collect();
+        Report {
+            title: inputs.title.to_owned(),
+            subtitle: inputs.subtitle.clone(),
+            predicted: figures(inputs.predicted, inputs.predicted_peak_bytes),
+            replayed: figures(inputs.replayed, inputs.predicted_peak_bytes),
+            measured: figures(inputs.measured, inputs.measured_peak_bytes),
+            groups: groups(&rows),
+            rows,
+            losses: inputs.losses.to_vec(),
+            unigram_entropy: inputs.unigram_entropy,
+            traces: [inputs.predicted.clone(), inputs.replayed.clone(), inputs.measured.clone()],
+        }
+    }
+
+    /// How far the predicted step time is off, in per cent of the measured one.
+    pub fn step_error_pct(&self) -> f64 {
+        error_pct(self.predicted.step_time_s, self.measured.step_time_s)
+    }
+
+    /// The comparison for scripts.
+    pub fn json(&self) -> Value {
+        let figures = |f: &Figures| {
+            json!({ "step_time_s": f.step_time_s, "tokens_per_s": f.tokens_per_s, "peak_memory_bytes": f.peak_memory_bytes })
+        };
+        let errors = |f: &Figures| {
+            let m = &self.measured;
+            json!({
+                "step_time_s": error_pct(f.step_time_s, m.step_time_s),
+                "tokens_per_s": error_pct(f.tokens_per_s, m.tokens_per_s),
+                "peak_memory_bytes": error_pct(f.peak_memory_bytes as f64, m.peak_memory_bytes as f64),
+            })
+        };
+        let groups = self.groups.iter().map(|g| {
+            let [predicted, replayed, measured] = g.nanos.map(|nanos| nanos / 1e9);
+            json!({ "name": g.name, "count": g.count, "predicted_s": predicted, "replayed_s": replayed,
+                "measured_s": measured, "error_pct": error_pct(predicted, measured) })
+        });
+        json!({
+            "title": self.title,
+            "predicted": figures(&self.predicted),
+            "replayed": figures(&self.replayed),
+            "measured": figures(&self.measured),
+            "error_pct": errors(&self.predicted),
+            "replay_error_pct": errors(&self.replayed),
+            "instructions": groups.collect::<Vec<_>>(),
+            "final_loss": self.losses.last().map(|(_, loss)| loss),
+            "unigram_entropy": self.unigram_entropy,
+        })
+    }
+
+    /// One line an instruction.
+    ///
+    /// # Errors
+    /// The writer's.
+    pub fn csv(&self, to: impl io::Write) -> csv::Result<()> {
+        let mut writer = csv::Writer::from_writer(to);
+        writer.write_record([
+            "stage", "instruction", "name", "phase", "microbatch", "layer", "predicted_start_us", "predicted_us",
+            "replayed_us", "measured_us", "error_pct",
+        ])?;
+        let or_none = |number: Option<u32>| number.map(|n| n.to_string()).unwrap_or_default();
+        for row in &self.rows {
+            let micros = |nanos: f64| format!("{:.3}", nanos / 1e3);
+            let [predicted, replayed, measured] = row.nanos;
+            writer.write_record([
+                row.role.to_string(),
+                row.index.to_string(),
+                row.name.clone(),
+                row.phase.to_owned(),
+                or_none(row.microbatch),
+                or_none(row.layer),
+                micros(row.predicted_start),
+                micros(predicted),
+                micros(replayed),
+                micros(measured),
+                format!("{:.2}", error_pct(predicted, measured)),
+            ])?;
+        }
+        writer.flush()?;
+        Ok(())
+    }
+}
+
+/// The rows of a stage.
+fn rows(inputs: &Inputs, role: usize) -> Vec<Row> {
+    let of = |trace: &Trace| -> Vec<Lane> { trace.lanes.iter().filter(|lane| lane.role == role).cloned().collect() };
+    let lanes = [inputs.predicted, inputs.replayed, inputs.measured].map(of);
+    let mean = |lanes: &[Lane], index: usize| {
+        lanes.iter().map(|lane| lane.spans[index].duration().0 as f64).sum::<f64>() / lanes.len().max(1) as f64
+    };
+    let instrs = inputs.program.roles[role].instrs.iter().enumerate();
+    let kept = instrs.filter(|(_, instr)| !matches!(instr.kind, Kind::Free { .. }));
+    kept.map(|(index, instr)| Row {
+        role,
+        index,
+        name: instr.name(inputs.program).to_owned(),
+        phase: instr.phase().map_or("communication", |phase| phase.name()),
+        microbatch: instr.microbatch,
+        layer: instr.layer,
+        predicted_start: lanes[0].first().map_or(0.0, |lane| lane.spans[index].start.0 as f64),
+        nanos: [mean(&lanes[0], index), mean(&lanes[1], index), mean(&lanes[2], index)],
+        waits: matches!(instr.kind, Kind::Recv { .. } | Kind::Collective { .. }),
+    })
+    .collect()
+}
+
+fn groups(rows: &[Row]) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    for row in rows {
+        let group = match groups.iter_mut().find(|group| group.name == row.name) {
+            Some(group) => group,
+            None => {
+                groups.push(Group { name: row.name.clone(), count: 0, nanos: [0.0; 3], waits: row.waits });
+                groups.last_mut().expect("just added")
+            }
+        };
+        group.count += 1;
+        (0..3).for_each(|i| group.nanos[i] += row.nanos[i]);
+    }
+    groups.sort_by(|a, b| b.nanos[2].total_cmp(&a.nanos[2]));
+    groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use meshwright_hardware::mesh::Mesh;
+    use meshwright_hardware::op::Op;
+    use meshwright_hardware::program::{Block, Input, Instr, Phase, RankProgram, Stream, View};
+    use meshwright_hardware::trace::{Origin, Span};
+    use meshwright_hardware::units::Nanos;
+
+    fn report() -> Report {
+        let view = View { buffer: 0, offset: 0, elems: 4, shard: None };
+        let instr = |kind| Instr { kind, stream: Stream::Compute, waits: Vec::new(), microbatch: Some(0), layer: None };
+        let load = instr(Kind::Load { input: Input::Tokens, into: view });
+        let run = instr(Kind::Run { block: 0, phase: Phase::Forward, args: vec![view] });
+        let role = RankProgram { buffers: Vec::new(), instrs: vec![load, run] };
+        let mut block = Block { name: "<b>&</script>".to_owned(), params: Vec::new(), calls: Vec::new() };
+        block.calls.clear();
+        let _ = Op::Zero { n: 4 };
+        let program = Program { mesh: Mesh { dp: 2, pp: 1, tp: 1 }, blocks: vec![block], roles: vec![role] };
+        let lane = |rank, load: u64, run: u64| Lane {
+            rank,
+            role: 0,
+            spans: vec![
+                Span { start: Nanos(0), end: Nanos(load) },
+                Span { start: Nanos(load), end: Nanos(load + run) },
+            ],
+        };
+        let trace = |origin, lanes| Trace { origin, lanes };
+        Report::of(&Inputs {
+            program: &program,
+            predicted: &trace(Origin::Predicted, vec![lane(0, 100_000, 900_000)]),
+            replayed: &trace(Origin::Replayed, vec![lane(0, 100_000, 1_000_000), lane(1, 100_000, 1_200_000)]),
+            measured: &trace(Origin::Measured, vec![lane(0, 100_000, 1_000_000), lane(1, 100_000, 1_150_000)]),
+            tokens_per_step: 1000,
+            predicted_peak_bytes: 1 << 20,
+            measured_peak_bytes: (1 << 20) + 4096,
+            losses: &[(0, 5.5), (1, 4.0)],
+            unigram_entropy: Some(3.0),
+            title: "t <i>",
+            subtitle: vec![("plan".to_owned(), "dp 2".to_owned())],
+        })
+    }
+
+    #[test]
+    fn figures_and_errors_are_those_of_the_traces() {
+        let json = report().json();
+        assert_eq!(json["predicted"]["step_time_s"], 1e-3);
+        assert_eq!(json["measured"]["step_time_s"], 1.25e-3);
+        assert_eq!(json["error_pct"]["step_time_s"], -20.0);
+        assert_eq!(json["error_pct"]["tokens_per_s"], 25.0);
+        assert_eq!(json["replay_error_pct"]["step_time_s"], 4.0);
+        assert_eq!(json["measured"]["peak_memory_bytes"], (1 << 20) + 4096);
+    }
+
+    #[test]
+    fn ranks_of_a_stage_are_averaged_and_names_are_grouped() {
+        let report = report();
+        assert_eq!(report.rows[1].nanos, [900_000.0, 1_100_000.0, 1_075_000.0]);
+        assert_eq!(report.groups[0].count, 1);
+        assert!(report.groups[0].nanos[2] > report.groups[1].nanos[2]);
+    }
+
+    #[test]
+    fn the_table_has_the_three_columns_and_the_error() {
+        let table = report().table();
+        assert!(table.contains("predicted") && table.contains("replayed") && table.contains("measured"));
+        assert!(table.contains("-20.0 %"), "{table}");
+    }
+
+    #[test]
+    fn the_csv_has_a_line_an_instruction() {
+        let mut text = Vec::new();
+        report().csv(&mut text).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        assert_eq!(text.lines().count(), 3);
+        assert!(text.lines().nth(2).unwrap().contains(",900.000,1100.000,1075.000,-16.28"), "{text}");
+    }
+
+    #[test]
+    fn the_page_stands_alone_and_escapes_names() {
+        let page = report().html();
+        assert!(!page.contains("http://") && !page.contains("https://"));
+        assert!(page.contains("t &lt;i&gt;") && !page.contains("t <i>"));
+        assert_eq!(page.matches("</script>").count(), 1);
+    }
+}
