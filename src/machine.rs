@@ -93,7 +93,8 @@ fn machine(share: Share, curves: BTreeMap<String, Curve>) -> Machine {
     let (flops, bytes) = (best(&["matmul-nt", "matmul-nn"]), best(&["zero", "accumulate", "adamw"]));
     let launch = curves.values().flat_map(Curve::samples).map(|s| s.seconds).fold(1e-3, f64::min);
     let link = best(&["all-gather", "send"]);
-    let share_of_one = || EfficiencyCurve { points: vec![(1.0, 1.0)], source: "the measured curves say it by op".into() };
+    let share_of_one =
+        || EfficiencyCurve { points: vec![(1.0, 1.0)], source: "the measured curves say it by op".into() };
     let memory = if info.memory_bytes > 0 { info.memory_bytes / share.ranks as u64 } else { 4 << 30 };
     let name = "this-machine";
     let device = Device {

@@ -48,7 +48,9 @@ impl RunDir {
         let known = dir.file("plan.toml");
         if known.exists() && !resume {
             let what = path.display();
-            return Err(Failure::input(format!("{what} holds a run already; go on with --resume, or choose another -o")));
+            return Err(Failure::input(format!(
+                "{what} holds a run already; go on with --resume, or choose another -o"
+            )));
         }
         if resume && known.exists() {
             let earlier = dir.plan()?;
@@ -69,7 +71,9 @@ impl RunDir {
         let dir = RunDir { path: path.to_owned() };
         if !dir.file("plan.toml").exists() {
             let what = path.display();
-            return Err(Failure::input(format!("{what} is no run's folder: it has no plan.toml; `meshwright run` makes one")));
+            return Err(Failure::input(format!(
+                "{what} is no run's folder: it has no plan.toml; `meshwright run` makes one"
+            )));
         }
         Ok(dir)
     }

@@ -42,7 +42,11 @@ mod tests {
         ];
         let call = |op: &Op| Call { op: *op, args: (0..3).map(|param| ArgView { param, offset: 7 }).collect() };
         let param = |name: &str| BlockParam { name: name.to_owned(), elems: 64 };
-        let block = Block { name: "layer forward".to_owned(), params: vec![param("x"), param("d.x")], calls: ops.iter().map(call).collect() };
+        let block = Block {
+            name: "layer forward".to_owned(),
+            params: vec![param("x"), param("d.x")],
+            calls: ops.iter().map(call).collect(),
+        };
         let view = View { buffer: 0, offset: 3, elems: 5, shard: Some(Axis::Tp) };
         let plain = View { shard: None, ..view };
         let kinds = [
@@ -61,7 +65,8 @@ mod tests {
             layer: (i > 3).then_some(9),
         };
         let buffer = |name: &str, lifetime| Buffer { name: name.to_owned(), elems: 99, lifetime, width: 2 };
-        let buffers = vec![buffer("a.b", Lifetime::Persistent), buffer("c", Lifetime::Saved), buffer("d", Lifetime::Scratch)];
+        let buffers =
+            vec![buffer("a.b", Lifetime::Persistent), buffer("c", Lifetime::Saved), buffer("d", Lifetime::Scratch)];
         let role = RankProgram { buffers, instrs: kinds.into_iter().enumerate().map(instr).collect() };
         Program { mesh: Mesh { dp: 2, pp: 2, tp: 2 }, blocks: vec![block], roles: vec![role.clone(), role] }
     }

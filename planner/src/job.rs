@@ -193,7 +193,8 @@ impl Job {
         if let Some((key, value)) = at_least_zero.iter().find(|(_, value)| !(*value >= 0.0 && value.is_finite())) {
             return Err(Fault::new(&format!("optimizer.{key}"), value, "it must be zero or more"));
         }
-        if let Some((key, value)) = [("beta1", o.beta1), ("beta2", o.beta2)].iter().find(|(_, b)| !(0.0..1.0).contains(b))
+        if let Some((key, value)) =
+            [("beta1", o.beta1), ("beta2", o.beta2)].iter().find(|(_, b)| !(0.0..1.0).contains(b))
         {
             return Err(Fault::new(&format!("optimizer.{key}"), value, "it must be in [0, 1)"));
         }

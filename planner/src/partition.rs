@@ -11,7 +11,9 @@
 //!
 //! Invariant: the answer satisfies every constraint in whole numbers, checked after the solver's floating point.
 
-use good_lp::{Expression, Solution, SolverModel, Variable, WithMipGap, WithTimeLimit, constraint, microlp, variable, variables};
+use good_lp::{
+    Expression, Solution, SolverModel, Variable, WithMipGap, WithTimeLimit, constraint, microlp, variable, variables,
+};
 
 use crate::plan::Stage;
 
@@ -85,7 +87,8 @@ impl Problem {
             // For each number of full ones, the fewest selective ones that make the rest fit.
             let timed = (0..=layers).filter_map(|full| {
                 let over = self.stage_bytes(fixed, &Stage { layers, full, selective: 0 }) - self.capacity;
-                let selective = if over > 0.0 { (over / (none - selective).max(f64::MIN_POSITIVE)).ceil() } else { 0.0 };
+                let selective =
+                    if over > 0.0 { (over / (none - selective).max(f64::MIN_POSITIVE)).ceil() } else { 0.0 };
                 let stage = Stage { layers, full, selective: selective as usize };
                 let fits = full + stage.selective <= layers && self.stage_bytes(fixed, &stage) <= self.capacity;
                 fits.then(|| Choice { seconds: self.stage_seconds(fixed, &stage), stage })
@@ -113,7 +116,8 @@ impl Problem {
 
     fn milp(&self, choices: &[Vec<Choice>], least: f64) -> Option<Vec<Stage>> {
         variables! { vars: 1 <= slowest; } // times count in the least bottleneck, so that the solver sees numbers near one
-        let z: Vec<Vec<Variable>> = choices.iter().map(|all| all.iter().map(|_| vars.add(variable().binary())).collect()).collect();
+        let z: Vec<Vec<Variable>> =
+            choices.iter().map(|all| all.iter().map(|_| vars.add(variable().binary())).collect()).collect();
         let time = |s: usize| -> Expression { choices[s].iter().zip(&z[s]).map(|(c, &z)| c.seconds / least * z).sum() };
         let total: Expression = (0..z.len()).map(time).sum();
         let solver = vars.minimise((self.microbatches - 1) as f64 * slowest + total).using(microlp);
@@ -151,7 +155,13 @@ mod tests {
 
     fn problem(layers: usize, stages: usize, capacity: f64) -> Problem {
         let fixed = |s: usize| Fixed {
-            seconds: if s == 0 { 0.1 } else if s + 1 == stages { 0.8 } else { 0.05 },
+            seconds: if s == 0 {
+                0.1
+            } else if s + 1 == stages {
+                0.8
+            } else {
+                0.05
+            },
             bytes: 1.0,
             in_flight: stages - s,
         };
@@ -202,7 +212,10 @@ mod tests {
                 let ours = problem.solve().map(|stages| problem.seconds_of(&stages));
                 match (ours, best_by_enumeration(&problem)) {
                     (Some(ours), Some(best)) => {
-                        assert!(ours <= best * (1.0 + 2.0 * GAP as f64), "{layers}/{stages}/{capacity}: {ours} for {best}");
+                        assert!(
+                            ours <= best * (1.0 + 2.0 * GAP as f64),
+                            "{layers}/{stages}/{capacity}: {ours} for {best}"
+                        );
                     }
                     (ours, best) => assert_eq!(ours, best, "{layers} layers, {stages} stages, {capacity}"),
                 }

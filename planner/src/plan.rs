@@ -181,7 +181,11 @@ impl Plan {
         for (i, stage) in self.stages.iter().enumerate() {
             if stage.layers == 0 || stage.full + stage.selective > stage.layers {
                 let key = format!("stages[{i}].layers");
-                return Err(Fault::new(&key, stage.layers, "a stage has a layer at least, and each recomputes one way"));
+                return Err(Fault::new(
+                    &key,
+                    stage.layers,
+                    "a stage has a layer at least, and each recomputes one way",
+                ));
             }
         }
         let layers: usize = self.stages.iter().map(|s| s.layers).sum();

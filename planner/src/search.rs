@@ -161,7 +161,8 @@ impl Search<'_> {
                 let sizes = microbatches(self.job.global_batch, dp, fix);
                 self.considered += sizes.len().max(1) * variants.len();
                 if let Err(problem) = check_tp(self.job, tp) {
-                    let reason = format!("tensor parallelism does not divide: {}", problem.replace("it must divide ", ""));
+                    let reason =
+                        format!("tensor parallelism does not divide: {}", problem.replace("it must divide ", ""));
                     self.reject(reason, sizes.len().max(1) * variants.len());
                 } else if pp > self.job.model.layers {
                     self.reject("more stages than layers", sizes.len().max(1) * variants.len());
@@ -242,7 +243,13 @@ fn microbatches(global_batch: usize, dp: usize, fix: &Fix) -> Vec<usize> {
     }
     let whole = global_batch / dp;
     match fix.microbatch {
-        Some(fixed) => if whole.is_multiple_of(fixed.max(1)) { vec![fixed] } else { Vec::new() },
+        Some(fixed) => {
+            if whole.is_multiple_of(fixed.max(1)) {
+                vec![fixed]
+            } else {
+                Vec::new()
+            }
+        }
         None => {
             let powers = (0..).map(|i| 1 << i).take_while(|&size| size < whole);
             powers.filter(|size| whole.is_multiple_of(*size)).chain([whole]).collect()
@@ -256,7 +263,8 @@ fn variants(dp: usize, pp: usize, fix: &Fix) -> Vec<(Schedule, u8)> {
     let zeros: &[u8] = if dp > 1 { &[0, 1] } else { &[0] };
     let all = schedules.iter().flat_map(|&schedule| zeros.iter().map(move |&zero| (schedule, zero)));
     let wanted = |&(schedule, zero): &(Schedule, u8)| {
-        (pp == 1 || fix.schedule.is_none_or(|fixed| fixed == schedule)) && (dp == 1 || fix.zero.is_none_or(|fixed| fixed == zero))
+        (pp == 1 || fix.schedule.is_none_or(|fixed| fixed == schedule))
+            && (dp == 1 || fix.zero.is_none_or(|fixed| fixed == zero))
     };
     all.filter(wanted).collect()
 }

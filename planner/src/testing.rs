@@ -6,7 +6,15 @@ use crate::job::{Dress, Job, Model, Optimizer};
 
 /// Eight sequences of sixteen tokens in fp32.
 pub fn tiny_job(model: Model) -> Job {
-    Job { seq: 16, global_batch: 8, precision: Precision::Fp32, steps: 4, seed: 0, model, optimizer: Optimizer::default() }
+    Job {
+        seq: 16,
+        global_batch: 8,
+        precision: Precision::Fp32,
+        steps: 4,
+        seed: 0,
+        model,
+        optimizer: Optimizer::default(),
+    }
 }
 
 /// Four small layers that two and four ranks can share.

@@ -41,15 +41,22 @@ impl Demo {
     /// Does all of it.
     pub fn run(self) -> Result<(), Failure> {
         if !(self.seconds > 0.0 && self.seconds <= 86_400.0) {
-            return Err(Failure::input(format!("--seconds is {}: it must be above 0, and a day at most", self.seconds)));
+            return Err(Failure::input(format!(
+                "--seconds is {}: it must be above 0, and a day at most",
+                self.seconds
+            )));
         }
         let text = corpus(&self.data)?;
         let entropy = text.unigram_entropy();
         println!("text: {:.1} MB of bytes, unigram entropy {entropy:.3} nats a byte", text.bytes.len() as f64 / 1e6);
 
         let share = Share::usual();
-        eprintln!("1/4 measuring single ops on {} rank(s) of {} thread(s), about {} s …", share.ranks, share.threads,
-            CALIBRATION.as_secs());
+        eprintln!(
+            "1/4 measuring single ops on {} rank(s) of {} thread(s), about {} s …",
+            share.ranks,
+            share.threads,
+            CALIBRATION.as_secs()
+        );
         let machine = measure(share, CALIBRATION)?;
 
         let cluster = Cluster { pools: vec![machine.clone()] };
@@ -62,7 +69,11 @@ impl Demo {
         let report = train(&dir, &plan, share, text, plan.job.steps, false)?;
         let last = &report.losses[report.losses.len().saturating_sub(10)..];
         let loss = last.iter().sum::<f64>() / last.len() as f64;
-        println!("loss: {:.3} at first, {loss:.3} over the last {} steps; unigram entropy {entropy:.3}", report.losses[0], last.len());
+        println!(
+            "loss: {:.3} at first, {loss:.3} over the last {} steps; unigram entropy {entropy:.3}",
+            report.losses[0],
+            last.len()
+        );
 
         eprintln!("4/4 comparing …");
         let report = of_run(&dir.path)?;

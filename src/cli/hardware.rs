@@ -46,12 +46,18 @@ impl Hardware {
                     return Err(Failure::input("--ranks must be above zero and --seconds between 0 and 3600"));
                 }
                 let share = ranks.map_or_else(Share::usual, Share::of_ranks);
-                eprintln!("measuring {} rank(s) of {} thread(s) for about {seconds:.0} s …", share.ranks, share.threads);
+                eprintln!(
+                    "measuring {} rank(s) of {} thread(s) for about {seconds:.0} s …",
+                    share.ranks, share.threads
+                );
                 let machine = measure(share, Duration::from_secs_f64(seconds))?;
                 write_whole(&output, &machine.to_toml())?;
                 let peak = machine.device.peak.values().next().map(|peak| peak.value.to_string()).unwrap_or_default();
                 println!("{}: {peak} and {} a rank", machine.system.title, machine.device.memory_bandwidth.value);
-                println!("next: meshwright plan demo-10m --cluster {} --seq 256 --global-batch 8 --precision fp32", output.display());
+                println!(
+                    "next: meshwright plan demo-10m --cluster {} --seq 256 --global-batch 8 --precision fp32",
+                    output.display()
+                );
                 Ok(())
             }
         }

@@ -91,7 +91,8 @@ impl PlanCommand {
 /// A job of a job file, or of a model and two figures.
 fn read_job(name: &str, seq: Option<usize>, global_batch: Option<usize>) -> Result<Job, Failure> {
     if name.ends_with(".toml") {
-        let text = std::fs::read_to_string(name).map_err(|error| Failure::input(format!("cannot read {name}: {error}")))?;
+        let text =
+            std::fs::read_to_string(name).map_err(|error| Failure::input(format!("cannot read {name}: {error}")))?;
         if text.lines().any(|line| line.trim() == "[model]") {
             let mut job = Job::from_toml(name, &text)?;
             job.seq = seq.unwrap_or(job.seq);
@@ -156,8 +157,10 @@ pub fn figures_json(plan: &Plan, figures: &Figures) -> serde_json::Value {
 
 fn print_found(job: &Job, cluster: &str, found: &Found) {
     let parameters = job.model.parameters(job.seq) as f64 / 1e9;
-    println!("{} ({parameters:.3} B parameters), {} sequences of {} tokens a step, {}, on {cluster}", job.model.name,
-        job.global_batch, job.seq, job.precision);
+    println!(
+        "{} ({parameters:.3} B parameters), {} sequences of {} tokens a step, {}, on {cluster}",
+        job.model.name, job.global_batch, job.seq, job.precision
+    );
     for (place, (plan, predicted)) in found.best.iter().enumerate() {
         println!("\n{}. {}", place + 1, plan.summary());
         print_figures(&predicted.figures);
@@ -173,7 +176,10 @@ fn print_found(job: &Job, cluster: &str, found: &Found) {
 /// A prediction for people.
 pub fn print_figures(figures: &Figures) {
     let Figures { tokens_per_s, tokens_per_s_per_device, mfu, bubble_fraction, .. } = figures;
-    println!("   step    {:>12}   {tokens_per_s:.0} tokens/s, {tokens_per_s_per_device:.0} a device", figures.step_time().to_string());
+    println!(
+        "   step    {:>12}   {tokens_per_s:.0} tokens/s, {tokens_per_s_per_device:.0} a device",
+        figures.step_time().to_string()
+    );
     println!("   memory  {:>12}   of the rank that needs most", figures.peak_memory().to_string());
     println!("   MFU     {:>11.1} %   bubble {:.1} %", mfu * 100.0, bubble_fraction * 100.0);
 }

@@ -72,7 +72,13 @@ pub fn of_run(path: &Path) -> Result<report::Report, Failure> {
         subtitle: vec![
             ("plan".to_owned(), plan.summary()),
             ("device".to_owned(), measured.device.clone()),
-            ("job".to_owned(), format!("{} sequences of {} tokens a step, {}", plan.job.global_batch, plan.job.seq, plan.job.precision)),
+            (
+                "job".to_owned(),
+                format!(
+                    "{} sequences of {} tokens a step, {}",
+                    plan.job.global_batch, plan.job.seq, plan.job.precision
+                ),
+            ),
         ],
     });
     let mut rows = Vec::new();

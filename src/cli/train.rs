@@ -166,7 +166,10 @@ pub fn train(
         peak_memory_bytes: report.peak_memory_bytes,
         declared_bytes: declared,
         unigram_entropy,
-        device: format!("cpu: {}, {} rank(s) of {} thread(s), {}", info.model, share.ranks, share.threads, info.instruction_set),
+        device: format!(
+            "cpu: {}, {} rank(s) of {} thread(s), {}",
+            info.model, share.ranks, share.threads, info.instruction_set
+        ),
         emulated: share.emulated(),
         trace: report.trace.clone(),
     })?;

@@ -18,8 +18,11 @@ impl Report {
     pub fn html(&self) -> String {
         let data = json!({ "traces": self.traces.each_ref().map(|trace| self.lanes(trace)), "losses": self.losses, "entropy": self.unigram_entropy });
         let data = data.to_string().replace('<', "\\u003c");
-        let subtitle: String =
-            self.subtitle.iter().map(|(label, value)| format!("<dt>{}</dt><dd>{}</dd>", escape(label), escape(value))).collect();
+        let subtitle: String = self
+            .subtitle
+            .iter()
+            .map(|(label, value)| format!("<dt>{}</dt><dd>{}</dd>", escape(label), escape(value)))
+            .collect();
         include_str!("page.html")
             .replace("{{title}}", &escape(&self.title))
             .replace("{{subtitle}}", &subtitle)
@@ -52,7 +55,8 @@ impl Report {
     /// A trace for drawing: per lane its rank and `[start µs, length µs, row]` spans.
     fn lanes(&self, trace: &Trace) -> Value {
         let mut shortest = 0;
-        let mut lengths: Vec<u64> = trace.lanes.iter().flat_map(|lane| &lane.spans).map(|span| span.duration().0).collect();
+        let mut lengths: Vec<u64> =
+            trace.lanes.iter().flat_map(|lane| &lane.spans).map(|span| span.duration().0).collect();
         if lengths.len() > MOST {
             lengths.sort_unstable_by_key(|&length| std::cmp::Reverse(length));
             shortest = lengths[MOST];

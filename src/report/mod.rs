@@ -146,9 +146,7 @@ impl Report {
 
     /// The comparison for scripts.
     pub fn json(&self) -> Value {
-        let figures = |f: &Figures| {
-            json!({ "step_time_s": f.step_time_s, "tokens_per_s": f.tokens_per_s, "peak_memory_bytes": f.peak_memory_bytes })
-        };
+        let figures = |f: &Figures| json!({ "step_time_s": f.step_time_s, "tokens_per_s": f.tokens_per_s, "peak_memory_bytes": f.peak_memory_bytes });
         let errors = |f: &Figures| {
             let m = &self.measured;
             json!({
@@ -182,8 +180,17 @@ impl Report {
     pub fn csv(&self, to: impl io::Write) -> csv::Result<()> {
         let mut writer = csv::Writer::from_writer(to);
         writer.write_record([
-            "stage", "instruction", "name", "phase", "microbatch", "layer", "predicted_start_us", "predicted_us",
-            "replayed_us", "measured_us", "error_pct",
+            "stage",
+            "instruction",
+            "name",
+            "phase",
+            "microbatch",
+            "layer",
+            "predicted_start_us",
+            "predicted_us",
+            "replayed_us",
+            "measured_us",
+            "error_pct",
         ])?;
         let or_none = |number: Option<u32>| number.map(|n| n.to_string()).unwrap_or_default();
         for row in &self.rows {

@@ -26,7 +26,9 @@ pub use op::{dims, op_time};
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum PriceError {
     /// The device multiplies neither this format nor a wider one.
-    #[error("`{device}` has no peak for {precision}; give its profile a `peak.{precision}`, or choose another precision")]
+    #[error(
+        "`{device}` has no peak for {precision}; give its profile a `peak.{precision}`, or choose another precision"
+    )]
     NoPeak {
         /// The device.
         device: String,

@@ -101,7 +101,8 @@ fn parse_call(text: &str) -> Result<Call, String> {
     let mut dims = serde_json::Map::new();
     for word in words {
         let (key, value) = word.split_once('=').ok_or_else(|| format!("`{word}` of `{name}` is no DIM=VALUE"))?;
-        let value = serde_json::from_str(value).map_err(|_| format!("`{word}` of `{name}`: no number, word or truth"))?;
+        let value =
+            serde_json::from_str(value).map_err(|_| format!("`{word}` of `{name}`: no number, word or truth"))?;
         dims.insert(key.to_owned(), value);
     }
     let tagged = Value::Object([(name.to_owned(), Value::Object(dims))].into_iter().collect());
@@ -125,7 +126,10 @@ fn parse_buffer(text: &str, next: usize) -> Result<Buffer, String> {
 
 fn parse_instr(text: &str) -> Result<Instr, String> {
     let (body, rest) = text.split_once(" ;").unwrap_or((text, ""));
-    let (head, args) = body.split_once(" :").ok_or("expected `NUMBER STREAM KIND … : ARGUMENTS`").map_err(|problem| format!("{problem}, not `{text}`"))?;
+    let (head, args) = body
+        .split_once(" :")
+        .ok_or("expected `NUMBER STREAM KIND … : ARGUMENTS`")
+        .map_err(|problem| format!("{problem}, not `{text}`"))?;
     let words: Vec<&str> = head.split_whitespace().collect();
     let (stream, kind) = match words[..] {
         [stream, ref kind @ ..] if !kind.is_empty() => (word(stream)?, parse_kind(kind, args)?),

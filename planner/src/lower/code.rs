@@ -184,9 +184,7 @@ impl Piece {
     /// Whether a value lives in working memory.
     fn works(&self, value: Value) -> bool {
         match value {
-            Value::Tensor(t) => {
-                matches!(self.tape.tensors[t].home, Home::Inner { .. }) && !self.kept.contains_key(&t)
-            }
+            Value::Tensor(t) => matches!(self.tape.tensors[t].home, Home::Inner { .. }) && !self.kept.contains_key(&t),
             Value::Grad(_) => true,
             Value::Flow | Value::Weight(_) | Value::WeightGrad(_) => false,
         }
@@ -194,7 +192,8 @@ impl Piece {
 
     fn code(&self, lists: &[(Phase, Vec<Step>)], blocks: &mut Blocks) -> Code {
         let mut code = Code::default();
-        let steps: Vec<(Phase, &Step)> = lists.iter().flat_map(|(phase, list)| list.iter().map(|s| (*phase, s))).collect();
+        let steps: Vec<(Phase, &Step)> =
+            lists.iter().flat_map(|(phase, list)| list.iter().map(|s| (*phase, s))).collect();
         self.place(&steps, &mut code);
         for run in steps.chunk_by(|a, b| a.0 == b.0 && a.1.is_call() && b.1.is_call()) {
             code.segments.push(match run[0].1 {

@@ -146,7 +146,11 @@ impl Widths {
 }
 
 /// Elements of a piece's bank: (padded, decayed, whole), and each parameter's start.
-fn bank_of<'a>(params: impl Iterator<Item = &'a ParamDecl>, tp: usize, pad: usize) -> ([usize; 3], Vec<(&'a ParamDecl, usize)>) {
+fn bank_of<'a>(
+    params: impl Iterator<Item = &'a ParamDecl>,
+    tp: usize,
+    pad: usize,
+) -> ([usize; 3], Vec<(&'a ParamDecl, usize)>) {
     let mut order: Vec<&ParamDecl> = params.collect();
     order.sort_by_key(|decl| (decl.shard == Shard::Whole, !decl.decay));
     let (mut at, mut decayed, mut whole, mut starts) = (0, 0, None, Vec::new());
@@ -238,10 +242,18 @@ impl Layout {
         }
     }
 
-    fn add_bank<'a>(&mut self, plan: &Plan, at: At, name: &str, params: impl Iterator<Item = &'a ParamDecl>, width: Widths) {
+    fn add_bank<'a>(
+        &mut self,
+        plan: &Plan,
+        at: At,
+        name: &str,
+        params: impl Iterator<Item = &'a ParamDecl>,
+        width: Widths,
+    ) {
         let shards = state_shards(plan);
         let ([elems, decayed, whole], starts) = bank_of(params, plan.mesh.tp, shards * ALIGN);
-        let mut declare = |what: &str, elems, width| self.declare(&format!("{what}.{name}"), elems, Lifetime::Persistent, width);
+        let mut declare =
+            |what: &str, elems, width| self.declare(&format!("{what}.{name}"), elems, Lifetime::Persistent, width);
         let bank = Bank {
             elems,
             decayed,
@@ -269,7 +281,15 @@ impl Layout {
     }
 
     /// The view of a value of the stage's `index`-th piece, for a microbatch; `elems` of it.
-    pub fn view(&self, index: usize, piece: &Piece, work: &HashMap<Value, usize>, value: Value, mb: usize, elems: usize) -> View {
+    pub fn view(
+        &self,
+        index: usize,
+        piece: &Piece,
+        work: &HashMap<Value, usize>,
+        value: Value,
+        mb: usize,
+        elems: usize,
+    ) -> View {
         let whole = |buffer, offset| View { buffer, offset, elems, shard: None };
         let slot = &self.slots[mb % self.slots.len()];
         match value {

@@ -37,7 +37,8 @@ pub fn lower(plan: &Plan) -> Result<Lowered, PlanError> {
     let pieces = Pieces::of(plan, &mut blocks);
     let layouts: Vec<Layout> = (0..plan.mesh.pp).map(|stage| Layout::of(plan, &pieces, stage)).collect();
     let params = Params { roles: layouts.iter().map(|layout| layout.params()).collect() };
-    let roles = layouts.into_iter().enumerate().map(|(stage, layout)| step::role(plan, &pieces, layout, stage, &mut blocks));
+    let roles =
+        layouts.into_iter().enumerate().map(|(stage, layout)| step::role(plan, &pieces, layout, stage, &mut blocks));
     let roles = roles.collect();
     let mut program = Program { mesh: plan.mesh, blocks: blocks.into_list(), roles };
     add_waits(&mut program);
@@ -62,7 +63,9 @@ mod tests {
                 {
                     let stages = match pp {
                         1 => vec![Stage { layers: 4, full: 1, selective: 2 }],
-                        2 => vec![Stage { layers: 3, full: 1, selective: 1 }, Stage { layers: 1, full: 0, selective: 0 }],
+                        2 => {
+                            vec![Stage { layers: 3, full: 1, selective: 1 }, Stage { layers: 1, full: 0, selective: 0 }]
+                        }
                         _ => vec![Stage { layers: 1, full: 0, selective: 1 }; 4],
                     };
                     let job = crate::job::Job { precision, ..tiny_job(tiny_model(dress)) };

@@ -1,0 +1,158 @@
+//! Numbers in range, sizes that agree, and no op that writes what it also uses.
+
+use std::ops::Range;
+
+use super::{Fault, Place, VerifyError, at};
+use crate::op::{Mode, Op};
+use crate::program::{Block, Buffer, Collective, Kind, Lifetime, Program, View};
+
+/// Two formals that must not share elements; `exact` ones may be the very same view.
+struct Apart {
+    written: usize,
+    other: usize,
+    exact: bool,
+}
+
+pub(super) fn check(program: &Program) -> Result<(), VerifyError> {
+    if program.roles.len() != program.mesh.pp {
+        let fault = Fault::Roles { roles: program.roles.len(), stages: program.mesh.pp };
+        return Err(VerifyError { place: Place::Program, fault });
+    }
+    let mut apart = Vec::with_capacity(program.blocks.len());
+    for (number, block) in program.blocks.iter().enumerate() {
+        let of_call = |(call, fault)| VerifyError { place: Place::Block { block: number, call }, fault };
+        apart.push(check_block(block).map_err(of_call)?);
+    }
+    for (stage, role) in program.roles.iter().enumerate() {
+        for (index, instr) in role.instrs.iter().enumerate() {
+            let checked = check_instr(program, stage, &instr.kind, &apart);
+            checked.map_err(|fault| at(program, stage, index, fault))?;
+            if let Some(&wait) = instr.waits.iter().find(|&&wait| wait as usize >= index) {
+                return Err(at(program, stage, index, Fault::Wait { wait }));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Checks calls against signatures; gives the formals that must be apart.
+fn check_block(block: &Block) -> Result<Vec<Apart>, (usize, Fault)> {
+    let mut apart: Vec<Apart> = Vec::new();
+    for (index, call) in block.calls.iter().enumerate() {
+        let signature = call.op.signature();
+        if signature.len() != call.args.len() {
+            return Err((index, Fault::Arguments { given: call.args.len(), wanted: signature.len() }));
+        }
+        for (arg, param) in call.args.iter().zip(&signature) {
+            let formal = known("formal", &block.params, arg.param).map_err(|fault| (index, fault))?;
+            let end = arg.offset + param.elems;
+            if end > formal.elems {
+                return Err((index, Fault::Bounds { name: formal.name.clone(), elems: formal.elems, end }));
+            }
+        }
+        for (i, (arg, param)) in call.args.iter().zip(&signature).enumerate() {
+            if param.mode == Mode::In {
+                continue;
+            }
+            for (j, (other, used)) in call.args.iter().zip(&signature).enumerate() {
+                if i == j || (used.mode != Mode::In && j < i) {
+                    continue;
+                }
+                let exact = matches!(call.op, Op::Add { .. });
+                if arg.param != other.param {
+                    let (written, other) = (arg.param as usize, other.param as usize);
+                    if !apart.iter().any(|a| (a.written, a.other) == (written, other) && a.exact == exact) {
+                        apart.push(Apart { written, other, exact });
+                    }
+                } else if !(exact && arg.offset == other.offset)
+                    && overlap(&(arg.offset..arg.offset + param.elems), &(other.offset..other.offset + used.elems))
+                {
+                    let name = |param: u32| block.params[param as usize].name.clone();
+                    return Err((index, Fault::Alias { written: name(arg.param), other: name(other.param) }));
+                }
+            }
+        }
+    }
+    Ok(apart)
+}
+
+fn check_instr(program: &Program, stage: usize, kind: &Kind, apart: &[Vec<Apart>]) -> Result<(), Fault> {
+    let buffers = &program.roles[stage].buffers;
+    let view = |view: &View| check_view(program, buffers, view);
+    match kind {
+        Kind::Load { into, .. } => view(into),
+        Kind::Send { to: peer, view: message } | Kind::Recv { from: peer, view: message } => {
+            if *peer == stage {
+                return Err(Fault::Oneself);
+            }
+            known("stage", &program.roles, *peer as u32)?;
+            view(message)
+        }
+        Kind::Collective { op, axis, view: vector } => {
+            view(vector)?;
+            let ranks = program.mesh.size(*axis);
+            let shared = match op {
+                Collective::ReduceScatter | Collective::AllGather | Collective::AllToAll => true,
+                Collective::AllReduce => false,
+            };
+            if shared && !vector.elems.is_multiple_of(ranks) {
+                return Err(Fault::Uneven { elems: vector.elems, ranks });
+            }
+            Ok(())
+        }
+        Kind::Free { buffers: freed } => freed.iter().try_for_each(|&buffer| {
+            let declared = known("buffer", buffers, buffer)?;
+            match declared.lifetime {
+                Lifetime::Saved => Ok(()),
+                Lifetime::Persistent | Lifetime::Scratch => {
+                    Err(Fault::Free { buffer: declared.name.clone(), why: "only saved ones are" })
+                }
+            }
+        }),
+        Kind::Run { block, args, .. } => {
+            let callee = known("block", &program.blocks, *block)?;
+            if args.len() != callee.params.len() {
+                return Err(Fault::Arguments { given: args.len(), wanted: callee.params.len() });
+            }
+            for (arg, formal) in args.iter().zip(&callee.params) {
+                view(arg)?;
+                if arg.elems != formal.elems {
+                    return Err(Fault::Size { name: formal.name.clone(), wanted: formal.elems, given: arg.elems });
+                }
+            }
+            check_apart(program, callee, args, &apart[*block as usize])
+        }
+    }
+}
+
+fn check_apart(program: &Program, block: &Block, args: &[View], apart: &[Apart]) -> Result<(), Fault> {
+    let shares = |pair: &&Apart| {
+        let (a, b) = (&args[pair.written], &args[pair.other]);
+        a.buffer == b.buffer && !(pair.exact && a == b) && overlap(&a.extent(&program.mesh), &b.extent(&program.mesh))
+    };
+    match apart.iter().find(shares) {
+        Some(pair) => {
+            let name = |formal: usize| block.params[formal].name.clone();
+            Err(Fault::Alias { written: name(pair.written), other: name(pair.other) })
+        }
+        None => Ok(()),
+    }
+}
+
+fn check_view(program: &Program, buffers: &[Buffer], view: &View) -> Result<(), Fault> {
+    let buffer = known("buffer", buffers, view.buffer)?;
+    let end = view.extent(&program.mesh).end;
+    if end > buffer.elems {
+        return Err(Fault::Bounds { name: buffer.name.clone(), elems: buffer.elems, end });
+    }
+    Ok(())
+}
+
+fn known<'a, T>(what: &'static str, all: &'a [T], number: u32) -> Result<&'a T, Fault> {
+    let missing = Fault::Unknown { what, number: number as usize, last: all.len().saturating_sub(1) };
+    all.get(number as usize).ok_or(missing)
+}
+
+fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
+    a.start < b.end && b.start < a.end
+}

@@ -1,0 +1,166 @@
+//! One small program for each fault, and what `add_waits` owes to `verify`.
+
+use super::*;
+use crate::hazards::add_waits;
+use crate::mesh::{Axis, Mesh};
+use crate::op::Op;
+use crate::program::*;
+
+fn view(buffer: u32, offset: usize, elems: usize) -> View {
+    View { buffer, offset, elems, shard: None }
+}
+
+fn instr(kind: Kind) -> Instr {
+    Instr { kind, stream: Stream::Compute, waits: Vec::new(), microbatch: None, layer: None }
+}
+
+fn comm(kind: Kind) -> Instr {
+    Instr { stream: Stream::Comm, ..instr(kind) }
+}
+
+fn accumulate(src: View, dst: View) -> Instr {
+    instr(Kind::Run { block: 0, phase: Phase::Backward, args: vec![src, dst] })
+}
+
+fn load(into: View) -> Instr {
+    instr(Kind::Load { input: Input::Tokens, into })
+}
+
+fn program(mesh: Mesh, roles: Vec<Vec<Instr>>) -> Program {
+    let buffer = |name: &str, lifetime| Buffer { name: name.to_owned(), elems: 8, lifetime, width: 4 };
+    let buffers = vec![buffer("w", Lifetime::Persistent), buffer("a", Lifetime::Saved), buffer("t", Lifetime::Scratch)];
+    let formal = |name: &str| BlockParam { name: name.to_owned(), elems: 4 };
+    let call = Call { op: Op::Accumulate { n: 4 }, args: [0, 1].map(|param| ArgView { param, offset: 0 }).to_vec() };
+    let block = Block { name: "accumulate".to_owned(), params: vec![formal("src"), formal("dst")], calls: vec![call] };
+    let roles = roles.into_iter().map(|instrs| RankProgram { buffers: buffers.clone(), instrs }).collect();
+    Program { mesh, blocks: vec![block], roles }
+}
+
+fn one(instrs: Vec<Instr>) -> Program {
+    program(Mesh::ONE, vec![instrs])
+}
+
+fn fault(program: Program) -> Fault {
+    verify(program).expect_err("it is unsound").fault
+}
+
+const W: fn(usize) -> View = |offset| view(0, offset, 4);
+const A: fn() -> View = || view(1, 0, 4);
+const T: fn() -> View = || view(2, 0, 4);
+
+#[test]
+fn a_sound_program_passes() {
+    let free = instr(Kind::Free { buffers: vec![1] });
+    verify(one(vec![load(A()), load(T()), accumulate(A(), W(0)), accumulate(T(), W(4)), free])).unwrap();
+}
+
+#[test]
+fn what_is_out_of_range_is_refused() {
+    assert!(matches!(fault(one(vec![load(view(9, 0, 4))])), Fault::Unknown { what: "buffer", number: 9, last: 2 }));
+    assert!(matches!(fault(one(vec![load(view(0, 6, 4))])), Fault::Bounds { elems: 8, end: 10, .. }));
+    assert!(matches!(fault(one(vec![accumulate(W(0), view(0, 4, 3))])), Fault::Size { wanted: 4, given: 3, .. }));
+    let short = instr(Kind::Run { block: 0, phase: Phase::Forward, args: vec![W(0)] });
+    assert!(matches!(fault(one(vec![short])), Fault::Arguments { given: 1, wanted: 2 }));
+    let sharded = View { shard: Some(Axis::Dp), ..view(0, 0, 5) };
+    let mesh = Mesh { dp: 2, pp: 1, tp: 1 };
+    assert!(matches!(fault(program(mesh, vec![vec![load(sharded)]])), Fault::Bounds { end: 10, .. }));
+    assert!(matches!(fault(program(Mesh { pp: 2, ..Mesh::ONE }, vec![vec![]])), Fault::Roles { .. }));
+}
+
+#[test]
+fn an_op_that_writes_what_it_reads_is_refused() {
+    assert!(matches!(fault(one(vec![accumulate(W(0), view(0, 2, 4))])), Fault::Alias { .. }));
+}
+
+#[test]
+fn reads_of_nothing_are_refused() {
+    assert!(matches!(fault(one(vec![accumulate(T(), W(0))])), Fault::Unwritten { .. }));
+    assert!(matches!(fault(one(vec![load(view(2, 0, 2)), accumulate(T(), W(0))])), Fault::Unwritten { .. }));
+    let free = || instr(Kind::Free { buffers: vec![1] });
+    assert!(matches!(fault(one(vec![load(A()), free(), accumulate(A(), W(0))])), Fault::Unwritten { .. }));
+}
+
+#[test]
+fn what_is_kept_is_freed_once() {
+    let free = |buffer| instr(Kind::Free { buffers: vec![buffer] });
+    assert!(matches!(fault(one(vec![load(A())])), Fault::Kept { .. }));
+    assert!(matches!(fault(one(vec![load(A()), free(1), free(1)])), Fault::Free { .. }));
+    assert!(matches!(fault(one(vec![free(2)])), Fault::Free { .. }));
+}
+
+#[test]
+fn messages_match_in_number_and_size() {
+    let mesh = Mesh { pp: 2, ..Mesh::ONE };
+    let send = |elems| instr(Kind::Send { to: 1, view: view(0, 0, elems) });
+    let recv = |elems| instr(Kind::Recv { from: 0, view: view(0, 0, elems) });
+    verify(program(mesh, vec![vec![send(4), send(8)], vec![recv(4), recv(8)]])).unwrap();
+    assert!(matches!(
+        fault(program(mesh, vec![vec![send(4)], vec![recv(8)]])),
+        Fault::Message { sent: 4, wanted: 8, .. }
+    ));
+    assert!(matches!(fault(program(mesh, vec![vec![send(4)], vec![]])), Fault::Unreceived { to: 1, count: 1 }));
+    assert!(matches!(fault(program(mesh, vec![vec![], vec![recv(4)]])), Fault::Deadlock));
+    let own = instr(Kind::Send { to: 0, view: W(0) });
+    assert!(matches!(fault(program(mesh, vec![vec![own], vec![]])), Fault::Oneself));
+}
+
+#[test]
+fn stages_that_wait_in_a_circle_are_refused() {
+    let mesh = Mesh { pp: 2, ..Mesh::ONE };
+    let send = |to| instr(Kind::Send { to, view: W(0) });
+    let recv = |from| instr(Kind::Recv { from, view: W(4) });
+    verify(program(mesh, vec![vec![send(1), recv(1)], vec![send(0), recv(0)]])).unwrap();
+    assert!(matches!(fault(program(mesh, vec![vec![recv(1), send(1)], vec![recv(0), send(0)]])), Fault::Deadlock));
+}
+
+#[test]
+fn pipeline_collectives_are_the_same_on_all_stages() {
+    let mesh = Mesh { pp: 2, ..Mesh::ONE };
+    let sum = |elems| instr(Kind::Collective { op: Collective::AllReduce, axis: Axis::Pp, view: view(0, 0, elems) });
+    verify(program(mesh, vec![vec![sum(4)], vec![sum(4)]])).unwrap();
+    assert!(matches!(fault(program(mesh, vec![vec![sum(4)], vec![sum(8)]])), Fault::Collective { other: 0 }));
+    assert!(matches!(fault(program(mesh, vec![vec![sum(4)], vec![]])), Fault::Deadlock));
+    let odd = instr(Kind::Collective { op: Collective::AllGather, axis: Axis::Dp, view: view(0, 0, 5) });
+    assert!(matches!(
+        fault(program(Mesh { dp: 2, ..Mesh::ONE }, vec![vec![odd]])),
+        Fault::Uneven { elems: 5, ranks: 2 }
+    ));
+}
+
+/// Compute writes, comm sums, compute reads: twice over, in two places.
+fn two_streams() -> Program {
+    let sum = |offset| comm(Kind::Collective { op: Collective::AllReduce, axis: Axis::Dp, view: W(offset) });
+    let mesh = Mesh { dp: 2, ..Mesh::ONE };
+    let again = [load(T()), load(W(0)), sum(0), load(W(4)), sum(4), accumulate(W(0), T()), accumulate(W(4), T())];
+    program(mesh, vec![again.to_vec()])
+}
+
+#[test]
+fn waits_are_added_where_streams_share_and_nowhere_else() {
+    let mut program = two_streams();
+    add_waits(&mut program);
+    let waits: Vec<Vec<u32>> = program.roles[0].instrs.iter().map(|instr| instr.waits.clone()).collect();
+    assert_eq!(waits, [vec![], vec![], vec![1], vec![], vec![3], vec![2], vec![4]]);
+    verify(program).unwrap();
+}
+
+#[test]
+fn every_wait_added_is_needed() {
+    let mut whole = two_streams();
+    add_waits(&mut whole);
+    for index in 0..whole.roles[0].instrs.len() {
+        let mut less = whole.clone();
+        if !std::mem::take(&mut less.roles[0].instrs[index].waits).is_empty() {
+            assert!(matches!(fault(less), Fault::Race { .. }), "instruction {index}");
+        }
+    }
+    let mut later = whole.clone();
+    later.roles[0].instrs[2].waits = vec![2];
+    assert!(matches!(fault(later), Fault::Wait { wait: 2 }));
+}
+
+#[test]
+fn a_fault_says_where_it_is() {
+    let message = verify(one(vec![load(T()), accumulate(T(), view(0, 6, 4))])).unwrap_err().to_string();
+    assert_eq!(message, "stage 0, instruction 1 (accumulate): `w` ends at 8, the part used at 10");
+}
