@@ -68,6 +68,13 @@ impl Problem {
         (stages.iter().map(|s| s.layers).sum::<usize>() == self.layers).then_some(stages)
     }
 
+    /// What no partition's step can undercut: all microbatches through a stage as slow as the slowest must be; `None` if no
+    /// partition fits.
+    pub fn floor(&self) -> Option<f64> {
+        let choices: Vec<Vec<Choice>> = self.stages.iter().map(|fixed| self.choices(fixed)).collect();
+        Some(self.least_bottleneck(&choices)? * self.microbatches as f64)
+    }
+
     /// The objective of a partition, in seconds.
     pub fn seconds_of(&self, stages: &[Stage]) -> f64 {
         let times = || self.stages.iter().zip(stages).map(|(fixed, stage)| self.stage_seconds(fixed, stage));

@@ -72,25 +72,22 @@ pub fn search(job: &Job, cluster: &Cluster, fix: &Fix, top: usize) -> Result<Fou
     let mut queue = search.enumerate(fix)?;
     let mut best: Vec<(Plan, Predicted)> = Vec::new();
     let mut simulated = 0;
-    while let Some(Candidate { seconds, plan, refined, order }) = queue.pop() {
+    while let Some(Candidate { seconds, plan, known, order }) = queue.pop() {
         if best.len() == top && seconds >= best[top - 1].1.figures.step_time_s {
             *search.rejected.entry("slower by its bound".to_owned()).or_default() += queue.len() + 1;
             break;
         }
-        if !refined {
-            if let Some((plan, seconds)) = search.refine(plan)? {
-                queue.push(Candidate { seconds, plan, refined: true, order });
+        let refined = match known {
+            Known::Floor => search.bound_partitions(plan)?,
+            Known::Bound => search.refine(plan)?,
+            Known::Stages => {
+                simulated += 1;
+                search.keep(plan, &mut best, top)?;
+                continue;
             }
-            continue;
-        }
-        simulated += 1;
-        let predicted = predict(&plan, cluster)?;
-        let at = best.partition_point(|(_, other)| other.figures.step_time_s <= predicted.figures.step_time_s);
-        best.insert(at, (plan, predicted));
-        if best.len() > top {
-            best.pop();
-            *search.rejected.entry("slower when simulated".to_owned()).or_default() += 1;
-        }
+        };
+        // A bound found later is never below one found earlier: both hold.
+        queue.extend(refined.map(|(plan, own, known)| Candidate { seconds: own.max(seconds), plan, known, order }));
     }
     let Search { considered, rejected, .. } = search;
     if best.is_empty() {
@@ -99,12 +96,22 @@ pub fn search(job: &Job, cluster: &Cluster, fix: &Fix, top: usize) -> Result<Fou
     Ok(Found { best, considered, rejected, simulated, seconds: started.elapsed().as_secs_f64() })
 }
 
+/// How much is known of a candidate.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Known {
+    /// Its work, were it spread evenly.
+    Floor,
+    /// The least its slowest stage can take, in whole layers that fit.
+    Bound,
+    /// Its stages.
+    Stages,
+}
+
 /// A plan with the least its step can take.
 struct Candidate {
     seconds: f64,
     plan: Plan,
-    /// Whether stages are decided; else `seconds` is the floor of all partitions.
-    refined: bool,
+    known: Known,
     /// Place in the enumeration, which breaks ties.
     order: usize,
 }
@@ -173,7 +180,7 @@ impl Search<'_> {
                         for &(schedule, zero) in &variants {
                             let plan = self.plan(Mesh { dp, pp, tp }, microbatch, schedule, zero);
                             let seconds = self.shape(&plan)?.costs.floor(&plan);
-                            queue.push(Candidate { seconds, plan, refined: false, order: queue.len() });
+                            queue.push(Candidate { seconds, plan, known: Known::Floor, order: queue.len() });
                         }
                     }
                 }
@@ -200,17 +207,17 @@ impl Search<'_> {
         Ok(&self.shapes[&key])
     }
 
-    /// Decides the stages and the bound; `None`, and counted, if nothing fits memory.
-    fn refine(&mut self, mut plan: Plan) -> Result<Option<(Plan, f64)>, PlanError> {
-        let (capacity, cluster) = (self.capacity, self.cluster);
-        let ShapeCosts { pieces, costs } = self.shape(&plan)?;
-        let footprints: Vec<Footprint> = (0..plan.mesh.pp).map(|stage| Footprint::of(&plan, pieces, stage)).collect();
+    /// The partitioning problem of a candidate.
+    fn problem(&mut self, plan: &Plan) -> Result<Problem, PlanError> {
+        let capacity = self.capacity;
+        let ShapeCosts { pieces, costs } = self.shape(plan)?;
+        let footprints: Vec<Footprint> = (0..plan.mesh.pp).map(|stage| Footprint::of(plan, pieces, stage)).collect();
         let fixed = |(stage, footprint): (usize, &Footprint)| Fixed {
-            seconds: costs.fixed(&plan, stage),
+            seconds: costs.fixed(plan, stage),
             bytes: (footprint.fixed + footprint.work.iter().max().expect("three modes")) as f64,
             in_flight: plan.in_flight(stage),
         };
-        let problem = Problem {
+        Ok(Problem {
             layers: plan.job.model.layers,
             microbatches: plan.microbatches(),
             seconds: costs.layer,
@@ -218,17 +225,45 @@ impl Search<'_> {
             slot: footprints[0].slot.map(|bytes| bytes as f64),
             stages: footprints.iter().enumerate().map(fixed).collect(),
             capacity,
-        };
-        let Some(stages) = problem.solve() else {
+        })
+    }
+
+    /// A better bound; `None`, and counted, if nothing fits memory.
+    fn bound_partitions(&mut self, plan: Plan) -> Result<Option<(Plan, f64, Known)>, PlanError> {
+        let Some(seconds) = self.problem(&plan)?.floor() else {
             self.reject("out of memory", 1);
             return Ok(None);
         };
+        Ok(Some((plan, seconds, Known::Bound)))
+    }
+
+    /// Decides the stages, and bounds the step with them.
+    fn refine(&mut self, mut plan: Plan) -> Result<Option<(Plan, f64, Known)>, PlanError> {
+        let cluster = self.cluster;
+        let Some(stages) = self.problem(&plan)?.solve() else {
+            self.reject("no stages found in time", 1);
+            return Ok(None);
+        };
         plan.stages = stages;
+        let capacity = self.capacity;
+        let ShapeCosts { pieces, costs } = self.shape(&plan)?;
         debug_assert!((0..plan.mesh.pp).all(|stage| stage_bytes(&plan, pieces, stage) as f64 <= capacity));
         let mut prices = Prices::new(cluster, plan.mesh, plan.job.precision)?;
         let update = update_seconds(&plan, pieces, &mut prices)?;
         let seconds = step_seconds(&plan, costs, update);
-        Ok(Some((plan, seconds)))
+        Ok(Some((plan, seconds, Known::Stages)))
+    }
+
+    /// Simulates a plan and keeps it if it is among the best.
+    fn keep(&mut self, plan: Plan, best: &mut Vec<(Plan, Predicted)>, top: usize) -> Result<(), PlanError> {
+        let predicted = predict(&plan, self.cluster)?;
+        let at = best.partition_point(|(_, other)| other.figures.step_time_s <= predicted.figures.step_time_s);
+        best.insert(at, (plan, predicted));
+        if best.len() > top {
+            best.pop();
+            self.reject("slower when simulated", 1);
+        }
+        Ok(())
     }
 }
 
@@ -267,4 +302,60 @@ fn variants(dp: usize, pp: usize, fix: &Fix) -> Vec<(Schedule, u8)> {
             && (dp == 1 || fix.zero.is_none_or(|fixed| fixed == zero))
     };
     all.filter(wanted).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::Dress;
+    use crate::testing::{tiny_job, tiny_model};
+
+    fn cluster(text: &str) -> Cluster {
+        Cluster::parse(text).unwrap()
+    }
+
+    #[test]
+    fn the_best_plan_is_the_best_of_all_candidates() {
+        let (job, cluster) = (tiny_job(tiny_model(Dress::Llama)), cluster("8x cpu-generic"));
+        let all = search(&job, &cluster, &Fix::default(), usize::MAX).unwrap();
+        let best = search(&job, &cluster, &Fix::default(), 1).unwrap();
+        let least = all.best.iter().map(|(_, p)| p.figures.step_time_s).fold(f64::INFINITY, f64::min);
+        assert_eq!(best.best[0].1.figures.step_time_s, least);
+        assert!(all.best.len() > 20 && best.simulated < all.simulated, "{} of {}", best.simulated, all.simulated);
+    }
+
+    #[test]
+    fn every_candidate_is_kept_or_counted() {
+        let (job, cluster) = (tiny_job(tiny_model(Dress::Gpt2)), cluster("8x cpu-generic"));
+        for top in [1, 5] {
+            let found = search(&job, &cluster, &Fix::default(), top).unwrap();
+            assert_eq!(found.best.len() + found.rejected.values().sum::<usize>(), found.considered);
+        }
+    }
+
+    #[test]
+    fn no_bound_is_above_its_simulation() {
+        let (job, cluster) = (tiny_job(tiny_model(Dress::Gpt2)), cluster("8x cpu-generic"));
+        let found = search(&job, &cluster, &Fix::default(), usize::MAX).unwrap();
+        for (plan, predicted) in &found.best {
+            let mut blocks = Blocks::default();
+            let pieces = Pieces::of(plan, &mut blocks);
+            let mut prices = Prices::new(&cluster, plan.mesh, plan.job.precision).unwrap();
+            let costs = Costs::of(&pieces, &blocks, &mut prices).unwrap();
+            let update = update_seconds(plan, &pieces, &mut prices).unwrap();
+            let (bound, simulated) = (step_seconds(plan, &costs, update), predicted.figures.step_time_s);
+            assert!(bound <= simulated * (1.0 + 1e-6), "{}: {bound} above {simulated}", plan.summary());
+            assert!(costs.floor(plan) <= bound * (1.0 + 1e-9));
+        }
+    }
+
+    #[test]
+    fn what_fits_nowhere_is_counted_by_reason() {
+        let mut model = tiny_model(Dress::Llama);
+        (model.hidden, model.ffn, model.vocab) = (8192, 32768, 1 << 20);
+        let error = search(&tiny_job(model), &cluster("1x cpu-generic"), &Fix::default(), 1).unwrap_err();
+        assert_eq!(error.exit_code(), 3);
+        let message = error.to_string();
+        assert!(message.contains("4 considered") && message.contains("4 out of memory"), "{message}");
+    }
 }

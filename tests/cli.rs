@@ -1,0 +1,210 @@
+//! The command as its user runs it: figures, files, errors and exit codes.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// A folder of this test's own, with text to train on.
+struct Place(PathBuf);
+
+impl Place {
+    fn new(name: &str) -> Place {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path).unwrap();
+        let text = "a text to learn from, again and again; ".repeat(2000);
+        std::fs::write(path.join("text.txt"), text).unwrap();
+        Place(path)
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_meshwright"));
+        command.args(arguments).current_dir(&self.0).env("XDG_CACHE_HOME", cache());
+        command
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.0.join(name), text).unwrap();
+    }
+
+    fn refused(&self, arguments: &[&str], code: i32, says: &[&str]) {
+        let output = self.run(arguments);
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {message}");
+        for part in says {
+            assert!(message.contains(part), "`{part}` in: {message}");
+        }
+        assert!(output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));
+    }
+}
+
+/// One calibration serves all tests.
+fn cache() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache")
+}
+
+fn json(output: &Output) -> Value {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn tiny() -> String {
+    std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cases/tiny.toml")).unwrap()
+}
+
+const FIGURES: [&str; 6] =
+    ["step_time_s", "tokens_per_s", "tokens_per_s_per_device", "mfu", "peak_memory_bytes", "bubble_fraction"];
+
+#[test]
+fn plan_and_simulate_agree_and_have_the_keys_that_scripts_rely_on() {
+    let place = Place::new("plan");
+    let cluster = "128x dgx-a100-80gb";
+    let arguments = ["plan", "gpt3-175b", "--cluster", cluster, "--seq", "2048", "--global-batch", "1536", "--json"];
+    let planned = json(&place.run(&[&arguments[..], &["-o", "plan.toml"]].concat()));
+    let simulated = json(&place.run(&["simulate", "plan.toml", "--cluster", cluster, "--json", "--trace", "t.json"]));
+    for key in FIGURES {
+        assert!(planned[key].as_f64().unwrap() >= 0.0, "{key}");
+        assert_eq!(planned[key], simulated[key], "{key}");
+    }
+    let mfu = planned["mfu"].as_f64().unwrap();
+    assert!((0.3..0.75).contains(&mfu), "{mfu}");
+    assert_eq!(planned["plan"], simulated["plan"]);
+    let search = &planned["search"];
+    assert!(search["considered"].as_u64().unwrap() > 100 && search["seconds"].as_f64().unwrap() > 0.0);
+    assert!(search["rejected"]["out of memory"].as_u64().unwrap() > 0);
+    let trace: Value = serde_json::from_slice(&std::fs::read(place.0.join("t.json")).unwrap()).unwrap();
+    assert!(trace["traceEvents"].as_array().unwrap().len() > 1000);
+}
+
+#[test]
+fn a_run_trains_measures_and_reports() {
+    let place = Place::new("run");
+    place.write("tiny.toml", &tiny());
+    let report = json(&place.run(&["run", "tiny.toml", "--data", "text.txt", "-o", "out", "--json"]));
+    for origin in ["predicted", "replayed", "measured", "error_pct"] {
+        for key in ["step_time_s", "tokens_per_s", "peak_memory_bytes"] {
+            assert!(report[origin][key].is_number(), "{origin}.{key}");
+        }
+    }
+    let memory = report["error_pct"]["peak_memory_bytes"].as_f64().unwrap();
+    assert!(memory.abs() < 100.0, "{memory}");
+    let metrics = std::fs::read_to_string(place.0.join("out/metrics.jsonl")).unwrap();
+    let lines: Vec<Value> = metrics.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 20);
+    assert!(
+        lines
+            .iter()
+            .enumerate()
+            .all(|(step, line)| line["step"] == step && line["tokens_per_s"].as_f64().unwrap() > 0.0)
+    );
+    let (first, last) = (lines[0]["loss"].as_f64().unwrap(), lines[19]["loss"].as_f64().unwrap());
+    assert!(last < first - 1.0, "{first} to {last}");
+
+    let again = json(&place.run(&["report", "out", "--json"]));
+    assert_eq!(again["measured"], report["measured"]);
+    let table = String::from_utf8(place.run(&["report", "out"]).stdout).unwrap();
+    assert!(table.contains("predicted") && table.contains("step time") && table.contains("layer backward"), "{table}");
+    assert!(place.0.join("out/report.html").exists() && place.0.join("out/report.csv").exists());
+    place.refused(&["run", "tiny.toml", "--data", "text.txt", "-o", "out"], 2, &["out", "--resume"]);
+}
+
+#[test]
+fn a_killed_run_goes_on_from_its_last_checkpoint_as_if_nothing_had_been() {
+    let place = Place::new("kill");
+    place.write("tiny.toml", &tiny().replace("steps = 20", "steps = 60"));
+    let train = |folder: &'static str| {
+        ["run", "tiny.toml", "--data", "text.txt", "-o", folder, "--checkpoint-every", "5", "--json"]
+    };
+    json(&place.run(&train("whole")));
+    let mut child = place.command(&train("killed")).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let metrics = place.0.join("killed/metrics.jsonl");
+    let lines = || std::fs::read_to_string(&metrics).map_or(0, |text| text.lines().count());
+    let start = Instant::now();
+    while lines() < 12 && start.elapsed() < Duration::from_secs(120) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let done = lines();
+    assert!((12..60).contains(&done), "killed after {done} steps");
+    let output = place.run(&[&train("killed")[..], &["--resume"]].concat());
+    json(&output);
+    let losses = |folder: &str| -> Vec<Value> {
+        let text = std::fs::read_to_string(place.0.join(folder).join("metrics.jsonl")).unwrap();
+        text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["loss"].clone()).collect()
+    };
+    assert_eq!(losses("killed"), losses("whole"));
+}
+
+#[test]
+fn a_corrupted_checkpoint_is_refused_by_name() {
+    let place = Place::new("corrupt");
+    place.write("tiny.toml", &tiny().replace("steps = 20", "steps = 4"));
+    let train = ["run", "tiny.toml", "--data", "text.txt", "-o", "out"];
+    assert!(place.run(&train).status.success());
+    let mut files = Vec::new();
+    for step in std::fs::read_dir(place.0.join("out/checkpoints")).unwrap() {
+        files.extend(std::fs::read_dir(step.unwrap().path()).unwrap().map(|file| file.unwrap().path()));
+    }
+    let file = files.iter().find(|file| file.extension().is_some_and(|e| e == "safetensors")).unwrap();
+    let mut bytes = std::fs::read(file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(file, bytes).unwrap();
+    let name = file.file_name().unwrap().to_string_lossy().into_owned();
+    place.refused(&[&train[..], &["--resume"]].concat(), 2, &[&name]);
+}
+
+#[test]
+fn bad_input_is_refused_with_file_key_and_value_and_nothing_is_written() {
+    let place = Place::new("bad");
+    let bad = |name: &str, from: &str, to: &str| place.write(name, &tiny().replace(from, to));
+    bad("torn.toml", "[mesh]", "[mesh");
+    bad("key.toml", "zero = 1", "zeros = 1");
+    bad("tp.toml", "tp = 1", "tp = 3");
+    bad("batch.toml", "global_batch = 8", "global_batch = 6");
+    bad("format.toml", "\"fp32\"", "\"bf16\"");
+    let run = |file: &'static str| ["run", file, "--data", "text.txt", "-o", "out"];
+    place.refused(&run("torn.toml"), 2, &["torn.toml:", "[mesh"]);
+    place.refused(&run("key.toml"), 2, &["key.toml:", "zeros"]);
+    place.refused(&run("tp.toml"), 2, &["tp.toml:", "`mesh.tp` is 3", "`heads` = 4"]);
+    place.refused(&run("batch.toml"), 2, &["batch.toml:", "`job.global_batch` is 6"]);
+    place.refused(&run("format.toml"), 2, &["format.toml", "bf16"]);
+    place.refused(&run("missing.toml"), 2, &["missing.toml"]);
+    place.write("tiny.toml", &tiny());
+    place.refused(&["run", "tiny.toml", "--data", "nothing-here", "-o", "out"], 2, &["nothing-here"]);
+    place.refused(&["run", "tiny.toml", "--device", "abacus"], 2, &["abacus", "cpu"]);
+    place.refused(&["report", "no-run"], 2, &["no-run"]);
+    let plan = |cluster: &'static str| {
+        ["plan", "gpt3-175b", "--cluster", cluster, "--seq", "2048", "--global-batch", "1536", "-o", "out"]
+    };
+    place.refused(&plan("8x h1000"), 2, &["h1000", "h100"]);
+    place.refused(&["plan", "gpt5", "--cluster", "8x h100", "--seq", "1", "--global-batch", "1"], 2, &["gpt5"]);
+    place.refused(&[&plan("2x dgx-a100-80gb")[..], &["--tp", "5"]].concat(), 2, &["--tp is 5"]);
+    assert!(!place.0.join("out").exists());
+}
+
+#[test]
+fn what_fits_nowhere_is_counted() {
+    let place = Place::new("infeasible");
+    let arguments = ["plan", "gpt3-175b", "--cluster", "1x dgx-1v", "--seq", "2048", "--global-batch", "1536"];
+    place.refused(&arguments, 3, &["no plan fits", "considered", "out of memory"]);
+}
+
+#[test]
+fn the_catalog_can_be_listed_and_shown() {
+    let place = Place::new("hardware");
+    let list = String::from_utf8(place.run(&["hardware", "list"]).stdout).unwrap();
+    for name in ["h100", "mi300x", "tpu-v5p", "trainium2", "dgx-h100", "this machine"] {
+        assert!(list.contains(name), "{name} in {list}");
+    }
+    let show = String::from_utf8(place.run(&["hardware", "show", "h100"]).stdout).unwrap();
+    assert!(show.contains("source"), "{show}");
+    place.refused(&["hardware", "show", "h101"], 2, &["h101"]);
+}
