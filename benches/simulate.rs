@@ -10,9 +10,9 @@ use meshwright_hardware::trace::Origin;
 use meshwright_hardware::units::Precision;
 use meshwright_planner::job::{Job, Optimizer};
 use meshwright_planner::lower::lower;
+use meshwright_planner::models;
 use meshwright_planner::plan::{Plan, Schedule, Stage};
 use meshwright_planner::predict::predict;
-use meshwright_planner::models;
 
 fn plan() -> Plan {
     let model = models::load("gpt3-175b").expect("it is embedded");

@@ -10,7 +10,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use meshwright_executor::calibrate::{CalibrateConfig, calibrate, default_ops};
 use meshwright_executor::device::device_info;
-use meshwright_hardware::op::Op;
 use meshwright_hardware::profile::{
     Curve, Device, DeviceKind, Efficiency, EfficiencyCurve, Figure, Link, LinkKind, Machine, Provenance, System,
 };
@@ -137,14 +136,6 @@ fn machine(share: Share, curves: BTreeMap<String, Curve>) -> Machine {
         host_power: None,
     };
     Machine { nodes: 1, system, device }
-}
-
-/// A single op's class, for listings of what was measured.
-pub fn classes(ops: &[Op]) -> usize {
-    let mut all: Vec<&str> = ops.iter().map(Op::class).collect();
-    all.sort_unstable();
-    all.dedup();
-    all.len()
 }
 
 fn since_epoch() -> u64 {

@@ -228,3 +228,6 @@ impl<'a> Simulation<'a> {
         Ok(Trace { origin, lanes: lanes.collect() })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -27,7 +27,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Compares and prints; writes `report.csv`, `summary.csv` and `report.html` beside the run.
+    /// Compares and prints; writes `report.csv` and `report.html` beside the run.
     pub fn run(self) -> Result<(), Failure> {
         let report = of_run(&self.dir)?;
         if self.json {
@@ -54,8 +54,8 @@ pub fn of_run(path: &Path) -> Result<report::Report, Failure> {
     let program = &predicted.lowered.program;
     let device = &cluster.pools[0].device;
     let replayed = simulate(program, &durations(program, &measured.trace), device.overlap, Origin::Replayed)?;
-    let losses = metrics::read(&dir.file("metrics.jsonl"))?;
-    let losses: Vec<(u64, f64)> = losses.iter().map(|line| (line.step as u64, line.loss)).collect();
+    let steps = metrics::read(&dir.file("metrics.jsonl"))?;
+    let losses: Vec<(u64, f64)> = steps.iter().map(|line| (line.step as u64, line.loss)).collect();
     let ranks = plan.mesh.ranks();
     let emulated = if measured.emulated { " (emulated: more ranks than cores)" } else { "" };
     let report = report::Report::of(&Inputs {
@@ -67,6 +67,7 @@ pub fn of_run(path: &Path) -> Result<report::Report, Failure> {
         predicted_peak_bytes: predicted.figures.peak_memory_bytes,
         measured_peak_bytes: measured.peak_memory_bytes,
         losses: &losses,
+        step_times_s: steps.iter().map(|line| line.step_time_s).collect(),
         unigram_entropy: Some(measured.unigram_entropy),
         title: &format!("{} on {ranks} rank(s){emulated}", plan.job.model.name),
         subtitle: vec![

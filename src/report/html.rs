@@ -27,6 +27,7 @@ impl Report {
             .replace("{{title}}", &escape(&self.title))
             .replace("{{subtitle}}", &subtitle)
             .replace("{{figures}}", &self.figure_rows())
+            .replace("{{spread}}", &self.spread_line())
             .replace("{{groups}}", &self.group_rows())
             .replace("{{data}}", &data)
     }
@@ -40,6 +41,12 @@ impl Report {
         row("step time", all.map(|f| f.step_time_s), &|x| Seconds(x).to_string())
             + &row("tokens/s", all.map(|f| f.tokens_per_s), &|x| format!("{x:.0}"))
             + &row("peak memory of a rank", all.map(|f| f.peak_memory_bytes as f64), &|x| Bytes(x as u64).to_string())
+    }
+
+    fn spread_line(&self) -> String {
+        let Some(spread) = self.spread else { return String::new() };
+        let [low, half, high] = [spread.p5_s, spread.median_s, spread.p95_s].map(|x| Seconds(x).to_string());
+        format!("Of {} steps, half took less than {half}, nine in ten {low} to {high}.", spread.steps)
     }
 
     fn group_rows(&self) -> String {

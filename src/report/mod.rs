@@ -13,6 +13,7 @@ use std::io;
 use meshwright_hardware::program::{Kind, Program};
 use meshwright_hardware::trace::{Lane, Trace};
 use serde_json::{Value, json};
+use statrs::statistics::{Data, OrderStatistics};
 
 /// The three figures that are compared.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -43,12 +44,41 @@ pub struct Inputs<'a> {
     pub measured_peak_bytes: u64,
     /// Step and loss, in nats a token.
     pub losses: &'a [(u64, f64)],
+    /// Length of every step, in seconds.
+    pub step_times_s: Vec<f64>,
     /// What guessing by frequency alone would lose.
     pub unigram_entropy: Option<f64>,
     /// Headline.
     pub title: &'a str,
     /// What was run on what: label and text.
     pub subtitle: Vec<(String, String)>,
+}
+
+/// How steps vary: what a single prediction can be held to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Spread {
+    /// How many steps were timed.
+    pub steps: usize,
+    /// 5th percentile, in seconds.
+    pub p5_s: f64,
+    /// Half of the steps were faster, in seconds.
+    pub median_s: f64,
+    /// 95th percentile, in seconds.
+    pub p95_s: f64,
+}
+
+impl Spread {
+    /// The spread of step times in seconds; `None` of none.
+    pub fn of(step_times_s: Vec<f64>) -> Option<Spread> {
+        let steps = step_times_s.len();
+        let mut times = Data::new(step_times_s);
+        (steps > 0).then(|| Spread {
+            steps,
+            p5_s: times.percentile(5),
+            median_s: times.median(),
+            p95_s: times.percentile(95),
+        })
+    }
 }
 
 /// One instruction of a stage; times in nanoseconds.
@@ -100,6 +130,8 @@ pub struct Report {
     pub replayed: Figures,
     /// What happened.
     pub measured: Figures,
+    /// How the run's steps varied.
+    pub spread: Option<Spread>,
     /// One an instruction.
     pub rows: Vec<Row>,
     /// By name, longest measured first.
@@ -131,6 +163,7 @@ impl Report {
             predicted: figures(inputs.predicted, inputs.predicted_peak_bytes),
             replayed: figures(inputs.replayed, inputs.predicted_peak_bytes),
             measured: figures(inputs.measured, inputs.measured_peak_bytes),
+            spread: Spread::of(inputs.step_times_s.clone()),
             groups: groups(&rows),
             rows,
             losses: inputs.losses.to_vec(),
@@ -167,6 +200,7 @@ impl Report {
             "measured": figures(&self.measured),
             "error_pct": errors(&self.predicted),
             "replay_error_pct": errors(&self.replayed),
+            "steps": self.spread.map(|s| json!({ "count": s.steps, "p5_s": s.p5_s, "median_s": s.median_s, "p95_s": s.p95_s })),
             "instructions": groups.collect::<Vec<_>>(),
             "final_loss": self.losses.last().map(|(_, loss)| loss),
             "unigram_entropy": self.unigram_entropy,
@@ -259,7 +293,6 @@ fn groups(rows: &[Row]) -> Vec<Group> {
 mod tests {
     use super::*;
     use meshwright_hardware::mesh::Mesh;
-    use meshwright_hardware::op::Op;
     use meshwright_hardware::program::{Block, Input, Instr, Phase, RankProgram, Stream, View};
     use meshwright_hardware::trace::{Origin, Span};
     use meshwright_hardware::units::Nanos;
@@ -270,9 +303,7 @@ mod tests {
         let load = instr(Kind::Load { input: Input::Tokens, into: view });
         let run = instr(Kind::Run { block: 0, phase: Phase::Forward, args: vec![view] });
         let role = RankProgram { buffers: Vec::new(), instrs: vec![load, run] };
-        let mut block = Block { name: "<b>&</script>".to_owned(), params: Vec::new(), calls: Vec::new() };
-        block.calls.clear();
-        let _ = Op::Zero { n: 4 };
+        let block = Block { name: "<b>&</script>".to_owned(), params: Vec::new(), calls: Vec::new() };
         let program = Program { mesh: Mesh { dp: 2, pp: 1, tp: 1 }, blocks: vec![block], roles: vec![role] };
         let lane = |rank, load: u64, run: u64| Lane {
             rank,
@@ -292,6 +323,7 @@ mod tests {
             predicted_peak_bytes: 1 << 20,
             measured_peak_bytes: (1 << 20) + 4096,
             losses: &[(0, 5.5), (1, 4.0)],
+            step_times_s: (1..=100).map(|i| f64::from(i) * 1e-3).collect(),
             unigram_entropy: Some(3.0),
             title: "t <i>",
             subtitle: vec![("plan".to_owned(), "dp 2".to_owned())],
@@ -305,8 +337,17 @@ mod tests {
         assert_eq!(json["measured"]["step_time_s"], 1.25e-3);
         assert_eq!(json["error_pct"]["step_time_s"], -20.0);
         assert_eq!(json["error_pct"]["tokens_per_s"], 25.0);
-        assert_eq!(json["replay_error_pct"]["step_time_s"], 4.0);
+        assert!((json["replay_error_pct"]["step_time_s"].as_f64().unwrap() - 4.0).abs() < 1e-9);
         assert_eq!(json["measured"]["peak_memory_bytes"], (1 << 20) + 4096);
+    }
+
+    #[test]
+    fn the_spread_of_steps_is_told() {
+        let spread = report().spread.unwrap();
+        assert_eq!((spread.steps, spread.median_s), (100, 0.0505));
+        assert!((spread.p5_s - 0.005).abs() < 1e-3 && (spread.p95_s - 0.095).abs() < 1e-3, "{spread:?}");
+        assert!(report().table().contains("of 100 steps, half took less than 50.5 ms"), "{}", report().table());
+        assert_eq!(Spread::of(Vec::new()), None);
     }
 
     #[test]

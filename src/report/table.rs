@@ -26,6 +26,10 @@ impl Report {
         line("step time", &|f| f.step_time_s, &|x| Seconds(x).to_string());
         line("tokens/s", &|f| f.tokens_per_s, &|x| format!("{x:.0}"));
         line("peak memory of a rank", &|f| f.peak_memory_bytes as f64, &|x| Bytes(x as u64).to_string());
+        if let Some(spread) = self.spread {
+            let [low, half, high] = [spread.p5_s, spread.median_s, spread.p95_s].map(|x| Seconds(x).to_string());
+            text += &format!("of {} steps, half took less than {half}, nine in ten {low} to {high}\n", spread.steps);
+        }
         text += "\nwhere a step's time goes, all stages together (mean over a stage's ranks)\n";
         let (shown, rest) = self.groups.split_at(self.groups.len().min(SHOWN));
         let waits = shown.iter().any(|group| group.waits && group.nanos[2] > 0.0);

@@ -156,3 +156,6 @@ pub fn price(program: &Program, cluster: &Cluster, precision: Precision) -> Resu
     }
     Ok(Durations { lanes })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,86 @@
+//! Rooflines by hand, measured curves before them, and what has no price.
+
+use super::*;
+use crate::op::{AttentionDims, Layout};
+use crate::profile::{Curve, EfficiencyCurve, Sample, catalog};
+use crate::units::Precision::{Bf16, Fp32, Int8};
+
+/// An A100 that reaches all of its peaks and launches in a microsecond.
+fn ideal() -> Device {
+    let mut device = catalog().device("a100-80gb").unwrap().clone();
+    let whole = || EfficiencyCurve { points: vec![(1.0, 1.0)], source: "by definition".to_owned() };
+    device.efficiency.matmul = whole();
+    device.efficiency.memory = whole();
+    device.efficiency.attention = whole();
+    device.launch.value = Seconds(1e-6);
+    device
+}
+
+fn matmul(m: usize, n: usize, k: usize) -> Op {
+    Op::Matmul { layout: Layout::Nt, m, n, k, bias: false, accumulate: false }
+}
+
+fn close(got: Seconds, want: f64) {
+    assert!((got.0 / want - 1.0).abs() < 1e-9, "{} s, not {want} s", got.0);
+}
+
+#[test]
+fn a_big_matmul_takes_its_flops_and_a_thin_one_its_bytes() {
+    let device = ideal();
+    let n = 4096.0_f64;
+    close(op_time(&device, &matmul(4096, 4096, 4096), Bf16).unwrap(), 2.0 * n * n * n / 312e12 + 1e-6);
+    let bandwidth = device.memory_bandwidth.value.0;
+    close(op_time(&device, &matmul(1, 4096, 4096), Bf16).unwrap(), 2.0 * (n * n + 2.0 * n) / bandwidth + 1e-6);
+}
+
+#[test]
+fn formats_change_matmuls_and_activations_but_not_the_optimizer() {
+    let device = ideal();
+    let time = |op, precision| op_time(&device, &op, precision).unwrap().0 - 1e-6;
+    let square = matmul(4096, 4096, 4096);
+    assert!((time(square, Fp32) / time(square, Bf16) - 312.0 / 19.5).abs() < 1e-6);
+    let add = Op::Add { rows: 4096, cols: 4096, bias: false };
+    assert!((time(add, Fp32) / time(add, Bf16) - 2.0).abs() < 1e-6);
+    let zero = Op::Zero { n: 1 << 24 };
+    assert_eq!(time(zero, Fp32), time(zero, Bf16));
+}
+
+#[test]
+fn causal_attention_costs_half() {
+    let device = ideal();
+    let dims = AttentionDims { batch: 8, seq: 4096, heads: 16, kv_heads: 16, head_dim: 128, causal: false };
+    let whole = op_time(&device, &Op::Attention(dims), Bf16).unwrap().0;
+    let causal = op_time(&device, &Op::Attention(AttentionDims { causal: true, ..dims }), Bf16).unwrap().0;
+    assert!((whole / causal - 2.0).abs() < 0.01, "{whole} {causal}");
+}
+
+#[test]
+fn a_measured_curve_comes_before_the_roofline() {
+    let mut device = ideal();
+    let op = Op::Zero { n: 1000 };
+    let sample = Sample { dims: dims(&op), work: op.work(), seconds: 0.25 };
+    device.curves.insert(op.class().to_owned(), Curve::new(vec![sample]).unwrap());
+    close(op_time(&device, &op, Fp32).unwrap(), 0.25);
+}
+
+#[test]
+fn what_cannot_be_priced_is_refused() {
+    let mut device = ideal();
+    device.peak.retain(|precision, _| *precision == Int8);
+    let error = op_time(&device, &matmul(8, 8, 8), Bf16).unwrap_err();
+    assert_eq!(error, PriceError::NoPeak { device: "a100-80gb".to_owned(), precision: Bf16 });
+    let cluster = Cluster::parse("2x dgx-a100-80gb").unwrap();
+    let error = Prices::new(&cluster, Mesh { dp: 17, pp: 1, tp: 1 }, Bf16).err().unwrap();
+    assert_eq!(error, PriceError::TooFew { ranks: 17, devices: 16 });
+}
+
+#[test]
+fn a_group_over_nodes_is_slower_than_one_inside_and_a_group_of_one_is_free() {
+    let cluster = Cluster::parse("2x dgx-a100-80gb").unwrap();
+    let time = |dp, tp| {
+        let prices = Prices::new(&cluster, Mesh { dp, pp: 1, tp }, Bf16).unwrap();
+        prices.collective(Collective::AllReduce, Axis::Dp, Bytes(1 << 30)).unwrap().0
+    };
+    assert_eq!(time(1, 8), 0.0);
+    assert!(time(2, 8) > time(2, 1), "one rank a node goes over the network, two of one node do not");
+}
