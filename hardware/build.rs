@@ -1,6 +1,6 @@
-//! Lists `profiles/{devices,systems}/*.toml` for the catalog to embed, so that a new profile is one new file.
+//! Lists `profiles/{devices,systems,stacks}/*.toml` for the catalog to embed, so that a new profile is one new file.
 //!
-//! In: the directories. Out: `$OUT_DIR/profiles.rs` with `DEVICES` and `SYSTEMS`: `(path, text)`, by name.
+//! In: the directories. Out: `$OUT_DIR/profiles.rs` with `DEVICES`, `SYSTEMS` and `STACKS`: `(path, text)`, by name.
 
 use std::path::Path;
 use std::{env, fs, io};
@@ -8,7 +8,7 @@ use std::{env, fs, io};
 fn main() -> io::Result<()> {
     let root = env::var("CARGO_MANIFEST_DIR").map_err(io::Error::other)?;
     let mut code = String::new();
-    for folder in ["devices", "systems"] {
+    for folder in ["devices", "systems", "stacks"] {
         let folder_path = Path::new(&root).join("profiles").join(folder);
         println!("cargo::rerun-if-changed={}", folder_path.display());
         let mut names = Vec::new();

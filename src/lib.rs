@@ -7,5 +7,6 @@ pub mod failure;
 pub mod machine;
 pub mod report;
 pub mod runs;
+pub mod validate;
 
 pub use failure::Failure;

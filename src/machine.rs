@@ -109,6 +109,7 @@ fn machine(share: Share, curves: BTreeMap<String, Curve>) -> Machine {
         launch: Figure::new(Seconds(launch), source),
         power: None,
         efficiency: Efficiency { matmul: share_of_one(), memory: share_of_one(), attention: share_of_one() },
+        gemm: None,
         calibrated: Some(Provenance {
             date: today(),
             machine: format!("{}, {} cores, {}", info.model, info.cores, info.instruction_set),

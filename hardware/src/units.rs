@@ -418,20 +418,29 @@ pub enum Precision {
     Bf16,
     Fp16,
     Fp8,
+    /// 4 bits and a scale shared by a block (NVFP4, MXFP4).
+    Fp4,
     Int8,
 }
 
 impl Precision {
     /// Every format.
-    pub const ALL: [Precision; 6] =
-        [Precision::Fp32, Precision::Tf32, Precision::Bf16, Precision::Fp16, Precision::Fp8, Precision::Int8];
+    pub const ALL: [Precision; 7] = [
+        Precision::Fp32,
+        Precision::Tf32,
+        Precision::Bf16,
+        Precision::Fp16,
+        Precision::Fp8,
+        Precision::Fp4,
+        Precision::Int8,
+    ];
 
-    /// Bytes an element takes in memory.
+    /// Bytes an element takes in memory; a 4-bit one with its neighbour.
     pub fn bytes(self) -> u64 {
         match self {
             Precision::Fp32 | Precision::Tf32 => 4,
             Precision::Bf16 | Precision::Fp16 => 2,
-            Precision::Fp8 | Precision::Int8 => 1,
+            Precision::Fp8 | Precision::Fp4 | Precision::Int8 => 1,
         }
     }
 
@@ -443,6 +452,7 @@ impl Precision {
             Precision::Bf16 => "bf16",
             Precision::Fp16 => "fp16",
             Precision::Fp8 => "fp8",
+            Precision::Fp4 => "fp4",
             Precision::Int8 => "int8",
         }
     }
@@ -464,7 +474,7 @@ impl FromStr for Precision {
 
 /// A precision's name that is none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown precision `{0}`; known: fp32, tf32, bf16, fp16, fp8, int8")]
+#[error("unknown precision `{0}`; known: fp32, tf32, bf16, fp16, fp8, fp4, int8")]
 pub struct UnknownPrecision(String);
 
 #[cfg(test)]

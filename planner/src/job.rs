@@ -200,7 +200,7 @@ impl Job {
         }
         match self.precision {
             Precision::Fp32 | Precision::Tf32 | Precision::Bf16 | Precision::Fp16 => Ok(()),
-            Precision::Fp8 | Precision::Int8 => {
+            Precision::Fp8 | Precision::Fp4 | Precision::Int8 => {
                 Err(Fault::new("precision", self.precision, "training is modelled in fp32, tf32, bf16 and fp16"))
             }
         }

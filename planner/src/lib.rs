@@ -6,6 +6,7 @@
 
 pub mod bound;
 pub mod error;
+pub mod estimate;
 pub mod job;
 pub mod lower;
 pub mod model;
@@ -15,6 +16,7 @@ pub mod plan;
 pub mod predict;
 pub mod schedule;
 pub mod search;
+pub mod shape;
 #[cfg(test)]
 mod testing;
 

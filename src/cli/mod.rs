@@ -7,6 +7,7 @@ mod hardware;
 mod plan;
 mod report;
 mod train;
+mod validate;
 
 use std::process::ExitCode;
 
@@ -34,6 +35,8 @@ enum Command {
     Run(train::Run),
     /// Compare predicted, replayed and measured of a run
     Report(report::Report),
+    /// Predict published runs again and say how far off
+    Validate(validate::Validate),
     /// Known accelerators and systems, and this machine
     #[command(subcommand)]
     Hardware(hardware::Hardware),
@@ -49,6 +52,7 @@ pub fn main() -> ExitCode {
         Command::Simulate(simulate) => simulate.run(),
         Command::Run(run) => run.run(),
         Command::Report(report) => report.run(),
+        Command::Validate(validate) => validate.run(),
         Command::Hardware(hardware) => hardware.run(),
         Command::Models => models(),
     };

@@ -8,6 +8,7 @@
 //! Invariant: what cannot be priced is an error, never a guess.
 
 pub mod collective;
+pub mod gemm;
 mod op;
 
 use std::collections::HashMap;

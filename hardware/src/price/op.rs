@@ -43,7 +43,12 @@ pub fn op_time(device: &Device, op: &Op, precision: Precision) -> Result<Seconds
         let peak = device.peak_in(precision).ok_or_else(no_peak)?;
         let attention = matches!(op, Op::Attention(_) | Op::AttentionGrad(_));
         let curve = if attention { &device.efficiency.attention } else { &device.efficiency.matmul };
-        op.flops() / (peak.0 * curve.share(op.flops()))
+        match (&device.gemm, *op) {
+            (Some(gemm), Op::Matmul { m, n, k, .. }) => {
+                super::gemm::time(gemm, peak, precision, 1.0, m as f64, n as f64, k as f64).0
+            }
+            _ => op.flops() / (peak.0 * curve.share(op.flops())),
+        }
     } else {
         0.0
     };

@@ -13,6 +13,7 @@ fn ideal() -> Device {
     device.efficiency.memory = whole();
     device.efficiency.attention = whole();
     device.launch.value = Seconds(1e-6);
+    device.gemm = None;
     device
 }
 
@@ -31,6 +32,22 @@ fn a_big_matmul_takes_its_flops_and_a_thin_one_its_bytes() {
     close(op_time(&device, &matmul(4096, 4096, 4096), Bf16).unwrap(), 2.0 * n * n * n / 312e12 + 1e-6);
     let bandwidth = device.memory_bandwidth.value.0;
     close(op_time(&device, &matmul(1, 4096, 4096), Bf16).unwrap(), 2.0 * (n * n + 2.0 * n) / bandwidth + 1e-6);
+}
+
+#[test]
+fn a_matmul_pays_for_whole_tiles_and_half_of_an_idle_wave() {
+    let gemm = catalog().device("a100-80gb").unwrap().gemm.clone().unwrap();
+    let peak = crate::units::FlopRate(312e12);
+    let time = |batch, m| super::gemm::time(&gemm, peak, Bf16, batch, m, 12.0 * 128.0, 8192.0).0;
+    let wave = time(1.0, 9.0 * 128.0); // 108 tiles on 108 SMs
+    close(Seconds(wave), 2.0 * 108.0 * 128.0 * 128.0 * 8292.0 / (312e12 * 0.85 * gemm.sustained));
+    close(Seconds(time(1.0, 9.0 * 128.0 - 100.0)), wave);
+    close(Seconds(time(1.0, 18.0 * 128.0)), 2.0 * wave);
+    close(
+        Seconds(time(1.0, 9.0 * 128.0 + 1.0)),
+        wave * (1.0 + 12.0 / 108.0) * (1.0 + 0.5 * (2.0 / (120.0 / 108.0) - 1.0)),
+    );
+    close(Seconds(time(9.0, 1.0)), wave);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The profiles that are built in.
 //!
-//! In: `profiles/{devices,systems}/*.toml`, listed and embedded by the build script. Out: [`catalog`] and its look-ups.
+//! In: `profiles/{devices,systems,stacks}/*.toml`, listed and embedded by the build script. Out: [`catalog`] and its look-ups.
 //!
 //! Invariant: adding a profile is adding one file.
 
@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use serde::de::DeserializeOwned;
 
-use super::{Device, ProfileError, System};
+use super::{Device, ProfileError, Stack, System};
 
 include!(concat!(env!("OUT_DIR"), "/profiles.rs"));
 
@@ -19,6 +19,8 @@ pub struct Catalog {
     pub devices: Vec<Device>,
     /// Every system, by name.
     pub systems: Vec<System>,
+    /// Every software stack, by name.
+    pub stacks: Vec<Stack>,
 }
 
 /// The built-in profiles.
@@ -31,7 +33,8 @@ pub fn catalog() -> &'static Catalog {
 fn embedded() -> Result<Catalog, ProfileError> {
     let devices = DEVICES.iter().map(|(file, text)| Device::from_toml(file, text)).collect::<Result<_, _>>()?;
     let systems = SYSTEMS.iter().map(|(file, text)| System::from_toml(file, text)).collect::<Result<_, _>>()?;
-    Ok(Catalog { devices, systems })
+    let stacks = STACKS.iter().map(|(file, text)| Stack::from_toml(file, text)).collect::<Result<_, _>>()?;
+    Ok(Catalog { devices, systems, stacks })
 }
 
 fn strict<T: DeserializeOwned>(file: &str, text: &str) -> Result<T, ProfileError> {
@@ -54,6 +57,13 @@ impl System {
     }
 }
 
+impl Stack {
+    /// Reads a stack profile; errors name `file`, line, key and value.
+    pub fn from_toml(file: &str, text: &str) -> Result<Self, ProfileError> {
+        strict(file, text)
+    }
+}
+
 impl Catalog {
     /// The device of this name; the error lists near names.
     pub fn device(&self, name: &str) -> Result<&Device, ProfileError> {
@@ -65,6 +75,12 @@ impl Catalog {
     pub fn system(&self, name: &str) -> Result<&System, ProfileError> {
         let found = self.systems.iter().find(|system| system.name == name);
         found.ok_or_else(|| unknown("system", name, self.systems.iter().map(|system| system.name.as_str())))
+    }
+
+    /// The stack of this name; the error lists near names.
+    pub fn stack(&self, name: &str) -> Result<&Stack, ProfileError> {
+        let found = self.stacks.iter().find(|stack| stack.name == name);
+        found.ok_or_else(|| unknown("stack", name, self.stacks.iter().map(|stack| stack.name.as_str())))
     }
 
     /// The system that a bare device stands in: the first in the catalog that holds it.

@@ -53,6 +53,9 @@ pub struct Device {
     pub power: Option<Figure<Watts>>,
     /// The share of peak that kernels reach.
     pub efficiency: Efficiency,
+    /// How its matrix units divide a matmul; without it, `efficiency.matmul` prices matmuls.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gemm: Option<Gemm>,
     /// When and with what the curves were measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibrated: Option<Provenance>,
@@ -73,6 +76,24 @@ pub struct Efficiency {
     pub attention: EfficiencyCurve,
 }
 
+/// How a matmul is cut into tiles that matrix units take in waves.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gemm {
+    /// Units that work at the same time: SMs, cores.
+    pub units: usize,
+    /// Rows and columns of the tile that a unit makes.
+    pub tile: [usize; 2],
+    /// Columns of the inner dim that filling and draining a tile costs.
+    pub depth: f64,
+    /// Share of a format's peak that long matmuls of whole waves reach.
+    pub share: BTreeMap<Precision, f64>,
+    /// Of that rate, what a long run at the power limit keeps: a benchmark of one kernel ends before clocks fall.
+    pub sustained: f64,
+    /// Where these are from.
+    pub source: String,
+}
+
 /// How a calibrated profile came to be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -89,13 +110,14 @@ impl Device {
     /// The dense peak in a format, or in the nearest wider format that the device multiplies at full rate: bf16 and fp16
     /// stand in for each other, a narrower format falls back on a wider one. `None` if nothing wider is known.
     pub fn peak_in(&self, precision: Precision) -> Option<FlopRate> {
-        use Precision::{Bf16, Fp8, Fp16, Fp32, Int8, Tf32};
+        use Precision::{Bf16, Fp4, Fp8, Fp16, Fp32, Int8, Tf32};
         let stand_ins: &[Precision] = match precision {
             Fp32 => &[Fp32],
             Tf32 => &[Tf32, Fp32],
             Bf16 => &[Bf16, Fp16, Tf32, Fp32],
             Fp16 => &[Fp16, Bf16, Tf32, Fp32],
             Fp8 => &[Fp8, Bf16, Fp16, Tf32, Fp32],
+            Fp4 => &[Fp4, Fp8, Bf16, Fp16, Tf32, Fp32],
             Int8 => &[Int8, Fp8, Bf16, Fp16, Tf32, Fp32],
         };
         stand_ins.iter().find_map(|p| self.peak.get(p)).map(|figure| figure.value)
@@ -105,7 +127,7 @@ impl Device {
 fn some_peak<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<Precision, Figure<FlopRate>>, D::Error> {
     let peak = BTreeMap::deserialize(from)?;
     if peak.is_empty() {
-        Err(D::Error::custom("`peak` needs at least one of fp32, tf32, bf16, fp16, fp8, int8"))
+        Err(D::Error::custom("`peak` needs at least one of fp32, tf32, bf16, fp16, fp8, fp4, int8"))
     } else {
         Ok(peak)
     }

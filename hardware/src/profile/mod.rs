@@ -9,13 +9,15 @@ mod cluster;
 mod curve;
 mod device;
 mod error;
+mod stack;
 mod system;
 
 pub use catalog::{Catalog, catalog};
 pub use cluster::{Cluster, Machine};
 pub use curve::{Curve, EfficiencyCurve, Sample};
-pub use device::{Device, DeviceKind, Efficiency, Provenance};
+pub use device::{Device, DeviceKind, Efficiency, Gemm, Provenance};
 pub use error::ProfileError;
+pub use stack::{AttentionKernel, Knobs, Stack};
 pub use system::{Link, LinkKind, System};
 
 use serde::{Deserialize, Serialize};

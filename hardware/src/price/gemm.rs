@@ -1,0 +1,32 @@
+//! The time of a matmul on units that take tiles in waves.
+//!
+//! In: a device with a [`Gemm`] section, sizes, a format. Out: seconds without launch, before the bound of memory.
+//!
+//! A unit makes a tile at a time, so edges and the last wave cost whole tiles (tile and wave quantisation: NVIDIA, Matrix
+//! Multiplication Background User's Guide, §4); filling and draining the inner loop costs `depth` columns a tile.
+//!
+//! Invariant: no faster than the share of peak, and that only for whole tiles of endless depth.
+
+use crate::profile::Gemm;
+use crate::units::{FlopRate, Precision, Seconds};
+
+/// What the last wave costs of a whole one when it is not full: measured waves overlap with the next (stream-K, split-K),
+/// so the true cost lies between none and all; half fits the sweeps of aiconfigurator (095f58a) on A100 to GB300.
+const LAST_WAVE: f64 = 0.5;
+
+/// `batch` matmuls of `m × n × k` each, run as one grouped kernel.
+pub fn time(gemm: &Gemm, peak: FlopRate, precision: Precision, batch: f64, m: f64, n: f64, k: f64) -> Seconds {
+    let [rows, cols] = gemm.tile.map(|side| side as f64);
+    let tiles = batch * (m / rows).ceil() * (n / cols).ceil();
+    let waves = tiles / gemm.units as f64;
+    let quantised = 1.0 + LAST_WAVE * (waves.ceil() / waves - 1.0);
+    let flops = 2.0 * tiles * rows * cols * (k + gemm.depth) * quantised;
+    Seconds(flops / (peak.0 * share(gemm, precision) * gemm.sustained))
+}
+
+/// The share of peak in a format; of the nearest wider one that was measured.
+fn share(gemm: &Gemm, precision: Precision) -> f64 {
+    let wider = [Precision::Bf16, Precision::Fp16, Precision::Fp32];
+    let found = [precision].iter().chain(&wider).find_map(|p| gemm.share.get(p)).copied();
+    found.or_else(|| gemm.share.values().next().copied()).unwrap_or(1.0)
+}

@@ -1,0 +1,115 @@
+//! What a training software stack does with a machine: which kernels it has, what overlaps, what it keeps in memory.
+//!
+//! In: `profiles/stacks/*.toml`. Out: [`Stack`].
+//!
+//! Invariant: one profile a framework generation, none a run; every knob has a name, a meaning and bounds, and the file says
+//! on which measured runs its knobs were fitted.
+
+use serde::{Deserialize, Serialize};
+
+/// A framework generation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stack {
+    /// Name on the command line and of the file.
+    pub name: String,
+    /// Name in tables.
+    pub title: String,
+    /// Stacks that share code: a stack without measurements of its own is priced as its family.
+    pub family: String,
+    /// Words in a run's description of its framework that mean this stack; the longest found wins.
+    pub frameworks: Vec<String>,
+    /// First and last year, where the words alone are not enough.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub years: Option<[u16; 2]>,
+    /// How attention runs.
+    pub attention: AttentionKernel,
+    /// Whether layers have dropout, whose masks are kept for backward.
+    pub dropout: bool,
+    /// Bytes a parameter of the gradients that are kept between microbatches.
+    pub grad_bytes: f64,
+    /// Bytes a parameter of weights as they are gathered, where they are sharded.
+    pub gather_bytes: f64,
+    /// What knobs were fitted on.
+    pub source: String,
+    /// What is fitted.
+    pub knobs: Knobs,
+}
+
+/// How attention runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AttentionKernel {
+    /// Scores in memory, masked, normalised and dropped by kernels of their own.
+    Unfused,
+    /// Tiled, never in memory (Dao et al. 2022 and after).
+    Flash,
+}
+
+/// Declares the knobs once: names, defaults, bounds and docs; for files, for the fit, and for reading.
+macro_rules! knobs {
+    ($($(#[$doc:meta])* $name:ident = $usual:literal in $low:literal .. $high:literal;)*) => {
+        /// The fitted numbers of a stack.
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct Knobs { $($(#[$doc])* pub $name: f64,)* }
+
+        impl Default for Knobs {
+            fn default() -> Self { Knobs { $($name: $usual,)* } }
+        }
+
+        impl Knobs {
+            /// Every knob's name, its least and its greatest value.
+            pub const ALL: &[(&str, f64, f64)] = &[$((stringify!($name), $low, $high),)*];
+
+            /// A knob by its place in [`Knobs::ALL`].
+            pub fn at(&mut self, index: usize) -> &mut f64 {
+                let mut all = [$(&mut self.$name,)*].into_iter();
+                all.nth(index).expect("an index of `Knobs::ALL`")
+            }
+        }
+    };
+}
+
+knobs! {
+    /// Share of the device's matmul rate that layers reach.
+    matmul = 0.9 in 0.3..1.15;
+    /// The same of formats narrower than 16 bits: casts, scales, layers left in bf16.
+    narrow = 0.7 in 0.2..1.2;
+    /// The same of experts' grouped matmuls.
+    experts = 0.7 in 0.1..1.2;
+    /// Rate of tiled attention, relative to the device's measured one.
+    attention = 1.0 in 0.2..2.5;
+    /// Bytes of memory-bound kernels, relative to the op list's.
+    stream = 1.2 in 0.2..5.0;
+    /// Microseconds of host time a kernel, where that is longer than the kernel.
+    host = 5.0 in 0.5..80.0;
+    /// Share of tensor-parallel traffic that is not hidden.
+    tp = 0.9 in 0.05..3.0;
+    /// Share of gradient and weight traffic over data-parallel ranks that is not hidden though it could be.
+    dp = 0.3 in 0.0..3.0;
+    /// Share of context-parallel traffic that is not hidden.
+    cp = 0.3 in 0.0..3.0;
+    /// Share of expert-parallel traffic that is not hidden.
+    ep = 0.8 in 0.05..4.0;
+    /// Share of pipeline messages that are not hidden.
+    pp = 0.5 in 0.0..6.0;
+    /// Share of scale-out bandwidth that collectives reach beyond the system's own.
+    scale_out = 0.8 in 0.05..1.6;
+    /// Bytes the optimizer moves, relative to one pass over its state.
+    optimizer = 1.3 in 0.3..6.0;
+    /// Milliseconds a step of its own: data, clipping, logging.
+    step = 20.0 in 0.0..1500.0;
+    /// Slowdown by every doubling of nodes: stragglers, congestion.
+    straggle = 0.003 in 0.0..0.06;
+    /// Share of offloaded traffic that is not hidden.
+    offload = 0.3 in 0.0..2.0;
+    /// Bytes kept for backward, relative to the op list's.
+    saved = 1.0 in 0.4..2.2;
+    /// Copies of the logits in 4 bytes at the peak.
+    logits = 1.5 in 0.0..5.0;
+    /// GB that do not depend on the plan: workspaces, communication buffers.
+    reserve = 1.0 in 0.0..12.0;
+    /// What the allocator's fragments add to what is allocated.
+    fragments = 0.04 in 0.0..0.4;
+}

@@ -1,0 +1,375 @@
+//! What a layer costs on one rank, for one microbatch.
+//!
+//! In: [`Shape`], [`Layout`], [`Site`]. Out: [`Costs`]: seconds of dense layers, expert layers and the head.
+//!
+//! Invariant: a pass is bound by its kernels or by the host that launches them, whichever is longer; traffic is added where
+//! it cannot hide.
+
+use meshwright_hardware::price::gemm;
+use meshwright_hardware::profile::{AttentionKernel, DeviceKind};
+use meshwright_hardware::program::Collective;
+use meshwright_hardware::units::Precision;
+
+use super::{Layout, Recompute, Site};
+use crate::shape::{Linear, Shape};
+
+/// Bytes of an activation.
+const WIDTH: f64 = 2.0;
+/// Backward's memory-bound bytes for one of forward's: it reads what forward wrote beside the gradients.
+const STREAM_BACKWARD: f64 = 1.6;
+/// Backward of tiled attention: five matmuls to two (Dao et al. 2022, §3.1), at a lower rate (Dao 2023, figures 4 and 5).
+const ATTENTION_BACKWARD: f64 = 2.5 / 0.85;
+/// Bytes a second to host memory, by PCIe 5 or a coherent link; the `offload` knob says what of it shows.
+const HOST_LINK: f64 = 50e9;
+
+/// Seconds of one layer, or of the head.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Pass {
+    /// Forward, exposed traffic included.
+    pub forward: f64,
+    /// Backward with recomputation, exposed traffic included.
+    pub backward: f64,
+    /// Of backward, what only weights' gradients need.
+    pub weight: f64,
+    /// Of both, what recomputation takes.
+    pub recomputed: f64,
+    /// Of both, exposed traffic.
+    pub traffic: f64,
+}
+
+impl Pass {
+    /// A layer of which `share` is as `other`.
+    pub fn mix(&self, other: &Pass, share: f64) -> Pass {
+        let mix = |a: f64, b: f64| if share == 0.0 { a } else { a * (1.0 - share) + b * share };
+        Pass {
+            forward: mix(self.forward, other.forward),
+            backward: mix(self.backward, other.backward),
+            weight: mix(self.weight, other.weight),
+            recomputed: mix(self.recomputed, other.recomputed),
+            traffic: mix(self.traffic, other.traffic),
+        }
+    }
+}
+
+/// Costs of a microbatch.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Costs {
+    /// Tokens a rank has of a microbatch, before TP.
+    pub tokens: f64,
+    /// A dense layer.
+    pub dense: Pass,
+    /// A layer with experts.
+    pub expert: Pass,
+    /// Logits and loss.
+    pub head: Pass,
+    /// A layer's recomputation.
+    pub recomputed: f64,
+    /// A layer's exposed traffic.
+    pub traffic: f64,
+}
+
+/// Prices of one rank's kernels.
+struct Kernels<'a> {
+    site: &'a Site<'a>,
+    layout: &'a Layout,
+    /// Of linear layers, and of what stays in 16 bits.
+    peak: [f64; 2],
+}
+
+/// Work of a forward pass in seconds, by what recomputation may leave out.
+#[derive(Clone, Copy, Default)]
+struct Work {
+    linears: f64,
+    /// Weight gradients alone, and input gradients alone.
+    linears_weight: f64,
+    linears_input: f64,
+    core: f64,
+    core_backward: f64,
+    streamed: f64,
+    kernels: f64,
+    traffic: f64,
+    traffic_backward: f64,
+    /// Parameters on this rank, before ZeRO.
+    parameters: f64,
+}
+
+/// Seconds of a microbatch's layers and head.
+pub fn costs(shape: &Shape, layout: &Layout, site: &Site) -> Costs {
+    let peak = |precision| site.device.peak_in(precision).map_or(1.0, |peak| peak.0);
+    let kernels = Kernels { site, layout, peak: [peak(layout.precision), peak(half(layout.precision))] };
+    let tokens = (layout.micro * layout.seq) as f64 / layout.cp as f64;
+    let attention = kernels.attention(shape, tokens);
+    let mut dense = kernels.feed_forward(shape, tokens, shape.ffn as f64);
+    dense.add(&attention);
+    if let Some((layers, seq)) = shape.decoder {
+        // A decoder's layer has its own attention, one to the encoder, and fewer tokens; priced as the mean layer.
+        let decoder_tokens = (layout.micro * seq) as f64;
+        let mut decoder = kernels.feed_forward(shape, decoder_tokens, shape.ffn as f64);
+        decoder.add(&kernels.attention(shape, decoder_tokens));
+        decoder.add(&kernels.attention(shape, decoder_tokens));
+        let all = (shape.layers + layers) as f64;
+        dense.scale(shape.layers as f64 / all);
+        decoder.scale(layers as f64 / all);
+        dense.add(&decoder);
+    }
+    let mut costs = Costs { tokens, dense: kernels.pass(shape, tokens, &dense), ..Costs::default() };
+    if shape.experts.is_some() {
+        let mut expert = kernels.experts(shape, tokens);
+        expert.add(&attention);
+        costs.expert = kernels.pass(shape, tokens, &expert);
+    }
+    let share = shape.expert_layers() as f64 / shape.layers.max(1) as f64;
+    let mean = costs.dense.mix(&costs.expert, share);
+    (costs.recomputed, costs.traffic) = (mean.recomputed, mean.traffic);
+    costs.head = kernels.head(shape, shape.decoder.map_or(tokens, |(_, seq)| (layout.micro * seq) as f64));
+    costs
+}
+
+/// The 16-bit format that attention and the head keep where linear layers are narrower.
+fn half(precision: Precision) -> Precision {
+    match precision {
+        Precision::Fp8 | Precision::Fp4 | Precision::Int8 => Precision::Bf16,
+        wide => wide,
+    }
+}
+
+impl Work {
+    fn add(&mut self, other: &Work) {
+        self.linears += other.linears;
+        self.linears_weight += other.linears_weight;
+        self.linears_input += other.linears_input;
+        self.core += other.core;
+        self.core_backward += other.core_backward;
+        self.streamed += other.streamed;
+        self.kernels += other.kernels;
+        self.traffic += other.traffic;
+        self.traffic_backward += other.traffic_backward;
+        self.parameters += other.parameters;
+    }
+
+    fn scale(&mut self, by: f64) {
+        let mut scaled = Work::default();
+        std::mem::swap(&mut scaled, self);
+        self.linears = scaled.linears * by;
+        self.linears_weight = scaled.linears_weight * by;
+        self.linears_input = scaled.linears_input * by;
+        self.core = scaled.core * by;
+        self.core_backward = scaled.core_backward * by;
+        self.streamed = scaled.streamed * by;
+        self.kernels = scaled.kernels * by;
+        self.traffic = scaled.traffic * by;
+        self.traffic_backward = scaled.traffic_backward * by;
+        self.parameters = scaled.parameters * by;
+    }
+}
+
+impl Kernels<'_> {
+    /// A matmul, `batch` of them in one kernel: bound by units or by memory.
+    fn matmul(&self, narrow: bool, rate: f64, batch: f64, m: f64, n: f64, k: f64) -> f64 {
+        let precision = if narrow { self.layout.precision } else { half(self.layout.precision) };
+        let peak = self.peak[usize::from(!narrow)];
+        let units = match &self.site.device.gemm {
+            Some(gemm) => gemm::time(gemm, meshwright_hardware::units::FlopRate(peak), precision, batch, m, n, k).0,
+            None => {
+                let flops = 2.0 * batch * m * n * k;
+                flops / (peak * self.site.device.efficiency.matmul.share(flops))
+            }
+        };
+        let bytes = batch * (m * k + k * n + m * n) * WIDTH;
+        (units / rate).max(self.site.stream(bytes))
+    }
+
+    /// The stack's share of the matmul rate.
+    fn rate(&self) -> f64 {
+        let narrow = half(self.layout.precision) != self.layout.precision;
+        if narrow { self.site.knobs.narrow } else { self.site.knobs.matmul }
+    }
+
+    /// A linear layer's three matmuls on this rank.
+    fn linear(&self, work: &mut Work, linear: &Linear, tp: f64, tokens: f64) {
+        let (inputs, outputs) = linear.on_rank(tp);
+        let rate = self.rate();
+        work.linears += self.matmul(true, rate, 1.0, tokens, outputs, inputs);
+        work.linears_input += self.matmul(true, rate, 1.0, tokens, inputs, outputs);
+        work.linears_weight += self.matmul(true, rate, 1.0, outputs, inputs, tokens);
+        work.parameters += inputs * outputs;
+    }
+
+    /// Attention with its linear layers, norm and residual.
+    fn attention(&self, shape: &Shape, tokens: f64) -> Work {
+        let (layout, site) = (self.layout, self.site);
+        let tp = layout.tp as f64;
+        let mut work = Work::default();
+        for linear in shape.attention_linears() {
+            self.linear(&mut work, &linear, tp, tokens);
+        }
+        let seq = layout.seq as f64;
+        let spread = (shape.score_width() + shape.q()) / tp;
+        let flops = 2.0 * tokens * seq * spread;
+        let mut bytes = self.unsplit(shape, tokens, 4.0 + 6.0);
+        bytes += 4.0 * tokens * (shape.q() + shape.kv()) / tp;
+        match site.stack.attention {
+            AttentionKernel::Flash => {
+                let flops = flops * if shape.causal { 0.5 } else { 1.0 };
+                let share = site.device.efficiency.attention.share(flops) * site.knobs.attention;
+                work.core = flops / (self.peak[1] * share);
+                work.core_backward = work.core * ATTENTION_BACKWARD;
+                work.kernels = 8.0;
+            }
+            AttentionKernel::Unfused => {
+                let batch = layout.micro as f64 * shape.heads as f64 / tp;
+                let width = shape.head_dim as f64;
+                let rate = site.knobs.matmul;
+                let forward =
+                    self.matmul(false, rate, batch, seq, seq, width) + self.matmul(false, rate, batch, seq, width, seq);
+                // Scores are scaled, masked and normalised in one pass, and dropped in another that keeps a mask.
+                let passes = if site.stack.dropout { 2.0 + 2.5 } else { 2.0 };
+                let scores = batch * seq * seq * WIDTH * passes * site.knobs.stream;
+                work.core = forward + site.stream(scores);
+                work.core_backward = 2.0 * forward + STREAM_BACKWARD * site.stream(scores);
+                work.kernels = 14.0;
+            }
+        }
+        work.streamed = site.stream(bytes) * site.knobs.stream;
+        self.reduce(&mut work, shape, tokens);
+        if layout.cp > 1 {
+            let keys = 2.0 * shape.kv() / tp * WIDTH * tokens * layout.cp as f64;
+            let gather = site.collective(Collective::AllGather, keys, layout.tp, layout.cp);
+            work.traffic += site.knobs.cp * gather;
+            work.traffic_backward += site.knobs.cp * 2.0 * gather;
+        }
+        work
+    }
+
+    /// Bytes of what TP does not split: `width` bytes a feature of the residual stream, by SP split after all.
+    fn unsplit(&self, shape: &Shape, tokens: f64, width: f64) -> f64 {
+        let split = if self.layout.sp { self.layout.tp as f64 } else { 1.0 };
+        width * tokens * shape.hidden as f64 / split
+    }
+
+    /// TP's sum after a row-split layer, and its mirror in backward.
+    fn reduce(&self, work: &mut Work, shape: &Shape, tokens: f64) {
+        let bytes = tokens * shape.hidden as f64 * WIDTH;
+        let share = if shape.parallel_block { 0.5 } else { 1.0 };
+        let time = share * self.site.collective(Collective::AllReduce, bytes, 1, self.layout.tp);
+        work.traffic += self.site.knobs.tp * time;
+        work.traffic_backward += self.site.knobs.tp * time;
+    }
+
+    /// A dense feed-forward part with norm and residual.
+    fn feed_forward(&self, shape: &Shape, tokens: f64, ffn: f64) -> Work {
+        let tp = self.layout.tp as f64;
+        let mut work = Work { kernels: 7.0, ..Work::default() };
+        for linear in shape.ffn_linears(ffn) {
+            self.linear(&mut work, &linear, tp, tokens);
+        }
+        let through = if shape.gated { 6.0 } else { 4.0 };
+        let bytes = self.unsplit(shape, tokens, 4.0 + 6.0) + through * tokens * ffn / tp;
+        work.streamed = self.site.stream(bytes) * self.site.knobs.stream;
+        self.reduce(&mut work, shape, tokens);
+        work
+    }
+
+    /// Routed and shared experts with norm, residual, permutation and exchange.
+    fn experts(&self, shape: &Shape, tokens: f64) -> Work {
+        let Some(e) = &shape.experts else { return Work::default() };
+        let (layout, site) = (self.layout, self.site);
+        let (ep, etp, tp) = (layout.ep as f64, layout.etp as f64, layout.tp as f64);
+        let mut work = Work { kernels: 24.0, ..Work::default() };
+        let own = tokens * etp / tp;
+        let routed = own * e.top_k as f64;
+        let (each, local) = (routed * ep / e.count as f64, e.count as f64 / ep);
+        let rate = site.knobs.experts * self.rate() / site.knobs.matmul.max(1e-9).min(1.0);
+        for linear in shape.ffn_linears(e.ffn as f64) {
+            let (inputs, outputs) = linear.on_rank(etp);
+            work.linears += self.matmul(true, rate, local, each, outputs, inputs);
+            work.linears_input += self.matmul(true, rate, local, each, inputs, outputs);
+            work.linears_weight += self.matmul(true, rate, local, outputs, inputs, each);
+            work.parameters += local * inputs * outputs;
+        }
+        if e.shared_ffn > 0 {
+            for linear in shape.ffn_linears(e.shared_ffn as f64) {
+                self.linear(&mut work, &linear, tp, tokens);
+            }
+        }
+        let through = if shape.gated { 6.0 } else { 4.0 };
+        let moved = 4.0 * WIDTH * routed * shape.hidden as f64;
+        let bytes = self.unsplit(shape, tokens, 4.0 + 6.0) + moved + through * routed * e.ffn as f64 / etp;
+        work.streamed = site.stream(bytes) * site.knobs.stream;
+        let sent = routed * shape.hidden as f64 * WIDTH;
+        let stride = layout.etp;
+        let exchange = 2.0 * site.collective(Collective::AllToAll, sent, stride, layout.ep);
+        let gather = 2.0 * site.collective(Collective::AllGather, sent, 1, layout.etp);
+        work.traffic += site.knobs.ep * exchange + site.knobs.tp * gather;
+        work.traffic_backward += site.knobs.ep * exchange + site.knobs.tp * gather;
+        work
+    }
+
+    /// Logits, loss and their gradients.
+    fn head(&self, shape: &Shape, tokens: f64) -> Pass {
+        let (site, tp) = (self.site, self.layout.tp as f64);
+        let (vocab, hidden) = (shape.vocab as f64 / tp, shape.hidden as f64);
+        let rate = site.knobs.matmul;
+        let forward = self.matmul(false, rate, 1.0, tokens, vocab, hidden);
+        let input = self.matmul(false, rate, 1.0, tokens, hidden, vocab);
+        let weight = self.matmul(false, rate, 1.0, vocab, hidden, tokens);
+        let loss = site.stream(tokens * vocab * 10.0) * site.knobs.stream;
+        Pass { forward: forward + loss, backward: input + weight + loss, weight, ..Pass::default() }
+    }
+
+    /// A layer's work as seconds of forward and backward.
+    fn pass(&self, shape: &Shape, tokens: f64, work: &Work) -> Pass {
+        let (layout, site) = (self.layout, self.site);
+        let again = match layout.recompute {
+            Recompute::None => 0.0,
+            Recompute::Selective => work.core,
+            Recompute::Full(share) => share * (work.linears + work.core + work.streamed),
+            Recompute::Matmuls => work.core + work.streamed,
+        };
+        let traffic_again = match layout.recompute {
+            Recompute::Full(share) => share * work.traffic,
+            _ => 0.0,
+        };
+        let host = work.kernels * site.knobs.host * 1e-6 * if site.device.kind == DeviceKind::Gpu { 1.0 } else { 0.0 };
+        // Adapters need no weights' gradients of what does not train.
+        let weight = work.linears_weight * if layout.trained < 0.5 { 0.0 } else { 1.0 };
+        let forward = hosted(work.linears + work.core + work.streamed, host);
+        let kernels = work.linears_input + weight + work.core_backward + STREAM_BACKWARD * work.streamed + again;
+        let again_host = if matches!(layout.recompute, Recompute::Full(_)) { 1.0 } else { 0.0 };
+        let backward = hosted(kernels, host * (1.7 + again_host));
+        let offload = if layout.offload > 0.0 {
+            let bytes = layout.offload * super::memory::saved_by_layer(shape, layout, site);
+            site.knobs.offload * bytes / HOST_LINK
+        } else {
+            0.0
+        };
+        let _ = tokens;
+        let (mut forward, mut backward) =
+            (forward + work.traffic + offload, backward + work.traffic_backward + traffic_again + offload);
+        if layout.zero == 3 {
+            let bytes = work.parameters * site.stack.gather_bytes;
+            let gather = site.collective(Collective::AllGather, bytes, layout.tp, layout.shard);
+            let reduced = work.parameters * site.stack.grad_bytes * layout.trained;
+            let reduce = site.collective(Collective::ReduceScatter, reduced, layout.tp, layout.shard);
+            forward = hidden(forward, gather, site.knobs.dp);
+            backward = hidden(backward, gather + reduce, site.knobs.dp);
+        }
+        Pass {
+            forward,
+            backward,
+            weight,
+            recomputed: again,
+            traffic: work.traffic + work.traffic_backward + traffic_again,
+        }
+    }
+}
+
+/// Kernels that a host launches ahead: the longer of both, smoothly.
+fn hosted(kernels: f64, host: f64) -> f64 {
+    (kernels.powi(4) + host.powi(4)).powf(0.25)
+}
+
+/// Compute beside traffic: the longer, and `shown` of the shorter.
+fn hidden(compute: f64, traffic: f64, shown: f64) -> f64 {
+    compute.max(traffic) + shown * compute.min(traffic)
+}

@@ -1,0 +1,291 @@
+//! A plan's step time and memory in closed form, over every parallel axis.
+//!
+//! In: [`Shape`], [`Layout`], a [`Site`] (device, links, stack). Out: [`Estimate`].
+//!
+//! What a layer does is listed in [`layer`], priced there by the device's matmul units, its memory and the links' α–β models;
+//! this file composes layers into a step. The schedule's closed forms: Narayanan et al. 2021, §2.2 (1F1B, interleaved), Qi
+//! et al. 2024, table 2 (zero bubble), DeepSeek-AI 2024, table 2 (DualPipe).
+//!
+//! Invariant: every second is a price of something listed, times the stack's knob of that kind.
+
+pub mod layer;
+pub mod memory;
+
+use meshwright_hardware::price::collective;
+use meshwright_hardware::profile::{Device, Knobs, Stack};
+use meshwright_hardware::program::Collective;
+use meshwright_hardware::topology::Topology;
+use meshwright_hardware::units::{Bytes, Precision};
+
+use crate::shape::Shape;
+
+/// What is kept of a layer's forward pass.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Recompute {
+    /// All.
+    None,
+    /// All but attention's core (Korthikanti et al. 2022).
+    Selective,
+    /// Only layers' inputs, of this share of the layers.
+    Full(f64),
+    /// Outputs of matmuls, not of what stands between them.
+    Matmuls,
+}
+
+/// The order of microbatches in a pipeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Schedule {
+    /// One forward, one backward; interleaved where a rank holds several chunks.
+    OneFOneB,
+    /// All forwards, then all backwards.
+    GPipe,
+    /// Weight gradients fill the bubble within 1F1B's memory.
+    ZeroBubble1p,
+    /// The same with twice that memory.
+    ZeroBubble2p,
+    /// The same with two chunks a rank in a V.
+    ZeroBubbleV,
+}
+
+/// The decisions that time and memory depend on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Layout {
+    /// Tokens a sequence.
+    pub seq: usize,
+    /// Sequences a microbatch.
+    pub micro: usize,
+    /// Sequences a step.
+    pub global: usize,
+    /// Format of linear layers.
+    pub precision: Precision,
+    /// Tensor-parallel ranks.
+    pub tp: usize,
+    /// Whether what TP does not split is split over sequences.
+    pub sp: bool,
+    /// Pipeline stages.
+    pub pp: usize,
+    /// Chunks a stage.
+    pub vpp: usize,
+    /// Data-parallel replicas.
+    pub dp: usize,
+    /// Context-parallel ranks.
+    pub cp: usize,
+    /// Expert-parallel ranks.
+    pub ep: usize,
+    /// Tensor-parallel ranks of experts.
+    pub etp: usize,
+    /// ZeRO stage.
+    pub zero: u8,
+    /// Ranks over which ZeRO shards.
+    pub shard: usize,
+    /// What is kept.
+    pub recompute: Recompute,
+    /// Order of microbatches.
+    pub schedule: Schedule,
+    /// Share of layers whose activations wait in host memory.
+    pub offload: f64,
+    /// Bytes a parameter of optimizer state and master weights.
+    pub state_bytes: f64,
+    /// Share of parameters that train.
+    pub trained: f64,
+}
+
+impl Layout {
+    /// Microbatches of a replica a step.
+    pub fn microbatches(&self) -> f64 {
+        (self.global as f64 / (self.dp * self.micro) as f64).max(1.0)
+    }
+
+    /// Devices.
+    pub fn devices(&self) -> usize {
+        self.tp * self.cp * self.dp * self.pp
+    }
+}
+
+/// Where it runs.
+pub struct Site<'a> {
+    /// The accelerator.
+    pub device: &'a Device,
+    /// The software.
+    pub stack: &'a Stack,
+    /// Its knobs, which a fit varies.
+    pub knobs: &'a Knobs,
+    /// The links.
+    pub topology: &'a Topology,
+    /// Devices of a node, for counting nodes.
+    pub per_node: usize,
+}
+
+impl Site<'_> {
+    /// Seconds of a collective over `ranks` ranks `stride` apart; nothing among one. A group that no link joins counts as
+    /// endless.
+    pub fn collective(&self, kind: Collective, bytes: f64, stride: usize, ranks: usize) -> f64 {
+        if ranks <= 1 || bytes <= 0.0 {
+            return 0.0;
+        }
+        let Ok(mut span) = self.topology.span_strided(0, stride, ranks) else { return f64::INFINITY };
+        if let Some(out) = &mut span.out {
+            out.bandwidth = out.bandwidth * self.knobs.scale_out;
+        }
+        collective::time(kind, Bytes(bytes as u64), &span).0
+    }
+
+    /// Seconds of a message to the rank `stride` further.
+    pub fn message(&self, bytes: f64, stride: usize) -> f64 {
+        self.topology.link(0, stride).map_or(f64::INFINITY, |path| {
+            let share = if stride >= self.per_node { self.knobs.scale_out } else { 1.0 };
+            path.latency.0 + bytes / (path.bandwidth.0 * share)
+        })
+    }
+
+    /// Seconds of moving bytes through the device's memory.
+    pub fn stream(&self, bytes: f64) -> f64 {
+        bytes / (self.device.memory_bandwidth.value.0 * self.device.efficiency.memory.share(bytes.max(1.0)))
+    }
+}
+
+/// A step, in seconds by cause, and memory in bytes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Estimate {
+    /// Length of the step.
+    pub step_time: f64,
+    /// Forward and backward kernels of the busiest stage.
+    pub compute: f64,
+    /// Of these, what recomputation adds.
+    pub recompute: f64,
+    /// Exposed traffic of TP, CP and EP.
+    pub layer_traffic: f64,
+    /// Exposed traffic of data parallelism.
+    pub dp: f64,
+    /// Pipeline messages and bubble.
+    pub pipeline: f64,
+    /// The optimizer.
+    pub optimizer: f64,
+    /// Bytes on the rank that needs most, as allocated.
+    pub memory: memory::Memory,
+}
+
+/// A stage's time for one microbatch.
+#[derive(Clone, Copy, Debug, Default)]
+struct Stage {
+    forward: f64,
+    backward: f64,
+    weight: f64,
+}
+
+/// The step of a plan.
+pub fn estimate(shape: &Shape, layout: &Layout, site: &Site) -> Estimate {
+    let costs = layer::costs(shape, layout, site);
+    let knobs = site.knobs;
+    let m = layout.microbatches();
+    let stages = stages(shape, layout, &costs);
+    let total = |stage: &Stage| stage.forward + stage.backward;
+    let slowest = stages.iter().copied().max_by(|a, b| total(a).total_cmp(&total(b))).unwrap_or_default();
+    let busiest = total(&slowest);
+    let others: f64 = stages.iter().map(total).sum::<f64>() - busiest;
+    let hops = (layout.pp - 1) as f64;
+    let hop = if layout.pp > 1 {
+        let split = if layout.sp { layout.tp as f64 } else { 1.0 };
+        let bytes = 2.0 * costs.tokens * shape.hidden as f64 / split;
+        knobs.pp * site.message(bytes, layout.tp * layout.cp * layout.dp)
+    } else {
+        0.0
+    };
+    let chunks = layout.vpp as f64;
+    let bubble = match layout.schedule {
+        Schedule::GPipe | Schedule::OneFOneB => others / chunks,
+        Schedule::ZeroBubble1p => {
+            hops * (slowest.forward + slowest.backward - 2.0 * slowest.weight).max(0.0).min(busiest)
+        }
+        Schedule::ZeroBubble2p | Schedule::ZeroBubbleV => 0.05 * others,
+    };
+    let messages = 2.0 * hop * (m * chunks + hops);
+    let dp = exposed_dp(shape, layout, site, slowest.backward);
+    let optimizer = optimizer(shape, layout, site);
+    let nodes = (layout.devices() as f64 / site.per_node as f64).max(1.0);
+    let fixed = knobs.step * 1e-3;
+    let straggle = 1.0 + knobs.straggle * nodes.log2();
+    let step_time = (m * busiest + bubble + messages + dp + optimizer) * straggle + fixed;
+    Estimate {
+        step_time,
+        compute: m * busiest,
+        recompute: m * costs.recomputed * (shape.layers as f64 / layout.pp as f64),
+        layer_traffic: m * costs.traffic * (shape.layers as f64 / layout.pp as f64),
+        dp,
+        pipeline: bubble + messages,
+        optimizer,
+        memory: memory::peak(shape, layout, site, true),
+    }
+}
+
+/// Layers of each stage: what does not divide goes to the inner stages, which have no table or head.
+pub fn layers_of(layers: usize, stages: usize) -> Vec<usize> {
+    let (each, extra) = (layers / stages, layers % stages);
+    let inner_first = |stage: usize| if stages > 2 { (stage + stages - 1) % stages } else { stage };
+    (0..stages).map(|stage| each + usize::from(inner_first(stage) < extra)).collect()
+}
+
+fn stages(shape: &Shape, layout: &Layout, costs: &layer::Costs) -> Vec<Stage> {
+    let all = shape.layers + shape.decoder.map_or(0, |(layers, _)| layers);
+    let expert_share = shape.expert_layers() as f64 / shape.layers.max(1) as f64;
+    let mean = costs.dense.mix(&costs.expert, expert_share);
+    let last = layout.pp - 1;
+    let held = layers_of(all, layout.pp);
+    let stage = |(index, &layers): (usize, &usize)| {
+        let n = layers as f64;
+        let mut stage = Stage { forward: n * mean.forward, backward: n * mean.backward, weight: n * mean.weight };
+        if index == last {
+            // A V brings the last chunk to the first rank; either way one rank has the head.
+            stage.forward += costs.head.forward;
+            stage.backward += costs.head.backward;
+            stage.weight += costs.head.weight;
+        }
+        stage
+    };
+    held.iter().enumerate().map(stage).collect()
+}
+
+/// Traffic of gradients and weights that no compute hides. ZeRO-3's is hidden layer by layer in [`layer`].
+fn exposed_dp(shape: &Shape, layout: &Layout, site: &Site, backward: f64) -> f64 {
+    let ranks = layout.dp * layout.cp;
+    let stride = layout.tp;
+    let held = memory::parameters(shape, layout);
+    let edp = (ranks * layout.tp / (layout.ep * layout.etp)).max(1);
+    let time = |parameters: f64, stride: usize, ranks: usize| {
+        let reduced = parameters * site.stack.grad_bytes * layout.trained;
+        let gathered = parameters * 2.0 * layout.trained;
+        match layout.zero {
+            0 => site.collective(Collective::AllReduce, reduced, stride, ranks),
+            3 if layout.shard >= ranks => 0.0,
+            // Replicas of sharded groups still sum their shards.
+            3 => {
+                let share = layout.shard as f64;
+                site.collective(Collective::AllReduce, reduced / share, stride * layout.shard, ranks / layout.shard)
+            }
+            _ => {
+                site.collective(Collective::ReduceScatter, reduced, stride, ranks)
+                    + site.collective(Collective::AllGather, gathered, stride, ranks)
+            }
+        }
+    };
+    let all = time(held.dense, stride, ranks) + time(held.expert, layout.ep * layout.etp, edp);
+    let shown = site.knobs.dp.min(1.0) * all;
+    let excess = site.knobs.dp.max(1.0) - 1.0;
+    shown + excess * all + (all - shown - backward).max(0.0)
+}
+
+/// One pass over gradients, master weights and both moments of what this rank updates.
+fn optimizer(shape: &Shape, layout: &Layout, site: &Site) -> f64 {
+    let held = memory::parameters(shape, layout);
+    let ranks = (layout.dp * layout.cp) as f64;
+    let edp = (ranks * layout.tp as f64 / (layout.ep * layout.etp) as f64).max(1.0);
+    let (dense, expert) = match layout.zero {
+        0 => (held.dense, held.expert),
+        3 => (held.dense / layout.shard as f64, held.expert / edp.min(layout.shard as f64)),
+        _ => (held.dense / ranks, held.expert / edp),
+    };
+    let updated = (dense + expert) * layout.trained;
+    // Read gradient, master weight and moments; write the last three and the weight; and the gradients' norm and clearing.
+    let bytes = updated * (2.0 * layout.state_bytes + 6.0) + (held.dense + held.expert) * layout.trained * 4.0;
+    site.knobs.optimizer * site.stream(bytes)
+}

@@ -1,0 +1,261 @@
+//! Transformers of every family as sizes: encoders, decoders, encoder-decoders, mixtures of experts, latent attention.
+//!
+//! In: a [`Model`], a Hugging Face `config.json`, or sizes. Out: [`Shape`] with parameter counts and FLOPs.
+//!
+//! Invariant: sizes alone; which of them can be lowered to a program stands in [`crate::lower`].
+
+use crate::job::{Dress, Model};
+
+/// A transformer's sizes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shape {
+    /// Name in tables.
+    pub name: String,
+    /// Layers of self-attention and feed-forward: all of a decoder, the encoder's of an encoder-decoder.
+    pub layers: usize,
+    /// The decoder of an encoder-decoder: its layers, which also attend to the encoder, and its tokens a sequence.
+    pub decoder: Option<(usize, usize)>,
+    /// Whether a token sees only earlier ones.
+    pub causal: bool,
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key/value heads.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Width of a dense layer's feed-forward part.
+    pub ffn: usize,
+    /// Whether the feed-forward part has a gate (SwiGLU and kin).
+    pub gated: bool,
+    /// Tokens in the vocabulary.
+    pub vocab: usize,
+    /// Whether the head's weight is the embedding's.
+    pub tied: bool,
+    /// Whether linear layers and norms have biases.
+    pub biased: bool,
+    /// Whether positions are learned.
+    pub learned_positions: bool,
+    /// Whether attention and feed-forward run side by side (Wang & Komatsuzaki 2021; PaLM, Falcon).
+    pub parallel_block: bool,
+    /// Mixture of experts.
+    pub experts: Option<Experts>,
+    /// Multi-head latent attention.
+    pub latent: Option<Latent>,
+}
+
+/// A mixture of experts in place of the feed-forward part.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Experts {
+    /// Experts a layer.
+    pub count: usize,
+    /// Experts a token goes to.
+    pub top_k: usize,
+    /// Width of one.
+    pub ffn: usize,
+    /// Width of those that every token goes to, together.
+    pub shared_ffn: usize,
+    /// Leading layers that are dense.
+    pub dense_layers: usize,
+    /// Every how many layers one has experts.
+    pub every: usize,
+}
+
+/// Ranks and widths of multi-head latent attention (DeepSeek-AI 2024, §2.1).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Latent {
+    /// Rank of queries.
+    pub q_rank: usize,
+    /// Rank of keys and values.
+    pub kv_rank: usize,
+    /// Width of a head's part without positions.
+    pub nope: usize,
+    /// Width of a head's rotary part, shared by all heads' keys.
+    pub rope: usize,
+    /// Width of a head's values.
+    pub value: usize,
+}
+
+impl From<&Model> for Shape {
+    fn from(model: &Model) -> Shape {
+        let gpt = model.dress == Dress::Gpt2;
+        Shape {
+            name: model.name.clone(),
+            layers: model.layers,
+            decoder: None,
+            causal: true,
+            hidden: model.hidden,
+            heads: model.heads,
+            kv_heads: model.kv_heads,
+            head_dim: model.head_dim(),
+            ffn: model.ffn,
+            gated: !gpt,
+            vocab: model.vocab,
+            tied: model.tied,
+            biased: gpt,
+            learned_positions: gpt,
+            parallel_block: false,
+            experts: None,
+            latent: None,
+        }
+    }
+}
+
+impl Shape {
+    /// Width of all query heads' outputs.
+    pub fn q(&self) -> f64 {
+        (self.heads * self.latent.as_ref().map_or(self.head_dim, |latent| latent.value)) as f64
+    }
+
+    /// Width of all key heads, and of all value heads; of their mean where they differ.
+    pub fn kv(&self) -> f64 {
+        match &self.latent {
+            Some(latent) => (self.heads * (latent.nope + latent.rope + latent.value)) as f64 / 2.0,
+            None => (self.kv_heads * self.head_dim) as f64,
+        }
+    }
+
+    /// Width over which scores are summed: query and key heads'.
+    pub fn score_width(&self) -> f64 {
+        (self.heads * self.latent.as_ref().map_or(self.head_dim, |latent| latent.nope + latent.rope)) as f64
+    }
+
+    /// Layers with experts.
+    pub fn expert_layers(&self) -> usize {
+        self.experts.as_ref().map_or(0, |e| (self.layers - e.dense_layers.min(self.layers)) / e.every.max(1))
+    }
+
+    /// Linear layers of attention: `(inputs, outputs, whether outputs are split over TP rather than inputs, whether none is)`.
+    pub fn attention_linears(&self) -> Vec<Linear> {
+        let h = self.hidden as f64;
+        let heads = self.heads as f64;
+        match &self.latent {
+            None => vec![Linear::columns(h, self.q() + 2.0 * self.kv()), Linear::rows(self.q(), h)],
+            Some(l) => {
+                let (q_rank, kv_rank) = (l.q_rank as f64, l.kv_rank as f64);
+                let (nope, rope, value) = (l.nope as f64, l.rope as f64, l.value as f64);
+                let mut all = if l.q_rank > 0 {
+                    vec![Linear::whole(h, q_rank), Linear::columns(q_rank, heads * (nope + rope))]
+                } else {
+                    vec![Linear::columns(h, heads * (nope + rope))]
+                };
+                all.extend([
+                    Linear::whole(h, kv_rank + rope),
+                    Linear::columns(kv_rank, heads * (nope + value)),
+                    Linear::rows(heads * value, h),
+                ]);
+                all
+            }
+        }
+    }
+
+    /// Linear layers of a feed-forward part of this width.
+    pub fn ffn_linears(&self, ffn: f64) -> Vec<Linear> {
+        let h = self.hidden as f64;
+        vec![Linear::columns(h, ffn * if self.gated { 2.0 } else { 1.0 }), Linear::rows(ffn, h)]
+    }
+
+    /// Parameters of attention, norms included.
+    pub fn attention_parameters(&self) -> f64 {
+        let norms = if self.biased { 4.0 } else { 2.0 } * self.hidden as f64;
+        norms + self.attention_linears().iter().map(|linear| linear.parameters(self.biased)).sum::<f64>()
+    }
+
+    /// Parameters of a feed-forward part of this width.
+    pub fn ffn_parameters(&self, ffn: f64) -> f64 {
+        self.ffn_linears(ffn).iter().map(|linear| linear.parameters(self.biased)).sum()
+    }
+
+    /// Parameters of the token table, which the head may share.
+    pub fn table_parameters(&self) -> f64 {
+        self.vocab as f64 * self.hidden as f64
+    }
+
+    /// All parameters: in layers, of which in routed experts, and in tables.
+    pub fn parameters(&self, seq: usize) -> f64 {
+        let tables = self.table_parameters() * if self.tied { 1.0 } else { 2.0 };
+        let positions = if self.learned_positions { (seq * self.hidden) as f64 } else { 0.0 };
+        self.layer_parameters() + tables + positions
+    }
+
+    /// Parameters of all layers.
+    pub fn layer_parameters(&self) -> f64 {
+        let expert_layers = self.expert_layers() as f64;
+        let dense = self.layers as f64 - expert_layers;
+        let mut all = self.layers as f64 * self.attention_parameters() + dense * self.ffn_parameters(self.ffn as f64);
+        if let Some(e) = &self.experts {
+            let router = (e.count * self.hidden) as f64;
+            let each = e.count as f64 * self.ffn_parameters(e.ffn as f64) + self.ffn_parameters(e.shared_ffn as f64);
+            all += expert_layers * (router + each);
+        }
+        if let Some((layers, _)) = self.decoder {
+            let crossed = 2.0 * self.attention_parameters() + self.ffn_parameters(self.ffn as f64);
+            all += layers as f64 * crossed;
+        }
+        all
+    }
+
+    /// Parameters of matmuls that a token meets in the layers: routed experts count `top_k` times.
+    pub fn active_layer_parameters(&self) -> f64 {
+        let idle = self.experts.as_ref().map_or(0.0, |e| {
+            (e.count - e.top_k) as f64 * self.ffn_parameters(e.ffn as f64) * self.expert_layers() as f64
+        });
+        self.layer_parameters() - idle
+    }
+
+    /// FLOPs of scores and values a token forward in all layers, every token seeing every other.
+    pub fn attention_flops(&self, seq: f64) -> f64 {
+        2.0 * self.layers as f64 * seq * (self.score_width() + self.q())
+    }
+}
+
+/// A linear layer and how tensor parallelism splits it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Linear {
+    /// Inputs.
+    pub inputs: f64,
+    /// Outputs.
+    pub outputs: f64,
+    /// Split.
+    pub split: Split,
+}
+
+/// Which side of a weight tensor parallelism splits (Shoeybi et al. 2019).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Split {
+    /// Its outputs.
+    Columns,
+    /// Its inputs.
+    Rows,
+    /// Neither.
+    Whole,
+}
+
+impl Linear {
+    fn columns(inputs: f64, outputs: f64) -> Linear {
+        Linear { inputs, outputs, split: Split::Columns }
+    }
+
+    fn rows(inputs: f64, outputs: f64) -> Linear {
+        Linear { inputs, outputs, split: Split::Rows }
+    }
+
+    fn whole(inputs: f64, outputs: f64) -> Linear {
+        Linear { inputs, outputs, split: Split::Whole }
+    }
+
+    /// Weights, and biases where there are some.
+    pub fn parameters(&self, biased: bool) -> f64 {
+        self.inputs * self.outputs + if biased { self.outputs } else { 0.0 }
+    }
+
+    /// Inputs and outputs on one of `tp` ranks.
+    pub fn on_rank(&self, tp: f64) -> (f64, f64) {
+        match self.split {
+            Split::Columns => (self.inputs, self.outputs / tp),
+            Split::Rows => (self.inputs / tp, self.outputs),
+            Split::Whole => (self.inputs, self.outputs),
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! `validate`: published runs predicted again.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use meshwright_hardware::profile::{Knobs, Stack};
+use serde_json::json;
+
+use crate::failure::Failure;
+use crate::runs::write_whole;
+use crate::validate::summary::{self, Stats};
+use crate::validate::{Prediction, Run, Skip, fit, predict, row};
+
+/// Arguments of `validate`.
+#[derive(Args)]
+pub struct Validate {
+    /// Table of published runs (CSV)
+    runs: PathBuf,
+    /// One line a run: prediction, error, or why there is none (CSV)
+    #[arg(short)]
+    output: Option<PathBuf>,
+    /// Print a JSON summary
+    #[arg(long)]
+    json: bool,
+    /// Fit the knobs of stacks and devices to these runs and write them into this folder of profiles
+    #[arg(long, value_name = "PROFILES")]
+    fit: Option<PathBuf>,
+    /// Predict every source with knobs fitted without it
+    #[arg(long)]
+    cross_validate: bool,
+}
+
+/// A line of the input and what became of it.
+struct Line {
+    id: String,
+    result: Result<usize, Skip>,
+}
+
+impl Validate {
+    /// Reads, predicts, writes, prints.
+    pub fn run(self) -> Result<(), Failure> {
+        let (lines, mut runs) = read(&self.runs)?;
+        if let Some(profiles) = &self.fit {
+            let fitted = fit::fit(&mut runs, "", 30, None);
+            write_profiles(profiles, &fitted, &runs, &self.runs)?;
+            let of = |run: &Run| fitted.stacks[&run.stack.name].clone();
+            return self.show(&lines, &runs, runs.iter().map(|run| predict(run, run.stack, &of(run))).collect());
+        }
+        let predictions = if self.cross_validate { held_out(&mut runs) } else { as_profiled(&runs) };
+        self.show(&lines, &runs, predictions)
+    }
+
+    fn show(&self, lines: &[Line], runs: &[Run], predictions: Vec<Prediction>) -> Result<(), Failure> {
+        if let Some(output) = &self.output {
+            write_csv(output, lines, runs, &predictions)?;
+        }
+        let summary = Summary::of(lines, runs, &predictions);
+        if self.json {
+            println!("{}", summary.json());
+        } else {
+            print!("{}", summary.table());
+        }
+        Ok(())
+    }
+}
+
+fn as_profiled(runs: &[Run]) -> Vec<Prediction> {
+    runs.iter().map(|run| predict(run, run.stack, &run.stack.knobs)).collect()
+}
+
+/// Every source's runs with knobs that no run of it was fitted to.
+fn held_out(runs: &mut [Run]) -> Vec<Prediction> {
+    let sources: Vec<String> = runs.iter().map(|run| run.group.clone()).collect::<BTreeSet<_>>().into_iter().collect();
+    let full = fit::fit(runs, "", 8, None);
+    let runs = &*runs;
+    let knobs: BTreeMap<String, BTreeMap<String, Knobs>> = std::thread::scope(|scope| {
+        let (left, right): (Vec<_>, Vec<_>) = sources.iter().enumerate().partition(|(index, _)| index % 2 == 0);
+        let of = |part: Vec<(usize, &String)>| {
+            let found = part.into_iter().map(|(_, source)| (source.clone(), fit::held_out(runs, source, &full)));
+            found.collect::<Vec<_>>()
+        };
+        let other = scope.spawn(move || of(right));
+        let of = |part: Vec<(usize, &String)>| {
+            let found = part.into_iter().map(|(_, source)| (source.clone(), fit::held_out(runs, source, &full)));
+            found.collect::<Vec<_>>()
+        };
+        let mut all = of(left);
+        all.extend(other.join().expect("a search does not panic"));
+        all.into_iter().collect()
+    });
+    runs.iter().map(|run| predict(run, run.stack, &knobs[&run.group][&run.stack.name])).collect()
+}
+
+/// Every line of the file, and the runs that can be predicted.
+fn read(path: &Path) -> Result<(Vec<Line>, Vec<Run>), Failure> {
+    let what = path.display().to_string();
+    let fault = |error: csv::Error| Failure::input(format!("{what}: {error}; a table of runs is CSV with a header"));
+    let mut reader = csv::ReaderBuilder::new().flexible(true).from_path(path).map_err(fault)?;
+    let header = reader.headers().map_err(fault)?.clone();
+    for column in ["id", "accelerator", "n_devices", "layers", "hidden", "seq_len"] {
+        if !header.iter().any(|name| name == column) {
+            return Err(Failure::input(format!(
+                "{what}: column `{column}` is missing; the header has {} columns",
+                header.len()
+            )));
+        }
+    }
+    let (mut lines, mut runs) = (Vec::new(), Vec::new());
+    for record in reader.records() {
+        let record = record.map_err(fault)?;
+        let columns: HashMap<String, String> =
+            header.iter().zip(&record).map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let id = columns.get("id").cloned().unwrap_or_default();
+        let result = row::read(&columns).map(|run| {
+            runs.push(run);
+            runs.len() - 1
+        });
+        lines.push(Line { id, result });
+    }
+    Ok((lines, runs))
+}
+
+fn write_csv(path: &Path, lines: &[Line], runs: &[Run], predictions: &[Prediction]) -> Result<(), Failure> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    let unwritten = |error: csv::Error| Failure { message: format!("{}: {error}", path.display()), code: 1 };
+    writer
+        .write_record([
+            "id",
+            "status",
+            "reason",
+            "device",
+            "stack",
+            "predicted_step_time_s",
+            "predicted_tokens_per_s_per_device",
+            "predicted_tflops_per_device",
+            "predicted_mfu",
+            "predicted_peak_mem_gb",
+            "predicted_oom",
+            "measured_tokens_per_s_per_device",
+            "measured_peak_mem_gb",
+            "throughput_error_pct",
+            "memory_error_pct",
+            "compute_s",
+            "recompute_s",
+            "layer_traffic_s",
+            "dp_s",
+            "pipeline_s",
+            "optimizer_s",
+            "micro_batch",
+            "recompute",
+        ])
+        .map_err(unwritten)?;
+    for line in lines {
+        let record = match line.result {
+            Err(Skip(reason)) => {
+                let mut record = vec![line.id.clone(), "skipped".to_owned(), reason.to_owned()];
+                record.resize(23, String::new());
+                record
+            }
+            Ok(index) => csv_record(&runs[index], &predictions[index]),
+        };
+        writer.write_record(record).map_err(unwritten)?;
+    }
+    let bytes = writer.into_inner().map_err(|error| Failure { message: error.to_string(), code: 1 })?;
+    write_whole(path, &String::from_utf8_lossy(&bytes))
+}
+
+fn csv_record(run: &Run, p: &Prediction) -> Vec<String> {
+    let some = |value: Option<f64>| value.map(|value| format!("{value:.6}")).unwrap_or_default();
+    let number = |value: f64| format!("{value:.6}");
+    let flops = p.tokens_per_s * p.flops_per_token;
+    vec![
+        run.id.clone(),
+        "predicted".to_owned(),
+        String::new(),
+        run.device.name.clone(),
+        run.stack.name.clone(),
+        number(p.estimate.step_time),
+        number(p.tokens_per_s),
+        number(flops / 1e12),
+        number(flops / summary::peak(run)),
+        number(p.memory_gb),
+        u8::from(!p.fits).to_string(),
+        some(summary::measured_tokens_per_s(run, p)),
+        some(run.measured.memory_gb),
+        some(summary::throughput_error(run, p)),
+        some(summary::memory_error(run, p)),
+        number(p.estimate.compute),
+        number(p.estimate.recompute),
+        number(p.estimate.layer_traffic),
+        number(p.estimate.dp),
+        number(p.estimate.pipeline),
+        number(p.estimate.optimizer),
+        p.layout.micro.to_string(),
+        format!("{:?}", p.layout.recompute).to_lowercase(),
+    ]
+}
+
+/// What is printed.
+struct Summary<'a> {
+    rows: usize,
+    skipped: BTreeMap<&'static str, usize>,
+    throughput: Vec<(&'a Run, f64)>,
+    memory: Vec<(&'a Run, f64)>,
+    /// Runs out of memory, and how many of them were foretold; runs that fitted, and how many of those were.
+    oom: [usize; 4],
+}
+
+impl<'a> Summary<'a> {
+    fn of(lines: &[Line], runs: &'a [Run], predictions: &[Prediction]) -> Summary<'a> {
+        let mut skipped = BTreeMap::new();
+        for line in lines {
+            if let Err(Skip(reason)) = line.result {
+                *skipped.entry(reason).or_default() += 1;
+            }
+        }
+        let both = || runs.iter().zip(predictions);
+        let throughput = both().filter_map(|(run, p)| Some((run, summary::throughput_error(run, p)?))).collect();
+        let memory = both().filter_map(|(run, p)| Some((run, summary::memory_error(run, p)?))).collect();
+        let count = |oom: bool, fits: Option<bool>| {
+            both().filter(|(run, p)| run.measured.oom == oom && fits.is_none_or(|fits| p.fits == fits)).count()
+        };
+        let oom = [count(true, None), count(true, Some(false)), count(false, None), count(false, Some(true))];
+        Summary { rows: lines.len(), skipped, throughput, memory, oom }
+    }
+
+    fn groups(&self) -> [(&'static str, BTreeMap<String, Stats>); 3] {
+        [
+            ("accelerator", summary::by(&self.throughput, |run| run.device.name.clone())),
+            ("framework", summary::by(&self.throughput, |run| run.stack.name.clone())),
+            ("model family", summary::by(&self.throughput, |run| run.family.to_owned())),
+        ]
+    }
+
+    fn all(&self) -> (Stats, Stats) {
+        let errors = |all: &[(&Run, f64)]| all.iter().map(|(_, error)| *error).collect::<Vec<_>>();
+        (Stats::of(&errors(&self.throughput)), Stats::of(&errors(&self.memory)))
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let stats =
+            |s: &Stats| json!({ "count": s.count, "median_abs_error_pct": s.median, "p90_abs_error_pct": s.p90 });
+        let groups: serde_json::Map<String, serde_json::Value> = self
+            .groups()
+            .iter()
+            .map(|(name, all)| {
+                let all = all.iter().map(|(name, s)| (name.clone(), stats(s)));
+                ((*name).to_owned(), serde_json::Value::Object(all.collect()))
+            })
+            .collect();
+        let (throughput, memory) = self.all();
+        let skipped: usize = self.skipped.values().sum();
+        json!({
+            "rows": self.rows,
+            "predicted": self.rows - skipped,
+            "skipped": self.skipped,
+            "compared": throughput.count,
+            "median_abs_error_pct": throughput.median,
+            "p90_abs_error_pct": throughput.p90,
+            "memory_compared": memory.count,
+            "memory_median_abs_error_pct": memory.median,
+            "memory_p90_abs_error_pct": memory.p90,
+            "oom": { "runs": self.oom[0], "foretold": self.oom[1], "fitted": self.oom[2], "fit_foretold": self.oom[3] },
+            "groups": groups,
+        })
+    }
+
+    fn table(&self) -> String {
+        let (throughput, memory) = self.all();
+        let skipped: usize = self.skipped.values().sum();
+        let mut text = format!("{} rows, {} predicted", self.rows, self.rows - skipped);
+        for (reason, count) in &self.skipped {
+            text += &format!("; {count} skipped: {reason}");
+        }
+        text += &format!("\n\n{:<34} {:>6} {:>9} {:>9}\n", "absolute error", "runs", "median", "90th");
+        let line = |name: &str, s: &Stats| format!("{name:<34} {:>6} {:>7.1} % {:>7.1} %\n", s.count, s.median, s.p90);
+        text += &line("throughput", &throughput);
+        text += &line("peak memory", &memory);
+        for (name, groups) in self.groups() {
+            text += &format!("\nthroughput by {name}\n");
+            groups.iter().for_each(|(name, stats)| text += &line(name, stats));
+        }
+        text += "\nmemory by framework\n";
+        let memory = summary::by(&self.memory, |run| run.stack.name.clone());
+        memory.iter().for_each(|(name, stats)| text += &line(name, stats));
+        let [runs, foretold, fitted, fit] = self.oom;
+        text +=
+            &format!("\nout of memory: {foretold} of {runs} foretold; of {fitted} that fitted, {fit} were to fit\n");
+        text += "\nworst ten\n";
+        let mut worst: Vec<_> = self.throughput.iter().collect();
+        worst.sort_by(|a, b| b.1.abs().total_cmp(&a.1.abs()));
+        for (run, error) in worst.iter().take(10) {
+            text +=
+                &format!("{:<34} {error:>+8.1} %  {} on {} {}\n", run.id, run.shape.name, run.devices, run.accelerator);
+        }
+        text
+    }
+}
+
+/// Writes fitted knobs into the profiles they are from.
+fn write_profiles(folder: &Path, fitted: &fit::Fitted, runs: &[Run], from: &Path) -> Result<(), Failure> {
+    let name = from.file_name().map_or_else(|| from.display().to_string(), |name| name.to_string_lossy().into_owned());
+    let round = |value: f64| (value * 1e4).round() / 1e4;
+    for (stack, knobs) in &fitted.stacks {
+        let rows: Vec<&Run> = runs.iter().filter(|run| run.stack.name == *stack).collect();
+        let sources: BTreeSet<&str> = rows.iter().map(|run| run.group.as_str()).collect();
+        let mut knobs = knobs.clone();
+        (0..Knobs::ALL.len()).for_each(|index| *knobs.at(index) = round(*knobs.at(index)));
+        let sources = sources.into_iter().collect::<Vec<_>>().join(", ");
+        let source = format!("meshwright validate {name} --fit: {} runs of {sources}", rows.len());
+        let profile = Stack { source, knobs, ..rows[0].stack.clone() };
+        let text = toml::to_string(&profile).expect("a stack is tables of strings and numbers");
+        write_whole(&folder.join("stacks").join(format!("{stack}.toml")), &text)?;
+    }
+    for (device, share) in &fitted.sustained {
+        let path = folder.join("devices").join(format!("{device}.toml"));
+        let text = std::fs::read_to_string(&path).map_err(Failure::io(&path))?;
+        let line = |line: &str| match line.starts_with("sustained = ") {
+            true => format!("sustained = {share:?}\n"),
+            false => format!("{line}\n"),
+        };
+        write_whole(&path, &text.lines().map(line).collect::<String>())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,52 @@
+//! FLOPs a token, as sources count them.
+//!
+//! In: a run and its convention. Out: FLOPs of forward and backward a token.
+//!
+//! Invariant: a convention changes what a TFLOPS figure means, never the predicted time.
+
+use meshwright_planner::estimate::Layout;
+
+use super::Run;
+
+/// How a source counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Convention {
+    /// Every matmul of forward and twice that of backward; attention without its mask.
+    Model,
+    /// The same with attention's masked half left out.
+    ModelCausal,
+    /// With full recomputation: 96·B·s·L·h²·(1 + s/6h + V/16Lh) (Narayanan et al. 2021, equation 3).
+    Hardware,
+    /// Eight for each of 12·L·h² parameters.
+    EightN,
+}
+
+impl Convention {
+    /// By the code of a row, or by what it says.
+    pub fn of(class: &str, text: &str) -> Convention {
+        match class {
+            "hardware_8n" => Convention::EightN,
+            "hardware_full_recompute" if !text.starts_with("model") => Convention::Hardware,
+            _ if text.contains("attention counted full") || text.contains("attention full") => Convention::Model,
+            _ if text.contains("causal half") || text.contains("causal-half") => Convention::ModelCausal,
+            "model_causal_half" => Convention::ModelCausal,
+            _ if text.starts_with("8*P") => Convention::EightN,
+            _ if text.contains("96BsLh") || text.contains("F=96") => Convention::Hardware,
+            _ => Convention::Model,
+        }
+    }
+}
+
+/// FLOPs a token by the run's convention.
+pub fn flops_per_token(run: &Run, layout: &Layout) -> f64 {
+    let shape = &run.shape;
+    let seq = layout.seq as f64;
+    let (layers, head) = (shape.active_layer_parameters(), shape.table_parameters());
+    let attention = shape.attention_flops(seq);
+    match run.convention {
+        Convention::Model => 6.0 * (layers + head) + 3.0 * attention,
+        Convention::ModelCausal => 6.0 * (layers + head) + 1.5 * attention,
+        Convention::Hardware => 8.0 * layers + 6.0 * head + 4.0 * attention,
+        Convention::EightN => 8.0 * layers,
+    }
+}

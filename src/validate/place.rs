@@ -1,0 +1,187 @@
+//! Where a row's run took place: its device, node and links, and its software stack.
+//!
+//! In: a row's words. Out: catalog entries, with the links that the row states in place of the usual ones.
+//!
+//! Invariant: an accelerator or framework that is not known is a reason to skip, never a guess.
+
+use meshwright_hardware::profile::{Cluster, Device, Figure, LinkKind, Stack, catalog};
+use meshwright_hardware::topology::Topology;
+use meshwright_hardware::units::ByteRate;
+
+/// Words of an accelerator's name, in the order in which they are looked for; its device, and its usual system.
+const ACCELERATORS: &[(&[&str], &str, &str)] = &[
+    (&["gb300"], "gb300", "gb300-nvl72"),
+    (&["gb200"], "gb200", "gb200-nvl72"),
+    (&["b300"], "b300", "hgx-b300"),
+    (&["b200"], "b200", "dgx-b200"),
+    (&["h200"], "h200", "dgx-h200"),
+    (&["h100", "96gb"], "h100-96gb", "grand-teton-h100-96gb"),
+    (&["h100"], "h100", "dgx-h100"),
+    (&["h800"], "h100", "dgx-h100"),
+    (&["a800"], "a800", "a800-8"),
+    (&["a100", "40gb"], "a100-40gb", "dgx-a100-40gb"),
+    (&["a100"], "a100-80gb", "dgx-a100-80gb"),
+    (&["v100", "16gb"], "v100-16gb", "dgx-1v"),
+    (&["v100", "sxm3"], "v100-32gb", "dgx-2"),
+    (&["v100"], "v100-32gb", "dgx-1v"),
+    (&["4090"], "rtx4090", "rtx4090-host"),
+    (&["a6000"], "a6000", "a6000-host"),
+    (&["mi300x"], "mi300x", "mi300x-8"),
+    (&["mi250x"], "mi250x", "mi250x-node"),
+    (&["tpuv5e"], "tpu-v5e", "tpu-v5e-pod"),
+    (&["tpuv5p"], "tpu-v5p", "tpu-v5p-pod"),
+    (&["tpuv6e"], "tpu-v6e", "tpu-v6e-pod"),
+    (&["tpuv4"], "tpu-v4", "tpu-v4-pod"),
+    (&["trn1", "core"], "trainium1-core", "trn1-32xl-cores"),
+    (&["trn1"], "trainium1", "trn1-32xl"),
+    (&["trainium1"], "trainium1", "trn1-32xl"),
+    (&["trn2"], "trainium2", "trn2-48xl"),
+    (&["trainium2"], "trainium2", "trn2-48xl"),
+];
+
+/// The device, links between `devices` of them, and devices a node.
+pub struct Place {
+    /// The accelerator.
+    pub device: Device,
+    /// Links of all ranks.
+    pub topology: Topology,
+    /// Devices that scale-up links join.
+    pub per_node: usize,
+    /// Slices of a pod that only the data-centre network joins.
+    pub slices: usize,
+}
+
+/// Finds the accelerator and builds a cluster of it.
+pub fn place(accelerator: &str, devices: usize, per_node: Option<usize>, interconnect: &str) -> Option<Place> {
+    let plain: String = accelerator.to_lowercase().chars().filter(char::is_ascii_alphanumeric).collect();
+    let known = |(words, _, _): &&(&[&str], &str, &str)| words.iter().all(|word| plain.contains(word));
+    let (_, device, system) = ACCELERATORS.iter().find(known)?;
+    let device = catalog().device(device).ok()?.clone();
+    let mut system = catalog().system(system).ok()?.clone();
+    let torus = system.scale_up.kind == LinkKind::Torus;
+    let mut slices = 1;
+    if torus && device.name.starts_with("tpu") {
+        slices = slices_of(interconnect).unwrap_or(1).max(1);
+        let slice = devices.div_ceil(slices);
+        if let Ok(cluster) = Cluster::parse(&format!("{slice}x {}", device.name)) {
+            system = cluster.pools[0].system.clone();
+        }
+    } else if let Some(per_node) = per_node.filter(|n| *n > 0 && *n != system.count && !torus && system.count <= 16) {
+        if system.scale_up.kind == LinkKind::Mesh {
+            let share = (per_node.max(2) - 1) as f64 / (system.count.max(2) - 1) as f64;
+            system.scale_up.bandwidth.value = system.scale_up.bandwidth.value * share.min(1.0);
+        }
+        system.count = per_node;
+    }
+    if let (Some(stated), Some(out)) = (scale_out(interconnect, system.count), &mut system.scale_out) {
+        out.bandwidth = Figure::new(ByteRate(stated), "as the run's source states");
+    }
+    let per_node = system.count;
+    // A node more than needed, so that a plan whose product is no whole number of nodes has its links too.
+    let nodes = devices.div_ceil(per_node).max(slices) + 1;
+    let machine = meshwright_hardware::profile::Machine { nodes, system, device: device.clone() };
+    let topology = Topology::of(&Cluster { pools: vec![machine] });
+    Some(Place { device, topology, per_node, slices })
+}
+
+/// `… 4 slice(s) over DCN`, `DCN, 2 slices`, `DCN between 2 pods`.
+fn slices_of(text: &str) -> Option<usize> {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let named = |word: &str| word.starts_with("slice") || word.starts_with("pods");
+    words.windows(2).find(|pair| named(pair[1]) && pair[0].parse::<usize>().is_ok()).and_then(|p| p[0].parse().ok())
+}
+
+/// Bytes a second out of a device between nodes, where the text says so: `8x200 Gbps`, `4x InfiniBand HDR (800 Gb/s per
+/// node`, `400Gb per GPU`, `1600 Gbps RoCE per node`, `8x HDR200`.
+fn scale_out(text: &str, per_node: usize) -> Option<f64> {
+    let out = text.split_once('/').map_or(text, |(_, out)| out).to_lowercase();
+    let rate = |named: &str| match () {
+        () if named.contains("ndr") => Some(400.0),
+        () if named.contains("hdr") => Some(200.0),
+        () if named.contains("edr") || named.contains("omni-path") => Some(100.0),
+        () => None,
+    };
+    let numbers = numbers(&out);
+    let gigabits = numbers.iter().find(|(value, after)| {
+        let after = after.trim_start_matches([' ', '-']);
+        *value >= 25.0 && (after.starts_with("gb") || after.starts_with("g/"))
+    });
+    let times = numbers.iter().find(|(value, after)| *value <= 16.0 && after.starts_with('x')).map(|(value, _)| *value);
+    let bits = match (gigabits, times) {
+        (Some((value, _)), _) if out.contains("per gpu") => *value * per_node as f64,
+        (Some((value, after)), Some(times)) if !(after.contains("per node") && *value >= 400.0) => value * times,
+        (Some((value, _)), _) => *value,
+        (None, Some(times)) => rate(&out)? * times,
+        (None, None) => return None,
+    };
+    Some(bits * 1e9 / 8.0 / per_node as f64)
+}
+
+/// Every number of a text with what follows it.
+fn numbers(text: &str) -> Vec<(f64, &str)> {
+    let mut found = Vec::new();
+    let mut at = 0;
+    while let Some(start) = text[at..].find(|c: char| c.is_ascii_digit()).map(|i| at + i) {
+        let end = text[start..].find(|c: char| !c.is_ascii_digit() && c != '.').map_or(text.len(), |i| start + i);
+        let before = text[..start].chars().next_back();
+        if !before.is_some_and(|c| c.is_ascii_alphabetic() && c != 'x') {
+            found.extend(text[start..end].trim_end_matches('.').parse().ok().map(|value| (value, &text[end..])));
+        }
+        at = end;
+    }
+    found
+}
+
+/// The stack whose longest word stands in a framework's description, of a fitting year; else the newest of that family of
+/// hardware.
+pub fn stack(framework: &str, year: u16, device: &Device) -> Option<&'static Stack> {
+    let fits = |stack: &&Stack| stack.years.is_none_or(|[first, last]| (first..=last).contains(&year));
+    let matched = |stack: &&'static Stack| {
+        let words = stack.frameworks.iter().filter(|word| framework.contains(word.as_str()));
+        words.map(String::len).max()
+    };
+    let best = catalog().stacks.iter().filter(fits).filter(|s| matched(s).is_some()).max_by_key(|s| matched(s));
+    best.or_else(|| {
+        let usual = match device.name.as_str() {
+            name if name.starts_with("tpu") => "maxtext",
+            name if name.starts_with("trainium") => "neuronx",
+            _ if framework.to_lowercase().contains("megatron") || framework.to_lowercase().contains("nemo") => {
+                "megatron-core"
+            }
+            _ if year <= 2022 => "fsdp-2022",
+            _ => "torchtitan",
+        };
+        catalog().stack(usual).ok()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_are_read_as_sources_write_them() {
+        let each = |text| scale_out(text, 8).map(|bytes| bytes / 1e9);
+        assert_eq!(each("NVLink3 / 8x200 Gbps RoCE per node, 3-level Clos"), Some(25.0));
+        assert_eq!(each("NVLink/NVSwitch / 4x InfiniBand HDR (800 Gb/s per node per config)"), Some(12.5));
+        assert_eq!(each("NVLink4 / InfiniBand NDR 400Gb per GPU"), Some(50.0));
+        assert_eq!(each("NVLink / 1600 Gbps RoCE per node"), Some(25.0));
+        assert_eq!(each("NVLink3+NVSwitch / 8x HDR200 InfiniBand per node (Selene)"), Some(25.0));
+        assert_eq!(each("NVLink3 / 4x Omni-Path 100Gb/s per node (Jean Zay A100)"), Some(6.25));
+        assert_eq!(each("NVLink3 / 4x100Gb RoCE per node"), Some(6.25));
+        assert_eq!(each("NVLink3 / InfiniBand (details in paper arXiv:2311.05610, not in repo)"), None);
+        assert_eq!(each("NVL72 NVLink5 / ConnectX-8 800Gb per GPU"), Some(100.0));
+    }
+
+    #[test]
+    fn the_longest_word_of_a_fitting_year_names_the_stack() {
+        let a100 = catalog().device("a100-80gb").unwrap();
+        let name = |framework, year| stack(framework, year, a100).unwrap().name.as_str();
+        assert_eq!(name("Megatron-LM", 2021), "megatron-2021");
+        assert_eq!(name("Megatron-LM", 2024), "megatron-core");
+        assert_eq!(name("Megatron-Core with MoE Parallel Folding", 2025), "megatron-moe-2025");
+        assert_eq!(name("Megatron-LM fork (zero-bubble), schedule ZB-V", 2024), "megatron-zero-bubble");
+        assert_eq!(name("Megatron-Bridge/Megatron-Core 26.04", 2026), "megatron-bridge");
+        assert_eq!(name("something new", 2026), "torchtitan");
+    }
+}
