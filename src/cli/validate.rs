@@ -40,14 +40,14 @@ struct Line {
 impl Validate {
     /// Reads, predicts, writes, prints.
     pub fn run(self) -> Result<(), Failure> {
-        let (lines, mut runs) = read(&self.runs)?;
+        let (lines, runs) = read(&self.runs)?;
         if let Some(profiles) = &self.fit {
-            let fitted = fit::fit(&mut runs, "", 30, None);
+            let fitted = fit::fit(&runs, 30);
             write_profiles(profiles, &fitted, &runs, &self.runs)?;
-            let of = |run: &Run| fitted.stacks[&run.stack.name].clone();
-            return self.show(&lines, &runs, runs.iter().map(|run| predict(run, run.stack, &of(run))).collect());
+            let one = |run: &Run| predict(run, &fitted.stacks[&run.stack.name], fitted.power(run));
+            return self.show(&lines, &runs, runs.iter().map(one).collect());
         }
-        let predictions = if self.cross_validate { held_out(&mut runs) } else { as_profiled(&runs) };
+        let predictions = if self.cross_validate { held_out(&runs) } else { as_profiled(&runs) };
         self.show(&lines, &runs, predictions)
     }
 
@@ -66,30 +66,17 @@ impl Validate {
 }
 
 fn as_profiled(runs: &[Run]) -> Vec<Prediction> {
-    runs.iter().map(|run| predict(run, run.stack, &run.stack.knobs)).collect()
+    runs.iter().map(|run| predict(run, &run.stack.knobs, 1.0)).collect()
 }
 
 /// Every source's runs with knobs that no run of it was fitted to.
-fn held_out(runs: &mut [Run]) -> Vec<Prediction> {
-    let sources: Vec<String> = runs.iter().map(|run| run.group.clone()).collect::<BTreeSet<_>>().into_iter().collect();
-    let full = fit::fit(runs, "", 8, None);
-    let runs = &*runs;
-    let knobs: BTreeMap<String, BTreeMap<String, Knobs>> = std::thread::scope(|scope| {
-        let (left, right): (Vec<_>, Vec<_>) = sources.iter().enumerate().partition(|(index, _)| index % 2 == 0);
-        let of = |part: Vec<(usize, &String)>| {
-            let found = part.into_iter().map(|(_, source)| (source.clone(), fit::held_out(runs, source, &full)));
-            found.collect::<Vec<_>>()
-        };
-        let other = scope.spawn(move || of(right));
-        let of = |part: Vec<(usize, &String)>| {
-            let found = part.into_iter().map(|(_, source)| (source.clone(), fit::held_out(runs, source, &full)));
-            found.collect::<Vec<_>>()
-        };
-        let mut all = of(left);
-        all.extend(other.join().expect("a search does not panic"));
-        all.into_iter().collect()
-    });
-    runs.iter().map(|run| predict(run, run.stack, &knobs[&run.group][&run.stack.name])).collect()
+fn held_out(runs: &[Run]) -> Vec<Prediction> {
+    let sources: Vec<&str> = runs.iter().map(|run| run.group.as_str()).collect::<BTreeSet<_>>().into_iter().collect();
+    let full = fit::fit(runs, 8);
+    let all = fit::both_cores(&sources, |source| ((*source).to_owned(), fit::held_out(runs, source, &full)));
+    let all: BTreeMap<String, fit::Fitted> = all.into_iter().collect();
+    let one = |run: &Run| predict(run, &all[&run.group].stacks[&run.stack.name], all[&run.group].power(run));
+    runs.iter().map(one).collect()
 }
 
 /// Every line of the file, and the runs that can be predicted.
@@ -313,12 +300,12 @@ fn write_profiles(folder: &Path, fitted: &fit::Fitted, runs: &[Run], from: &Path
         let text = toml::to_string(&profile).expect("a stack is tables of strings and numbers");
         write_whole(&folder.join("stacks").join(format!("{stack}.toml")), &text)?;
     }
-    for (device, share) in &fitted.sustained {
+    for (device, power) in &fitted.power {
         let path = folder.join("devices").join(format!("{device}.toml"));
         let text = std::fs::read_to_string(&path).map_err(Failure::io(&path))?;
-        let line = |line: &str| match line.starts_with("sustained = ") {
-            true => format!("sustained = {share:?}\n"),
-            false => format!("{line}\n"),
+        let line = |line: &str| match line.strip_prefix("sustained = ").and_then(|now| now.parse::<f64>().ok()) {
+            Some(now) => format!("sustained = {:?}\n", round(now * power)),
+            None => format!("{line}\n"),
         };
         write_whole(&path, &text.lines().map(line).collect::<String>())?;
     }

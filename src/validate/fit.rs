@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use meshwright_hardware::profile::{Knobs, Stack};
+use meshwright_hardware::profile::Knobs;
 
 use super::summary::{measured_tokens_per_s, memory_error};
 use super::{Run, predict};
@@ -22,19 +22,28 @@ pub struct Fitted {
     pub stacks: BTreeMap<String, Knobs>,
     /// By family.
     pub families: BTreeMap<String, Knobs>,
-    /// By device.
-    pub sustained: BTreeMap<String, f64>,
+    /// By device: what it sustains, relative to its profile.
+    pub power: BTreeMap<String, f64>,
 }
 
 /// How strongly a stack's knobs are pulled to its family's: as if by so many rows a tenth off.
 const PULL: f64 = 0.6;
 
+/// The same of a family's knobs to usual values.
+const LOOSE: f64 = 0.2;
+
 /// Weight of memory beside time.
 const MEMORY: f64 = 0.7;
 
+/// Cost of saying wrongly whether a run fits.
+const FITS: f64 = 0.05;
+
+/// A run with what its device sustains, relative to its profile.
+type Row<'a> = (&'a Run, f64);
+
 /// The loss of a run: absolute logarithms of time and of memory.
-fn loss(run: &Run, stack: &Stack, knobs: &Knobs) -> f64 {
-    let prediction = predict(run, stack, knobs);
+fn loss((run, power): &Row, knobs: &Knobs) -> f64 {
+    let prediction = predict(run, knobs, *power);
     let mut loss = 0.0;
     if let Some(measured) = measured_tokens_per_s(run, &prediction).filter(|_| run.timed) {
         loss += blunt((prediction.tokens_per_s / measured).ln());
@@ -42,8 +51,9 @@ fn loss(run: &Run, stack: &Stack, knobs: &Knobs) -> f64 {
     if let Some(error) = memory_error(run, &prediction) {
         loss += MEMORY * blunt((1.0 + error / 100.0).max(0.05).ln());
     }
-    if run.measured.oom && prediction.fits {
-        loss += 0.05;
+    // A run that ended for want of memory must not fit, one that went on must.
+    if run.measured.oom == prediction.fits {
+        loss += FITS;
     }
     loss
 }
@@ -54,9 +64,8 @@ fn blunt(error: f64) -> f64 {
     if error < 0.02 { error * error / 0.04 + 0.01 } else { error }
 }
 
-fn total(runs: &[&Run], knobs: &Knobs, prior: &Knobs, pull: f64) -> f64 {
-    let rows: f64 = runs.iter().map(|run| loss(run, run.stack, knobs)).sum();
-    rows + pull * distance(knobs, prior)
+fn total(rows: &[Row], knobs: &Knobs, prior: &Knobs, pull: f64) -> f64 {
+    rows.iter().map(|row| loss(row, knobs)).sum::<f64>() + pull * distance(knobs, prior)
 }
 
 /// Squared distance of knobs, each over a third of its usual range.
@@ -71,22 +80,22 @@ fn distance(a: &Knobs, b: &Knobs) -> f64 {
 }
 
 /// Coordinate search from `start`.
-fn search(runs: &[&Run], start: &Knobs, prior: &Knobs, pull: f64, sweeps: usize) -> Knobs {
+fn search(rows: &[Row], start: &Knobs, prior: &Knobs, pull: f64, sweeps: usize) -> Knobs {
     let mut best = start.clone();
-    let mut least = total(runs, &best, prior, pull);
+    let mut least = total(rows, &best, prior, pull);
     let mut steps = vec![0.25; Knobs::ALL.len()];
     for _ in 0..sweeps {
         let before = least;
         for (index, &(_, low, high)) in Knobs::ALL.iter().enumerate() {
             let now = *best.at(index);
             let reach = steps[index];
-            let moves =
-                [now * (1.0 + reach) + 0.02 * reach * (high - low), now / (1.0 + reach) - 0.02 * reach * (high - low)];
+            let little = 0.02 * reach * (high - low);
+            let moves = [now * (1.0 + reach) + little, now / (1.0 + reach) - little];
             let mut moved = false;
             for to in moves.map(|to| to.clamp(low, high)) {
                 let mut tried = best.clone();
                 *tried.at(index) = to;
-                let loss = total(runs, &tried, prior, pull);
+                let loss = total(rows, &tried, prior, pull);
                 if loss < least - 1e-9 {
                     (best, least, moved) = (tried, loss, true);
                     break;
@@ -101,106 +110,111 @@ fn search(runs: &[&Run], start: &Knobs, prior: &Knobs, pull: f64, sweeps: usize)
     best
 }
 
-/// The rate that a device sustains, least wrong over its runs.
-fn sustained(runs: &mut [Run], device: &str, knobs: impl Fn(&Run) -> Knobs, skip: &str) -> f64 {
-    let mut best = (f64::INFINITY, 1.0);
-    for percent in (60..=104).step_by(4) {
-        let share = f64::from(percent) / 100.0;
-        let mut sum = 0.5 * (share - 0.9_f64).powi(2);
-        for run in runs.iter_mut().filter(|run| run.device.name == device && run.group != skip) {
-            set(run, share);
-            sum += loss(run, run.stack, &knobs(run));
-        }
-        if sum < best.0 {
-            best = (sum, share);
-        }
+impl Fitted {
+    /// What a run's device sustains, relative to its profile.
+    pub fn power(&self, run: &Run) -> f64 {
+        self.power.get(&run.device.name).copied().unwrap_or(1.0)
     }
-    best.1
-}
 
-fn set(run: &mut Run, share: f64) {
-    if let Some(gemm) = &mut run.device.gemm {
-        gemm.sustained = share;
+    fn rows<'a>(&self, runs: impl Iterator<Item = &'a Run>) -> Vec<Row<'a>> {
+        runs.map(|run| (run, self.power(run))).collect()
     }
-}
 
-/// Fits everything to all runs but those of the source `skip`.
-pub fn fit(runs: &mut [Run], skip: &str, sweeps: usize, start: Option<&Fitted>) -> Fitted {
-    let mut fitted = start.cloned().unwrap_or_default();
-    for round in 0..2 {
-        let families: BTreeMap<String, Knobs> = grouped(runs, skip, |run| run.stack.family.clone())
-            .into_iter()
-            .map(|(family, rows)| {
-                let start = fitted.families.get(&family).cloned().unwrap_or_default();
-                (family, search(&rows, &start, &Knobs::default(), 0.2, sweeps))
-            })
-            .collect();
-        fitted.families = families;
-        let all: Vec<&Run> = runs.iter().filter(|run| run.group != skip).collect();
-        let groups = grouped(runs, skip, |run| run.stack.name.clone());
-        let _ = all;
-        let one = |(name, rows): (&String, &Vec<&Run>)| {
-            let family = fitted.families[&rows[0].stack.family].clone();
-            let start = fitted.stacks.get(name).unwrap_or(&family).clone();
-            (name.clone(), search(rows, &start, &family, PULL, sweeps))
+    /// The rate that a device sustains, least wrong over these runs; as its profile says if there are few.
+    fn sustained(&self, runs: &[&Run]) -> f64 {
+        if runs.len() < 3 {
+            return 1.0;
+        }
+        let cost = |percent: u32| {
+            let power = f64::from(percent) / 100.0;
+            let rows = runs
+                .iter()
+                .map(|run| loss(&(*run, power), self.stacks.get(&run.stack.name).unwrap_or(&run.stack.knobs)));
+            rows.sum::<f64>() + 20.0 * (power - 1.0).powi(2)
         };
-        let (left, right): (Vec<_>, Vec<_>) = groups.iter().enumerate().partition(|(index, _)| index % 2 == 0);
-        let stacks = std::thread::scope(|scope| {
-            let other = scope.spawn(|| right.iter().map(|(_, group)| one(*group)).collect::<Vec<_>>());
-            let mut found: Vec<_> = left.iter().map(|(_, group)| one(*group)).collect();
-            found.extend(other.join().expect("a search does not panic"));
-            found
+        let tried = (70..=120).step_by(2).map(|percent| (percent, cost(percent)));
+        let best = tried.min_by(|a, b| a.1.total_cmp(&b.1));
+        best.map_or(1.0, |(percent, _)| f64::from(percent) / 100.0)
+    }
+}
+
+/// Fits everything to all runs.
+pub fn fit(runs: &[Run], sweeps: usize) -> Fitted {
+    let mut fitted = Fitted::default();
+    for round in 0..3 {
+        let mut families = BTreeMap::new();
+        for (family, rows) in grouped(runs.iter(), |run| &run.stack.family) {
+            let start = fitted.families.get(family).cloned().unwrap_or_default();
+            let rows = fitted.rows(rows.into_iter());
+            families.insert(family.to_owned(), search(&rows, &start, &Knobs::default(), LOOSE, sweeps));
+        }
+        fitted.families = families;
+        let groups: Vec<_> = grouped(runs.iter(), |run| &run.stack.name).into_iter().collect();
+        let stacks = both_cores(&groups, |(name, rows)| {
+            let family = &fitted.families[&rows[0].stack.family];
+            let start = fitted.stacks.get(*name).unwrap_or(family);
+            ((*name).to_owned(), search(&fitted.rows(rows.iter().copied()), start, family, PULL, sweeps))
         });
         fitted.stacks = stacks.into_iter().collect();
-        if round == 0 && skip.is_empty() {
-            devices(runs, &mut fitted, skip);
+        if round < 2 {
+            let devices = grouped(runs.iter(), |run| &run.device.name);
+            let power = devices.iter().map(|(name, runs)| ((*name).to_owned(), fitted.sustained(runs)));
+            fitted.power = power.collect();
         }
     }
     fitted
 }
 
-/// Fits what each device sustains.
-fn devices(runs: &mut [Run], fitted: &mut Fitted, skip: &str) {
-    let names: std::collections::BTreeSet<String> = runs.iter().map(|run| run.device.name.clone()).collect();
-    for name in names {
-        let stacks = fitted.stacks.clone();
-        let share = sustained(runs, &name, |run| stacks.get(&run.stack.name).cloned().unwrap_or_default(), skip);
-        runs.iter_mut().filter(|run| run.device.name == name).for_each(|run| set(run, share));
-        fitted.sustained.insert(name, share);
-    }
+/// Maps over items on two threads.
+pub fn both_cores<T: Sync, R: Send>(items: &[T], map: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let every_other = |first: usize| items.iter().skip(first).step_by(2).map(&map).collect::<Vec<R>>();
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| every_other(1));
+        let mut all = every_other(0);
+        all.extend(other.join().expect("a search does not panic"));
+        all
+    })
 }
 
-fn grouped<'a>(runs: &'a [Run], skip: &str, key: impl Fn(&Run) -> String) -> BTreeMap<String, Vec<&'a Run>> {
-    let mut groups: BTreeMap<String, Vec<&Run>> = BTreeMap::new();
-    for run in runs.iter().filter(|run| run.group != skip) {
+fn grouped<'a>(
+    runs: impl Iterator<Item = &'a Run>,
+    key: impl Fn(&'a Run) -> &'a String,
+) -> BTreeMap<&'a str, Vec<&'a Run>> {
+    let mut groups: BTreeMap<&str, Vec<&Run>> = BTreeMap::new();
+    for run in runs {
         groups.entry(key(run)).or_default().push(run);
     }
     groups
 }
 
-/// Knobs for a source that no fit has seen: of its stack's other sources, else of its family's, else of all.
-pub fn held_out(runs: &[Run], source: &str, fitted: &Fitted) -> BTreeMap<String, Knobs> {
-    let others = grouped(runs, source, |run| run.stack.name.clone());
-    let mut found = BTreeMap::new();
+/// Knobs and devices for a source that no fit has seen: of its stack's other sources, else of its family's, else of all.
+pub fn held_out(runs: &[Run], source: &str, fitted: &Fitted) -> Fitted {
+    let others: Vec<&Run> = runs.iter().filter(|run| run.group != source).collect();
+    let mut found = Fitted::default();
+    // A device's rate is learnt without the source too.
+    found.stacks = fitted.stacks.clone();
     for run in runs.iter().filter(|run| run.group == source) {
-        let name = &run.stack.name;
-        if found.contains_key(name) {
-            continue;
+        if !found.power.contains_key(&run.device.name) {
+            let same: Vec<&Run> = others.iter().filter(|r| r.device.name == run.device.name).copied().collect();
+            found.power.insert(run.device.name.clone(), found.sustained(&same));
         }
-        let of_family: Vec<&Run> =
-            runs.iter().filter(|r| r.group != source && r.stack.family == run.stack.family).collect();
-        let family = if of_family.is_empty() {
-            let everything: Vec<&Run> = runs.iter().filter(|r| r.group != source).step_by(3).collect();
-            search(&everything, &Knobs::default(), &Knobs::default(), 0.2, 5)
-        } else {
-            let start = &fitted.families[&run.stack.family];
-            search(&of_family, start, &Knobs::default(), 0.2, 5)
-        };
-        let knobs = match others.get(name) {
-            Some(rows) => search(rows, &family, &family, PULL, 10),
-            None => family,
-        };
-        found.insert(name.clone(), knobs);
     }
+    for (device, power) in &fitted.power {
+        found.power.entry(device.clone()).or_insert(*power);
+    }
+    let mut stacks = BTreeMap::new();
+    for (name, own) in grouped(runs.iter().filter(|run| run.group == source), |run| &run.stack.name) {
+        let family = &own[0].stack.family;
+        let relatives: Vec<&Run> = others.iter().filter(|r| r.stack.family == *family).copied().collect();
+        let relatives = if relatives.is_empty() { others.iter().step_by(3).copied().collect() } else { relatives };
+        let family = search(&found.rows(relatives.into_iter()), &Knobs::default(), &Knobs::default(), LOOSE, 8);
+        let same: Vec<&Run> = others.iter().filter(|r| r.stack.name == name).copied().collect();
+        let knobs = match same.is_empty() {
+            true => family,
+            false => search(&found.rows(same.into_iter()), &family, &family, PULL, 12),
+        };
+        stacks.insert(name.to_owned(), knobs);
+    }
+    found.stacks = stacks;
     found
 }

@@ -10,7 +10,7 @@ pub mod place;
 pub mod row;
 pub mod summary;
 
-use meshwright_hardware::profile::{Knobs, Stack};
+use meshwright_hardware::profile::Knobs;
 use meshwright_planner::estimate::{Estimate, Layout, Site, estimate, memory};
 
 pub use row::{Run, Skip};
@@ -35,9 +35,10 @@ pub struct Prediction {
 /// What a device keeps for its driver and context.
 const CONTEXT_GB: f64 = 1.5;
 
-/// Predicts a run with a stack's knobs.
-pub fn predict(run: &Run, stack: &Stack, knobs: &Knobs) -> Prediction {
-    let site = Site { device: &run.device, stack, knobs, topology: &run.topology, per_node: run.per_node };
+/// Predicts a run with knobs of its stack; `power` is 1 but in a fit.
+pub fn predict(run: &Run, knobs: &Knobs, power: f64) -> Prediction {
+    let stack = run.stack;
+    let site = Site { device: &run.device, stack, knobs, topology: &run.topology, per_node: run.per_node, power };
     let usable = run.device.memory.value.0 as f64 - CONTEXT_GB * 1e9;
     let fits = |layout: &Layout| needed(run, layout, &site, true) * (1.0 + knobs.fragments) <= usable;
     // What a row leaves open is chosen as its authors would: the fastest that fits, else the smallest.

@@ -253,6 +253,8 @@ fn layouts(
     let global = record.size("global_batch");
     let micros: Vec<usize> = match (known_micro, global) {
         (Some(micro), _) => vec![(micro.round() as usize).max(1)],
+        // Mixtures of experts train one sequence at a time at these lengths.
+        (None, Some(_)) if shape.experts.is_some() => vec![1],
         (None, Some(global)) => {
             let each = (global / dp).max(1);
             [1, 2, 4, 8, 16].into_iter().filter(|micro| each.is_multiple_of(*micro)).collect()
@@ -260,6 +262,8 @@ fn layouts(
         (None, None) => vec![1],
     };
     let kept: Vec<Recompute> = match record.text("recompute_class") {
+        // These recipes name the modules that they recompute, which cost little; none named, none recomputed.
+        "" if record.text("recompute").is_empty() && stack.family == "megatron-core" => vec![Recompute::None],
         "" if record.text("recompute").is_empty() => vec![Recompute::None, Recompute::Selective, Recompute::Full(1.0)],
         class => vec![recompute(class, record.text("recompute"), record.text("framework"))],
     };
@@ -355,6 +359,7 @@ fn base(
         shard: shard.clamp(1, ranks.max(1)),
         recompute: Recompute::None,
         schedule: schedule(framework),
+        graphs: record.text("notes").split_once("cuda_graph=").is_some_and(|(_, scope)| !scope.starts_with("none")),
         offload: offload(record.text("offload"), shape.layers),
         state_bytes: if pure { 4.0 } else { 12.0 },
         trained: if adapters { 0.01 } else { 1.0 },

@@ -42,7 +42,9 @@ pub struct Stack {
 pub enum AttentionKernel {
     /// Scores in memory, masked, normalised and dropped by kernels of their own.
     Unfused,
-    /// Tiled, never in memory (Dao et al. 2022 and after).
+    /// Tiled, never in memory, in instructions of Ampere (Dao et al. 2022; Dao 2023).
+    Flash2,
+    /// Tiled, in the device's own instructions (Shah et al. 2024; cuDNN; XLA's and Neuron's kernels).
     Flash,
 }
 
@@ -80,10 +82,14 @@ knobs! {
     experts = 0.7 in 0.1..1.2;
     /// Rate of tiled attention, relative to the device's measured one.
     attention = 1.0 in 0.2..2.5;
+    /// Time of attention backward for one of forward: 2.5 times its FLOPs at a lower rate.
+    attention_backward = 2.9 in 1.8..5.0;
     /// Bytes of memory-bound kernels, relative to the op list's.
     stream = 1.2 in 0.2..5.0;
     /// Microseconds of host time a kernel, where that is longer than the kernel.
     host = 5.0 in 0.5..80.0;
+    /// Microseconds of host time of a layer's routing, exchange and grouped kernels, forward.
+    host_experts = 300.0 in 0.0..4000.0;
     /// Share of tensor-parallel traffic that is not hidden.
     tp = 0.9 in 0.05..3.0;
     /// Share of gradient and weight traffic over data-parallel ranks that is not hidden though it could be.

@@ -17,8 +17,11 @@ use crate::shape::{Linear, Shape};
 const WIDTH: f64 = 2.0;
 /// Backward's memory-bound bytes for one of forward's: it reads what forward wrote beside the gradients.
 const STREAM_BACKWARD: f64 = 1.6;
-/// Backward of tiled attention: five matmuls to two (Dao et al. 2022, §3.1), at a lower rate (Dao 2023, figures 4 and 5).
-const ATTENTION_BACKWARD: f64 = 2.5 / 0.85;
+/// What kernels written for Ampere reach of a Hopper's or Blackwell's own rate (Shah et al. 2024, figure 5: FlashAttention-2
+/// at 350 to 400 TFLOP/s forward where FlashAttention-3 reaches 650).
+const AMPERE_KERNEL: f64 = 0.57;
+/// What launching whole graphs leaves of host time.
+const GRAPHS: f64 = 0.2;
 /// Bytes a second to host memory, by PCIe 5 or a coherent link; the `offload` knob says what of it shows.
 const HOST_LINK: f64 = 50e9;
 
@@ -87,6 +90,8 @@ struct Work {
     core_backward: f64,
     streamed: f64,
     kernels: f64,
+    /// Host time beside that of counted kernels.
+    host: f64,
     traffic: f64,
     traffic_backward: f64,
     /// Parameters on this rank, before ZeRO.
@@ -112,11 +117,11 @@ pub fn costs(shape: &Shape, layout: &Layout, site: &Site) -> Costs {
         decoder.scale(layers as f64 / all);
         dense.add(&decoder);
     }
-    let mut costs = Costs { tokens, dense: kernels.pass(shape, tokens, &dense), ..Costs::default() };
+    let mut costs = Costs { tokens, dense: kernels.pass(shape, &dense), ..Costs::default() };
     if shape.experts.is_some() {
         let mut expert = kernels.experts(shape, tokens);
         expert.add(&attention);
-        costs.expert = kernels.pass(shape, tokens, &expert);
+        costs.expert = kernels.pass(shape, &expert);
     }
     let share = shape.expert_layers() as f64 / shape.layers.max(1) as f64;
     let mean = costs.dense.mix(&costs.expert, share);
@@ -142,6 +147,7 @@ impl Work {
         self.core_backward += other.core_backward;
         self.streamed += other.streamed;
         self.kernels += other.kernels;
+        self.host += other.host;
         self.traffic += other.traffic;
         self.traffic_backward += other.traffic_backward;
         self.parameters += other.parameters;
@@ -157,6 +163,7 @@ impl Work {
         self.core_backward = scaled.core_backward * by;
         self.streamed = scaled.streamed * by;
         self.kernels = scaled.kernels * by;
+        self.host = scaled.host * by;
         self.traffic = scaled.traffic * by;
         self.traffic_backward = scaled.traffic_backward * by;
         self.parameters = scaled.parameters * by;
@@ -176,7 +183,7 @@ impl Kernels<'_> {
             }
         };
         let bytes = batch * (m * k + k * n + m * n) * WIDTH;
-        (units / rate).max(self.site.stream(bytes))
+        (units / (rate * self.site.power)).max(self.site.stream(bytes))
     }
 
     /// The stack's share of the matmul rate.
@@ -209,11 +216,13 @@ impl Kernels<'_> {
         let mut bytes = self.unsplit(shape, tokens, 4.0 + 6.0);
         bytes += 4.0 * tokens * (shape.q() + shape.kv()) / tp;
         match site.stack.attention {
-            AttentionKernel::Flash => {
+            AttentionKernel::Flash | AttentionKernel::Flash2 => {
                 let flops = flops * if shape.causal { 0.5 } else { 1.0 };
                 let share = site.device.efficiency.attention.share(flops) * site.knobs.attention;
+                let older = site.stack.attention == AttentionKernel::Flash2 && site.device.year > 2021;
+                let share = share * if older { AMPERE_KERNEL } else { 1.0 };
                 work.core = flops / (self.peak[1] * share);
-                work.core_backward = work.core * ATTENTION_BACKWARD;
+                work.core_backward = work.core * site.knobs.attention_backward;
                 work.kernels = 8.0;
             }
             AttentionKernel::Unfused => {
@@ -275,7 +284,7 @@ impl Kernels<'_> {
         let Some(e) = &shape.experts else { return Work::default() };
         let (layout, site) = (self.layout, self.site);
         let (ep, etp, tp) = (layout.ep as f64, layout.etp as f64, layout.tp as f64);
-        let mut work = Work { kernels: 24.0, ..Work::default() };
+        let mut work = Work { kernels: 7.0, host: site.knobs.host_experts * 1e-6, ..Work::default() };
         let own = tokens * etp / tp;
         let routed = own * e.top_k as f64;
         let (each, local) = (routed * ep / e.count as f64, e.count as f64 / ep);
@@ -318,7 +327,7 @@ impl Kernels<'_> {
     }
 
     /// A layer's work as seconds of forward and backward.
-    fn pass(&self, shape: &Shape, tokens: f64, work: &Work) -> Pass {
+    fn pass(&self, shape: &Shape, work: &Work) -> Pass {
         let (layout, site) = (self.layout, self.site);
         let again = match layout.recompute {
             Recompute::None => 0.0,
@@ -330,7 +339,13 @@ impl Kernels<'_> {
             Recompute::Full(share) => share * work.traffic,
             _ => 0.0,
         };
-        let host = work.kernels * site.knobs.host * 1e-6 * if site.device.kind == DeviceKind::Gpu { 1.0 } else { 0.0 };
+        let launched = match (site.device.kind, layout.graphs) {
+            (DeviceKind::Gpu, false) => 1.0,
+            (DeviceKind::Gpu, true) => GRAPHS,
+            // XLA's and Neuron's programs run without a host.
+            _ => 0.0,
+        };
+        let host = launched * (work.kernels * site.knobs.host * 1e-6 + work.host);
         // Adapters need no weights' gradients of what does not train.
         let weight = work.linears_weight * if layout.trained < 0.5 { 0.0 } else { 1.0 };
         let forward = hosted(work.linears + work.core + work.streamed, host);
@@ -343,7 +358,6 @@ impl Kernels<'_> {
         } else {
             0.0
         };
-        let _ = tokens;
         let (mut forward, mut backward) =
             (forward + work.traffic + offload, backward + work.traffic_backward + traffic_again + offload);
         if layout.zero == 3 {

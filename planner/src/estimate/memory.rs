@@ -158,7 +158,7 @@ pub fn saved_by_layer(shape: &Shape, layout: &Layout, site: &Site) -> f64 {
     let out = 2.0 * shape.q() / tp;
     let heads = shape.heads as f64 / tp;
     let core = match site.stack.attention {
-        AttentionKernel::Flash => 4.0 * heads,
+        AttentionKernel::Flash | AttentionKernel::Flash2 => 4.0 * heads,
         AttentionKernel::Unfused => (2.0 + if site.stack.dropout { 3.0 } else { 0.0 }) * heads * layout.seq as f64,
     };
     let whole = unsplit + qkv + out + dense + expert;

@@ -82,6 +82,8 @@ pub struct Layout {
     pub recompute: Recompute,
     /// Order of microbatches.
     pub schedule: Schedule,
+    /// Whether layers are launched as graphs.
+    pub graphs: bool,
     /// Share of layers whose activations wait in host memory.
     pub offload: f64,
     /// Bytes a parameter of optimizer state and master weights.
@@ -114,6 +116,8 @@ pub struct Site<'a> {
     pub topology: &'a Topology,
     /// Devices of a node, for counting nodes.
     pub per_node: usize,
+    /// Of the matmul rate that the device's profile sustains, what is reached; 1 but in a fit of profiles.
+    pub power: f64,
 }
 
 impl Site<'_> {
