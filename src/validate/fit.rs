@@ -32,18 +32,26 @@ const PULL: f64 = 0.6;
 /// The same of a family's knobs to usual values.
 const LOOSE: f64 = 0.2;
 
+/// Rows that a stack counts for at most among its family's.
+const MOST: f64 = 30.0;
+
 /// Weight of memory beside time.
 const MEMORY: f64 = 0.7;
 
 /// Cost of saying wrongly whether a run fits.
 const FITS: f64 = 0.05;
 
-/// A run with what its device sustains, relative to its profile.
-type Row<'a> = (&'a Run, f64);
+/// A run, what its device sustains relative to its profile, and its weight.
+#[derive(Clone, Copy)]
+struct Row<'a> {
+    run: &'a Run,
+    power: f64,
+    weight: f64,
+}
 
 /// The loss of a run: absolute logarithms of time and of memory.
-fn loss((run, power): &Row, knobs: &Knobs) -> f64 {
-    let prediction = predict(run, knobs, *power);
+fn loss(&Row { run, power, weight }: &Row, knobs: &Knobs) -> f64 {
+    let prediction = predict(run, knobs, power);
     let mut loss = 0.0;
     if let Some(measured) = measured_tokens_per_s(run, &prediction).filter(|_| run.timed) {
         loss += blunt((prediction.tokens_per_s / measured).ln());
@@ -52,10 +60,10 @@ fn loss((run, power): &Row, knobs: &Knobs) -> f64 {
         loss += MEMORY * blunt((1.0 + error / 100.0).max(0.05).ln());
     }
     // A run that ended for want of memory must not fit, one that went on must.
-    if run.measured.oom == prediction.fits {
+    if run.measured.oom == prediction.fits && run.measured.memory_gb.is_none() {
         loss += FITS;
     }
-    loss
+    loss * weight
 }
 
 /// The absolute value, with a tip so that small errors are evened out, and a cap so that outliers do not lead.
@@ -116,8 +124,15 @@ impl Fitted {
         self.power.get(&run.device.name).copied().unwrap_or(1.0)
     }
 
+    /// Rows of several stacks of which none outweighs the others.
+    fn balanced<'a>(&self, runs: &[&'a Run]) -> Vec<Row<'a>> {
+        let stacks = grouped(runs.iter().copied(), |run| &run.stack.name);
+        let weight = |run: &Run| (MOST / stacks[run.stack.name.as_str()].len() as f64).min(1.0);
+        runs.iter().map(|run| Row { run, power: self.power(run), weight: weight(run) }).collect()
+    }
+
     fn rows<'a>(&self, runs: impl Iterator<Item = &'a Run>) -> Vec<Row<'a>> {
-        runs.map(|run| (run, self.power(run))).collect()
+        runs.map(|run| Row { run, power: self.power(run), weight: 1.0 }).collect()
     }
 
     /// The rate that a device sustains, least wrong over these runs; as its profile says if there are few.
@@ -129,7 +144,7 @@ impl Fitted {
             let power = f64::from(percent) / 100.0;
             let rows = runs
                 .iter()
-                .map(|run| loss(&(*run, power), self.stacks.get(&run.stack.name).unwrap_or(&run.stack.knobs)));
+                .map(|run| loss(&Row { run, power, weight: 1.0 }, self.stacks.get(&run.stack.name).unwrap_or(&run.stack.knobs)));
             rows.sum::<f64>() + 20.0 * (power - 1.0).powi(2)
         };
         let tried = (70..=120).step_by(2).map(|percent| (percent, cost(percent)));
@@ -145,7 +160,7 @@ pub fn fit(runs: &[Run], sweeps: usize) -> Fitted {
         let mut families = BTreeMap::new();
         for (family, rows) in grouped(runs.iter(), |run| &run.stack.family) {
             let start = fitted.families.get(family).cloned().unwrap_or_default();
-            let rows = fitted.rows(rows.into_iter());
+            let rows = fitted.balanced(&rows);
             families.insert(family.to_owned(), search(&rows, &start, &Knobs::default(), LOOSE, sweeps));
         }
         fitted.families = families;
@@ -153,7 +168,13 @@ pub fn fit(runs: &[Run], sweeps: usize) -> Fitted {
         let stacks = both_cores(&groups, |(name, rows)| {
             let family = &fitted.families[&rows[0].stack.family];
             let start = fitted.stacks.get(*name).unwrap_or(family);
-            ((*name).to_owned(), search(&fitted.rows(rows.iter().copied()), start, family, PULL, sweeps))
+            let rows = fitted.rows(rows.iter().copied());
+            // Two starts: coordinate search may stop short of a better valley.
+            let found = [start, &Knobs::default()].map(|start| search(&rows, start, family, PULL, sweeps));
+            let least = found
+                .into_iter()
+                .min_by(|a, b| total(&rows, a, family, PULL).total_cmp(&total(&rows, b, family, PULL)));
+            ((*name).to_owned(), least.expect("two were searched"))
         });
         fitted.stacks = stacks.into_iter().collect();
         if round < 2 {
@@ -207,7 +228,7 @@ pub fn held_out(runs: &[Run], source: &str, fitted: &Fitted) -> Fitted {
         let family = &own[0].stack.family;
         let relatives: Vec<&Run> = others.iter().filter(|r| r.stack.family == *family).copied().collect();
         let relatives = if relatives.is_empty() { others.iter().step_by(3).copied().collect() } else { relatives };
-        let family = search(&found.rows(relatives.into_iter()), &Knobs::default(), &Knobs::default(), LOOSE, 8);
+        let family = search(&found.balanced(&relatives), &Knobs::default(), &Knobs::default(), LOOSE, 8);
         let same: Vec<&Run> = others.iter().filter(|r| r.stack.name == name).copied().collect();
         let knobs = match same.is_empty() {
             true => family,

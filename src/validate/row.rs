@@ -362,6 +362,8 @@ fn base(
         graphs: record.text("notes").split_once("cuda_graph=").is_some_and(|(_, scope)| !scope.starts_with("none")),
         offload: offload(record.text("offload"), shape.layers),
         state_bytes: if pure { 4.0 } else { 12.0 },
+        // QLoRA keeps frozen weights in NF4 with a scale for each block of 64 (Dettmers et al. 2023, §3).
+        frozen_bytes: if record.text("task") == "qlora" { 0.53 } else { 2.0 },
         trained: if adapters { 0.01 } else { 1.0 },
     }
 }

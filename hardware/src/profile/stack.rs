@@ -112,6 +112,8 @@ knobs! {
     offload = 0.3 in 0.0..2.0;
     /// Bytes kept for backward, relative to the op list's.
     saved = 1.0 in 0.4..2.2;
+    /// Share of attention's scores that are kept where kernels should be tiled: fallbacks to unfused ones.
+    scores = 0.0 in 0.0..1.2;
     /// Copies of the logits in 4 bytes at the peak.
     logits = 1.5 in 0.0..5.0;
     /// GB that do not depend on the plan: workspaces, communication buffers.

@@ -113,7 +113,7 @@ fn of_stage(shape: &Shape, layout: &Layout, site: &Site, stage: usize) -> Memory
         working += share.ceil() * saved_by_layer(shape, &whole, site);
     }
     Memory {
-        weights: split(3) * 2.0,
+        weights: split(3) * (2.0 * layout.trained + layout.frozen_bytes * (1.0 - layout.trained)),
         gradients: split(2) * site.stack.grad_bytes * layout.trained,
         optimizer: split(1) * layout.state_bytes * layout.trained,
         activations: layers * saved * kept * in_flight(layout, stage),
@@ -158,7 +158,9 @@ pub fn saved_by_layer(shape: &Shape, layout: &Layout, site: &Site) -> f64 {
     let out = 2.0 * shape.q() / tp;
     let heads = shape.heads as f64 / tp;
     let core = match site.stack.attention {
-        AttentionKernel::Flash | AttentionKernel::Flash2 => 4.0 * heads,
+        // Ring attention has no unfused form to fall back on.
+        _ if layout.cp > 1 => 4.0 * heads,
+        AttentionKernel::Flash | AttentionKernel::Flash2 => (4.0 + 5.0 * site.knobs.scores * layout.seq as f64) * heads,
         AttentionKernel::Unfused => (2.0 + if site.stack.dropout { 3.0 } else { 0.0 }) * heads * layout.seq as f64,
     };
     let whole = unsplit + qkv + out + dense + expert;

@@ -88,6 +88,8 @@ pub struct Layout {
     pub offload: f64,
     /// Bytes a parameter of optimizer state and master weights.
     pub state_bytes: f64,
+    /// Bytes a parameter of weights that do not train.
+    pub frozen_bytes: f64,
     /// Share of parameters that train.
     pub trained: f64,
 }
