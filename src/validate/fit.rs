@@ -26,11 +26,11 @@ pub struct Fitted {
     pub power: BTreeMap<String, f64>,
 }
 
-/// How strongly a stack's knobs are pulled to its family's: as if by so many rows a tenth off.
-const PULL: f64 = 0.6;
+/// How strongly a stack's knobs are pulled to its family's: the loss of a knob off by a factor of e.
+const PULL: f64 = 0.15;
 
 /// The same of a family's knobs to usual values.
-const LOOSE: f64 = 0.2;
+const LOOSE: f64 = 0.1;
 
 /// Rows that a stack counts for at most among its family's.
 const MOST: f64 = 30.0;
@@ -68,7 +68,7 @@ fn loss(&Row { run, power, weight }: &Row, knobs: &Knobs) -> f64 {
 
 /// The absolute value, with a tip so that small errors are evened out, and a cap so that outliers do not lead.
 fn blunt(error: f64) -> f64 {
-    let error = error.abs().min(1.0);
+    let error = error.abs().min(1.5);
     if error < 0.02 { error * error / 0.04 + 0.01 } else { error }
 }
 
@@ -76,46 +76,69 @@ fn total(rows: &[Row], knobs: &Knobs, prior: &Knobs, pull: f64) -> f64 {
     rows.iter().map(|row| loss(row, knobs)).sum::<f64>() + pull * distance(knobs, prior)
 }
 
-/// Squared distance of knobs, each over a third of its usual range.
+/// Squared distance of knobs by the logarithms of their ratios; a little is added so that zero is not endlessly far.
 fn distance(a: &Knobs, b: &Knobs) -> f64 {
     let (mut a, mut b) = (a.clone(), b.clone());
     let each = |index: usize| {
         let (_, low, high) = Knobs::ALL[index];
-        let scale = 0.15 * (high - low).min(4.0 * (b.at(index).abs() + 0.05));
-        ((*a.at(index) - *b.at(index)) / scale).powi(2)
+        let little = 0.02 * (high - low);
+        ((*a.at(index) + little) / (*b.at(index) + little)).ln().powi(2)
     };
     (0..Knobs::ALL.len()).map(each).sum()
 }
 
-/// Coordinate search from `start`.
+/// Pattern search from `start` (Hooke & Jeeves 1961): a sweep over the knobs, then a leap the way it went; steps that fail
+/// shrink, and all grow again a few times, since a knob that was of no use may be of some once others have moved.
 fn search(rows: &[Row], start: &Knobs, prior: &Knobs, pull: f64, sweeps: usize) -> Knobs {
+    let cost = |knobs: &Knobs| total(rows, knobs, prior, pull);
     let mut best = start.clone();
-    let mut least = total(rows, &best, prior, pull);
-    let mut steps = vec![0.25; Knobs::ALL.len()];
-    for _ in 0..sweeps {
-        let before = least;
-        for (index, &(_, low, high)) in Knobs::ALL.iter().enumerate() {
-            let now = *best.at(index);
-            let reach = steps[index];
-            let little = 0.02 * reach * (high - low);
-            let moves = [now * (1.0 + reach) + little, now / (1.0 + reach) - little];
-            let mut moved = false;
-            for to in moves.map(|to| to.clamp(low, high)) {
-                let mut tried = best.clone();
-                *tried.at(index) = to;
-                let loss = total(rows, &tried, prior, pull);
-                if loss < least - 1e-9 {
-                    (best, least, moved) = (tried, loss, true);
-                    break;
-                }
+    let mut least = cost(&best);
+    for restart in 0..3 {
+        let mut steps = vec![0.3 / f64::from(1 + restart); Knobs::ALL.len()];
+        for _ in 0..sweeps {
+            let (before, from) = (least, best.clone());
+            for (index, step) in steps.iter_mut().enumerate() {
+                let moved = neighbours(&best, index, *step).into_iter().find_map(|tried| {
+                    let loss = cost(&tried);
+                    (loss < least - 1e-9).then_some((tried, loss))
+                });
+                *step = if moved.is_some() { (*step * 1.4).min(0.8) } else { (*step * 0.6).max(0.004) };
+                (best, least) = moved.unwrap_or((best, least));
             }
-            steps[index] = if moved { (reach * 1.3).min(0.6) } else { (reach * 0.5).max(0.01) };
-        }
-        if before - least < 1e-4 * before {
-            break;
+            let leap = leap(&from, &best);
+            let loss = cost(&leap);
+            if loss < least - 1e-9 {
+                (best, least) = (leap, loss);
+            }
+            if before - least < 1e-5 * before && steps.iter().all(|step| *step < 0.02) {
+                break;
+            }
         }
     }
     best
+}
+
+/// Knobs with one of them a step up and a step down.
+fn neighbours(knobs: &Knobs, index: usize, step: f64) -> [Knobs; 2] {
+    let (_, low, high) = Knobs::ALL[index];
+    let moved = |up: bool| {
+        let mut tried = knobs.clone();
+        let knob = tried.at(index);
+        let little = 0.05 * step * (high - low);
+        *knob = if up { *knob * (1.0 + step) + little } else { *knob / (1.0 + step) - little }.clamp(low, high);
+        tried
+    };
+    [moved(true), moved(false)]
+}
+
+/// As far again from `from` through `to`.
+fn leap(from: &Knobs, to: &Knobs) -> Knobs {
+    let (mut from, mut leap) = (from.clone(), to.clone());
+    for (index, &(_, low, high)) in Knobs::ALL.iter().enumerate() {
+        let knob = leap.at(index);
+        *knob = (2.0 * *knob - *from.at(index)).clamp(low, high);
+    }
+    leap
 }
 
 impl Fitted {
@@ -157,13 +180,12 @@ impl Fitted {
 pub fn fit(runs: &[Run], sweeps: usize) -> Fitted {
     let mut fitted = Fitted::default();
     for round in 0..3 {
-        let mut families = BTreeMap::new();
-        for (family, rows) in grouped(runs.iter(), |run| &run.stack.family) {
-            let start = fitted.families.get(family).cloned().unwrap_or_default();
-            let rows = fitted.balanced(&rows);
-            families.insert(family.to_owned(), search(&rows, &start, &Knobs::default(), LOOSE, sweeps));
-        }
-        fitted.families = families;
+        let families: Vec<_> = grouped(runs.iter(), |run| &run.stack.family).into_iter().collect();
+        let families = both_cores(&families, |(family, rows)| {
+            let start = fitted.families.get(*family).cloned().unwrap_or_default();
+            ((*family).to_owned(), search(&fitted.balanced(rows), &start, &Knobs::default(), LOOSE, sweeps))
+        });
+        fitted.families = families.into_iter().collect();
         let groups: Vec<_> = grouped(runs.iter(), |run| &run.stack.name).into_iter().collect();
         let stacks = both_cores(&groups, |(name, rows)| {
             let family = &fitted.families[&rows[0].stack.family];

@@ -20,6 +20,9 @@ const STREAM_BACKWARD: f64 = 1.6;
 /// What kernels written for Ampere reach of a Hopper's or Blackwell's own rate (Shah et al. 2024, figure 5: FlashAttention-2
 /// at 350 to 400 TFLOP/s forward where FlashAttention-3 reaches 650).
 const AMPERE_KERNEL: f64 = 0.57;
+/// Rate of matmuls whose rows do not start at multiples of 16 bytes, which the fast kernels need (NVIDIA, Matrix
+/// Multiplication Background User's Guide, §3): BLOOM's trials with heads of 108 beside 144 and 216.
+const MISALIGNED: f64 = 0.15;
 /// What launching whole graphs leaves of host time.
 const GRAPHS: f64 = 0.2;
 /// Bytes a second to host memory, by PCIe 5 or a coherent link; the `offload` knob says what of it shows.
@@ -231,6 +234,7 @@ impl Kernels<'_> {
                 let rate = site.knobs.matmul;
                 let forward =
                     self.matmul(false, rate, batch, seq, seq, width) + self.matmul(false, rate, batch, seq, width, seq);
+                let forward = forward / if shape.head_dim.is_multiple_of(8) { 1.0 } else { MISALIGNED };
                 // Scores are scaled, masked and normalised in one pass, and dropped in another that keeps a mask.
                 let passes = if site.stack.dropout { 2.0 + 2.5 } else { 2.0 };
                 let scores = batch * seq * seq * WIDTH * passes * site.knobs.stream;
