@@ -63,9 +63,8 @@ pub fn place(accelerator: &str, devices: usize, per_node: Option<usize>, interco
     if torus && device.name.starts_with("tpu") {
         slices = slices_of(interconnect).unwrap_or(1).max(1);
         let slice = devices.div_ceil(slices);
-        if let Ok(cluster) = Cluster::parse(&format!("{slice}x {}", device.name)) {
-            system = cluster.pools[0].system.clone();
-        }
+        system.scale_up.dims = near_cube(slice, system.scale_up.dims.len());
+        system.count = slice;
     } else if let Some(per_node) = per_node.filter(|n| *n > 0 && *n != system.count && !torus && system.count <= 16) {
         if system.scale_up.kind == LinkKind::Mesh {
             let share = (per_node.max(2) - 1) as f64 / (system.count.max(2) - 1) as f64;
@@ -82,6 +81,20 @@ pub fn place(accelerator: &str, devices: usize, per_node: Option<usize>, interco
     let machine = meshwright_hardware::profile::Machine { nodes, system, device: device.clone() };
     let topology = Topology::of(&Cluster { pools: vec![machine] });
     Some(Place { device, topology, per_node, slices })
+}
+
+/// Sides of a slice of a torus, as equal as its size allows, largest first.
+fn near_cube(chips: usize, dims: usize) -> Vec<usize> {
+    if dims <= 1 {
+        return vec![chips];
+    }
+    let root = (chips as f64).powf(1.0 / dims as f64).round() as usize;
+    let side = (1..=chips).filter(|side| chips.is_multiple_of(*side)).min_by_key(|side| side.abs_diff(root.max(1)));
+    let side = side.unwrap_or(1);
+    let mut sides = near_cube(chips / side, dims - 1);
+    sides.push(side);
+    sides.sort_unstable_by_key(|side| std::cmp::Reverse(*side));
+    sides
 }
 
 /// `… 4 slice(s) over DCN`, `DCN, 2 slices`, `DCN between 2 pods`.
@@ -181,7 +194,7 @@ mod tests {
         assert_eq!(name("Megatron-LM", 2024), "megatron-core");
         assert_eq!(name("Megatron-Core with MoE Parallel Folding", 2025), "megatron-moe-2025");
         assert_eq!(name("Megatron-LM fork (zero-bubble), schedule ZB-V", 2024), "megatron-zero-bubble");
-        assert_eq!(name("Megatron-Bridge/Megatron-Core 26.04", 2026), "megatron-bridge");
+        assert_eq!(name("Megatron-Bridge/Megatron-Core 26.04", 2026), "megatron-bridge-2026");
         assert_eq!(name("something new", 2026), "torchtitan");
     }
 }

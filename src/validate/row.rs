@@ -183,7 +183,7 @@ fn shape(record: &Record, decoder_seq: Option<usize>) -> Result<Shape, Skip> {
     let second = depths.next().flatten().map(|layers| layers as usize);
     let hidden = record.size("hidden").ok_or(missing)?;
     let encoder_decoder = record.text("arch") == "enc-dec";
-    let heads = record.size("heads").unwrap_or((hidden / 128).max(1));
+    let heads = record.size("heads").unwrap_or_else(|| usual_heads(hidden));
     let gated = record.text("gated_mlp") == "1";
     let name = record.text("model_name");
     let latent = (name.contains("DeepSeekV")
@@ -212,6 +212,12 @@ fn shape(record: &Record, decoder_seq: Option<usize>) -> Result<Shape, Skip> {
         experts,
         latent,
     })
+}
+
+/// Heads of about 128 that divide the width.
+fn usual_heads(hidden: usize) -> usize {
+    let near = |heads: &usize| (hidden / heads).abs_diff(128);
+    (1..=hidden / 32).filter(|heads| hidden.is_multiple_of(*heads)).min_by_key(near).unwrap_or(1)
 }
 
 fn experts(record: &Record, count: usize, name: &str, latent: bool) -> Experts {

@@ -75,7 +75,7 @@ macro_rules! knobs {
 
 knobs! {
     /// Share of the device's matmul rate that layers reach.
-    matmul = 0.9 in 0.3..1.15;
+    matmul = 0.88 in 0.3..1.15;
     /// The same of formats narrower than 16 bits: casts, scales, layers left in bf16.
     narrow = 0.7 in 0.2..1.2;
     /// The same of experts' grouped matmuls.
@@ -83,15 +83,15 @@ knobs! {
     /// Rate of tiled attention, relative to the device's measured one.
     attention = 1.0 in 0.2..2.5;
     /// Time of attention backward for one of forward: 2.5 times its FLOPs at a lower rate.
-    attention_backward = 2.9 in 1.8..5.0;
+    attention_backward = 2.7 in 1.8..5.0;
     /// Bytes of memory-bound kernels, relative to the op list's.
-    stream = 1.2 in 0.2..5.0;
+    stream = 1.6 in 0.2..5.0;
     /// Microseconds of host time a kernel, where that is longer than the kernel.
-    host = 5.0 in 0.5..80.0;
+    host = 15.0 in 0.5..80.0;
     /// Microseconds of host time of a layer's routing, exchange and grouped kernels, forward.
-    host_experts = 300.0 in 0.0..4000.0;
+    host_experts = 1000.0 in 0.0..4000.0;
     /// Share of tensor-parallel traffic that is not hidden.
-    tp = 0.9 in 0.05..3.0;
+    tp = 1.0 in 0.05..3.0;
     /// Share of gradient and weight traffic over data-parallel ranks that is not hidden though it could be.
     dp = 0.3 in 0.0..3.0;
     /// Share of context-parallel traffic that is not hidden.
@@ -103,7 +103,7 @@ knobs! {
     /// Share of scale-out bandwidth that collectives reach beyond the system's own.
     scale_out = 0.8 in 0.05..1.6;
     /// Bytes the optimizer moves, relative to one pass over its state.
-    optimizer = 1.3 in 0.3..6.0;
+    optimizer = 1.5 in 0.3..6.0;
     /// Milliseconds a step of its own: data, clipping, logging.
     step = 20.0 in 0.0..1500.0;
     /// Slowdown by every doubling of nodes: stragglers, congestion.
