@@ -367,7 +367,7 @@ impl Kernels<'_> {
         if layout.zero == 3 {
             let bytes = work.parameters * site.stack.gather_bytes;
             let gather = site.collective(Collective::AllGather, bytes, layout.tp, layout.shard);
-            let reduced = work.parameters * site.stack.grad_bytes * layout.trained;
+            let reduced = work.parameters * layout.gradient_bytes(site.stack) * layout.trained;
             let reduce = site.collective(Collective::ReduceScatter, reduced, layout.tp, layout.shard);
             forward = hidden(forward, gather, site.knobs.dp);
             backward = hidden(backward, gather + reduce, site.knobs.dp);
@@ -382,9 +382,10 @@ impl Kernels<'_> {
     }
 }
 
-/// Kernels that a host launches ahead: the longer of both, smoothly.
+/// Kernels that a host launches ahead: the longer of both, and more than either where they are near, since a pass has
+/// stretches of both kinds.
 fn hosted(kernels: f64, host: f64) -> f64 {
-    (kernels.powi(4) + host.powi(4)).powf(0.25)
+    kernels.hypot(host)
 }
 
 /// Compute beside traffic: the longer, and `shown` of the shorter.

@@ -114,7 +114,7 @@ fn of_stage(shape: &Shape, layout: &Layout, site: &Site, stage: usize) -> Memory
     }
     Memory {
         weights: split(3) * (2.0 * layout.trained + layout.frozen_bytes * (1.0 - layout.trained)),
-        gradients: split(2) * site.stack.grad_bytes * layout.trained,
+        gradients: split(2) * layout.gradient_bytes(site.stack) * layout.trained,
         optimizer: split(1) * layout.state_bytes * layout.trained,
         activations: layers * saved * kept * in_flight(layout, stage),
         working,

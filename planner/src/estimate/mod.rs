@@ -95,6 +95,11 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// Bytes a parameter of the gradients that a stack keeps: in fp16 they stay in 16 bits under a loss scale.
+    pub fn gradient_bytes(&self, stack: &Stack) -> f64 {
+        if self.precision == Precision::Fp16 { 2.0 } else { stack.grad_bytes }
+    }
+
     /// Microbatches of a replica a step.
     pub fn microbatches(&self) -> f64 {
         (self.global as f64 / (self.dp * self.micro) as f64).max(1.0)
@@ -258,7 +263,7 @@ fn exposed_dp(shape: &Shape, layout: &Layout, site: &Site, backward: f64) -> f64
     let held = memory::parameters(shape, layout);
     let edp = (ranks * layout.tp / (layout.ep * layout.etp)).max(1);
     let time = |parameters: f64, stride: usize, ranks: usize| {
-        let reduced = parameters * site.stack.grad_bytes * layout.trained;
+        let reduced = parameters * layout.gradient_bytes(site.stack) * layout.trained;
         let gathered = parameters * 2.0 * layout.trained;
         match layout.zero {
             0 => site.collective(Collective::AllReduce, reduced, stride, ranks),
