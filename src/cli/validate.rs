@@ -5,11 +5,10 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use meshwright_hardware::profile::{Knobs, Stack};
-use serde_json::json;
 
 use crate::failure::Failure;
 use crate::runs::write_whole;
-use crate::validate::summary::{self, Stats};
+use crate::validate::summary::{self, Summary};
 use crate::validate::{Prediction, Run, Skip, fit, predict, row};
 
 /// Arguments of `validate`.
@@ -55,7 +54,8 @@ impl Validate {
         if let Some(output) = &self.output {
             write_csv(output, lines, runs, &predictions)?;
         }
-        let summary = Summary::of(lines, runs, &predictions);
+        let reasons = lines.iter().map(|line| line.result.err());
+        let summary = Summary::of(reasons, runs, &predictions);
         if self.json {
             println!("{}", summary.json());
         } else {
@@ -93,11 +93,14 @@ fn read(path: &Path) -> Result<(Vec<Line>, Vec<Run>), Failure> {
             )));
         }
     }
-    let (mut lines, mut runs) = (Vec::new(), Vec::new());
+    let mut rows: Vec<HashMap<String, String>> = Vec::new();
     for record in reader.records() {
         let record = record.map_err(fault)?;
-        let columns: HashMap<String, String> =
-            header.iter().zip(&record).map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        rows.push(header.iter().zip(&record).map(|(name, value)| (name.to_owned(), value.to_owned())).collect());
+    }
+    row::complete(&mut rows);
+    let (mut lines, mut runs) = (Vec::new(), Vec::new());
+    for columns in rows {
         let id = columns.get("id").cloned().unwrap_or_default();
         let result = row::read(&columns).map(|run| {
             runs.push(run);
@@ -182,107 +185,6 @@ fn csv_record(run: &Run, p: &Prediction) -> Vec<String> {
         p.layout.micro.to_string(),
         format!("{:?}", p.layout.recompute).to_lowercase(),
     ]
-}
-
-/// What is printed.
-struct Summary<'a> {
-    rows: usize,
-    skipped: BTreeMap<&'static str, usize>,
-    throughput: Vec<(&'a Run, f64)>,
-    memory: Vec<(&'a Run, f64)>,
-    /// Runs out of memory, and how many of them were foretold; runs that fitted, and how many of those were.
-    oom: [usize; 4],
-}
-
-impl<'a> Summary<'a> {
-    fn of(lines: &[Line], runs: &'a [Run], predictions: &[Prediction]) -> Summary<'a> {
-        let mut skipped = BTreeMap::new();
-        for line in lines {
-            if let Err(Skip(reason)) = line.result {
-                *skipped.entry(reason).or_default() += 1;
-            }
-        }
-        let both = || runs.iter().zip(predictions);
-        let throughput = both().filter_map(|(run, p)| Some((run, summary::throughput_error(run, p)?))).collect();
-        let memory = both().filter_map(|(run, p)| Some((run, summary::memory_error(run, p)?))).collect();
-        let count = |oom: bool, fits: Option<bool>| {
-            both().filter(|(run, p)| run.measured.oom == oom && fits.is_none_or(|fits| p.fits == fits)).count()
-        };
-        let oom = [count(true, None), count(true, Some(false)), count(false, None), count(false, Some(true))];
-        Summary { rows: lines.len(), skipped, throughput, memory, oom }
-    }
-
-    fn groups(&self) -> [(&'static str, BTreeMap<String, Stats>); 3] {
-        [
-            ("accelerator", summary::by(&self.throughput, |run| run.device.name.clone())),
-            ("framework", summary::by(&self.throughput, |run| run.stack.name.clone())),
-            ("model family", summary::by(&self.throughput, |run| run.family.to_owned())),
-        ]
-    }
-
-    fn all(&self) -> (Stats, Stats) {
-        let errors = |all: &[(&Run, f64)]| all.iter().map(|(_, error)| *error).collect::<Vec<_>>();
-        (Stats::of(&errors(&self.throughput)), Stats::of(&errors(&self.memory)))
-    }
-
-    fn json(&self) -> serde_json::Value {
-        let stats =
-            |s: &Stats| json!({ "count": s.count, "median_abs_error_pct": s.median, "p90_abs_error_pct": s.p90 });
-        let groups: serde_json::Map<String, serde_json::Value> = self
-            .groups()
-            .iter()
-            .map(|(name, all)| {
-                let all = all.iter().map(|(name, s)| (name.clone(), stats(s)));
-                ((*name).to_owned(), serde_json::Value::Object(all.collect()))
-            })
-            .collect();
-        let (throughput, memory) = self.all();
-        let skipped: usize = self.skipped.values().sum();
-        json!({
-            "rows": self.rows,
-            "predicted": self.rows - skipped,
-            "skipped": self.skipped,
-            "compared": throughput.count,
-            "median_abs_error_pct": throughput.median,
-            "p90_abs_error_pct": throughput.p90,
-            "memory_compared": memory.count,
-            "memory_median_abs_error_pct": memory.median,
-            "memory_p90_abs_error_pct": memory.p90,
-            "oom": { "runs": self.oom[0], "foretold": self.oom[1], "fitted": self.oom[2], "fit_foretold": self.oom[3] },
-            "groups": groups,
-        })
-    }
-
-    fn table(&self) -> String {
-        let (throughput, memory) = self.all();
-        let skipped: usize = self.skipped.values().sum();
-        let mut text = format!("{} rows, {} predicted", self.rows, self.rows - skipped);
-        for (reason, count) in &self.skipped {
-            text += &format!("; {count} skipped: {reason}");
-        }
-        text += &format!("\n\n{:<34} {:>6} {:>9} {:>9}\n", "absolute error", "runs", "median", "90th");
-        let line = |name: &str, s: &Stats| format!("{name:<34} {:>6} {:>7.1} % {:>7.1} %\n", s.count, s.median, s.p90);
-        text += &line("throughput", &throughput);
-        text += &line("peak memory", &memory);
-        for (name, groups) in self.groups() {
-            text += &format!("\nthroughput by {name}\n");
-            groups.iter().for_each(|(name, stats)| text += &line(name, stats));
-        }
-        text += "\nmemory by framework\n";
-        let memory = summary::by(&self.memory, |run| run.stack.name.clone());
-        memory.iter().for_each(|(name, stats)| text += &line(name, stats));
-        let [runs, foretold, fitted, fit] = self.oom;
-        text +=
-            &format!("\nout of memory: {foretold} of {runs} foretold; of {fitted} that fitted, {fit} were to fit\n");
-        text += "\nworst ten\n";
-        let mut worst: Vec<_> = self.throughput.iter().collect();
-        worst.sort_by(|a, b| b.1.abs().total_cmp(&a.1.abs()));
-        for (run, error) in worst.iter().take(10) {
-            text +=
-                &format!("{:<34} {error:>+8.1} %  {} on {} {}\n", run.id, run.shape.name, run.devices, run.accelerator);
-        }
-        text
-    }
 }
 
 /// Writes fitted knobs into the profiles they are from.

@@ -35,6 +35,9 @@ const LOOSE: f64 = 0.1;
 /// Rows that a stack counts for at most among its family's.
 const MOST: f64 = 30.0;
 
+/// A stack with fewer rows has its family's knobs: a fit would only repeat the rows.
+const FEW: usize = 4;
+
 /// Weight of memory beside time.
 const MEMORY: f64 = 0.7;
 
@@ -165,9 +168,9 @@ impl Fitted {
         }
         let cost = |percent: u32| {
             let power = f64::from(percent) / 100.0;
-            let rows = runs
-                .iter()
-                .map(|run| loss(&Row { run, power, weight: 1.0 }, self.stacks.get(&run.stack.name).unwrap_or(&run.stack.knobs)));
+            let rows = runs.iter().map(|run| {
+                loss(&Row { run, power, weight: 1.0 }, self.stacks.get(&run.stack.name).unwrap_or(&run.stack.knobs))
+            });
             rows.sum::<f64>() + 20.0 * (power - 1.0).powi(2)
         };
         let tried = (70..=120).step_by(2).map(|percent| (percent, cost(percent)));
@@ -190,6 +193,9 @@ pub fn fit(runs: &[Run], sweeps: usize) -> Fitted {
         let stacks = both_cores(&groups, |(name, rows)| {
             let family = &fitted.families[&rows[0].stack.family];
             let start = fitted.stacks.get(*name).unwrap_or(family);
+            if rows.len() < FEW {
+                return ((*name).to_owned(), family.clone());
+            }
             let rows = fitted.rows(rows.iter().copied());
             // Two starts: coordinate search may stop short of a better valley.
             let found = [start, &Knobs::default()].map(|start| search(&rows, start, family, PULL, sweeps));

@@ -6,7 +6,9 @@
 
 pub mod convention;
 pub mod fit;
+mod model;
 pub mod place;
+mod plan;
 pub mod row;
 pub mod summary;
 

@@ -51,8 +51,14 @@ pub struct Place {
     pub slices: usize,
 }
 
-/// Finds the accelerator and builds a cluster of it.
-pub fn place(accelerator: &str, devices: usize, per_node: Option<usize>, interconnect: &str) -> Option<Place> {
+/// Finds the accelerator and builds a cluster of it, on whose torus a group of `inner` neighbours lies along a side.
+pub fn place(
+    accelerator: &str,
+    devices: usize,
+    per_node: Option<usize>,
+    interconnect: &str,
+    inner: usize,
+) -> Option<Place> {
     let plain: String = accelerator.to_lowercase().chars().filter(char::is_ascii_alphanumeric).collect();
     let known = |(words, _, _): &&(&[&str], &str, &str)| words.iter().all(|word| plain.contains(word));
     let (_, device, system) = ACCELERATORS.iter().find(known)?;
@@ -64,6 +70,7 @@ pub fn place(accelerator: &str, devices: usize, per_node: Option<usize>, interco
         slices = slices_of(interconnect).unwrap_or(1).max(1);
         let slice = devices.div_ceil(slices);
         system.scale_up.dims = near_cube(slice, system.scale_up.dims.len());
+        system.scale_up.dims.sort_by_key(|side| !side.is_multiple_of(inner) && !inner.is_multiple_of(*side));
         system.count = slice;
     } else if let Some(per_node) = per_node.filter(|n| *n > 0 && *n != system.count && !torus && system.count <= 16) {
         if system.scale_up.kind == LinkKind::Mesh {

@@ -6,9 +6,10 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::json;
 use statrs::statistics::{Data, OrderStatistics};
 
-use super::{Prediction, Run};
+use super::{Prediction, Run, Skip};
 
 /// Median and 90th percentile of absolute errors in per cent.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -66,4 +67,111 @@ pub fn by<'a>(errors: &[(&'a Run, f64)], key: impl Fn(&'a Run) -> String) -> BTr
         groups.entry(key(run)).or_default().push(*error);
     }
     groups.into_iter().map(|(name, errors)| (name, Stats::of(&errors))).collect()
+}
+
+/// What is said of a table of runs as a whole.
+pub struct Summary<'a> {
+    rows: usize,
+    skipped: BTreeMap<&'static str, usize>,
+    throughput: Vec<(&'a Run, f64)>,
+    memory: Vec<(&'a Run, f64)>,
+    /// Runs out of memory, and how many of them were foretold; runs that fitted, and how many of those were.
+    oom: [usize; 4],
+}
+
+impl<'a> Summary<'a> {
+    /// Of each row's reason to be skipped, if there is one, and of all others' predictions.
+    pub fn of(reasons: impl Iterator<Item = Option<Skip>>, runs: &'a [Run], predictions: &[Prediction]) -> Summary<'a> {
+        let (mut rows, mut skipped) = (0, BTreeMap::new());
+        for reason in reasons {
+            rows += 1;
+            if let Some(Skip(reason)) = reason {
+                *skipped.entry(reason).or_default() += 1;
+            }
+        }
+        let both = || runs.iter().zip(predictions);
+        let throughput = both().filter_map(|(run, p)| Some((run, throughput_error(run, p)?))).collect();
+        let memory = both().filter_map(|(run, p)| Some((run, memory_error(run, p)?))).collect();
+        let count = |oom: bool, fits: Option<bool>| {
+            both().filter(|(run, p)| run.measured.oom == oom && fits.is_none_or(|fits| p.fits == fits)).count()
+        };
+        let oom = [count(true, None), count(true, Some(false)), count(false, None), count(false, Some(true))];
+        Summary { rows, skipped, throughput, memory, oom }
+    }
+
+    /// Statistics of throughput by accelerator, framework and model family.
+    pub fn groups(&self) -> [(&'static str, BTreeMap<String, Stats>); 3] {
+        [
+            ("accelerator", by(&self.throughput, |run| run.device.name.clone())),
+            ("framework", by(&self.throughput, |run| run.stack.name.clone())),
+            ("model family", by(&self.throughput, |run| run.family.to_owned())),
+        ]
+    }
+
+    /// Statistics of throughput and of memory over all runs.
+    pub fn all(&self) -> (Stats, Stats) {
+        let errors = |all: &[(&Run, f64)]| all.iter().map(|(_, error)| *error).collect::<Vec<_>>();
+        (Stats::of(&errors(&self.throughput)), Stats::of(&errors(&self.memory)))
+    }
+
+    /// For scripts.
+    pub fn json(&self) -> serde_json::Value {
+        let stats =
+            |s: &Stats| json!({ "count": s.count, "median_abs_error_pct": s.median, "p90_abs_error_pct": s.p90 });
+        let groups: serde_json::Map<String, serde_json::Value> = self
+            .groups()
+            .iter()
+            .map(|(name, all)| {
+                let all = all.iter().map(|(name, s)| (name.clone(), stats(s)));
+                ((*name).to_owned(), serde_json::Value::Object(all.collect()))
+            })
+            .collect();
+        let (throughput, memory) = self.all();
+        let skipped: usize = self.skipped.values().sum();
+        json!({
+            "rows": self.rows,
+            "predicted": self.rows - skipped,
+            "skipped": self.skipped,
+            "compared": throughput.count,
+            "median_abs_error_pct": throughput.median,
+            "p90_abs_error_pct": throughput.p90,
+            "memory_compared": memory.count,
+            "memory_median_abs_error_pct": memory.median,
+            "memory_p90_abs_error_pct": memory.p90,
+            "oom": { "runs": self.oom[0], "foretold": self.oom[1], "fitted": self.oom[2], "fit_foretold": self.oom[3] },
+            "groups": groups,
+        })
+    }
+
+    /// For people.
+    pub fn table(&self) -> String {
+        let (throughput, memory) = self.all();
+        let skipped: usize = self.skipped.values().sum();
+        let mut text = format!("{} rows, {} predicted", self.rows, self.rows - skipped);
+        for (reason, count) in &self.skipped {
+            text += &format!("; {count} skipped: {reason}");
+        }
+        text += &format!("\n\n{:<34} {:>6} {:>9} {:>9}\n", "absolute error", "runs", "median", "90th");
+        let line = |name: &str, s: &Stats| format!("{name:<34} {:>6} {:>7.1} % {:>7.1} %\n", s.count, s.median, s.p90);
+        text += &line("throughput", &throughput);
+        text += &line("peak memory", &memory);
+        for (name, groups) in self.groups() {
+            text += &format!("\nthroughput by {name}\n");
+            groups.iter().for_each(|(name, stats)| text += &line(name, stats));
+        }
+        text += "\nmemory by framework\n";
+        let memory = by(&self.memory, |run| run.stack.name.clone());
+        memory.iter().for_each(|(name, stats)| text += &line(name, stats));
+        let [runs, foretold, fitted, fit] = self.oom;
+        text +=
+            &format!("\nout of memory: {foretold} of {runs} foretold; of {fitted} that fitted, {fit} were to fit\n");
+        text += "\nworst ten\n";
+        let mut worst: Vec<_> = self.throughput.iter().collect();
+        worst.sort_by(|a, b| b.1.abs().total_cmp(&a.1.abs()));
+        for (run, error) in worst.iter().take(10) {
+            text +=
+                &format!("{:<34} {error:>+8.1} %  {} on {} {}\n", run.id, run.shape.name, run.devices, run.accelerator);
+        }
+        text
+    }
 }
