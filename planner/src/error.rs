@@ -46,7 +46,7 @@ pub enum PlanError {
         problem: String,
     },
     /// No model file has this name.
-    #[error("unknown model `{name}`; known: {known}; or give a path ending in .toml")]
+    #[error("unknown model `{name}`; known: {known}; or give a path ending in .toml, or to a config.json")]
     UnknownModel {
         /// The name as given.
         name: String,

@@ -8,6 +8,7 @@ use meshwright_hardware::units::Precision;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Fault, PlanError};
+use crate::shape::{Family, Shape};
 
 /// Which usual decoder: what stands between its matmuls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -44,6 +45,9 @@ pub struct Model {
     /// Base of the rotary positions.
     #[serde(default = "usual_theta")]
     pub rope_theta: f32,
+    /// How it differs from the usual decoder. Such models are estimated; programs are lowered of usual decoders alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub family: Option<Family>,
 }
 
 fn usual_theta() -> f32 {
@@ -53,11 +57,14 @@ fn usual_theta() -> f32 {
 impl Model {
     /// Width of a head.
     pub fn head_dim(&self) -> usize {
-        self.hidden / self.heads
+        self.family.as_ref().and_then(|family| family.head_dim).unwrap_or(self.hidden / self.heads)
     }
 
     /// Parameters; a tied embedding counts once. `seq` is the learned positions' number.
     pub fn parameters(&self, seq: usize) -> u64 {
+        if self.family.is_some() {
+            return Shape::from(self).parameters(seq) as u64;
+        }
         let (h, f, kv) = (self.hidden as u64, self.ffn as u64, (self.kv_heads * self.head_dim()) as u64);
         let table = self.vocab as u64 * h;
         let tables = if self.tied { table } else { 2 * table };
@@ -86,7 +93,9 @@ impl Model {
         if let Some((key, _)) = sizes.iter().find(|(_, size)| *size == 0) {
             return Err(Fault::new(key, 0, "it must be above zero"));
         }
-        if !self.hidden.is_multiple_of(self.heads) {
+        if self.family.as_ref().is_none_or(|family| family.head_dim.is_none())
+            && !self.hidden.is_multiple_of(self.heads)
+        {
             return Err(Fault::new("heads", self.heads, format!("it must divide `hidden` = {}", self.hidden)));
         }
         if !self.heads.is_multiple_of(self.kv_heads) {
@@ -182,6 +191,11 @@ impl Job {
     /// Refuses a job that no plan could run.
     pub fn check(&self) -> Result<(), Fault> {
         self.model.check().map_err(|fault| Fault { key: format!("model.{}", fault.key), ..fault })?;
+        if self.model.family.is_some() {
+            let problem = "plans are made of usual decoders so far (a model without `[family]`); others are estimated \
+                by `meshwright validate`";
+            return Err(Fault::new("model.family", &self.model.name, problem));
+        }
         for (key, value) in [("seq", self.seq), ("global_batch", self.global_batch), ("steps", self.steps)] {
             if value == 0 {
                 return Err(Fault::new(key, 0, "it must be above zero"));

@@ -1,6 +1,8 @@
 //! The model files that come with Meshwright, by name, and a user's.
 //!
-//! In: a name or a path ending in `.toml`. Out: a checked [`Model`].
+//! In: a name, a path ending in `.toml`, or one to a Hugging Face `config.json`. Out: a checked [`Model`].
+
+mod config;
 
 use crate::error::PlanError;
 use crate::job::Model;
@@ -14,6 +16,24 @@ const FILES: &[(&str, &str)] = &[
     ("llama2-70b", include_str!("../models/llama2-70b.toml")),
     ("llama3-8b", include_str!("../models/llama3-8b.toml")),
     ("llama3-70b", include_str!("../models/llama3-70b.toml")),
+    ("bert-large", include_str!("../models/bert-large.toml")),
+    ("roberta-large", include_str!("../models/roberta-large.toml")),
+    ("t5-11b", include_str!("../models/t5-11b.toml")),
+    ("mt5-xxl", include_str!("../models/mt5-xxl.toml")),
+    ("switch-c", include_str!("../models/switch-c.toml")),
+    ("gshard-600b", include_str!("../models/gshard-600b.toml")),
+    ("glam-64b-64e", include_str!("../models/glam-64b-64e.toml")),
+    ("palm-540b", include_str!("../models/palm-540b.toml")),
+    ("gopher-280b", include_str!("../models/gopher-280b.toml")),
+    ("wu-dao-2", include_str!("../models/wu-dao-2.toml")),
+    ("llama3-405b", include_str!("../models/llama3-405b.toml")),
+    ("mixtral-8x7b", include_str!("../models/mixtral-8x7b.toml")),
+    ("mixtral-8x22b", include_str!("../models/mixtral-8x22b.toml")),
+    ("deepseek-v3", include_str!("../models/deepseek-v3.toml")),
+    ("nemotron-4-340b", include_str!("../models/nemotron-4-340b.toml")),
+    ("qwen2.5-72b", include_str!("../models/qwen2.5-72b.toml")),
+    ("qwen3-30b-a3b", include_str!("../models/qwen3-30b-a3b.toml")),
+    ("falcon-180b", include_str!("../models/falcon-180b.toml")),
     ("demo-10m", include_str!("../models/demo-10m.toml")),
 ];
 
@@ -27,6 +47,10 @@ pub fn load(name: &str) -> Result<Model, PlanError> {
     if name.ends_with(".toml") {
         let unread = |error: std::io::Error| PlanError::Read { file: name.to_owned(), problem: error.to_string() };
         return parse(name, &std::fs::read_to_string(name).map_err(unread)?);
+    }
+    if name.ends_with(".json") {
+        let unread = |error: std::io::Error| PlanError::Read { file: name.to_owned(), problem: error.to_string() };
+        return config::parse(name, &std::fs::read_to_string(name).map_err(unread)?);
     }
     match FILES.iter().find(|(known, _)| *known == name) {
         Some((_, text)) => parse(&format!("{name}.toml"), text),
@@ -47,6 +71,7 @@ pub fn parse(file: &str, text: &str) -> Result<Model, PlanError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shape::Shape;
 
     #[test]
     fn parameter_counts_are_the_papers() {
@@ -64,6 +89,45 @@ mod tests {
         for (name, seq, billions) in papers {
             let ours = load(name).unwrap().parameters(seq) as f64 / 1e9;
             assert!((ours / billions - 1.0).abs() < 0.005, "{name}: {ours} against {billions}");
+        }
+    }
+
+    #[test]
+    fn other_families_count_as_their_papers_too() {
+        // Billions as the papers state them, rounded there; within 3 %.
+        let papers = [
+            ("bert-large", 512, 0.335),
+            ("roberta-large", 512, 0.355),
+            ("t5-11b", 512, 11.3),
+            ("mt5-xxl", 512, 12.9),
+            ("switch-c", 512, 1571.0),
+            ("gshard-600b", 128, 619.0),
+            ("glam-64b-64e", 1024, 1162.0),
+            ("palm-540b", 2048, 540.35),
+            ("gopher-280b", 2048, 260.0),
+            ("wu-dao-2", 2048, 1750.0),
+            ("llama3-405b", 8192, 405.9),
+            ("mixtral-8x7b", 4096, 46.7),
+            ("mixtral-8x22b", 4096, 140.6),
+            ("deepseek-v3", 4096, 671.0),
+            ("nemotron-4-340b", 4096, 341.0),
+            ("qwen2.5-72b", 4096, 72.7),
+            ("qwen3-30b-a3b", 4096, 30.5),
+            ("falcon-180b", 2048, 179.5),
+        ];
+        for (name, seq, billions) in papers {
+            let ours = load(name).unwrap().parameters(seq) as f64 / 1e9;
+            assert!((ours / billions - 1.0).abs() < 0.03, "{name}: {ours} against {billions}");
+        }
+    }
+
+    #[test]
+    fn experts_that_a_token_does_not_meet_are_not_active() {
+        // Jiang et al. 2024: 12.9 B active; DeepSeek-AI 2024: 37 B; Qwen Team 2025: 3.3 B. Tables included.
+        for (name, billions) in [("mixtral-8x7b", 12.9), ("deepseek-v3", 37.6), ("qwen3-30b-a3b", 3.3)] {
+            let shape = Shape::from(&load(name).unwrap());
+            let active = (shape.active_layer_parameters() + 2.0 * shape.table_parameters()) / 1e9;
+            assert!((active / billions - 1.0).abs() < 0.03, "{name}: {active} against {billions}");
         }
     }
 

@@ -4,6 +4,8 @@
 //!
 //! Invariant: sizes alone; which of them can be lowered to a program stands in [`crate::lower`].
 
+use serde::{Deserialize, Serialize};
+
 use crate::job::{Dress, Model};
 
 /// A transformer's sizes.
@@ -46,7 +48,8 @@ pub struct Shape {
 }
 
 /// A mixture of experts in place of the feed-forward part.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Experts {
     /// Experts a layer.
     pub count: usize,
@@ -55,15 +58,51 @@ pub struct Experts {
     /// Width of one.
     pub ffn: usize,
     /// Width of those that every token goes to, together.
+    #[serde(default)]
     pub shared_ffn: usize,
     /// Leading layers that are dense.
+    #[serde(default)]
     pub dense_layers: usize,
     /// Every how many layers one has experts.
+    #[serde(default = "one")]
     pub every: usize,
 }
 
+fn one() -> usize {
+    1
+}
+
+/// How a model file differs from the usual decoder of its dress.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Family {
+    /// Width of a head, where it is not `hidden / heads`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head_dim: Option<usize>,
+    /// Layers of the decoder of an encoder-decoder, whose encoder's are `layers`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decoder_layers: Option<usize>,
+    /// Whether a token sees later ones too: an encoder.
+    pub bidirectional: bool,
+    /// Whether the feed-forward part has a gate, where that is not as the dress has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gated: Option<bool>,
+    /// Whether positions are learned, where that is not as the dress has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub learned_positions: Option<bool>,
+    /// Whether attention and feed-forward run side by side.
+    pub parallel_block: bool,
+    /// Mixture of experts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub experts: Option<Experts>,
+    /// Multi-head latent attention.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latent: Option<Latent>,
+}
+
 /// Ranks and widths of multi-head latent attention (DeepSeek-AI 2024, §2.1).
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Latent {
     /// Rank of queries.
     pub q_rank: usize,
@@ -80,27 +119,31 @@ pub struct Latent {
 impl From<&Model> for Shape {
     fn from(model: &Model) -> Shape {
         let gpt = model.dress == Dress::Gpt2;
+        let family = model.family.clone().unwrap_or_default();
         Shape {
             name: model.name.clone(),
             layers: model.layers,
-            decoder: None,
-            causal: true,
+            decoder: family.decoder_layers.map(|layers| (layers, USUAL_TARGET)),
+            causal: !family.bidirectional && family.decoder_layers.is_none(),
             hidden: model.hidden,
             heads: model.heads,
             kv_heads: model.kv_heads,
             head_dim: model.head_dim(),
             ffn: model.ffn,
-            gated: !gpt,
+            gated: family.gated.unwrap_or(!gpt),
             vocab: model.vocab,
             tied: model.tied,
             biased: gpt,
-            learned_positions: gpt,
-            parallel_block: false,
-            experts: None,
-            latent: None,
+            learned_positions: family.learned_positions.unwrap_or(gpt),
+            parallel_block: family.parallel_block,
+            experts: family.experts,
+            latent: family.latent,
         }
     }
 }
+
+/// Tokens of an encoder-decoder's target where a model file says nothing of it (Raffel et al. 2020, §3.1.4).
+const USUAL_TARGET: usize = 128;
 
 impl Shape {
     /// Width of all query heads' outputs.
@@ -121,12 +164,22 @@ impl Shape {
         (self.heads * self.latent.as_ref().map_or(self.head_dim, |latent| latent.nope + latent.rope)) as f64
     }
 
-    /// Layers with experts.
-    pub fn expert_layers(&self) -> usize {
-        self.experts.as_ref().map_or(0, |e| (self.layers - e.dense_layers.min(self.layers)) / e.every.max(1))
+    /// Layers of encoder and decoder.
+    pub fn all_layers(&self) -> usize {
+        self.layers + self.decoder.map_or(0, |(layers, _)| layers)
     }
 
-    /// Linear layers of attention: `(inputs, outputs, whether outputs are split over TP rather than inputs, whether none is)`.
+    /// Layers with experts.
+    pub fn expert_layers(&self) -> usize {
+        self.experts.as_ref().map_or(0, |e| (self.all_layers() - e.dense_layers.min(self.layers)) / e.every.max(1))
+    }
+
+    /// Share of layers with experts.
+    pub fn expert_share(&self) -> f64 {
+        self.expert_layers() as f64 / self.all_layers().max(1) as f64
+    }
+
+    /// Linear layers of attention.
     pub fn attention_linears(&self) -> Vec<Linear> {
         let h = self.hidden as f64;
         let heads = self.heads as f64;
@@ -182,16 +235,14 @@ impl Shape {
     /// Parameters of all layers.
     pub fn layer_parameters(&self) -> f64 {
         let expert_layers = self.expert_layers() as f64;
-        let dense = self.layers as f64 - expert_layers;
-        let mut all = self.layers as f64 * self.attention_parameters() + dense * self.ffn_parameters(self.ffn as f64);
+        let dense = self.all_layers() as f64 - expert_layers;
+        let crossed = self.decoder.map_or(0, |(layers, _)| layers);
+        let attentions = (self.all_layers() + crossed) as f64;
+        let mut all = attentions * self.attention_parameters() + dense * self.ffn_parameters(self.ffn as f64);
         if let Some(e) = &self.experts {
             let router = (e.count * self.hidden) as f64;
             let each = e.count as f64 * self.ffn_parameters(e.ffn as f64) + self.ffn_parameters(e.shared_ffn as f64);
             all += expert_layers * (router + each);
-        }
-        if let Some((layers, _)) = self.decoder {
-            let crossed = 2.0 * self.attention_parameters() + self.ffn_parameters(self.ffn as f64);
-            all += layers as f64 * crossed;
         }
         all
     }

@@ -29,6 +29,7 @@ pub fn tiny_model(dress: Dress) -> Model {
         ffn: 64,
         vocab: 64,
         tied: dress == Dress::Gpt2,
+        family: None,
         rope_theta: 1e4,
     }
 }

@@ -126,7 +126,7 @@ pub fn costs(shape: &Shape, layout: &Layout, site: &Site) -> Costs {
         expert.add(&attention);
         costs.expert = kernels.pass(shape, &expert);
     }
-    let share = shape.expert_layers() as f64 / shape.layers.max(1) as f64;
+    let share = shape.expert_share();
     let mean = costs.dense.mix(&costs.expert, share);
     (costs.recomputed, costs.traffic) = (mean.recomputed, mean.traffic);
     costs.head = kernels.head(shape, shape.decoder.map_or(tokens, |(_, seq)| (layout.micro * seq) as f64));

@@ -59,11 +59,12 @@ pub fn parameters(shape: &Shape, layout: &Layout) -> Held {
 /// Parameters of one stage's ranks.
 fn held(shape: &Shape, layout: &Layout, stage: usize) -> Held {
     let tp = layout.tp as f64;
-    let all = shape.layers + shape.decoder.map_or(0, |(layers, _)| layers);
+    let all = shape.all_layers();
     let layers = layers_of(all, layout.pp)[stage] as f64;
-    let routed = shape.experts.as_ref().map_or(0.0, |e| {
-        e.count as f64 * shape.ffn_parameters(e.ffn as f64) * shape.expert_layers() as f64 / shape.layers as f64
-    });
+    let routed = shape
+        .experts
+        .as_ref()
+        .map_or(0.0, |e| e.count as f64 * shape.ffn_parameters(e.ffn as f64) * shape.expert_share());
     let mean = shape.layer_parameters() / all as f64 - routed;
     let table = shape.table_parameters() / tp;
     let (first, last) = (stage == 0, stage + 1 == layout.pp);
@@ -92,7 +93,7 @@ fn of_stage(shape: &Shape, layout: &Layout, site: &Site, stage: usize) -> Memory
     let split = |from: u8| {
         if layout.zero >= from { held.dense / shard + held.expert / edp.min(shard) } else { held.dense + held.expert }
     };
-    let all = shape.layers + shape.decoder.map_or(0, |(layers, _)| layers);
+    let all = shape.all_layers();
     let layers = layers_of(all, layout.pp)[stage] as f64;
     let knobs = site.knobs;
     let saved = saved_by_layer(shape, layout, site);
@@ -148,7 +149,7 @@ pub fn saved_by_layer(shape: &Shape, layout: &Layout, site: &Site) -> f64 {
     let unsplit = (8.0 + masks) * h / split;
     let (wide, through) = (if shape.gated { 2.0 } else { 1.0 }, 1.0);
     let ffn = |width: f64| 2.0 * (wide + through) * width;
-    let share = shape.expert_layers() as f64 / shape.layers.max(1) as f64;
+    let share = shape.expert_share();
     let dense = (1.0 - share) * ffn(shape.ffn as f64) / tp;
     let expert = shape.experts.as_ref().map_or(0.0, |e| {
         let routed = e.top_k as f64 * (4.0 * h + ffn(e.ffn as f64)) / tp;

@@ -237,8 +237,8 @@ pub fn layers_of(layers: usize, stages: usize) -> Vec<usize> {
 }
 
 fn stages(shape: &Shape, layout: &Layout, costs: &layer::Costs) -> Vec<Stage> {
-    let all = shape.layers + shape.decoder.map_or(0, |(layers, _)| layers);
-    let expert_share = shape.expert_layers() as f64 / shape.layers.max(1) as f64;
+    let all = shape.all_layers();
+    let expert_share = shape.expert_share();
     let mean = costs.dense.mix(&costs.expert, expert_share);
     let last = layout.pp - 1;
     let held = layers_of(all, layout.pp);
@@ -300,3 +300,6 @@ fn optimizer(shape: &Shape, layout: &Layout, site: &Site) -> f64 {
     let bytes = updated * (2.0 * layout.state_bytes + 6.0) + (held.dense + held.expert) * layout.trained * 4.0;
     site.knobs.optimizer * site.stream(bytes)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,100 @@
+//! Published runs predicted again, as `reports/accuracy.md` states: a group whose error grows past that fails.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+/// What a group's median may grow by, in per cent of throughput: rounding of the report, no more.
+const SLACK: f64 = 0.3;
+
+fn file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+fn scratch(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
+}
+
+fn validate(runs: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_meshwright"));
+    command.arg("validate").arg(runs).args(arguments).output().unwrap()
+}
+
+/// Every column of a CSV file by header, row by row.
+fn rows(path: &Path) -> Vec<BTreeMap<String, String>> {
+    let mut reader = csv::Reader::from_path(path).unwrap();
+    reader.deserialize().map(|row| row.unwrap()).collect()
+}
+
+/// The median absolute throughput error of each stack.
+fn medians(rows: &[BTreeMap<String, String>]) -> BTreeMap<&str, f64> {
+    let mut errors: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    for row in rows {
+        if let Ok(error) = row["throughput_error_pct"].parse::<f64>() {
+            errors.entry(&row["stack"]).or_default().push(error.abs());
+        }
+    }
+    let median = |mut errors: Vec<f64>| {
+        errors.sort_by(f64::total_cmp);
+        errors[errors.len() / 2]
+    };
+    errors.into_iter().map(|(stack, errors)| (stack, median(errors))).collect()
+}
+
+#[test]
+fn errors_stay_within_what_the_report_states() {
+    let out = scratch("accuracy.csv");
+    let output = validate(&file("tests/published/runs.csv"), &["-o", out.to_str().unwrap(), "--json"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let figure = |key: &str| summary[key].as_f64().unwrap();
+    assert!(figure("predicted") / figure("rows") >= 0.95);
+    assert!(figure("median_abs_error_pct") <= 5.0, "{summary}");
+    assert!(figure("p90_abs_error_pct") <= 15.0, "{summary}");
+    assert!(figure("memory_median_abs_error_pct") <= 6.0, "{summary}");
+
+    let (now, stated) = (rows(&out), rows(&file("reports/accuracy.csv")));
+    assert_eq!(now.len(), rows(&file("tests/published/runs.csv")).len(), "a line a row");
+    let skipped = now.iter().filter(|row| row["status"] == "skipped");
+    assert!(skipped.clone().all(|row| !row["reason"].is_empty()));
+    assert_eq!(skipped.count() as f64, figure("rows") - figure("predicted"));
+    let (now, stated) = (medians(&now), medians(&stated));
+    assert!(stated.len() > 20);
+    for (stack, median) in &now {
+        let before = stated.get(stack).unwrap_or_else(|| panic!("{stack} is not in the report"));
+        assert!(median <= &(before + SLACK), "{stack}: {median:.2} %, the report states {before:.2} %");
+    }
+}
+
+#[test]
+fn a_new_file_works_untouched_in_any_order_of_columns() {
+    let path = scratch("new-runs.csv");
+    let text = "layers,hidden,seq_len,id,n_devices,accelerator,heads,framework,tp,pp,global_batch,year,\
+        measured_tokens_per_s_per_device\n\
+        96,12288,2048,gpt3,1024,A100-SXM4-80GB,96,Megatron-LM,8,8,1536,2022,140\n\
+        24,2048,1024,unknown,8,Abacus-3000,16,Megatron-LM,1,1,64,2022,100\n\
+        ,,2048,sizeless,8,H100-SXM5-80GB,,torchtitan,1,1,64,2024,100\n";
+    std::fs::write(&path, text).unwrap();
+    let out = scratch("new-out.csv");
+    assert!(validate(&path, &["-o", out.to_str().unwrap()]).status.success());
+    let rows = rows(&out);
+    assert_eq!(rows.iter().map(|row| row["status"].as_str()).collect::<Vec<_>>(), ["predicted", "skipped", "skipped"]);
+    assert!(rows[0]["throughput_error_pct"].parse::<f64>().unwrap().abs() < 40.0, "{:?}", rows[0]);
+    assert_eq!(rows[1]["reason"], "accelerator has no profile");
+    assert_eq!(rows[2]["reason"], "model's sizes not stated");
+}
+
+#[test]
+fn a_file_that_is_no_table_of_runs_is_refused() {
+    let path = scratch("no-runs.csv");
+    std::fs::write(&path, "id,layers\nx,3\n").unwrap();
+    let output = validate(&path, &[]);
+    assert_eq!(output.status.code(), Some(2));
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(message.contains("no-runs.csv") && message.contains("`accelerator`"), "{message}");
+    let output = validate(Path::new("nowhere.csv"), &[]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("nowhere.csv"));
+}
