@@ -239,9 +239,8 @@ fn grouped<'a>(
 /// Knobs and devices for a source that no fit has seen: of its stack's other sources, else of its family's, else of all.
 pub fn held_out(runs: &[Run], source: &str, fitted: &Fitted) -> Fitted {
     let others: Vec<&Run> = runs.iter().filter(|run| run.group != source).collect();
-    let mut found = Fitted::default();
     // A device's rate is learnt without the source too.
-    found.stacks = fitted.stacks.clone();
+    let mut found = Fitted { stacks: fitted.stacks.clone(), ..Fitted::default() };
     for run in runs.iter().filter(|run| run.group == source) {
         if !found.power.contains_key(&run.device.name) {
             let same: Vec<&Run> = others.iter().filter(|r| r.device.name == run.device.name).copied().collect();

@@ -73,6 +73,8 @@ pub struct Run {
     pub stack: &'static Stack,
     /// How its FLOPs are counted.
     pub convention: Convention,
+    /// Whether its utilisation is of the peak of its own format.
+    pub peak_of_format: bool,
     /// How its memory was measured.
     pub measure: Measure,
     /// Whether memory is the last rank's rather than the fullest's.
@@ -109,6 +111,9 @@ pub fn read(columns: &HashMap<String, String>) -> Result<Run, Skip> {
     let record = Record(columns);
     if record.text("arch").contains("mamba") || record.text("arch").contains("hybrid") {
         return Err(Skip("state-space layers are not modelled"));
+    }
+    if record.text("notes").contains("unpacked") {
+        return Err(Skip("sequences are not packed: tokens of a step are unknown"));
     }
     let devices = record.size("n_devices").ok_or(Skip("number of devices not stated"))?;
     let interconnect = record.text("interconnect");
@@ -154,6 +159,7 @@ pub fn read(columns: &HashMap<String, String>) -> Result<Run, Skip> {
         per_node: place.per_node,
         stack,
         convention,
+        peak_of_format: record.text("tflops_convention").contains("fp8"),
         measure,
         last_rank: how.contains("last rank"),
         timed: kind != "memory" && !measured.oom,

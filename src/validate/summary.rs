@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use serde_json::json;
 use statrs::statistics::{Data, OrderStatistics};
 
+use meshwright_hardware::units::Precision;
+
 use super::{Prediction, Run, Skip};
 
 /// Median and 90th percentile of absolute errors in per cent.
@@ -43,9 +45,10 @@ pub fn measured_tokens_per_s(run: &Run, prediction: &Prediction) -> Option<f64> 
     found.or_else(|| m.mfu.map(|mfu| mfu * peak(run) / prediction.flops_per_token)).filter(|rate| *rate > 0.0)
 }
 
-/// The peak that a model FLOPs utilisation refers to: of 16 bits.
+/// The peak that a model FLOPs utilisation refers to: of 16 bits, or of the run's format where its source says so.
 pub fn peak(run: &Run) -> f64 {
-    run.device.peak_in(meshwright_hardware::units::Precision::Bf16).map_or(f64::NAN, |peak| peak.0)
+    let precision = if run.peak_of_format { run.layouts[0].precision } else { Precision::Bf16 };
+    run.device.peak_in(precision).map_or(0.0, |peak| peak.0)
 }
 
 /// Signed error of throughput in per cent, where the row's time is meant to be compared.

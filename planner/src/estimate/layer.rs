@@ -292,7 +292,7 @@ impl Kernels<'_> {
         let own = tokens * etp / tp;
         let routed = own * e.top_k as f64;
         let (each, local) = (routed * ep / e.count as f64, e.count as f64 / ep);
-        let rate = site.knobs.experts * self.rate() / site.knobs.matmul.max(1e-9).min(1.0);
+        let rate = site.knobs.experts * self.rate() / site.knobs.matmul;
         for linear in shape.ffn_linears(e.ffn as f64) {
             let (inputs, outputs) = linear.on_rank(etp);
             work.linears += self.matmul(true, rate, local, each, outputs, inputs);
