@@ -22,6 +22,7 @@ fn job(dress: Dress) -> Job {
         ffn: 64,
         vocab: 64,
         tied: dress == Dress::Gpt2,
+        family: None,
         rope_theta: 1e4,
     };
     let optimizer = Optimizer { lr: 3e-3, min_lr: 3e-4, warmup_steps: 3, ..Optimizer::default() };

@@ -56,6 +56,7 @@ fn trainer(dress: Dress, mesh: Mesh, golden: &Golden) -> Trainer {
         ffn: if llama { 64 } else { 128 },
         vocab: 64,
         tied: !llama,
+        family: None,
         rope_theta: 1e4,
     };
     let optimizer = Optimizer::default();
