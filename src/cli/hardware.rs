@@ -14,11 +14,11 @@ use crate::runs::write_whole;
 /// Subcommands of `hardware`.
 #[derive(Subcommand)]
 pub enum Hardware {
-    /// All accelerators and systems that ship with Meshwright, and this machine
+    /// All accelerators, systems and software stacks that ship with Meshwright, and this machine
     List,
     /// One profile, with the source of every figure
     Show {
-        /// A device's or a system's name
+        /// A device's, a system's or a stack's name
         name: String,
     },
     /// Measure this machine's ops and messages, and write its profile
@@ -77,6 +77,10 @@ fn list() -> Result<(), Failure> {
     for system in &catalog.systems {
         println!("{:<18} {:<44} {} × {}", system.name, system.title, system.count, system.device);
     }
+    println!("\n{:<26} software stack, as published runs are estimated", "stack");
+    for stack in &catalog.stacks {
+        println!("{:<26} {}", stack.name, stack.title);
+    }
     let info = device_info();
     println!("\nthis machine: {}, {} core(s), {}: device `cpu`, usable", info.model, info.cores, info.instruction_set);
     Ok(())
@@ -84,9 +88,12 @@ fn list() -> Result<(), Failure> {
 
 fn show(name: &str) -> Result<(), Failure> {
     let catalog = catalog();
-    let text = match catalog.systems.iter().find(|system| system.name == name) {
-        Some(system) => toml::to_string(system),
-        None => toml::to_string(catalog.device(name)?),
+    let system = catalog.systems.iter().find(|system| system.name == name);
+    let stack = catalog.stacks.iter().find(|stack| stack.name == name);
+    let text = match (system, stack) {
+        (Some(system), _) => toml::to_string(system),
+        (None, Some(stack)) => toml::to_string(stack),
+        (None, None) => toml::to_string(catalog.device(name)?),
     };
     print!("{}", text.expect("a profile is tables of strings and numbers"));
     Ok(())

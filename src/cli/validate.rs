@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use meshwright_hardware::profile::{Knobs, Stack};
+use meshwright_hardware::profile::{Knobs, Stack, catalog};
 
 use crate::failure::Failure;
 use crate::runs::write_whole;
@@ -197,19 +197,27 @@ fn write_profiles(folder: &Path, fitted: &fit::Fitted, runs: &[Run], from: &Path
         let mut knobs = knobs.clone();
         (0..Knobs::ALL.len()).for_each(|index| *knobs.at(index) = round(*knobs.at(index)));
         let sources = sources.into_iter().collect::<Vec<_>>().join(", ");
-        let source = format!("meshwright validate {name} --fit: {} runs of {sources}", rows.len());
+        let source = match rows.len() {
+            few if few < fit::FEW => {
+                format!("as its family, {}: {few} runs of {sources} are too few", rows[0].stack.family)
+            }
+            count => format!("meshwright validate {name} --fit: {count} runs of {sources}"),
+        };
         let profile = Stack { source, knobs, ..rows[0].stack.clone() };
         let text = toml::to_string(&profile).expect("a stack is tables of strings and numbers");
         write_whole(&folder.join("stacks").join(format!("{stack}.toml")), &text)?;
     }
     for (device, power) in &fitted.power {
+        let count = runs.iter().filter(|run| run.device.name == *device).count();
+        let Some(gemm) = &catalog().device(device)?.gemm else { continue };
+        let sustained = round(gemm.sustained.value * power);
+        let line = format!(
+            "sustained = {{ value = {sustained:?}, source = \"meshwright validate {name} --fit: {count} runs\" }}"
+        );
         let path = folder.join("devices").join(format!("{device}.toml"));
         let text = std::fs::read_to_string(&path).map_err(Failure::io(&path))?;
-        let line = |line: &str| match line.strip_prefix("sustained = ").and_then(|now| now.parse::<f64>().ok()) {
-            Some(now) => format!("sustained = {:?}\n", round(now * power)),
-            None => format!("{line}\n"),
-        };
-        write_whole(&path, &text.lines().map(line).collect::<String>())?;
+        let lines = text.lines().map(|old| if old.starts_with("sustained = ") { line.as_str() } else { old });
+        write_whole(&path, &lines.map(|line| format!("{line}\n")).collect::<String>())?;
     }
     Ok(())
 }

@@ -36,7 +36,7 @@ const LOOSE: f64 = 0.1;
 const MOST: f64 = 30.0;
 
 /// A stack with fewer rows has its family's knobs: a fit would only repeat the rows.
-const FEW: usize = 4;
+pub const FEW: usize = 4;
 
 /// Weight of memory beside time.
 const MEMORY: f64 = 0.7;
@@ -265,4 +265,63 @@ pub fn held_out(runs: &[Run], source: &str, fitted: &Fitted) -> Fitted {
     }
     found.stacks = stacks;
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::validate::row;
+    use crate::validate::summary::{Stats, throughput_error};
+
+    /// LLaMA 2 70B on A100 in several layouts, as if measured with these knobs.
+    fn runs(truth: &Knobs) -> Vec<Run> {
+        let plans = [(1, 8, 1), (2, 4, 1), (4, 2, 1), (8, 1, 1), (8, 2, 1), (4, 4, 2), (2, 8, 2), (8, 4, 4), (4, 8, 1)];
+        let row = |(index, (tp, pp, micro)): (usize, &(usize, usize, usize))| {
+            let devices = 64 << (index % 3);
+            let text = format!(
+                "group=source-{};arch=dense-decoder;layers=80;hidden=8192;ffn_hidden=28672;heads=64;kv_heads=8;vocab=32000;\
+                gated_mlp=1;seq_len=4096;accelerator=A100-SXM4-80GB;n_devices={devices};framework=Megatron-Core;year=2024;\
+                recompute_class=none;recompute=none;precision_class=bf16;global_batch=512;tp={tp};pp={pp};micro_batch={micro}",
+                index % 2
+            );
+            let pairs = text.split(';').filter_map(|pair| pair.trim().split_once('='));
+            let columns: HashMap<String, String> = pairs.map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+            let mut run = row::read(&columns).unwrap();
+            run.measured.tokens_per_s = Some(predict(&run, truth, 1.0).tokens_per_s);
+            run
+        };
+        plans.iter().enumerate().map(row).collect()
+    }
+
+    fn median(runs: &[Run], knobs: impl Fn(&Run) -> Knobs) -> f64 {
+        let error = |run: &Run| throughput_error(run, &predict(run, &knobs(run), 1.0));
+        Stats::of(&runs.iter().filter_map(error).collect::<Vec<_>>()).median
+    }
+
+    #[test]
+    fn knobs_that_made_the_runs_are_found_or_ones_as_good() {
+        let truth = Knobs { matmul: 0.7, tp: 1.8, stream: 2.4, pp: 1.5, ..Knobs::default() };
+        let runs = runs(&truth);
+        assert!(median(&runs, |_| Knobs::default()) > 10.0);
+        let fitted = fit(&runs, 20);
+        let found = |run: &Run| fitted.stacks[&run.stack.name].clone();
+        let left = runs
+            .iter()
+            .map(|run| throughput_error(run, &predict(run, &found(run), fitted.power(run))).expect("it is measured"));
+        assert!(Stats::of(&left.collect::<Vec<_>>()).median < 2.0);
+    }
+
+    #[test]
+    fn a_source_that_is_held_out_is_not_read() {
+        let truth = Knobs { matmul: 0.7, ..Knobs::default() };
+        let mut runs = runs(&truth);
+        let full = fit(&runs, 4);
+        let before = held_out(&runs, "source-0", &full).stacks;
+        for run in runs.iter_mut().filter(|run| run.group == "source-0") {
+            run.measured.tokens_per_s = Some(1.0);
+        }
+        assert_eq!(held_out(&runs, "source-0", &full).stacks, before);
+    }
 }

@@ -21,7 +21,7 @@ pub fn time(gemm: &Gemm, peak: FlopRate, precision: Precision, batch: f64, m: f6
     let waves = tiles / gemm.units as f64;
     let quantised = 1.0 + LAST_WAVE * (waves.ceil() / waves - 1.0);
     let flops = 2.0 * tiles * rows * cols * (k + gemm.depth) * quantised;
-    Seconds(flops / (peak.0 * share(gemm, precision) * gemm.sustained))
+    Seconds(flops / (peak.0 * share(gemm, precision) * gemm.sustained.value))
 }
 
 /// The share of peak in a format; of the nearest wider one that was measured.

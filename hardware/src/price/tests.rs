@@ -40,7 +40,7 @@ fn a_matmul_pays_for_whole_tiles_and_half_of_an_idle_wave() {
     let peak = crate::units::FlopRate(312e12);
     let time = |batch, m| super::gemm::time(&gemm, peak, Bf16, batch, m, 12.0 * 128.0, 8192.0).0;
     let wave = time(1.0, 9.0 * 128.0); // 108 tiles on 108 SMs
-    close(Seconds(wave), 2.0 * 108.0 * 128.0 * 128.0 * 8292.0 / (312e12 * 0.85 * gemm.sustained));
+    close(Seconds(wave), 2.0 * 108.0 * 128.0 * 128.0 * 8292.0 / (312e12 * 0.85 * gemm.sustained.value));
     close(Seconds(time(1.0, 9.0 * 128.0 - 100.0)), wave);
     close(Seconds(time(1.0, 18.0 * 128.0)), 2.0 * wave);
     close(

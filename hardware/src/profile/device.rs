@@ -89,7 +89,7 @@ pub struct Gemm {
     /// Share of a format's peak that long matmuls of whole waves reach.
     pub share: BTreeMap<Precision, f64>,
     /// Of that rate, what a long run at the power limit keeps: a benchmark of one kernel ends before clocks fall.
-    pub sustained: f64,
+    pub sustained: Figure<f64>,
     /// Where these are from.
     pub source: String,
 }
