@@ -70,7 +70,7 @@ fn models() -> Result<(), Failure> {
         let model = meshwright_planner::models::load(name)?;
         let billions = model.parameters(2048) as f64 / 1e9;
         let (layers, hidden, heads) = (model.layers, model.hidden, model.heads);
-        println!("{name:<12} {billions:>8.3} B parameters   {layers:>3} layers × {hidden:>5}, {heads:>3} heads");
+        println!("{name:<16} {billions:>8.3} B parameters   {layers:>3} layers × {hidden:>5}, {heads:>3} heads");
     }
     Ok(())
 }

@@ -83,7 +83,9 @@ fn held_out(runs: &[Run]) -> Vec<Prediction> {
 fn read(path: &Path) -> Result<(Vec<Line>, Vec<Run>), Failure> {
     let what = path.display().to_string();
     let fault = |error: csv::Error| Failure::input(format!("{what}: {error}; a table of runs is CSV with a header"));
-    let mut reader = csv::ReaderBuilder::new().flexible(true).from_path(path).map_err(fault)?;
+    let text = std::fs::read_to_string(path).map_err(|error| Failure::input(format!("{what}: {error}")))?;
+    let text = text.trim_start_matches('\u{feff}'); // spreadsheets write it
+    let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(text.as_bytes());
     let header = reader.headers().map_err(fault)?.clone();
     for column in ["id", "accelerator", "n_devices", "layers", "hidden", "seq_len"] {
         if !header.iter().any(|name| name == column) {
@@ -139,13 +141,14 @@ fn write_csv(path: &Path, lines: &[Line], runs: &[Run], predictions: &[Predictio
             "optimizer_s",
             "micro_batch",
             "recompute",
+            "assumed",
         ])
         .map_err(unwritten)?;
     for line in lines {
         let record = match line.result {
             Err(Skip(reason)) => {
                 let mut record = vec![line.id.clone(), "skipped".to_owned(), reason.to_owned()];
-                record.resize(23, String::new());
+                record.resize(24, String::new());
                 record
             }
             Ok(index) => csv_record(&runs[index], &predictions[index]),
@@ -184,6 +187,7 @@ fn csv_record(run: &Run, p: &Prediction) -> Vec<String> {
         number(p.estimate.optimizer),
         p.layout.micro.to_string(),
         format!("{:?}", p.layout.recompute).to_lowercase(),
+        run.assumed.join(" "),
     ]
 }
 

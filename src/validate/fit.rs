@@ -38,6 +38,9 @@ const MOST: f64 = 30.0;
 /// A stack with fewer rows has its family's knobs: a fit would only repeat the rows.
 pub const FEW: usize = 4;
 
+/// Leaps away from the best knobs of a stack.
+const HOPS: usize = 2;
+
 /// Weight of memory beside time.
 const MEMORY: f64 = 0.7;
 
@@ -121,6 +124,52 @@ fn search(rows: &[Row], start: &Knobs, prior: &Knobs, pull: f64, sweeps: usize) 
     best
 }
 
+/// The best of searches from several starts and from leaps away from the best so far (basin hopping: Wales & Doye 1997), for
+/// there are several valleys: slow links that something hides, or fast ones that nothing does.
+fn hop(rows: &[Row], starts: &[&Knobs], prior: &Knobs, sweeps: usize) -> Knobs {
+    let exposed = Knobs { scale_out: 0.2, dp: 1.0, ..starts[0].clone() };
+    let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
+    let mut best: Option<(Knobs, f64)> = None;
+    let keep = |knobs: Knobs, best: &mut Option<(Knobs, f64)>| {
+        let loss = total(rows, &knobs, prior, PULL);
+        if best.as_ref().is_none_or(|(_, least)| loss < *least) {
+            *best = Some((knobs, loss));
+        }
+    };
+    for start in starts.iter().copied().chain([&exposed]) {
+        keep(search(rows, start, prior, PULL, sweeps), &mut best);
+    }
+    for _ in 0..HOPS {
+        let (from, _) = best.clone().expect("there is a start");
+        keep(search(rows, &dice.thrown(&from), prior, PULL, sweeps / 2), &mut best);
+    }
+    best.expect("there is a start").0
+}
+
+/// Chance that is the same every time (xorshift; Marsaglia 2003).
+struct Dice(u64);
+
+impl Dice {
+    fn next(&mut self) -> f64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    /// Knobs of which a few are up to three times as large or as small.
+    fn thrown(&mut self, from: &Knobs) -> Knobs {
+        let mut to = from.clone();
+        for (index, &(_, low, high)) in Knobs::ALL.iter().enumerate() {
+            if self.next() < 0.25 {
+                let knob = to.at(index);
+                *knob = (*knob * 3_f64.powf(2.0 * self.next() - 1.0)).clamp(low, high);
+            }
+        }
+        to
+    }
+}
+
 /// Knobs with one of them a step up and a step down.
 fn neighbours(knobs: &Knobs, index: usize, step: f64) -> [Knobs; 2] {
     let (_, low, high) = Knobs::ALL[index];
@@ -197,12 +246,8 @@ pub fn fit(runs: &[Run], sweeps: usize) -> Fitted {
                 return ((*name).to_owned(), family.clone());
             }
             let rows = fitted.rows(rows.iter().copied());
-            // Two starts: coordinate search may stop short of a better valley.
-            let found = [start, &Knobs::default()].map(|start| search(&rows, start, family, PULL, sweeps));
-            let least = found
-                .into_iter()
-                .min_by(|a, b| total(&rows, a, family, PULL).total_cmp(&total(&rows, b, family, PULL)));
-            ((*name).to_owned(), least.expect("two were searched"))
+            let found = hop(&rows, &[start, &Knobs::default()], family, sweeps);
+            ((*name).to_owned(), found)
         });
         fitted.stacks = stacks.into_iter().collect();
         if round < 2 {
@@ -259,7 +304,7 @@ pub fn held_out(runs: &[Run], source: &str, fitted: &Fitted) -> Fitted {
         let same: Vec<&Run> = others.iter().filter(|r| r.stack.name == name).copied().collect();
         let knobs = match same.is_empty() {
             true => family,
-            false => search(&found.rows(same.into_iter()), &family, &family, PULL, 12),
+            false => hop(&found.rows(same.into_iter()), &[&family], &family, 12),
         };
         stacks.insert(name.to_owned(), knobs);
     }

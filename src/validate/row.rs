@@ -59,6 +59,8 @@ pub struct Run {
     pub shape: Shape,
     /// Its plan; several where the row leaves something open.
     pub layouts: Vec<Layout>,
+    /// Columns that it leaves open and that were filled in.
+    pub assumed: Vec<&'static str>,
     /// Tokens of a sequence that count.
     pub tokens_per_sequence: f64,
     /// Devices.
@@ -152,6 +154,7 @@ pub fn read(columns: &HashMap<String, String>) -> Result<Run, Skip> {
         family: family(record.text("arch")),
         shape,
         layouts,
+        assumed: OPEN.iter().filter(|column| record.text(column).is_empty()).copied().collect(),
         tokens_per_sequence,
         devices,
         device: place.device,
@@ -166,6 +169,21 @@ pub fn read(columns: &HashMap<String, String>) -> Result<Run, Skip> {
         measured,
     })
 }
+
+/// Columns of plan and model without which a row can be predicted.
+const OPEN: [&str; 11] = [
+    "heads",
+    "vocab",
+    "tp",
+    "pp",
+    "vpp",
+    "dp",
+    "zero_class",
+    "micro_batch",
+    "global_batch",
+    "precision_class",
+    "recompute_class",
+];
 
 /// Fills in heads that a row leaves out from a row of the same source about a model of the same width.
 pub fn complete(rows: &mut [HashMap<String, String>]) {

@@ -101,7 +101,7 @@ knobs! {
     /// Share of pipeline messages that are not hidden.
     pp = 0.5 in 0.0..6.0;
     /// Share of scale-out bandwidth that collectives reach beyond the system's own.
-    scale_out = 0.8 in 0.05..1.6;
+    scale_out = 0.8 in 0.03..1.6;
     /// Bytes the optimizer moves, relative to one pass over its state.
     optimizer = 1.5 in 0.3..6.0;
     /// Milliseconds a step of its own: data, clipping, logging.

@@ -143,10 +143,7 @@ impl Site<'_> {
 
     /// Seconds of a message to the rank `stride` further.
     pub fn message(&self, bytes: f64, stride: usize) -> f64 {
-        self.topology.link(0, stride).map_or(f64::INFINITY, |path| {
-            let share = if stride >= self.per_node { self.knobs.scale_out } else { 1.0 };
-            path.latency.0 + bytes / (path.bandwidth.0 * share)
-        })
+        self.topology.link(0, stride).map_or(f64::INFINITY, |path| path.latency.0 + bytes / path.bandwidth.0)
     }
 
     /// Seconds of moving bytes through the device's memory.
