@@ -87,6 +87,12 @@ impl PlanError {
         }
     }
 
+    /// The text of a file.
+    pub(crate) fn text_of(file: &str) -> Result<String, PlanError> {
+        std::fs::read_to_string(file)
+            .map_err(|error| PlanError::Read { file: file.to_owned(), problem: error.to_string() })
+    }
+
     /// Of TOML's complaint about `text`.
     pub(crate) fn of_toml(file: &str, text: &str, error: &toml::de::Error) -> Self {
         let start = error.span().map_or(0, |span| span.start.min(text.len()));

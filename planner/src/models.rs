@@ -45,12 +45,10 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 /// The model of an embedded name or of a file.
 pub fn load(name: &str) -> Result<Model, PlanError> {
     if name.ends_with(".toml") {
-        let unread = |error: std::io::Error| PlanError::Read { file: name.to_owned(), problem: error.to_string() };
-        return parse(name, &std::fs::read_to_string(name).map_err(unread)?);
+        return parse(name, &PlanError::text_of(name)?);
     }
     if name.ends_with(".json") {
-        let unread = |error: std::io::Error| PlanError::Read { file: name.to_owned(), problem: error.to_string() };
-        return config::parse(name, &std::fs::read_to_string(name).map_err(unread)?);
+        return config::parse(name, &PlanError::text_of(name)?);
     }
     match FILES.iter().find(|(known, _)| *known == name) {
         Some((_, text)) => parse(&format!("{name}.toml"), text),

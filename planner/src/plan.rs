@@ -110,8 +110,7 @@ impl Plan {
 
     /// Reads a plan file by its path.
     pub fn read(path: &str) -> Result<Plan, PlanError> {
-        let unread = |error: std::io::Error| PlanError::Read { file: path.to_owned(), problem: error.to_string() };
-        Plan::from_toml(path, &std::fs::read_to_string(path).map_err(unread)?)
+        Plan::from_toml(path, &PlanError::text_of(path)?)
     }
 
     /// The plan as a file that [`Plan::from_toml`] reads back.

@@ -42,22 +42,26 @@ pub fn predict(run: &Run, knobs: &Knobs, power: f64) -> Prediction {
     let stack = run.stack;
     let site = Site { device: &run.device, stack, knobs, topology: &run.topology, per_node: run.per_node, power };
     let usable = run.device.memory.value.0 as f64 - CONTEXT_GB * 1e9;
-    let fits = |layout: &Layout| needed(run, layout, &site, true) * (1.0 + knobs.fragments) <= usable;
-    // What a row leaves open is chosen as its authors would: the fastest that fits, else the smallest.
+    let fits = |found: &Estimate| found.memory.total() * (1.0 + knobs.fragments) <= usable;
+    // What a row leaves open is chosen as its authors would: the fastest that fits, else the last. Of two as fast, the first.
     let mut best: Option<(Estimate, &Layout)> = None;
     for layout in &run.layouts {
-        if run.layouts.len() > 1 && !fits(layout) {
-            continue;
-        }
         let found = estimate(&run.shape, layout, &site);
-        if best.as_ref().is_none_or(|(so_far, _)| found.step_time * 1.0001 < so_far.step_time) {
+        let better = match &best {
+            Some((so_far, _)) if fits(so_far) => fits(&found) && found.step_time * 1.0001 < so_far.step_time,
+            _ => true,
+        };
+        if better {
             best = Some((found, layout));
         }
     }
-    let last = run.layouts.last().expect("a run has a layout");
-    let (estimate, layout) = best.unwrap_or_else(|| (estimate(&run.shape, last, &site), last));
+    let (estimate, layout) = best.expect("a run has a layout");
     let tokens = layout.global as f64 * run.tokens_per_sequence;
-    let allocated = needed(run, layout, &site, !run.last_rank);
+    let measured = match run.last_rank {
+        true => memory::peak(&run.shape, layout, &site, false),
+        false => estimate.memory,
+    };
+    let allocated = measured.total();
     let memory_gb = match run.measure {
         row::Measure::Allocated => allocated,
         row::Measure::Reserved => allocated * (1.0 + knobs.fragments),
@@ -67,12 +71,8 @@ pub fn predict(run: &Run, knobs: &Knobs, power: f64) -> Prediction {
         tokens_per_s: tokens / estimate.step_time / run.devices as f64,
         flops_per_token: convention::flops_per_token(run, layout),
         memory_gb,
-        fits: fits(layout),
+        fits: fits(&estimate),
         layout: layout.clone(),
         estimate,
     }
-}
-
-fn needed(run: &Run, layout: &Layout, site: &Site, of_all: bool) -> f64 {
-    memory::peak(&run.shape, layout, site, of_all).total()
 }

@@ -7,15 +7,27 @@
 //!
 //! Invariant: no faster than the share of peak, and that only for whole tiles of endless depth.
 
-use crate::profile::Gemm;
+use crate::profile::{Device, Gemm};
 use crate::units::{FlopRate, Precision, Seconds};
 
 /// What the last wave costs of a whole one when it is not full: measured waves overlap with the next (stream-K, split-K),
 /// so the true cost lies between none and all; half fits the sweeps of aiconfigurator (095f58a) on A100 to GB300.
 const LAST_WAVE: f64 = 0.5;
 
-/// `batch` matmuls of `m × n × k` each, run as one grouped kernel.
-pub fn time(gemm: &Gemm, peak: FlopRate, precision: Precision, batch: f64, m: f64, n: f64, k: f64) -> Seconds {
+/// `batch` matmuls of `m × n × k` each, run as one grouped kernel: by the device's tiles, or where its profile has none, by
+/// its share of peak over FLOPs.
+pub fn on(device: &Device, peak: FlopRate, precision: Precision, batch: f64, m: f64, n: f64, k: f64) -> Seconds {
+    match &device.gemm {
+        Some(gemm) => time(gemm, peak, precision, batch, m, n, k),
+        None => {
+            let flops = 2.0 * batch * m * n * k;
+            Seconds(flops / (peak.0 * device.efficiency.matmul.share(flops)))
+        }
+    }
+}
+
+/// The same by tiles.
+pub(super) fn time(gemm: &Gemm, peak: FlopRate, precision: Precision, batch: f64, m: f64, n: f64, k: f64) -> Seconds {
     let [rows, cols] = gemm.tile.map(|side| side as f64);
     let tiles = batch * (m / rows).ceil() * (n / cols).ceil();
     let waves = tiles / gemm.units as f64;

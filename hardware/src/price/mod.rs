@@ -21,7 +21,7 @@ use crate::simulate::{Durations, LaneDurations, SimulateError};
 use crate::topology::{Topology, TopologyError};
 use crate::units::{Bytes, Precision, Seconds};
 
-pub use op::{dims, op_time};
+pub use op::{dims, op_time, stream};
 
 /// Why something has no price.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]

@@ -2,7 +2,7 @@
 //!
 //! In: a device, an op, a format. Out: seconds, by measured curve or roofline.
 
-use super::PriceError;
+use super::{PriceError, gemm};
 use crate::op::Op;
 use crate::profile::Device;
 use crate::program::ELEM_BYTES;
@@ -37,22 +37,23 @@ pub fn op_time(device: &Device, op: &Op, precision: Precision) -> Result<Seconds
         return Ok(curve.time(&dims(op), op.work()));
     }
     let bytes = (op.bytes() * element_bytes(op, precision) / ELEM_BYTES) as f64;
-    let moved = bytes / (device.memory_bandwidth.value.0 * device.efficiency.memory.share(bytes));
+    let moved = stream(device, bytes).0;
     let computed = if op.is_matrix() {
         let no_peak = || PriceError::NoPeak { device: device.name.clone(), precision };
         let peak = device.peak_in(precision).ok_or_else(no_peak)?;
-        let attention = matches!(op, Op::Attention(_) | Op::AttentionGrad(_));
-        let curve = if attention { &device.efficiency.attention } else { &device.efficiency.matmul };
-        match (&device.gemm, *op) {
-            (Some(gemm), Op::Matmul { m, n, k, .. }) => {
-                super::gemm::time(gemm, peak, precision, 1.0, m as f64, n as f64, k as f64).0
-            }
-            _ => op.flops() / (peak.0 * curve.share(op.flops())),
+        match *op {
+            Op::Matmul { m, n, k, .. } => gemm::on(device, peak, precision, 1.0, m as f64, n as f64, k as f64).0,
+            _ => op.flops() / (peak.0 * device.efficiency.attention.share(op.flops())),
         }
     } else {
         0.0
     };
     Ok(Seconds(moved.max(computed)) + device.launch.value)
+}
+
+/// The time of moving bytes through a device's memory.
+pub fn stream(device: &Device, bytes: f64) -> Seconds {
+    Seconds(bytes / (device.memory_bandwidth.value.0 * device.efficiency.memory.share(bytes)))
 }
 
 /// Bytes an element that an op moves: optimizer state and sums of gradients stay in fp32.

@@ -8,7 +8,7 @@
 use meshwright_hardware::price::gemm;
 use meshwright_hardware::profile::{AttentionKernel, DeviceKind};
 use meshwright_hardware::program::Collective;
-use meshwright_hardware::units::Precision;
+use meshwright_hardware::units::{FlopRate, Precision};
 
 use super::{Layout, Recompute, Site};
 use crate::shape::{Linear, Shape};
@@ -62,16 +62,10 @@ impl Pass {
 pub struct Costs {
     /// Tokens a rank has of a microbatch, before TP.
     pub tokens: f64,
-    /// A dense layer.
-    pub dense: Pass,
-    /// A layer with experts.
-    pub expert: Pass,
+    /// A layer: the mean of dense ones and of those with experts.
+    pub layer: Pass,
     /// Logits and loss.
     pub head: Pass,
-    /// A layer's recomputation.
-    pub recomputed: f64,
-    /// A layer's exposed traffic.
-    pub traffic: f64,
 }
 
 /// Prices of one rank's kernels.
@@ -108,29 +102,25 @@ pub fn costs(shape: &Shape, layout: &Layout, site: &Site) -> Costs {
     let tokens = (layout.micro * layout.seq) as f64 / layout.cp as f64;
     let attention = kernels.attention(shape, tokens);
     let mut dense = kernels.feed_forward(shape, tokens, shape.ffn as f64);
-    dense.add(&attention);
+    dense.add(&attention, 1.0);
     if let Some((layers, seq)) = shape.decoder {
         // A decoder's layer has its own attention, one to the encoder, and fewer tokens; priced as the mean layer.
-        let decoder_tokens = (layout.micro * seq) as f64;
-        let mut decoder = kernels.feed_forward(shape, decoder_tokens, shape.ffn as f64);
-        decoder.add(&kernels.attention(shape, decoder_tokens));
-        decoder.add(&kernels.attention(shape, decoder_tokens));
-        let all = (shape.layers + layers) as f64;
-        dense.scale(shape.layers as f64 / all);
-        decoder.scale(layers as f64 / all);
-        dense.add(&decoder);
+        let tokens = (layout.micro * seq) as f64;
+        let mut decoder = kernels.feed_forward(shape, tokens, shape.ffn as f64);
+        decoder.add(&kernels.attention(shape, tokens), 2.0);
+        let share = layers as f64 / shape.all_layers() as f64;
+        let encoder = std::mem::take(&mut dense);
+        dense.add(&encoder, 1.0 - share);
+        dense.add(&decoder, share);
     }
-    let mut costs = Costs { tokens, dense: kernels.pass(shape, &dense), ..Costs::default() };
+    let mut layer = kernels.pass(shape, &dense);
     if shape.experts.is_some() {
         let mut expert = kernels.experts(shape, tokens);
-        expert.add(&attention);
-        costs.expert = kernels.pass(shape, &expert);
+        expert.add(&attention, 1.0);
+        layer = layer.mix(&kernels.pass(shape, &expert), shape.expert_share());
     }
-    let share = shape.expert_share();
-    let mean = costs.dense.mix(&costs.expert, share);
-    (costs.recomputed, costs.traffic) = (mean.recomputed, mean.traffic);
-    costs.head = kernels.head(shape, shape.decoder.map_or(tokens, |(_, seq)| (layout.micro * seq) as f64));
-    costs
+    let head = kernels.head(shape, shape.decoder.map_or(tokens, |(_, seq)| (layout.micro * seq) as f64));
+    Costs { tokens, layer, head }
 }
 
 /// The 16-bit format that attention and the head keep where linear layers are narrower.
@@ -142,34 +132,19 @@ fn half(precision: Precision) -> Precision {
 }
 
 impl Work {
-    fn add(&mut self, other: &Work) {
-        self.linears += other.linears;
-        self.linears_weight += other.linears_weight;
-        self.linears_input += other.linears_input;
-        self.core += other.core;
-        self.core_backward += other.core_backward;
-        self.streamed += other.streamed;
-        self.kernels += other.kernels;
-        self.host += other.host;
-        self.traffic += other.traffic;
-        self.traffic_backward += other.traffic_backward;
-        self.parameters += other.parameters;
-    }
-
-    fn scale(&mut self, by: f64) {
-        let mut scaled = Work::default();
-        std::mem::swap(&mut scaled, self);
-        self.linears = scaled.linears * by;
-        self.linears_weight = scaled.linears_weight * by;
-        self.linears_input = scaled.linears_input * by;
-        self.core = scaled.core * by;
-        self.core_backward = scaled.core_backward * by;
-        self.streamed = scaled.streamed * by;
-        self.kernels = scaled.kernels * by;
-        self.host = scaled.host * by;
-        self.traffic = scaled.traffic * by;
-        self.traffic_backward = scaled.traffic_backward * by;
-        self.parameters = scaled.parameters * by;
+    /// Adds `times` another's.
+    fn add(&mut self, other: &Work, times: f64) {
+        self.linears += times * other.linears;
+        self.linears_weight += times * other.linears_weight;
+        self.linears_input += times * other.linears_input;
+        self.core += times * other.core;
+        self.core_backward += times * other.core_backward;
+        self.streamed += times * other.streamed;
+        self.kernels += times * other.kernels;
+        self.host += times * other.host;
+        self.traffic += times * other.traffic;
+        self.traffic_backward += times * other.traffic_backward;
+        self.parameters += times * other.parameters;
     }
 }
 
@@ -178,13 +153,7 @@ impl Kernels<'_> {
     fn matmul(&self, narrow: bool, rate: f64, batch: f64, m: f64, n: f64, k: f64) -> f64 {
         let precision = if narrow { self.layout.precision } else { half(self.layout.precision) };
         let peak = self.peak[usize::from(!narrow)];
-        let units = match &self.site.device.gemm {
-            Some(gemm) => gemm::time(gemm, meshwright_hardware::units::FlopRate(peak), precision, batch, m, n, k).0,
-            None => {
-                let flops = 2.0 * batch * m * n * k;
-                flops / (peak * self.site.device.efficiency.matmul.share(flops))
-            }
-        };
+        let units = gemm::on(self.site.device, FlopRate(peak), precision, batch, m, n, k).0;
         let bytes = batch * (m * k + k * n + m * n) * WIDTH;
         (units / (rate * self.site.power)).max(self.site.stream(bytes))
     }
@@ -197,12 +166,15 @@ impl Kernels<'_> {
 
     /// A linear layer's three matmuls on this rank.
     fn linear(&self, work: &mut Work, linear: &Linear, tp: f64, tokens: f64) {
-        let (inputs, outputs) = linear.on_rank(tp);
-        let rate = self.rate();
-        work.linears += self.matmul(true, rate, 1.0, tokens, outputs, inputs);
-        work.linears_input += self.matmul(true, rate, 1.0, tokens, inputs, outputs);
-        work.linears_weight += self.matmul(true, rate, 1.0, outputs, inputs, tokens);
-        work.parameters += inputs * outputs;
+        self.grouped(work, linear.on_rank(tp), self.rate(), 1.0, tokens);
+    }
+
+    /// The three matmuls of `batch` equal linear layers of these inputs and outputs, each of `tokens`.
+    fn grouped(&self, work: &mut Work, (inputs, outputs): (f64, f64), rate: f64, batch: f64, tokens: f64) {
+        work.linears += self.matmul(true, rate, batch, tokens, outputs, inputs);
+        work.linears_input += self.matmul(true, rate, batch, tokens, inputs, outputs);
+        work.linears_weight += self.matmul(true, rate, batch, outputs, inputs, tokens);
+        work.parameters += batch * inputs * outputs;
     }
 
     /// Attention with its linear layers, norm and residual.
@@ -294,11 +266,7 @@ impl Kernels<'_> {
         let (each, local) = (routed * ep / e.count as f64, e.count as f64 / ep);
         let rate = site.knobs.experts * self.rate() / site.knobs.matmul;
         for linear in shape.ffn_linears(e.ffn as f64) {
-            let (inputs, outputs) = linear.on_rank(etp);
-            work.linears += self.matmul(true, rate, local, each, outputs, inputs);
-            work.linears_input += self.matmul(true, rate, local, each, inputs, outputs);
-            work.linears_weight += self.matmul(true, rate, local, outputs, inputs, each);
-            work.parameters += local * inputs * outputs;
+            self.grouped(&mut work, linear.on_rank(etp), rate, local, each);
         }
         if e.shared_ffn > 0 {
             for linear in shape.ffn_linears(e.shared_ffn as f64) {

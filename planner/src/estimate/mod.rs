@@ -11,7 +11,7 @@
 pub mod layer;
 pub mod memory;
 
-use meshwright_hardware::price::collective;
+use meshwright_hardware::price::{self, collective};
 use meshwright_hardware::profile::{Device, Knobs, Stack};
 use meshwright_hardware::program::Collective;
 use meshwright_hardware::topology::Topology;
@@ -148,7 +148,7 @@ impl Site<'_> {
 
     /// Seconds of moving bytes through the device's memory.
     pub fn stream(&self, bytes: f64) -> f64 {
-        bytes / (self.device.memory_bandwidth.value.0 * self.device.efficiency.memory.share(bytes.max(1.0)))
+        price::stream(self.device, bytes.max(1.0)).0
     }
 }
 
@@ -217,8 +217,8 @@ pub fn estimate(shape: &Shape, layout: &Layout, site: &Site) -> Estimate {
     Estimate {
         step_time,
         compute: m * busiest,
-        recompute: m * costs.recomputed * (shape.layers as f64 / layout.pp as f64),
-        layer_traffic: m * costs.traffic * (shape.layers as f64 / layout.pp as f64),
+        recompute: m * costs.layer.recomputed * (shape.layers as f64 / layout.pp as f64),
+        layer_traffic: m * costs.layer.traffic * (shape.layers as f64 / layout.pp as f64),
         dp,
         pipeline: bubble + messages,
         optimizer,
@@ -235,8 +235,7 @@ pub fn layers_of(layers: usize, stages: usize) -> Vec<usize> {
 
 fn stages(shape: &Shape, layout: &Layout, costs: &layer::Costs) -> Vec<Stage> {
     let all = shape.all_layers();
-    let expert_share = shape.expert_share();
-    let mean = costs.dense.mix(&costs.expert, expert_share);
+    let mean = &costs.layer;
     let last = layout.pp - 1;
     let held = layers_of(all, layout.pp);
     let stage = |(index, &layers): (usize, &usize)| {
