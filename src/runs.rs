@@ -1,4 +1,4 @@
-//! A run's folder: everything that a report needs, and what a resumed run goes on from.
+//! A run: how the executor trains its plan, and its folder: everything that a report needs, and what a resumed run goes on from.
 //!
 //! Files: `plan.toml`, `cluster.toml`, `metrics.jsonl`, `measured.json`, `checkpoints/`.
 //!
@@ -7,6 +7,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use meshwright_executor::train::{CheckpointConfig, TrainConfig};
 use meshwright_hardware::profile::{Cluster, Machine};
 use meshwright_hardware::trace::Trace;
 use meshwright_planner::plan::Plan;
@@ -107,6 +108,29 @@ impl RunDir {
             Failure::input(format!("{what}: {error}; the run has not finished: go on with `meshwright run --resume`"))
         })?;
         serde_json::from_str(&text).map_err(|error| Failure::input(format!("{what}: {error}; run it again")))
+    }
+}
+
+/// How the executor trains a plan.
+pub fn train_config(plan: &Plan, threads_per_rank: usize, checkpoints: Option<CheckpointConfig>) -> TrainConfig {
+    let o = &plan.job.optimizer;
+    TrainConfig {
+        steps: plan.job.steps,
+        seed: plan.job.seed,
+        lr_peak: o.lr.into(),
+        lr_min: o.min_lr.into(),
+        warmup_steps: o.warmup_steps,
+        beta1: o.beta1.into(),
+        beta2: o.beta2.into(),
+        eps: o.eps.into(),
+        weight_decay: o.weight_decay.into(),
+        clip: o.clip.into(),
+        microbatch_size: plan.microbatch,
+        num_microbatches: plan.microbatches(),
+        seq: plan.job.seq,
+        global_batch: plan.job.global_batch,
+        threads_per_rank,
+        checkpoints,
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use meshwright_executor::train::{TrainConfig, Trainer};
+use meshwright::runs::train_config;
+use meshwright_executor::train::Trainer;
 use meshwright_hardware::mesh::Mesh;
 use meshwright_hardware::units::Precision;
 use meshwright_planner::job::{Dress, Job, Model, Optimizer};
@@ -43,25 +44,7 @@ fn sample(step: usize, index: usize) -> (Vec<u32>, Vec<u32>) {
 fn losses(plan: &Plan) -> Vec<f64> {
     plan.check().unwrap_or_else(|fault| panic!("{}: {fault:?}", plan.summary()));
     let lowered = lower(plan).unwrap();
-    let o = &plan.job.optimizer;
-    let config = TrainConfig {
-        steps: STEPS,
-        seed: plan.job.seed,
-        lr_peak: o.lr.into(),
-        lr_min: o.min_lr.into(),
-        warmup_steps: o.warmup_steps,
-        beta1: o.beta1.into(),
-        beta2: o.beta2.into(),
-        eps: o.eps.into(),
-        weight_decay: o.weight_decay.into(),
-        clip: o.clip.into(),
-        microbatch_size: plan.microbatch,
-        num_microbatches: plan.microbatches(),
-        seq: plan.job.seq,
-        global_batch: plan.job.global_batch,
-        threads_per_rank: 1,
-        checkpoints: None,
-    };
+    let config = train_config(plan, 1, None);
     let mut trainer = Trainer::new(Arc::new(lowered.program), lowered.params, config, Arc::new(sample)).unwrap();
     (0..STEPS).map(|_| trainer.step().unwrap().loss).collect()
 }

@@ -10,7 +10,7 @@ use clap::Args;
 use meshwright_executor::data::Corpus;
 use meshwright_executor::device::device_info;
 use meshwright_executor::metrics::{MetricsLog, StepMetrics};
-use meshwright_executor::train::{CheckpointConfig, TrainConfig, TrainReport, Trainer, corpus_source};
+use meshwright_executor::train::{CheckpointConfig, TrainReport, Trainer, corpus_source};
 use meshwright_hardware::profile::{Cluster, Machine};
 use meshwright_hardware::units::Precision;
 use meshwright_planner::lower::lower;
@@ -19,7 +19,7 @@ use meshwright_planner::plan::Plan;
 use super::report::of_run;
 use crate::failure::Failure;
 use crate::machine::{Share, cached};
-use crate::runs::{Measured, RunDir};
+use crate::runs::{Measured, RunDir, train_config};
 
 /// Text to fall back on where a machine has none: Meshwright's own.
 pub const OWN_TEXT: &str = concat!(include_str!("../../README.md"), include_str!("../../ARCHITECTURE.md"));
@@ -136,7 +136,8 @@ pub fn train(
     let declared = lowered.program.roles.iter().map(|role| role.bytes()).max().unwrap_or(0);
     let unigram_entropy = corpus.unigram_entropy();
     let source = corpus_source(corpus, plan.job.seed, plan.job.seq);
-    let config = config(dir, plan, share, checkpoint_every);
+    let checkpoints = CheckpointConfig { dir: dir.file("checkpoints"), every: checkpoint_every, keep: 2 };
+    let config = train_config(plan, share.threads, Some(checkpoints));
     let mut trainer = Trainer::new(Arc::new(lowered.program), lowered.params, config, source)?;
     let first = if resume { trainer.resume()? } else { 0 };
     let mut log = MetricsLog::open(&dir.file("metrics.jsonl"), first)?;
@@ -174,28 +175,6 @@ pub fn train(
         trace: report.trace.clone(),
     })?;
     Ok(report)
-}
-
-fn config(dir: &RunDir, plan: &Plan, share: Share, checkpoint_every: usize) -> TrainConfig {
-    let o = &plan.job.optimizer;
-    TrainConfig {
-        steps: plan.job.steps,
-        seed: plan.job.seed,
-        lr_peak: o.lr.into(),
-        lr_min: o.min_lr.into(),
-        warmup_steps: o.warmup_steps,
-        beta1: o.beta1.into(),
-        beta2: o.beta2.into(),
-        eps: o.eps.into(),
-        weight_decay: o.weight_decay.into(),
-        clip: o.clip.into(),
-        microbatch_size: plan.microbatch,
-        num_microbatches: plan.microbatches(),
-        seq: plan.job.seq,
-        global_batch: plan.job.global_batch,
-        threads_per_rank: share.threads,
-        checkpoints: Some(CheckpointConfig { dir: dir.file("checkpoints"), every: checkpoint_every, keep: 2 }),
-    }
 }
 
 /// One line on stderr that says how far training is; without a terminal, a line every tenth of the way.

@@ -113,45 +113,46 @@ fn read(path: &Path) -> Result<(Vec<Line>, Vec<Run>), Failure> {
     Ok((lines, runs))
 }
 
+/// Columns of the output, in the order of [`csv_record`].
+const COLUMNS: [&str; 24] = [
+    "id",
+    "status",
+    "reason",
+    "device",
+    "stack",
+    "predicted_step_time_s",
+    "predicted_tokens_per_s_per_device",
+    "predicted_tflops_per_device",
+    "predicted_mfu",
+    "predicted_peak_mem_gb",
+    "predicted_oom",
+    "measured_tokens_per_s_per_device",
+    "measured_peak_mem_gb",
+    "throughput_error_pct",
+    "memory_error_pct",
+    "compute_s",
+    "recompute_s",
+    "layer_traffic_s",
+    "dp_s",
+    "pipeline_s",
+    "optimizer_s",
+    "micro_batch",
+    "recompute",
+    "assumed",
+];
+
 fn write_csv(path: &Path, lines: &[Line], runs: &[Run], predictions: &[Prediction]) -> Result<(), Failure> {
     let mut writer = csv::Writer::from_writer(Vec::new());
     let unwritten = |error: csv::Error| Failure { message: format!("{}: {error}", path.display()), code: 1 };
-    writer
-        .write_record([
-            "id",
-            "status",
-            "reason",
-            "device",
-            "stack",
-            "predicted_step_time_s",
-            "predicted_tokens_per_s_per_device",
-            "predicted_tflops_per_device",
-            "predicted_mfu",
-            "predicted_peak_mem_gb",
-            "predicted_oom",
-            "measured_tokens_per_s_per_device",
-            "measured_peak_mem_gb",
-            "throughput_error_pct",
-            "memory_error_pct",
-            "compute_s",
-            "recompute_s",
-            "layer_traffic_s",
-            "dp_s",
-            "pipeline_s",
-            "optimizer_s",
-            "micro_batch",
-            "recompute",
-            "assumed",
-        ])
-        .map_err(unwritten)?;
+    writer.write_record(COLUMNS).map_err(unwritten)?;
     for line in lines {
         let record = match line.result {
             Err(Skip(reason)) => {
                 let mut record = vec![line.id.clone(), "skipped".to_owned(), reason.to_owned()];
-                record.resize(24, String::new());
+                record.resize(COLUMNS.len(), String::new());
                 record
             }
-            Ok(index) => csv_record(&runs[index], &predictions[index]),
+            Ok(index) => csv_record(&runs[index], &predictions[index]).to_vec(),
         };
         writer.write_record(record).map_err(unwritten)?;
     }
@@ -159,11 +160,11 @@ fn write_csv(path: &Path, lines: &[Line], runs: &[Run], predictions: &[Predictio
     write_whole(path, &String::from_utf8_lossy(&bytes))
 }
 
-fn csv_record(run: &Run, p: &Prediction) -> Vec<String> {
+fn csv_record(run: &Run, p: &Prediction) -> [String; COLUMNS.len()] {
     let some = |value: Option<f64>| value.map(|value| format!("{value:.6}")).unwrap_or_default();
     let number = |value: f64| format!("{value:.6}");
     let flops = p.tokens_per_s * p.flops_per_token;
-    vec![
+    [
         run.id.clone(),
         "predicted".to_owned(),
         String::new(),

@@ -12,25 +12,29 @@ use meshwright_planner::shape::Shape;
 use super::place;
 use super::row::{Record, Skip};
 
+/// What a plan is read from.
+pub(super) struct Stated<'a> {
+    pub(super) record: &'a Record<'a>,
+    pub(super) shape: &'a Shape,
+    pub(super) seq: usize,
+    pub(super) devices: usize,
+    pub(super) place: &'a place::Place,
+    pub(super) stack: &'a Stack,
+}
+
 /// The plan, once for each way to fill in what it leaves open.
-pub(super) fn layouts(
-    record: &Record,
-    shape: &Shape,
-    seq: usize,
-    devices: usize,
-    place: &place::Place,
-    stack: &Stack,
-) -> Result<Vec<Layout>, Skip> {
+pub(super) fn layouts(stated: &Stated) -> Result<Vec<Layout>, Skip> {
+    let &Stated { record, shape, devices, stack, .. } = stated;
     let size = |column| record.size(column).unwrap_or(1);
     let (tp, pp, cp) = (size("tp"), size("pp"), size("cp"));
     if record.size("tp").is_none() && record.size("dp").is_none() && devices > 1024 {
-        return layouts_of_unknown_split(record, shape, seq, devices, place, stack);
+        return layouts_of_unknown_split(stated);
     }
     let dp = devices / (tp * pp * cp);
     if dp == 0 {
         return Err(Skip("the plan needs more devices than the run had"));
     }
-    let base = base(record, shape, seq, (tp, pp, cp, dp), place, stack);
+    let base = base(stated, (tp, pp, cp, dp));
     let known_micro = record.number("micro_batch").filter(|value| *value > 0.0);
     let global = record.size("global_batch");
     let micros: Vec<usize> = match (known_micro, global) {
@@ -60,17 +64,11 @@ pub(super) fn layouts(
 }
 
 /// Where not even the split is stated, the usual ones: TP inside a node, and the fastest is taken.
-fn layouts_of_unknown_split(
-    record: &Record,
-    shape: &Shape,
-    seq: usize,
-    devices: usize,
-    place: &place::Place,
-    stack: &Stack,
-) -> Result<Vec<Layout>, Skip> {
+fn layouts_of_unknown_split(stated: &Stated) -> Result<Vec<Layout>, Skip> {
+    let record = stated.record;
     let mut all = Vec::new();
     for tp in [1, 2, 4, 8] {
-        let base = base(record, shape, seq, (tp, 1, 1, devices / tp), place, stack);
+        let base = base(stated, (tp, 1, 1, stated.devices / tp));
         let global = record.size("global_batch").ok_or(Skip("neither split nor batch stated"))?;
         let recompute = recompute(record.text("recompute_class"), record.text("recompute"), record.text("framework"));
         all.push(Layout { micro: (global / base.dp).max(1), global, recompute, zero: 3, ..base });
@@ -78,14 +76,9 @@ fn layouts_of_unknown_split(
     Ok(all)
 }
 
-fn base(
-    record: &Record,
-    shape: &Shape,
-    seq: usize,
-    (tp, pp, cp, dp): (usize, usize, usize, usize),
-    place: &place::Place,
-    stack: &Stack,
-) -> Layout {
+/// What all ways to fill in the plan share.
+fn base(stated: &Stated, (tp, pp, cp, dp): (usize, usize, usize, usize)) -> Layout {
+    let &Stated { record, shape, seq, place, stack, .. } = stated;
     let notes = record.text("sharding_notes");
     let framework = record.text("framework");
     let zero_text = record.text("zero_stage").to_lowercase();

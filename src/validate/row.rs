@@ -126,7 +126,7 @@ pub fn read(columns: &HashMap<String, String>) -> Result<Run, Skip> {
     let stack = place::stack(record.text("framework"), year, &place.device).ok_or(Skip("framework has no stack"))?;
     let (seq, decoder_seq) = model::sequence(record.text("seq_len")).ok_or(Skip("sequence length not stated"))?;
     let shape = model::shape(&record, decoder_seq)?;
-    let layouts = plan::layouts(&record, &shape, seq, devices, &place, stack)?;
+    let layouts = plan::layouts(&plan::Stated { record: &record, shape: &shape, seq, devices, place: &place, stack })?;
     let convention = Convention::of(record.text("flops_class"), record.text("tflops_convention"));
     let how = record.text("mem_convention").to_lowercase();
     let measure = match () {
