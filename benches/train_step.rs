@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use meshwright_executor::train::{TrainConfig, Trainer};
+use meshwright::runs::train_config;
+use meshwright_executor::train::Trainer;
 use meshwright_hardware::mesh::Mesh;
 use meshwright_hardware::units::Precision;
 use meshwright_planner::job::{Job, Optimizer};
@@ -14,30 +15,13 @@ use meshwright_planner::plan::{Plan, Schedule, Stage};
 
 fn trainer(dp: usize, threads_per_rank: usize) -> Trainer {
     let model = models::load("demo-10m").expect("it is embedded");
-    let optimizer = Optimizer::default();
+    let optimizer = Optimizer { warmup_steps: 10, ..Optimizer::default() };
     let job = Job { seq: 256, global_batch: 4, precision: Precision::Fp32, steps: 1000, seed: 0, model, optimizer };
     let stages = vec![Stage { layers: 6, full: 0, selective: 0 }];
     let zero = u8::from(dp > 1);
     let plan = Plan { microbatch: 2, schedule: Schedule::OneFOneB, zero, mesh: Mesh { dp, pp: 1, tp: 1 }, stages, job };
     let lowered = lower(&plan).expect("the plan is sound");
-    let config = TrainConfig {
-        steps: 1000,
-        seed: 0,
-        lr_peak: 3e-4,
-        lr_min: 3e-5,
-        warmup_steps: 10,
-        beta1: 0.9,
-        beta2: 0.95,
-        eps: 1e-8,
-        weight_decay: 0.1,
-        clip: 1.0,
-        microbatch_size: 2,
-        num_microbatches: plan.microbatches(),
-        seq: 256,
-        global_batch: 4,
-        threads_per_rank,
-        checkpoints: None,
-    };
+    let config = train_config(&plan, threads_per_rank, None);
     let source = |step: usize, index: usize| {
         let ids: Vec<u32> = (0..256).map(|i| ((step * 31 + index * 7 + i * i) % 256) as u32).collect();
         let targets = ids.iter().map(|id| (id + 1) % 256).collect();

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use meshwright_hardware::price::PriceError;
-use meshwright_hardware::profile::ProfileError;
+use meshwright_hardware::profile::{ProfileError, place_of};
 use meshwright_hardware::verify::VerifyError;
 
 /// A model, job or plan that cannot be used, or a search that found nothing.
@@ -95,9 +95,7 @@ impl PlanError {
 
     /// Of TOML's complaint about `text`.
     pub(crate) fn of_toml(file: &str, text: &str, error: &toml::de::Error) -> Self {
-        let start = error.span().map_or(0, |span| span.start.min(text.len()));
-        let line = text[..start].matches('\n').count() + 1;
-        let key_and_value = text.lines().nth(line - 1).unwrap_or_default().trim().to_owned();
+        let (line, key_and_value) = place_of(text, error);
         PlanError::Text { file: file.to_owned(), line, key_and_value, problem: error.message().to_owned() }
     }
 

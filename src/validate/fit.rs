@@ -3,7 +3,7 @@
 //! In: runs. Out: the knobs of each family and stack, and what each device sustains; held-out predictions for each source.
 //!
 //! First every family's knobs on all its rows, then each stack's with a pull towards its family, and the devices' sustained
-//! rates between; all by coordinate search on the mean absolute logarithm of predicted over measured. A source is held out
+//! rates between; knobs by pattern search from several starts on the absolute logarithm of predicted over measured. A source is held out
 //! by fitting again without it: its stack on what is left, or where nothing is, its family, or all.
 //!
 //! Invariant: deterministic; no constant belongs to a row.

@@ -66,9 +66,7 @@ pub enum ProfileError {
 impl ProfileError {
     /// Of TOML's complaint about `text`.
     pub(super) fn of_toml(file: &str, text: &str, error: &toml::de::Error) -> Self {
-        let start = error.span().map_or(0, |span| span.start.min(text.len()));
-        let line = text[..start].matches('\n').count() + 1;
-        let key_and_value = text.lines().nth(line - 1).unwrap_or_default().trim().to_owned();
+        let (line, key_and_value) = place_of(text, error);
         ProfileError::Text { file: file.to_owned(), line, key_and_value, problem: error.message().to_owned() }
     }
 
@@ -83,4 +81,11 @@ impl ProfileError {
         let Fault { key, value, problem } = fault;
         ProfileError::Contradiction { file: file.to_owned(), line, key: key.to_owned(), value, problem }
     }
+}
+
+/// Where TOML complains: the line, from 1, and what stands on it.
+pub fn place_of(text: &str, error: &toml::de::Error) -> (usize, String) {
+    let start = error.span().map_or(0, |span| span.start.min(text.len()));
+    let line = text[..start].matches('\n').count() + 1;
+    (line, text.lines().nth(line - 1).unwrap_or_default().trim().to_owned())
 }

@@ -16,7 +16,7 @@ pub use catalog::{Catalog, catalog};
 pub use cluster::{Cluster, Machine};
 pub use curve::{Curve, EfficiencyCurve, Sample};
 pub use device::{Device, DeviceKind, Efficiency, Gemm, Provenance};
-pub use error::ProfileError;
+pub use error::{ProfileError, place_of};
 pub use stack::{AttentionKernel, Knobs, Stack};
 pub use system::{Link, LinkKind, System};
 
