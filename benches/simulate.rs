@@ -19,7 +19,14 @@ fn plan() -> Plan {
     let optimizer = Optimizer::default();
     let job = Job { seq: 2048, global_batch: 1536, precision: Precision::Bf16, steps: 1, seed: 0, model, optimizer };
     let stages = vec![Stage { layers: 12, full: 0, selective: 0 }; 8];
-    Plan { microbatch: 1, schedule: Schedule::OneFOneB, zero: 1, mesh: Mesh { dp: 16, pp: 8, tp: 8 }, stages, job }
+    Plan {
+        microbatch: 1,
+        schedule: Schedule::OneFOneB,
+        zero: 1,
+        mesh: Mesh { dp: 16, pp: 8, tp: 8, ..Mesh::ONE },
+        stages,
+        job,
+    }
 }
 
 fn benches(criterion: &mut Criterion) {

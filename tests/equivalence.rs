@@ -59,7 +59,7 @@ fn plan(dress: Dress, (dp, pp, tp, microbatch, schedule, zero, (full, selective)
         Stage { layers, full, selective: selective.min(layers - full) }
     };
     let stages = layers.into_iter().map(stage).collect();
-    Plan { microbatch, schedule, zero, mesh: Mesh { dp, pp, tp }, stages, job: job(dress) }
+    Plan { microbatch, schedule, zero, mesh: Mesh { dp, pp, tp, ..Mesh::ONE }, stages, job: job(dress) }
 }
 
 const CASES: [Case; 14] = [

@@ -93,7 +93,8 @@ fn trainer(dress: Dress, mesh: Mesh, golden: &Golden) -> Trainer {
     trainer
 }
 
-const MESHES: [Mesh; 3] = [Mesh::ONE, Mesh { dp: 2, pp: 1, tp: 2 }, Mesh { dp: 1, pp: 2, tp: 2 }];
+const MESHES: [Mesh; 3] =
+    [Mesh::ONE, Mesh { dp: 2, pp: 1, tp: 2, ..Mesh::ONE }, Mesh { dp: 1, pp: 2, tp: 2, ..Mesh::ONE }];
 
 fn agrees(dress: Dress, name: &str) {
     let golden = golden(name);
@@ -140,11 +141,11 @@ fn probe(name: &str) -> usize {
 fn gradients_are_finite_differences(dress: Dress, name: &str) {
     let golden = golden(name);
     let loss = |params: &BTreeMap<String, Vec<f32>>| {
-        let mut trainer = trainer(dress, Mesh { dp: 1, pp: 2, tp: 1 }, &golden);
+        let mut trainer = trainer(dress, Mesh { dp: 1, pp: 2, tp: 1, ..Mesh::ONE }, &golden);
         trainer.set_params(params).unwrap();
         trainer.step().unwrap().loss
     };
-    let mut exact = trainer(dress, Mesh { dp: 1, pp: 2, tp: 1 }, &golden);
+    let mut exact = trainer(dress, Mesh { dp: 1, pp: 2, tp: 1, ..Mesh::ONE }, &golden);
     exact.step().unwrap();
     let grads = exact.gather_grads().unwrap();
     for (name, grad) in &grads {

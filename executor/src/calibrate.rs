@@ -69,8 +69,10 @@ pub fn calibrate(config: &CalibrateConfig) -> Result<BTreeMap<String, Curve>, Ex
     let shared = Shared {
         config,
         start: Instant::now(),
-        world: Threads::new(Mesh { dp: ranks, pp: 1, tp: 1 }),
-        groups: sizes.map(|size| (size, Threads::new(Mesh { dp: ranks / size, pp: 1, tp: size }))).collect(),
+        world: Threads::new(Mesh { dp: ranks, pp: 1, tp: 1, ..Mesh::ONE }),
+        groups: sizes
+            .map(|size| (size, Threads::new(Mesh { dp: ranks / size, pp: 1, tp: size, ..Mesh::ONE })))
+            .collect(),
         calls: AtomicUsize::new(1),
         repeats: AtomicUsize::new(1),
     };
@@ -165,7 +167,7 @@ impl<'a> Bench<'a> {
         let places = (self.arena / footprint(op)).clamp(1, PLACES);
         self.prepare(op, places * footprint(op))?;
         let regions: Vec<Vec<Region>> = (0..places).map(|place| operands(op, place * footprint(op))).collect();
-        let at = Coord { dp: 0, pp: 0, tp: 0 };
+        let at = Coord::FIRST;
         let mut calls = 0;
         let seconds = self.median(budget, |bench| {
             calls += 1;
@@ -236,13 +238,13 @@ impl<'a> Bench<'a> {
             self.device.with_host(places.next().expect("endless"), &mut |host| {
                 let start = Instant::now();
                 if sends {
-                    shared.world.send(rank, rank + 1, host)?;
+                    shared.world.send(rank, rank + 1, 0, host)?;
                 }
                 seconds += start.elapsed().as_secs_f64();
                 shared.world.barrier(rank)?;
                 let start = Instant::now();
                 if receives {
-                    shared.world.recv(rank, rank - 1, host)?;
+                    shared.world.recv(rank, rank - 1, 0, host)?;
                 }
                 seconds += start.elapsed().as_secs_f64();
                 Ok(())

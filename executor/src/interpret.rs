@@ -58,13 +58,13 @@ impl Step<'_> {
                 let program = self.program;
                 self.run_block(&program.blocks[*block as usize], args)
             }
-            Kind::Send { to, view } => {
+            Kind::Send { to, tag, view } => {
                 let to = self.peer(*to);
-                self.on_host(view, &mut |host| transport.send(rank, to, host))
+                self.on_host(view, &mut |host| transport.send(rank, to, *tag, host))
             }
-            Kind::Recv { from, view } => {
+            Kind::Recv { from, tag, view } => {
                 let from = self.peer(*from);
-                self.on_host(view, &mut |host| transport.recv(rank, from, host))
+                self.on_host(view, &mut |host| transport.recv(rank, from, *tag, host))
             }
             Kind::Collective { op, axis, view } => {
                 self.on_host(view, &mut |host| transport.collective(rank, *axis, *op, host))
@@ -101,7 +101,7 @@ impl Step<'_> {
 
     /// The rank of another stage with the same other coordinates.
     fn peer(&self, stage: usize) -> Rank {
-        self.program.mesh.rank_of(Coord { pp: stage, ..self.at })
+        self.program.mesh.peer(self.at, stage)
     }
 
     fn on_host(

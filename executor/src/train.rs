@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use meshwright_hardware::mesh::{Coord, Rank};
+use meshwright_hardware::mesh::Rank;
 use meshwright_hardware::params::Params;
 use meshwright_hardware::program::{Input, Program};
 use meshwright_hardware::trace::{Lane, Origin, Trace};
@@ -241,7 +241,7 @@ impl Trainer {
     /// The sum of what the last stage's ranks add up, one of each tensor-parallel group.
     fn loss(&mut self) -> Result<f64, ExecutorError> {
         let mesh = self.program.mesh;
-        let ranks = (0..mesh.dp).map(|dp| mesh.rank_of(Coord { dp, pp: mesh.pp - 1, tp: 0 }));
+        let ranks = (0..mesh.dp).map(|dp| mesh.rank(mesh.pp - 1, dp, 0, 0));
         ranks.map(|rank| Ok(f64::from(read(self.devices[rank].as_mut(), self.loss)?[0]))).sum()
     }
 

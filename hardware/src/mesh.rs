@@ -1,40 +1,54 @@
 //! Ranks and the axes they are laid out on: the only place that turns ranks into coordinates and groups.
 //!
 //! Invariant: `rank_of(coord_of(r)) == r` for every rank, with tensor parallelism varying fastest (its ranks sit on the
-//! fastest links), then data, then pipeline.
+//! fastest links), then context, data, pipeline; expert parallelism takes neighbours among context and data (as the folding
+//! of Liu et al. 2025 does).
 
 use serde::{Deserialize, Serialize};
 
 /// A rank's number, `0..mesh.ranks()`.
 pub type Rank = usize;
 
-/// A parallel axis of the mesh.
+/// A parallel axis of the mesh, or two of them taken together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Axis {
     /// Tensor parallelism: ranks hold slices of each weight matrix.
     Tp,
+    /// Context parallelism: ranks hold parts of each sequence.
+    Cp,
     /// Data parallelism: ranks hold different sequences.
     Dp,
+    /// Data and context together: the ranks that hold the same dense weights.
+    Data,
+    /// Expert parallelism: neighbours among [`Axis::Data`] hold different experts.
+    Ep,
+    /// The rest of [`Axis::Data`]: the ranks that hold the same experts.
+    Edp,
     /// Pipeline parallelism: ranks hold different layers.
     Pp,
 }
 
 impl Axis {
-    /// Every axis, fastest varying first.
-    pub const ALL: [Axis; 3] = [Axis::Tp, Axis::Dp, Axis::Pp];
+    /// Every axis.
+    pub const ALL: [Axis; 7] = [Axis::Tp, Axis::Cp, Axis::Dp, Axis::Data, Axis::Ep, Axis::Edp, Axis::Pp];
 
     /// The axis's name in files and tables.
     pub fn name(self) -> &'static str {
         match self {
             Axis::Tp => "tp",
+            Axis::Cp => "cp",
             Axis::Dp => "dp",
+            Axis::Data => "data",
+            Axis::Ep => "ep",
+            Axis::Edp => "edp",
             Axis::Pp => "pp",
         }
     }
 }
 
-/// The sizes of the mesh's axes; their product is the number of ranks.
+/// The sizes of the mesh's axes. `dp · cp · pp · tp` is the number of ranks; experts are spread over `ep` of the `dp · cp`
+/// ranks that hold the same dense weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mesh {
@@ -44,6 +58,20 @@ pub struct Mesh {
     pub pp: usize,
     /// Tensor-parallel ranks.
     pub tp: usize,
+    /// Context-parallel ranks.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub cp: usize,
+    /// Expert-parallel ranks; they divide `dp · cp`.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub ep: usize,
+}
+
+fn one() -> usize {
+    1
+}
+
+fn is_one(n: &usize) -> bool {
+    *n == 1
 }
 
 /// A rank's position on each axis.
@@ -55,14 +83,29 @@ pub struct Coord {
     pub pp: usize,
     /// Position on the tensor axis.
     pub tp: usize,
+    /// Position on the context axis.
+    pub cp: usize,
+    /// Position among the ranks with the same dense weights; follows from `dp` and `cp`.
+    data: usize,
+    /// Position on the expert axis; follows from `data`.
+    ep: usize,
+    /// Position among the ranks with the same experts; follows from `data`.
+    edp: usize,
 }
 
 impl Coord {
+    /// The first rank's.
+    pub const FIRST: Coord = Coord { dp: 0, pp: 0, tp: 0, cp: 0, data: 0, ep: 0, edp: 0 };
+
     /// The position on one axis.
     pub fn on(&self, axis: Axis) -> usize {
         match axis {
             Axis::Tp => self.tp,
+            Axis::Cp => self.cp,
             Axis::Dp => self.dp,
+            Axis::Data => self.data,
+            Axis::Ep => self.ep,
+            Axis::Edp => self.edp,
             Axis::Pp => self.pp,
         }
     }
@@ -70,18 +113,27 @@ impl Coord {
 
 impl Mesh {
     /// A mesh of one rank.
-    pub const ONE: Mesh = Mesh { dp: 1, pp: 1, tp: 1 };
+    pub const ONE: Mesh = Mesh { dp: 1, pp: 1, tp: 1, cp: 1, ep: 1 };
 
     /// Number of ranks.
     pub fn ranks(&self) -> usize {
-        self.dp * self.pp * self.tp
+        self.dp * self.cp * self.pp * self.tp
+    }
+
+    /// Ranks that hold the same dense weights.
+    pub fn data(&self) -> usize {
+        self.dp * self.cp
     }
 
     /// The size of one axis.
     pub fn size(&self, axis: Axis) -> usize {
         match axis {
             Axis::Tp => self.tp,
+            Axis::Cp => self.cp,
             Axis::Dp => self.dp,
+            Axis::Data => self.data(),
+            Axis::Ep => self.ep,
+            Axis::Edp => self.data() / self.ep,
             Axis::Pp => self.pp,
         }
     }
@@ -90,19 +142,40 @@ impl Mesh {
     pub fn stride(&self, axis: Axis) -> usize {
         match axis {
             Axis::Tp => 1,
-            Axis::Dp => self.tp,
-            Axis::Pp => self.tp * self.dp,
+            Axis::Cp | Axis::Data | Axis::Ep => self.tp,
+            Axis::Dp => self.tp * self.cp,
+            Axis::Edp => self.tp * self.ep,
+            Axis::Pp => self.tp * self.data(),
         }
     }
 
     /// Where a rank sits.
     pub fn coord_of(&self, rank: Rank) -> Coord {
-        Coord { tp: rank % self.tp, dp: rank / self.tp % self.dp, pp: rank / (self.tp * self.dp) }
+        let data = rank / self.tp % self.data();
+        Coord {
+            tp: rank % self.tp,
+            cp: data % self.cp,
+            dp: data / self.cp,
+            pp: rank / (self.tp * self.data()),
+            data,
+            ep: data % self.ep,
+            edp: data / self.ep,
+        }
     }
 
     /// The rank at a coordinate.
     pub fn rank_of(&self, at: Coord) -> Rank {
-        (at.pp * self.dp + at.dp) * self.tp + at.tp
+        self.rank(at.pp, at.dp, at.cp, at.tp)
+    }
+
+    /// The rank at a position on each axis of its own.
+    pub fn rank(&self, pp: usize, dp: usize, cp: usize, tp: usize) -> Rank {
+        ((pp * self.dp + dp) * self.cp + cp) * self.tp + tp
+    }
+
+    /// The rank of another stage with the same other coordinates.
+    pub fn peer(&self, at: Coord, stage: usize) -> Rank {
+        self.rank(stage, at.dp, at.cp, at.tp)
     }
 
     /// The ranks that differ from `rank` on `axis` alone, itself included, in order.
@@ -119,8 +192,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn coordinates_round_trip_and_groups_partition(dp in 1usize..5, pp in 1usize..5, tp in 1usize..5) {
-            let mesh = Mesh { dp, pp, tp };
+        fn coordinates_round_trip_and_groups_partition(
+            dp in 1usize..4, pp in 1usize..4, tp in 1usize..4, cp in 1usize..3, pick in 0usize..8,
+        ) {
+            let shares: Vec<usize> = (1..=dp * cp).filter(|ep| (dp * cp).is_multiple_of(*ep)).collect();
+            let mesh = Mesh { dp, pp, tp, cp, ep: shares[pick % shares.len()] };
             for rank in 0..mesh.ranks() {
                 prop_assert_eq!(mesh.rank_of(mesh.coord_of(rank)), rank);
                 for axis in Axis::ALL {

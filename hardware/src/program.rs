@@ -25,9 +25,19 @@ pub enum Collective {
     AllGather,
     /// Every rank sends a shard to every other.
     AllToAll,
+    /// Every rank ends with the whole vector of the one before it, the first with the last's.
+    Rotate,
 }
 
 impl Collective {
+    /// Whether each rank has a shard of the vector, so that they must be equal.
+    pub fn shares(self) -> bool {
+        match self {
+            Collective::ReduceScatter | Collective::AllGather | Collective::AllToAll => true,
+            Collective::AllReduce | Collective::Rotate => false,
+        }
+    }
+
     /// The class under which a profile's measured curve prices it.
     pub fn class(self) -> &'static str {
         match self {
@@ -35,6 +45,7 @@ impl Collective {
             Collective::ReduceScatter => "reduce-scatter",
             Collective::AllGather => "all-gather",
             Collective::AllToAll => "all-to-all",
+            Collective::Rotate => "rotate",
         }
     }
 }
@@ -199,13 +210,17 @@ pub enum Kind {
     Send {
         /// Stage.
         to: usize,
+        /// Which line of messages between the two: each is in order of its own.
+        tag: u32,
         /// What.
         view: View,
     },
-    /// Receive the next message from a stage.
+    /// Receive the next message of a line from a stage.
     Recv {
         /// Stage.
         from: usize,
+        /// Which line.
+        tag: u32,
         /// Where to.
         view: View,
     },
@@ -274,21 +289,49 @@ impl Instr {
     }
 }
 
+/// Names of every collective on every axis, both in their order of declaration.
+const COLLECTIVES: [[&str; 7]; 5] = [
+    [
+        "all-reduce tp",
+        "all-reduce cp",
+        "all-reduce dp",
+        "all-reduce data",
+        "all-reduce ep",
+        "all-reduce edp",
+        "all-reduce pp",
+    ],
+    [
+        "reduce-scatter tp",
+        "reduce-scatter cp",
+        "reduce-scatter dp",
+        "reduce-scatter data",
+        "reduce-scatter ep",
+        "reduce-scatter edp",
+        "reduce-scatter pp",
+    ],
+    [
+        "all-gather tp",
+        "all-gather cp",
+        "all-gather dp",
+        "all-gather data",
+        "all-gather ep",
+        "all-gather edp",
+        "all-gather pp",
+    ],
+    [
+        "all-to-all tp",
+        "all-to-all cp",
+        "all-to-all dp",
+        "all-to-all data",
+        "all-to-all ep",
+        "all-to-all edp",
+        "all-to-all pp",
+    ],
+    ["rotate tp", "rotate cp", "rotate dp", "rotate data", "rotate ep", "rotate edp", "rotate pp"],
+];
+
 fn collective_name(op: Collective, axis: Axis) -> &'static str {
-    match (op, axis) {
-        (Collective::AllReduce, Axis::Tp) => "all-reduce tp",
-        (Collective::AllReduce, Axis::Dp) => "all-reduce dp",
-        (Collective::AllReduce, Axis::Pp) => "all-reduce pp",
-        (Collective::ReduceScatter, Axis::Tp) => "reduce-scatter tp",
-        (Collective::ReduceScatter, Axis::Dp) => "reduce-scatter dp",
-        (Collective::ReduceScatter, Axis::Pp) => "reduce-scatter pp",
-        (Collective::AllGather, Axis::Tp) => "all-gather tp",
-        (Collective::AllGather, Axis::Dp) => "all-gather dp",
-        (Collective::AllGather, Axis::Pp) => "all-gather pp",
-        (Collective::AllToAll, Axis::Tp) => "all-to-all tp",
-        (Collective::AllToAll, Axis::Dp) => "all-to-all dp",
-        (Collective::AllToAll, Axis::Pp) => "all-to-all pp",
-    }
+    COLLECTIVES[op as usize][axis as usize]
 }
 
 /// What every rank of one stage does in a step.

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use crate::mesh::{Axis, Coord};
+use crate::mesh::Axis;
 use crate::program::{Kind, Program};
 use crate::simulate::{Durations, LaneDurations};
 use crate::trace::{Lane, Trace};
@@ -25,8 +25,8 @@ pub fn durations(program: &Program, measured: &Trace) -> Durations {
 
 /// When partners were ready.
 struct Partners {
-    /// By sender, receiver: the ends of sends, in order.
-    sends: HashMap<(usize, usize), Vec<u64>>,
+    /// By sender, receiver and line: the ends of sends, in order.
+    sends: HashMap<(usize, usize, u32), Vec<u64>>,
     /// By axis and first rank of the group: the latest start of each collective.
     meetings: HashMap<(Axis, usize), Vec<u64>>,
 }
@@ -38,8 +38,8 @@ impl Partners {
             let mut met: HashMap<Axis, usize> = HashMap::new();
             for (instr, span) in program.roles[lane.role].instrs.iter().zip(&lane.spans) {
                 match &instr.kind {
-                    Kind::Send { to, .. } => {
-                        let key = (lane.rank, peer(program, lane, *to));
+                    Kind::Send { to, tag, .. } => {
+                        let key = (lane.rank, peer(program, lane, *to), *tag);
                         all.sends.entry(key).or_default().push(span.end.0);
                     }
                     Kind::Collective { axis, .. } => {
@@ -59,15 +59,15 @@ impl Partners {
     }
 
     fn alone(&self, program: &Program, lane: &Lane) -> Vec<u64> {
-        let mut received: HashMap<usize, usize> = HashMap::new();
+        let mut received: HashMap<(usize, u32), usize> = HashMap::new();
         let mut met: HashMap<Axis, usize> = HashMap::new();
         let mut one = |(instr, span): (&crate::program::Instr, &crate::trace::Span)| {
             let from = match &instr.kind {
-                Kind::Recv { from, .. } => {
+                Kind::Recv { from, tag, .. } => {
                     let sender = peer(program, lane, *from);
-                    let ordinal = received.entry(sender).or_default();
+                    let ordinal = received.entry((sender, *tag)).or_default();
                     *ordinal += 1;
-                    self.sends.get(&(sender, lane.rank)).and_then(|ends| ends.get(*ordinal - 1)).copied()
+                    self.sends.get(&(sender, lane.rank, *tag)).and_then(|ends| ends.get(*ordinal - 1)).copied()
                 }
                 Kind::Collective { axis, .. } => {
                     let ordinal = met.entry(*axis).or_default();
@@ -84,7 +84,7 @@ impl Partners {
 
 /// The rank of another stage with the same other coordinates.
 fn peer(program: &Program, lane: &Lane, stage: usize) -> usize {
-    program.mesh.rank_of(Coord { pp: stage, ..program.mesh.coord_of(lane.rank) })
+    program.mesh.peer(program.mesh.coord_of(lane.rank), stage)
 }
 
 /// The first rank of a lane's group on an axis.

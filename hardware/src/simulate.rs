@@ -9,10 +9,15 @@
 //! Invariant: times are the longest paths of that graph, so they depend on nothing but program and durations; the cost is
 //! linear in instructions.
 
+use std::collections::HashMap;
+
 use crate::mesh::{Axis, Coord, Rank};
 use crate::program::{Kind, Program, Stream};
 use crate::trace::{Lane, Origin, Span, Trace};
 use crate::units::Nanos;
+
+/// Number of axes.
+const AXES: usize = Axis::ALL.len();
 
 /// A duration for every instruction of the lanes to simulate.
 #[derive(Clone, Debug, PartialEq)]
@@ -84,11 +89,11 @@ struct State<'a> {
     spans: Vec<Span>,
     /// End of the last instruction of each stream.
     free: [u64; 2],
-    /// Ends of sends to each stage, in order, and receives from each stage so far.
-    sent: Vec<Vec<u64>>,
-    received: Vec<usize>,
+    /// By stage and line: ends of sends, in order, and receives so far.
+    sent: HashMap<(usize, u32), Vec<u64>>,
+    received: HashMap<(usize, u32), usize>,
     /// Collectives passed on each axis.
-    met: [usize; 3],
+    met: [usize; AXES],
     /// Whether it has reached the meeting it stands at.
     arrived: bool,
 }
@@ -107,9 +112,9 @@ struct Simulation<'a> {
     /// The lane of each rank, if it has one.
     lane_of: Vec<Option<usize>>,
     /// By axis and first lane of the group: its meetings.
-    meetings: [Vec<Vec<Meeting>>; 3],
+    meetings: [Vec<Vec<Meeting>>; AXES],
     /// By axis and lane: the lanes of its group.
-    groups: [Vec<Vec<usize>>; 3],
+    groups: [Vec<Vec<usize>>; AXES],
 }
 
 impl<'a> Simulation<'a> {
@@ -129,9 +134,9 @@ impl<'a> Simulation<'a> {
                 nanos: &given.nanos,
                 spans: Vec::with_capacity(wanted),
                 free: [0; 2],
-                sent: vec![Vec::new(); mesh.pp],
-                received: vec![0; mesh.pp],
-                met: [0; 3],
+                sent: HashMap::new(),
+                received: HashMap::new(),
+                met: [0; AXES],
                 arrived: false,
             });
         }
@@ -154,17 +159,17 @@ impl<'a> Simulation<'a> {
             let start = waited.fold(state.free[stream], u64::max);
             let duration = state.nanos[state.spans.len()];
             let end = match &instr.kind {
-                Kind::Recv { from, .. } => {
-                    let Some(sent) = self.message(lane, *from) else { return };
-                    self.lanes[lane].received[*from] += 1;
+                Kind::Recv { from, tag, .. } => {
+                    let Some(sent) = self.message(lane, *from, *tag) else { return };
+                    *self.lanes[lane].received.entry((*from, *tag)).or_default() += 1;
                     start.max(sent) + duration
                 }
                 Kind::Collective { axis, .. } => {
                     let Some(common) = self.meet(lane, *axis, start, ready) else { return };
                     common + duration
                 }
-                Kind::Send { to, .. } => {
-                    self.lanes[lane].sent[*to].push(start + duration);
+                Kind::Send { to, tag, .. } => {
+                    self.lanes[lane].sent.entry((*to, *tag)).or_default().push(start + duration);
                     ready.extend(self.partner(lane, *to));
                     start + duration
                 }
@@ -178,15 +183,15 @@ impl<'a> Simulation<'a> {
 
     /// The lane of another stage with the same other coordinates.
     fn partner(&self, lane: usize, stage: usize) -> Option<usize> {
-        let at = Coord { pp: stage, ..self.lanes[lane].coord };
-        self.lane_of[self.program.mesh.rank_of(at)]
+        self.lane_of[self.program.mesh.peer(self.lanes[lane].coord, stage)]
     }
 
-    /// When the next message from a stage was sent, if it was.
-    fn message(&self, lane: usize, from: usize) -> Option<u64> {
+    /// When the next message of a line from a stage was sent, if it was.
+    fn message(&self, lane: usize, from: usize, tag: u32) -> Option<u64> {
         let partner = self.partner(lane, from)?;
         let state = &self.lanes[lane];
-        self.lanes[partner].sent[state.role].get(state.received[from]).copied()
+        let received = state.received.get(&(from, tag)).copied().unwrap_or(0);
+        self.lanes[partner].sent.get(&(state.role, tag))?.get(received).copied()
     }
 
     /// When all lanes of the group have reached this lane's next collective on the axis, if they have.

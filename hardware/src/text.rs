@@ -3,13 +3,13 @@
 //! In and out: a [`Program`]. The form, by example:
 //!
 //! ```text
-//! mesh dp=1 pp=2 tp=1
+//! mesh dp=1 pp=2 tp=1 cp=1 ep=1
 //! block 0 "layer forward"
 //!   param x elems=64
 //!   call norm kind="rms" rows=8 cols=8 : 0+0 1+0 2+0 3+0
 //! role 0
 //!   buffer 0 weights.embed elems=512 persistent width=4
-//!   3 comm send to=1 : 4+0:64 ; waits=1,2 mb=0 layer=2
+//!   3 comm send to=1 tag=0 : 4+0:64 ; waits=1,2 mb=0 layer=2
 //! ```
 //!
 //! A block's arguments are `formal+offset`, an instruction's are `buffer+offset:elems`, with `@axis` where each rank has its
@@ -52,8 +52,8 @@ mod tests {
         let kinds = [
             Kind::Load { input: Input::Targets, into: plain },
             Kind::Run { block: 0, phase: Phase::Recompute, args: vec![view, plain] },
-            Kind::Send { to: 1, view },
-            Kind::Recv { from: 0, view: plain },
+            Kind::Send { to: 1, tag: 3, view },
+            Kind::Recv { from: 0, tag: 0, view: plain },
             Kind::Collective { op: Collective::ReduceScatter, axis: Axis::Dp, view: plain },
             Kind::Free { buffers: vec![0, 1] },
         ];
@@ -68,7 +68,11 @@ mod tests {
         let buffers =
             vec![buffer("a.b", Lifetime::Persistent), buffer("c", Lifetime::Saved), buffer("d", Lifetime::Scratch)];
         let role = RankProgram { buffers, instrs: kinds.into_iter().enumerate().map(instr).collect() };
-        Program { mesh: Mesh { dp: 2, pp: 2, tp: 2 }, blocks: vec![block], roles: vec![role.clone(), role] }
+        Program {
+            mesh: Mesh { dp: 2, pp: 2, tp: 2, ..Mesh::ONE },
+            blocks: vec![block],
+            roles: vec![role.clone(), role],
+        }
     }
 
     #[test]
@@ -81,12 +85,12 @@ mod tests {
     fn the_form_is_the_documented_one() {
         let text = print(&sample());
         for line in [
-            "mesh dp=2 pp=2 tp=2",
+            "mesh dp=2 pp=2 tp=2 cp=1 ep=1",
             "block 0 \"layer forward\"",
             "  param x elems=64",
             "  call norm cols=4 kind=\"rms\" rows=8 : 0+7 1+7 2+7",
             "  buffer 0 a.b elems=99 persistent width=2",
-            "  2 comm send to=1 : 0+3:5@tp ; waits=0 mb=2",
+            "  2 comm send to=1 tag=3 : 0+3:5@tp ; waits=0 mb=2",
             "  5 compute free : 0 1 ; waits=0,1 layer=9",
         ] {
             assert!(text.lines().any(|other| other == line), "`{line}` in\n{text}");

@@ -138,7 +138,7 @@ impl Plan {
 
     /// One line for people: `dp 2 × pp 1 × tp 4, 1f1b, 8 microbatches of 2, ZeRO-1`.
     pub fn summary(&self) -> String {
-        let Mesh { dp, pp, tp } = self.mesh;
+        let Mesh { dp, pp, tp, .. } = self.mesh;
         let mut text = format!("dp {dp} × pp {pp} × tp {tp}");
         if pp > 1 {
             text += &format!(", {}", self.schedule.name());
@@ -159,7 +159,7 @@ impl Plan {
     /// Refuses decisions that do not fit the job.
     pub fn check(&self) -> Result<(), Fault> {
         self.job.check().map_err(|fault| Fault { key: format!("job.{}", fault.key), ..fault })?;
-        let (Mesh { dp, pp, tp }, job) = (self.mesh, &self.job);
+        let (Mesh { dp, pp, tp, .. }, job) = (self.mesh, &self.job);
         for (key, value) in [("mesh.dp", dp), ("mesh.pp", pp), ("mesh.tp", tp), ("microbatch", self.microbatch)] {
             if value == 0 {
                 return Err(Fault::new(key, 0, "it must be above zero"));

@@ -178,7 +178,7 @@ impl Search<'_> {
                 } else {
                     for &microbatch in &sizes {
                         for &(schedule, zero) in &variants {
-                            let plan = self.plan(Mesh { dp, pp, tp }, microbatch, schedule, zero);
+                            let plan = self.plan(Mesh { dp, pp, tp, ..Mesh::ONE }, microbatch, schedule, zero);
                             let seconds = self.shape(&plan)?.costs.floor(&plan);
                             queue.push(Candidate { seconds, plan, known: Known::Floor, order: queue.len() });
                         }

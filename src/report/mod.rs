@@ -304,7 +304,8 @@ mod tests {
         let run = instr(Kind::Run { block: 0, phase: Phase::Forward, args: vec![view] });
         let role = RankProgram { buffers: Vec::new(), instrs: vec![load, run] };
         let block = Block { name: "<b>&</script>".to_owned(), params: Vec::new(), calls: Vec::new() };
-        let program = Program { mesh: Mesh { dp: 2, pp: 1, tp: 1 }, blocks: vec![block], roles: vec![role] };
+        let program =
+            Program { mesh: Mesh { dp: 2, pp: 1, tp: 1, ..Mesh::ONE }, blocks: vec![block], roles: vec![role] };
         let lane = |rank, load: u64, run: u64| Lane {
             rank,
             role: 0,

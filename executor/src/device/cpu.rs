@@ -271,9 +271,10 @@ fn run_kernel(team: &Team, op: &Op, args: &Args, at: Coord, step: &StepArgs) {
 mod tests {
     use super::*;
     use crate::kernels::AdamW;
+    use meshwright_hardware::mesh::Mesh;
     use meshwright_hardware::program::Lifetime;
 
-    const ORIGIN: Coord = Coord { dp: 0, pp: 0, tp: 0 };
+    const ORIGIN: Coord = Coord::FIRST;
 
     fn step() -> StepArgs {
         let adamw = AdamW {
@@ -364,7 +365,7 @@ mod tests {
         set(&mut device, whole(0, 2), &[2, 5].map(f32::from_bits));
         set(&mut device, whole(1, 4), &[1.0, 2.0, 3.0, 4.0]);
         let op = Op::Embed { rows: 2, cols: 2, vocab: 2, shards: 3 };
-        let second = Coord { tp: 1, ..ORIGIN };
+        let second = Mesh { tp: 2, ..Mesh::ONE }.coord_of(1);
         device.run(&op, &[whole(0, 2), whole(1, 4), whole(2, 4)], second, &step()).unwrap();
         assert_eq!(get(&mut device, whole(2, 4)), [1.0, 2.0, 0.0, 0.0]);
     }
@@ -377,7 +378,7 @@ mod tests {
         set(&mut device, whole(2, 2), &[1.0, 1.0]);
         let regions = [whole(0, 1), whole(1, 2), whole(2, 2), whole(3, 2), whole(4, 2)];
         let op = Op::AdamW { n: 2, decayed: 3, shards: 2, master: false };
-        device.run(&op, &regions, Coord { dp: 1, ..ORIGIN }, &step()).unwrap();
+        device.run(&op, &regions, Mesh { dp: 2, ..Mesh::ONE }.coord_of(1), &step()).unwrap();
         // Clipped from norm 2 to 1, gradients of 2 become 1; only element 2 of the whole decays, by lr · decay.
         let m = get(&mut device, whole(3, 2));
         assert!(m.iter().all(|m| (m - 1.0).abs() < 1e-5), "{m:?}");

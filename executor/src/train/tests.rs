@@ -182,13 +182,13 @@ impl Tiny {
         for microbatch in 0..self.microbatches {
             roles[0].extend(self.embed(microbatch));
             if last == 1 {
-                roles[0].push(instr(Kind::Send { to: 1, view: view(X, 0, elems) }));
-                roles[1].push(instr(Kind::Recv { from: 0, view: view(X, 0, elems) }));
+                roles[0].push(instr(Kind::Send { to: 1, tag: 0, view: view(X, 0, elems) }));
+                roles[1].push(instr(Kind::Recv { from: 0, tag: 0, view: view(X, 0, elems) }));
             }
             roles[last].extend(self.head(microbatch));
             if last == 1 {
-                roles[1].push(instr(Kind::Send { to: 0, view: view(DX, 0, elems) }));
-                roles[0].push(instr(Kind::Recv { from: 1, view: view(DX, 0, elems) }));
+                roles[1].push(instr(Kind::Send { to: 0, tag: 0, view: view(DX, 0, elems) }));
+                roles[0].push(instr(Kind::Recv { from: 1, tag: 0, view: view(DX, 0, elems) }));
             }
             roles[0].push(self.embed_grad());
         }
@@ -283,7 +283,7 @@ fn every_mesh_trains_to_the_same_numbers() {
         (2, 2, 2, true, 1),
     ] {
         let what = format!("dp {dp}, pp {pp}, tp {tp}, zero1 {zero1}, {microbatches} microbatches");
-        let mut trainer = trainer(Mesh { dp, pp, tp }, zero1, microbatches);
+        let mut trainer = trainer(Mesh { dp, pp, tp, ..Mesh::ONE }, zero1, microbatches);
         let got = trainer.train(go_on).unwrap();
         for (got, want) in got.losses.iter().zip(&want.losses) {
             assert!((got / want - 1.0).abs() < 1e-4, "{what}: {got} against {want}");
@@ -298,7 +298,7 @@ fn every_mesh_trains_to_the_same_numbers() {
 
 #[test]
 fn gradients_are_those_of_the_loss() {
-    let mut trainer = trainer(Mesh { dp: 2, pp: 1, tp: 2 }, true, 1);
+    let mut trainer = trainer(Mesh { dp: 2, pp: 1, tp: 2, ..Mesh::ONE }, true, 1);
     let start = trainer.gather_params().unwrap();
     let mut outcome_at = |values: &std::collections::BTreeMap<String, Vec<f32>>| {
         trainer.set_params(values).unwrap();
@@ -328,7 +328,7 @@ fn folder(name: &str) -> PathBuf {
 
 #[test]
 fn a_resumed_run_gives_the_same_bits() {
-    let mesh = Mesh { dp: 2, pp: 1, tp: 1 };
+    let mesh = Mesh { dp: 2, pp: 1, tp: 1, ..Mesh::ONE };
     let whole = trainer(mesh, true, 2).train(go_on).unwrap();
     let dir = folder("resume");
     let with_checkpoints = |seed| {
@@ -352,7 +352,7 @@ fn a_resumed_run_gives_the_same_bits() {
 
 #[test]
 fn a_rank_that_fails_ends_the_run_with_its_own_error() {
-    let mesh = Mesh { dp: 2, pp: 2, tp: 1 };
+    let mesh = Mesh { dp: 2, pp: 2, tp: 1, ..Mesh::ONE };
     let (program, params) = Tiny::new(mesh, false, 1).build();
     let short: Arc<Source> = Arc::new(|_, index| if index < 4 { source()(0, index) } else { (vec![0], vec![0]) });
     let error = Trainer::new(program, params, config(mesh, 1), short).unwrap().train(go_on).unwrap_err();
@@ -373,7 +373,7 @@ fn a_batch_that_does_not_fit_the_mesh_is_refused() {
 
 #[test]
 fn the_trace_and_the_memory_are_those_of_every_rank() {
-    let mesh = Mesh { dp: 1, pp: 2, tp: 2 };
+    let mesh = Mesh { dp: 1, pp: 2, tp: 2, ..Mesh::ONE };
     let mut trainer = trainer(mesh, false, 2);
     let report = trainer.train(go_on).unwrap();
     assert_eq!(report.step_times.len(), 12);

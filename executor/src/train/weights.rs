@@ -118,7 +118,7 @@ impl Trainer {
                 if whole.contains_key(&spec.name) {
                     continue;
                 }
-                let ranks = (0..mesh.tp).map(|tp| mesh.rank_of(Coord { dp: 0, pp, tp }));
+                let ranks = (0..mesh.tp).map(|tp| mesh.rank(pp, 0, 0, tp));
                 let locals = ranks.map(|rank| local(self, rank, spec)).collect::<Result<Vec<_>, _>>()?;
                 whole.insert(spec.name.clone(), spec.gather(&locals));
             }
@@ -185,7 +185,7 @@ fn scattered(program: &Program, at: Coord, buffer: u32) -> Vec<(Rank, Region)> {
         if view.buffer == buffer {
             let (start, elems) = (view.start(at), view.elems / mesh.dp);
             let part = |dp: usize| Region { buffer: buffer as usize, start: start + dp * elems, elems };
-            parts.extend((0..mesh.dp).map(|dp| (mesh.rank_of(Coord { dp, ..at }), part(dp))));
+            parts.extend((0..mesh.dp).map(|dp| (mesh.rank(at.pp, dp, at.cp, at.tp), part(dp))));
         }
     }
     parts

@@ -19,11 +19,11 @@ use crate::error::ExecutorError;
 /// All methods: [`ExecutorError::Transport`] if what ranks ask for does not match, [`ExecutorError::PeerFailed`] once any
 /// rank has called [`Transport::abort`].
 pub trait Transport: Sync {
-    /// Sends to rank `to`; returns when `data` may be reused.
-    fn send(&self, from: Rank, to: Rank, data: &[f32]) -> Result<(), ExecutorError>;
+    /// Sends to rank `to` on a line of messages; returns when `data` may be reused.
+    fn send(&self, from: Rank, to: Rank, tag: u32, data: &[f32]) -> Result<(), ExecutorError>;
 
-    /// Waits for the next message from rank `from`, which is as long as `into`.
-    fn recv(&self, to: Rank, from: Rank, into: &mut [f32]) -> Result<(), ExecutorError>;
+    /// Waits for the next message of a line from rank `from`, which is as long as `into`.
+    fn recv(&self, to: Rank, from: Rank, tag: u32, into: &mut [f32]) -> Result<(), ExecutorError>;
 
     /// Takes part in a collective over this rank's group on an axis, in place.
     fn collective(&self, rank: Rank, axis: Axis, op: Collective, data: &mut [f32]) -> Result<(), ExecutorError>;

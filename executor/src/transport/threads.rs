@@ -32,7 +32,7 @@ const BLOCK: usize = 2048;
 pub struct Threads {
     mesh: Mesh,
     /// Groups of each axis in [`Axis::ALL`], by first rank.
-    groups: [Vec<Group>; 3],
+    groups: [Vec<Group>; Axis::ALL.len()],
     world: Gate,
     /// `from · ranks + to`.
     channels: Vec<Channel>,
@@ -58,7 +58,7 @@ impl Threads {
 }
 
 impl Transport for Threads {
-    fn send(&self, from: Rank, to: Rank, data: &[f32]) -> Result<(), ExecutorError> {
+    fn send(&self, from: Rank, to: Rank, tag: u32, data: &[f32]) -> Result<(), ExecutorError> {
         if self.aborted.load(Ordering::Acquire) {
             return Err(ExecutorError::PeerFailed { rank: from });
         }
@@ -68,21 +68,25 @@ impl Transport for Threads {
         message.clear();
         message.extend_from_slice(data);
         channel.bytes.fetch_add(4 * (message.capacity() - held) as u64, Ordering::Relaxed);
-        lock(&channel.messages).queue.push_back(message);
-        channel.waiting.fetch_add(1, Ordering::Release);
+        lock(&channel.messages).queue.push_back((tag, message));
+        channel.sent.fetch_add(1, Ordering::Release);
         channel.bell.ring();
         Ok(())
     }
 
-    fn recv(&self, to: Rank, from: Rank, into: &mut [f32]) -> Result<(), ExecutorError> {
+    fn recv(&self, to: Rank, from: Rank, tag: u32, into: &mut [f32]) -> Result<(), ExecutorError> {
         let channel = self.channel(from, to);
-        let there = || channel.waiting.load(Ordering::Acquire) > 0;
-        channel.bell.wait_until(|| there() || self.aborted.load(Ordering::Acquire));
-        if !there() {
-            return Err(ExecutorError::PeerFailed { rank: to });
-        }
-        channel.waiting.fetch_sub(1, Ordering::AcqRel);
-        let message = lock(&channel.messages).queue.pop_front().expect("a counted message");
+        let message = loop {
+            let sent = channel.sent.load(Ordering::Acquire);
+            if let Some(message) = lock(&channel.messages).take(tag) {
+                break message;
+            }
+            let more = || channel.sent.load(Ordering::Acquire) != sent;
+            channel.bell.wait_until(|| more() || self.aborted.load(Ordering::Acquire));
+            if !more() {
+                return Err(ExecutorError::PeerFailed { rank: to });
+            }
+        };
         if message.len() != into.len() {
             let problem = format!("waits for {} elements from rank {from}, which sent {}", into.len(), message.len());
             return Err(ExecutorError::Transport { rank: to, problem });
@@ -114,6 +118,7 @@ impl Transport for Threads {
             Collective::ReduceScatter => unsafe { shared.sum_chunk(me) },
             Collective::AllGather => unsafe { shared.copy_chunks(me) },
             Collective::AllToAll => unsafe { shared.swap_chunks(me) },
+            Collective::Rotate => unsafe { shared.rotate_chunk(me) },
         }
         group.gate.pass(None);
         Ok(())
@@ -212,15 +217,25 @@ impl Gate {
 #[derive(Default)]
 struct Channel {
     messages: Mutex<Messages>,
-    waiting: AtomicUsize,
+    /// Messages sent so far.
+    sent: AtomicUsize,
     bytes: AtomicU64,
     bell: Bell,
 }
 
 #[derive(Default)]
 struct Messages {
-    queue: VecDeque<Vec<f32>>,
+    /// With their lines.
+    queue: VecDeque<(u32, Vec<f32>)>,
     spare: Vec<Vec<f32>>,
+}
+
+impl Messages {
+    /// The first message of a line, if one has come.
+    fn take(&mut self, tag: u32) -> Option<Vec<f32>> {
+        let at = self.queue.iter().position(|(line, _)| *line == tag)?;
+        self.queue.remove(at).map(|(_, message)| message)
+    }
 }
 
 /// The ranks of a collective: where each one's vector lies.
@@ -249,10 +264,10 @@ impl Group {
             return Err(format!("a collective over vectors of {lengths:?} elements"));
         }
         let chunk = match op {
-            Collective::AllReduce => elems.div_ceil(members).next_multiple_of(LINE),
+            Collective::AllReduce | Collective::Rotate => elems.div_ceil(members).next_multiple_of(LINE),
             Collective::ReduceScatter | Collective::AllGather | Collective::AllToAll => elems / members,
         };
-        if op != Collective::AllReduce && chunk * members != elems {
+        if op.shares() && chunk * members != elems {
             return Err(format!("{elems} elements do not divide over {members} ranks"));
         }
         let starts = self.offered.iter().map(|(start, _)| start.load(Ordering::Acquire)).collect();
@@ -290,6 +305,27 @@ impl Vectors {
             }
             // SAFETY: as above; the blocks' borrows have ended.
             unsafe { std::ptr::copy_nonoverlapping(sum.as_ptr(), self.starts[me].add(from), n) };
+        }
+    }
+
+    /// The chunk `me` of every rank moves on to the rank after it.
+    ///
+    /// # Safety
+    /// Meanwhile nobody else may touch the chunk `me` of any vector.
+    unsafe fn rotate_chunk(&self, me: usize) {
+        let chunk = self.chunk(me);
+        let mut last = [0.0; BLOCK];
+        for from in chunk.clone().step_by(BLOCK) {
+            let n = BLOCK.min(chunk.end - from);
+            let ends = self.starts.len() - 1;
+            // SAFETY: within the vectors, which are different ranks', and ours alone.
+            unsafe {
+                std::ptr::copy_nonoverlapping(self.starts[ends].add(from), last.as_mut_ptr(), n);
+                for rank in (1..=ends).rev() {
+                    std::ptr::copy_nonoverlapping(self.starts[rank - 1].add(from), self.starts[rank].add(from), n);
+                }
+                std::ptr::copy_nonoverlapping(last.as_ptr(), self.starts[0].add(from), n);
+            }
         }
     }
 
@@ -345,7 +381,7 @@ mod tests {
     }
 
     fn line(dp: usize) -> Threads {
-        Threads::new(Mesh { dp, pp: 1, tp: 1 })
+        Threads::new(Mesh { dp, pp: 1, tp: 1, ..Mesh::ONE })
     }
 
     /// Different for every rank and element; sums of them round.
@@ -387,6 +423,9 @@ mod tests {
         for got in exchanged(ranks, Collective::AllGather, elems) {
             assert!((0..elems).all(|i| got[i] == value(i / chunk, i)));
         }
+        for (rank, got) in exchanged(ranks, Collective::Rotate, elems + 1).into_iter().enumerate() {
+            assert!((0..elems + 1).all(|i| got[i] == value((rank + ranks - 1) % ranks, i)));
+        }
         for (rank, got) in exchanged(ranks, Collective::AllToAll, elems).into_iter().enumerate() {
             assert!((0..elems).all(|i| got[i] == value(i / chunk, rank * chunk + i % chunk)));
         }
@@ -394,7 +433,7 @@ mod tests {
 
     #[test]
     fn groups_of_each_axis_are_apart() {
-        let mesh = Mesh { dp: 2, pp: 1, tp: 2 };
+        let mesh = Mesh { dp: 2, pp: 1, tp: 2, ..Mesh::ONE };
         let threads = Threads::new(mesh);
         let got = on_all(&threads, |rank| {
             [Axis::Tp, Axis::Dp].map(|axis| {
@@ -414,11 +453,11 @@ mod tests {
             for i in 0..200 {
                 let mut data = [i as f32; 64];
                 if rank == 0 {
-                    threads.send(0, 1, &data).unwrap();
-                    threads.recv(0, 1, &mut data).unwrap();
+                    threads.send(0, 1, 0, &data).unwrap();
+                    threads.recv(0, 1, 0, &mut data).unwrap();
                 } else {
-                    threads.recv(1, 0, &mut data).unwrap();
-                    threads.send(1, 0, &[-data[0]; 64]).unwrap();
+                    threads.recv(1, 0, 0, &mut data).unwrap();
+                    threads.send(1, 0, 0, &[-data[0]; 64]).unwrap();
                 }
                 got.push(data[63]);
             }
@@ -434,7 +473,7 @@ mod tests {
         let errors = on_all(&threads, |rank| {
             let mut data = [0.0; 8];
             match rank {
-                0 => threads.recv(0, 2, &mut data).unwrap_err(),
+                0 => threads.recv(0, 2, 0, &mut data).unwrap_err(),
                 1 => threads.collective(1, Axis::Dp, Collective::AllReduce, &mut data).unwrap_err(),
                 _ => {
                     thread::sleep(Duration::from_millis(5));
@@ -456,8 +495,8 @@ mod tests {
             threads.collective(rank, Axis::Dp, Collective::AllReduce, &mut data).unwrap_err().to_string()
         });
         assert!(errors.iter().all(|error| error.contains("[4, 5]")), "{errors:?}");
-        threads.send(0, 1, &[1.0; 3]).unwrap();
-        let error = threads.recv(1, 0, &mut [0.0; 2]).unwrap_err().to_string();
+        threads.send(0, 1, 0, &[1.0; 3]).unwrap();
+        let error = threads.recv(1, 0, 0, &mut [0.0; 2]).unwrap_err().to_string();
         assert!(error.contains("waits for 2") && error.contains("sent 3"), "{error}");
     }
 }

@@ -24,12 +24,19 @@ pub fn time(kind: Collective, bytes: Bytes, span: &Span) -> Seconds {
         Collective::AllReduce if span.rings.is_empty() => (pass(bytes, span) * 2.0).min(trees(bytes, span)),
         Collective::AllReduce => pass(bytes, span) * 2.0,
         Collective::AllToAll => all_to_all(bytes, span),
+        Collective::Rotate => rotate(bytes, span),
     }
 }
 
 /// The time of a message.
 pub fn p2p(bytes: Bytes, path: &Path) -> Seconds {
     path.latency + bytes / path.bandwidth
+}
+
+/// Everyone sends to the next at once: the slowest of the ring's ways counts.
+fn rotate(bytes: Bytes, span: &Span) -> Seconds {
+    let inside = if span.per_node > 1 { p2p(bytes, &span.up) } else { Seconds(0.0) };
+    inside.max(span.out.map_or(Seconds(0.0), |out| p2p(bytes, &out)))
 }
 
 /// A reduce-scatter, or an all-gather, which is the same backwards: a ring in each node beside rings between nodes.

@@ -13,7 +13,7 @@ mod op;
 
 use std::collections::HashMap;
 
-use crate::mesh::{Axis, Coord, Mesh};
+use crate::mesh::{Axis, Mesh};
 use crate::op::Op;
 use crate::profile::{Cluster, Device};
 use crate::program::{Block, Collective, ELEM_BYTES, Kind, Program};
@@ -112,7 +112,7 @@ impl<'a> Prices<'a> {
         if !sending {
             return Ok(self.device.launch.value); // the message's way is the sender's
         }
-        let rank = |stage| self.mesh.rank_of(Coord { dp: 0, pp: stage, tp: 0 });
+        let rank = |stage| self.mesh.rank(stage, 0, 0, 0);
         let path = self.topology.link(rank(from), rank(to))?;
         Ok(collective::p2p(bytes, &path) + self.device.launch.value)
     }
@@ -139,8 +139,8 @@ pub fn price(program: &Program, cluster: &Cluster, precision: Precision) -> Resu
             let seconds = match &instr.kind {
                 Kind::Load { into, .. } => prices.load(into.elems),
                 Kind::Run { block, .. } => blocks[*block as usize],
-                Kind::Send { to, view } => prices.message(true, Bytes(view.bytes()), role, *to)?,
-                Kind::Recv { from, view } => prices.message(false, Bytes(view.bytes()), *from, role)?,
+                Kind::Send { to, view, .. } => prices.message(true, Bytes(view.bytes()), role, *to)?,
+                Kind::Recv { from, view, .. } => prices.message(false, Bytes(view.bytes()), *from, role)?,
                 Kind::Collective { op, axis, view } => {
                     let key = (*op, *axis, view.bytes());
                     match known.get(&key) {
@@ -152,7 +152,7 @@ pub fn price(program: &Program, cluster: &Cluster, precision: Precision) -> Resu
             };
             nanos.push(seconds.nanos().0);
         }
-        let rank = program.mesh.rank_of(Coord { dp: 0, pp: role, tp: 0 });
+        let rank = program.mesh.rank(role, 0, 0, 0);
         lanes.push(LaneDurations { rank, role, nanos });
     }
     Ok(Durations { lanes })

@@ -87,7 +87,7 @@ fn what_cannot_be_priced_is_refused() {
     let error = op_time(&device, &matmul(8, 8, 8), Bf16).unwrap_err();
     assert_eq!(error, PriceError::NoPeak { device: "a100-80gb".to_owned(), precision: Bf16 });
     let cluster = Cluster::parse("2x dgx-a100-80gb").unwrap();
-    let error = Prices::new(&cluster, Mesh { dp: 17, pp: 1, tp: 1 }, Bf16).err().unwrap();
+    let error = Prices::new(&cluster, Mesh { dp: 17, pp: 1, tp: 1, ..Mesh::ONE }, Bf16).err().unwrap();
     assert_eq!(error, PriceError::TooFew { ranks: 17, devices: 16 });
 }
 
@@ -95,7 +95,7 @@ fn what_cannot_be_priced_is_refused() {
 fn a_group_over_nodes_is_slower_than_one_inside_and_a_group_of_one_is_free() {
     let cluster = Cluster::parse("2x dgx-a100-80gb").unwrap();
     let time = |dp, tp| {
-        let prices = Prices::new(&cluster, Mesh { dp, pp: 1, tp }, Bf16).unwrap();
+        let prices = Prices::new(&cluster, Mesh { dp, pp: 1, tp, ..Mesh::ONE }, Bf16).unwrap();
         prices.collective(Collective::AllReduce, Axis::Dp, Bytes(1 << 30)).unwrap().0
     };
     assert_eq!(time(1, 8), 0.0);

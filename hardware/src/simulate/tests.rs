@@ -17,11 +17,11 @@ fn run(waits: &[u32]) -> Instr {
 }
 
 fn send(to: usize, waits: &[u32]) -> Instr {
-    instr(Kind::Send { to, view: VIEW }, Stream::Comm, waits)
+    instr(Kind::Send { to, tag: 0, view: VIEW }, Stream::Comm, waits)
 }
 
 fn recv(from: usize) -> Instr {
-    instr(Kind::Recv { from, view: VIEW }, Stream::Comm, &[])
+    instr(Kind::Recv { from, tag: 0, view: VIEW }, Stream::Comm, &[])
 }
 
 fn all_reduce(axis: Axis, waits: &[u32]) -> Instr {
@@ -96,7 +96,7 @@ fn what_does_not_fit_or_never_ends_is_an_error() {
 fn replicas() -> Program {
     let first = vec![run(&[]), send(1, &[0]), run(&[]), send(1, &[2]), all_reduce(Axis::Dp, &[2]), run(&[4])];
     let second = vec![recv(0), run(&[0]), recv(0), run(&[2]), all_reduce(Axis::Dp, &[3]), run(&[4])];
-    program(Mesh { dp: 2, pp: 2, tp: 1 }, vec![first, second])
+    program(Mesh { dp: 2, pp: 2, tp: 1, ..Mesh::ONE }, vec![first, second])
 }
 
 proptest! {

@@ -33,7 +33,7 @@ pub fn parse(text: &str) -> Result<Program, TextError> {
         }
         meshed |= line.starts_with("mesh ");
         if !meshed {
-            return Err(fail(format!("a program begins with `mesh dp=… pp=… tp=…`, not `{}`", line.trim())));
+            return Err(fail(format!("a program begins with `mesh dp=… pp=… tp=… cp=… ep=…`, not `{}`", line.trim())));
         }
         parse_line(&mut program, line).map_err(fail)?;
     }
@@ -45,7 +45,8 @@ fn parse_line(program: &mut Program, line: &str) -> Result<(), String> {
     match first {
         "mesh" => {
             let words: Vec<&str> = rest.split_whitespace().collect();
-            program.mesh = Mesh { dp: field(&words, "dp")?, pp: field(&words, "pp")?, tp: field(&words, "tp")? };
+            let size = |key| field(&words, key);
+            program.mesh = Mesh { dp: size("dp")?, pp: size("pp")?, tp: size("tp")?, cp: size("cp")?, ep: size("ep")? };
         }
         "block" => {
             let (number, name) = rest.split_once(' ').ok_or("expected `block NUMBER \"NAME\"`")?;
@@ -153,8 +154,8 @@ fn parse_kind(words: &[&str], args: &str) -> Result<Kind, String> {
     match words {
         ["load", input] => Ok(Kind::Load { input: word(input)?, into: view()? }),
         ["run", block, phase] => Ok(Kind::Run { block: number(block)?, phase: word(phase)?, args: views()? }),
-        ["send", _] => Ok(Kind::Send { to: field(words, "to")?, view: view()? }),
-        ["recv", _] => Ok(Kind::Recv { from: field(words, "from")?, view: view()? }),
+        ["send", ..] => Ok(Kind::Send { to: field(words, "to")?, tag: field(words, "tag")?, view: view()? }),
+        ["recv", ..] => Ok(Kind::Recv { from: field(words, "from")?, tag: field(words, "tag")?, view: view()? }),
         ["collective", op, axis] => Ok(Kind::Collective { op: word(op)?, axis: word(axis)?, view: view()? }),
         ["free"] => Ok(Kind::Free { buffers: args.split_whitespace().map(number).collect::<Result<_, _>>()? }),
         other => Err(format!("`{}` is none of load, run, send, recv, collective, free", other.join(" "))),

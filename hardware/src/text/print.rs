@@ -5,13 +5,14 @@ use std::fmt::Write;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::mesh::Mesh;
 use crate::op::Op;
 use crate::program::{Block, Instr, Kind, Program, RankProgram, View};
 
 /// The text of a program.
 pub fn print(program: &Program) -> String {
-    let mesh = program.mesh;
-    let mut text = format!("mesh dp={} pp={} tp={}\n", mesh.dp, mesh.pp, mesh.tp);
+    let Mesh { dp, pp, tp, cp, ep } = program.mesh;
+    let mut text = format!("mesh dp={dp} pp={pp} tp={tp} cp={cp} ep={ep}\n");
     for (number, block) in program.blocks.iter().enumerate() {
         print_block(&mut text, number, block);
     }
@@ -54,8 +55,8 @@ fn print_kind(text: &mut String, kind: &Kind) {
     match kind {
         Kind::Load { input, into } => put(text, format_args!("load {} :{}", word(input), views(&[*into]))),
         Kind::Run { block, phase, args } => put(text, format_args!("run {block} {} :{}", word(phase), views(args))),
-        Kind::Send { to, view } => put(text, format_args!("send to={to} :{}", views(&[*view]))),
-        Kind::Recv { from, view } => put(text, format_args!("recv from={from} :{}", views(&[*view]))),
+        Kind::Send { to, tag, view } => put(text, format_args!("send to={to} tag={tag} :{}", views(&[*view]))),
+        Kind::Recv { from, tag, view } => put(text, format_args!("recv from={from} tag={tag} :{}", views(&[*view]))),
         Kind::Collective { op, axis, view } => {
             put(text, format_args!("collective {} {} :{}", word(op), axis.name(), views(&[*view])));
         }

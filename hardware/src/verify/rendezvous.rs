@@ -3,6 +3,8 @@
 //! Sends never wait; a receive waits for its message, a collective over the pipeline for all stages. Collectives over
 //! other axes join ranks of one stage, which all run the same list.
 
+use std::collections::HashMap;
+
 use super::{Fault, Place, VerifyError, at};
 use crate::mesh::Axis;
 use crate::program::{Collective, Kind, Program};
@@ -10,17 +12,17 @@ use crate::program::{Collective, Kind, Program};
 struct Stage {
     /// Next instruction.
     next: usize,
-    /// By receiver, sizes of messages sent.
-    sent: Vec<Vec<usize>>,
-    /// By sender, messages received.
-    received: Vec<usize>,
+    /// By receiver and line, sizes of messages sent.
+    sent: HashMap<(usize, u32), Vec<usize>>,
+    /// By sender and line, messages received.
+    received: HashMap<(usize, u32), usize>,
     /// The pipeline collective it stands at.
     meeting: Option<(Collective, usize)>,
 }
 
 pub(super) fn check(program: &Program) -> Result<(), VerifyError> {
     let stages = program.roles.len();
-    let fresh = || Stage { next: 0, sent: vec![Vec::new(); stages], received: vec![0; stages], meeting: None };
+    let fresh = || Stage { next: 0, sent: HashMap::new(), received: HashMap::new(), meeting: None };
     let mut all: Vec<Stage> = (0..stages).map(|_| fresh()).collect();
     loop {
         let mut moved = false;
@@ -45,14 +47,16 @@ fn step(program: &Program, all: &mut [Stage], stage: usize) -> Result<bool, Veri
     let index = all[stage].next;
     let Some(instr) = program.roles[stage].instrs.get(index) else { return Ok(false) };
     match &instr.kind {
-        Kind::Send { to, view } => all[stage].sent[*to].push(view.elems),
-        Kind::Recv { from, view } => {
-            let Some(&sent) = all[*from].sent[stage].get(all[stage].received[*from]) else { return Ok(false) };
+        Kind::Send { to, tag, view } => all[stage].sent.entry((*to, *tag)).or_default().push(view.elems),
+        Kind::Recv { from, tag, view } => {
+            let received = all[stage].received.get(&(*from, *tag)).copied().unwrap_or(0);
+            let sent = all[*from].sent.get(&(stage, *tag)).and_then(|sent| sent.get(received));
+            let Some(&sent) = sent else { return Ok(false) };
             if sent != view.elems {
                 let fault = Fault::Message { from: *from, sent, wanted: view.elems };
                 return Err(at(program, stage, index, fault));
             }
-            all[stage].received[*from] += 1;
+            all[stage].received.insert((*from, *tag), received + 1);
         }
         Kind::Collective { op, axis: Axis::Pp, view } => {
             all[stage].meeting = Some((*op, view.elems));
@@ -81,11 +85,12 @@ fn finish(program: &Program, all: &[Stage]) -> Result<(), VerifyError> {
         if state.next < program.roles[stage].instrs.len() {
             return Err(at(program, stage, state.next, Fault::Deadlock));
         }
-        for (to, sent) in state.sent.iter().enumerate() {
-            let count = sent.len() - all[to].received[stage];
-            if count > 0 {
-                return Err(VerifyError { place: Place::End { stage }, fault: Fault::Unreceived { to, count } });
-            }
+        let left = |(&(to, tag), sent): (&(usize, u32), &Vec<usize>)| {
+            let received = all[to].received.get(&(stage, tag)).copied().unwrap_or(0);
+            (sent.len() > received).then(|| (to, sent.len() - received))
+        };
+        if let Some((to, count)) = state.sent.iter().filter_map(left).min() {
+            return Err(VerifyError { place: Place::End { stage }, fault: Fault::Unreceived { to, count } });
         }
     }
     Ok(())

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{Fault, Place, VerifyError, at};
 use crate::op::{Mode, Op};
-use crate::program::{Block, Buffer, Collective, Kind, Lifetime, Program, View};
+use crate::program::{Block, Buffer, Kind, Lifetime, Program, View};
 
 /// Two formals that must not share elements; `exact` ones may be the very same view.
 struct Apart {
@@ -81,7 +81,7 @@ fn check_instr(program: &Program, stage: usize, kind: &Kind, apart: &[Vec<Apart>
     let view = |view: &View| check_view(program, buffers, view);
     match kind {
         Kind::Load { into, .. } => view(into),
-        Kind::Send { to: peer, view: message } | Kind::Recv { from: peer, view: message } => {
+        Kind::Send { to: peer, view: message, .. } | Kind::Recv { from: peer, view: message, .. } => {
             if *peer == stage {
                 return Err(Fault::Oneself);
             }
@@ -91,11 +91,7 @@ fn check_instr(program: &Program, stage: usize, kind: &Kind, apart: &[Vec<Apart>
         Kind::Collective { op, axis, view: vector } => {
             view(vector)?;
             let ranks = program.mesh.size(*axis);
-            let shared = match op {
-                Collective::ReduceScatter | Collective::AllGather | Collective::AllToAll => true,
-                Collective::AllReduce => false,
-            };
-            if shared && !vector.elems.is_multiple_of(ranks) {
+            if op.shares() && !vector.elems.is_multiple_of(ranks) {
                 return Err(Fault::Uneven { elems: vector.elems, ranks });
             }
             Ok(())

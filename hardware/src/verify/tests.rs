@@ -62,7 +62,7 @@ fn what_is_out_of_range_is_refused() {
     let short = instr(Kind::Run { block: 0, phase: Phase::Forward, args: vec![W(0)] });
     assert!(matches!(fault(one(vec![short])), Fault::Arguments { given: 1, wanted: 2 }));
     let sharded = View { shard: Some(Axis::Dp), ..view(0, 0, 5) };
-    let mesh = Mesh { dp: 2, pp: 1, tp: 1 };
+    let mesh = Mesh { dp: 2, pp: 1, tp: 1, ..Mesh::ONE };
     assert!(matches!(fault(program(mesh, vec![vec![load(sharded)]])), Fault::Bounds { end: 10, .. }));
     assert!(matches!(fault(program(Mesh { pp: 2, ..Mesh::ONE }, vec![vec![]])), Fault::Roles { .. }));
 }
@@ -91,8 +91,8 @@ fn what_is_kept_is_freed_once() {
 #[test]
 fn messages_match_in_number_and_size() {
     let mesh = Mesh { pp: 2, ..Mesh::ONE };
-    let send = |elems| instr(Kind::Send { to: 1, view: view(0, 0, elems) });
-    let recv = |elems| instr(Kind::Recv { from: 0, view: view(0, 0, elems) });
+    let send = |elems| instr(Kind::Send { to: 1, tag: 0, view: view(0, 0, elems) });
+    let recv = |elems| instr(Kind::Recv { from: 0, tag: 0, view: view(0, 0, elems) });
     verify(program(mesh, vec![vec![send(4), send(8)], vec![recv(4), recv(8)]])).unwrap();
     assert!(matches!(
         fault(program(mesh, vec![vec![send(4)], vec![recv(8)]])),
@@ -100,15 +100,15 @@ fn messages_match_in_number_and_size() {
     ));
     assert!(matches!(fault(program(mesh, vec![vec![send(4)], vec![]])), Fault::Unreceived { to: 1, count: 1 }));
     assert!(matches!(fault(program(mesh, vec![vec![], vec![recv(4)]])), Fault::Deadlock));
-    let own = instr(Kind::Send { to: 0, view: W(0) });
+    let own = instr(Kind::Send { to: 0, tag: 0, view: W(0) });
     assert!(matches!(fault(program(mesh, vec![vec![own], vec![]])), Fault::Oneself));
 }
 
 #[test]
 fn stages_that_wait_in_a_circle_are_refused() {
     let mesh = Mesh { pp: 2, ..Mesh::ONE };
-    let send = |to| instr(Kind::Send { to, view: W(0) });
-    let recv = |from| instr(Kind::Recv { from, view: W(4) });
+    let send = |to| instr(Kind::Send { to, tag: 0, view: W(0) });
+    let recv = |from| instr(Kind::Recv { from, tag: 0, view: W(4) });
     verify(program(mesh, vec![vec![send(1), recv(1)], vec![send(0), recv(0)]])).unwrap();
     assert!(matches!(fault(program(mesh, vec![vec![recv(1), send(1)], vec![recv(0), send(0)]])), Fault::Deadlock));
 }

@@ -69,7 +69,8 @@ mod tests {
                         _ => vec![Stage { layers: 1, full: 0, selective: 1 }; 4],
                     };
                     let job = crate::job::Job { precision, ..tiny_job(tiny_model(dress)) };
-                    let plan = Plan { microbatch: 1, schedule, zero, mesh: Mesh { dp, pp, tp }, stages, job };
+                    let plan =
+                        Plan { microbatch: 1, schedule, zero, mesh: Mesh { dp, pp, tp, ..Mesh::ONE }, stages, job };
                     plan.check().unwrap();
                     all.push(plan);
                 }

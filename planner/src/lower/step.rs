@@ -117,7 +117,7 @@ impl Writer<'_> {
             let into = View { elems: self.plan.microbatch * self.plan.job.seq, ..entry };
             self.push(Kind::Load { input: Input::Tokens, into }, Stream::Compute, None);
         } else {
-            self.push(Kind::Recv { from: self.stage - 1, view: entry }, Stream::Compute, None);
+            self.push(Kind::Recv { from: self.stage - 1, tag: 0, view: entry }, Stream::Compute, None);
         }
         for index in 0..self.layout.pieces.len() {
             let piece = self.layout.pieces[index].piece(self.pieces);
@@ -125,7 +125,7 @@ impl Writer<'_> {
         }
         if !self.is_last() {
             let view = self.layout.entry(self.layout.pieces.len(), mb, self.activation());
-            self.push(Kind::Send { to: self.stage + 1, view }, Stream::Comm, None);
+            self.push(Kind::Send { to: self.stage + 1, tag: 0, view }, Stream::Comm, None);
         }
     }
 
@@ -137,7 +137,7 @@ impl Writer<'_> {
             self.push(Kind::Load { input: Input::Targets, into }, Stream::Compute, None);
         } else {
             let view = self.flow(mb);
-            self.push(Kind::Recv { from: self.stage + 1, view }, Stream::Compute, None);
+            self.push(Kind::Recv { from: self.stage + 1, tag: 0, view }, Stream::Compute, None);
         }
         for index in (0..self.layout.pieces.len()).rev() {
             let at = self.layout.pieces[index];
@@ -151,7 +151,7 @@ impl Writer<'_> {
         }
         if self.stage > 0 {
             let view = self.flow(mb);
-            self.push(Kind::Send { to: self.stage - 1, view }, Stream::Comm, None);
+            self.push(Kind::Send { to: self.stage - 1, tag: 0, view }, Stream::Comm, None);
         }
     }
 
@@ -177,8 +177,8 @@ impl Writer<'_> {
         let other = if self.stage == 0 { self.plan.mesh.pp - 1 } else { 0 };
         let (n, arrived) = (tied_elems(self.plan), self.all(peer));
         let view = View { buffer: self.layout.banks[bank].grads, offset: 0, elems: n, shard: None };
-        self.push(Kind::Send { to: other, view }, Stream::Comm, None);
-        self.push(Kind::Recv { from: other, view: arrived }, Stream::Compute, None);
+        self.push(Kind::Send { to: other, tag: 0, view }, Stream::Comm, None);
+        self.push(Kind::Recv { from: other, tag: 0, view: arrived }, Stream::Compute, None);
         self.single("accumulate", Op::Accumulate { n }, vec![arrived, view], None);
         self.reduce(bank, None);
     }
