@@ -11,7 +11,7 @@ use meshwright_hardware::units::Precision;
 use meshwright_planner::job::{Job, Optimizer};
 use meshwright_planner::lower::lower;
 use meshwright_planner::models;
-use meshwright_planner::plan::{Plan, Schedule, Stage};
+use meshwright_planner::plan::{Plan, Stage};
 use meshwright_planner::predict::predict;
 
 fn plan() -> Plan {
@@ -19,14 +19,7 @@ fn plan() -> Plan {
     let optimizer = Optimizer::default();
     let job = Job { seq: 2048, global_batch: 1536, precision: Precision::Bf16, steps: 1, seed: 0, model, optimizer };
     let stages = vec![Stage { layers: 12, full: 0, selective: 0 }; 8];
-    Plan {
-        microbatch: 1,
-        schedule: Schedule::OneFOneB,
-        zero: 1,
-        mesh: Mesh { dp: 16, pp: 8, tp: 8, ..Mesh::ONE },
-        stages,
-        job,
-    }
+    Plan { zero: 1, mesh: Mesh { dp: 16, pp: 8, tp: 8, ..Mesh::ONE }, stages, ..Plan::single(job, 1) }
 }
 
 fn benches(criterion: &mut Criterion) {

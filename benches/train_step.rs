@@ -11,7 +11,7 @@ use meshwright_hardware::units::Precision;
 use meshwright_planner::job::{Job, Optimizer};
 use meshwright_planner::lower::lower;
 use meshwright_planner::models;
-use meshwright_planner::plan::{Plan, Schedule, Stage};
+use meshwright_planner::plan::{Plan, Stage};
 
 fn trainer(dp: usize, threads_per_rank: usize) -> Trainer {
     let model = models::load("demo-10m").expect("it is embedded");
@@ -19,14 +19,7 @@ fn trainer(dp: usize, threads_per_rank: usize) -> Trainer {
     let job = Job { seq: 256, global_batch: 4, precision: Precision::Fp32, steps: 1000, seed: 0, model, optimizer };
     let stages = vec![Stage { layers: 6, full: 0, selective: 0 }];
     let zero = u8::from(dp > 1);
-    let plan = Plan {
-        microbatch: 2,
-        schedule: Schedule::OneFOneB,
-        zero,
-        mesh: Mesh { dp, pp: 1, tp: 1, ..Mesh::ONE },
-        stages,
-        job,
-    };
+    let plan = Plan { zero, mesh: Mesh { dp, ..Mesh::ONE }, stages, ..Plan::single(job, 2) };
     let lowered = lower(&plan).expect("the plan is sound");
     let config = train_config(&plan, threads_per_rank, None);
     let source = |step: usize, index: usize| {

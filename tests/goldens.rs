@@ -8,7 +8,7 @@ use meshwright_hardware::mesh::Mesh;
 use meshwright_hardware::units::Precision;
 use meshwright_planner::job::{Dress, Job, Model, Optimizer};
 use meshwright_planner::lower::lower;
-use meshwright_planner::plan::{Plan, Schedule, Stage};
+use meshwright_planner::plan::{Plan, Stage};
 use safetensors::SafeTensors;
 
 struct Golden {
@@ -62,7 +62,7 @@ fn trainer(dress: Dress, mesh: Mesh, golden: &Golden) -> Trainer {
     let optimizer = Optimizer::default();
     let job = Job { seq: 16, global_batch: 4, precision: Precision::Fp32, steps: 20, seed: 0, model, optimizer };
     let stages = vec![Stage { layers: 2 / mesh.pp, full: 0, selective: 0 }; mesh.pp];
-    let plan = Plan { microbatch: 1, schedule: Schedule::OneFOneB, zero: 1, mesh, stages, job };
+    let plan = Plan { zero: 1, mesh, stages, ..Plan::single(job, 1) };
     plan.check().unwrap();
     let lowered = lower(&plan).unwrap();
     let config = TrainConfig {

@@ -406,7 +406,7 @@ mod tests {
     fn the_default_grid_covers_every_class_and_fits_the_arena() {
         let ops = default_ops();
         let classes: std::collections::BTreeSet<&str> = ops.iter().map(Op::class).collect();
-        assert_eq!(classes.len(), 26);
+        assert_eq!(classes.len(), 27);
         assert!(ops.iter().all(|op| footprint(op) <= ARENA));
     }
 }

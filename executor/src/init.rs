@@ -5,16 +5,16 @@
 //! Invariant: an element depends on the seed, the parameter's name and the element's index in the whole tensor alone, so
 //! every plan starts from the same numbers, and stages that share a tensor by name hold the same values.
 
-use meshwright_hardware::params::{Init, ParamSpec};
+use meshwright_hardware::params::{Init, ParamSpec, Part};
 
-/// What rank `t` of `tp` starts with: [`ParamSpec::local_elems`] numbers.
-pub fn initial(spec: &ParamSpec, seed: u64, tp: usize, t: usize) -> Vec<f32> {
+/// What a rank starts with: [`ParamSpec::local_elems`] numbers.
+pub fn initial(spec: &ParamSpec, seed: u64, part: Part) -> Vec<f32> {
     match spec.init {
-        Init::Ones => vec![1.0; spec.local_elems(tp)],
-        Init::Zeros => vec![0.0; spec.local_elems(tp)],
+        Init::Ones => vec![1.0; spec.local_elems(part)],
+        Init::Zeros => vec![0.0; spec.local_elems(part)],
         Init::Normal { std } => {
             let key = mixed(seed ^ hashed(&spec.name));
-            spec.stretches(tp, t).into_iter().flatten().map(|index| std * normal(key, index as u64)).collect()
+            spec.stretches(part).into_iter().flatten().map(|index| std * normal(key, index as u64)).collect()
         }
     }
 }
@@ -50,28 +50,40 @@ mod tests {
 
     fn spec(name: &str, shard: Shard) -> ParamSpec {
         let init = Init::Normal { std: 0.5 };
-        ParamSpec { name: name.to_owned(), weights: 0, grads: 1, offset: 0, rows: 96, cols: 64, shard, init }
+        ParamSpec {
+            name: name.to_owned(),
+            weights: 0,
+            grads: 1,
+            offset: 0,
+            rows: 96,
+            cols: 64,
+            shard,
+            init,
+            experts: None,
+            weights_over: None,
+            grads_over: None,
+        }
     }
 
     #[test]
     fn shards_hold_the_numbers_of_the_whole() {
-        let whole = initial(&spec("w", Shard::Whole), 7, 1, 0);
+        let whole = initial(&spec("w", Shard::Whole), 7, Part::ALL);
         for shard in [Shard::Rows { sections: vec![64, 32] }, Shard::Cols] {
             let spec = spec("w", shard);
-            let locals: Vec<Vec<f32>> = (0..4).map(|t| initial(&spec, 7, 4, t)).collect();
+            let locals: Vec<_> = Part::each(4, 1).map(|part| (part, initial(&spec, 7, part))).collect();
             assert_eq!(spec.gather(&locals), whole);
         }
     }
 
     #[test]
     fn numbers_are_normal_and_differ_by_name_and_seed() {
-        let drawn = initial(&spec("w", Shard::Whole), 7, 1, 0);
+        let drawn = initial(&spec("w", Shard::Whole), 7, Part::ALL);
         let n = drawn.len() as f32;
         let mean = drawn.iter().sum::<f32>() / n;
         let moment = |power: i32| drawn.iter().map(|x| (x / 0.5).powi(power)).sum::<f32>() / n;
         assert!(mean.abs() < 0.02, "{mean}");
         assert!((moment(2) - 1.0).abs() < 0.06 && (moment(4) - 3.0).abs() < 0.5, "{} {}", moment(2), moment(4));
-        assert_ne!(drawn, initial(&spec("v", Shard::Whole), 7, 1, 0));
-        assert_ne!(drawn, initial(&spec("w", Shard::Whole), 8, 1, 0));
+        assert_ne!(drawn, initial(&spec("v", Shard::Whole), 7, Part::ALL));
+        assert_ne!(drawn, initial(&spec("w", Shard::Whole), 8, Part::ALL));
     }
 }

@@ -20,8 +20,9 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use meshwright_hardware::mesh::Rank;
-use meshwright_hardware::params::Params;
+use meshwright_hardware::mesh::{Axis, Rank};
+use meshwright_hardware::op::position;
+use meshwright_hardware::params::{Params, Part};
 use meshwright_hardware::program::{Input, Program};
 use meshwright_hardware::trace::{Lane, Origin, Trace};
 use meshwright_hardware::verify::Verified;
@@ -104,7 +105,8 @@ pub struct Trainer {
     source: Arc<Source>,
     devices: Vec<Box<dyn Device>>,
     transport: Threads,
-    /// Where each last-stage role keeps its loss, and every role the gradient's squared norm.
+    /// The stage that adds up the loss, where it keeps it, and where every stage keeps the gradient's squared norm.
+    loss_stage: usize,
     loss: Region,
     norm: Region,
     next_step: usize,
@@ -130,10 +132,16 @@ impl Trainer {
             Ok(Box::new(Cpu::new(rank, buffers, config.threads_per_rank)?))
         };
         let devices = (0..mesh.ranks()).map(device).collect::<Result<_, _>>()?;
-        let (loss, norm) = (named(&program, mesh.pp - 1, "loss")?, named(&program, 0, "norm")?);
+        let stages = 0..mesh.pp;
+        let (loss_stage, loss) = stages
+            .rev()
+            .find_map(|stage| Some((stage, named(&program, stage, "loss").ok()?)))
+            .map_or_else(|| named(&program, mesh.pp - 1, "loss").map(|loss| (mesh.pp - 1, loss)), Ok)?;
+        let norm = named(&program, 0, "norm")?;
         let (transport, seed) = (Threads::new(mesh), config.seed);
-        let mut trainer = Trainer { program, params, config, source, devices, transport, loss, norm, next_step: 0 };
-        trainer.fill(|spec, tp, t| initial(spec, seed, tp, t))?;
+        let mut trainer =
+            Trainer { program, params, config, source, devices, transport, loss_stage, loss, norm, next_step: 0 };
+        trainer.fill(|spec, part| initial(spec, seed, part))?;
         Ok(trainer)
     }
 
@@ -241,7 +249,8 @@ impl Trainer {
     /// The sum of what the last stage's ranks add up, one of each tensor-parallel group.
     fn loss(&mut self) -> Result<f64, ExecutorError> {
         let mesh = self.program.mesh;
-        let ranks = (0..mesh.dp).map(|dp| mesh.rank(mesh.pp - 1, dp, 0, 0));
+        let stage = self.loss_stage;
+        let ranks = (0..mesh.dp).flat_map(|dp| (0..mesh.cp).map(move |cp| mesh.rank(stage, dp, cp, 0)));
         ranks.map(|rank| Ok(f64::from(read(self.devices[rank].as_mut(), self.loss)?[0]))).sum()
     }
 
@@ -285,7 +294,7 @@ fn run_rank(
     let at = program.mesh.coord_of(rank);
     let load = |input: Input, microbatch: usize, host: &mut [f32]| {
         let first = (at.dp * config.num_microbatches + microbatch) * config.microbatch_size;
-        load(source, step, first, input, config.seq, host)
+        load(source, step, first, input, (config.seq, program.mesh.cp, at.cp), host)
     };
     let body = || {
         let mut clock = Clock::new(epoch);
@@ -304,26 +313,27 @@ fn run_rank(
     outcome
 }
 
-/// Fills `host` with whole sequences from sample `first` on.
+/// Fills `host` with sequences from sample `first` on: with what rank `rank` of `cp` holds of them.
 fn load(
     source: &Source,
     step: usize,
     first: usize,
     input: Input,
-    seq: usize,
+    (seq, cp, rank): (usize, usize, usize),
     host: &mut [f32],
 ) -> Result<(), ExecutorError> {
-    for (i, row) in host.chunks_mut(seq).enumerate() {
+    let own = seq / cp;
+    for (i, row) in host.chunks_mut(own).enumerate() {
         let (tokens, targets) = source(step, first + i);
         let ids = match input {
             Input::Tokens => tokens,
             Input::Targets => targets,
         };
-        if ids.len() != row.len() {
-            let why = format!("{} tokens where the program takes {}", ids.len(), row.len());
+        if ids.len() != seq {
+            let why = format!("{} tokens where the program takes {seq}", ids.len());
             return Err(ExecutorError::bad_input("sample", format!("step {step}"), why, "give `seq` tokens a sample"));
         }
-        row.iter_mut().zip(ids).for_each(|(to, id)| *to = f32::from_bits(id));
+        row.iter_mut().enumerate().for_each(|(at, to)| *to = f32::from_bits(ids[position(at, own, cp, rank)]));
     }
     Ok(())
 }
@@ -339,7 +349,8 @@ fn named(program: &Program, role: usize, name: &str) -> Result<Region, ExecutorE
 }
 
 fn check_params(program: &Program, params: &Params) -> Result<(), ExecutorError> {
-    let tp = program.mesh.tp;
+    let mesh = program.mesh;
+    let part = Part { tp: mesh.tp, t: 0, ep: mesh.ep, e: 0 };
     let bad = |place: &str, why| ExecutorError::bad_input("parameter", place, why, "lower the plan again");
     if params.roles.len() != program.roles.len() {
         let why = format!("parameters of {} stages for a program of {}", params.roles.len(), program.roles.len());
@@ -347,11 +358,13 @@ fn check_params(program: &Program, params: &Params) -> Result<(), ExecutorError>
     }
     for (role, specs) in program.roles.iter().zip(&params.roles) {
         for spec in specs {
-            let inside = |buffer: u32| {
-                role.buffers.get(buffer as usize).is_some_and(|buffer| spec.range(tp).end <= buffer.elems)
+            let inside = |buffer: u32, over: Option<Axis>| {
+                let all = |elems: usize| elems * over.map_or(1, |axis| mesh.size(axis));
+                role.buffers.get(buffer as usize).is_some_and(|buffer| spec.range(part).end <= all(buffer.elems))
             };
-            if !spec.splits_over(tp) || !inside(spec.weights) || !inside(spec.grads) {
-                return Err(bad(&spec.name, format!("it does not split over {tp} ranks or fit its buffers")));
+            let fits = inside(spec.weights, spec.weights_over) && inside(spec.grads, spec.grads_over);
+            if !spec.splits_over(part) || !fits {
+                return Err(bad(&spec.name, format!("it does not split over {mesh:?} or fit its buffers")));
             }
         }
     }

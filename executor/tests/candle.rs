@@ -117,7 +117,7 @@ fn rotary_attention_is_candles() {
     let want = candle_attention(&v, &dims);
     let turn = |inverse: bool, x: &mut [f32]| {
         let turned = dims.heads + dims.kv_heads;
-        kernels::rope(&team, rows, dims.seq, wide, turned, dims.head_dim, 1e4, inverse, x);
+        kernels::rope(&team, rows, dims.seq, wide, turned, dims.head_dim, 1e4, inverse, |at| at, x);
     };
     let mut turned = qkv.clone();
     turn(false, &mut turned);

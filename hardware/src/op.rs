@@ -5,6 +5,7 @@
 //!
 //! Invariant: no wildcard arm over [`Op`] anywhere, so a new op is found by the compiler in every match.
 
+use crate::mesh::Axis;
 use serde::{Deserialize, Serialize};
 
 /// How a matmul reads its operands; C is always `[m, n]`.
@@ -75,6 +76,49 @@ impl AttentionDims {
     }
 }
 
+/// Dims of attention to keys and values of ranks that share sequences. Keys and values of a block are rows `[k | v]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)] // those of AttentionDims
+pub struct ContextDims {
+    pub batch: usize,
+    /// Tokens of a sequence on a rank.
+    pub seq: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    pub causal: bool,
+    /// Ranks that share a sequence.
+    pub cp: usize,
+    /// Blocks given: all, in the order of ranks, or one.
+    pub blocks: usize,
+    /// Of one block: that of so many ranks before. Results add to those of earlier hops.
+    pub hop: usize,
+}
+
+impl ContextDims {
+    /// Tokens: `batch · seq`.
+    pub fn rows(&self) -> usize {
+        self.batch * self.seq
+    }
+
+    /// Width of a packed q|k|v row.
+    pub fn qkv_cols(&self) -> usize {
+        (self.heads + 2 * self.kv_heads) * self.head_dim
+    }
+
+    /// Elements of all given blocks.
+    pub fn kv_elems(&self) -> usize {
+        self.blocks * self.rows() * 2 * self.kv_heads * self.head_dim
+    }
+
+    /// FLOPs forward; causal attention computes half, of whichever blocks, thanks to [`position`].
+    pub fn forward_flops(&self) -> f64 {
+        let full = 4.0 * (self.rows() * self.heads * self.head_dim) as f64 * (self.blocks * self.seq) as f64;
+        if self.causal { full / 2.0 } else { full }
+    }
+}
+
 /// A kernel with its dims fixed. `rows` are tokens; `shards` counts the ranks that share a vocabulary.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -93,16 +137,21 @@ pub enum Op {
         vocab: usize,
         shards: usize,
     },
-    /// Learned positions added in place: `x[r] += table[r % seq]`.
+    /// Learned positions added in place: `x[r] += table[position of r]`. Of a microbatch's tokens, `sp` ranks of tensor
+    /// parallelism hold `rows` each; of each sequence, `cp` ranks hold `seq` tokens each ([`position`]).
     Positions {
         rows: usize,
         seq: usize,
         cols: usize,
+        sp: usize,
+        cp: usize,
     },
     PositionsGrad {
         rows: usize,
         seq: usize,
         cols: usize,
+        sp: usize,
+        cp: usize,
     },
     Norm {
         kind: NormKind,
@@ -123,6 +172,69 @@ pub enum Op {
         bias: bool,
         accumulate: bool,
     },
+    /// As many products as experts and sources: `a` is `[sources, experts, …]`, `b` `[experts, …]`. In `tn`, `c` is
+    /// `[experts, m, n]`, summed over sources; else `[sources, experts, m, n]`. In `tn`, `k` rows a source are summed over.
+    ExpertMatmul {
+        layout: Layout,
+        experts: usize,
+        sources: usize,
+        m: usize,
+        n: usize,
+        k: usize,
+        accumulate: bool,
+    },
+    /// Softmax over experts, of which a token goes to the `top_k` likeliest, as long as they have room for `room` tokens
+    /// (Lepikhin et al. 2020): probabilities, shares (which add up to one, if there are several), and places among
+    /// `experts · room`, or `u32::MAX` where there is no room.
+    Route {
+        rows: usize,
+        experts: usize,
+        top_k: usize,
+        room: usize,
+    },
+    /// Gradient of the logits, with that of the balancing loss (Fedus et al. 2021, eq. 4) times `balance`.
+    RouteGrad {
+        rows: usize,
+        experts: usize,
+        top_k: usize,
+        room: usize,
+        balance: f32,
+    },
+    /// Tokens to their places; zeros where none goes.
+    Dispatch {
+        rows: usize,
+        cols: usize,
+        top_k: usize,
+        places: usize,
+    },
+    DispatchGrad {
+        rows: usize,
+        cols: usize,
+        top_k: usize,
+        places: usize,
+        accumulate: bool,
+    },
+    /// A token's sum of what stands at its places, by its shares.
+    Combine {
+        rows: usize,
+        cols: usize,
+        top_k: usize,
+        places: usize,
+    },
+    CombineGrad {
+        rows: usize,
+        cols: usize,
+        top_k: usize,
+        places: usize,
+    },
+    /// Copies `cols` columns from `first` on of rows of `stride`, or, with `into`, to there.
+    Columns {
+        rows: usize,
+        stride: usize,
+        first: usize,
+        cols: usize,
+        into: bool,
+    },
     /// Column sums: `db += Σ_r dy[r]`.
     BiasGrad {
         rows: usize,
@@ -136,11 +248,15 @@ pub enum Op {
         heads: usize,
         head_dim: usize,
         theta: f32,
+        cp: usize,
         inverse: bool,
     },
     /// Fused attention that never stores the scores (Dao et al. 2022).
     Attention(AttentionDims),
     AttentionGrad(AttentionDims),
+    /// Attention of a rank's queries to one block of keys and values, or to all, of those that share the sequence.
+    ContextAttention(ContextDims),
+    ContextAttentionGrad(ContextDims),
     Activation {
         kind: ActivationKind,
         rows: usize,
@@ -173,24 +289,31 @@ pub enum Op {
     Zero {
         n: usize,
     },
+    /// `dst = src`.
+    Copy {
+        n: usize,
+    },
     /// `dst += src`.
     Accumulate {
         n: usize,
     },
-    /// Adds `Σ g²` of this rank's share: elements from `whole` on are replicated on `copies` ranks and count `1/copies`.
-    /// The vector is shard `i` of `shards` of a longer one, in which `whole` counts.
+    /// Adds `Σ g²` of this rank's share over `replicas`: elements from `whole` on are replicated on `copies` ranks and count
+    /// `1/copies`. The vector is shard `i` of `shards`, by position on `axis`, of a longer one, in which `whole` counts.
     SquaredNorm {
         n: usize,
         whole: usize,
         copies: usize,
+        replicas: usize,
         shards: usize,
+        axis: Axis,
     },
-    /// AdamW (Loshchilov & Hutter 2019) over shard `i` of `shards`; elements before `decayed` of the whole decay. With
-    /// `master`, fp32 weights are updated and rounded to the narrower ones.
+    /// AdamW (Loshchilov & Hutter 2019) over shard `i` of `shards`, by position on `axis`; elements before `decayed` of the
+    /// whole decay. With `master`, fp32 weights are updated and rounded to the narrower ones.
     AdamW {
         n: usize,
         decayed: usize,
         shards: usize,
+        axis: Axis,
         master: bool,
     },
 }
@@ -232,9 +355,11 @@ impl Op {
             Op::EmbedGrad { rows, cols, vocab, .. } => {
                 vec![param("ids", In, rows), param("dy", In, rows * cols), param("dtable", InOut, vocab * cols)]
             }
-            Op::Positions { rows, seq, cols } => vec![param("table", In, seq * cols), param("x", InOut, rows * cols)],
-            Op::PositionsGrad { rows, seq, cols } => {
-                vec![param("dy", In, rows * cols), param("dtable", InOut, seq * cols)]
+            Op::Positions { rows, seq, cols, cp, .. } => {
+                vec![param("table", In, cp * seq * cols), param("x", InOut, rows * cols)]
+            }
+            Op::PositionsGrad { rows, seq, cols, cp, .. } => {
+                vec![param("dy", In, rows * cols), param("dtable", InOut, cp * seq * cols)]
             }
             Op::Norm { kind, rows, cols } => {
                 let mut all = vec![param("x", In, rows * cols), param("gain", In, cols)];
@@ -268,6 +393,75 @@ impl Op {
                 all
             }
             Op::BiasGrad { rows, cols } => vec![param("dy", In, rows * cols), param("db", InOut, cols)],
+            Op::ExpertMatmul { layout, experts, sources, m, n, k, accumulate } => {
+                let (a, b, c) = match layout {
+                    Layout::Tn => (sources * k * m, sources * k * n, m * n),
+                    Layout::Nt | Layout::Nn => (sources * m * k, n * k, sources * m * n),
+                };
+                let out = if accumulate { InOut } else { Out };
+                vec![param("a", In, experts * a), param("b", In, experts * b), param("c", out, experts * c)]
+            }
+            Op::Route { rows, experts, top_k, .. } => vec![
+                param("logits", In, rows * experts),
+                param("probs", Out, rows * experts),
+                param("shares", Out, rows * top_k),
+                param("places", Out, rows * top_k),
+            ],
+            Op::RouteGrad { rows, experts, top_k, .. } => vec![
+                param("probs", In, rows * experts),
+                param("dshares", In, rows * top_k),
+                param("dlogits", Out, rows * experts),
+            ],
+            Op::Dispatch { rows, cols, top_k, places } => {
+                vec![param("x", In, rows * cols), param("places", In, rows * top_k), param("out", Out, places * cols)]
+            }
+            Op::DispatchGrad { rows, cols, top_k, places, accumulate } => vec![
+                param("places", In, rows * top_k),
+                param("dout", In, places * cols),
+                param("dx", if accumulate { InOut } else { Out }, rows * cols),
+            ],
+            Op::Combine { rows, cols, top_k, places } => vec![
+                param("y", In, places * cols),
+                param("places", In, rows * top_k),
+                param("shares", In, rows * top_k),
+                param("out", Out, rows * cols),
+            ],
+            Op::CombineGrad { rows, cols, top_k, places } => vec![
+                param("y", In, places * cols),
+                param("places", In, rows * top_k),
+                param("shares", In, rows * top_k),
+                param("dout", In, rows * cols),
+                param("dy", Out, places * cols),
+                param("dshares", Out, rows * top_k),
+            ],
+            Op::Columns { rows, stride, cols, into, .. } => {
+                if into {
+                    vec![param("part", In, rows * cols), param("rows", InOut, rows * stride)]
+                } else {
+                    vec![param("rows", In, rows * stride), param("part", Out, rows * cols)]
+                }
+            }
+            Op::ContextAttention(d) => {
+                let result = if d.hop > 0 { InOut } else { Out };
+                vec![
+                    param("qkv", In, d.rows() * d.qkv_cols()),
+                    param("kv", In, d.kv_elems()),
+                    param("out", result, d.rows() * d.heads * d.head_dim),
+                    param("lse", result, d.rows() * d.heads),
+                ]
+            }
+            Op::ContextAttentionGrad(d) => {
+                let wide = d.rows() * d.heads * d.head_dim;
+                vec![
+                    param("qkv", In, d.rows() * d.qkv_cols()),
+                    param("kv", In, d.kv_elems()),
+                    param("out", In, wide),
+                    param("lse", In, d.rows() * d.heads),
+                    param("dout", In, wide),
+                    param("dqkv", if d.hop > 0 { InOut } else { Out }, d.rows() * d.qkv_cols()),
+                    param("dkv", Out, d.kv_elems()),
+                ]
+            }
             Op::Rope { rows, stride, .. } => vec![param("x", InOut, rows * stride)],
             Op::Attention(d) => vec![
                 param("qkv", In, d.rows() * d.qkv_cols()),
@@ -310,6 +504,7 @@ impl Op {
                 param("loss", InOut, 1),
             ],
             Op::Zero { n } => vec![param("x", Out, n)],
+            Op::Copy { n } => vec![param("src", In, n), param("dst", Out, n)],
             Op::Accumulate { n } => vec![param("src", In, n), param("dst", InOut, n)],
             Op::SquaredNorm { n, .. } => vec![param("g", In, n), param("sum", InOut, 1)],
             Op::AdamW { n, master, .. } => {
@@ -331,7 +526,15 @@ impl Op {
             Op::Attention(d) => d.forward_flops(),
             // Five matmuls backward to two forward: scores are recomputed (Dao et al. 2022, §3.1).
             Op::AttentionGrad(d) => 2.5 * d.forward_flops(),
-            Op::Embed { .. } | Op::Zero { .. } => 0.0,
+            Op::ExpertMatmul { experts, sources, m, n, k, .. } => 2.0 * (experts * sources * m * n) as f64 * k as f64,
+            Op::ContextAttention(d) => d.forward_flops(),
+            Op::ContextAttentionGrad(d) => 2.5 * d.forward_flops(),
+            Op::Route { rows, experts, .. } | Op::RouteGrad { rows, experts, .. } => 6.0 * (rows * experts) as f64,
+            Op::Combine { rows, cols, top_k, .. } | Op::DispatchGrad { rows, cols, top_k, .. } => {
+                2.0 * (rows * cols * top_k) as f64
+            }
+            Op::CombineGrad { rows, cols, top_k, .. } => 3.0 * (rows * cols * top_k) as f64,
+            Op::Embed { .. } | Op::Zero { .. } | Op::Copy { .. } | Op::Dispatch { .. } | Op::Columns { .. } => 0.0,
             Op::EmbedGrad { rows, cols, .. } | Op::BiasGrad { rows, cols } => (rows * cols) as f64,
             Op::Positions { rows, cols, .. } | Op::PositionsGrad { rows, cols, .. } => (rows * cols) as f64,
             Op::Norm { rows, cols, .. } => 6.0 * (rows * cols) as f64,
@@ -354,7 +557,17 @@ impl Op {
             Op::Embed { rows, cols, .. } => rows + 2 * rows * cols,
             Op::EmbedGrad { rows, cols, .. } => rows + 3 * rows * cols,
             Op::Rope { rows, heads, head_dim, .. } => 2 * rows * heads * head_dim,
-            Op::Positions { .. }
+            Op::Columns { rows, cols, .. } => 2 * rows * cols,
+            Op::ExpertMatmul { .. }
+            | Op::Route { .. }
+            | Op::RouteGrad { .. }
+            | Op::Dispatch { .. }
+            | Op::DispatchGrad { .. }
+            | Op::Combine { .. }
+            | Op::CombineGrad { .. }
+            | Op::ContextAttention(_)
+            | Op::ContextAttentionGrad(_)
+            | Op::Positions { .. }
             | Op::PositionsGrad { .. }
             | Op::Norm { .. }
             | Op::NormGrad { .. }
@@ -368,6 +581,7 @@ impl Op {
             | Op::LossStats { .. }
             | Op::Loss { .. }
             | Op::Zero { .. }
+            | Op::Copy { .. }
             | Op::Accumulate { .. }
             | Op::SquaredNorm { .. }
             | Op::AdamW { .. } => {
@@ -391,6 +605,18 @@ impl Op {
             Op::Matmul { layout: Layout::Nt, .. } => "matmul-nt",
             Op::Matmul { layout: Layout::Nn, .. } => "matmul-nn",
             Op::Matmul { layout: Layout::Tn, .. } => "matmul-tn",
+            Op::ExpertMatmul { layout: Layout::Nt, .. } => "expert-matmul-nt",
+            Op::ExpertMatmul { layout: Layout::Nn, .. } => "expert-matmul-nn",
+            Op::ExpertMatmul { layout: Layout::Tn, .. } => "expert-matmul-tn",
+            Op::Route { .. } => "route",
+            Op::RouteGrad { .. } => "route-grad",
+            Op::Dispatch { .. } => "dispatch",
+            Op::DispatchGrad { .. } => "dispatch-grad",
+            Op::Combine { .. } => "combine",
+            Op::CombineGrad { .. } => "combine-grad",
+            Op::Columns { .. } => "columns",
+            Op::ContextAttention(_) => "context-attention",
+            Op::ContextAttentionGrad(_) => "context-attention-grad",
             Op::BiasGrad { .. } => "bias-grad",
             Op::Rope { .. } => "rope",
             Op::Attention(_) => "attention",
@@ -403,6 +629,7 @@ impl Op {
             Op::LossStats { .. } => "loss-stats",
             Op::Loss { .. } => "loss",
             Op::Zero { .. } => "zero",
+            Op::Copy { .. } => "copy",
             Op::Accumulate { .. } => "accumulate",
             Op::SquaredNorm { .. } => "squared-norm",
             Op::AdamW { .. } => "adamw",
@@ -416,7 +643,29 @@ impl Op {
 
     /// Whether the op runs on the matrix units: a matmul or attention.
     pub fn is_matrix(&self) -> bool {
-        matches!(self, Op::Matmul { .. } | Op::Attention(_) | Op::AttentionGrad(_))
+        matches!(
+            self,
+            Op::Matmul { .. }
+                | Op::ExpertMatmul { .. }
+                | Op::Attention(_)
+                | Op::AttentionGrad(_)
+                | Op::ContextAttention(_)
+                | Op::ContextAttentionGrad(_)
+        )
+    }
+}
+
+/// The place in its whole sequence of a token that is the `at`-th of the `seq` that rank `rank` of `cp` holds. A sequence is
+/// cut into `2·cp` parts of which a rank holds one from each end, so that causal attention is as much work for all (Llama
+/// Team 2024, §3.3.2).
+pub fn position(at: usize, seq: usize, cp: usize, rank: usize) -> usize {
+    let half = seq / 2;
+    if cp == 1 {
+        at
+    } else if at < half {
+        rank * half + at
+    } else {
+        (2 * cp - 1 - rank) * half + at - half
     }
 }
 

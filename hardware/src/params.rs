@@ -8,6 +8,8 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
+use crate::mesh::{Axis, Coord, Mesh};
+
 /// What a parameter starts as.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -58,6 +60,35 @@ pub struct ParamSpec {
     pub shard: Shard,
     /// What it starts as.
     pub init: Init,
+    /// Experts of which each has such a tensor; expert parallelism shares them out in order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub experts: Option<usize>,
+    /// The axis over which the buffer of weights is sharded, if it is: a rank holds so many elements of the flat whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights_over: Option<Axis>,
+    /// The axis over which the buffer of gradients is sharded, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grads_over: Option<Axis>,
+}
+
+/// The ranks that a tensor is split over, and one of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Ranks of tensor parallelism.
+    pub tp: usize,
+    /// Position among them.
+    pub t: usize,
+    /// Ranks of expert parallelism.
+    pub ep: usize,
+    /// Position among them.
+    pub e: usize,
+}
+
+impl Part {
+    /// The part of a rank.
+    pub fn of(mesh: &Mesh, at: Coord) -> Part {
+        Part { tp: mesh.tp, t: at.tp, ep: mesh.ep, e: at.on(Axis::Ep) }
+    }
 }
 
 /// The named tensors of every stage.
@@ -68,67 +99,88 @@ pub struct Params {
     pub roles: Vec<Vec<ParamSpec>>,
 }
 
+impl Part {
+    /// All of a tensor.
+    pub const ALL: Part = Part { tp: 1, t: 0, ep: 1, e: 0 };
+
+    /// The parts of all ranks that together hold a tensor once: expert by expert, then tensor-parallel ranks.
+    pub fn each(tp: usize, ep: usize) -> impl Iterator<Item = Part> {
+        (0..ep).flat_map(move |e| (0..tp).map(move |t| Part { tp, t, ep, e }))
+    }
+}
+
 impl ParamSpec {
-    /// Elements of the whole tensor.
+    /// Elements of the whole tensor, all experts' together.
     pub fn elems(&self) -> usize {
-        self.rows * self.cols
+        self.rows * self.cols * self.experts.unwrap_or(1)
     }
 
-    /// Elements that each of `tp` ranks holds.
-    pub fn local_elems(&self, tp: usize) -> usize {
-        match self.shard {
-            Shard::Whole => self.elems(),
-            Shard::Rows { .. } | Shard::Cols => self.elems() / tp,
-        }
+    /// Elements that a rank holds.
+    pub fn local_elems(&self, part: Part) -> usize {
+        let each = match self.shard {
+            Shard::Whole => self.rows * self.cols,
+            Shard::Rows { .. } | Shard::Cols => self.rows * self.cols / part.tp,
+        };
+        each * self.experts.map_or(1, |experts| experts / part.ep)
     }
 
-    /// The local tensor's elements in the flat buffers.
-    pub fn range(&self, tp: usize) -> Range<usize> {
-        self.offset..self.offset + self.local_elems(tp)
+    /// The local tensor's elements in the flat buffers (in all their shards together).
+    pub fn range(&self, part: Part) -> Range<usize> {
+        self.offset..self.offset + self.local_elems(part)
     }
 
-    /// Whether the shard divides evenly over `tp` ranks and its sections add up.
-    pub fn splits_over(&self, tp: usize) -> bool {
-        match &self.shard {
+    /// Whether the shard divides evenly over the ranks and its sections add up.
+    pub fn splits_over(&self, part: Part) -> bool {
+        let shard = match &self.shard {
             Shard::Whole => true,
             Shard::Rows { sections } => {
-                sections.iter().sum::<usize>() == self.rows && sections.iter().all(|rows| rows.is_multiple_of(tp))
+                sections.iter().sum::<usize>() == self.rows && sections.iter().all(|rows| rows.is_multiple_of(part.tp))
             }
-            Shard::Cols => self.cols.is_multiple_of(tp),
-        }
+            Shard::Cols => self.cols.is_multiple_of(part.tp),
+        };
+        shard && self.experts.is_none_or(|experts| experts.is_multiple_of(part.ep))
     }
 
-    /// The stretches of the whole tensor that rank `t` of `tp` holds, in the order in which it holds them.
-    pub fn stretches(&self, tp: usize, t: usize) -> Vec<Range<usize>> {
+    /// The stretches of the whole tensor that a rank holds, in the order in which it holds them.
+    pub fn stretches(&self, part: Part) -> Vec<Range<usize>> {
+        let Some(experts) = self.experts else { return self.stretches_of_one(part, 0) };
+        let own = experts / part.ep;
+        let first = part.e * own;
+        (first..first + own).flat_map(|expert| self.stretches_of_one(part, expert * self.rows * self.cols)).collect()
+    }
+
+    /// The stretches of one matrix that starts at `base`.
+    fn stretches_of_one(&self, Part { tp, t, .. }: Part, base: usize) -> Vec<Range<usize>> {
         match &self.shard {
-            Shard::Whole => std::iter::once(0..self.elems()).collect(),
+            Shard::Whole => std::iter::once(base..base + self.rows * self.cols).collect(),
             Shard::Rows { sections } => {
                 let mut from = 0;
                 let stretch = |&rows: &usize| {
                     let (first, share) = (from, rows / tp);
                     from += rows;
-                    (first + t * share) * self.cols..(first + (t + 1) * share) * self.cols
+                    base + (first + t * share) * self.cols..base + (first + (t + 1) * share) * self.cols
                 };
                 sections.iter().map(stretch).collect()
             }
             Shard::Cols => {
                 let share = self.cols / tp;
-                (0..self.rows).map(|row| row * self.cols + t * share..row * self.cols + (t + 1) * share).collect()
+                let row = |row: usize| base + row * self.cols + t * share..base + row * self.cols + (t + 1) * share;
+                (0..self.rows).map(row).collect()
             }
         }
     }
 
-    /// What rank `t` of `tp` holds of the whole tensor `global`, `[rows, cols]`.
-    pub fn scatter(&self, tp: usize, t: usize, global: &[f32]) -> Vec<f32> {
-        self.stretches(tp, t).into_iter().flat_map(|stretch| &global[stretch]).copied().collect()
+    /// What a rank holds of the whole tensor `global`, `[experts, rows, cols]`.
+    pub fn scatter(&self, part: Part, global: &[f32]) -> Vec<f32> {
+        self.stretches(part).into_iter().flat_map(|stretch| &global[stretch]).copied().collect()
     }
 
-    /// The whole tensor, `[rows, cols]`, from what every tensor-parallel rank holds of it, in rank order.
-    pub fn gather(&self, locals: &[Vec<f32>]) -> Vec<f32> {
+    /// The whole tensor from what ranks hold of it.
+    pub fn gather(&self, locals: &[(Part, Vec<f32>)]) -> Vec<f32> {
         let mut global = vec![0.0; self.elems()];
-        for (t, local) in locals.iter().enumerate() {
+        for (part, local) in locals {
             let mut at = 0;
-            for stretch in self.stretches(locals.len(), t) {
+            for stretch in self.stretches(*part) {
                 let n = stretch.len();
                 global[stretch].copy_from_slice(&local[at..at + n]);
                 at += n;
@@ -145,8 +197,22 @@ mod tests {
 
     fn spec(shard: Shard, rows: usize, cols: usize) -> ParamSpec {
         let init = Init::Normal { std: 0.02 };
-        ParamSpec { name: "w".to_owned(), weights: 0, grads: 1, offset: 3, rows, cols, shard, init }
+        ParamSpec {
+            name: "w".to_owned(),
+            weights: 0,
+            grads: 1,
+            offset: 3,
+            rows,
+            cols,
+            shard,
+            init,
+            experts: None,
+            weights_over: None,
+            grads_over: None,
+        }
     }
+
+    const SECOND: Part = Part { tp: 2, t: 1, ep: 1, e: 0 };
 
     fn counted(n: usize) -> Vec<f32> {
         (0..n).map(|i| i as f32).collect()
@@ -155,21 +221,23 @@ mod tests {
     #[test]
     fn rows_are_sliced_section_by_section() {
         let spec = spec(Shard::Rows { sections: vec![4, 2] }, 6, 2);
-        assert_eq!(spec.scatter(2, 1, &counted(12)), [4.0, 5.0, 6.0, 7.0, 10.0, 11.0]);
-        assert_eq!(spec.range(2), 3..9);
+        assert_eq!(spec.scatter(SECOND, &counted(12)), [4.0, 5.0, 6.0, 7.0, 10.0, 11.0]);
+        assert_eq!(spec.range(SECOND), 3..9);
     }
 
     #[test]
     fn columns_are_sliced_in_every_row() {
         let spec = spec(Shard::Cols, 2, 4);
-        assert_eq!(spec.scatter(2, 0, &counted(8)), [0.0, 1.0, 4.0, 5.0]);
-        assert!(!spec.splits_over(3));
+        assert_eq!(spec.scatter(Part { t: 0, ..SECOND }, &counted(8)), [0.0, 1.0, 4.0, 5.0]);
+        assert!(!spec.splits_over(Part { tp: 3, ..SECOND }));
     }
 
     proptest! {
         #[test]
         fn gather_undoes_scatter(
             tp in 1usize..5,
+            ep in 1usize..4,
+            own in 0usize..3,
             shares in prop::collection::vec(1usize..4, 1..4),
             cols in 1usize..5,
             kind in 0..3,
@@ -181,10 +249,11 @@ mod tests {
                 1 => spec(Shard::Rows { sections }, rows, cols),
                 _ => spec(Shard::Cols, rows, cols * tp),
             };
-            prop_assert!(spec.splits_over(tp));
+            let spec = ParamSpec { experts: (own > 0).then_some(own * ep), ..spec };
             let global = counted(spec.elems());
-            let locals: Vec<Vec<f32>> = (0..tp).map(|t| spec.scatter(tp, t, &global)).collect();
-            prop_assert!(locals.iter().all(|local| local.len() == spec.local_elems(tp)));
+            let parts = Part::each(tp, ep).inspect(|&part| assert!(spec.splits_over(part)));
+            let locals: Vec<(Part, Vec<f32>)> = parts.map(|part| (part, spec.scatter(part, &global))).collect();
+            prop_assert!(locals.iter().all(|(part, local)| local.len() == spec.local_elems(*part)));
             prop_assert_eq!(spec.gather(&locals), global);
             let text = serde_json::to_string(&spec).unwrap();
             prop_assert_eq!(serde_json::from_str::<ParamSpec>(&text).unwrap(), spec);

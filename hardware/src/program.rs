@@ -159,8 +159,10 @@ pub enum Phase {
     Forward,
     /// Forward ops run again because their results were not kept.
     Recompute,
-    /// Backward pass: gradients of inputs and weights.
+    /// Backward pass: gradients of inputs and, where they are not apart, of weights.
     Backward,
+    /// Gradients of weights, where they are apart.
+    Weights,
     /// Zeroing, norms and weight updates.
     Optimizer,
 }
@@ -172,6 +174,7 @@ impl Phase {
             Phase::Forward => "forward",
             Phase::Recompute => "recompute",
             Phase::Backward => "backward",
+            Phase::Weights => "weights",
             Phase::Optimizer => "optimizer",
         }
     }

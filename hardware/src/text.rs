@@ -38,7 +38,7 @@ mod tests {
             Op::Attention(AttentionDims { batch: 1, seq: 8, heads: 2, kv_heads: 1, head_dim: 2, causal: true }),
             Op::Activation { kind: ActivationKind::SwiGlu, rows: 2, cols: 2 },
             Op::Loss { rows: 2, vocab: 4, shards: 1, scale: 0.1 },
-            Op::Rope { rows: 8, seq: 8, stride: 8, heads: 3, head_dim: 2, theta: 1e4, inverse: true },
+            Op::Rope { rows: 8, seq: 8, stride: 8, heads: 3, head_dim: 2, theta: 1e4, cp: 1, inverse: true },
         ];
         let call = |op: &Op| Call { op: *op, args: (0..3).map(|param| ArgView { param, offset: 7 }).collect() };
         let param = |name: &str| BlockParam { name: name.to_owned(), elems: 64 };

@@ -34,8 +34,8 @@ impl Costs {
             for segment in &code.segments {
                 total += match segment {
                     Segment::Run { block, .. } => prices.block(blocks.get(*block))?.0,
-                    Segment::Collective(op, value) => {
-                        prices.collective(*op, Axis::Tp, Bytes(elems(*value) as u64 * 4))?.0
+                    Segment::Collective(op, axis, value) => {
+                        prices.collective(*op, *axis, Bytes(elems(*value) as u64 * 4))?.0
                     }
                 };
             }
@@ -45,7 +45,7 @@ impl Costs {
             let elems = |value| piece.elems(value);
             Ok(pass(&piece.forward, &elems)? + pass(&piece.backward, &elems)?)
         };
-        let [none, selective, full] = &pieces.layers;
+        let [none, selective, full] = pieces.layers.values().next().expect("a model has layers");
         Ok(Costs {
             embed: both(&pieces.embed)?,
             layer: [both(none)?, both(selective)?, both(full)?],
@@ -96,7 +96,7 @@ pub fn update_seconds(plan: &Plan, pieces: &Pieces, prices: &mut Prices) -> Resu
             let seconds = match known.get(&elems) {
                 Some(&seconds) => seconds,
                 None => {
-                    let op = Op::AdamW { n: elems, decayed: elems, shards: 1, master: false };
+                    let op = Op::AdamW { n: elems, decayed: elems, shards: 1, axis: Axis::Dp, master: false };
                     *known.entry(elems).or_insert(prices.op(&op)?.0)
                 }
             };

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Fault, PlanError};
 use crate::job::Job;
+use crate::schedule::{Action, orders};
 
 /// In which order a stage runs its microbatches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -16,9 +17,16 @@ pub enum Schedule {
     /// All forward, then all backward (Huang et al. 2019).
     #[serde(rename = "gpipe")]
     GPipe,
-    /// One forward, one backward, after a warm-up (Narayanan et al. 2019): fewer microbatches in flight.
+    /// One forward, one backward, after a warm-up (Narayanan et al. 2019): fewer microbatches in flight. With several chunks
+    /// a stage it is the interleaved schedule (Narayanan et al. 2021).
     #[serde(rename = "1f1b")]
     OneFOneB,
+    /// 1F1B with the gradients of weights put off into what would be bubbles (Qi et al. 2023).
+    #[serde(rename = "zb-h1")]
+    ZeroBubble,
+    /// Two chunks a stage in the form of a V, with weights put off (Qi et al. 2024; DeepSeek-AI 2025).
+    #[serde(rename = "dualpipe-v")]
+    DualPipeV,
 }
 
 impl Schedule {
@@ -27,6 +35,16 @@ impl Schedule {
         match self {
             Schedule::GPipe => "gpipe",
             Schedule::OneFOneB => "1f1b",
+            Schedule::ZeroBubble => "zb-h1",
+            Schedule::DualPipeV => "dualpipe-v",
+        }
+    }
+
+    /// Whether the gradients of weights are a pass of their own.
+    pub fn splits(self) -> bool {
+        match self {
+            Schedule::GPipe | Schedule::OneFOneB => false,
+            Schedule::ZeroBubble | Schedule::DualPipeV => true,
         }
     }
 }
@@ -48,7 +66,7 @@ impl Recompute {
     pub const ALL: [Recompute; 3] = [Recompute::None, Recompute::Selective, Recompute::Full];
 }
 
-/// A pipeline stage: how many layers, and how many of them recompute.
+/// A chunk of a pipeline stage (all of it, but for interleaved schedules): how many layers, and how many recompute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Stage {
@@ -83,22 +101,54 @@ pub struct Plan {
     pub microbatch: usize,
     /// Order of microbatches.
     pub schedule: Schedule,
-    /// ZeRO stage (Rajbhandari et al. 2020): 1 shards optimizer state over data parallelism, 0 does not.
+    /// ZeRO stage (Rajbhandari et al. 2020): over data parallelism, 1 shards optimizer state, 2 gradients too, 3 weights
+    /// too (FSDP), 0 nothing.
     #[serde(default)]
     pub zero: u8,
+    /// Chunks a stage: more than one interleaves them.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub chunks: usize,
+    /// Whether tensor parallelism shards the tokens of norms and residuals too (Korthikanti et al. 2022).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub sequence_parallel: bool,
+    /// Whether context parallelism passes keys and values round a ring, block by block, and does not gather them.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub ring: bool,
     /// The ranks.
     pub mesh: Mesh,
-    /// One a stage, in order.
+    /// One a chunk of a stage, in the model's order.
     pub stages: Vec<Stage>,
     /// What it trains.
     pub job: Job,
+}
+
+fn one() -> usize {
+    1
+}
+
+fn is_one(n: &usize) -> bool {
+    *n == 1
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 impl Plan {
     /// The plan of one rank that trains a job with this microbatch and keeps all activations.
     pub fn single(job: Job, microbatch: usize) -> Plan {
         let stages = vec![Stage { layers: job.model.layers, full: 0, selective: 0 }];
-        Plan { microbatch, schedule: Schedule::OneFOneB, zero: 0, mesh: Mesh::ONE, stages, job }
+        Plan {
+            microbatch,
+            schedule: Schedule::OneFOneB,
+            zero: 0,
+            chunks: 1,
+            sequence_parallel: false,
+            ring: false,
+            mesh: Mesh::ONE,
+            stages,
+            job,
+        }
     }
 
     /// Reads a plan file; errors name file, line, key and value.
@@ -123,25 +173,77 @@ impl Plan {
         self.job.global_batch / (self.mesh.dp * self.microbatch)
     }
 
-    /// The most microbatches of which a stage holds activations at once: its slots.
+    /// The most microbatches of which a stage of one chunk holds activations at once: its slots.
     pub fn in_flight(&self, stage: usize) -> usize {
         match self.schedule {
             Schedule::GPipe => self.microbatches(),
             Schedule::OneFOneB => self.microbatches().min(self.mesh.pp - stage),
+            Schedule::ZeroBubble | Schedule::DualPipeV => self.microbatches().min(self.mesh.pp),
         }
     }
 
-    /// The number of a stage's first layer.
-    pub fn first_layer(&self, stage: usize) -> usize {
-        self.stages[..stage].iter().map(|s| s.layers).sum()
+    /// What every stage does in a step.
+    pub fn orders(&self) -> Vec<Vec<Action>> {
+        orders(self.schedule, self.mesh.pp, self.chunks, self.microbatches())
+    }
+
+    /// The place in the model's order of a stage's chunk.
+    pub fn place(&self, stage: usize, chunk: usize) -> usize {
+        match self.schedule {
+            Schedule::DualPipeV if chunk == 1 => 2 * self.mesh.pp - 1 - stage,
+            _ => chunk * self.mesh.pp + stage,
+        }
+    }
+
+    /// The stage and chunk at a place in the model's order.
+    pub fn chunk_at(&self, place: usize) -> (usize, usize) {
+        let pp = self.mesh.pp;
+        match self.schedule {
+            Schedule::DualPipeV if place >= pp => (2 * pp - 1 - place, 1),
+            _ => (place % pp, place / pp),
+        }
+    }
+
+    /// The number of the first layer at a place in the model's order.
+    pub fn first_layer(&self, place: usize) -> usize {
+        self.stages[..place].iter().map(|s| s.layers).sum()
+    }
+
+    /// Tokens of a microbatch on a rank.
+    pub fn rows(&self) -> usize {
+        self.microbatch * self.job.seq / self.mesh.cp
+    }
+
+    /// Tokens of a microbatch on a rank between its layers.
+    pub fn residual_rows(&self) -> usize {
+        self.rows() / if self.shards_tokens() { self.mesh.tp } else { 1 }
+    }
+
+    /// Whether tensor parallelism shards tokens.
+    pub fn shards_tokens(&self) -> bool {
+        self.sequence_parallel && self.mesh.tp > 1
     }
 
     /// One line for people: `dp 2 × pp 1 × tp 4, 1f1b, 8 microbatches of 2, ZeRO-1`.
     pub fn summary(&self) -> String {
-        let Mesh { dp, pp, tp, .. } = self.mesh;
+        let Mesh { dp, pp, tp, cp, ep } = self.mesh;
         let mut text = format!("dp {dp} × pp {pp} × tp {tp}");
+        for (axis, ranks) in [("cp", cp), ("ep", ep)] {
+            if ranks > 1 {
+                text += &format!(" × {axis} {ranks}");
+            }
+        }
         if pp > 1 {
             text += &format!(", {}", self.schedule.name());
+        }
+        if self.chunks > 1 {
+            text += &format!(", {} chunks a stage", self.chunks);
+        }
+        if self.shards_tokens() {
+            text += ", sequence parallel";
+        }
+        if cp > 1 && self.ring {
+            text += ", ring attention";
         }
         text += &format!(", {} microbatches of {}", self.microbatches(), self.microbatch);
         if self.zero > 0 {
@@ -159,8 +261,9 @@ impl Plan {
     /// Refuses decisions that do not fit the job.
     pub fn check(&self) -> Result<(), Fault> {
         self.job.check().map_err(|fault| Fault { key: format!("job.{}", fault.key), ..fault })?;
-        let (Mesh { dp, pp, tp, .. }, job) = (self.mesh, &self.job);
-        for (key, value) in [("mesh.dp", dp), ("mesh.pp", pp), ("mesh.tp", tp), ("microbatch", self.microbatch)] {
+        let (Mesh { dp, pp, tp, cp, ep }, job) = (self.mesh, &self.job);
+        let sizes = [("mesh.dp", dp), ("mesh.pp", pp), ("mesh.tp", tp), ("mesh.cp", cp), ("mesh.ep", ep)];
+        for (key, value) in sizes.into_iter().chain([("microbatch", self.microbatch), ("chunks", self.chunks)]) {
             if value == 0 {
                 return Err(Fault::new(key, 0, "it must be above zero"));
             }
@@ -170,11 +273,14 @@ impl Plan {
             let problem = format!("it must be a multiple of dp · microbatch = {dp} · {}", self.microbatch);
             return Err(Fault::new("job.global_batch", job.global_batch, problem));
         }
-        if self.zero > 1 {
-            return Err(Fault::new("zero", self.zero, "0 and 1 are implemented"));
+        if self.zero > 3 {
+            return Err(Fault::new("zero", self.zero, "ZeRO has the stages 0 to 3"));
         }
-        if self.stages.len() != pp {
-            let problem = format!("there are {} stages in `stages`", self.stages.len());
+        self.check_schedule()?;
+        self.check_tokens()?;
+        if self.stages.len() != pp * self.chunks {
+            let problem =
+                format!("there are {} stages in `stages`, for {} chunks each", self.stages.len(), self.chunks);
             return Err(Fault::new("mesh.pp", pp, problem));
         }
         for (i, stage) in self.stages.iter().enumerate() {
@@ -191,6 +297,39 @@ impl Plan {
         if layers != job.model.layers {
             let problem = format!("the model has {} in all", job.model.layers);
             return Err(Fault::new("stages.layers", layers, problem));
+        }
+        Ok(())
+    }
+
+    fn check_schedule(&self) -> Result<(), Fault> {
+        let (pp, chunks) = (self.mesh.pp, self.chunks);
+        let fits = match self.schedule {
+            Schedule::GPipe | Schedule::ZeroBubble => chunks == 1,
+            Schedule::OneFOneB => chunks == 1 || pp > 1,
+            Schedule::DualPipeV => chunks == 2 && pp > 1,
+        };
+        if !fits {
+            let problem = "gpipe and zb-h1 have one chunk a stage, dualpipe-v two, and interleaving needs stages";
+            return Err(Fault::new("chunks", chunks, problem));
+        }
+        if self.schedule == Schedule::OneFOneB && chunks > 1 && !self.microbatches().is_multiple_of(pp) {
+            let problem = format!("interleaving {pp} stages needs a multiple of {pp} microbatches");
+            return Err(Fault::new("chunks", chunks, problem));
+        }
+        Ok(())
+    }
+
+    fn check_tokens(&self) -> Result<(), Fault> {
+        let Mesh { dp, tp, cp, ep, .. } = self.mesh;
+        if cp > 1 && !self.job.seq.is_multiple_of(2 * cp) {
+            return Err(Fault::new("mesh.cp", cp, format!("twice it must divide `seq` = {}", self.job.seq)));
+        }
+        if self.shards_tokens() && !self.rows().is_multiple_of(tp) {
+            let problem = format!("tensor parallelism of {tp} must divide a microbatch's {} tokens", self.rows());
+            return Err(Fault::new("sequence_parallel", true, problem));
+        }
+        if !(dp * cp).is_multiple_of(ep) {
+            return Err(Fault::new("mesh.ep", ep, format!("it must divide dp · cp = {}", dp * cp)));
         }
         Ok(())
     }

@@ -66,6 +66,16 @@ pub struct Experts {
     /// Every how many layers one has experts.
     #[serde(default = "one")]
     pub every: usize,
+    /// Tokens an expert has room for, over an even share (Lepikhin et al. 2020, §2.2).
+    #[serde(default = "usual_capacity")]
+    pub capacity: f64,
+    /// Weight of the balancing loss (Fedus et al. 2021, §2.2).
+    #[serde(default)]
+    pub balance: f32,
+}
+
+fn usual_capacity() -> f64 {
+    1.25
 }
 
 fn one() -> usize {
@@ -211,8 +221,24 @@ impl Shape {
 
     /// Parameters of attention, norms included.
     pub fn attention_parameters(&self) -> f64 {
-        let norms = if self.biased { 4.0 } else { 2.0 } * self.hidden as f64;
+        let norms = if self.parallel_block { 1.0 } else { 2.0 } * self.norm_parameters();
         norms + self.attention_linears().iter().map(|linear| linear.parameters(self.biased)).sum::<f64>()
+    }
+
+    /// Parameters of a norm.
+    pub fn norm_parameters(&self) -> f64 {
+        let vectors = if self.biased { 2.0 } else { 1.0 };
+        vectors * self.hidden as f64
+    }
+
+    /// Parameters of the experts that every token goes to; without biases at their end.
+    fn shared_parameters(&self, experts: &Experts) -> f64 {
+        if experts.shared_ffn == 0 { 0.0 } else { self.ffn_parameters(experts.shared_ffn as f64) }
+    }
+
+    /// Parameters of one routed expert; it has no biases.
+    pub fn expert_parameters(&self, experts: &Experts) -> f64 {
+        self.ffn_linears(experts.ffn as f64).iter().map(|linear| linear.parameters(false)).sum()
     }
 
     /// Parameters of a feed-forward part of this width.
@@ -229,7 +255,7 @@ impl Shape {
     pub fn parameters(&self, seq: usize) -> f64 {
         let tables = self.table_parameters() * if self.tied { 1.0 } else { 2.0 };
         let positions = if self.learned_positions { (seq * self.hidden) as f64 } else { 0.0 };
-        self.layer_parameters() + tables + positions
+        self.layer_parameters() + tables + positions + self.norm_parameters()
     }
 
     /// Parameters of all layers.
@@ -241,7 +267,7 @@ impl Shape {
         let mut all = attentions * self.attention_parameters() + dense * self.ffn_parameters(self.ffn as f64);
         if let Some(e) = &self.experts {
             let router = (e.count * self.hidden) as f64;
-            let each = e.count as f64 * self.ffn_parameters(e.ffn as f64) + self.ffn_parameters(e.shared_ffn as f64);
+            let each = e.count as f64 * self.expert_parameters(e) + self.shared_parameters(e);
             all += expert_layers * (router + each);
         }
         all
@@ -249,9 +275,10 @@ impl Shape {
 
     /// Parameters of matmuls that a token meets in the layers: routed experts count `top_k` times.
     pub fn active_layer_parameters(&self) -> f64 {
-        let idle = self.experts.as_ref().map_or(0.0, |e| {
-            (e.count - e.top_k) as f64 * self.ffn_parameters(e.ffn as f64) * self.expert_layers() as f64
-        });
+        let idle = self
+            .experts
+            .as_ref()
+            .map_or(0.0, |e| (e.count - e.top_k) as f64 * self.expert_parameters(e) * self.expert_layers() as f64);
         self.layer_parameters() - idle
     }
 

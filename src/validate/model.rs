@@ -73,5 +73,14 @@ fn experts(record: &Record, count: usize, name: &str, latent: bool) -> Experts {
     let stated = name.split_once(" dense").and_then(|(before, _)| before.rsplit(['(', ' ']).next()?.parse().ok());
     let usual = if name.contains("V3") { 3 } else { usize::from(latent) };
     let dense_layers = stated.unwrap_or(usual);
-    Experts { count, top_k: record.size("top_k").unwrap_or(2), ffn, shared_ffn, dense_layers, every: 1 }
+    Experts {
+        count,
+        top_k: record.size("top_k").unwrap_or(2),
+        ffn,
+        shared_ffn,
+        dense_layers,
+        every: 1,
+        capacity: 1.25,
+        balance: 0.0,
+    }
 }

@@ -4,6 +4,7 @@
 //!
 //! Invariant: every op fits the arena that operands are taken from.
 
+use meshwright_hardware::mesh::Axis;
 use meshwright_hardware::op::{ActivationKind, AttentionDims, Layout, NormKind, Op};
 
 /// Tokens at once.
@@ -26,8 +27,9 @@ pub fn default_ops() -> Vec<Op> {
         ops.extend([
             Op::Zero { n },
             Op::Accumulate { n },
-            Op::SquaredNorm { n, whole: n, copies: 1, shards: 1 },
-            Op::AdamW { n, decayed: n, shards: 1, master: false },
+            Op::Copy { n },
+            Op::SquaredNorm { n, whole: n, copies: 1, replicas: 1, shards: 1, axis: Axis::Data },
+            Op::AdamW { n, decayed: n, shards: 1, axis: Axis::Data, master: false },
         ]);
     }
     ops
@@ -70,10 +72,10 @@ fn row_wise(rows: usize, cols: usize) -> Vec<Op> {
     let mut ops = vec![
         Op::Embed { rows, cols, vocab: 256, shards },
         Op::EmbedGrad { rows, cols, vocab: 256, shards },
-        Op::Positions { rows, seq, cols },
-        Op::PositionsGrad { rows, seq, cols },
+        Op::Positions { rows, seq, cols, sp: 1, cp: 1 },
+        Op::PositionsGrad { rows, seq, cols, sp: 1, cp: 1 },
         Op::BiasGrad { rows, cols },
-        Op::Rope { rows, seq, stride: cols, heads: cols / 32, head_dim: 32, theta: 1e4, inverse: false },
+        Op::Rope { rows, seq, stride: cols, heads: cols / 32, head_dim: 32, theta: 1e4, cp: 1, inverse: false },
         Op::Add { rows, cols, bias: false },
         Op::LossStats { rows, vocab, shards },
         Op::Loss { rows, vocab, shards, scale: 1.0 },

@@ -7,7 +7,7 @@
 
 use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Tensor};
 use meshwright_hardware::mesh::{Coord, Rank};
-use meshwright_hardware::op::{Mode, NormKind, Op, Param};
+use meshwright_hardware::op::{Mode, NormKind, Op, Param, position};
 use meshwright_hardware::program::{Buffer, ELEM_BYTES};
 
 use super::{Device, Region, StepArgs};
@@ -178,7 +178,7 @@ fn add_in_place(team: &Team, rows: usize, cols: usize, bias: bool, operand: usiz
     kernels::accumulate(team, args.read(1 - operand), sum);
     if bias {
         // A table of one position: the same row added to all.
-        kernels::add_positions(team, rows, 1, cols, args.read(2), sum);
+        kernels::add_positions(team, rows, cols, |_| 0, args.read(2), sum);
     }
 }
 
@@ -198,11 +198,13 @@ fn run_kernel(team: &Team, op: &Op, args: &Args, at: Coord, step: &StepArgs) {
             let first = shard(shards, at.tp) * vocab;
             kernels::embed_grad(team, rows, cols, first, vocab, args.read(0), args.read(1), args.write(2));
         }
-        Op::Positions { rows, seq, cols } => {
-            kernels::add_positions(team, rows, seq, cols, args.read(0), args.write(1));
+        Op::Positions { rows, seq, cols, sp, cp } => {
+            let place = |row| position((shard(sp, at.tp) * rows + row) % seq, seq, cp, at.cp);
+            kernels::add_positions(team, rows, cols, place, args.read(0), args.write(1));
         }
-        Op::PositionsGrad { rows, seq, cols } => {
-            kernels::positions_grad(team, rows, seq, cols, args.read(0), args.write(1));
+        Op::PositionsGrad { rows, seq, cols, sp, cp } => {
+            let place = |row| position((shard(sp, at.tp) * rows + row) % seq, seq, cp, at.cp);
+            kernels::positions_grad(team, rows, cols, place, args.read(0), args.write(1));
         }
         Op::Norm { kind, rows, cols } => {
             let bias = usize::from(kind == NormKind::Layer);
@@ -219,9 +221,46 @@ fn run_kernel(team: &Team, op: &Op, args: &Args, at: Coord, step: &StepArgs) {
             let (a, b, shift) = (args.read(0), args.read(1), bias.then(|| args.read(2)));
             kernels::matmul(team, layout, m, n, k, a, b, shift, accumulate, args.write(2 + usize::from(bias)));
         }
+        Op::ExpertMatmul { layout, experts, sources, m, n, k, accumulate } => {
+            let (a, b, c) = (args.read(0), args.read(1), args.write(2));
+            kernels::expert_matmul(team, layout, [experts, sources], [m, n, k], accumulate, a, b, c);
+        }
+        Op::Route { rows, experts, top_k, room } => {
+            let (probs, shares, places) = (args.write(1), args.write(2), args.write(3));
+            kernels::route([rows, experts, top_k, room], args.read(0), probs, shares, places);
+        }
+        Op::RouteGrad { rows, experts, top_k, balance, .. } => {
+            kernels::route_grad([rows, experts, top_k], balance, args.read(0), args.read(1), args.write(2));
+        }
+        Op::Dispatch { cols, top_k, .. } => {
+            kernels::dispatch(team, cols, top_k, args.read(0), args.read(1), args.write(2));
+        }
+        Op::DispatchGrad { cols, top_k, accumulate, .. } => {
+            kernels::dispatch_grad(team, cols, top_k, accumulate, args.read(0), args.read(1), args.write(2));
+        }
+        Op::Combine { cols, top_k, .. } => {
+            kernels::combine(team, cols, top_k, args.read(0), args.read(1), args.read(2), args.write(3));
+        }
+        Op::CombineGrad { cols, top_k, .. } => {
+            let [y, places, shares, dout] = [0, 1, 2, 3].map(|i| args.read(i));
+            kernels::combine_grad(team, cols, top_k, y, places, shares, dout, args.write(4), args.write(5));
+        }
+        Op::Columns { stride, first, cols, into, .. } => {
+            let copy = if into { kernels::into_columns } else { kernels::columns };
+            copy(team, stride, first, cols, args.read(0), args.write(1));
+        }
+        Op::ContextAttention(dims) => {
+            kernels::context_attention(team, dims, at.cp, args.read(0), args.read(1), args.write(2), args.write(3));
+        }
+        Op::ContextAttentionGrad(dims) => {
+            let [qkv, kv, out, lse, dout] = [0, 1, 2, 3, 4].map(|i| args.read(i));
+            let given = kernels::Given { qkv, kv, out, lse, dout };
+            kernels::context_attention_grad(team, dims, at.cp, given, args.write(5), args.write(6));
+        }
         Op::BiasGrad { rows, cols } => kernels::bias_grad(team, rows, cols, args.read(0), args.write(1)),
-        Op::Rope { rows, seq, stride, heads, head_dim, theta, inverse } => {
-            kernels::rope(team, rows, seq, stride, heads, head_dim, theta, inverse, args.write(0));
+        Op::Rope { rows, seq, stride, heads, head_dim, theta, cp, inverse } => {
+            let place = |row| position(row, seq, cp, at.cp);
+            kernels::rope(team, rows, seq, stride, heads, head_dim, theta, inverse, place, args.write(0));
         }
         Op::Attention(dims) => kernels::attention(team, dims, args.read(0), args.write(1), args.write(2)),
         Op::AttentionGrad(dims) => {
@@ -248,12 +287,14 @@ fn run_kernel(team: &Team, op: &Op, args: &Args, at: Coord, step: &StepArgs) {
             kernels::loss(team, rows, vocab, shards, first, scale, targets, stats, args.write(2), args.write(3));
         }
         Op::Zero { .. } => kernels::zero(team, args.write(0)),
+        Op::Copy { .. } => kernels::copy(team, args.read(0), args.write(1)),
         Op::Accumulate { .. } => kernels::accumulate(team, args.read(0), args.write(1)),
-        Op::SquaredNorm { n, whole, copies, shards } => {
-            kernels::squared_norm(team, args.read(0), shard(shards, at.dp) * n, whole, copies, args.write(1));
+        Op::SquaredNorm { n, whole, copies, replicas, shards, axis } => {
+            let first = shard(shards, at.on(axis)) * n;
+            kernels::squared_norm(team, args.read(0), first, whole, copies, replicas, args.write(1));
         }
-        Op::AdamW { n, decayed, shards, master } => {
-            let decayed = decayed.saturating_sub(shard(shards, at.dp) * n).min(n);
+        Op::AdamW { n, decayed, shards, axis, master } => {
+            let decayed = decayed.saturating_sub(shard(shards, at.on(axis)) * n).min(n);
             let hyper = step.clipped(args.read(0)[0]);
             let (weights, m, v) = (args.write(2), args.write(3), args.write(4));
             if master {
@@ -271,7 +312,7 @@ fn run_kernel(team: &Team, op: &Op, args: &Args, at: Coord, step: &StepArgs) {
 mod tests {
     use super::*;
     use crate::kernels::AdamW;
-    use meshwright_hardware::mesh::Mesh;
+    use meshwright_hardware::mesh::{Axis, Mesh};
     use meshwright_hardware::program::Lifetime;
 
     const ORIGIN: Coord = Coord::FIRST;
@@ -377,7 +418,7 @@ mod tests {
         set(&mut device, whole(1, 2), &[2.0, 2.0]);
         set(&mut device, whole(2, 2), &[1.0, 1.0]);
         let regions = [whole(0, 1), whole(1, 2), whole(2, 2), whole(3, 2), whole(4, 2)];
-        let op = Op::AdamW { n: 2, decayed: 3, shards: 2, master: false };
+        let op = Op::AdamW { n: 2, decayed: 3, shards: 2, axis: Axis::Data, master: false };
         device.run(&op, &regions, Mesh { dp: 2, ..Mesh::ONE }.coord_of(1), &step()).unwrap();
         // Clipped from norm 2 to 1, gradients of 2 become 1; only element 2 of the whole decays, by lr · decay.
         let m = get(&mut device, whole(3, 2));

@@ -70,6 +70,32 @@ fn accumulate_body<L: Lanes>(src: &[f32], dst: &mut [f32]) {
     }
 }
 
+/// Columns `first .. first + cols` of `whole`, `[rows, stride]`, to `part`, `[rows, cols]`.
+pub fn columns(team: &Team, stride: usize, first: usize, cols: usize, whole: &[f32], part: &mut [f32]) {
+    assert!(first + cols <= stride && whole.len() / stride * cols == part.len());
+    let (rows, part) = (part.len() / cols, Split::new(part));
+    team.ranges(rows, (GRAIN / cols).max(1), |range| {
+        for row in range {
+            let from = row * stride + first;
+            // SAFETY: rows are disjoint.
+            unsafe { part.part(row * cols..(row + 1) * cols) }.copy_from_slice(&whole[from..from + cols]);
+        }
+    });
+}
+
+/// The other way round.
+pub fn into_columns(team: &Team, stride: usize, first: usize, cols: usize, part: &[f32], whole: &mut [f32]) {
+    assert!(first + cols <= stride && whole.len() / stride * cols == part.len());
+    let (rows, whole) = (part.len() / cols, Split::new(whole));
+    team.ranges(rows, (GRAIN / cols).max(1), |range| {
+        for row in range {
+            let to = row * stride + first;
+            // SAFETY: rows are disjoint.
+            unsafe { whole.part(to..to + cols) }.copy_from_slice(&part[row * cols..(row + 1) * cols]);
+        }
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::testing::{on_teams, random};

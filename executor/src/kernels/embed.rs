@@ -67,13 +67,20 @@ pub fn embed_grad(
     });
 }
 
-/// `x[r] += table[r % seq]`; `table` is `[seq, cols]`, `x` `[rows, cols]`.
-pub fn add_positions(team: &Team, rows: usize, seq: usize, cols: usize, table: &[f32], x: &mut [f32]) {
-    assert!(table.len() == seq * cols && x.len() == rows * cols);
+/// `x[r] += table[place(r)]`; `table` is `[positions, cols]`, `x` `[rows, cols]`.
+pub fn add_positions(
+    team: &Team,
+    rows: usize,
+    cols: usize,
+    place: impl Fn(usize) -> usize + Sync,
+    table: &[f32],
+    x: &mut [f32],
+) {
+    assert!(x.len() == rows * cols);
     let x = Split::new(x);
     team.ranges(rows, (GRAIN / cols.max(1)).max(1), |range| {
         for row in range {
-            let position = row % seq;
+            let position = place(row);
             // SAFETY: rows are disjoint.
             let x = unsafe { x.part(row * cols..(row + 1) * cols) };
             accumulate_row(&table[position * cols..(position + 1) * cols], x);
@@ -81,17 +88,24 @@ pub fn add_positions(team: &Team, rows: usize, seq: usize, cols: usize, table: &
     });
 }
 
-/// `dtable[r % seq] += dy[r]`; shapes as in [`add_positions`].
-pub fn positions_grad(team: &Team, rows: usize, seq: usize, cols: usize, dy: &[f32], dtable: &mut [f32]) {
-    assert!(dtable.len() == seq * cols && dy.len() == rows * cols);
+/// `dtable[place(r)] += dy[r]`, in the order of rows; shapes as in [`add_positions`].
+pub fn positions_grad(
+    team: &Team,
+    rows: usize,
+    cols: usize,
+    place: impl Fn(usize) -> usize + Sync,
+    dy: &[f32],
+    dtable: &mut [f32],
+) {
+    assert!(dy.len() == rows * cols);
     let dtable = Split::new(dtable);
-    team.ranges(seq, (GRAIN / cols.max(1)).max(1), |range| {
-        for position in range {
-            // SAFETY: positions are disjoint.
-            let dtable = unsafe { dtable.part(position * cols..(position + 1) * cols) };
-            for row in (position..rows).step_by(seq) {
-                accumulate_row(&dy[row * cols..(row + 1) * cols], dtable);
-            }
+    // Columns are shared out, so that rows of one position add up in one task.
+    team.ranges(cols, (GRAIN / rows.max(1)).max(16), |range| {
+        for row in 0..rows {
+            let position = place(row);
+            // SAFETY: columns are disjoint.
+            let dtable = unsafe { dtable.part(position * cols + range.start..position * cols + range.end) };
+            accumulate_row(&dy[row * cols + range.start..row * cols + range.end], dtable);
         }
     });
 }
@@ -135,11 +149,11 @@ mod tests {
             let rows = 31 * seq;
             let (table, x) = (random(1, seq * COLS), random(2, rows * COLS));
             let mut y = x.clone();
-            add_positions(team, rows, seq, COLS, &table, &mut y);
+            add_positions(team, rows, COLS, |row| row % seq, &table, &mut y);
             let at = |i: usize| (i / COLS % seq) * COLS + i % COLS;
             assert!((0..y.len()).all(|i| y[i] == x[i] + table[at(i)]));
             let mut grad = table.clone();
-            positions_grad(team, rows, seq, COLS, &x, &mut grad);
+            positions_grad(team, rows, COLS, |row| row % seq, &x, &mut grad);
             let mut want = wide(&table);
             (0..x.len()).for_each(|i| want[at(i)] += f64::from(x[i]));
             assert_close(&grad, &want, 1e-5);

@@ -8,8 +8,10 @@
 
 mod activation;
 mod attention;
+mod context;
 mod elementwise;
 mod embed;
+mod experts;
 mod gemm;
 mod lanes;
 mod loss;
@@ -23,8 +25,10 @@ mod transpose;
 
 pub use activation::{activation, activation_grad};
 pub use attention::{attention, attention_grad};
-pub use elementwise::{accumulate, add, copy, zero};
+pub use context::{Given, context_attention, context_attention_grad};
+pub use elementwise::{accumulate, add, columns, copy, into_columns, zero};
 pub use embed::{add_positions, embed, embed_grad, positions_grad};
+pub use experts::{combine, combine_grad, dispatch, dispatch_grad, expert_matmul, route, route_grad};
 pub use gemm::matmul;
 pub use loss::{loss, loss_stats};
 pub use norm::{bias_grad, norm, norm_grad};

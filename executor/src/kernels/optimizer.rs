@@ -31,12 +31,20 @@ pub struct AdamW {
 }
 
 /// `sum[0] += Σ g²`, where elements whose global index (`first_global_index` + local) is `whole` or more are held by
-/// `copies` ranks and count `1/copies` each.
-pub fn squared_norm(team: &Team, g: &[f32], first_global_index: usize, whole: usize, copies: usize, sum: &mut [f32]) {
+/// `copies` ranks and count `1/copies` each; all is divided by `replicas`.
+pub fn squared_norm(
+    team: &Team,
+    g: &[f32],
+    first_global_index: usize,
+    whole: usize,
+    copies: usize,
+    replicas: usize,
+    sum: &mut [f32],
+) {
     let whole = whole.saturating_sub(first_global_index).min(g.len());
     let (mine, shared) = g.split_at(whole);
     let total = squares(team, mine) + squares(team, shared) / copies as f64;
-    sum[0] += total as f32;
+    sum[0] += (total / replicas as f64) as f32;
 }
 
 fn squares(team: &Team, g: &[f32]) -> f64 {
@@ -116,7 +124,7 @@ mod tests {
             let weight = |i: usize| if first + i >= whole { 0.25 } else { 1.0 };
             let want: f64 = wide(&g).iter().enumerate().map(|(i, g)| g * g * weight(i)).sum();
             let mut sum = [2.0];
-            squared_norm(team, &g, first, whole, 4, &mut sum);
+            squared_norm(team, &g, first, whole, 4, 1, &mut sum);
             assert_close(&sum, &[2.0 + want], 1e-7);
         });
     }

@@ -7,7 +7,7 @@
 use super::team::{Split, Team};
 
 /// Turns each pair `(i, i + head_dim/2)` of the first `heads` heads of every row by `position · theta^(-2i/head_dim)`
-/// (Su et al. 2021, in the rotate-half order of LLaMA checkpoints); `position = row % seq`. `x` is `[rows, stride]`;
+/// (Su et al. 2021, in the rotate-half order of LLaMA checkpoints), where a row's position is `place(row % seq)`. `x` is `[rows, stride]`;
 /// columns from `heads · head_dim` on are left alone.
 #[allow(clippy::too_many_arguments)] // the op's own arguments
 pub fn rope(
@@ -19,6 +19,7 @@ pub fn rope(
     head_dim: usize,
     theta: f32,
     inverse: bool,
+    place: impl Fn(usize) -> usize + Sync,
     x: &mut [f32],
 ) {
     assert!(x.len() == rows * stride && heads * head_dim <= stride && head_dim.is_multiple_of(2) && seq > 0);
@@ -31,7 +32,7 @@ pub fn rope(
     team.run_with(seq.min(rows), head_dim, |position, turn| {
         let (cos, sin) = turn.split_at_mut(half);
         for (i, frequency) in frequencies.iter().enumerate() {
-            let (s, c) = (position as f32 * frequency).sin_cos();
+            let (s, c) = (place(position) as f32 * frequency).sin_cos();
             (cos[i], sin[i]) = (c, direction * s);
         }
         for row in (position..rows).step_by(seq) {
@@ -59,7 +60,7 @@ mod tests {
             let rows = 2 * seq;
             let x = random(1, rows * stride);
             let mut turned = x.clone();
-            rope(team, rows, seq, stride, heads, head_dim, 100.0, false, &mut turned);
+            rope(team, rows, seq, stride, heads, head_dim, 100.0, false, |at| at, &mut turned);
             let mut want = wide(&x);
             for row in 0..rows {
                 for (head, i) in (0..heads).flat_map(|head| (0..3).map(move |i| (head, i))) {
@@ -71,7 +72,7 @@ mod tests {
                 }
             }
             assert_close(&turned, &want, 1e-6);
-            rope(team, rows, seq, stride, heads, head_dim, 100.0, true, &mut turned);
+            rope(team, rows, seq, stride, heads, head_dim, 100.0, true, |at| at, &mut turned);
             assert_close(&turned, &wide(&x), 1e-6);
         });
     }

@@ -136,7 +136,7 @@ impl Tiny {
         let (n, shards) = (self.owned(GRADS).elems, if self.zero1 { self.mesh.dp } else { 1 });
         let reduce = if self.zero1 { Collective::ReduceScatter } else { Collective::AllReduce };
         let collective = |op, buffer, n| instr(Kind::Collective { op, axis: Axis::Dp, view: view(buffer, 0, n) });
-        let norm = Op::SquaredNorm { n, whole: usize::MAX, copies: 1, shards };
+        let norm = Op::SquaredNorm { n, whole: usize::MAX, copies: 1, replicas: 1, shards, axis: Axis::Dp };
         let mut all = vec![
             collective(reduce, GRADS, self.weights()),
             self.run(norm, Phase::Optimizer, vec![self.owned(GRADS), view(NORM, 0, 1)]),
@@ -149,7 +149,7 @@ impl Tiny {
         let mut args = vec![view(NORM, 0, 1)];
         args.extend([GRADS, WEIGHTS, FIRST, SECOND].map(|buffer| self.owned(buffer)));
         let decayed = self.weights();
-        all.push(self.run(Op::AdamW { n, decayed, shards, master: false }, Phase::Optimizer, args));
+        all.push(self.run(Op::AdamW { n, decayed, shards, axis: Axis::Dp, master: false }, Phase::Optimizer, args));
         if self.zero1 {
             all.push(collective(Collective::AllGather, WEIGHTS, self.weights()));
         }
@@ -206,6 +206,9 @@ impl Tiny {
             cols: COLS,
             shard: Shard::Rows { sections: vec![VOCAB] },
             init: Init::Normal { std: 0.5 },
+            experts: None,
+            weights_over: None,
+            grads_over: None,
         };
         let (embed, head) = (spec("embed", 0), spec("head", self.head_offset()));
         let params = if last == 1 { vec![vec![embed], vec![head]] } else { vec![vec![embed, head]] };

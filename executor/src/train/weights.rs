@@ -6,9 +6,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::ops::Range;
 
-use meshwright_hardware::mesh::{Axis, Coord, Rank};
-use meshwright_hardware::params::ParamSpec;
+use meshwright_hardware::mesh::{Axis, Rank};
+use meshwright_hardware::params::{ParamSpec, Part};
 use meshwright_hardware::program::{Collective, Kind, Lifetime, Program};
 
 use super::Trainer;
@@ -42,30 +43,26 @@ impl Trainer {
     /// # Errors
     /// [`ExecutorError::Device`] if a device cannot be read.
     pub fn gather_params(&mut self) -> Result<BTreeMap<String, Vec<f32>>, ExecutorError> {
-        self.gather(|trainer, rank, spec| {
-            let region = trainer.local(spec, spec.weights);
-            read(trainer.devices[rank].as_mut(), region)
-        })
+        self.gather(|trainer, rank, spec| trainer.local(rank, spec, spec.weights, spec.weights_over))
     }
 
     /// The gradients that the last step ended with, summed over the batch, whole, by name. Where the program leaves each
-    /// data-parallel rank only its shard of the sum, the shards are put together.
+    /// rank only its shard of the sum, the shards are put together.
     ///
     /// # Errors
     /// [`ExecutorError::Device`] if a device cannot be read.
     pub fn gather_grads(&mut self) -> Result<BTreeMap<String, Vec<f32>>, ExecutorError> {
         self.gather(|trainer, rank, spec| {
-            let region = trainer.local(spec, spec.grads);
-            let mut grads = read(trainer.devices[rank].as_mut(), region)?;
+            let mut grads = trainer.local(rank, spec, spec.grads, spec.grads_over)?;
             let mesh = trainer.program.mesh;
-            let at = mesh.coord_of(rank);
-            for (peer, shard) in scattered(&trainer.program, at, spec.grads) {
-                let from = shard.start.max(region.start);
-                let to = (shard.start + shard.elems).min(region.start + region.elems);
+            let first = spec.range(Part::of(&mesh, mesh.coord_of(rank))).start;
+            for (peer, shard) in scattered(&trainer.program, rank, spec.grads) {
+                let from = shard.start.max(first);
+                let to = (shard.start + shard.elems).min(first + grads.len());
                 if from < to {
-                    let part = Region { buffer: region.buffer, start: from, elems: to - from };
+                    let part = Region { buffer: shard.buffer, start: from, elems: to - from };
                     let values = read(trainer.devices[peer].as_mut(), part)?;
-                    grads[from - region.start..to - region.start].copy_from_slice(&values);
+                    grads[from - first..to - first].copy_from_slice(&values);
                 }
             }
             Ok(grads)
@@ -84,29 +81,61 @@ impl Trainer {
                 return Err(ExecutorError::bad_input("parameter", &*spec.name, why, "give the whole tensor"));
             }
         }
-        self.fill(|spec, tp, t| spec.scatter(tp, t, &values[&spec.name]))
+        self.fill(|spec, part| spec.scatter(part, &values[&spec.name]))
     }
 
-    /// Sets every rank's part of every parameter to what `values` gives for tensor-parallel rank `t` of `tp`.
-    pub(super) fn fill(&mut self, values: impl Fn(&ParamSpec, usize, usize) -> Vec<f32>) -> Result<(), ExecutorError> {
+    /// Sets every rank's part of every parameter to what `values` gives for it.
+    pub(super) fn fill(&mut self, values: impl Fn(&ParamSpec, Part) -> Vec<f32>) -> Result<(), ExecutorError> {
         let mesh = self.program.mesh;
-        for (rank, device) in self.devices.iter_mut().enumerate() {
+        for rank in 0..mesh.ranks() {
             let at = mesh.coord_of(rank);
             for spec in &self.params.roles[at.pp] {
-                let range = spec.range(mesh.tp);
-                let region = Region { buffer: spec.weights as usize, start: range.start, elems: range.len() };
-                write(device.as_mut(), region, &values(spec, mesh.tp, at.tp))?;
+                let part = Part::of(&mesh, at);
+                let (all, range) = (values(spec, part), spec.range(part));
+                let held = self.holds(rank, spec.weights, spec.weights_over);
+                let (from, to) = (range.start.max(held.start), range.end.min(held.end));
+                if from < to {
+                    let region = Region { buffer: spec.weights as usize, start: from - held.start, elems: to - from };
+                    write(self.devices[rank].as_mut(), region, &all[from - range.start..to - range.start])?;
+                }
             }
         }
         Ok(())
     }
 
-    fn local(&self, spec: &ParamSpec, buffer: u32) -> Region {
-        let range = spec.range(self.program.mesh.tp);
-        Region { buffer: buffer as usize, start: range.start, elems: range.len() }
+    /// The elements of a flat vector that a rank's buffer holds: all, or its shard over an axis.
+    fn holds(&self, rank: Rank, buffer: u32, over: Option<Axis>) -> Range<usize> {
+        let at = self.program.mesh.coord_of(rank);
+        let elems = self.program.roles[at.pp].buffers[buffer as usize].elems;
+        let first = over.map_or(0, |axis| at.on(axis) * elems);
+        first..first + elems
     }
 
-    /// Every parameter whole, from the first stage that holds it, data-parallel rank 0.
+    /// A rank's part of a parameter's weights or gradients, put together from those that hold shards of it.
+    fn local(
+        &mut self,
+        rank: Rank,
+        spec: &ParamSpec,
+        buffer: u32,
+        over: Option<Axis>,
+    ) -> Result<Vec<f32>, ExecutorError> {
+        let mesh = self.program.mesh;
+        let range = spec.range(Part::of(&mesh, mesh.coord_of(rank)));
+        let mut all = vec![0.0; range.len()];
+        let peers = over.map_or(vec![rank], |axis| mesh.group(rank, axis));
+        for peer in peers {
+            let held = self.holds(peer, buffer, over);
+            let (from, to) = (range.start.max(held.start), range.end.min(held.end));
+            if from < to {
+                let region = Region { buffer: buffer as usize, start: from - held.start, elems: to - from };
+                let values = read(self.devices[peer].as_mut(), region)?;
+                all[from - range.start..to - range.start].copy_from_slice(&values);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Every parameter whole, from the first stage that holds it and the first ranks that hold all of it.
     fn gather(
         &mut self,
         local: impl Fn(&mut Trainer, Rank, &ParamSpec) -> Result<Vec<f32>, ExecutorError>,
@@ -118,8 +147,11 @@ impl Trainer {
                 if whole.contains_key(&spec.name) {
                     continue;
                 }
-                let ranks = (0..mesh.tp).map(|tp| mesh.rank(pp, 0, 0, tp));
-                let locals = ranks.map(|rank| local(self, rank, spec)).collect::<Result<Vec<_>, _>>()?;
+                let ep = if spec.experts.is_some() { mesh.ep } else { 1 };
+                // Expert-parallel ranks are neighbours among those that hold the same dense weights.
+                let rank = |part: Part| mesh.rank(pp, part.e / mesh.cp, part.e % mesh.cp, part.t);
+                let locals = Part::each(mesh.tp, ep).map(|part| Ok((part, local(self, rank(part), spec)?)));
+                let locals = locals.collect::<Result<Vec<_>, ExecutorError>>()?;
                 whole.insert(spec.name.clone(), spec.gather(&locals));
             }
         }
@@ -176,16 +208,17 @@ pub(super) fn unlike(why: &str, place: &str) -> ExecutorError {
     )
 }
 
-/// Which data-parallel ranks end a step with which part of the summed gradients in `buffer`.
-fn scattered(program: &Program, at: Coord, buffer: u32) -> Vec<(Rank, Region)> {
+/// Which ranks end a step with which part of the summed gradients in `buffer`.
+fn scattered(program: &Program, rank: Rank, buffer: u32) -> Vec<(Rank, Region)> {
     let mesh = program.mesh;
+    let at = mesh.coord_of(rank);
     let mut parts = Vec::new();
     for instr in &program.roles[at.pp].instrs {
-        let Kind::Collective { op: Collective::ReduceScatter, axis: Axis::Dp, view } = &instr.kind else { continue };
+        let Kind::Collective { op: Collective::ReduceScatter, axis, view } = &instr.kind else { continue };
         if view.buffer == buffer {
-            let (start, elems) = (view.start(at), view.elems / mesh.dp);
-            let part = |dp: usize| Region { buffer: buffer as usize, start: start + dp * elems, elems };
-            parts.extend((0..mesh.dp).map(|dp| (mesh.rank(at.pp, dp, at.cp, at.tp), part(dp))));
+            let (start, elems) = (view.start(at), view.elems / mesh.size(*axis));
+            let part = |i: usize| Region { buffer: buffer as usize, start: start + i * elems, elems };
+            parts.extend(mesh.group(rank, *axis).into_iter().enumerate().map(|(i, peer)| (peer, part(i))));
         }
     }
     parts

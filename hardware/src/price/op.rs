@@ -25,9 +25,19 @@ pub fn dims(op: &Op) -> Vec<f64> {
         | Op::Activation { rows, cols, .. }
         | Op::ActivationGrad { rows, cols, .. }
         | Op::Add { rows, cols, .. } => of(&[rows, cols]),
+        Op::ExpertMatmul { experts, sources, m, n, k, .. } => of(&[experts * sources * m, n, k]),
+        Op::ContextAttention(d) | Op::ContextAttentionGrad(d) => of(&[d.seq * d.blocks, d.batch * d.heads, d.head_dim]),
+        Op::Route { rows, experts, .. } | Op::RouteGrad { rows, experts, .. } => of(&[rows, experts]),
+        Op::Dispatch { rows, cols, .. }
+        | Op::DispatchGrad { rows, cols, .. }
+        | Op::Combine { rows, cols, .. }
+        | Op::CombineGrad { rows, cols, .. }
+        | Op::Columns { rows, cols, .. } => of(&[rows, cols]),
         Op::Rope { rows, heads, head_dim, .. } => of(&[rows, heads * head_dim]),
         Op::LossStats { rows, vocab, .. } | Op::Loss { rows, vocab, .. } => of(&[rows, vocab]),
-        Op::Zero { n } | Op::Accumulate { n } | Op::SquaredNorm { n, .. } | Op::AdamW { n, .. } => of(&[n]),
+        Op::Zero { n } | Op::Copy { n } | Op::Accumulate { n } | Op::SquaredNorm { n, .. } | Op::AdamW { n, .. } => {
+            of(&[n])
+        }
     }
 }
 
@@ -43,6 +53,10 @@ pub fn op_time(device: &Device, op: &Op, precision: Precision) -> Result<Seconds
         let peak = device.peak_in(precision).ok_or_else(no_peak)?;
         match *op {
             Op::Matmul { m, n, k, .. } => gemm::on(device, peak, precision, 1.0, m as f64, n as f64, k as f64).0,
+            Op::ExpertMatmul { experts, sources, m, n, k, .. } => {
+                let each = gemm::on(device, peak, precision, (experts * sources) as f64, m as f64, n as f64, k as f64);
+                each.0
+            }
             _ => op.flops() / (peak.0 * device.efficiency.attention.share(op.flops())),
         }
     } else {

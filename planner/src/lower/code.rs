@@ -6,10 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use meshwright_hardware::mesh::{Axis, Mesh};
 use meshwright_hardware::op::Op;
 use meshwright_hardware::program::{ArgView, Block, BlockParam, Call, Collective, Phase};
 
-use crate::model::{self, Home, Shape, Step, Tape, Use, Value};
+use crate::model::{self, Backward, Home, Kind, Local, Split, Step, Tape, Tensor, Use, Value};
 use crate::plan::{Plan, Recompute};
 
 /// The program's blocks so far.
@@ -60,8 +61,8 @@ pub enum Segment {
         /// One a formal.
         args: Vec<Use>,
     },
-    /// A collective over tensor parallelism.
-    Collective(Collective, Value),
+    /// A collective over an axis.
+    Collective(Collective, Axis, Value),
 }
 
 /// One pass over a piece.
@@ -84,12 +85,19 @@ pub struct Piece {
     pub kept: BTreeMap<usize, usize>,
     /// Size of a slot, in elements.
     pub slot_elems: usize,
+    /// Where each value starts that backward leaves for the pass of weights, in elements.
+    pub held: BTreeMap<Value, usize>,
+    /// Size of what it leaves, in elements.
+    pub held_elems: usize,
     /// Forward pass.
     pub forward: Code,
     /// Recomputed forward ops and backward pass.
     pub backward: Code,
-    /// Elements of the gradients made inside.
+    /// Gradients of weights, where backward is split.
+    pub weights: Code,
+    /// Name and elements of the gradients made inside, and elements of held copies.
     grads: Vec<(String, usize)>,
+    copies: Vec<usize>,
 }
 
 /// All pieces of a plan.
@@ -97,8 +105,8 @@ pub struct Piece {
 pub struct Pieces {
     /// Ids to activation.
     pub embed: Piece,
-    /// A layer, by recompute mode in the order of [`Recompute::ALL`].
-    pub layers: [Piece; 3],
+    /// Layers of each kind, by recompute mode in the order of [`Recompute::ALL`].
+    pub layers: BTreeMap<Kind, [Piece; 3]>,
     /// Activation to loss and gradient: all in its backward pass.
     pub head: Piece,
 }
@@ -106,56 +114,105 @@ pub struct Pieces {
 impl Pieces {
     /// The pieces of a plan.
     pub fn of(plan: &Plan, blocks: &mut Blocks) -> Pieces {
-        let shape = Shape { microbatch: plan.microbatch, seq: plan.job.seq, tp: plan.mesh.tp };
+        let local = local(plan);
         let model = &plan.job.model;
-        let scale = 1.0 / plan.job.tokens_per_step() as f32;
-        let layer = model::layer(model, shape);
+        let scale = 1.0 / plan.job.scored_tokens_per_step() as f32;
+        let split = plan.schedule.splits();
+        let kinds: BTreeSet<Kind> = (0..model.layers).map(|layer| model.kind(layer)).collect();
+        let layers = |kind: Kind, blocks: &mut Blocks| {
+            let mut tape = model::layer(model, local, kind);
+            tape.balance *= scale / local.tp as f32;
+            Recompute::ALL.map(|mode| Piece::of(tape.clone(), mode, split, blocks))
+        };
         Pieces {
-            embed: Piece::of(model::embed(model, shape), Recompute::None, blocks),
-            layers: Recompute::ALL.map(|mode| Piece::of(layer.clone(), mode, blocks)),
-            head: Piece::of_head(model::head(model, shape, scale), blocks),
+            embed: Piece::of(model::embed(model, local), Recompute::None, false, blocks),
+            layers: kinds.into_iter().map(|kind| (kind, layers(kind, blocks))).collect(),
+            head: Piece::of_head(model::head(model, local, scale), blocks),
         }
     }
 
-    /// The layer under a mode.
-    pub fn layer(&self, mode: Recompute) -> &Piece {
-        &self.layers[mode as usize]
+    /// A layer of a kind under a mode.
+    pub fn layer(&self, kind: Kind, mode: Recompute) -> &Piece {
+        &self.layers[&kind][mode as usize]
     }
 
     /// The most working memory of any pass, in elements.
     pub fn work_elems<'a>(used: impl IntoIterator<Item = &'a Piece>) -> usize {
-        used.into_iter().map(|p| p.forward.work_elems.max(p.backward.work_elems)).max().unwrap_or(0)
+        let most = |p: &Piece| p.forward.work_elems.max(p.backward.work_elems).max(p.weights.work_elems);
+        used.into_iter().map(most).max().unwrap_or(0)
     }
 }
 
+/// What a rank of a plan holds of the model.
+pub fn local(plan: &Plan) -> Local {
+    let Mesh { tp, cp, ep, .. } = plan.mesh;
+    let (microbatch, seq) = (plan.microbatch, plan.job.seq / cp);
+    Local { microbatch, seq, tp, sp: plan.shards_tokens(), cp, ring: plan.ring, ep }
+}
+
 impl Piece {
-    fn of(tape: Tape, mode: Recompute, blocks: &mut Blocks) -> Piece {
-        let (backward, grads) = tape.backward();
-        let needed = Tape::tensors_of(&backward);
+    fn empty(tape: Tape, kept_set: &BTreeSet<usize>, grads: Vec<(String, usize)>) -> Piece {
+        let (kept, slot_elems) = slot(&tape, kept_set);
+        Piece {
+            tape,
+            kept,
+            slot_elems,
+            held: BTreeMap::new(),
+            held_elems: 0,
+            forward: Code::default(),
+            backward: Code::default(),
+            weights: Code::default(),
+            grads,
+            copies: Vec::new(),
+        }
+    }
+
+    fn of(tape: Tape, mode: Recompute, split: bool, blocks: &mut Blocks) -> Piece {
+        let backward = tape.backward();
+        let needed = Tape::tensors_of(&backward.steps);
         let keeps = |t: &usize| match (tape.tensors[*t].home, mode) {
             (Home::Input | Home::Ids, _) => true,
             (Home::Inner { cheap }, Recompute::Selective) => !cheap,
             (Home::Inner { .. }, Recompute::None) => true,
             (Home::Inner { .. }, Recompute::Full) => false,
-            (Home::Output | Home::Targets | Home::Loss, _) => false,
+            (Home::Gathered | Home::Output | Home::Targets | Home::Loss, _) => false,
         };
-        let inner = |t: &usize| matches!(tape.tensors[*t].home, Home::Inner { .. });
         let kept_set: BTreeSet<usize> = needed.iter().copied().filter(keeps).collect();
-        let missing: BTreeSet<usize> = needed.into_iter().filter(|t| inner(t) && !kept_set.contains(t)).collect();
+        let gone = |t: &usize| tape.tensors[*t].home.is_inside() && !kept_set.contains(t);
+        // What only a ring's steps fill is filled by them again.
+        let refilled = |t: &usize| tape.fills_itself(*t);
+        let missing: BTreeSet<usize> = needed.into_iter().filter(|t| gone(t) && !refilled(t)).collect();
         let again = tape.recompute(missing, &kept_set);
-        let (kept, slot_elems) = slot(&tape, &kept_set);
-        let mut piece = Piece { tape, kept, slot_elems, forward: Code::default(), backward: Code::default(), grads };
+        let Backward { steps, made } = backward.clone();
+        let mut piece = Piece::empty(tape, &kept_set, made);
         piece.forward = piece.code(&[(Phase::Forward, piece.tape.forward())], blocks);
-        piece.backward = piece.code(&[(Phase::Recompute, again), (Phase::Backward, backward)], blocks);
+        if split {
+            let Split { inputs, weights, held } = backward.split();
+            piece.copies = held;
+            piece.hold(&weights);
+            piece.backward = piece.code(&[(Phase::Recompute, again), (Phase::Backward, inputs)], blocks);
+            piece.weights = piece.code(&[(Phase::Weights, weights)], blocks);
+        } else {
+            piece.backward = piece.code(&[(Phase::Recompute, again), (Phase::Backward, steps)], blocks);
+        }
         piece
+    }
+
+    /// Makes room for what the pass of weights reads and nobody else keeps.
+    fn hold(&mut self, weights: &[Step]) {
+        let read: BTreeSet<Value> = weights.iter().flat_map(Step::values).filter(|value| self.works(*value)).collect();
+        for value in read {
+            let elems = self.elems(value).next_multiple_of(ALIGN);
+            self.held.insert(value, self.held_elems);
+            self.held_elems += elems;
+        }
     }
 
     /// The head keeps only its input; forward, loss and backward are one pass.
     fn of_head(tape: Tape, blocks: &mut Blocks) -> Piece {
-        let (backward, grads) = tape.backward();
-        let (kept, slot_elems) = slot(&tape, &BTreeSet::from([0]));
-        let mut piece = Piece { tape, kept, slot_elems, forward: Code::default(), backward: Code::default(), grads };
-        let lists = [(Phase::Forward, piece.tape.forward()), (Phase::Backward, backward)];
+        let Backward { steps, made } = tape.backward();
+        let mut piece = Piece::empty(tape, &BTreeSet::from([0]), made);
+        let lists = [(Phase::Forward, piece.tape.forward()), (Phase::Backward, steps)];
         piece.backward = piece.code(&lists, blocks);
         piece
     }
@@ -165,27 +222,34 @@ impl Piece {
         let name = match at.value {
             Value::Tensor(t) => self.tape.tensors[t].name.to_owned(),
             Value::Grad(g) => self.grads[g].0.clone(),
+            Value::Held(h) => format!("held.{h}"),
             Value::Flow => "d.x".to_owned(),
             Value::Weight(p) => self.tape.params[p].name.to_owned(),
             Value::WeightGrad(p) => format!("d.{}", self.tape.params[p].name),
         };
-        if at.part { format!("{name}.part") } else { name }
+        if at.part.is_some() { format!("{name}.part") } else { name }
     }
 
-    /// Elements of a tensor or of a gradient made inside.
+    /// Elements of a tensor, of a gradient made inside, or of a copy.
     pub fn elems(&self, value: Value) -> usize {
         match value {
             Value::Tensor(t) => self.tape.tensors[t].elems,
             Value::Grad(g) => self.grads[g].1,
-            Value::Flow | Value::Weight(_) | Value::WeightGrad(_) => unreachable!("{value:?} has no size of its own"),
+            Value::Held(h) => self.copies[h],
+            // What flows is as large as the piece's result, or, at the head, its input.
+            Value::Flow => {
+                let ends = |t: &&Tensor| matches!(t.home, Home::Output | Home::Input);
+                self.tape.tensors.iter().find(ends).map_or(0, |t| t.elems)
+            }
+            Value::Weight(_) | Value::WeightGrad(_) => unreachable!("{value:?} has no size of its own"),
         }
     }
 
     /// Whether a value lives in working memory.
     fn works(&self, value: Value) -> bool {
         match value {
-            Value::Tensor(t) => matches!(self.tape.tensors[t].home, Home::Inner { .. }) && !self.kept.contains_key(&t),
-            Value::Grad(_) => true,
+            Value::Tensor(t) => self.tape.tensors[t].home.is_inside() && !self.kept.contains_key(&t),
+            Value::Grad(_) | Value::Held(_) => true,
             Value::Flow | Value::Weight(_) | Value::WeightGrad(_) => false,
         }
     }
@@ -197,7 +261,7 @@ impl Piece {
         self.place(&steps, &mut code);
         for run in steps.chunk_by(|a, b| a.0 == b.0 && a.1.is_call() && b.1.is_call()) {
             code.segments.push(match run[0].1 {
-                Step::Collective(op, value) => Segment::Collective(*op, *value),
+                Step::Collective(op, axis, value) => Segment::Collective(*op, *axis, *value),
                 Step::Call(..) => self.block(run[0].0, run, blocks),
             });
         }
@@ -229,7 +293,7 @@ impl Piece {
         let mut spans: BTreeMap<Value, (usize, usize)> = BTreeMap::new();
         for (at, (_, step)) in steps.iter().enumerate() {
             for value in step.values() {
-                if self.works(value) {
+                if self.works(value) && !self.held.contains_key(&value) {
                     spans.entry(value).or_insert((at, at)).1 = at;
                 }
             }
@@ -273,7 +337,7 @@ impl Step {
     fn values(&self) -> Vec<Value> {
         match self {
             Step::Call(_, uses) => uses.iter().map(|at| at.value).collect(),
-            Step::Collective(_, value) => vec![*value],
+            Step::Collective(_, _, value) => vec![*value],
         }
     }
 }

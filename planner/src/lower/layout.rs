@@ -8,7 +8,9 @@
 //! Invariant: the sum of the declared buffers is the stage's peak memory.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
+use meshwright_hardware::mesh::{Axis, Mesh};
 use meshwright_hardware::params::{ParamSpec, Shard};
 use meshwright_hardware::program::{Buffer, Lifetime, View};
 use meshwright_hardware::units::Precision;
@@ -16,6 +18,7 @@ use meshwright_hardware::units::Precision;
 use super::code::{ALIGN, Piece, Pieces};
 use crate::model::{Home, ParamDecl, Value};
 use crate::plan::{Plan, Recompute};
+use crate::schedule::{Action, under_way};
 
 /// A piece's place in the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,21 +32,21 @@ pub enum At {
 }
 
 impl At {
-    /// The pieces of a stage, in order.
-    pub fn of_stage(plan: &Plan, stage: usize) -> Vec<At> {
-        let first = plan.first_layer(stage);
-        let decided = plan.stages[stage];
+    /// The pieces at a place in the model's order of stages and chunks.
+    pub fn of_place(plan: &Plan, place: usize) -> Vec<At> {
+        let first = plan.first_layer(place);
+        let decided = plan.stages[place];
         let layers = (0..decided.layers).map(|i| At::Layer(first + i, decided.mode(i)));
-        let embed = (stage == 0).then_some(At::Embed);
-        let head = (stage + 1 == plan.mesh.pp).then_some(At::Head);
+        let embed = (place == 0).then_some(At::Embed);
+        let head = (place + 1 == plan.mesh.pp * plan.chunks).then_some(At::Head);
         embed.into_iter().chain(layers).chain(head).collect()
     }
 
     /// What it computes.
-    pub fn piece(self, pieces: &Pieces) -> &Piece {
+    pub fn piece<'a>(self, plan: &Plan, pieces: &'a Pieces) -> &'a Piece {
         match self {
             At::Embed => &pieces.embed,
-            At::Layer(_, mode) => pieces.layer(mode),
+            At::Layer(layer, mode) => pieces.layer(plan.job.model.kind(layer), mode),
             At::Head => &pieces.head,
         }
     }
@@ -81,11 +84,19 @@ pub struct Bank {
     pub decayed: usize,
     /// Elements from here on are replicated over tensor parallelism.
     pub whole: usize,
+    /// Of these, each rank of tensor parallelism makes only a part of the gradient from here on.
+    pub partial: usize,
     /// Whether its gradients are also those of another stage's bank, where they are counted.
     pub twin: bool,
-    /// Weights.
+    /// The axis of the ranks that hold the same parameters.
+    pub axis: Axis,
+    /// ZeRO stage; 0 where no other rank holds the same.
+    pub zero: u8,
+    /// Ranks that share optimizer state.
+    pub shards: usize,
+    /// Weights; this rank's shard of them in ZeRO-3.
     pub weights: u32,
-    /// Gradients.
+    /// Gradients; this rank's shard of them from ZeRO-2 on.
     pub grads: u32,
     /// AdamW's first moment.
     pub m: u32,
@@ -97,26 +108,45 @@ pub struct Bank {
     offsets: Vec<(String, ParamDecl, usize)>,
 }
 
+/// Where a bank's weights or gradients stand at the moment: a buffer and a first element.
+pub type Place = (u32, usize);
+
 /// One stage's buffers.
 #[derive(Clone, Debug)]
 pub struct Layout {
     /// All, by number.
     pub buffers: Vec<Buffer>,
-    /// The stage's pieces, in order.
+    /// The stage's pieces, chunk after chunk.
     pub pieces: Vec<At>,
-    /// Parameters of the pieces in order, then those of a tied head on its own stage.
+    /// The pieces of each chunk.
+    pub chunks: Vec<Range<usize>>,
+    /// Banks of parameters.
     pub banks: Vec<Bank>,
-    /// Saved buffers by slot, then by piece.
+    /// By piece: its banks, but for a tied table.
+    pub banks_of: Vec<Vec<usize>>,
+    /// The bank of a tied table, where this stage has one.
+    pub tied: Option<usize>,
+    /// By piece: saved buffers, taken in turns by microbatches.
     pub slots: Vec<Vec<u32>>,
-    /// Gradients that flow from piece to piece, taken in turns.
-    pub flow: Vec<u32>,
-    /// Activations for the next stage, taken in turns.
-    pub out: Vec<u32>,
+    /// By piece: what backward leaves for the pass of weights, in turns.
+    pub held: Vec<Vec<u32>>,
+    /// By chunk: gradients that flow from piece to piece, in turns.
+    pub flow: Vec<Vec<u32>>,
+    /// By chunk: activations for the next, in turns; none for the model's last.
+    pub out: Vec<Vec<u32>>,
+    /// Where weights are gathered in turns, in ZeRO-3.
+    pub gathered: Vec<u32>,
+    /// Where gradients are made in turns, from ZeRO-2 on.
+    pub made: Vec<u32>,
+    /// By bank: where weights stand.
+    pub weights_at: Vec<Place>,
+    /// By bank: where gradients stand.
+    pub grads_at: Vec<Place>,
     /// Working memory.
     pub work: u32,
-    /// Targets of a microbatch, on the last stage.
+    /// Targets of a microbatch, on the stage of the head.
     pub targets: Option<u32>,
-    /// The loss's sum, on the last stage.
+    /// The loss's sum, on the stage of the head.
     pub loss: Option<u32>,
     /// The sum of squared gradients.
     pub norm: u32,
@@ -145,81 +175,100 @@ impl Widths {
     }
 }
 
-/// Elements of a piece's bank: (padded, decayed, whole), and each parameter's start.
+/// Sizes of a bank.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sizes {
+    elems: usize,
+    decayed: usize,
+    whole: usize,
+    partial: usize,
+}
+
+/// A bank's sizes, and each parameter's start: first those that tensor parallelism shards, then those that it does not, then
+/// those whose gradients it makes in parts; in each part, what decays first.
 fn bank_of<'a>(
     params: impl Iterator<Item = &'a ParamDecl>,
-    tp: usize,
+    mesh: &Mesh,
     pad: usize,
-) -> ([usize; 3], Vec<(&'a ParamDecl, usize)>) {
+) -> (Sizes, Vec<(&'a ParamDecl, usize)>) {
     let mut order: Vec<&ParamDecl> = params.collect();
-    order.sort_by_key(|decl| (decl.shard == Shard::Whole, !decl.decay));
-    let (mut at, mut decayed, mut whole, mut starts) = (0, 0, None, Vec::new());
+    order.sort_by_key(|decl| (decl.shard == Shard::Whole, decl.partial, !decl.decay));
+    let (mut at, mut decayed, mut starts) = (0, 0, Vec::new());
+    let (mut whole, mut partial) = (None, None);
     for decl in order {
         if decl.shard == Shard::Whole {
             whole.get_or_insert(at);
         }
+        if decl.partial {
+            partial.get_or_insert(at);
+        }
         starts.push((decl, at));
-        at += decl.elems(tp).next_multiple_of(ALIGN);
+        at += decl.elems(mesh.tp, mesh.ep).next_multiple_of(ALIGN);
         if decl.decay {
             decayed = at;
         }
     }
     let elems = at.next_multiple_of(pad);
-    ([elems, decayed, whole.unwrap_or(elems)], starts)
+    (Sizes { elems, decayed, whole: whole.unwrap_or(elems), partial: partial.unwrap_or(elems) }, starts)
 }
 
-/// Over how many ranks a plan shards optimizer state.
-pub fn state_shards(plan: &Plan) -> usize {
-    if plan.zero > 0 { plan.mesh.dp } else { 1 }
+/// The axis of the ranks that hold the same parameters, and the ZeRO stage that makes a difference there.
+fn sharing(plan: &Plan, experts: bool, tied: bool) -> (Axis, u8) {
+    let mesh = &plan.mesh;
+    let axis = match (experts, mesh.cp) {
+        (true, _) => Axis::Edp,
+        (false, 1) => Axis::Dp,
+        (false, _) => Axis::Data,
+    };
+    // A table that embedding and head share is in use all the time: its gradients and weights stay whole.
+    let zero = if tied { plan.zero.min(1) } else { plan.zero };
+    (axis, if mesh.size(axis) > 1 { zero } else { 0 })
 }
 
 impl Layout {
-    /// The layout of a stage.
-    pub fn of(plan: &Plan, pieces: &Pieces, stage: usize) -> Layout {
+    /// The layout of a stage that runs `actions`.
+    pub fn of(plan: &Plan, pieces: &Pieces, stage: usize, actions: &[Action]) -> Layout {
         let mut layout = Layout {
             buffers: Vec::new(),
-            pieces: At::of_stage(plan, stage),
+            pieces: Vec::new(),
+            chunks: Vec::new(),
             banks: Vec::new(),
+            banks_of: Vec::new(),
+            tied: None,
             slots: Vec::new(),
+            held: Vec::new(),
             flow: Vec::new(),
             out: Vec::new(),
+            gathered: Vec::new(),
+            made: Vec::new(),
+            weights_at: Vec::new(),
+            grads_at: Vec::new(),
             work: 0,
             targets: None,
             loss: None,
             norm: 0,
             peer: None,
         };
+        for chunk in 0..plan.chunks {
+            let first = layout.pieces.len();
+            layout.pieces.extend(At::of_place(plan, plan.place(stage, chunk)));
+            layout.chunks.push(first..layout.pieces.len());
+        }
         let width = Widths::of(plan.job.precision);
         layout.add_banks(plan, pieces, width);
-        for slot in 0..plan.in_flight(stage) {
-            let all = layout.pieces.clone().into_iter();
-            let saved = all.map(|at| {
-                let name = format!("slot.{slot}.{}", at.name());
-                let elem = if at == At::Embed { 4 } else { width.model };
-                layout.declare(&name, at.piece(pieces).slot_elems, Lifetime::Saved, elem)
-            });
-            let saved = saved.collect();
-            layout.slots.push(saved);
+        layout.add_buckets(plan, width);
+        for chunk in 0..plan.chunks {
+            layout.add_slots(plan, pieces, chunk, actions, width);
+            layout.add_streams(plan, (stage, chunk), actions, width);
         }
-        let rows = plan.microbatch * plan.job.seq;
-        let activation = rows * plan.job.model.hidden;
-        let last = stage + 1 == plan.mesh.pp;
-        for turn in 0..turns(plan) {
-            let flow = layout.declare(&format!("flow.{turn}"), activation, Lifetime::Scratch, width.model);
-            layout.flow.push(flow);
-            if !last {
-                let out = layout.declare(&format!("out.{turn}"), activation, Lifetime::Scratch, width.model);
-                layout.out.push(out);
-            }
-        }
-        let work = Pieces::work_elems(layout.pieces.iter().map(|at| at.piece(pieces)));
+        let work = Pieces::work_elems(layout.pieces.iter().map(|at| at.piece(plan, pieces)));
         layout.work = layout.declare("work", work, Lifetime::Scratch, width.model);
         layout.norm = layout.declare("norm", 1, Lifetime::Scratch, 4);
-        if last {
-            layout.targets = Some(layout.declare("targets", rows, Lifetime::Scratch, 4));
+        if layout.pieces.contains(&At::Head) {
+            layout.targets = Some(layout.declare("targets", plan.rows(), Lifetime::Scratch, 4));
             layout.loss = Some(layout.declare("loss", 1, Lifetime::Scratch, 4));
         }
-        if plan.mesh.pp > 1 && plan.job.model.tied && (stage == 0 || last) {
+        if tied_apart(plan) && layout.tied.is_some() {
             layout.peer = Some(layout.declare("peer", tied_elems(plan), Lifetime::Scratch, width.state));
         }
         layout
@@ -230,15 +279,60 @@ impl Layout {
         (self.buffers.len() - 1) as u32
     }
 
+    /// Saved buffers of a chunk's pieces, as many as microbatches are under way at once.
+    fn add_slots(&mut self, plan: &Plan, pieces: &Pieces, chunk: usize, actions: &[Action], width: Widths) {
+        let (slots, held) = under_way(actions, chunk, plan.schedule.splits());
+        let declare = |layout: &mut Layout, what: &str, count: usize, at: At, elems: usize, width: u8| -> Vec<u32> {
+            let name = |turn| format!("{what}.{turn}.{}", at.name());
+            (0..count).map(|turn| layout.declare(&name(turn), elems, Lifetime::Saved, width)).collect()
+        };
+        for index in self.chunks[chunk].clone() {
+            let at = self.pieces[index];
+            let piece = at.piece(plan, pieces);
+            let elem = if at == At::Embed { 4 } else { width.model };
+            let saved = declare(self, "slot", slots, at, piece.slot_elems, elem);
+            self.slots.push(saved);
+            let held = if piece.held_elems > 0 { held } else { 0 };
+            let left = declare(self, "held", held, at, piece.held_elems, width.model);
+            self.held.push(left);
+        }
+    }
+
+    /// Buffers for what a chunk takes from others and gives to them.
+    fn add_streams(&mut self, plan: &Plan, (stage, chunk): (usize, usize), actions: &[Action], width: Widths) {
+        let activation = plan.residual_rows() * plan.job.model.hidden;
+        let (out, flow) = turns(plan, (stage, chunk), actions);
+        let last = plan.place(stage, chunk) + 1 == plan.mesh.pp * plan.chunks;
+        let mut declare = |what: &str, turns: usize| -> Vec<u32> {
+            let name = |turn| if plan.chunks > 1 { format!("{what}.{chunk}.{turn}") } else { format!("{what}.{turn}") };
+            (0..turns).map(|turn| self.declare(&name(turn), activation, Lifetime::Scratch, width.model)).collect()
+        };
+        let (flow, out) = (declare("flow", flow), declare("out", if last { 0 } else { out }));
+        self.flow.push(flow);
+        self.out.push(out);
+    }
+
     fn add_banks(&mut self, plan: &Plan, pieces: &Pieces, width: Widths) {
         for at in self.pieces.clone() {
-            let own = at.piece(pieces).tape.params.iter().filter(|decl| !decl.tied);
-            self.add_bank(plan, at, &at.name(), own, width);
+            let params = &at.piece(plan, pieces).tape.params;
+            let embeds = at == At::Embed && plan.job.model.tied;
+            let own = params.iter().filter(|decl| !decl.tied && decl.experts.is_none());
+            let mut mine = vec![self.add_bank(plan, at, &at.name(), own, width, embeds)];
+            let experts: Vec<&ParamDecl> = params.iter().filter(|decl| decl.experts.is_some()).collect();
+            if !experts.is_empty() {
+                let name = format!("{}.experts", at.name());
+                mine.push(self.add_bank(plan, at, &name, experts.into_iter(), width, false));
+            }
+            if embeds {
+                self.tied = Some(mine[0]);
+            }
+            self.banks_of.push(mine);
         }
         let tied = pieces.head.tape.params.iter().filter(|decl| decl.tied);
-        if plan.mesh.pp > 1 && self.pieces.contains(&At::Head) && tied.clone().next().is_some() {
-            self.add_bank(plan, At::Head, "tied", tied, width);
-            self.banks.last_mut().expect("just added").twin = true;
+        if self.tied.is_none() && self.pieces.contains(&At::Head) && tied.clone().next().is_some() {
+            let bank = self.add_bank(plan, At::Head, "tied", tied, width, true);
+            self.banks[bank].twin = true;
+            self.tied = Some(bank);
         }
     }
 
@@ -247,37 +341,70 @@ impl Layout {
         plan: &Plan,
         at: At,
         name: &str,
-        params: impl Iterator<Item = &'a ParamDecl>,
+        params: impl Iterator<Item = &'a ParamDecl> + Clone,
         width: Widths,
-    ) {
-        let shards = state_shards(plan);
-        let ([elems, decayed, whole], starts) = bank_of(params, plan.mesh.tp, shards * ALIGN);
+        tied: bool,
+    ) -> usize {
+        let (axis, zero) = sharing(plan, params.clone().any(|decl| decl.experts.is_some()), tied);
+        let shards = if zero > 0 { plan.mesh.size(axis) } else { 1 };
+        let (Sizes { elems, decayed, whole, partial }, starts) = bank_of(params, &plan.mesh, shards * ALIGN);
+        let kept = |from: u8| if zero >= from { elems / shards } else { elems };
         let mut declare =
             |what: &str, elems, width| self.declare(&format!("{what}.{name}"), elems, Lifetime::Persistent, width);
         let bank = Bank {
             elems,
             decayed,
             whole,
+            partial,
             twin: false,
-            weights: declare("weights", elems, width.model),
-            grads: declare("grads", elems, width.state),
+            axis,
+            zero,
+            shards,
+            weights: declare("weights", kept(3), width.model),
+            grads: declare("grads", kept(2), width.state),
             m: declare("m", elems / shards, width.state),
             v: declare("v", elems / shards, width.state),
             master: width.master().then(|| declare("master", elems / shards, width.state)),
             offsets: starts.into_iter().map(|(decl, start)| (at.param_name(decl), decl.clone(), start)).collect(),
         };
+        self.weights_at.push((bank.weights, 0));
+        self.grads_at.push((bank.grads, 0));
         self.banks.push(bank);
+        self.banks.len() - 1
+    }
+
+    /// Two places as large as the largest piece needs, for weights that are gathered and gradients that are scattered: one is
+    /// in use while the other is under way.
+    fn add_buckets(&mut self, plan: &Plan, width: Widths) {
+        for (from, what, width) in [(3, "gathered", width.model), (2, "made", width.state)] {
+            let most = (0..self.pieces.len()).map(|index| self.bucket(index, from).1).max().unwrap_or(0);
+            let several = if plan.zero >= from && most > 0 { 2 } else { 0 };
+            let name = |turn| format!("{what}.{turn}");
+            let both = (0..several).map(|turn| self.declare(&name(turn), most, Lifetime::Scratch, width)).collect();
+            if from == 3 { self.gathered = both } else { self.made = both }
+        }
+    }
+
+    /// A piece's banks of this ZeRO stage or a higher one, each with its start in a bucket; and what they need in all.
+    pub fn bucket(&self, index: usize, from: u8) -> (Vec<(usize, usize)>, usize) {
+        let mut at = 0;
+        let banks = self.banks_of[index].iter().copied().filter(|&bank| self.banks[bank].zero >= from);
+        let starts = banks.map(|bank| {
+            at += self.banks[bank].elems;
+            (bank, at - self.banks[bank].elems)
+        });
+        (starts.collect(), at)
     }
 
     /// Where a piece's parameter lies: its bank and first element.
-    fn param(&self, index: usize, decl: &ParamDecl) -> (&Bank, usize) {
-        let bank = match (decl.tied, self.banks.last()) {
-            (true, Some(tied)) if tied.twin => tied,
-            (true, _) => &self.banks[0],
-            (false, _) => &self.banks[index],
+    fn param(&self, index: usize, decl: &ParamDecl) -> (usize, usize) {
+        let banks =
+            if decl.tied { vec![self.tied.expect("a tied table has a bank")] } else { self.banks_of[index].clone() };
+        let start = |&bank: &usize| {
+            let found = self.banks[bank].offsets.iter().find(|(_, other, _)| other.name == decl.name);
+            found.map(|(_, _, start)| (bank, *start))
         };
-        let start = bank.offsets.iter().find(|(_, other, _)| other.name == decl.name).expect("its bank has it").2;
-        (bank, start)
+        banks.iter().find_map(start).expect("its bank has it")
     }
 
     /// The view of a value of the stage's `index`-th piece, for a microbatch; `elems` of it.
@@ -291,38 +418,48 @@ impl Layout {
         elems: usize,
     ) -> View {
         let whole = |buffer, offset| View { buffer, offset, elems, shard: None };
-        let slot = &self.slots[mb % self.slots.len()];
+        let turn = |all: &[u32]| all[mb % all.len()];
+        let slot = || turn(&self.slots[index]);
+        // A pass that does not leave a value for later has it in working memory.
+        let inside = |value: Value| match (work.get(&value), piece.held.get(&value)) {
+            (Some(&start), _) => whole(self.work, start),
+            (None, Some(&start)) => whole(turn(&self.held[index]), start),
+            (None, None) => unreachable!("{value:?} of {} has no place", piece.tape.name),
+        };
         match value {
             Value::Weight(p) => {
                 let (bank, start) = self.param(index, &piece.tape.params[p]);
-                whole(bank.weights, start)
+                let (buffer, base) = self.weights_at[bank];
+                whole(buffer, base + start)
             }
             Value::WeightGrad(p) => {
                 let (bank, start) = self.param(index, &piece.tape.params[p]);
-                whole(bank.grads, start)
+                let (buffer, base) = self.grads_at[bank];
+                whole(buffer, base + start)
             }
-            Value::Flow => whole(self.flow[mb % self.flow.len()], 0),
-            Value::Grad(_) => whole(self.work, work[&value]),
+            Value::Flow => whole(turn(&self.flow[self.chunk_of(index)]), 0),
+            Value::Grad(_) | Value::Held(_) => inside(value),
             Value::Tensor(t) => match piece.tape.tensors[t].home {
-                Home::Input | Home::Ids => whole(slot[index], piece.kept[&t]),
-                Home::Output => self.entry(index + 1, mb, elems),
-                Home::Targets => whole(self.targets.expect("the last stage has targets"), 0),
-                Home::Loss => whole(self.loss.expect("the last stage has a loss"), 0),
-                Home::Inner { .. } => match piece.kept.get(&t) {
-                    Some(&start) => whole(slot[index], start),
-                    None => whole(self.work, work[&value]),
+                Home::Input | Home::Ids => whole(slot(), piece.kept[&t]),
+                Home::Output => self.entry(self.chunk_of(index), index + 1, mb, elems),
+                Home::Targets => whole(self.targets.expect("the head's stage has targets"), 0),
+                Home::Loss => whole(self.loss.expect("the head's stage has a loss"), 0),
+                Home::Inner { .. } | Home::Gathered => match piece.kept.get(&t) {
+                    Some(&start) => whole(slot(), start),
+                    None => inside(value),
                 },
             },
         }
     }
 
-    /// Where the activation lies that enters the stage's `index`-th piece, or the next stage.
-    pub fn entry(&self, index: usize, mb: usize, elems: usize) -> View {
-        let buffer = match self.slots[mb % self.slots.len()].get(index) {
-            Some(&saved) => saved,
-            None => self.out[mb % self.out.len()],
-        };
-        View { buffer, offset: 0, elems, shard: None }
+    fn chunk_of(&self, index: usize) -> usize {
+        self.chunks.iter().position(|pieces| pieces.contains(&index)).expect("every piece is of a chunk")
+    }
+
+    /// Where the activation lies that enters the stage's `index`-th piece, if that is of the chunk, or else the next chunk.
+    pub fn entry(&self, chunk: usize, index: usize, mb: usize, elems: usize) -> View {
+        let turns = if self.chunks[chunk].contains(&index) { &self.slots[index] } else { &self.out[chunk] };
+        View { buffer: turns[mb % turns.len()], offset: 0, elems, shard: None }
     }
 
     /// Where each named parameter lives.
@@ -337,15 +474,51 @@ impl Layout {
                 cols: decl.cols,
                 shard: decl.shard.clone(),
                 init: decl.init,
+                experts: decl.experts,
+                weights_over: (bank.zero >= 3).then_some(bank.axis),
+                grads_over: (bank.zero >= 2).then_some(bank.axis),
             })
         });
         specs.collect()
     }
 }
 
-/// Buffers that stages exchange are taken in turns, so that a message may be under way while the next is made.
-fn turns(plan: &Plan) -> usize {
-    if plan.mesh.pp > 1 { plan.microbatches().min(2) } else { 1 }
+/// How many buffers a chunk takes in turns for its activations on their way, and for the gradients that flow through it. A
+/// message may be under way while the next is made; where the next chunk is on the same stage, all that it has not taken.
+fn turns(plan: &Plan, (stage, chunk): (usize, usize), actions: &[Action]) -> (usize, usize) {
+    let usual = if plan.mesh.pp * plan.chunks > 1 { plan.microbatches().min(2) } else { 1 };
+    let next = plan.place(stage, chunk) + 1;
+    let neighbour = |place: Option<usize>| {
+        let (other, at) = plan.chunk_at(place.filter(|&place| place < plan.mesh.pp * plan.chunks)?);
+        (other == stage).then_some(at)
+    };
+    let most = |from: &dyn Fn(&Action) -> bool, to: &dyn Fn(&Action) -> bool| {
+        let (mut ahead, mut most) = (0usize, 0);
+        for action in actions {
+            ahead = ahead + usize::from(from(action)) - usize::from(to(action));
+            most = most.max(ahead);
+        }
+        most
+    };
+    let out = neighbour(Some(next)).map(|after| {
+        most(
+            &|a| matches!(a, Action::Forward(c, _) if *c == chunk),
+            &|a| matches!(a, Action::Forward(c, _) if *c == after),
+        )
+    });
+    let flow = neighbour((next - 1).checked_sub(1)).map(|before| {
+        most(
+            &|a| matches!(a, Action::Backward(c, _) if *c == chunk),
+            &|a| matches!(a, Action::Backward(c, _) if *c == before),
+        )
+    });
+    (usual.max(out.unwrap_or(0)), usual.max(flow.unwrap_or(0)))
+}
+
+/// Whether embedding and head share a table and stand on different stages.
+pub fn tied_apart(plan: &Plan) -> bool {
+    let last = plan.chunk_at(plan.mesh.pp * plan.chunks - 1).0;
+    plan.job.model.tied && last != 0
 }
 
 /// Elements of a tied embedding on one rank, as its bank begins.
@@ -367,17 +540,18 @@ pub struct Footprint {
 }
 
 impl Footprint {
-    /// The footprint of a stage, without laying it out.
+    /// The footprint of a stage of one chunk whose layers are alike, under 1F1B or GPipe and ZeRO-0 or 1.
     pub fn of(plan: &Plan, pieces: &Pieces, stage: usize) -> Footprint {
         let width = Widths::of(plan.job.precision);
         let (first, last) = (stage == 0, stage + 1 == plan.mesh.pp);
         let bytes = |elems: usize, width: u8| (elems * width as usize) as u64;
-        let rows = plan.microbatch * plan.job.seq;
-        let exchanged = turns(plan) * if last { 1 } else { 2 };
-        let mut fixed = bytes(exchanged * rows * plan.job.model.hidden, width.model) + 4;
+        let rows = plan.rows();
+        let turns = if plan.mesh.pp > 1 { plan.microbatches().min(2) } else { 1 };
+        let exchanged = turns * if last { 1 } else { 2 };
+        let mut fixed = bytes(exchanged * plan.residual_rows() * plan.job.model.hidden, width.model) + 4;
         let mut work = 0;
         let slots = plan.in_flight(stage);
-        let apart = plan.mesh.pp > 1 && plan.job.model.tied;
+        let apart = tied_apart(plan);
         if first {
             let params = pieces.embed.tape.params.iter();
             fixed += state_bytes(plan, params) + bytes(slots * pieces.embed.slot_elems, 4);
@@ -393,32 +567,38 @@ impl Footprint {
         if apart && (first || last) {
             fixed += bytes(tied_elems(plan), width.state);
         }
-        let layers = &pieces.layers;
+        let layers = pieces.layers.values().next().expect("a model has layers");
+        let (experts, dense): (Vec<_>, Vec<_>) = layers[0].tape.params.iter().partition(|decl| decl.experts.is_some());
         Footprint {
-            state: state_bytes(plan, layers[0].tape.params.iter()),
-            slot: [0, 1, 2].map(|mode| bytes(layers[mode].slot_elems, width.model)),
+            state: state_bytes(plan, dense.into_iter()) + state_bytes(plan, experts.into_iter()),
+            slot: [0, 1, 2].map(|mode: usize| bytes(layers[mode].slot_elems, width.model)),
             fixed,
-            work: [0, 1, 2].map(|mode| bytes(work.max(Pieces::work_elems([&layers[mode]])), width.model)),
+            work: [0, 1, 2].map(|mode: usize| bytes(work.max(Pieces::work_elems([&layers[mode]])), width.model)),
         }
     }
 }
 
-/// Bytes of a bank.
-fn state_bytes<'a>(plan: &Plan, params: impl Iterator<Item = &'a ParamDecl>) -> u64 {
-    let (width, shards) = (Widths::of(plan.job.precision), state_shards(plan));
-    let ([elems, ..], _) = bank_of(params, plan.mesh.tp, shards * ALIGN);
+/// Bytes of a bank, up to ZeRO-1.
+fn state_bytes<'a>(plan: &Plan, params: impl Iterator<Item = &'a ParamDecl> + Clone) -> u64 {
+    let (axis, zero) = sharing(plan, params.clone().any(|decl| decl.experts.is_some()), false);
+    let (width, shards) = (Widths::of(plan.job.precision), if zero > 0 { plan.mesh.size(axis) } else { 1 });
+    let (Sizes { elems, .. }, _) = bank_of(params, &plan.mesh, shards * ALIGN);
     let moments = if width.master() { 3 } else { 2 };
     (elems * (width.model + width.state) as usize + moments * (elems / shards) * width.state as usize) as u64
 }
 
-/// Elements of optimizer state of each piece of a stage on one rank, padding included.
+/// Elements of optimizer state of each piece of a stage of one chunk on one rank, padding included.
 pub fn bank_elems(plan: &Plan, pieces: &Pieces, stage: usize) -> Vec<usize> {
-    let shards = state_shards(plan);
-    let of = |at: At| bank_of(at.piece(pieces).tape.params.iter(), plan.mesh.tp, shards * ALIGN).0[0] / shards;
-    At::of_stage(plan, stage).into_iter().filter(|at| *at != At::Head).map(of).collect()
+    let of = |at: At| {
+        let (axis, zero) = sharing(plan, false, false);
+        let shards = if zero > 0 { plan.mesh.size(axis) } else { 1 };
+        let params = at.piece(plan, pieces).tape.params.iter().filter(|decl| decl.experts.is_none());
+        bank_of(params, &plan.mesh, shards * ALIGN).0.elems / shards
+    };
+    At::of_place(plan, stage).into_iter().filter(|at| *at != At::Head).map(of).collect()
 }
 
-/// Bytes that a stage declares, without laying it out.
+/// Bytes that a stage of one chunk declares, without laying it out; see [`Footprint::of`].
 pub fn stage_bytes(plan: &Plan, pieces: &Pieces, stage: usize) -> u64 {
     let footprint = Footprint::of(plan, pieces, stage);
     let modes = (0..plan.stages[stage].layers).map(|i| plan.stages[stage].mode(i) as usize);

@@ -9,6 +9,8 @@
 
 mod code;
 mod layout;
+mod pass;
+mod share;
 mod step;
 
 use meshwright_hardware::hazards::add_waits;
@@ -35,10 +37,12 @@ pub struct Lowered {
 pub fn lower(plan: &Plan) -> Result<Lowered, PlanError> {
     let mut blocks = Blocks::default();
     let pieces = Pieces::of(plan, &mut blocks);
-    let layouts: Vec<Layout> = (0..plan.mesh.pp).map(|stage| Layout::of(plan, &pieces, stage)).collect();
+    let orders = plan.orders();
+    let layout = |(stage, actions): (usize, &Vec<_>)| Layout::of(plan, &pieces, stage, actions);
+    let layouts: Vec<Layout> = orders.iter().enumerate().map(layout).collect();
     let params = Params { roles: layouts.iter().map(|layout| layout.params()).collect() };
-    let roles =
-        layouts.into_iter().enumerate().map(|(stage, layout)| step::role(plan, &pieces, layout, stage, &mut blocks));
+    let stages = layouts.into_iter().zip(&orders).enumerate();
+    let roles = stages.map(|(stage, (layout, list))| step::role(plan, &pieces, layout, (stage, list), &mut blocks));
     let roles = roles.collect();
     let mut program = Program { mesh: plan.mesh, blocks: blocks.into_list(), roles };
     add_waits(&mut program);
@@ -70,7 +74,7 @@ mod tests {
                     };
                     let job = crate::job::Job { precision, ..tiny_job(tiny_model(dress)) };
                     let plan =
-                        Plan { microbatch: 1, schedule, zero, mesh: Mesh { dp, pp, tp, ..Mesh::ONE }, stages, job };
+                        Plan { schedule, zero, mesh: Mesh { dp, pp, tp, ..Mesh::ONE }, stages, ..Plan::single(job, 1) };
                     plan.check().unwrap();
                     all.push(plan);
                 }

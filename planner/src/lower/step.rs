@@ -1,12 +1,12 @@
 //! The step: one stage's instruction list.
 //!
-//! In: a plan, its pieces, the stage's layout. Out: [`RankProgram`].
+//! In: a plan, its pieces, the stage's actions and layout. Out: [`RankProgram`].
 //!
-//! Order: zero; forward and backward of microbatches by the schedule; gradients over replicas, piece by piece beside the
-//! backward that still runs; the global norm; updates.
+//! Order: zero; passes over pieces by the schedule; gradients over replicas, piece by piece beside the passes that still
+//! run; the global norm; updates. In ZeRO-3 a piece's weights are gathered while the piece before it runs.
 //!
-//! Invariant: tensor-parallel collectives and receives stand where kernels need them (compute stream); sends and
-//! data-parallel collectives may run beside kernels (comm stream).
+//! Invariant: collectives that kernels wait for and receives stand where kernels need them (compute stream); sends, and
+//! collectives that something can run beside, are on the comm stream.
 
 use std::collections::HashMap;
 
@@ -14,214 +14,247 @@ use meshwright_hardware::mesh::Axis;
 use meshwright_hardware::op::Op;
 use meshwright_hardware::program::{Collective, Input, Instr, Kind, Phase, RankProgram, Stream, View};
 
-use super::code::{Blocks, Code, Pieces, Segment};
-use super::layout::{At, Bank, Layout, state_shards, tied_elems};
+use super::code::{Blocks, Code, Piece, Pieces, Segment};
+use super::layout::Layout;
+use super::pass::{Pass, What, passes};
 use crate::model::{Use, Value};
 use crate::plan::Plan;
-use crate::schedule::{Action, actions};
+use crate::schedule::Action;
 
 /// What a stage does in a step.
-pub fn role(plan: &Plan, pieces: &Pieces, layout: Layout, stage: usize, blocks: &mut Blocks) -> RankProgram {
-    let mut writer = Writer { plan, pieces, layout, stage, blocks, instrs: Vec::new(), mb: None };
+pub fn role(
+    plan: &Plan,
+    pieces: &Pieces,
+    layout: Layout,
+    (stage, actions): (usize, &[Action]),
+    blocks: &mut Blocks,
+) -> RankProgram {
+    let list = passes(plan, pieces, &layout, actions);
+    let mut writer = Writer {
+        plan,
+        pieces,
+        layout,
+        stage,
+        blocks,
+        instrs: Vec::new(),
+        mb: None,
+        loaded: [None; 2],
+        late: None,
+        turn: 0,
+    };
     writer.begin();
-    let last = plan.microbatches() - 1;
-    for action in actions(plan.schedule, stage, plan.mesh.pp, plan.microbatches()) {
-        match action {
-            Action::Forward(mb) => writer.forward(mb),
-            Action::Backward(mb) => writer.backward(mb, mb == last),
-        }
+    for (at, pass) in list.iter().enumerate() {
+        writer.pass(pass, &list[at + 1..]);
     }
     writer.mb = None;
+    writer.settle();
     writer.update();
     RankProgram { buffers: writer.layout.buffers, instrs: writer.instrs }
 }
 
-struct Writer<'a> {
-    plan: &'a Plan,
+pub(super) struct Writer<'a> {
+    pub(super) plan: &'a Plan,
     pieces: &'a Pieces,
-    layout: Layout,
-    stage: usize,
+    pub(super) layout: Layout,
+    pub(super) stage: usize,
     blocks: &'a mut Blocks,
     instrs: Vec<Instr>,
     /// The microbatch that instructions serve.
-    mb: Option<usize>,
+    pub(super) mb: Option<usize>,
+    /// The piece whose weights each gathering bucket holds.
+    pub(super) loaded: [Option<usize>; 2],
+    /// The piece whose scattered gradients are still to be added up, and their bucket.
+    pub(super) late: Option<(usize, u32)>,
+    /// The bucket for the next gradients.
+    pub(super) turn: usize,
 }
 
 impl Writer<'_> {
-    fn push(&mut self, kind: Kind, stream: Stream, layer: Option<u32>) {
+    pub(super) fn push(&mut self, kind: Kind, stream: Stream, layer: Option<u32>) {
         let microbatch = self.mb.map(|mb| mb as u32);
         self.instrs.push(Instr { kind, stream, waits: Vec::new(), microbatch, layer });
     }
 
     /// One op on whole views.
-    fn single(&mut self, name: &str, op: Op, args: Vec<View>, layer: Option<u32>) {
+    pub(super) fn single(&mut self, name: &str, op: Op, phase: Phase, args: Vec<View>, layer: Option<u32>) {
         let block = self.blocks.single(name, op);
-        self.push(Kind::Run { block, phase: Phase::Optimizer, args }, Stream::Compute, layer);
+        self.push(Kind::Run { block, phase, args }, Stream::Compute, layer);
     }
 
-    fn all(&self, buffer: u32) -> View {
+    /// A collective that other things may run beside.
+    pub(super) fn beside(&mut self, op: Collective, axis: Axis, view: View, layer: Option<u32>) {
+        self.push(Kind::Collective { op, axis, view }, Stream::Comm, layer);
+    }
+
+    pub(super) fn all(&self, buffer: u32) -> View {
         View { buffer, offset: 0, elems: self.layout.buffers[buffer as usize].elems, shard: None }
     }
 
     fn activation(&self) -> usize {
-        self.plan.microbatch * self.plan.job.seq * self.plan.job.model.hidden
+        self.plan.residual_rows() * self.plan.job.model.hidden
     }
 
-    fn is_last(&self) -> bool {
-        self.stage + 1 == self.plan.mesh.pp
-    }
-
-    fn flow(&self, mb: usize) -> View {
-        self.all(self.layout.flow[mb % self.layout.flow.len()])
+    fn flow(&self, chunk: usize, mb: usize) -> View {
+        let turns = &self.layout.flow[chunk];
+        self.all(turns[mb % turns.len()])
     }
 
     fn begin(&mut self) {
         let cleared: Vec<u32> = self.layout.banks.iter().map(|bank| bank.grads).collect();
         for buffer in cleared.into_iter().chain([self.layout.norm]).chain(self.layout.loss) {
             let view = self.all(buffer);
-            self.single("zero", Op::Zero { n: view.elems }, vec![view], None);
+            self.single("zero", Op::Zero { n: view.elems }, Phase::Optimizer, vec![view], None);
         }
+    }
+
+    fn piece(&self, index: usize) -> &Piece {
+        self.layout.pieces[index].piece(self.plan, self.pieces)
     }
 
     fn code(&mut self, index: usize, code: &Code, mb: usize) {
         let at = self.layout.pieces[index];
-        let piece = at.piece(self.pieces);
+        let pieces = self.pieces;
+        let piece = at.piece(self.plan, pieces);
         for segment in &code.segments {
-            let kind = match segment {
+            match segment {
                 Segment::Run { block, phase, args } => {
                     let formals = &self.blocks.get(*block).params;
-                    let view = |(at, elems): (&Use, usize)| self.bind(index, &code.work, *at, mb, elems);
+                    let view = |(at, elems): (&Use, usize)| self.bind(index, piece, &code.work, *at, mb, elems);
                     let args = args.iter().zip(formals.iter().map(|f| f.elems)).map(view).collect();
-                    Kind::Run { block: *block, phase: *phase, args }
+                    self.push(Kind::Run { block: *block, phase: *phase, args }, Stream::Compute, at.layer());
                 }
-                Segment::Collective(op, value) => {
-                    let whole = Use::whole(*value);
-                    let view = self.bind(index, &code.work, whole, mb, piece.elems(*value));
-                    Kind::Collective { op: *op, axis: Axis::Tp, view }
+                Segment::Collective(op, axis, value) => {
+                    let view = self.bind(index, piece, &code.work, Use::whole(*value), mb, piece.elems(*value));
+                    // What goes round a ring is for the next hop; the rest is needed at once.
+                    let stream = if *op == Collective::Rotate { Stream::Comm } else { Stream::Compute };
+                    self.push(Kind::Collective { op: *op, axis: *axis, view }, stream, at.layer());
                 }
-            };
-            self.push(kind, Stream::Compute, at.layer());
-        }
-    }
-
-    fn bind(&self, index: usize, work: &HashMap<Value, usize>, at: Use, mb: usize, elems: usize) -> View {
-        let piece = self.layout.pieces[index].piece(self.pieces);
-        let view = self.layout.view(index, piece, work, at.value, mb, elems);
-        View { shard: at.part.then_some(Axis::Tp), ..view }
-    }
-
-    fn forward(&mut self, mb: usize) {
-        self.mb = Some(mb);
-        let entry = self.layout.entry(0, mb, self.activation());
-        if self.stage == 0 {
-            let into = View { elems: self.plan.microbatch * self.plan.job.seq, ..entry };
-            self.push(Kind::Load { input: Input::Tokens, into }, Stream::Compute, None);
-        } else {
-            self.push(Kind::Recv { from: self.stage - 1, tag: 0, view: entry }, Stream::Compute, None);
-        }
-        for index in 0..self.layout.pieces.len() {
-            let piece = self.layout.pieces[index].piece(self.pieces);
-            self.code(index, &piece.forward, mb);
-        }
-        if !self.is_last() {
-            let view = self.layout.entry(self.layout.pieces.len(), mb, self.activation());
-            self.push(Kind::Send { to: self.stage + 1, tag: 0, view }, Stream::Comm, None);
-        }
-    }
-
-    /// Backward of a microbatch; with the last one's, gradients leave for the other replicas as they become final.
-    fn backward(&mut self, mb: usize, last: bool) {
-        self.mb = Some(mb);
-        if let Some(targets) = self.layout.targets {
-            let into = self.all(targets);
-            self.push(Kind::Load { input: Input::Targets, into }, Stream::Compute, None);
-        } else {
-            let view = self.flow(mb);
-            self.push(Kind::Recv { from: self.stage + 1, tag: 0, view }, Stream::Compute, None);
-        }
-        for index in (0..self.layout.pieces.len()).rev() {
-            let at = self.layout.pieces[index];
-            self.code(index, &at.piece(self.pieces).backward, mb);
-            let slot = mb % self.layout.slots.len();
-            let buffers = vec![self.layout.slots[slot][index]];
-            self.push(Kind::Free { buffers }, Stream::Compute, at.layer());
-            if last && !self.is_tied(index) {
-                self.reduce(index, at.layer());
             }
         }
-        if self.stage > 0 {
-            let view = self.flow(mb);
-            self.push(Kind::Send { to: self.stage - 1, tag: 0, view }, Stream::Comm, None);
+    }
+
+    fn bind(
+        &self,
+        index: usize,
+        piece: &Piece,
+        work: &HashMap<Value, usize>,
+        at: Use,
+        mb: usize,
+        elems: usize,
+    ) -> View {
+        View { shard: at.part, ..self.layout.view(index, piece, work, at.value, mb, elems) }
+    }
+
+    fn pass(&mut self, pass: &Pass, after: &[Pass]) {
+        self.mb = Some(pass.mb);
+        if pass.first {
+            self.arrive(pass);
         }
-    }
-
-    /// Whether a bank's gradients wait for those of another stage.
-    fn is_tied(&self, bank: usize) -> bool {
-        self.layout.peer.is_some() && (self.layout.banks[bank].twin || self.layout.pieces.get(bank) == Some(&At::Embed))
-    }
-
-    /// Sums a bank's gradients over replicas: whole, or each rank its shard.
-    fn reduce(&mut self, bank: usize, layer: Option<u32>) {
-        if self.plan.mesh.dp == 1 {
-            return;
+        if pass.what != What::Weights {
+            self.weights_for(pass, after);
         }
-        let op = if state_shards(self.plan) > 1 { Collective::ReduceScatter } else { Collective::AllReduce };
-        let view = self.all(self.layout.banks[bank].grads);
-        self.push(Kind::Collective { op, axis: Axis::Dp, view }, Stream::Comm, layer);
-    }
-
-    /// Sums the gradients of a tied embedding, which first and last stage both use.
-    fn exchange_tied(&mut self) {
-        let Some(peer) = self.layout.peer else { return };
-        let bank = (0..self.layout.banks.len()).find(|&bank| self.is_tied(bank)).expect("a peer has a tied bank");
-        let other = if self.stage == 0 { self.plan.mesh.pp - 1 } else { 0 };
-        let (n, arrived) = (tied_elems(self.plan), self.all(peer));
-        let view = View { buffer: self.layout.banks[bank].grads, offset: 0, elems: n, shard: None };
-        self.push(Kind::Send { to: other, tag: 0, view }, Stream::Comm, None);
-        self.push(Kind::Recv { from: other, tag: 0, view: arrived }, Stream::Compute, None);
-        self.single("accumulate", Op::Accumulate { n }, vec![arrived, view], None);
-        self.reduce(bank, None);
-    }
-
-    fn update(&mut self) {
-        self.exchange_tied();
-        let banks = self.layout.banks.clone();
-        let norm = self.all(self.layout.norm);
-        for bank in banks.iter().filter(|bank| !bank.twin) {
-            let (shards, copies) = (state_shards(self.plan), self.plan.mesh.tp);
-            let op = Op::SquaredNorm { n: bank.elems / shards, whole: bank.whole, copies, shards };
-            self.single("squared-norm", op, vec![self.shard_of(bank.grads, shards), norm], None);
+        let (index, mb) = (pass.index, pass.mb);
+        let layer = self.layout.pieces[index].layer();
+        let pieces = self.pieces;
+        let piece = self.layout.pieces[index].piece(self.plan, pieces);
+        match pass.what {
+            What::Forward => self.code(index, &piece.forward, mb),
+            What::Backward => {
+                self.room_for_grads(index, layer);
+                self.code(index, &piece.backward, mb);
+                self.scatter_grads(index, layer);
+            }
+            What::Weights => self.code(index, &piece.weights, mb),
         }
-        let mesh = self.plan.mesh;
-        let replicas = if state_shards(self.plan) > 1 { mesh.dp } else { 1 };
-        for (axis, ranks) in [(Axis::Tp, mesh.tp), (Axis::Dp, replicas), (Axis::Pp, mesh.pp)] {
-            if ranks > 1 {
-                let kind = Kind::Collective { op: Collective::AllReduce, axis, view: norm };
-                self.push(kind, Stream::Compute, None);
+        if pass.ends {
+            let held = &self.layout.held[index];
+            let held = (!held.is_empty()).then(|| held[mb % held.len()]);
+            let slots = &self.layout.slots[index];
+            let buffers = [slots[mb % slots.len()]].into_iter().chain(held).collect();
+            self.push(Kind::Free { buffers }, Stream::Compute, layer);
+        }
+        if pass.done {
+            for bank in self.layout.banks_of[index].clone() {
+                if Some(bank) != self.layout.tied || self.is_early(bank) {
+                    self.reduce(bank, layer);
+                }
             }
         }
-        for bank in &banks {
-            self.adamw(bank, norm);
+        if pass.last {
+            self.depart(pass);
         }
     }
 
-    /// This rank's shard of a buffer of weights or gradients.
-    fn shard_of(&self, buffer: u32, shards: usize) -> View {
-        let whole = self.all(buffer);
-        if shards == 1 { whole } else { View { elems: whole.elems / shards, shard: Some(Axis::Dp), ..whole } }
+    /// Whether a tied table's gradient is whole when its embedding's is: head and embedding are one chunk.
+    pub(super) fn is_early(&self, bank: usize) -> bool {
+        Some(bank) == self.layout.tied && self.layout.peer.is_none() && self.plan.chunks == 1
     }
 
-    fn adamw(&mut self, bank: &Bank, norm: View) {
-        let shards = state_shards(self.plan);
-        let master = bank.master.map(|buffer| self.all(buffer));
-        let op = Op::AdamW { n: bank.elems / shards, decayed: bank.decayed, shards, master: master.is_some() };
-        let mut args = vec![norm, self.shard_of(bank.grads, shards), self.shard_of(bank.weights, shards)];
-        args.extend([self.all(bank.m), self.all(bank.v)]);
-        args.extend(master);
-        self.single("adamw", op, args, None);
-        if shards > 1 {
-            let view = self.all(bank.weights);
-            self.push(Kind::Collective { op: Collective::AllGather, axis: Axis::Dp, view }, Stream::Comm, None);
+    /// What an action begins with: data, or what another stage or chunk made.
+    fn arrive(&mut self, pass: &Pass) {
+        let (chunk, mb) = (pass.chunk, pass.mb);
+        let place = self.plan.place(self.stage, chunk);
+        let depth = self.plan.mesh.pp * self.plan.chunks;
+        match pass.what {
+            What::Forward if place == 0 => {
+                let into = View { elems: self.plan.rows(), ..self.layout.entry(0, 0, mb, 0) };
+                self.push(Kind::Load { input: Input::Tokens, into }, Stream::Compute, None);
+            }
+            What::Forward => {
+                let into = self.layout.entry(chunk, self.layout.chunks[chunk].start, mb, self.activation());
+                let (from, other) = self.plan.chunk_at(place - 1);
+                let made = |writer: &Writer| writer.layout.entry(other, usize::MAX, mb, writer.activation());
+                self.take(from, 2 * place as u32, into, made);
+            }
+            What::Backward if place + 1 == depth => {
+                let into = self.all(self.layout.targets.expect("the head's stage has targets"));
+                self.push(Kind::Load { input: Input::Targets, into }, Stream::Compute, None);
+            }
+            What::Backward => {
+                let into = self.flow(chunk, mb);
+                let (from, other) = self.plan.chunk_at(place + 1);
+                self.take(from, 2 * place as u32 + 1, into, |writer| writer.flow(other, mb));
+            }
+            What::Weights => {}
+        }
+    }
+
+    /// Receives from another stage, or copies from another chunk of this one.
+    fn take(&mut self, from: usize, tag: u32, into: View, made: impl Fn(&Writer) -> View) {
+        if from == self.stage {
+            let source = made(self);
+            self.single("copy", Op::Copy { n: into.elems }, Phase::Forward, vec![source, into], None);
+        } else {
+            self.push(Kind::Recv { from, tag, view: into }, Stream::Compute, None);
+        }
+    }
+
+    /// What an action ends with.
+    fn depart(&mut self, pass: &Pass) {
+        let (chunk, mb) = (pass.chunk, pass.mb);
+        let place = self.plan.place(self.stage, chunk);
+        let depth = self.plan.mesh.pp * self.plan.chunks;
+        let (next, view) = match pass.what {
+            What::Forward if place + 1 < depth => {
+                (place + 1, self.layout.entry(chunk, usize::MAX, mb, self.activation()))
+            }
+            What::Backward if place > 0 => (place - 1, self.flow(chunk, mb)),
+            What::Forward | What::Backward | What::Weights => return,
+        };
+        let (to, _) = self.plan.chunk_at(next);
+        if to != self.stage {
+            let tag = 2 * next as u32 + u32::from(pass.what == What::Backward);
+            self.push(Kind::Send { to, tag, view }, Stream::Comm, None);
+        }
+    }
+
+    /// Whether a piece has anything to run in a pass.
+    pub(super) fn runs(&self, pass: &Pass) -> bool {
+        let piece = self.piece(pass.index);
+        match pass.what {
+            What::Forward => !piece.forward.segments.is_empty(),
+            What::Backward => !piece.backward.segments.is_empty(),
+            What::Weights => !piece.weights.segments.is_empty(),
         }
     }
 }

@@ -1,121 +1,175 @@
 //! The backward pass of a tape: one rule an op, in reverse.
 //!
-//! In: a [`Tape`]. Out: its backward [`Step`]s and the sizes of the gradients they make.
+//! In: a [`Tape`]. Out: [`Backward`]: its steps and the sizes of the gradients they make.
 //!
 //! Gradients alias where the mathematics says they are equal: both inputs of a residual sum share the sum's, so the
-//! flowing gradient goes through a layer in place.
+//! flowing gradient goes through a layer in place. A tensor that several ops use has their gradients added up.
 //!
 //! Invariant: weight gradients accumulate; the gradient of the piece's input ends in [`Value::Flow`].
 
+use meshwright_hardware::mesh::Axis;
 use meshwright_hardware::op::{Layout, NormKind, Op};
 use meshwright_hardware::program::Collective;
 
 use super::tape::{Arg, Home, Node, Step, Tape, Use, Value};
 
-struct Backward<'a> {
+/// A tape's backward pass.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Backward {
+    /// In order.
+    pub steps: Vec<Step>,
+    /// Name and elements of each [`Value::Grad`].
+    pub made: Vec<(String, usize)>,
+}
+
+pub(super) struct Writer<'a> {
     tape: &'a Tape,
-    /// Of each tensor, the value that holds its gradient.
-    grads: Vec<Option<Value>>,
-    /// Name and elements of the gradients made inside the piece.
-    made: Vec<(String, usize)>,
-    steps: Vec<Step>,
+    /// Of each tensor, what holds its gradient.
+    grads: Vec<Option<Use>>,
+    out: Backward,
 }
 
 impl Tape {
-    /// The backward pass, and name and elements of each [`Value::Grad`] in it.
-    pub fn backward(&self) -> (Vec<Step>, Vec<(String, usize)>) {
-        let grads = self.tensors.iter().map(|t| (t.home == Home::Output).then_some(Value::Flow)).collect();
-        let mut backward = Backward { tape: self, grads, made: Vec::new(), steps: Vec::new() };
+    /// The backward pass.
+    pub fn backward(&self) -> Backward {
+        let flow = |home| (home == Home::Output).then_some(Use::whole(Value::Flow));
+        let grads = self.tensors.iter().map(|t| flow(t.home)).collect();
+        let mut writer = Writer { tape: self, grads, out: Backward::default() };
         for node in self.nodes.iter().rev() {
-            backward.node(node);
+            writer.node(node);
         }
-        (backward.steps, backward.made)
+        writer.out
     }
 }
 
-impl Backward<'_> {
+impl Writer<'_> {
     fn node(&mut self, node: &Node) {
         match node {
             Node::Op(op, args) => self.op(*op, args),
-            Node::Enter(t) => {
-                let grad = self.of(*t);
-                self.steps.push(Step::Collective(Collective::AllReduce, grad));
-            }
-            Node::Reduce(_) | Node::Gather(_) => {}
+            Node::Enter(t) => self.collective(Collective::AllReduce, Axis::Tp, *t),
+            Node::Reduce(_) => {}
+            // What has no gradient, as the exchanged statistics of a loss, needs none back.
+            Node::Gather(t, axis) => self.collective(Collective::ReduceScatter, *axis, *t),
+            Node::Scatter(t, axis) => self.collective(Collective::AllGather, *axis, *t),
+            Node::Exchange(t, axis) => self.collective(Collective::AllToAll, *axis, *t),
+            Node::Ring(ring) => self.ring(ring),
         }
     }
 
-    /// The gradient that a later op has made.
-    fn of(&self, tensor: usize) -> Value {
-        self.grads[tensor].unwrap_or_else(|| panic!("nothing uses `{}`", self.tape.tensors[tensor].name))
+    fn collective(&mut self, op: Collective, axis: Axis, tensor: usize) {
+        if let Some(grad) = self.grads[tensor] {
+            self.out.steps.push(Step::Collective(op, axis, grad.value));
+        }
     }
 
-    /// A fresh gradient; the piece's input has the flowing one.
-    fn fresh(&mut self, tensor: usize) -> Value {
+    /// The gradient that a later op has made, of the part that an argument means.
+    pub(super) fn of(&self, arg: Arg) -> Use {
+        let (tensor, part) = match arg {
+            Arg::Tensor(t) => (t, None),
+            Arg::Part(t, axis) => (t, Some(axis)),
+            Arg::Param(p) => unreachable!("parameter {p} is no result"),
+        };
+        let whole = self.grads[tensor].unwrap_or_else(|| panic!("nothing uses `{}`", self.tape.tensors[tensor].name));
+        Use { part: part.or(whole.part), ..whole }
+    }
+
+    pub(super) fn make(&mut self, name: String, elems: usize) -> Value {
+        self.out.made.push((name, elems));
+        Value::Grad(self.out.made.len() - 1)
+    }
+
+    /// Where an input's gradient goes, and whether it is added to what is there.
+    pub(super) fn target(&mut self, arg: Arg) -> (Use, bool) {
+        let tensor = arg.tensor().expect("parameters have their own");
+        if let Some(known) = self.grads[tensor] {
+            return (known, true);
+        }
         let declared = &self.tape.tensors[tensor];
         let value = if declared.home == Home::Input {
             Value::Flow
         } else {
-            self.made.push((format!("d.{}", declared.name), declared.elems));
-            Value::Grad(self.made.len() - 1)
+            self.make(format!("d.{}", declared.name), declared.elems)
         };
-        self.grads[tensor] = Some(value);
-        value
+        self.grads[tensor] = Some(Use::whole(value));
+        (Use::whole(value), false)
     }
 
-    fn call(&mut self, op: Op, args: &[Value]) {
+    pub(super) fn extend(&mut self, steps: Vec<Step>) {
+        self.out.steps.extend(steps);
+    }
+
+    fn call(&mut self, op: Op, args: Vec<Use>) {
         debug_assert_eq!(args.len(), op.signature().len(), "{op:?}");
-        self.steps.push(Step::Call(op, args.iter().map(|&value| Use::whole(value)).collect()));
+        self.out.steps.push(Step::Call(op, args));
     }
 
     fn op(&mut self, op: Op, args: &[Arg]) {
+        let last = *args.last().expect("an op has arguments");
         match op {
             Op::Embed { rows, cols, vocab, shards } => {
-                let [ids, table, out] = three(args);
-                let dy = self.of(out.0);
-                self.call(Op::EmbedGrad { rows, cols, vocab, shards }, &[ids.1, dy, grad_of(table.1)]);
+                let dy = self.of(last);
+                self.call(Op::EmbedGrad { rows, cols, vocab, shards }, vec![Use::of(args[0]), dy, grad_of(args[1])]);
             }
-            Op::Positions { rows, seq, cols } => {
-                let dy = self.of(value(args[1]).0);
-                self.call(Op::PositionsGrad { rows, seq, cols }, &[dy, grad_of(value(args[0]).1)]);
+            Op::Positions { rows, seq, cols, sp, cp } => {
+                let dy = self.of(args[1]);
+                self.call(Op::PositionsGrad { rows, seq, cols, sp, cp }, vec![dy, grad_of(args[0])]);
             }
             Op::Norm { kind, rows, cols } => self.norm(kind, rows, cols, args),
             Op::Matmul { m, n, k, bias, .. } => self.matmul(m, n, k, bias, args),
-            Op::Rope { rows, seq, stride, heads, head_dim, theta, inverse } => {
-                let x = self.of(value(args[0]).0);
-                self.call(Op::Rope { rows, seq, stride, heads, head_dim, theta, inverse: !inverse }, &[x]);
+            Op::ExpertMatmul { experts, sources, m, n, k, .. } => self.expert_matmul([experts, sources, m, n, k], args),
+            Op::Rope { rows, seq, stride, heads, head_dim, theta, cp, inverse } => {
+                let x = self.of(args[0]);
+                let inverse = !inverse;
+                self.call(Op::Rope { rows, seq, stride, heads, head_dim, theta, cp, inverse }, vec![x]);
             }
             Op::Attention(dims) => {
-                let [qkv, out, lse] = three(args);
-                let dout = self.of(out.0);
-                let dqkv = self.fresh(qkv.0);
-                self.call(Op::AttentionGrad(dims), &[qkv.1, out.1, lse.1, dout, dqkv]);
+                let dout = self.of(args[1]);
+                let (dqkv, _) = self.target(args[0]);
+                let [qkv, out, lse] = [0, 1, 2].map(|i| Use::of(args[i]));
+                self.call(Op::AttentionGrad(dims), vec![qkv, out, lse, dout, dqkv]);
+            }
+            Op::ContextAttention(dims) => {
+                let dout = self.of(args[2]);
+                let ((dqkv, _), (dkv, _)) = (self.target(args[0]), self.target(args[1]));
+                let [qkv, kv, out, lse] = [0, 1, 2, 3].map(|i| Use::of(args[i]));
+                self.call(Op::ContextAttentionGrad(dims), vec![qkv, kv, out, lse, dout, dqkv, dkv]);
+            }
+            Op::Columns { rows, stride, first, cols, .. } => {
+                let (part, (whole, there)) = (self.of(args[1]), self.target(args[0]));
+                debug_assert!(there, "the rest of the rows has its gradient from elsewhere");
+                self.call(Op::Columns { rows, stride, first, cols, into: true }, vec![part, whole]);
             }
             Op::Activation { kind, rows, cols } => {
-                let (u, out) = (value(args[0]), value(args[1]));
-                let dout = self.of(out.0);
-                let du = self.fresh(u.0);
-                self.call(Op::ActivationGrad { kind, rows, cols }, &[u.1, dout, du]);
+                let dout = self.of(args[1]);
+                let (du, _) = self.target(args[0]);
+                self.call(Op::ActivationGrad { kind, rows, cols }, vec![Use::of(args[0]), dout, du]);
             }
             Op::Add { rows, cols, bias } => {
-                let out = self.of(value(args[args.len() - 1]).0);
-                self.grads[value(args[0]).0] = Some(out);
-                self.grads[value(args[1]).0] = Some(out);
+                let out = self.of(last);
+                self.same(args[0], out, rows * cols);
+                self.same(args[1], out, rows * cols);
                 if bias {
-                    self.call(Op::BiasGrad { rows, cols }, &[out, grad_of(value(args[2]).1)]);
+                    self.call(Op::BiasGrad { rows, cols }, vec![out, grad_of(args[2])]);
                 }
             }
-            Op::LossStats { .. } => {}
-            Op::Loss { .. } => {
-                let logits = value(args[2]);
-                self.grads[logits.0] = Some(logits.1); // the op left the gradient in place of the logits
+            Op::Copy { n } => {
+                let out = self.of(last);
+                self.same(args[0], out, n);
             }
+            Op::Route { .. } | Op::Dispatch { .. } | Op::Combine { .. } => self.routing(op, args),
+            Op::LossStats { .. } => {}
+            // The op left the gradient in place of the logits.
+            Op::Loss { .. } => self.grads[args[2].tensor().expect("logits")] = Some(Use::of(args[2])),
             Op::EmbedGrad { .. }
             | Op::PositionsGrad { .. }
             | Op::NormGrad { .. }
             | Op::BiasGrad { .. }
             | Op::AttentionGrad(_)
+            | Op::ContextAttentionGrad(_)
             | Op::ActivationGrad { .. }
+            | Op::RouteGrad { .. }
+            | Op::DispatchGrad { .. }
+            | Op::CombineGrad { .. }
             | Op::Zero { .. }
             | Op::Accumulate { .. }
             | Op::SquaredNorm { .. }
@@ -123,50 +177,84 @@ impl Backward<'_> {
         }
     }
 
-    fn norm(&mut self, kind: NormKind, rows: usize, cols: usize, args: &[Arg]) {
-        let (x, gain) = (value(args[0]), value(args[1]));
-        let at = if kind == NormKind::Layer { 3 } else { 2 };
-        let (y, stats) = (value(args[at]), value(args[at + 1]));
-        let dy = self.of(y.0);
-        let accumulate = self.grads[x.0].is_some();
-        let dx = self.grads[x.0].unwrap_or_else(|| self.fresh(x.0));
-        let mut all = vec![x.1, gain.1, stats.1, dy, dx, grad_of(gain.1)];
-        if kind == NormKind::Layer {
-            all.push(grad_of(value(args[2]).1));
+    /// An argument whose gradient is that of a result.
+    fn same(&mut self, arg: Arg, grad: Use, n: usize) {
+        let tensor = arg.tensor().expect("a tensor");
+        match (self.grads[tensor], arg) {
+            (Some(known), _) => self.call(Op::Accumulate { n }, vec![grad, known]),
+            // The parts of other ranks are to come: it needs room of its own.
+            (None, Arg::Part(_, axis)) => {
+                let (whole, _) = self.target(Arg::Tensor(tensor));
+                self.call(Op::Copy { n }, vec![grad, Use { part: Some(axis), ..whole }]);
+            }
+            (None, _) => self.grads[tensor] = Some(grad),
         }
-        self.call(Op::NormGrad { kind, rows, cols, accumulate }, &all);
+    }
+
+    fn norm(&mut self, kind: NormKind, rows: usize, cols: usize, args: &[Arg]) {
+        let at = if kind == NormKind::Layer { 3 } else { 2 };
+        let dy = self.of(args[at]);
+        let (dx, accumulate) = self.target(args[0]);
+        let [x, gain, stats] = [0, 1, at + 1].map(|i| Use::of(args[i]));
+        let mut all = vec![x, gain, stats, dy, dx, grad_of(args[1])];
+        if kind == NormKind::Layer {
+            all.push(grad_of(args[2]));
+        }
+        self.call(Op::NormGrad { kind, rows, cols, accumulate }, all);
     }
 
     /// C = A·Bᵀ: dB += dCᵀ·A, dA = dC·B, and the bias collects dC's columns.
     fn matmul(&mut self, m: usize, n: usize, k: usize, bias: bool, args: &[Arg]) {
-        let (a, b) = (value(args[0]), value(args[1]));
-        let dc = self.of(value(args[args.len() - 1]).0);
+        let (a, b) = (Use::of(args[0]), Use::of(args[1]));
+        let dc = self.of(args[args.len() - 1]);
         let tn = Op::Matmul { layout: Layout::Tn, m: n, n: k, k: m, bias: false, accumulate: true };
-        self.call(tn, &[dc, a.1, grad_of(b.1)]);
+        self.call(tn, vec![dc, a, grad_of(args[1])]);
         if bias {
-            self.call(Op::BiasGrad { rows: m, cols: n }, &[dc, grad_of(value(args[2]).1)]);
+            self.call(Op::BiasGrad { rows: m, cols: n }, vec![dc, grad_of(args[2])]);
         }
-        let da = self.fresh(a.0);
-        let nn = Op::Matmul { layout: Layout::Nn, m, n: k, k: n, bias: false, accumulate: false };
-        self.call(nn, &[dc, b.1, da]);
+        let (da, accumulate) = self.target(args[0]);
+        self.call(Op::Matmul { layout: Layout::Nn, m, n: k, k: n, bias: false, accumulate }, vec![dc, b, da]);
+    }
+
+    /// The same for every expert and source.
+    fn expert_matmul(&mut self, [experts, sources, m, n, k]: [usize; 5], args: &[Arg]) {
+        let (a, b, dc) = (Use::of(args[0]), Use::of(args[1]), self.of(args[2]));
+        let tn = Op::ExpertMatmul { layout: Layout::Tn, experts, sources, m: n, n: k, k: m, accumulate: true };
+        self.call(tn, vec![dc, a, grad_of(args[1])]);
+        let (da, accumulate) = self.target(args[0]);
+        let nn = Op::ExpertMatmul { layout: Layout::Nn, experts, sources, m, n: k, k: n, accumulate };
+        self.call(nn, vec![dc, b, da]);
+    }
+
+    fn routing(&mut self, op: Op, args: &[Arg]) {
+        match op {
+            Op::Combine { rows, cols, top_k, places } => {
+                let dout = self.of(args[3]);
+                let ((dy, _), (dshares, _)) = (self.target(args[0]), self.target(args[2]));
+                let [y, place, shares] = [0, 1, 2].map(|i| Use::of(args[i]));
+                self.call(Op::CombineGrad { rows, cols, top_k, places }, vec![y, place, shares, dout, dy, dshares]);
+            }
+            Op::Dispatch { rows, cols, top_k, places } => {
+                let dout = self.of(args[2]);
+                let (dx, accumulate) = self.target(args[0]);
+                let op = Op::DispatchGrad { rows, cols, top_k, places, accumulate };
+                self.call(op, vec![Use::of(args[1]), dout, dx]);
+            }
+            Op::Route { rows, experts, top_k, room } => {
+                let dshares = self.of(args[2]);
+                let (dlogits, _) = self.target(args[0]);
+                let op = Op::RouteGrad { rows, experts, top_k, room, balance: self.tape.balance };
+                self.call(op, vec![Use::of(args[1]), dshares, dlogits]);
+            }
+            other => unreachable!("{other:?} routes nothing"),
+        }
     }
 }
 
-/// An argument's index and forward value.
-fn value(arg: Arg) -> (usize, Value) {
+/// Where a parameter's gradient adds up.
+fn grad_of(arg: Arg) -> Use {
     match arg {
-        Arg::Tensor(t) | Arg::Part(t) => (t, Value::Tensor(t)),
-        Arg::Param(p) => (p, Value::Weight(p)),
-    }
-}
-
-fn three(args: &[Arg]) -> [(usize, Value); 3] {
-    [value(args[0]), value(args[1]), value(args[2])]
-}
-
-fn grad_of(weight: Value) -> Value {
-    match weight {
-        Value::Weight(p) => Value::WeightGrad(p),
+        Arg::Param(p) => Use::whole(Value::WeightGrad(p)),
         other => unreachable!("{other:?} is no parameter"),
     }
 }

@@ -1,211 +1,342 @@
-//! Decoder transformers in their two usual dresses, sharded over tensor parallelism as Megatron-LM does (Shoeybi et al.
-//! 2019): attention by heads, feed-forward by columns then rows, embedding and head by vocabulary.
+//! Transformers, sharded over tensor parallelism as Megatron-LM does (Shoeybi et al. 2019): attention by heads,
+//! feed-forward by columns then rows, embedding and head by vocabulary; with sequence parallelism, tokens between them
+//! (Korthikanti et al. 2022).
 //!
-//! In: a [`Model`] and a local [`Shape`]. Out: the tapes of embedding, layer and head.
+//! In: a [`Model`] and what of it a rank holds ([`Local`]). Out: the tapes of embedding, layer and head.
 //!
-//! Forward layer: norm, qkv, (rope), attention, out, residual; norm, up, activation, down, residual.
+//! Forward layer: norm, qkv, (rope), attention, out, residual; norm, feed-forward part or experts, residual. In a parallel
+//! block both halves start from one norm (Wang & Komatsuzaki 2021).
 
-use meshwright_hardware::op::{ActivationKind, AttentionDims, Layout, NormKind, Op};
+use meshwright_hardware::mesh::Axis;
+use meshwright_hardware::op::{AttentionDims, ContextDims, Layout, NormKind, Op};
 use meshwright_hardware::params::{Init, Shard};
 
-use super::tape::{Arg, Home, Node, ParamDecl, Tape};
+use super::tape::{Arg, Home, Node, ParamDecl, Ring, Tape};
 use crate::job::{Dress, Model};
 
-/// Sizes that a plan fixes.
+/// What a rank holds, as a plan fixes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Shape {
+pub struct Local {
     /// Sequences a microbatch.
     pub microbatch: usize,
-    /// Tokens a sequence.
+    /// Tokens a sequence on the rank.
     pub seq: usize,
     /// Ranks of tensor parallelism.
     pub tp: usize,
+    /// Whether they share tokens too.
+    pub sp: bool,
+    /// Ranks of context parallelism.
+    pub cp: usize,
+    /// Whether keys and values go round a ring of them.
+    pub ring: bool,
+    /// Ranks of expert parallelism.
+    pub ep: usize,
 }
 
-impl Shape {
+impl Local {
     /// Tokens a microbatch.
     pub fn rows(&self) -> usize {
         self.microbatch * self.seq
     }
+
+    /// Ranks that share the tokens of the residual stream.
+    pub fn sharers(&self) -> usize {
+        if self.sp { self.tp } else { 1 }
+    }
+
+    /// Tokens of the residual stream.
+    pub fn residual_rows(&self) -> usize {
+        self.rows() / self.sharers()
+    }
+}
+
+/// Kinds of layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// With a dense feed-forward part.
+    Dense,
+    /// With experts.
+    Experts,
+}
+
+impl Model {
+    /// The kind of a layer.
+    pub fn kind(&self, layer: usize) -> Kind {
+        match self.family.as_ref().and_then(|family| family.experts.as_ref()) {
+            Some(e) if layer >= e.dense_layers && (layer - e.dense_layers + 1).is_multiple_of(e.every.max(1)) => {
+                Kind::Experts
+            }
+            _ => Kind::Dense,
+        }
+    }
+
+    /// Whether linear layers and norms have biases.
+    pub fn biased(&self) -> bool {
+        self.dress == Dress::Gpt2
+    }
+
+    /// Whether feed-forward parts have a gate.
+    pub fn gated(&self) -> bool {
+        self.family.as_ref().and_then(|family| family.gated).unwrap_or(self.dress == Dress::Llama)
+    }
+
+    /// Whether positions are learned.
+    pub fn learned_positions(&self) -> bool {
+        self.family.as_ref().and_then(|family| family.learned_positions).unwrap_or(self.dress == Dress::Gpt2)
+    }
+
+    /// Whether a token sees only earlier ones.
+    pub fn causal(&self) -> bool {
+        self.family.as_ref().is_none_or(|family| !family.bidirectional)
+    }
+
+    /// Whether attention and feed-forward run side by side.
+    pub fn parallel_block(&self) -> bool {
+        self.family.as_ref().is_some_and(|family| family.parallel_block)
+    }
 }
 
 /// GPT-2's (Radford et al. 2019, §2.3); LLaMA-style models are trained with it as well.
-const INIT_STD: f32 = 0.02;
-const CHEAP: Home = Home::Inner { cheap: true };
-const DEAR: Home = Home::Inner { cheap: false };
+pub(super) const INIT_STD: f32 = 0.02;
+pub(super) const CHEAP: Home = Home::Inner { cheap: true };
+pub(super) const DEAR: Home = Home::Inner { cheap: false };
 
-fn normal(std: f32) -> Init {
+pub(super) fn normal(std: f32) -> Init {
     Init::Normal { std }
 }
 
-fn matrix(name: &'static str, rows: usize, cols: usize, shard: Shard, init: Init) -> ParamDecl {
-    ParamDecl { name, rows, cols, shard, decay: true, init, tied: false }
+pub(super) fn matrix(name: &'static str, rows: usize, cols: usize, shard: Shard, init: Init) -> ParamDecl {
+    ParamDecl { name, rows, cols, shard, decay: true, init, tied: false, partial: false, experts: None }
 }
 
-fn vector(name: &'static str, n: usize, shard: Shard, init: Init) -> ParamDecl {
-    ParamDecl { name, rows: n, cols: 1, shard, decay: false, init, tied: false }
+pub(super) fn vector(name: &'static str, n: usize, shard: Shard, init: Init) -> ParamDecl {
+    ParamDecl { cols: 1, decay: false, ..matrix(name, n, 1, shard, init) }
+}
+
+/// A vector that every rank holds whole; where tokens are sharded, each sees only its own.
+fn whole(local: Local, name: &'static str, n: usize, init: Init) -> ParamDecl {
+    ParamDecl { partial: local.sp, ..vector(name, n, Shard::Whole, init) }
 }
 
 fn split(rows: usize) -> Shard {
     Shard::Rows { sections: vec![rows] }
 }
 
-fn norm_kind(dress: Dress) -> NormKind {
-    match dress {
-        Dress::Gpt2 => NormKind::Layer,
-        Dress::Llama => NormKind::Rms,
-    }
-}
-
 impl Tape {
-    /// A norm of `x`; the result enters tensor parallelism.
-    fn norm(&mut self, model: &Model, shape: Shape, names: [&'static str; 4], x: usize) -> usize {
+    /// A norm of `x`; the result enters tensor parallelism, with all tokens.
+    fn norm(&mut self, model: &Model, local: Local, names: [&'static str; 4], x: usize) -> usize {
         let [gain, bias, y, stats] = names;
-        let (rows, cols) = (shape.rows(), model.hidden);
-        let gain = self.param(vector(gain, cols, Shard::Whole, Init::Ones));
+        let (rows, cols) = (local.residual_rows(), model.hidden);
+        let gain = self.param(whole(local, gain, cols, Init::Ones));
         let mut args = vec![Arg::Tensor(x), Arg::Param(gain)];
-        if model.dress == Dress::Gpt2 {
-            args.push(Arg::Param(self.param(vector(bias, cols, Shard::Whole, Init::Zeros))));
+        if model.biased() {
+            args.push(Arg::Param(self.param(whole(local, bias, cols, Init::Zeros))));
         }
+        let kind = if model.biased() { NormKind::Layer } else { NormKind::Rms };
         let y = self.tensor(y, rows * cols, CHEAP);
         args.extend([Arg::Tensor(y), Arg::Tensor(self.tensor(stats, 2 * rows, DEAR))]);
-        self.op(Op::Norm { kind: norm_kind(model.dress), rows, cols }, args);
-        if shape.tp > 1 {
+        self.op(Op::Norm { kind, rows, cols }, args);
+        if local.sp {
+            let all = self.tensor("gathered", local.rows() * cols, Home::Gathered);
+            self.op(Op::Copy { n: rows * cols }, [Arg::Tensor(y), Arg::Part(all, Axis::Tp)]);
+            self.nodes.push(Node::Gather(all, Axis::Tp));
+            return all;
+        }
+        if local.tp > 1 {
             self.nodes.push(Node::Enter(y));
         }
         y
     }
 
     /// `x [rows, k] · Wᵀ`; with a bias where one is named.
-    fn linear(&mut self, x: usize, [rows, n, k]: [usize; 3], weight: usize, bias: Option<usize>, out: usize) {
+    pub(super) fn linear(
+        &mut self,
+        x: usize,
+        [rows, n, k]: [usize; 3],
+        weight: usize,
+        bias: Option<usize>,
+        out: usize,
+    ) {
         let op = Op::Matmul { layout: Layout::Nt, m: rows, n, k, bias: bias.is_some(), accumulate: false };
         let args = [Arg::Tensor(x), Arg::Param(weight)].into_iter().chain(bias.map(Arg::Param));
         self.op(op, args.chain([Arg::Tensor(out)]));
     }
 
-    /// `out = x + y (+ bias)`, after `y` was summed over tensor parallelism.
-    fn residual(&mut self, model: &Model, shape: Shape, x: usize, y: usize, bias: &'static str, out: usize) {
-        if shape.tp > 1 {
+    /// Sums `y` over tensor parallelism: what a rank then goes on with.
+    fn leave(&mut self, local: Local, y: usize) -> Arg {
+        if local.sp {
+            self.nodes.push(Node::Scatter(y, Axis::Tp));
+            return Arg::Part(y, Axis::Tp);
+        }
+        if local.tp > 1 {
             self.nodes.push(Node::Reduce(y));
         }
-        let biased = model.dress == Dress::Gpt2;
-        let mut args = vec![Arg::Tensor(x), Arg::Tensor(y)];
-        if biased {
-            args.push(Arg::Param(self.param(vector(bias, model.hidden, Shard::Whole, Init::Zeros))));
+        Arg::Tensor(y)
+    }
+
+    /// `out = x + y (+ bias)`, after `y` was summed over tensor parallelism.
+    fn residual(&mut self, model: &Model, local: Local, [x, y]: [usize; 2], bias: &'static str, out: usize) {
+        let y = self.leave(local, y);
+        let mut args = vec![Arg::Tensor(x), y];
+        if model.biased() {
+            args.push(Arg::Param(self.param(whole(local, bias, model.hidden, Init::Zeros))));
         }
         args.push(Arg::Tensor(out));
-        self.op(Op::Add { rows: shape.rows(), cols: model.hidden, bias: biased }, args);
+        self.op(Op::Add { rows: local.residual_rows(), cols: model.hidden, bias: model.biased() }, args);
+    }
+
+    /// `a + b`, before they are summed over tensor parallelism.
+    fn sum(&mut self, name: &'static str, model: &Model, local: Local, [a, b]: [usize; 2]) -> usize {
+        let out = self.tensor(name, local.rows() * model.hidden, DEAR);
+        self.op(Op::Add { rows: local.rows(), cols: model.hidden, bias: false }, [a, b, out].map(Arg::Tensor));
+        out
     }
 }
 
 /// Token ids to the first layer's input.
-pub fn embed(model: &Model, shape: Shape) -> Tape {
-    let (rows, cols, vocab) = (shape.rows(), model.hidden, model.vocab / shape.tp);
+pub fn embed(model: &Model, local: Local) -> Tape {
+    let (rows, kept, cols, vocab) = (local.rows(), local.residual_rows(), model.hidden, model.vocab / local.tp);
     let mut tape = Tape::new("embed");
     let ids = tape.tensor("ids", rows, Home::Ids);
-    let out = tape.tensor("x", rows * cols, Home::Output);
+    let out = tape.tensor("x", kept * cols, Home::Output);
     let table = tape.param(matrix("embed.tokens", model.vocab, cols, split(model.vocab), normal(INIT_STD)));
-    let op = Op::Embed { rows, cols, vocab, shards: shape.tp };
-    tape.op(op, [Arg::Tensor(ids), Arg::Param(table), Arg::Tensor(out)]);
-    if shape.tp > 1 {
-        tape.nodes.push(Node::Reduce(out));
+    let op = Op::Embed { rows, cols, vocab, shards: local.tp };
+    let found = if local.sp { tape.tensor("found", rows * cols, DEAR) } else { out };
+    tape.op(op, [Arg::Tensor(ids), Arg::Param(table), Arg::Tensor(found)]);
+    let summed = tape.leave(local, found);
+    if local.sp {
+        tape.op(Op::Copy { n: kept * cols }, [summed, Arg::Tensor(out)]);
     }
-    if model.dress == Dress::Gpt2 {
-        let positions = matrix("embed.positions", shape.seq, cols, Shard::Whole, normal(INIT_STD / 2.0));
-        let positions = tape.param(ParamDecl { decay: false, ..positions });
-        tape.op(Op::Positions { rows, seq: shape.seq, cols }, [Arg::Param(positions), Arg::Tensor(out)]);
+    if model.learned_positions() {
+        let positions = matrix("embed.positions", local.seq * local.cp, cols, Shard::Whole, normal(INIT_STD / 2.0));
+        let positions = tape.param(ParamDecl { decay: false, partial: local.sp, ..positions });
+        let op = Op::Positions { rows: kept, seq: local.seq, cols, sp: local.sharers(), cp: local.cp };
+        tape.op(op, [Arg::Param(positions), Arg::Tensor(out)]);
     }
     tape
 }
 
 /// One transformer layer.
-pub fn layer(model: &Model, shape: Shape) -> Tape {
-    let (rows, h) = (shape.rows(), model.hidden);
-    let mut tape = Tape::new("layer");
-    let x = tape.tensor("x", rows * h, Home::Input);
-    let middle = attention(&mut tape, model, shape, x);
-    let gpt2 = model.dress == Dress::Gpt2;
-
-    let names = ["mlp.norm.weight", "mlp.norm.bias", "normed2", "stats2"];
-    let normed = tape.norm(model, shape, names, middle);
-    let (kind, sections) = match model.dress {
-        Dress::Gpt2 => (ActivationKind::Gelu, vec![model.ffn]),
-        Dress::Llama => (ActivationKind::SwiGlu, vec![model.ffn; 2]),
+pub fn layer(model: &Model, local: Local, kind: Kind) -> Tape {
+    let (kept, h) = (local.residual_rows(), model.hidden);
+    let mut tape = Tape::new(if kind == Kind::Dense { "layer" } else { "expert layer" });
+    let x = tape.tensor("x", kept * h, Home::Input);
+    let names = ["attention.norm.weight", "attention.norm.bias", "normed1", "stats1"];
+    let normed = tape.norm(model, local, names, x);
+    let projected = attention(&mut tape, model, local, normed);
+    if model.parallel_block() && !model.biased() {
+        let fed = feed_forward(&mut tape, model, local, kind, normed);
+        let both = tape.sum("both", model, local, [projected, fed]);
+        let out = tape.tensor("out", kept * h, Home::Output);
+        tape.residual(model, local, [x, both], "", out);
+        return tape;
+    }
+    let middle = tape.tensor("middle", kept * h, DEAR);
+    tape.residual(model, local, [x, projected], "attention.out.bias", middle);
+    let normed = if model.parallel_block() {
+        normed
+    } else {
+        let names = ["mlp.norm.weight", "mlp.norm.bias", "normed2", "stats2"];
+        tape.norm(model, local, names, middle)
     };
-    let (wide, local) = (model.ffn * kind.width(), model.ffn / shape.tp);
-    let shard = Shard::Rows { sections };
-    let weight = tape.param(matrix("mlp.up.weight", wide, h, shard.clone(), normal(INIT_STD)));
-    let bias = gpt2.then(|| tape.param(vector("mlp.up.bias", wide, shard, Init::Zeros)));
-    let up = tape.tensor("up", rows * local * kind.width(), DEAR);
-    tape.linear(normed, [rows, local * kind.width(), h], weight, bias, up);
-    let active = tape.tensor("active", rows * local, CHEAP);
-    tape.op(Op::Activation { kind, rows, cols: local }, [Arg::Tensor(up), Arg::Tensor(active)]);
-    let weight = tape.param(matrix("mlp.down.weight", h, model.ffn, Shard::Cols, normal(deep(model))));
-    let down = tape.tensor("down", rows * h, DEAR);
-    tape.linear(active, [rows, h, local], weight, None, down);
-    let out = tape.tensor("out", rows * h, Home::Output);
-    tape.residual(model, shape, middle, down, "mlp.down.bias", out);
+    let fed = feed_forward(&mut tape, model, local, kind, normed);
+    let out = tape.tensor("out", kept * h, Home::Output);
+    tape.residual(model, local, [middle, fed], "mlp.down.bias", out);
     tape
 }
 
-/// The attention half of a layer; its sum with the residual.
-fn attention(tape: &mut Tape, model: &Model, shape: Shape, x: usize) -> usize {
-    let (rows, h, d) = (shape.rows(), model.hidden, model.head_dim());
-    let (heads, kv_heads) = (model.heads / shape.tp, model.kv_heads / shape.tp);
-    let names = ["attention.norm.weight", "attention.norm.bias", "normed1", "stats1"];
-    let normed = tape.norm(model, shape, names, x);
-    let sections = vec![h, model.kv_heads * d, model.kv_heads * d];
+/// The feed-forward part of a layer, or its experts.
+fn feed_forward(tape: &mut Tape, model: &Model, local: Local, kind: Kind, normed: usize) -> usize {
+    let experts = model.family.as_ref().and_then(|family| family.experts.as_ref());
+    let (Kind::Experts, Some(experts)) = (kind, experts) else {
+        let names = ["mlp.up.weight", "mlp.up.bias", "mlp.down.weight"];
+        return tape.ffn(model, local, names, model.ffn, normed);
+    };
+    let mixed = tape.experts(model, local, experts, normed);
+    if experts.shared_ffn == 0 {
+        return mixed;
+    }
+    let names = ["mlp.shared.up.weight", "mlp.shared.up.bias", "mlp.shared.down.weight"];
+    let shared = tape.ffn(model, local, names, experts.shared_ffn, normed);
+    tape.sum("mixed with shared", model, local, [mixed, shared])
+}
+
+/// Attention over normed rows, projected; still to be summed over tensor parallelism.
+fn attention(tape: &mut Tape, model: &Model, local: Local, normed: usize) -> usize {
+    let (rows, h, d) = (local.rows(), model.hidden, model.head_dim());
+    let (heads, kv_heads) = (model.heads / local.tp, model.kv_heads / local.tp);
+    let sections = vec![model.heads * d, model.kv_heads * d, model.kv_heads * d];
     let (wide, shard) = (sections.iter().sum(), Shard::Rows { sections });
     let weight = tape.param(matrix("attention.qkv.weight", wide, h, shard.clone(), normal(INIT_STD)));
-    let gpt2 = model.dress == Dress::Gpt2;
-    let bias = gpt2.then(|| tape.param(vector("attention.qkv.bias", wide, shard, Init::Zeros)));
-    let dims = AttentionDims { batch: shape.microbatch, seq: shape.seq, heads, kv_heads, head_dim: d, causal: true };
+    let bias = model.biased().then(|| tape.param(vector("attention.qkv.bias", wide, shard, Init::Zeros)));
+    let (batch, seq, causal) = (local.microbatch, local.seq, model.causal());
+    let dims = AttentionDims { batch, seq, heads, kv_heads, head_dim: d, causal };
     let qkv = tape.tensor("qkv", rows * dims.qkv_cols(), DEAR);
     tape.linear(normed, [rows, dims.qkv_cols(), h], weight, bias, qkv);
-    if model.dress == Dress::Llama {
-        let (stride, theta) = (dims.qkv_cols(), model.rope_theta);
+    if !model.learned_positions() && model.dress == Dress::Llama {
+        let (stride, theta, cp) = (dims.qkv_cols(), model.rope_theta, local.cp);
         let turned = heads + kv_heads;
-        let op = Op::Rope { rows, seq: shape.seq, stride, heads: turned, head_dim: d, theta, inverse: false };
+        let op = Op::Rope { rows, seq, stride, heads: turned, head_dim: d, theta, cp, inverse: false };
         tape.op(op, [Arg::Tensor(qkv)]);
     }
     let mixed = tape.tensor("mixed", rows * heads * d, DEAR);
     let lse = tape.tensor("lse", rows * heads, DEAR);
-    tape.op(Op::Attention(dims), [Arg::Tensor(qkv), Arg::Tensor(mixed), Arg::Tensor(lse)]);
-    let weight = tape.param(matrix("attention.out.weight", h, h, Shard::Cols, normal(deep(model))));
+    if local.cp > 1 {
+        context(tape, dims, local, [qkv, mixed, lse]);
+    } else {
+        tape.op(Op::Attention(dims), [qkv, mixed, lse].map(Arg::Tensor));
+    }
+    let weight = tape.param(matrix("attention.out.weight", h, model.heads * d, Shard::Cols, normal(deep(model))));
     let projected = tape.tensor("projected", rows * h, DEAR);
     tape.linear(mixed, [rows, h, heads * d], weight, None, projected);
-    let middle = tape.tensor("middle", rows * h, DEAR);
-    tape.residual(model, shape, x, projected, "attention.out.bias", middle);
-    middle
+    projected
+}
+
+/// Attention whose keys and values are spread over context parallelism: gathered (Llama Team 2024), or round a ring.
+fn context(tape: &mut Tape, dims: AttentionDims, local: Local, [qkv, out, lse]: [usize; 3]) {
+    let AttentionDims { batch, seq, heads, kv_heads, head_dim, causal } = dims;
+    let blocks = if local.ring { 1 } else { local.cp };
+    let dims = ContextDims { batch, seq, heads, kv_heads, head_dim, causal, cp: local.cp, blocks, hop: 0 };
+    let first = tape.tensor("kv", dims.kv_elems(), Home::Gathered);
+    if local.ring {
+        let second = tape.tensor("kv.next", dims.kv_elems(), Home::Gathered);
+        tape.nodes.push(Node::Ring(Ring { dims, qkv, kv: [first, second], out, lse }));
+        return;
+    }
+    let (rows, cols) = (dims.rows(), 2 * kv_heads * head_dim);
+    let op = Op::Columns { rows, stride: dims.qkv_cols(), first: heads * head_dim, cols, into: false };
+    tape.op(op, [Arg::Tensor(qkv), Arg::Part(first, Axis::Cp)]);
+    tape.nodes.push(Node::Gather(first, Axis::Cp));
+    tape.op(Op::ContextAttention(dims), [qkv, first, out, lse].map(Arg::Tensor));
 }
 
 /// Spread of the projections into the residual stream: 0.02 / √(2 · layers) (Radford et al. 2019, §2.3).
-fn deep(model: &Model) -> f32 {
+pub(super) fn deep(model: &Model) -> f32 {
     INIT_STD / (2.0 * model.layers as f32).sqrt()
 }
 
-/// The last layer's output to the loss; `scale` is one over the tokens of a step.
-pub fn head(model: &Model, shape: Shape, scale: f32) -> Tape {
-    let (rows, h, vocab) = (shape.rows(), model.hidden, model.vocab / shape.tp);
+/// The last layer's output to the loss; `scale` is one over the tokens of a step that have a target.
+pub fn head(model: &Model, local: Local, scale: f32) -> Tape {
+    let (rows, h, vocab) = (local.rows(), model.hidden, model.vocab / local.tp);
     let mut tape = Tape::new("head");
-    let x = tape.tensor("x", rows * h, Home::Input);
+    let x = tape.tensor("x", local.residual_rows() * h, Home::Input);
     let targets = tape.tensor("targets", rows, Home::Targets);
     let loss = tape.tensor("loss", 1, Home::Loss);
     let names = ["final.norm.weight", "final.norm.bias", "normed", "stats"];
-    let normed = tape.norm(model, shape, names, x);
+    let normed = tape.norm(model, local, names, x);
     let name = if model.tied { "embed.tokens" } else { "head.weight" };
     let weight = matrix(name, model.vocab, h, split(model.vocab), normal(INIT_STD));
     let weight = tape.param(ParamDecl { tied: model.tied, ..weight });
     let logits = tape.tensor("logits", rows * vocab, DEAR);
     tape.linear(normed, [rows, vocab, h], weight, None, logits);
-    let stats = tape.tensor("softmax", shape.tp * 3 * rows, DEAR);
-    let op = Op::LossStats { rows, vocab, shards: shape.tp };
-    let mine = if shape.tp > 1 { Arg::Part(stats) } else { Arg::Tensor(stats) };
+    let stats = tape.tensor("softmax", local.tp * 3 * rows, DEAR);
+    let op = Op::LossStats { rows, vocab, shards: local.tp };
+    let mine = if local.tp > 1 { Arg::Part(stats, Axis::Tp) } else { Arg::Tensor(stats) };
     tape.op(op, [Arg::Tensor(logits), Arg::Tensor(targets), mine]);
-    if shape.tp > 1 {
-        tape.nodes.push(Node::Gather(stats));
+    if local.tp > 1 {
+        tape.nodes.push(Node::Gather(stats, Axis::Tp));
     }
-    let op = Op::Loss { rows, vocab, shards: shape.tp, scale };
+    let op = Op::Loss { rows, vocab, shards: local.tp, scale };
     tape.op(op, [Arg::Tensor(targets), Arg::Tensor(stats), Arg::Tensor(logits), Arg::Tensor(loss)]);
     tape
 }

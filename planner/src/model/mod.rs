@@ -6,7 +6,13 @@
 
 mod backward;
 mod decoder;
+mod experts;
+mod ring;
+mod split;
 mod tape;
 
-pub use decoder::{Shape, embed, head, layer};
-pub use tape::{Arg, Home, Node, ParamDecl, Step, Tape, Tensor, Use, Value};
+pub use backward::Backward;
+pub use decoder::{Kind, Local, embed, head, layer};
+pub use experts::room;
+pub use split::Split;
+pub use tape::{Arg, Home, Node, ParamDecl, Ring, Step, Tape, Tensor, Use, Value};

@@ -6,7 +6,8 @@
 
 use std::collections::BTreeSet;
 
-use meshwright_hardware::op::{Mode, Op};
+use meshwright_hardware::mesh::Axis;
+use meshwright_hardware::op::{ContextDims, Mode, Op};
 use meshwright_hardware::params::{Init, Shard};
 use meshwright_hardware::program::Collective;
 
@@ -28,6 +29,15 @@ pub enum Home {
         /// Whether it costs little beside its size to make again.
         cheap: bool,
     },
+    /// Gathered inside the piece from what is kept elsewhere: never kept.
+    Gathered,
+}
+
+impl Home {
+    /// Whether it is made and used inside the piece.
+    pub fn is_inside(self) -> bool {
+        matches!(self, Home::Inner { .. } | Home::Gathered)
+    }
 }
 
 /// A tensor of a piece.
@@ -58,15 +68,20 @@ pub struct ParamDecl {
     pub init: Init,
     /// Whether it is the embedding's own table, used once more.
     pub tied: bool,
+    /// Whether each rank of tensor parallelism makes only a part of its gradient, though it holds all of it.
+    pub partial: bool,
+    /// Experts it is for: as many matrices of the given size, one after another; none for a dense parameter.
+    pub experts: Option<usize>,
 }
 
 impl ParamDecl {
-    /// Elements on one of `tp` ranks.
-    pub fn elems(&self, tp: usize) -> usize {
-        match self.shard {
+    /// Elements on one of `tp` ranks of tensor and `ep` of expert parallelism.
+    pub fn elems(&self, tp: usize, ep: usize) -> usize {
+        let each = match self.shard {
             Shard::Whole => self.rows * self.cols,
             Shard::Rows { .. } | Shard::Cols => self.rows * self.cols / tp,
-        }
+        };
+        each * self.experts.map_or(1, |experts| experts / ep)
     }
 }
 
@@ -75,10 +90,25 @@ impl ParamDecl {
 pub enum Arg {
     /// A tensor.
     Tensor(usize),
-    /// This rank's part of a tensor that holds all ranks' of tensor parallelism.
-    Part(usize),
+    /// This rank's part of a tensor that holds all ranks' of an axis.
+    Part(usize, Axis),
     /// A parameter.
     Param(usize),
+}
+
+/// Attention of a rank's queries to all blocks of keys and values of its sequences, which go round (Liu et al. 2023).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ring {
+    /// Of the first hop.
+    pub dims: ContextDims,
+    /// Packed rows.
+    pub qkv: usize,
+    /// The block at hand, and the one on its way.
+    pub kv: [usize; 2],
+    /// Results.
+    pub out: usize,
+    /// Logarithms of the softmaxes' denominators.
+    pub lse: usize,
 }
 
 /// One forward action.
@@ -90,8 +120,14 @@ pub enum Node {
     Enter(usize),
     /// A tensor leaves one: it is summed over the ranks (g of Shoeybi et al. 2019).
     Reduce(usize),
-    /// A tensor's parts are exchanged.
-    Gather(usize),
+    /// A tensor's parts are put together over an axis; its gradient is summed and cut into parts again.
+    Gather(usize, Axis),
+    /// A tensor is summed over an axis, of which each rank keeps its part; its gradient's parts are put together.
+    Scatter(usize, Axis),
+    /// Ranks of an axis exchange shards of a tensor, and of its gradient the same way.
+    Exchange(usize, Axis),
+    /// Attention round a ring.
+    Ring(Ring),
 }
 
 /// What a lowered op or collective touches.
@@ -101,6 +137,8 @@ pub enum Value {
     Tensor(usize),
     /// A gradient made inside the piece.
     Grad(usize),
+    /// A copy of a gradient that changes before the weights' gradients are made of it.
+    Held(usize),
     /// The gradient that flows from piece to piece.
     Flow,
     /// A parameter.
@@ -114,8 +152,8 @@ pub enum Value {
 pub struct Use {
     /// Which.
     pub value: Value,
-    /// Whether only this rank's part is meant.
-    pub part: bool,
+    /// The axis of which only this rank's part is meant.
+    pub part: Option<Axis>,
 }
 
 /// One action of a forward, recompute or backward list.
@@ -123,8 +161,8 @@ pub struct Use {
 pub enum Step {
     /// An op.
     Call(Op, Vec<Use>),
-    /// A collective over the ranks of tensor parallelism.
-    Collective(Collective, Value),
+    /// A collective over an axis.
+    Collective(Collective, Axis, Value),
 }
 
 /// What one piece computes.
@@ -138,12 +176,14 @@ pub struct Tape {
     pub params: Vec<ParamDecl>,
     /// Its forward pass.
     pub nodes: Vec<Node>,
+    /// Weight of the balancing loss of routed experts, over the tokens of a step.
+    pub balance: f32,
 }
 
 impl Tape {
     /// An empty tape.
     pub fn new(name: &'static str) -> Self {
-        Tape { name, tensors: Vec::new(), params: Vec::new(), nodes: Vec::new() }
+        Tape { name, tensors: Vec::new(), params: Vec::new(), nodes: Vec::new(), balance: 0.0 }
     }
 
     /// Declares a tensor.
@@ -165,16 +205,21 @@ impl Tape {
         self.nodes.push(Node::Op(op, args));
     }
 
+    /// Whether a tensor is a ring's own, which its steps fill forward and backward.
+    pub fn fills_itself(&self, tensor: usize) -> bool {
+        self.nodes.iter().any(|node| matches!(node, Node::Ring(ring) if ring.kv.contains(&tensor)))
+    }
+
     /// The forward pass.
     pub fn forward(&self) -> Vec<Step> {
-        self.nodes.iter().filter_map(forward_step).collect()
+        self.nodes.iter().flat_map(forward_steps).collect()
     }
 
     /// Tensors that a list reads or writes.
     pub fn tensors_of(steps: &[Step]) -> BTreeSet<usize> {
         let uses = steps.iter().flat_map(|step| match step {
             Step::Call(_, args) => args.iter().map(|arg| arg.value).collect(),
-            Step::Collective(_, value) => vec![*value],
+            Step::Collective(_, _, value) => vec![*value],
         });
         uses.filter_map(|value| if let Value::Tensor(t) = value { Some(t) } else { None }).collect()
     }
@@ -187,20 +232,24 @@ impl Tape {
                 continue;
             }
             let inputs = touched(node).into_iter().filter(|t| !kept.contains(t));
-            missing.extend(inputs.filter(|&t| matches!(self.tensors[t].home, Home::Inner { .. })));
-            steps.extend(forward_step(node));
+            missing.extend(inputs.filter(|&t| self.tensors[t].home.is_inside()));
+            steps.extend(forward_steps(node).into_iter().rev());
         }
         steps.reverse();
         steps
     }
 }
 
-fn forward_step(node: &Node) -> Option<Step> {
+fn forward_steps(node: &Node) -> Vec<Step> {
+    let collective = |op, axis, t: usize| vec![Step::Collective(op, axis, Value::Tensor(t))];
     match node {
-        Node::Op(op, args) => Some(Step::Call(*op, args.iter().map(|&arg| Use::of(arg)).collect())),
-        Node::Enter(_) => None,
-        Node::Reduce(t) => Some(Step::Collective(Collective::AllReduce, Value::Tensor(*t))),
-        Node::Gather(t) => Some(Step::Collective(Collective::AllGather, Value::Tensor(*t))),
+        Node::Op(op, args) => vec![Step::Call(*op, args.iter().map(|&arg| Use::of(arg)).collect())],
+        Node::Enter(_) => Vec::new(),
+        Node::Reduce(t) => collective(Collective::AllReduce, Axis::Tp, *t),
+        Node::Gather(t, axis) => collective(Collective::AllGather, *axis, *t),
+        Node::Scatter(t, axis) => collective(Collective::ReduceScatter, *axis, *t),
+        Node::Exchange(t, axis) => collective(Collective::AllToAll, *axis, *t),
+        Node::Ring(ring) => ring.forward(),
     }
 }
 
@@ -212,7 +261,8 @@ fn written(node: &Node) -> Vec<usize> {
             outs.filter_map(|(arg, _)| arg.tensor()).collect()
         }
         Node::Enter(_) => Vec::new(),
-        Node::Reduce(t) | Node::Gather(t) => vec![*t],
+        Node::Reduce(t) | Node::Gather(t, _) | Node::Scatter(t, _) | Node::Exchange(t, _) => vec![*t],
+        Node::Ring(ring) => vec![ring.out, ring.lse],
     }
 }
 
@@ -220,14 +270,18 @@ fn written(node: &Node) -> Vec<usize> {
 fn touched(node: &Node) -> Vec<usize> {
     match node {
         Node::Op(_, args) => args.iter().filter_map(|arg| arg.tensor()).collect(),
-        Node::Enter(t) | Node::Reduce(t) | Node::Gather(t) => vec![*t],
+        Node::Enter(t) | Node::Reduce(t) | Node::Gather(t, _) | Node::Scatter(t, _) | Node::Exchange(t, _) => {
+            vec![*t]
+        }
+        Node::Ring(ring) => vec![ring.qkv, ring.out, ring.lse],
     }
 }
 
 impl Arg {
-    fn tensor(self) -> Option<usize> {
+    /// The tensor, unless it is a parameter.
+    pub fn tensor(self) -> Option<usize> {
         match self {
-            Arg::Tensor(t) | Arg::Part(t) => Some(t),
+            Arg::Tensor(t) | Arg::Part(t, _) => Some(t),
             Arg::Param(_) => None,
         }
     }
@@ -238,13 +292,13 @@ impl Use {
     pub fn of(arg: Arg) -> Use {
         match arg {
             Arg::Tensor(t) => Use::whole(Value::Tensor(t)),
-            Arg::Part(t) => Use { value: Value::Tensor(t), part: true },
+            Arg::Part(t, axis) => Use { value: Value::Tensor(t), part: Some(axis) },
             Arg::Param(p) => Use::whole(Value::Weight(p)),
         }
     }
 
     /// All of a value.
     pub fn whole(value: Value) -> Use {
-        Use { value, part: false }
+        Use { value, part: None }
     }
 }

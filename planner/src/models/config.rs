@@ -122,6 +122,8 @@ fn experts(config: &Config) -> Result<Option<Experts>, Fault> {
         shared_ffn: config.count(&["shared_expert_intermediate_size"]).or(shared).unwrap_or(0),
         dense_layers: config.count(&["first_k_dense_replace"]).unwrap_or(0),
         every: config.count(&["decoder_sparse_step", "moe_layer_freq", "encoder_sparse_step"]).unwrap_or(1).max(1),
+        capacity: 1.25,
+        balance: 0.0,
     }))
 }
 

@@ -1,0 +1,184 @@
+//! What ranks that hold the same parameters do for each other: gather weights, sum gradients, update.
+//!
+//! In: a stage's [`Writer`]. Out: its instructions.
+//!
+//! Invariant: before any update, every gradient is the sum over all ranks that made a part of it.
+
+use meshwright_hardware::mesh::Axis;
+use meshwright_hardware::op::Op;
+use meshwright_hardware::program::{Collective, Kind, Phase, Stream, View};
+
+use super::layout::{Bank, tied_elems};
+use super::pass::Pass;
+use super::step::Writer;
+
+impl Writer<'_> {
+    /// In ZeRO-3: a pass's weights, gathered before or now, and the next ones, gathered beside it.
+    pub(super) fn weights_for(&mut self, pass: &Pass, after: &[Pass]) {
+        if self.layout.gathered.is_empty() || !self.runs(pass) {
+            return;
+        }
+        let turn = self.gather(pass.index, None);
+        for (bank, start) in self.layout.bucket(pass.index, 3).0 {
+            self.layout.weights_at[bank] = (self.layout.gathered[turn], start);
+        }
+        let next = after.iter().find(|next| self.runs(next)).map(|next| next.index);
+        if let Some(next) = next.filter(|&next| next != pass.index) {
+            self.gather(next, Some(turn));
+        }
+    }
+
+    /// Gathers a piece's weights, unless a bucket has them, into one that is not `busy`.
+    fn gather(&mut self, index: usize, busy: Option<usize>) -> usize {
+        if let Some(turn) = self.loaded.iter().position(|loaded| *loaded == Some(index)) {
+            return turn;
+        }
+        let turn = busy.map_or(0, |busy| 1 - busy);
+        self.loaded[turn] = Some(index);
+        let (bucket, layer) = (self.layout.gathered[turn], self.layout.pieces[index].layer());
+        for (bank, start) in self.layout.bucket(index, 3).0 {
+            let Bank { elems, shards, axis, weights, .. } = self.layout.banks[bank];
+            let own = View { buffer: bucket, offset: start, elems: elems / shards, shard: Some(axis) };
+            let shard = self.all(weights);
+            self.single("copy", Op::Copy { n: elems / shards }, Phase::Forward, vec![shard, own], layer);
+            let whole = View { elems, shard: None, ..own };
+            self.beside(Collective::AllGather, axis, whole, layer);
+        }
+        turn
+    }
+
+    /// From ZeRO-2 on: a cleared bucket for a piece's gradients.
+    pub(super) fn room_for_grads(&mut self, index: usize, layer: Option<u32>) {
+        let (banks, elems) = self.layout.bucket(index, 2);
+        if elems == 0 || self.layout.made.is_empty() {
+            return;
+        }
+        let buffer = self.layout.made[self.turn];
+        let view = View { buffer, offset: 0, elems, shard: None };
+        self.single("zero", Op::Zero { n: elems }, Phase::Backward, vec![view], layer);
+        for (bank, start) in banks {
+            self.layout.grads_at[bank] = (buffer, start);
+        }
+    }
+
+    /// From ZeRO-2 on: sends a piece's gradients to those that add them up; adds up those of the piece before.
+    pub(super) fn scatter_grads(&mut self, index: usize, layer: Option<u32>) {
+        let (banks, elems) = self.layout.bucket(index, 2);
+        if elems == 0 || self.layout.made.is_empty() {
+            return;
+        }
+        let buffer = self.layout.made[self.turn];
+        for (bank, start) in banks {
+            let Bank { elems, partial, axis, .. } = self.layout.banks[bank];
+            self.sum_parts(View { buffer, offset: start + partial, elems: elems - partial, shard: None }, layer);
+            self.beside(Collective::ReduceScatter, axis, View { buffer, offset: start, elems, shard: None }, layer);
+        }
+        self.settle();
+        self.late = Some((index, buffer));
+        self.turn = 1 - self.turn;
+    }
+
+    /// Adds up the shards of the latest scattered gradients.
+    pub(super) fn settle(&mut self) {
+        let Some((index, buffer)) = self.late.take() else { return };
+        let layer = self.layout.pieces[index].layer();
+        for (bank, start) in self.layout.bucket(index, 2).0 {
+            let Bank { elems, shards, axis, grads, .. } = self.layout.banks[bank];
+            let own = View { buffer, offset: start, elems: elems / shards, shard: Some(axis) };
+            let sum = self.all(grads);
+            self.single("accumulate", Op::Accumulate { n: elems / shards }, Phase::Backward, vec![own, sum], layer);
+        }
+    }
+
+    /// Sums gradients of which ranks of tensor parallelism have parts.
+    fn sum_parts(&mut self, view: View, layer: Option<u32>) {
+        if view.elems > 0 && self.plan.mesh.tp > 1 {
+            self.beside(Collective::AllReduce, Axis::Tp, view, layer);
+        }
+    }
+
+    /// Up to ZeRO-1: sums a bank's gradients over those that hold the same parameters: whole, or each rank its shard.
+    pub(super) fn reduce(&mut self, bank: usize, layer: Option<u32>) {
+        let Bank { elems, partial, axis, zero, grads, .. } = self.layout.banks[bank];
+        if zero >= 2 {
+            return;
+        }
+        self.sum_parts(View { buffer: grads, offset: partial, elems: elems - partial, shard: None }, layer);
+        if self.plan.mesh.size(axis) > 1 {
+            let op = if zero > 0 { Collective::ReduceScatter } else { Collective::AllReduce };
+            let view = self.all(grads);
+            self.beside(op, axis, view, layer);
+        }
+    }
+
+    /// Sums the gradients of a tied embedding, which two stages, or two chunks, both use.
+    fn finish_tied(&mut self) {
+        let Some(bank) = self.layout.tied.filter(|&bank| !self.is_early(bank)) else { return };
+        if let Some(peer) = self.layout.peer {
+            let last = self.plan.chunk_at(self.plan.mesh.pp * self.plan.chunks - 1).0;
+            let other = if self.stage == 0 { last } else { 0 };
+            let (n, arrived) = (tied_elems(self.plan), self.all(peer));
+            let view = View { buffer: self.layout.banks[bank].grads, offset: 0, elems: n, shard: None };
+            let tag = 2 * (self.plan.mesh.pp * self.plan.chunks) as u32;
+            self.push(Kind::Send { to: other, tag, view }, Stream::Comm, None);
+            self.push(Kind::Recv { from: other, tag, view: arrived }, Stream::Compute, None);
+            self.single("accumulate", Op::Accumulate { n }, Phase::Optimizer, vec![arrived, view], None);
+        }
+        self.reduce(bank, None);
+    }
+
+    /// Norm and updates.
+    pub(super) fn update(&mut self) {
+        self.finish_tied();
+        let banks = self.layout.banks.clone();
+        let norm = self.all(self.layout.norm);
+        let mesh = self.plan.mesh;
+        // Where ranks of one stage's replicas hold different sums, the norm is over all of them.
+        let over_data = self.plan.zero > 0 || mesh.ep > 1;
+        for bank in banks.iter().filter(|bank| !bank.twin) {
+            let &Bank { elems, whole, shards, axis, zero, .. } = bank;
+            let replicas = if over_data && zero == 0 { mesh.size(axis) } else { 1 };
+            let op = Op::SquaredNorm { n: elems / shards, whole, copies: mesh.tp, replicas, shards, axis };
+            let grads = self.own_grads(bank);
+            self.single("squared-norm", op, Phase::Optimizer, vec![grads, norm], None);
+        }
+        let data = if mesh.cp > 1 { Axis::Data } else { Axis::Dp };
+        for (axis, wanted) in [(Axis::Tp, true), (data, over_data), (Axis::Pp, true)] {
+            if wanted && mesh.size(axis) > 1 {
+                let kind = Kind::Collective { op: Collective::AllReduce, axis, view: norm };
+                self.push(kind, Stream::Compute, None);
+            }
+        }
+        for bank in &banks {
+            self.adamw(bank, norm);
+        }
+    }
+
+    /// This rank's shard of a bank's gradients.
+    fn own_grads(&self, bank: &Bank) -> View {
+        self.own(bank, bank.grads, bank.zero >= 2)
+    }
+
+    /// This rank's shard of a buffer of weights or gradients, which may be all that the buffer holds.
+    fn own(&self, bank: &Bank, buffer: u32, alone: bool) -> View {
+        let whole = self.all(buffer);
+        if bank.shards == 1 || alone {
+            return whole;
+        }
+        View { elems: whole.elems / bank.shards, shard: Some(bank.axis), ..whole }
+    }
+
+    fn adamw(&mut self, bank: &Bank, norm: View) {
+        let &Bank { elems, decayed, shards, axis, zero, weights, m, v, .. } = bank;
+        let master = bank.master.map(|buffer| self.all(buffer));
+        let op = Op::AdamW { n: elems / shards, decayed, shards, axis, master: master.is_some() };
+        let mut args = vec![norm, self.own_grads(bank), self.own(bank, weights, zero >= 3)];
+        args.extend([self.all(m), self.all(v)]);
+        args.extend(master);
+        self.single("adamw", op, Phase::Optimizer, args, None);
+        if shards > 1 && zero < 3 {
+            let view = self.all(weights);
+            self.beside(Collective::AllGather, axis, view, None);
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Mixtures of experts in place of a feed-forward part: route, dispatch, exchange, compute, exchange back, combine (Lepikhin
+//! et al. 2020; Fedus et al. 2021), with experts that every token goes to beside them (DeepSeek-AI 2024).
+//!
+//! In: the normed input of a layer's second half. Out: the sum of experts' outputs, still to be summed over tensor
+//! parallelism.
+//!
+//! Invariant: an expert has room for a fixed number of a rank's tokens, so that all sizes are known beforehand.
+
+use meshwright_hardware::mesh::Axis;
+use meshwright_hardware::op::{ActivationKind, Layout, Op};
+use meshwright_hardware::params::{Init, Shard};
+
+use super::decoder::{CHEAP, DEAR, INIT_STD, Local, deep, matrix, normal};
+use super::tape::{Arg, Node, ParamDecl, Tape};
+use crate::job::Model;
+use crate::shape::Experts;
+
+/// Tokens of `rows` that one expert has room for.
+pub fn room(experts: &Experts, rows: usize) -> usize {
+    let even = (rows * experts.top_k) as f64 / experts.count as f64;
+    ((even * experts.capacity).ceil() as usize).clamp(1, rows)
+}
+
+impl Tape {
+    /// The mixture over `normed`, `[rows, hidden]`.
+    pub(super) fn experts(&mut self, model: &Model, local: Local, experts: &Experts, normed: usize) -> usize {
+        let (rows, h, top_k) = (local.rows(), model.hidden, experts.top_k);
+        let (count, room) = (experts.count, room(experts, rows));
+        let places = count * room;
+        self.balance = experts.balance;
+        let router = matrix("mlp.router.weight", count, h, Shard::Whole, normal(INIT_STD));
+        let router = self.param(ParamDecl { partial: true, ..router });
+        let logits = self.tensor("logits", rows * count, DEAR);
+        self.linear(normed, [rows, count, h], router, None, logits);
+        let probs = self.tensor("probs", rows * count, DEAR);
+        let shares = self.tensor("shares", rows * top_k, DEAR);
+        let place = self.tensor("places", rows * top_k, DEAR);
+        let op = Op::Route { rows, experts: count, top_k, room };
+        self.op(op, [logits, probs, shares, place].map(Arg::Tensor));
+        let sent = self.tensor("dispatched", places * h, DEAR);
+        self.op(Op::Dispatch { rows, cols: h, top_k, places }, [normed, place, sent].map(Arg::Tensor));
+        self.exchange(local, sent);
+        let done = self.experts_ffn(model, local, experts, sent, room);
+        self.exchange(local, done);
+        let mixed = self.tensor("combined", rows * h, DEAR);
+        self.op(Op::Combine { rows, cols: h, top_k, places }, [done, place, shares, mixed].map(Arg::Tensor));
+        mixed
+    }
+
+    fn exchange(&mut self, local: Local, tensor: usize) {
+        if local.ep > 1 {
+            self.nodes.push(Node::Exchange(tensor, Axis::Ep));
+        }
+    }
+
+    /// Each expert's feed-forward part over `[ep ranks, own experts, room, hidden]`.
+    fn experts_ffn(&mut self, model: &Model, local: Local, experts: &Experts, sent: usize, room: usize) -> usize {
+        let (h, width) = (model.hidden, experts.ffn / local.tp);
+        let kind = model.activation();
+        let (own, sources) = (experts.count / local.ep, local.ep);
+        let rows = experts.count * room;
+        let each = |decl: ParamDecl| ParamDecl { experts: Some(experts.count), ..decl };
+        let sections = vec![experts.ffn; kind.width()];
+        let wide = experts.ffn * kind.width();
+        let up = matrix("mlp.experts.up.weight", wide, h, Shard::Rows { sections }, normal(INIT_STD));
+        let up = self.param(each(up));
+        let down = matrix("mlp.experts.down.weight", h, experts.ffn, Shard::Cols, normal(deep(model)));
+        let down = self.param(each(down));
+        let of =
+            |n, k| Op::ExpertMatmul { layout: Layout::Nt, experts: own, sources, m: room, n, k, accumulate: false };
+        let raised = self.tensor("experts.up", rows * width * kind.width(), DEAR);
+        self.op(of(width * kind.width(), h), [Arg::Tensor(sent), Arg::Param(up), Arg::Tensor(raised)]);
+        let active = self.tensor("experts.active", rows * width, CHEAP);
+        self.op(Op::Activation { kind, rows, cols: width }, [Arg::Tensor(raised), Arg::Tensor(active)]);
+        let done = self.tensor("experts.down", rows * h, DEAR);
+        self.op(of(h, width), [Arg::Tensor(active), Arg::Param(down), Arg::Tensor(done)]);
+        done
+    }
+
+    /// A dense feed-forward part of a given width over `normed`; no bias is added to its output yet.
+    pub(super) fn ffn(
+        &mut self,
+        model: &Model,
+        local: Local,
+        names: [&'static str; 3],
+        ffn: usize,
+        normed: usize,
+    ) -> usize {
+        let (rows, h, kind) = (local.rows(), model.hidden, model.activation());
+        let [up_name, up_bias, down_name] = names;
+        let (wide, width) = (ffn * kind.width(), ffn / local.tp);
+        let shard = Shard::Rows { sections: vec![ffn; kind.width()] };
+        let weight = self.param(matrix(up_name, wide, h, shard.clone(), normal(INIT_STD)));
+        let bias = model.biased().then(|| self.param(super::decoder::vector(up_bias, wide, shard, Init::Zeros)));
+        let up = self.tensor("up", rows * width * kind.width(), DEAR);
+        self.linear(normed, [rows, width * kind.width(), h], weight, bias, up);
+        let active = self.tensor("active", rows * width, CHEAP);
+        self.op(Op::Activation { kind, rows, cols: width }, [Arg::Tensor(up), Arg::Tensor(active)]);
+        let weight = self.param(matrix(down_name, h, ffn, Shard::Cols, normal(deep(model))));
+        let down = self.tensor("down", rows * h, DEAR);
+        self.linear(active, [rows, h, width], weight, None, down);
+        down
+    }
+}
+
+/// Which activation a feed-forward part has.
+impl Model {
+    /// The activation between the two products of a feed-forward part.
+    pub fn activation(&self) -> ActivationKind {
+        if self.gated() { ActivationKind::SwiGlu } else { ActivationKind::Gelu }
+    }
+}
