@@ -9,7 +9,7 @@ use meshwright_hardware::units::Precision;
 use meshwright_planner::job::{Dress, Job, Model, Optimizer};
 use meshwright_planner::lower::lower;
 use meshwright_planner::plan::{Plan, Schedule, Stage};
-use meshwright_planner::shape::{Experts, Family};
+use meshwright_planner::shape::{Experts, Family, Latent};
 
 const STEPS: usize = 20;
 
@@ -214,6 +214,14 @@ fn mixtures_of_experts_train_alike_under_every_plan() {
     all_agree(&all, spread(&all));
     let some = mixture(Experts { top_k: 1, shared_ffn: 32, dense_layers: 1, ..experts() });
     all_agree(&some, spread(&some));
+}
+
+#[test]
+fn latent_attention_trains_alike_under_every_plan() {
+    let latent = Latent { q_rank: 12, kv_rank: 8, nope: 8, rope: 4, value: 8 };
+    let family = Family { latent: Some(latent), experts: Some(experts()), ..Family::default() };
+    let model = Model { family: Some(family), kv_heads: 4, ..model(Dress::Llama) };
+    all_agree(&model, [interleaved(&model), sharded(&model), tokens(&model), spread(&model)].concat());
 }
 
 #[test]

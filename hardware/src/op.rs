@@ -227,6 +227,29 @@ pub enum Op {
         top_k: usize,
         places: usize,
     },
+    /// Queries, keys and values of latent attention as packed rows (DeepSeek-AI 2024, §2.1): of each head, `q` is
+    /// `[nope | rope]`, `kv` `[nope | value]`; `k_rope` `[rope]` is all heads' alike. Rotary parts are turned; values get the
+    /// width of keys, with zeros behind.
+    LatentPack {
+        rows: usize,
+        seq: usize,
+        heads: usize,
+        nope: usize,
+        rope: usize,
+        value: usize,
+        theta: f32,
+        cp: usize,
+    },
+    LatentPackGrad {
+        rows: usize,
+        seq: usize,
+        heads: usize,
+        nope: usize,
+        rope: usize,
+        value: usize,
+        theta: f32,
+        cp: usize,
+    },
     /// Copies `cols` columns from `first` on of rows of `stride`, or, with `into`, to there.
     Columns {
         rows: usize,
@@ -434,6 +457,18 @@ impl Op {
                 param("dy", Out, places * cols),
                 param("dshares", Out, rows * top_k),
             ],
+            Op::LatentPack { rows, heads, nope, rope, value, .. } => vec![
+                param("q", In, rows * heads * (nope + rope)),
+                param("kv", In, rows * heads * (nope + value)),
+                param("k_rope", In, rows * rope),
+                param("qkv", Out, 3 * rows * heads * (nope + rope)),
+            ],
+            Op::LatentPackGrad { rows, heads, nope, rope, value, .. } => vec![
+                param("dqkv", In, 3 * rows * heads * (nope + rope)),
+                param("dq", Out, rows * heads * (nope + rope)),
+                param("dkv", Out, rows * heads * (nope + value)),
+                param("dk_rope", Out, rows * rope),
+            ],
             Op::Columns { rows, stride, cols, into, .. } => {
                 if into {
                     vec![param("part", In, rows * cols), param("rows", InOut, rows * stride)]
@@ -533,6 +568,9 @@ impl Op {
             Op::Combine { rows, cols, top_k, .. } | Op::DispatchGrad { rows, cols, top_k, .. } => {
                 2.0 * (rows * cols * top_k) as f64
             }
+            Op::LatentPack { rows, heads, rope, .. } | Op::LatentPackGrad { rows, heads, rope, .. } => {
+                6.0 * (rows * heads * rope) as f64
+            }
             Op::CombineGrad { rows, cols, top_k, .. } => 3.0 * (rows * cols * top_k) as f64,
             Op::Embed { .. } | Op::Zero { .. } | Op::Copy { .. } | Op::Dispatch { .. } | Op::Columns { .. } => 0.0,
             Op::EmbedGrad { rows, cols, .. } | Op::BiasGrad { rows, cols } => (rows * cols) as f64,
@@ -565,6 +603,8 @@ impl Op {
             | Op::DispatchGrad { .. }
             | Op::Combine { .. }
             | Op::CombineGrad { .. }
+            | Op::LatentPack { .. }
+            | Op::LatentPackGrad { .. }
             | Op::ContextAttention(_)
             | Op::ContextAttentionGrad(_)
             | Op::Positions { .. }
@@ -614,6 +654,8 @@ impl Op {
             Op::DispatchGrad { .. } => "dispatch-grad",
             Op::Combine { .. } => "combine",
             Op::CombineGrad { .. } => "combine-grad",
+            Op::LatentPack { .. } => "latent-pack",
+            Op::LatentPackGrad { .. } => "latent-pack-grad",
             Op::Columns { .. } => "columns",
             Op::ContextAttention(_) => "context-attention",
             Op::ContextAttentionGrad(_) => "context-attention-grad",

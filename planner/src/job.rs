@@ -196,9 +196,8 @@ impl Job {
     /// Refuses a job that no plan could run.
     pub fn check(&self) -> Result<(), Fault> {
         self.model.check().map_err(|fault| Fault { key: format!("model.{}", fault.key), ..fault })?;
-        if self.model.family.as_ref().is_some_and(|family| family.decoder_layers.is_some() || family.latent.is_some()) {
-            let problem =
-                "encoder-decoders and latent attention are estimated (`meshwright validate`), not planned so far";
+        if self.model.family.as_ref().is_some_and(|family| family.decoder_layers.is_some()) {
+            let problem = "encoder-decoders are estimated (`meshwright validate`), not planned so far";
             return Err(Fault::new("model.family", &self.model.name, problem));
         }
         for (key, value) in [("seq", self.seq), ("global_batch", self.global_batch), ("steps", self.steps)] {
@@ -239,6 +238,12 @@ impl Job {
     /// and 12 · layers · hidden · seq a token for attention without regard to its mask; recomputation never counts.
     pub fn model_flops_per_step(&self) -> f64 {
         let m = &self.model;
+        if m.family.is_some() {
+            let shape = Shape::from(m);
+            let matmuls = shape.active_layer_parameters() + shape.table_parameters();
+            let attention = 6.0 * shape.layers as f64 * self.seq as f64 * (shape.score_width() + shape.q());
+            return (6.0 * matmuls + attention) * self.tokens_per_step() as f64;
+        }
         let (h, kv) = (m.hidden as f64, (m.kv_heads * m.head_dim()) as f64);
         let mlp = match m.dress {
             Dress::Gpt2 => 2.0,

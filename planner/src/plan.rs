@@ -312,6 +312,11 @@ impl Plan {
             let problem = "gpipe and zb-h1 have one chunk a stage, dualpipe-v two, and interleaving needs stages";
             return Err(Fault::new("chunks", chunks, problem));
         }
+        if self.schedule.splits() && self.zero > 1 {
+            let problem =
+                format!("{} makes gradients in two passes, and keeps them whole: 0 or 1", self.schedule.name());
+            return Err(Fault::new("zero", self.zero, problem));
+        }
         if self.schedule == Schedule::OneFOneB && chunks > 1 && !self.microbatches().is_multiple_of(pp) {
             let problem = format!("interleaving {pp} stages needs a multiple of {pp} microbatches");
             return Err(Fault::new("chunks", chunks, problem));
@@ -331,6 +336,10 @@ impl Plan {
         if !(dp * cp).is_multiple_of(ep) {
             return Err(Fault::new("mesh.ep", ep, format!("it must divide dp · cp = {}", dp * cp)));
         }
+        let experts = self.job.model.experts().map_or(1, |experts| experts.count);
+        if !experts.is_multiple_of(ep) {
+            return Err(Fault::new("mesh.ep", ep, format!("it must divide the model's experts, {experts}")));
+        }
         Ok(())
     }
 }
@@ -338,7 +347,15 @@ impl Plan {
 /// Why a model cannot be sharded `tp` ways, if it cannot.
 pub(crate) fn check_tp(job: &Job, tp: usize) -> Result<(), String> {
     let m = &job.model;
-    let sizes = [("heads", m.heads), ("kv_heads", m.kv_heads), ("ffn", m.ffn), ("vocab", m.vocab)];
+    let experts = m.experts().map_or([0, 0], |e| [e.ffn, e.shared_ffn]);
+    let sizes = [
+        ("heads", m.heads),
+        ("kv_heads", m.kv_heads),
+        ("ffn", m.ffn),
+        ("vocab", m.vocab),
+        ("family.experts.ffn", experts[0]),
+        ("family.experts.shared_ffn", experts[1]),
+    ];
     match sizes.iter().find(|(_, size)| !size.is_multiple_of(tp)) {
         Some((key, size)) => Err(format!("it must divide the model's `{key}` = {size}")),
         None => Ok(()),

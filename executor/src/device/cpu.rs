@@ -245,6 +245,17 @@ fn run_kernel(team: &Team, op: &Op, args: &Args, at: Coord, step: &StepArgs) {
             let [y, places, shares, dout] = [0, 1, 2, 3].map(|i| args.read(i));
             kernels::combine_grad(team, cols, top_k, y, places, shares, dout, args.write(4), args.write(5));
         }
+        Op::LatentPack { rows, seq, heads, nope, rope, value, theta, cp } => {
+            let dims = kernels::LatentDims { rows, seq, heads, nope, rope, value, theta };
+            let place = |row| position(row, seq, cp, at.cp);
+            let given = [0, 1, 2].map(|i| args.read(i));
+            kernels::latent_pack(team, dims, place, given, args.write(3));
+        }
+        Op::LatentPackGrad { rows, seq, heads, nope, rope, value, theta, cp } => {
+            let dims = kernels::LatentDims { rows, seq, heads, nope, rope, value, theta };
+            let place = |row| position(row, seq, cp, at.cp);
+            kernels::latent_pack_grad(team, dims, place, args.read(0), [args.write(1), args.write(2), args.write(3)]);
+        }
         Op::Columns { stride, first, cols, into, .. } => {
             let copy = if into { kernels::into_columns } else { kernels::columns };
             copy(team, stride, first, cols, args.read(0), args.write(1));

@@ -94,12 +94,30 @@ mod tests {
         }
     }
 
+    /// Of families whose papers count alike: every bias, gain and table.
+    #[test]
+    fn every_embedded_model_lowers_to_its_parameters() {
+        for name in crate::models::names() {
+            let model = crate::models::load(name).unwrap();
+            if model.family.as_ref().is_some_and(|family| family.decoder_layers.is_some()) {
+                continue;
+            }
+            let plan = Plan::single(crate::job::Job { seq: 64, ..tiny_job(model) }, 1);
+            plan.check().unwrap_or_else(|fault| panic!("{name}: {fault:?}"));
+            let lowered = lower(&plan).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let total: usize = lowered.params.roles[0].iter().map(|spec| spec.elems()).sum();
+            // Norms of queries' and keys' latents are the only parameters that sizes leave out.
+            let (total, wanted) = (total as f64, plan.job.model.parameters(64) as f64);
+            assert!((total - wanted).abs() <= 1e-5 * wanted, "{name}: {total} for {wanted}");
+        }
+    }
+
     #[test]
     fn parameters_of_all_stages_are_the_models() {
         for plan in plans() {
             let lowered = lower(&plan).unwrap();
             let mut named: Vec<(String, usize)> =
-                lowered.params.roles.iter().flatten().map(|spec| (spec.name.clone(), spec.rows * spec.cols)).collect();
+                lowered.params.roles.iter().flatten().map(|spec| (spec.name.clone(), spec.elems())).collect();
             named.sort();
             named.dedup(); // a tied embedding stands on two stages
             let total: usize = named.iter().map(|(_, elems)| elems).sum();

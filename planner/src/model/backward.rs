@@ -136,7 +136,9 @@ impl Writer<'_> {
             }
             Op::Columns { rows, stride, first, cols, .. } => {
                 let (part, (whole, there)) = (self.of(args[1]), self.target(args[0]));
-                debug_assert!(there, "the rest of the rows has its gradient from elsewhere");
+                if !there {
+                    self.call(Op::Zero { n: rows * stride }, vec![whole]);
+                }
                 self.call(Op::Columns { rows, stride, first, cols, into: true }, vec![part, whole]);
             }
             Op::Activation { kind, rows, cols } => {
@@ -156,6 +158,12 @@ impl Writer<'_> {
                 let out = self.of(last);
                 self.same(args[0], out, n);
             }
+            Op::LatentPack { rows, seq, heads, nope, rope, value, theta, cp } => {
+                let dqkv = self.of(last);
+                let [(dq, _), (dkv, _), (dk, _)] = [0, 1, 2].map(|i| self.target(args[i]));
+                let op = Op::LatentPackGrad { rows, seq, heads, nope, rope, value, theta, cp };
+                self.call(op, vec![dqkv, dq, dkv, dk]);
+            }
             Op::Route { .. } | Op::Dispatch { .. } | Op::Combine { .. } => self.routing(op, args),
             Op::LossStats { .. } => {}
             // The op left the gradient in place of the logits.
@@ -167,6 +175,7 @@ impl Writer<'_> {
             | Op::AttentionGrad(_)
             | Op::ContextAttentionGrad(_)
             | Op::ActivationGrad { .. }
+            | Op::LatentPackGrad { .. }
             | Op::RouteGrad { .. }
             | Op::DispatchGrad { .. }
             | Op::CombineGrad { .. }

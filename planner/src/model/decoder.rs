@@ -13,6 +13,7 @@ use meshwright_hardware::params::{Init, Shard};
 
 use super::tape::{Arg, Home, Node, ParamDecl, Ring, Tape};
 use crate::job::{Dress, Model};
+use crate::shape::Experts;
 
 /// What a rank holds, as a plan fixes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -62,12 +63,17 @@ pub enum Kind {
 impl Model {
     /// The kind of a layer.
     pub fn kind(&self, layer: usize) -> Kind {
-        match self.family.as_ref().and_then(|family| family.experts.as_ref()) {
+        match self.experts() {
             Some(e) if layer >= e.dense_layers && (layer - e.dense_layers + 1).is_multiple_of(e.every.max(1)) => {
                 Kind::Experts
             }
             _ => Kind::Dense,
         }
+    }
+
+    /// Its experts, if it has some.
+    pub fn experts(&self) -> Option<&Experts> {
+        self.family.as_ref()?.experts.as_ref()
     }
 
     /// Whether linear layers and norms have biases.
@@ -247,8 +253,7 @@ pub fn layer(model: &Model, local: Local, kind: Kind) -> Tape {
 
 /// The feed-forward part of a layer, or its experts.
 fn feed_forward(tape: &mut Tape, model: &Model, local: Local, kind: Kind, normed: usize) -> usize {
-    let experts = model.family.as_ref().and_then(|family| family.experts.as_ref());
-    let (Kind::Experts, Some(experts)) = (kind, experts) else {
+    let (Kind::Experts, Some(experts)) = (kind, model.experts()) else {
         let names = ["mlp.up.weight", "mlp.up.bias", "mlp.down.weight"];
         return tape.ffn(model, local, names, model.ffn, normed);
     };
@@ -263,6 +268,32 @@ fn feed_forward(tape: &mut Tape, model: &Model, local: Local, kind: Kind, normed
 
 /// Attention over normed rows, projected; still to be summed over tensor parallelism.
 fn attention(tape: &mut Tape, model: &Model, local: Local, normed: usize) -> usize {
+    let (rows, h, heads) = (local.rows(), model.hidden, model.heads / local.tp);
+    let latent = model.family.as_ref().and_then(|family| family.latent.as_ref());
+    let (mixed, value) = match latent {
+        Some(latent) => (tape.latent_attention(model, local, latent, normed), latent.value),
+        None => (usual_attention(tape, model, local, normed), model.head_dim()),
+    };
+    let weight = tape.param(matrix("attention.out.weight", h, model.heads * value, Shard::Cols, normal(deep(model))));
+    let projected = tape.tensor("projected", rows * h, DEAR);
+    tape.linear(mixed, [rows, h, heads * value], weight, None, projected);
+    projected
+}
+
+/// Attention over packed rows.
+pub(super) fn attend(tape: &mut Tape, dims: AttentionDims, local: Local, qkv: usize) -> usize {
+    let mixed = tape.tensor("mixed", dims.rows() * dims.heads * dims.head_dim, DEAR);
+    let lse = tape.tensor("lse", dims.rows() * dims.heads, DEAR);
+    if local.cp > 1 {
+        context(tape, dims, local, [qkv, mixed, lse]);
+    } else {
+        tape.op(Op::Attention(dims), [qkv, mixed, lse].map(Arg::Tensor));
+    }
+    mixed
+}
+
+/// Attention with queries, keys and values straight from the normed rows.
+fn usual_attention(tape: &mut Tape, model: &Model, local: Local, normed: usize) -> usize {
     let (rows, h, d) = (local.rows(), model.hidden, model.head_dim());
     let (heads, kv_heads) = (model.heads / local.tp, model.kv_heads / local.tp);
     let sections = vec![model.heads * d, model.kv_heads * d, model.kv_heads * d];
@@ -279,17 +310,7 @@ fn attention(tape: &mut Tape, model: &Model, local: Local, normed: usize) -> usi
         let op = Op::Rope { rows, seq, stride, heads: turned, head_dim: d, theta, cp, inverse: false };
         tape.op(op, [Arg::Tensor(qkv)]);
     }
-    let mixed = tape.tensor("mixed", rows * heads * d, DEAR);
-    let lse = tape.tensor("lse", rows * heads, DEAR);
-    if local.cp > 1 {
-        context(tape, dims, local, [qkv, mixed, lse]);
-    } else {
-        tape.op(Op::Attention(dims), [qkv, mixed, lse].map(Arg::Tensor));
-    }
-    let weight = tape.param(matrix("attention.out.weight", h, model.heads * d, Shard::Cols, normal(deep(model))));
-    let projected = tape.tensor("projected", rows * h, DEAR);
-    tape.linear(mixed, [rows, h, heads * d], weight, None, projected);
-    projected
+    attend(tape, dims, local, qkv)
 }
 
 /// Attention whose keys and values are spread over context parallelism: gathered (Llama Team 2024), or round a ring.

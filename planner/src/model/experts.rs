@@ -29,7 +29,7 @@ impl Tape {
         let places = count * room;
         self.balance = experts.balance;
         let router = matrix("mlp.router.weight", count, h, Shard::Whole, normal(INIT_STD));
-        let router = self.param(ParamDecl { partial: true, ..router });
+        let router = self.param(ParamDecl { partial: true, decay: false, ..router });
         let logits = self.tensor("logits", rows * count, DEAR);
         self.linear(normed, [rows, count, h], router, None, logits);
         let probs = self.tensor("probs", rows * count, DEAR);

@@ -7,6 +7,7 @@
 mod backward;
 mod decoder;
 mod experts;
+mod latent;
 mod ring;
 mod split;
 mod tape;
