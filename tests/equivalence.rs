@@ -31,7 +31,16 @@ fn model(dress: Dress) -> Model {
 
 fn job(model: Model) -> Job {
     let optimizer = Optimizer { lr: 3e-3, min_lr: 3e-4, warmup_steps: 3, ..Optimizer::default() };
-    Job { seq: 16, global_batch: 8, precision: Precision::Fp32, steps: STEPS, seed: 3, model, optimizer }
+    Job {
+        seq: 16,
+        target_seq: Some(6),
+        global_batch: 8,
+        precision: Precision::Fp32,
+        steps: STEPS,
+        seed: 3,
+        model,
+        optimizer,
+    }
 }
 
 /// Experts with room for every token, so that nothing depends on who shares a microbatch with whom.
@@ -65,11 +74,21 @@ fn masked(_: usize, index: usize) -> (Vec<u32>, Vec<u32>) {
     (tokens, targets)
 }
 
+/// A sequence, and the beginning of its continuation for a decoder to write.
+fn answered(step: usize, index: usize) -> (Vec<u32>, Vec<u32>) {
+    let (tokens, targets) = sample(step, index);
+    (tokens, targets[10..].to_vec())
+}
+
 fn losses(plan: &Plan) -> Vec<f64> {
     plan.check().unwrap_or_else(|fault| panic!("{}: {fault:?}", plan.summary()));
     let lowered = lower(plan).unwrap_or_else(|error| panic!("{}: {error}", plan.summary()));
     let config = train_config(plan, 1, None);
-    let source = if plan.job.model.causal() { sample } else { masked };
+    let source = match plan.job.target() {
+        0 if plan.job.model.causal() => sample,
+        0 => masked,
+        _ => answered,
+    };
     let mut trainer = Trainer::new(Arc::new(lowered.program), lowered.params, config, Arc::new(source)).unwrap();
     (0..STEPS).map(|_| trainer.step().unwrap().loss).collect()
 }
@@ -222,6 +241,20 @@ fn latent_attention_trains_alike_under_every_plan() {
     let family = Family { latent: Some(latent), experts: Some(experts()), ..Family::default() };
     let model = Model { family: Some(family), kv_heads: 4, ..model(Dress::Llama) };
     all_agree(&model, [interleaved(&model), sharded(&model), tokens(&model), spread(&model)].concat());
+}
+
+#[test]
+fn encoder_decoders_train_alike_under_every_plan() {
+    for experts in [None, Some(Experts { every: 2, ..experts() })] {
+        let family = Family { decoder_layers: Some(2), learned_positions: Some(false), experts, ..Family::default() };
+        let model = Model { layers: 2, family: Some(family), ..model(Dress::Gpt2) };
+        let mut plans = [classic(&model), interleaved(&model), sharded(&model)].concat();
+        if model.experts().is_some() {
+            let whole = |plan: &Plan| plan.mesh.cp == 1 && !plan.sequence_parallel;
+            plans = spread(&model).into_iter().filter(whole).collect();
+        }
+        all_agree(&model, plans);
+    }
 }
 
 #[test]

@@ -60,7 +60,16 @@ fn trainer(dress: Dress, mesh: Mesh, golden: &Golden) -> Trainer {
         rope_theta: 1e4,
     };
     let optimizer = Optimizer::default();
-    let job = Job { seq: 16, global_batch: 4, precision: Precision::Fp32, steps: 20, seed: 0, model, optimizer };
+    let job = Job {
+        seq: 16,
+        target_seq: None,
+        global_batch: 4,
+        precision: Precision::Fp32,
+        steps: 20,
+        seed: 0,
+        model,
+        optimizer,
+    };
     let stages = vec![Stage { layers: 2 / mesh.pp, full: 0, selective: 0 }; mesh.pp];
     let plan = Plan { zero: 1, mesh, stages, ..Plan::single(job, 1) };
     plan.check().unwrap();

@@ -294,7 +294,7 @@ fn run_rank(
     let at = program.mesh.coord_of(rank);
     let load = |input: Input, microbatch: usize, host: &mut [f32]| {
         let first = (at.dp * config.num_microbatches + microbatch) * config.microbatch_size;
-        load(source, step, first, input, (config.seq, program.mesh.cp, at.cp), host)
+        load(source, step, first, input, (config.microbatch_size, program.mesh.cp, at.cp), host)
     };
     let body = || {
         let mut clock = Clock::new(epoch);
@@ -319,15 +319,18 @@ fn load(
     step: usize,
     first: usize,
     input: Input,
-    (seq, cp, rank): (usize, usize, usize),
+    (sequences, cp, rank): (usize, usize, usize),
     host: &mut [f32],
 ) -> Result<(), ExecutorError> {
-    let own = seq / cp;
+    let own = host.len() / sequences;
+    let seq = own * cp;
     for (i, row) in host.chunks_mut(own).enumerate() {
         let (tokens, targets) = source(step, first + i);
         let ids = match input {
             Input::Tokens => tokens,
             Input::Targets => targets,
+            // What a decoder has written before it writes a token; at first nothing.
+            Input::Shifted => std::iter::once(0).chain(targets).take(seq).collect(),
         };
         if ids.len() != seq {
             let why = format!("{} tokens where the program takes {seq}", ids.len());

@@ -82,11 +82,15 @@ impl AttentionDims {
 #[allow(missing_docs)] // those of AttentionDims
 pub struct ContextDims {
     pub batch: usize,
-    /// Tokens of a sequence on a rank.
+    /// Queries of a sequence on a rank.
     pub seq: usize,
+    /// Keys of a sequence in a block.
+    pub keys: usize,
     pub heads: usize,
     pub kv_heads: usize,
     pub head_dim: usize,
+    /// Width of a row that begins with the queries.
+    pub stride: usize,
     pub causal: bool,
     /// Ranks that share a sequence.
     pub cp: usize,
@@ -102,19 +106,14 @@ impl ContextDims {
         self.batch * self.seq
     }
 
-    /// Width of a packed q|k|v row.
-    pub fn qkv_cols(&self) -> usize {
-        (self.heads + 2 * self.kv_heads) * self.head_dim
-    }
-
     /// Elements of all given blocks.
     pub fn kv_elems(&self) -> usize {
-        self.blocks * self.rows() * 2 * self.kv_heads * self.head_dim
+        self.blocks * self.batch * self.keys * 2 * self.kv_heads * self.head_dim
     }
 
     /// FLOPs forward; causal attention computes half, of whichever blocks, thanks to [`position`].
     pub fn forward_flops(&self) -> f64 {
-        let full = 4.0 * (self.rows() * self.heads * self.head_dim) as f64 * (self.blocks * self.seq) as f64;
+        let full = 4.0 * (self.rows() * self.heads * self.head_dim) as f64 * (self.blocks * self.keys) as f64;
         if self.causal { full / 2.0 } else { full }
     }
 }
@@ -479,7 +478,7 @@ impl Op {
             Op::ContextAttention(d) => {
                 let result = if d.hop > 0 { InOut } else { Out };
                 vec![
-                    param("qkv", In, d.rows() * d.qkv_cols()),
+                    param("q", In, d.rows() * d.stride),
                     param("kv", In, d.kv_elems()),
                     param("out", result, d.rows() * d.heads * d.head_dim),
                     param("lse", result, d.rows() * d.heads),
@@ -488,12 +487,12 @@ impl Op {
             Op::ContextAttentionGrad(d) => {
                 let wide = d.rows() * d.heads * d.head_dim;
                 vec![
-                    param("qkv", In, d.rows() * d.qkv_cols()),
+                    param("q", In, d.rows() * d.stride),
                     param("kv", In, d.kv_elems()),
                     param("out", In, wide),
                     param("lse", In, d.rows() * d.heads),
                     param("dout", In, wide),
-                    param("dqkv", if d.hop > 0 { InOut } else { Out }, d.rows() * d.qkv_cols()),
+                    param("dq", if d.hop > 0 { InOut } else { Out }, d.rows() * d.stride),
                     param("dkv", Out, d.kv_elems()),
                 ]
             }

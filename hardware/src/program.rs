@@ -186,8 +186,10 @@ impl Phase {
 pub enum Input {
     /// Token ids of a microbatch, `[microbatch, seq]`.
     Tokens,
-    /// The next token of each, same shape.
+    /// The next token of each, same shape; what a decoder beside an encoder has to write, `[microbatch, target]`.
     Targets,
+    /// Targets one place later: what such a decoder has written before.
+    Shifted,
 }
 
 /// What an instruction does.

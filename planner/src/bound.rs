@@ -68,7 +68,7 @@ impl Costs {
 
     /// What no partition can undercut: all work spread evenly, nothing made again.
     pub fn floor(&self, plan: &Plan) -> f64 {
-        let layers = plan.job.model.layers as f64 * self.layer[Recompute::None as usize];
+        let layers = plan.job.model.depth() as f64 * self.layer[Recompute::None as usize];
         let work = (self.embed + layers + self.head) * plan.microbatches() as f64;
         work / plan.mesh.pp as f64
     }

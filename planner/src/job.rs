@@ -8,7 +8,7 @@ use meshwright_hardware::units::Precision;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Fault, PlanError};
-use crate::shape::{Family, Shape};
+use crate::shape::{Family, Shape, USUAL_TARGET};
 
 /// Which usual decoder: what stands between its matmuls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -154,6 +154,9 @@ impl Default for Optimizer {
 pub struct Job {
     /// Tokens a sequence.
     pub seq: usize,
+    /// Tokens of a sequence that an encoder-decoder writes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_seq: Option<usize>,
     /// Sequences a step.
     pub global_batch: usize,
     /// Format of matmuls.
@@ -196,8 +199,8 @@ impl Job {
     /// Refuses a job that no plan could run.
     pub fn check(&self) -> Result<(), Fault> {
         self.model.check().map_err(|fault| Fault { key: format!("model.{}", fault.key), ..fault })?;
-        if self.model.family.as_ref().is_some_and(|family| family.decoder_layers.is_some()) {
-            let problem = "encoder-decoders are estimated (`meshwright validate`), not planned so far";
+        if self.target() > 0 && (self.model.learned_positions() || !self.model.hidden.is_multiple_of(16)) {
+            let problem = "an encoder-decoder has no learned positions, and a `hidden` that 16 divides";
             return Err(Fault::new("model.family", &self.model.name, problem));
         }
         for (key, value) in [("seq", self.seq), ("global_batch", self.global_batch), ("steps", self.steps)] {
@@ -229,9 +232,21 @@ impl Job {
         (self.global_batch * self.seq) as u64
     }
 
+    /// Tokens of a sequence that a decoder beside an encoder writes; 0 without one.
+    pub fn target(&self) -> usize {
+        let decoder = self.model.family.as_ref().and_then(|family| family.decoder_layers);
+        decoder.map_or(0, |_| self.target_seq.unwrap_or(USUAL_TARGET))
+    }
+
     /// Tokens a step that count in the loss: all of a decoder's; of an encoder's, those that are masked (Devlin et al. 2019).
     pub fn scored_tokens_per_step(&self) -> u64 {
-        if self.model.causal() { self.tokens_per_step() } else { (self.global_batch * masked(self.seq)) as u64 }
+        if self.target() > 0 {
+            (self.global_batch * self.target()) as u64
+        } else if self.model.causal() {
+            self.tokens_per_step()
+        } else {
+            (self.global_batch * masked(self.seq)) as u64
+        }
     }
 
     /// FLOPs of a step by the convention of PaLM's appendix B (Chowdhery et al. 2022): 6 a matmul parameter and token,
@@ -241,6 +256,9 @@ impl Job {
         if m.family.is_some() {
             let shape = Shape::from(m);
             let matmuls = shape.active_layer_parameters() + shape.table_parameters();
+            if let Some((layers, _)) = shape.decoder {
+                return self.two_stream_flops(&shape, layers);
+            }
             let attention = 6.0 * shape.layers as f64 * self.seq as f64 * (shape.score_width() + shape.q());
             return (6.0 * matmuls + attention) * self.tokens_per_step() as f64;
         }
@@ -253,5 +271,17 @@ impl Job {
         let matmuls = m.layers as f64 * layer + m.vocab as f64 * h;
         let attention = 12.0 * (m.layers * m.hidden * self.seq) as f64;
         (6.0 * matmuls + attention) * self.tokens_per_step() as f64
+    }
+
+    /// The same for an encoder-decoder: each half for its own tokens, keys and values of cross-attention for the encoder's.
+    fn two_stream_flops(&self, shape: &Shape, decoder: usize) -> f64 {
+        let (read, written) = (self.seq as f64, self.target() as f64);
+        let (encoder, decoder) = (shape.layers as f64, decoder as f64);
+        let each = shape.active_layer_parameters() / (encoder + decoder);
+        let table = shape.table_parameters();
+        let scores = shape.score_width() + shape.q();
+        let attention = 6.0 * scores * (encoder * read * read + decoder * written * (written + read));
+        let matmuls = 6.0 * (each * (encoder * read + decoder * written) + table * written);
+        (matmuls + attention) * self.global_batch as f64
     }
 }

@@ -137,7 +137,7 @@ fn is_false(flag: &bool) -> bool {
 impl Plan {
     /// The plan of one rank that trains a job with this microbatch and keeps all activations.
     pub fn single(job: Job, microbatch: usize) -> Plan {
-        let stages = vec![Stage { layers: job.model.layers, full: 0, selective: 0 }];
+        let stages = vec![Stage { layers: job.model.depth(), full: 0, selective: 0 }];
         Plan {
             microbatch,
             schedule: Schedule::OneFOneB,
@@ -219,6 +219,16 @@ impl Plan {
         self.rows() / if self.shards_tokens() { self.mesh.tp } else { 1 }
     }
 
+    /// Tokens of a microbatch on a rank that have a target.
+    pub fn target_rows(&self) -> usize {
+        if self.job.target() > 0 { self.microbatch * self.job.target() } else { self.rows() }
+    }
+
+    /// Elements of what a rank's pieces give to each other for a microbatch: one stream, or an encoder's and a decoder's.
+    pub fn stream_elems(&self) -> usize {
+        (self.residual_rows() + self.microbatch * self.job.target()) * self.job.model.hidden
+    }
+
     /// Whether tensor parallelism shards tokens.
     pub fn shards_tokens(&self) -> bool {
         self.sequence_parallel && self.mesh.tp > 1
@@ -252,7 +262,7 @@ impl Plan {
         let (full, selective) = self.stages.iter().fold((0, 0), |(f, s), stage| (f + stage.full, s + stage.selective));
         for (count, mode) in [(full, "full"), (selective, "selective")] {
             if count > 0 {
-                text += &format!(", {mode} recompute in {count} of {} layers", self.job.model.layers);
+                text += &format!(", {mode} recompute in {count} of {} layers", self.job.model.depth());
             }
         }
         text
@@ -294,8 +304,8 @@ impl Plan {
             }
         }
         let layers: usize = self.stages.iter().map(|s| s.layers).sum();
-        if layers != job.model.layers {
-            let problem = format!("the model has {} in all", job.model.layers);
+        if layers != job.model.depth() {
+            let problem = format!("the model has {} in all", job.model.depth());
             return Err(Fault::new("stages.layers", layers, problem));
         }
         Ok(())
@@ -326,6 +336,14 @@ impl Plan {
 
     fn check_tokens(&self) -> Result<(), Fault> {
         let Mesh { dp, tp, cp, ep, .. } = self.mesh;
+        let two = self.job.target() > 0;
+        if two && cp > 1 {
+            return Err(Fault::new("mesh.cp", cp, "the streams of an encoder and a decoder stay whole: 1"));
+        }
+        if two && self.sequence_parallel {
+            let problem = "the streams of an encoder and a decoder stay whole: false";
+            return Err(Fault::new("sequence_parallel", true, problem));
+        }
         if cp > 1 && !self.job.seq.is_multiple_of(2 * cp) {
             return Err(Fault::new("mesh.cp", cp, format!("twice it must divide `seq` = {}", self.job.seq)));
         }

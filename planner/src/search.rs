@@ -171,7 +171,7 @@ impl Search<'_> {
                     let reason =
                         format!("tensor parallelism does not divide: {}", problem.replace("it must divide ", ""));
                     self.reject(reason, sizes.len().max(1) * variants.len());
-                } else if pp > self.job.model.layers {
+                } else if pp > self.job.model.depth() {
                     self.reject("more stages than layers", sizes.len().max(1) * variants.len());
                 } else if sizes.is_empty() {
                     self.reject("global batch not divisible by dp · microbatch", variants.len());
@@ -218,7 +218,7 @@ impl Search<'_> {
             in_flight: plan.in_flight(stage),
         };
         Ok(Problem {
-            layers: plan.job.model.layers,
+            layers: plan.job.model.depth(),
             microbatches: plan.microbatches(),
             seconds: costs.layer,
             state: footprints[0].state as f64,

@@ -153,7 +153,7 @@ impl From<&Model> for Shape {
 }
 
 /// Tokens of an encoder-decoder's target where a model file says nothing of it (Raffel et al. 2020, §3.1.4).
-const USUAL_TARGET: usize = 128;
+pub const USUAL_TARGET: usize = 128;
 
 impl Shape {
     /// Width of all query heads' outputs.

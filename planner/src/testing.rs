@@ -8,6 +8,7 @@ use crate::job::{Dress, Job, Model, Optimizer};
 pub fn tiny_job(model: Model) -> Job {
     Job {
         seq: 16,
+        target_seq: None,
         global_batch: 8,
         precision: Precision::Fp32,
         steps: 4,

@@ -88,6 +88,7 @@ impl Demo {
         let optimizer = Optimizer { lr: 2e-3, min_lr: 2e-4, warmup_steps: 10, ..Optimizer::default() };
         let job = Job {
             seq: SEQ,
+            target_seq: None,
             global_batch: 4.max(share.ranks),
             precision: Precision::Fp32,
             steps: 1,

@@ -104,6 +104,7 @@ fn read_job(name: &str, seq: Option<usize>, global_batch: Option<usize>) -> Resu
     let needs = |what: &str| Failure::input(format!("`{name}` is a model, not a job: give --{what}"));
     Ok(Job {
         seq: seq.ok_or_else(|| needs("seq"))?,
+        target_seq: None,
         global_batch: global_batch.ok_or_else(|| needs("global-batch"))?,
         precision: Precision::Bf16,
         steps: 1000,

@@ -23,15 +23,15 @@ impl Places {
     fn key(&self, block: usize, token: usize) -> usize {
         let d = &self.dims;
         let owner = if d.blocks == d.cp { block } else { (self.rank + d.cp - d.hop) % d.cp };
-        position(token, d.seq, d.cp, owner)
+        position(token, d.keys, d.cp, owner)
     }
 
     /// Rows of keys, over all blocks, that a query of a sequence sees.
     fn seen(&self, sequence: usize, token: usize) -> impl Iterator<Item = usize> + '_ {
         let (d, at) = (self.dims, self.query(token));
-        let all = (0..d.blocks).flat_map(move |block| (0..d.seq).map(move |key| (block, key)));
+        let all = (0..d.blocks).flat_map(move |block| (0..d.keys).map(move |key| (block, key)));
         let sees = move |&(block, key): &(usize, usize)| !d.causal || self.key(block, key) <= at;
-        all.filter(sees).map(move |(block, key)| block * d.rows() + sequence * d.seq + key)
+        all.filter(sees).map(move |(block, key)| (block * d.batch + sequence) * d.keys + key)
     }
 }
 
@@ -57,14 +57,14 @@ pub fn context_attention(
     lse: &mut [f32],
 ) {
     let ContextDims { heads, kv_heads, head_dim: d, .. } = dims;
-    assert!(qkv.len() == dims.rows() * dims.qkv_cols() && kv.len() == dims.kv_elems());
+    assert!(qkv.len() == dims.rows() * dims.stride && kv.len() == dims.kv_elems());
     assert!(lse.len() == dims.rows() * heads && out.len() == lse.len() * d);
     let places = Places { dims, rank };
     let (out, lse) = (Split::new(out), Split::new(lse));
     let scale = 1.0 / (d as f32).sqrt();
     team.run(dims.rows() * heads, |task| {
         let (row, head) = (task / heads, task % heads);
-        let (q, kv_head) = (&qkv[row * dims.qkv_cols() + head * d..][..d], head / (heads / kv_heads));
+        let (q, kv_head) = (&qkv[row * dims.stride + head * d..][..d], head / (heads / kv_heads));
         // SAFETY: a task owns a row's head.
         let (out, lse) = unsafe { (out.part(task * d..(task + 1) * d), &mut lse.part(task..task + 1)[0]) };
         let (mut greatest, mut total) = if dims.hop > 0 { (*lse, 1.0) } else { (f32::NEG_INFINITY, 0.0) };
@@ -126,7 +126,7 @@ pub fn context_attention_grad(
         let (sequence, kv_head) = (task / kv_heads, task % kv_heads);
         for (token, head) in (0..seq).flat_map(|token| (0..group).map(move |i| (token, kv_head * group + i))) {
             let row = sequence * seq + token;
-            let (at, at_q) = (row * heads + head, row * dims.qkv_cols() + head * d);
+            let (at, at_q) = (row * heads + head, row * dims.stride + head * d);
             let (q, dout) = (&qkv[at_q..at_q + d], &dout[at * d..(at + 1) * d]);
             let inner = dot(&out[at * d..(at + 1) * d], dout);
             // SAFETY: queries of a key/value head are the task's alone.
@@ -167,7 +167,7 @@ mod tests {
 
     fn keys(qkv: &[f32], dims: &ContextDims) -> Vec<f32> {
         let first = dims.heads * dims.head_dim;
-        qkv.chunks(dims.qkv_cols()).flat_map(|row| row[first..].to_vec()).collect()
+        qkv.chunks(dims.stride).flat_map(|row| row[first..].to_vec()).collect()
     }
 
     /// Gathered and round a ring, over all ranks, as attention over whole sequences.
@@ -179,9 +179,11 @@ mod tests {
             let dims = ContextDims {
                 batch: 2,
                 seq,
+                keys: seq,
                 heads: 4,
                 kv_heads: 2,
                 head_dim: 5,
+                stride: 40,
                 causal: true,
                 cp: CP,
                 blocks: CP,

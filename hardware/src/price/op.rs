@@ -26,7 +26,9 @@ pub fn dims(op: &Op) -> Vec<f64> {
         | Op::ActivationGrad { rows, cols, .. }
         | Op::Add { rows, cols, .. } => of(&[rows, cols]),
         Op::ExpertMatmul { experts, sources, m, n, k, .. } => of(&[experts * sources * m, n, k]),
-        Op::ContextAttention(d) | Op::ContextAttentionGrad(d) => of(&[d.seq * d.blocks, d.batch * d.heads, d.head_dim]),
+        Op::ContextAttention(d) | Op::ContextAttentionGrad(d) => {
+            of(&[d.keys * d.blocks, d.batch * d.heads, d.head_dim])
+        }
         Op::LatentPack { rows, heads, nope, rope, .. } | Op::LatentPackGrad { rows, heads, nope, rope, .. } => {
             of(&[rows, 3 * heads * (nope + rope)])
         }

@@ -10,7 +10,7 @@ use meshwright_hardware::mesh::{Axis, Mesh};
 use meshwright_hardware::op::Op;
 use meshwright_hardware::program::{ArgView, Block, BlockParam, Call, Collective, Phase};
 
-use crate::model::{self, Backward, Home, Kind, Local, Split, Step, Tape, Tensor, Use, Value};
+use crate::model::{self, Backward, Home, Kind, Local, Split, Step, Tape, Use, Value};
 use crate::plan::{Plan, Recompute};
 
 /// The program's blocks so far.
@@ -118,7 +118,7 @@ impl Pieces {
         let model = &plan.job.model;
         let scale = 1.0 / plan.job.scored_tokens_per_step() as f32;
         let split = plan.schedule.splits();
-        let kinds: BTreeSet<Kind> = (0..model.layers).map(|layer| model.kind(layer)).collect();
+        let kinds: BTreeSet<Kind> = (0..model.depth()).map(|layer| model.kind(layer)).collect();
         let layers = |kind: Kind, blocks: &mut Blocks| {
             let mut tape = model::layer(model, local, kind);
             tape.balance *= scale / local.tp as f32;
@@ -147,7 +147,8 @@ impl Pieces {
 pub fn local(plan: &Plan) -> Local {
     let Mesh { tp, cp, ep, .. } = plan.mesh;
     let (microbatch, seq) = (plan.microbatch, plan.job.seq / cp);
-    Local { microbatch, seq, tp, sp: plan.shards_tokens(), cp, ring: plan.ring, ep }
+    let (target, causal) = (plan.job.target(), plan.job.model.causal());
+    Local { microbatch, seq, target, causal, tp, sp: plan.shards_tokens(), cp, ring: plan.ring, ep }
 }
 
 impl Piece {
@@ -171,13 +172,14 @@ impl Piece {
         let backward = tape.backward();
         let needed = Tape::tensors_of(&backward.steps);
         let keeps = |t: &usize| match (tape.tensors[*t].home, mode) {
-            (Home::Input | Home::Ids, _) => true,
+            (Home::Input | Home::Second | Home::Ids, _) => true,
             (Home::Inner { cheap }, Recompute::Selective) => !cheap,
             (Home::Inner { .. }, Recompute::None) => true,
             (Home::Inner { .. }, Recompute::Full) => false,
-            (Home::Gathered | Home::Output | Home::Targets | Home::Loss, _) => false,
+            (Home::Gathered | Home::Output | Home::SecondOut | Home::Targets | Home::Loss, _) => false,
         };
-        let kept_set: BTreeSet<usize> = needed.iter().copied().filter(keeps).collect();
+        let mut kept_set: BTreeSet<usize> = needed.iter().copied().filter(keeps).collect();
+        kept_set.extend(tape.streams());
         let gone = |t: &usize| tape.tensors[*t].home.is_inside() && !kept_set.contains(t);
         // What only a ring's steps fill is filled by them again.
         let refilled = |t: &usize| tape.fills_itself(*t);
@@ -211,7 +213,8 @@ impl Piece {
     /// The head keeps only its input; forward, loss and backward are one pass.
     fn of_head(tape: Tape, blocks: &mut Blocks) -> Piece {
         let Backward { steps, made } = tape.backward();
-        let mut piece = Piece::empty(tape, &BTreeSet::from([0]), made);
+        let kept = tape.streams().collect();
+        let mut piece = Piece::empty(tape, &kept, made);
         let lists = [(Phase::Forward, piece.tape.forward()), (Phase::Backward, steps)];
         piece.backward = piece.code(&lists, blocks);
         piece
@@ -224,6 +227,7 @@ impl Piece {
             Value::Grad(g) => self.grads[g].0.clone(),
             Value::Held(h) => format!("held.{h}"),
             Value::Flow => "d.x".to_owned(),
+            Value::SecondFlow => "d.y".to_owned(),
             Value::Weight(p) => self.tape.params[p].name.to_owned(),
             Value::WeightGrad(p) => format!("d.{}", self.tape.params[p].name),
         };
@@ -237,12 +241,15 @@ impl Piece {
             Value::Grad(g) => self.grads[g].1,
             Value::Held(h) => self.copies[h],
             // What flows is as large as the piece's result, or, at the head, its input.
-            Value::Flow => {
-                let ends = |t: &&Tensor| matches!(t.home, Home::Output | Home::Input);
-                self.tape.tensors.iter().find(ends).map_or(0, |t| t.elems)
-            }
+            Value::Flow => self.of_home(&[Home::Output, Home::Input]),
+            Value::SecondFlow => self.of_home(&[Home::SecondOut, Home::Second]),
             Value::Weight(_) | Value::WeightGrad(_) => unreachable!("{value:?} has no size of its own"),
         }
+    }
+
+    /// Elements of the first tensor of any of these homes.
+    fn of_home(&self, homes: &[Home]) -> usize {
+        self.tape.tensors.iter().find(|t| homes.contains(&t.home)).map_or(0, |t| t.elems)
     }
 
     /// Whether a value lives in working memory.
@@ -250,7 +257,7 @@ impl Piece {
         match value {
             Value::Tensor(t) => self.tape.tensors[t].home.is_inside() && !self.kept.contains_key(&t),
             Value::Grad(_) | Value::Held(_) => true,
-            Value::Flow | Value::Weight(_) | Value::WeightGrad(_) => false,
+            Value::Flow | Value::SecondFlow | Value::Weight(_) | Value::WeightGrad(_) => false,
         }
     }
 

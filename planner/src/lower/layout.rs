@@ -142,6 +142,8 @@ pub struct Layout {
     pub weights_at: Vec<Place>,
     /// By bank: where gradients stand.
     pub grads_at: Vec<Place>,
+    /// Where the second of two streams starts in what pieces exchange.
+    second: usize,
     /// Working memory.
     pub work: u32,
     /// Targets of a microbatch, on the stage of the head.
@@ -243,6 +245,7 @@ impl Layout {
             made: Vec::new(),
             weights_at: Vec::new(),
             grads_at: Vec::new(),
+            second: plan.residual_rows() * plan.job.model.hidden,
             work: 0,
             targets: None,
             loss: None,
@@ -265,7 +268,7 @@ impl Layout {
         layout.work = layout.declare("work", work, Lifetime::Scratch, width.model);
         layout.norm = layout.declare("norm", 1, Lifetime::Scratch, 4);
         if layout.pieces.contains(&At::Head) {
-            layout.targets = Some(layout.declare("targets", plan.rows(), Lifetime::Scratch, 4));
+            layout.targets = Some(layout.declare("targets", plan.target_rows(), Lifetime::Scratch, 4));
             layout.loss = Some(layout.declare("loss", 1, Lifetime::Scratch, 4));
         }
         if tied_apart(plan) && layout.tied.is_some() {
@@ -300,7 +303,7 @@ impl Layout {
 
     /// Buffers for what a chunk takes from others and gives to them.
     fn add_streams(&mut self, plan: &Plan, (stage, chunk): (usize, usize), actions: &[Action], width: Widths) {
-        let activation = plan.residual_rows() * plan.job.model.hidden;
+        let activation = plan.stream_elems();
         let (out, flow) = turns(plan, (stage, chunk), actions);
         let last = plan.place(stage, chunk) + 1 == plan.mesh.pp * plan.chunks;
         let mut declare = |what: &str, turns: usize| -> Vec<u32> {
@@ -438,10 +441,15 @@ impl Layout {
                 whole(buffer, base + start)
             }
             Value::Flow => whole(turn(&self.flow[self.chunk_of(index)]), 0),
+            Value::SecondFlow => whole(turn(&self.flow[self.chunk_of(index)]), self.second),
             Value::Grad(_) | Value::Held(_) => inside(value),
             Value::Tensor(t) => match piece.tape.tensors[t].home {
-                Home::Input | Home::Ids => whole(slot(), piece.kept[&t]),
+                Home::Input | Home::Second | Home::Ids => whole(slot(), piece.kept[&t]),
                 Home::Output => self.entry(self.chunk_of(index), index + 1, mb, elems),
+                Home::SecondOut => {
+                    let stream = self.entry(self.chunk_of(index), index + 1, mb, elems);
+                    View { offset: self.second, ..stream }
+                }
                 Home::Targets => whole(self.targets.expect("the head's stage has targets"), 0),
                 Home::Loss => whole(self.loss.expect("the head's stage has a loss"), 0),
                 Home::Inner { .. } | Home::Gathered => match piece.kept.get(&t) {
@@ -545,10 +553,10 @@ impl Footprint {
         let width = Widths::of(plan.job.precision);
         let (first, last) = (stage == 0, stage + 1 == plan.mesh.pp);
         let bytes = |elems: usize, width: u8| (elems * width as usize) as u64;
-        let rows = plan.rows();
+        let rows = plan.target_rows();
         let turns = if plan.mesh.pp > 1 { plan.microbatches().min(2) } else { 1 };
         let exchanged = turns * if last { 1 } else { 2 };
-        let mut fixed = bytes(exchanged * plan.residual_rows() * plan.job.model.hidden, width.model) + 4;
+        let mut fixed = bytes(exchanged * plan.stream_elems(), width.model) + 4;
         let mut work = 0;
         let slots = plan.in_flight(stage);
         let apart = tied_apart(plan);

@@ -91,7 +91,7 @@ impl Writer<'_> {
     }
 
     fn activation(&self) -> usize {
-        self.plan.residual_rows() * self.plan.job.model.hidden
+        self.plan.stream_elems()
     }
 
     fn flow(&self, chunk: usize, mb: usize) -> View {
@@ -197,8 +197,12 @@ impl Writer<'_> {
         let depth = self.plan.mesh.pp * self.plan.chunks;
         match pass.what {
             What::Forward if place == 0 => {
-                let into = View { elems: self.plan.rows(), ..self.layout.entry(0, 0, mb, 0) };
+                let into = self.layout.entry(0, 0, mb, self.plan.rows());
                 self.push(Kind::Load { input: Input::Tokens, into }, Stream::Compute, None);
+                if self.plan.job.target() > 0 {
+                    let into = View { offset: into.elems, elems: self.plan.target_rows(), ..into };
+                    self.push(Kind::Load { input: Input::Shifted, into }, Stream::Compute, None);
+                }
             }
             What::Forward => {
                 let into = self.layout.entry(chunk, self.layout.chunks[chunk].start, mb, self.activation());

@@ -32,11 +32,22 @@ pub(super) struct Writer<'a> {
 impl Tape {
     /// The backward pass.
     pub fn backward(&self) -> Backward {
-        let flow = |home| (home == Home::Output).then_some(Use::whole(Value::Flow));
+        let flow = |home| match home {
+            Home::Output => Some(Use::whole(Value::Flow)),
+            Home::SecondOut => Some(Use::whole(Value::SecondFlow)),
+            _ => None,
+        };
         let grads = self.tensors.iter().map(|t| flow(t.home)).collect();
         let mut writer = Writer { tape: self, grads, out: Backward::default() };
         for node in self.nodes.iter().rev() {
             writer.node(node);
+        }
+        for (tensor, declared) in self.tensors.iter().enumerate() {
+            // A stream that the piece has no use for gets no gradient from it.
+            if matches!(declared.home, Home::Input | Home::Second) && writer.grads[tensor].is_none() {
+                let (flow, _) = writer.target(Arg::Tensor(tensor));
+                writer.call(Op::Zero { n: declared.elems }, vec![flow]);
+            }
         }
         writer.out
     }
@@ -85,10 +96,10 @@ impl Writer<'_> {
             return (known, true);
         }
         let declared = &self.tape.tensors[tensor];
-        let value = if declared.home == Home::Input {
-            Value::Flow
-        } else {
-            self.make(format!("d.{}", declared.name), declared.elems)
+        let value = match declared.home {
+            Home::Input => Value::Flow,
+            Home::Second => Value::SecondFlow,
+            _ => self.make(format!("d.{}", declared.name), declared.elems),
         };
         self.grads[tensor] = Some(Use::whole(value));
         (Use::whole(value), false)

@@ -22,6 +22,10 @@ pub struct Local {
     pub microbatch: usize,
     /// Tokens a sequence on the rank.
     pub seq: usize,
+    /// Tokens a sequence of a decoder beside an encoder.
+    pub target: usize,
+    /// Whether a token sees only earlier ones.
+    pub causal: bool,
     /// Ranks of tensor parallelism.
     pub tp: usize,
     /// Whether they share tokens too.
@@ -53,22 +57,43 @@ impl Local {
 
 /// Kinds of layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
-    /// With a dense feed-forward part.
-    Dense,
-    /// With experts.
-    Experts,
+pub struct Kind {
+    /// Of which half of the model.
+    pub half: Half,
+    /// Whether it has experts, and no dense feed-forward part.
+    pub experts: bool,
+}
+
+/// Halves of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Half {
+    /// There is but one.
+    Whole,
+    /// Encoder.
+    Encoder,
+    /// The encoder's last layer, with the norm behind it.
+    EncoderEnd,
+    /// Decoder, which attends to the encoder's output too.
+    Decoder,
 }
 
 impl Model {
     /// The kind of a layer.
     pub fn kind(&self, layer: usize) -> Kind {
-        match self.experts() {
-            Some(e) if layer >= e.dense_layers && (layer - e.dense_layers + 1).is_multiple_of(e.every.max(1)) => {
-                Kind::Experts
-            }
-            _ => Kind::Dense,
-        }
+        let routes =
+            |e: &Experts| layer >= e.dense_layers && (layer - e.dense_layers + 1).is_multiple_of(e.every.max(1));
+        let half = match layer {
+            _ if self.depth() == self.layers => Half::Whole,
+            layer if layer + 1 < self.layers => Half::Encoder,
+            layer if layer < self.layers => Half::EncoderEnd,
+            _ => Half::Decoder,
+        };
+        Kind { half, experts: self.experts().is_some_and(routes) }
+    }
+
+    /// Layers in all: a decoder's beside an encoder's count too.
+    pub fn depth(&self) -> usize {
+        self.layers + self.family.as_ref().and_then(|family| family.decoder_layers).unwrap_or(0)
     }
 
     /// Its experts, if it has some.
@@ -130,18 +155,10 @@ fn split(rows: usize) -> Shard {
 
 impl Tape {
     /// A norm of `x`; the result enters tensor parallelism, with all tokens.
-    fn norm(&mut self, model: &Model, local: Local, names: [&'static str; 4], x: usize) -> usize {
-        let [gain, bias, y, stats] = names;
+    pub(super) fn norm(&mut self, model: &Model, local: Local, names: [&'static str; 4], x: usize) -> usize {
         let (rows, cols) = (local.residual_rows(), model.hidden);
-        let gain = self.param(whole(local, gain, cols, Init::Ones));
-        let mut args = vec![Arg::Tensor(x), Arg::Param(gain)];
-        if model.biased() {
-            args.push(Arg::Param(self.param(whole(local, bias, cols, Init::Zeros))));
-        }
-        let kind = if model.biased() { NormKind::Layer } else { NormKind::Rms };
-        let y = self.tensor(y, rows * cols, CHEAP);
-        args.extend([Arg::Tensor(y), Arg::Tensor(self.tensor(stats, 2 * rows, DEAR))]);
-        self.op(Op::Norm { kind, rows, cols }, args);
+        let y = self.tensor(names[2], rows * cols, CHEAP);
+        self.norm_to(model, local, names, x, y);
         if local.sp {
             let all = self.tensor("gathered", local.rows() * cols, Home::Gathered);
             self.op(Op::Copy { n: rows * cols }, [Arg::Tensor(y), Arg::Part(all, Axis::Tp)]);
@@ -152,6 +169,20 @@ impl Tape {
             self.nodes.push(Node::Enter(y));
         }
         y
+    }
+
+    /// A norm of `x` as `y`.
+    fn norm_to(&mut self, model: &Model, local: Local, names: [&'static str; 4], x: usize, y: usize) {
+        let [gain, bias, _, stats] = names;
+        let (rows, cols) = (local.residual_rows(), model.hidden);
+        let gain = self.param(whole(local, gain, cols, Init::Ones));
+        let mut args = vec![Arg::Tensor(x), Arg::Param(gain)];
+        if model.biased() {
+            args.push(Arg::Param(self.param(whole(local, bias, cols, Init::Zeros))));
+        }
+        let kind = if model.biased() { NormKind::Layer } else { NormKind::Rms };
+        args.extend([Arg::Tensor(y), Arg::Tensor(self.tensor(stats, 2 * rows, DEAR))]);
+        self.op(Op::Norm { kind, rows, cols }, args);
     }
 
     /// `x [rows, k] · Wᵀ`; with a bias where one is named.
@@ -181,7 +212,7 @@ impl Tape {
     }
 
     /// `out = x + y (+ bias)`, after `y` was summed over tensor parallelism.
-    fn residual(&mut self, model: &Model, local: Local, [x, y]: [usize; 2], bias: &'static str, out: usize) {
+    pub(super) fn residual(&mut self, model: &Model, local: Local, [x, y]: [usize; 2], bias: &'static str, out: usize) {
         let y = self.leave(local, y);
         let mut args = vec![Arg::Tensor(x), y];
         if model.biased() {
@@ -201,7 +232,10 @@ impl Tape {
 
 /// Token ids to the first layer's input.
 pub fn embed(model: &Model, local: Local) -> Tape {
-    let (rows, kept, cols, vocab) = (local.rows(), local.residual_rows(), model.hidden, model.vocab / local.tp);
+    // A decoder's tokens follow the encoder's.
+    let beside = local.microbatch * local.target;
+    let (rows, kept) = (local.rows() + beside, local.residual_rows() + beside);
+    let (cols, vocab) = (model.hidden, model.vocab / local.tp);
     let mut tape = Tape::new("embed");
     let ids = tape.tensor("ids", rows, Home::Ids);
     let out = tape.tensor("x", kept * cols, Home::Output);
@@ -224,36 +258,70 @@ pub fn embed(model: &Model, local: Local) -> Tape {
 
 /// One transformer layer.
 pub fn layer(model: &Model, local: Local, kind: Kind) -> Tape {
-    let (kept, h) = (local.residual_rows(), model.hidden);
-    let mut tape = Tape::new(if kind == Kind::Dense { "layer" } else { "expert layer" });
-    let x = tape.tensor("x", kept * h, Home::Input);
-    let names = ["attention.norm.weight", "attention.norm.bias", "normed1", "stats1"];
-    let normed = tape.norm(model, local, names, x);
-    let projected = attention(&mut tape, model, local, normed);
-    if model.parallel_block() && !model.biased() {
-        let fed = feed_forward(&mut tape, model, local, kind, normed);
-        let both = tape.sum("both", model, local, [projected, fed]);
-        let out = tape.tensor("out", kept * h, Home::Output);
-        tape.residual(model, local, [x, both], "", out);
+    let h = model.hidden;
+    let mut tape = Tape::new(if kind.experts { "expert layer" } else { "layer" });
+    let first = tape.tensor("x", local.residual_rows() * h, Home::Input);
+    if kind.half == Half::Whole {
+        let out = tape.tensor("out", local.residual_rows() * h, Home::Output);
+        block(&mut tape, model, local, kind, [first, out], None);
         return tape;
     }
-    let middle = tape.tensor("middle", kept * h, DEAR);
+    let (ours, theirs) = (local.residual_rows() * h, local.microbatch * local.target * h);
+    let second = tape.tensor("y", theirs, Home::Second);
+    let [out, second_out] = [("out", ours, Home::Output), ("out.y", theirs, Home::SecondOut)]
+        .map(|(name, elems, home)| tape.tensor(name, elems, home));
+    if kind.half == Half::Decoder {
+        let local = Local { seq: local.target, causal: true, ..local };
+        block(&mut tape, model, local, kind, [second, second_out], Some(first));
+        tape.op(Op::Copy { n: ours }, [first, out].map(Arg::Tensor));
+        return tape;
+    }
+    let local = Local { causal: false, ..local };
+    if kind.half == Half::EncoderEnd {
+        let last = tape.tensor("last", ours, DEAR);
+        block(&mut tape, model, local, kind, [first, last], None);
+        let names = ["encoder.norm.weight", "encoder.norm.bias", "", "encoder.stats"];
+        // Apart from what it is copied to: when it is made again, the next piece is done with its own.
+        let normed = tape.tensor("encoded", ours, CHEAP);
+        tape.norm_to(model, local, names, last, normed);
+        tape.op(Op::Copy { n: ours }, [normed, out].map(Arg::Tensor));
+    } else {
+        block(&mut tape, model, local, kind, [first, out], None);
+    }
+    tape.op(Op::Copy { n: theirs }, [second, second_out].map(Arg::Tensor));
+    tape
+}
+
+/// Attention, attention to a memory where there is one, and feed-forward part, from `x` to `out`.
+fn block(tape: &mut Tape, model: &Model, local: Local, kind: Kind, [x, out]: [usize; 2], memory: Option<usize>) {
+    let (kept, h) = (local.residual_rows(), model.hidden);
+    let names = ["attention.norm.weight", "attention.norm.bias", "normed1", "stats1"];
+    let normed = tape.norm(model, local, names, x);
+    let projected = attention(tape, model, local, normed);
+    if model.parallel_block() && !model.biased() {
+        let fed = feed_forward(tape, model, local, kind, normed);
+        let both = tape.sum("both", model, local, [projected, fed]);
+        tape.residual(model, local, [x, both], "", out);
+        return;
+    }
+    let mut middle = tape.tensor("middle", kept * h, DEAR);
     tape.residual(model, local, [x, projected], "attention.out.bias", middle);
+    if let Some(memory) = memory {
+        middle = tape.cross_attention(model, local, middle, memory);
+    }
     let normed = if model.parallel_block() {
         normed
     } else {
         let names = ["mlp.norm.weight", "mlp.norm.bias", "normed2", "stats2"];
         tape.norm(model, local, names, middle)
     };
-    let fed = feed_forward(&mut tape, model, local, kind, normed);
-    let out = tape.tensor("out", kept * h, Home::Output);
+    let fed = feed_forward(tape, model, local, kind, normed);
     tape.residual(model, local, [middle, fed], "mlp.down.bias", out);
-    tape
 }
 
 /// The feed-forward part of a layer, or its experts.
 fn feed_forward(tape: &mut Tape, model: &Model, local: Local, kind: Kind, normed: usize) -> usize {
-    let (Kind::Experts, Some(experts)) = (kind, model.experts()) else {
+    let (true, Some(experts)) = (kind.experts, model.experts()) else {
         let names = ["mlp.up.weight", "mlp.up.bias", "mlp.down.weight"];
         return tape.ffn(model, local, names, model.ffn, normed);
     };
@@ -300,7 +368,7 @@ fn usual_attention(tape: &mut Tape, model: &Model, local: Local, normed: usize) 
     let (wide, shard) = (sections.iter().sum(), Shard::Rows { sections });
     let weight = tape.param(matrix("attention.qkv.weight", wide, h, shard.clone(), normal(INIT_STD)));
     let bias = model.biased().then(|| tape.param(vector("attention.qkv.bias", wide, shard, Init::Zeros)));
-    let (batch, seq, causal) = (local.microbatch, local.seq, model.causal());
+    let (batch, seq, causal) = (local.microbatch, local.seq, local.causal);
     let dims = AttentionDims { batch, seq, heads, kv_heads, head_dim: d, causal };
     let qkv = tape.tensor("qkv", rows * dims.qkv_cols(), DEAR);
     tape.linear(normed, [rows, dims.qkv_cols(), h], weight, bias, qkv);
@@ -317,7 +385,8 @@ fn usual_attention(tape: &mut Tape, model: &Model, local: Local, normed: usize) 
 fn context(tape: &mut Tape, dims: AttentionDims, local: Local, [qkv, out, lse]: [usize; 3]) {
     let AttentionDims { batch, seq, heads, kv_heads, head_dim, causal } = dims;
     let blocks = if local.ring { 1 } else { local.cp };
-    let dims = ContextDims { batch, seq, heads, kv_heads, head_dim, causal, cp: local.cp, blocks, hop: 0 };
+    let (stride, cp) = (dims.qkv_cols(), local.cp);
+    let dims = ContextDims { batch, seq, keys: seq, heads, kv_heads, head_dim, stride, causal, cp, blocks, hop: 0 };
     let first = tape.tensor("kv", dims.kv_elems(), Home::Gathered);
     if local.ring {
         let second = tape.tensor("kv.next", dims.kv_elems(), Home::Gathered);
@@ -325,7 +394,7 @@ fn context(tape: &mut Tape, dims: AttentionDims, local: Local, [qkv, out, lse]: 
         return;
     }
     let (rows, cols) = (dims.rows(), 2 * kv_heads * head_dim);
-    let op = Op::Columns { rows, stride: dims.qkv_cols(), first: heads * head_dim, cols, into: false };
+    let op = Op::Columns { rows, stride, first: heads * head_dim, cols, into: false };
     tape.op(op, [Arg::Tensor(qkv), Arg::Part(first, Axis::Cp)]);
     tape.nodes.push(Node::Gather(first, Axis::Cp));
     tape.op(Op::ContextAttention(dims), [qkv, first, out, lse].map(Arg::Tensor));
@@ -338,9 +407,15 @@ pub(super) fn deep(model: &Model) -> f32 {
 
 /// The last layer's output to the loss; `scale` is one over the tokens of a step that have a target.
 pub fn head(model: &Model, local: Local, scale: f32) -> Tape {
-    let (rows, h, vocab) = (local.rows(), model.hidden, model.vocab / local.tp);
+    let (h, vocab) = (model.hidden, model.vocab / local.tp);
     let mut tape = Tape::new("head");
-    let x = tape.tensor("x", local.residual_rows() * h, Home::Input);
+    let mut x = tape.tensor("x", local.residual_rows() * h, Home::Input);
+    let two = local.target > 0;
+    let local = if two { Local { seq: local.target, ..local } } else { local };
+    let rows = local.rows();
+    if two {
+        x = tape.tensor("y", rows * h, Home::Second);
+    }
     let targets = tape.tensor("targets", rows, Home::Targets);
     let loss = tape.tensor("loss", 1, Home::Loss);
     let names = ["final.norm.weight", "final.norm.bias", "normed", "stats"];

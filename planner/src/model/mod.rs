@@ -5,6 +5,7 @@
 //! Invariant: only this folder knows what a transformer is; nothing here knows of stages, schedules or memory.
 
 mod backward;
+mod cross;
 mod decoder;
 mod experts;
 mod latent;
@@ -13,7 +14,7 @@ mod split;
 mod tape;
 
 pub use backward::Backward;
-pub use decoder::{Kind, Local, embed, head, layer};
+pub use decoder::{Half, Kind, Local, embed, head, layer};
 pub use experts::room;
 pub use split::Split;
 pub use tape::{Arg, Home, Node, ParamDecl, Ring, Step, Tape, Tensor, Use, Value};

@@ -22,7 +22,7 @@ impl Ring {
     fn columns(&self, into: bool) -> Op {
         let d = self.dims;
         let cols = 2 * d.kv_heads * d.head_dim;
-        Op::Columns { rows: d.rows(), stride: d.qkv_cols(), first: d.heads * d.head_dim, cols, into }
+        Op::Columns { rows: d.rows(), stride: d.stride, first: d.heads * d.head_dim, cols, into }
     }
 
     /// What holds the block of a hop.

@@ -74,5 +74,5 @@ fn changes(steps: &[Step], value: Value) -> bool {
         Step::Collective(_, _, touched) => *touched == value,
     };
     // The next microbatch's gradient flows in the same place.
-    value == Value::Flow || (matches!(value, Value::Grad(_)) && steps.iter().any(written))
+    matches!(value, Value::Flow | Value::SecondFlow) || (matches!(value, Value::Grad(_)) && steps.iter().any(written))
 }

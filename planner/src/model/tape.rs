@@ -18,6 +18,10 @@ pub enum Home {
     Input,
     /// The activation that enters the next piece.
     Output,
+    /// The second of two streams that enter the piece: a decoder's, beside its encoder's.
+    Second,
+    /// The second of two streams that enter the next piece.
+    SecondOut,
     /// Token ids.
     Ids,
     /// Target ids.
@@ -141,6 +145,8 @@ pub enum Value {
     Held(usize),
     /// The gradient that flows from piece to piece.
     Flow,
+    /// That of the second stream.
+    SecondFlow,
     /// A parameter.
     Weight(usize),
     /// A parameter's gradient.
@@ -203,6 +209,12 @@ impl Tape {
         let args: Vec<Arg> = args.into_iter().collect();
         debug_assert_eq!(args.len(), op.signature().len(), "{op:?}");
         self.nodes.push(Node::Op(op, args));
+    }
+
+    /// The streams that enter the piece.
+    pub fn streams(&self) -> impl Iterator<Item = usize> {
+        let enters = |tensor: &Tensor| matches!(tensor.home, Home::Input | Home::Second | Home::Ids);
+        self.tensors.iter().enumerate().filter(move |(_, tensor)| enters(tensor)).map(|(t, _)| t)
     }
 
     /// Whether a tensor is a ring's own, which its steps fill forward and backward.
