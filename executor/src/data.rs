@@ -180,6 +180,30 @@ fn mixed(x: u64) -> u64 {
     x ^ (x >> 31)
 }
 
+/// Hides `masked` of a sequence's tokens: of these, 80 % become the vocabulary's last token, 10 % any, 10 % stay (Devlin et
+/// al. 2019, §3.1). Only they have a target; the others have none, `u32::MAX`.
+pub fn mask(mut tokens: Vec<u32>, masked: usize, vocab: usize, seed: u64) -> (Vec<u32>, Vec<u32>) {
+    let mut targets = vec![u32::MAX; tokens.len()];
+    let mut places: Vec<usize> = (0..tokens.len()).collect();
+    let mut state = mixed(seed);
+    let mut below = |n: usize| {
+        state = mixed(state);
+        ((u128::from(state) * n as u128) >> 64) as usize
+    };
+    for i in 0..masked.min(tokens.len()) {
+        let left = places.len() - i;
+        places.swap(i, i + below(left));
+        let at = places[i];
+        targets[at] = tokens[at];
+        tokens[at] = match below(10) {
+            0 => below(vocab) as u32,
+            1 => tokens[at],
+            _ => vocab as u32 - 1,
+        };
+    }
+    (tokens, targets)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -288,5 +312,16 @@ mod tests {
     fn where_there_is_no_cargo_registry_the_fallback_is_the_text() {
         assert!(!Corpus::find("some words").bytes.is_empty());
         assert_eq!(Corpus::from_sources(Path::new("/nonexistent"), 10), None);
+    }
+
+    #[test]
+    fn a_fixed_number_of_tokens_is_masked_and_has_targets() {
+        let (tokens, targets) = mask((0..100).collect(), 15, 256, 7);
+        let hidden: Vec<usize> = (0..100).filter(|&i| targets[i] != u32::MAX).collect();
+        assert_eq!(hidden.len(), 15);
+        assert!(hidden.iter().all(|&i| targets[i] == i as u32));
+        assert!((0..100).all(|i| tokens[i] == i as u32 || hidden.contains(&i)));
+        assert!(hidden.iter().filter(|&&i| tokens[i] == 255).count() >= 8);
+        assert_eq!(mask((0..100).collect(), 15, 256, 7), (tokens, targets));
     }
 }

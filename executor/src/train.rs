@@ -29,7 +29,7 @@ use meshwright_hardware::verify::Verified;
 
 use crate::checkpoint::Checkpoints;
 use crate::clock::{Clock, trace};
-use crate::data::Corpus;
+use crate::data::{Corpus, mask};
 use crate::device::{Cpu, Device, Region, StepArgs};
 use crate::error::ExecutorError;
 use crate::init::initial;
@@ -46,9 +46,46 @@ const TRACED: usize = 101;
 /// Gives sample `index` of a step's `0..global_batch`: token ids and targets, `seq` each.
 pub type Source = dyn Fn(usize, usize) -> (Vec<u32>, Vec<u32>) + Send + Sync;
 
-/// Samples of a corpus, in the order of a seed.
-pub fn corpus_source(corpus: Corpus, seed: u64, seq: usize) -> Arc<Source> {
-    Arc::new(move |step, index| corpus.sample(seed, step, index, seq))
+/// What a model learns from text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// To write the next token, of `seq`.
+    Next {
+        /// Tokens a sequence.
+        seq: usize,
+    },
+    /// To guess `masked` of `seq` tokens (Devlin et al. 2019).
+    Masked {
+        /// Tokens a sequence.
+        seq: usize,
+        /// Of these, how many count.
+        masked: usize,
+        /// Tokens there are; the last one masks.
+        vocab: usize,
+    },
+    /// To write the `target` tokens that follow `seq` (Raffel et al. 2020, prefix language modelling).
+    Continue {
+        /// Tokens that are read.
+        seq: usize,
+        /// Tokens that are written.
+        target: usize,
+    },
+}
+
+/// Samples of a corpus for a task, in the order of a seed.
+pub fn corpus_source(corpus: Corpus, seed: u64, task: Task) -> Arc<Source> {
+    Arc::new(move |step, index| match task {
+        Task::Next { seq } => corpus.sample(seed, step, index, seq),
+        Task::Masked { seq, masked, vocab } => {
+            let (tokens, _) = corpus.sample(seed, step, index, seq);
+            mask(tokens, masked, vocab, seed ^ (step as u64) << 32 ^ index as u64)
+        }
+        Task::Continue { seq, target } => {
+            let (mut tokens, _) = corpus.sample(seed, step, index, seq + target);
+            let targets = tokens.split_off(seq);
+            (tokens, targets)
+        }
+    })
 }
 
 /// Bytes a rank held at most.

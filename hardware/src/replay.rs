@@ -20,7 +20,7 @@ pub fn durations(program: &Program, measured: &Trace) -> Durations {
         role: lane.role,
         nanos: partners.alone(program, lane),
     });
-    Durations { lanes: lanes.collect() }
+    Durations { lanes: lanes.collect(), contention: 0.0 }
 }
 
 /// When partners were ready.

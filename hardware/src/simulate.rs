@@ -24,6 +24,9 @@ const AXES: usize = Axis::ALL.len();
 pub struct Durations {
     /// One a stage, or one a rank.
     pub lanes: Vec<LaneDurations>,
+    /// What compute takes longer, of its own time, while a collective runs beside it and takes units and memory bandwidth
+    /// from it; 0 where durations were measured so.
+    pub contention: f64,
 }
 
 /// One lane's durations.
@@ -89,6 +92,8 @@ struct State<'a> {
     spans: Vec<Span>,
     /// End of the last instruction of each stream.
     free: [u64; 2],
+    /// Start and end of the latest collective beside compute.
+    beside: (u64, u64),
     /// By stage and line: ends of sends, in order, and receives so far.
     sent: HashMap<(usize, u32), Vec<u64>>,
     received: HashMap<(usize, u32), usize>,
@@ -108,6 +113,7 @@ struct Meeting {
 struct Simulation<'a> {
     program: &'a Program,
     overlap: bool,
+    contention: f64,
     lanes: Vec<State<'a>>,
     /// The lane of each rank, if it has one.
     lane_of: Vec<Option<usize>>,
@@ -134,6 +140,7 @@ impl<'a> Simulation<'a> {
                 nanos: &given.nanos,
                 spans: Vec::with_capacity(wanted),
                 free: [0; 2],
+                beside: (0, 0),
                 sent: HashMap::new(),
                 received: HashMap::new(),
                 met: [0; AXES],
@@ -145,7 +152,7 @@ impl<'a> Simulation<'a> {
         };
         let groups = Axis::ALL.map(|axis| lanes.iter().map(|lane| group(lane, axis)).collect());
         let meetings = Axis::ALL.map(|_| vec![Vec::new(); lanes.len()]);
-        Ok(Simulation { program, overlap, lanes, lane_of, meetings, groups })
+        Ok(Simulation { program, overlap, contention: durations.contention, lanes, lane_of, meetings, groups })
     }
 
     /// Runs a lane until it must wait for another; lanes it may have freed become ready.
@@ -173,12 +180,29 @@ impl<'a> Simulation<'a> {
                     ready.extend(self.partner(lane, *to));
                     start + duration
                 }
-                Kind::Load { .. } | Kind::Run { .. } | Kind::Free { .. } => start + duration,
+                Kind::Run { .. } => start + self.contended(lane, start, duration),
+                Kind::Load { .. } | Kind::Free { .. } => start + duration,
             };
             let state = &mut self.lanes[lane];
+            if let (Kind::Collective { .. }, 1) = (&instr.kind, stream) {
+                state.beside = (end - duration, end);
+            }
             state.free[stream] = end;
             state.spans.push(Span { start: Nanos(start), end: Nanos(end) });
         }
+    }
+
+    /// How long compute takes that starts beside the latest collective known: instructions stand in the order in which
+    /// they are issued, so what runs beside it was issued before.
+    fn contended(&self, lane: usize, start: u64, duration: u64) -> u64 {
+        let (from, to) = self.lanes[lane].beside;
+        if self.contention == 0.0 || to <= start {
+            return duration;
+        }
+        let alone = from.saturating_sub(start).min(duration);
+        let slowed = (duration - alone) as f64 * (1.0 + self.contention);
+        let together = slowed.min((to - start.max(from)) as f64);
+        duration + (together * self.contention / (1.0 + self.contention)).round() as u64
     }
 
     /// The lane of another stage with the same other coordinates.

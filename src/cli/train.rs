@@ -10,9 +10,10 @@ use clap::Args;
 use meshwright_executor::data::Corpus;
 use meshwright_executor::device::device_info;
 use meshwright_executor::metrics::{MetricsLog, StepMetrics};
-use meshwright_executor::train::{CheckpointConfig, TrainReport, Trainer, corpus_source};
+use meshwright_executor::train::{CheckpointConfig, Task, TrainReport, Trainer, corpus_source};
 use meshwright_hardware::profile::{Cluster, Machine};
 use meshwright_hardware::units::Precision;
+use meshwright_planner::job::{Job, masked};
 use meshwright_planner::lower::lower;
 use meshwright_planner::plan::Plan;
 
@@ -123,6 +124,16 @@ pub fn free_folder(name: &str) -> PathBuf {
     numbered.into_iter().find(|path| !path.exists()).expect("numbers do not end")
 }
 
+/// What a job's model learns: decoders to go on, encoders to guess.
+fn task(job: &Job) -> Task {
+    let seq = job.seq;
+    match job.target() {
+        0 if job.model.causal() => Task::Next { seq },
+        0 => Task::Masked { seq, masked: masked(seq), vocab: job.model.vocab },
+        target => Task::Continue { seq, target },
+    }
+}
+
 /// Trains a plan into a run's folder.
 pub fn train(
     dir: &RunDir,
@@ -135,7 +146,7 @@ pub fn train(
     let lowered = lower(plan)?;
     let declared = lowered.program.roles.iter().map(|role| role.bytes()).max().unwrap_or(0);
     let unigram_entropy = corpus.unigram_entropy();
-    let source = corpus_source(corpus, plan.job.seed, plan.job.seq);
+    let source = corpus_source(corpus, plan.job.seed, task(&plan.job));
     let checkpoints = CheckpointConfig { dir: dir.file("checkpoints"), every: checkpoint_every, keep: 2 };
     let config = train_config(plan, share.threads, Some(checkpoints));
     let mut trainer = Trainer::new(Arc::new(lowered.program), lowered.params, config, source)?;

@@ -155,7 +155,7 @@ pub fn price(program: &Program, cluster: &Cluster, precision: Precision) -> Resu
         let rank = program.mesh.rank(role, 0, 0, 0);
         lanes.push(LaneDurations { rank, role, nanos });
     }
-    Ok(Durations { lanes })
+    Ok(Durations { lanes, contention: prices.device.contention.as_ref().map_or(0.0, |figure| figure.value) })
 }
 
 #[cfg(test)]

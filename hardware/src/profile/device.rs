@@ -39,6 +39,9 @@ pub struct Device {
     pub year: u16,
     /// Whether communication runs beside compute.
     pub overlap: bool,
+    /// What compute takes longer, of its own time, while a collective runs beside it; without it, nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contention: Option<Figure<f64>>,
     /// Memory a program can allocate.
     pub memory: Figure<Bytes>,
     /// Peak of its memory, read and written bytes together.

@@ -36,7 +36,7 @@ fn program(mesh: Mesh, roles: Vec<Vec<Instr>>) -> Program {
 
 fn durations(lanes: &[(Rank, usize, &[u64])]) -> Durations {
     let lane = |&(rank, role, nanos): &(Rank, usize, &[u64])| LaneDurations { rank, role, nanos: nanos.to_vec() };
-    Durations { lanes: lanes.iter().map(lane).collect() }
+    Durations { lanes: lanes.iter().map(lane).collect(), contention: 0.0 }
 }
 
 fn spans(trace: &Trace, lane: usize) -> Vec<(u64, u64)> {
@@ -82,6 +82,16 @@ fn a_collective_starts_with_its_slowest_rank() {
 }
 
 #[test]
+fn compute_beside_a_collective_takes_longer() {
+    let reduce = |waits: &[u32]| Instr { stream: Stream::Comm, ..all_reduce(Axis::Dp, waits) };
+    let program = program(Mesh { dp: 2, ..Mesh::ONE }, vec![vec![run(&[]), reduce(&[0]), run(&[]), run(&[])]]);
+    let contended = Durations { contention: 0.5, ..durations(&[(0, 0, &[10, 60, 20, 100])]) };
+    let trace = simulate(&program, &contended, true, Origin::Predicted).unwrap();
+    // The collective is there from 10 to 70: 20 take 30, and of 100 the first 20 do.
+    assert_eq!(spans(&trace, 0), [(0, 10), (10, 70), (10, 40), (40, 150)]);
+}
+
+#[test]
 fn what_does_not_fit_or_never_ends_is_an_error() {
     let (program, _) = pipeline();
     let short = durations(&[(0, 0, &[10, 4, 10]), (1, 1, &[1, 20, 1, 20])]);
@@ -115,7 +125,7 @@ proptest! {
             own[4] = nanos[first][4];
             LaneDurations { rank, role, nanos: own }
         });
-        let durations = Durations { lanes: lanes.collect() };
+        let durations = Durations { lanes: lanes.collect(), contention: 0.0 };
         let trace = simulate(&program, &durations, overlap, Origin::Measured).unwrap();
         let again = replay::durations(&program, &trace);
         prop_assert_eq!(&again, &durations);
