@@ -26,7 +26,7 @@ fn trainer(dp: usize, threads_per_rank: usize) -> Trainer {
         model,
         optimizer,
     };
-    let stages = vec![Stage { layers: 6, full: 0, selective: 0 }];
+    let stages = vec![Stage { layers: 6, full: 0, selective: 0, offload: 0 }];
     let zero = u8::from(dp > 1);
     let plan = Plan { zero, mesh: Mesh { dp, ..Mesh::ONE }, stages, ..Plan::single(job, 2) };
     let lowered = lower(&plan).expect("the plan is sound");

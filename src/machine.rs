@@ -104,6 +104,7 @@ fn machine(share: Share, curves: BTreeMap<String, Curve>) -> Machine {
         year: 1970 + (since_epoch() / 31_556_952) as u16,
         overlap: false,
         contention: None,
+        host_link: None,
         memory: Figure::new(Bytes(memory), "what the operating system says, shared evenly"),
         memory_bandwidth: Figure::new(ByteRate(bytes), source),
         peak: BTreeMap::from([(Precision::Fp32, Figure::new(FlopRate(flops), source))]),

@@ -98,7 +98,7 @@ fn plan(model: &Model, mesh: Mesh, chunks: usize, microbatch: usize, (full, sele
     let layers = [vec![], vec![4], vec![3, 1], vec![], vec![1; 4]][mesh.pp * chunks].clone();
     let stage = |layers: usize| {
         let full = full.min(layers);
-        Stage { layers, full, selective: selective.min(layers - full) }
+        Stage { layers, full, selective: selective.min(layers - full), offload: 0 }
     };
     Plan {
         mesh,
@@ -211,14 +211,27 @@ fn spread(model: &Model) -> Vec<Plan> {
         Plan { sequence_parallel: true, ..of(mesh(2, 1, 2), 2, 1, 1) },
         Plan { ring: true, ..of(Mesh { cp: 2, ..mesh(2, 1, 1) }, 4, 2, 1) },
         Plan { schedule: Schedule::ZeroBubble, ..of(mesh(2, 2, 1), 2, 1, 1) },
-        Plan { stages: vec![Stage { layers: 4, full: 2, selective: 1 }], ..of(mesh(2, 1, 1), 2, 1, 1) },
+        Plan { stages: vec![Stage { layers: 4, full: 2, selective: 1, offload: 0 }], ..of(mesh(2, 1, 1), 2, 1, 1) },
+    ]
+}
+
+/// Activations on the host.
+fn away(model: &Model) -> Vec<Plan> {
+    let of = |mut plan: Plan, offload: usize| {
+        plan.stages.iter_mut().for_each(|stage| stage.offload = offload.min(stage.layers));
+        plan
+    };
+    vec![
+        of(plan(model, mesh(1, 1, 1), 1, 2, (0, 0)), 3),
+        of(plan(model, mesh(1, 2, 1), 1, 1, (1, 1)), 4),
+        of(Plan { zero: 3, ..plan(model, mesh(2, 2, 1), 2, 1, (0, 0)) }, 1),
     ]
 }
 
 #[test]
 fn gpt2_trains_alike_under_every_plan() {
     let model = model(Dress::Gpt2);
-    all_agree(&model, [classic(&model), interleaved(&model), sharded(&model), tokens(&model)].concat());
+    all_agree(&model, [classic(&model), interleaved(&model), sharded(&model), tokens(&model), away(&model)].concat());
 }
 
 #[test]

@@ -69,6 +69,17 @@ impl Step<'_> {
             Kind::Collective { op, axis, view } => {
                 self.on_host(view, &mut |host| transport.collective(rank, *axis, *op, host))
             }
+            Kind::Move { from, to } => {
+                let mut moved = Vec::new();
+                self.on_host(from, &mut |host| {
+                    moved.extend_from_slice(host);
+                    Ok(())
+                })?;
+                self.on_host(to, &mut |host| {
+                    host.copy_from_slice(&moved);
+                    Ok(())
+                })
+            }
             // Buffers are kept for the whole run.
             Kind::Free { .. } => Ok(()),
         }

@@ -93,6 +93,10 @@ pub(crate) fn accesses(
     match &instr.kind {
         Kind::Load { into: view, .. } | Kind::Recv { view, .. } => each(of(view, false, true)),
         Kind::Send { view, .. } => each(of(view, true, false)),
+        Kind::Move { from, to } => {
+            each(of(from, true, false));
+            each(of(to, false, true));
+        }
         Kind::Collective { view, .. } => each(of(view, true, true)),
         Kind::Run { block, args, .. } => {
             let uses = &uses[*block as usize];

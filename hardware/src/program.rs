@@ -58,6 +58,8 @@ pub enum Lifetime {
     Persistent,
     /// From a write to the `Free` that ends it: activations kept for backward.
     Saved,
+    /// The same in the memory of the host, to and from which only moves lead.
+    Hosted,
     /// Working space: any write may replace any part.
     Scratch,
 }
@@ -238,6 +240,13 @@ pub enum Kind {
         /// The whole vector.
         view: View,
     },
+    /// Copy between the memory of the device and that of the host.
+    Move {
+        /// What.
+        from: View,
+        /// Where to.
+        to: View,
+    },
     /// The contents of saved buffers are no longer needed.
     Free {
         /// Which.
@@ -279,6 +288,7 @@ impl Instr {
             Kind::Send { .. } => "send",
             Kind::Recv { .. } => "recv",
             Kind::Collective { op, axis, .. } => collective_name(*op, *axis),
+            Kind::Move { .. } => "move",
             Kind::Free { .. } => "free",
         }
     }
@@ -287,9 +297,12 @@ impl Instr {
     pub fn phase(&self) -> Option<Phase> {
         match self.kind {
             Kind::Run { phase, .. } => Some(phase),
-            Kind::Load { .. } | Kind::Send { .. } | Kind::Recv { .. } | Kind::Collective { .. } | Kind::Free { .. } => {
-                None
-            }
+            Kind::Load { .. }
+            | Kind::Send { .. }
+            | Kind::Recv { .. }
+            | Kind::Collective { .. }
+            | Kind::Move { .. }
+            | Kind::Free { .. } => None,
         }
     }
 }
@@ -349,9 +362,14 @@ pub struct RankProgram {
 }
 
 impl RankProgram {
-    /// Bytes of all declared buffers.
+    /// Bytes of all declared buffers in the device's memory.
     pub fn bytes(&self) -> u64 {
-        self.buffers.iter().map(Buffer::bytes).sum()
+        self.buffers.iter().filter(|buffer| buffer.lifetime != Lifetime::Hosted).map(Buffer::bytes).sum()
+    }
+
+    /// Bytes of all declared buffers in the host's memory.
+    pub fn hosted_bytes(&self) -> u64 {
+        self.buffers.iter().filter(|buffer| buffer.lifetime == Lifetime::Hosted).map(Buffer::bytes).sum()
     }
 }
 

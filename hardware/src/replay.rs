@@ -51,7 +51,11 @@ impl Partners {
                         group[*ordinal] = group[*ordinal].max(span.start.0);
                         *ordinal += 1;
                     }
-                    Kind::Load { .. } | Kind::Run { .. } | Kind::Recv { .. } | Kind::Free { .. } => {}
+                    Kind::Load { .. }
+                    | Kind::Run { .. }
+                    | Kind::Recv { .. }
+                    | Kind::Move { .. }
+                    | Kind::Free { .. } => {}
                 }
             }
         }
@@ -74,7 +78,9 @@ impl Partners {
                     *ordinal += 1;
                     Some(self.meetings[&(*axis, first(program, lane, *axis))][*ordinal - 1])
                 }
-                Kind::Load { .. } | Kind::Run { .. } | Kind::Send { .. } | Kind::Free { .. } => None,
+                Kind::Load { .. } | Kind::Run { .. } | Kind::Send { .. } | Kind::Move { .. } | Kind::Free { .. } => {
+                    None
+                }
             };
             span.end.0.saturating_sub(span.start.0.max(from.unwrap_or(0)))
         };

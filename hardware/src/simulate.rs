@@ -181,7 +181,7 @@ impl<'a> Simulation<'a> {
                     start + duration
                 }
                 Kind::Run { .. } => start + self.contended(lane, start, duration),
-                Kind::Load { .. } | Kind::Free { .. } => start + duration,
+                Kind::Load { .. } | Kind::Move { .. } | Kind::Free { .. } => start + duration,
             };
             let state = &mut self.lanes[lane];
             if let (Kind::Collective { .. }, 1) = (&instr.kind, stream) {

@@ -56,6 +56,7 @@ mod tests {
             Kind::Recv { from: 0, tag: 0, view: plain },
             Kind::Collective { op: Collective::ReduceScatter, axis: Axis::Dp, view: plain },
             Kind::Free { buffers: vec![0, 1] },
+            Kind::Move { from: view, to: plain },
         ];
         let instr = |(i, kind): (usize, Kind)| Instr {
             kind,

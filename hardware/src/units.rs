@@ -444,6 +444,15 @@ impl Precision {
         }
     }
 
+    /// The format in which weights and activations are kept and sent: matmuls in eight bits and fewer take them rounded from
+    /// bf16 (Micikevicius et al. 2022).
+    pub fn stored(self) -> Precision {
+        match self {
+            Precision::Fp8 | Precision::Fp4 | Precision::Int8 => Precision::Bf16,
+            wide => wide,
+        }
+    }
+
     /// The format's name in files and tables.
     pub fn name(self) -> &'static str {
         match self {

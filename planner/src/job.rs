@@ -220,9 +220,9 @@ impl Job {
             return Err(Fault::new(&format!("optimizer.{key}"), value, "it must be in [0, 1)"));
         }
         match self.precision {
-            Precision::Fp32 | Precision::Tf32 | Precision::Bf16 | Precision::Fp16 => Ok(()),
-            Precision::Fp8 | Precision::Fp4 | Precision::Int8 => {
-                Err(Fault::new("precision", self.precision, "training is modelled in fp32, tf32, bf16 and fp16"))
+            Precision::Fp32 | Precision::Tf32 | Precision::Bf16 | Precision::Fp16 | Precision::Fp8 => Ok(()),
+            Precision::Fp4 | Precision::Int8 => {
+                Err(Fault::new("precision", self.precision, "training is modelled in fp32, tf32, bf16, fp16 and fp8"))
             }
         }
     }

@@ -93,10 +93,10 @@ impl Problem {
         let of = |layers: usize| {
             // For each number of full ones, the fewest selective ones that make the rest fit.
             let timed = (0..=layers).filter_map(|full| {
-                let over = self.stage_bytes(fixed, &Stage { layers, full, selective: 0 }) - self.capacity;
+                let over = self.stage_bytes(fixed, &Stage { layers, full, selective: 0, offload: 0 }) - self.capacity;
                 let selective =
                     if over > 0.0 { (over / (none - selective).max(f64::MIN_POSITIVE)).ceil() } else { 0.0 };
-                let stage = Stage { layers, full, selective: selective as usize };
+                let stage = Stage { layers, full, selective: selective as usize, offload: 0 };
                 let fits = full + stage.selective <= layers && self.stage_bytes(fixed, &stage) <= self.capacity;
                 fits.then(|| Choice { seconds: self.stage_seconds(fixed, &stage), stage })
             });
@@ -196,7 +196,7 @@ mod tests {
             for layers in 1..=left {
                 for full in 0..=layers {
                     for selective in 0..=layers - full {
-                        let stage = Stage { layers, full, selective };
+                        let stage = Stage { layers, full, selective, offload: 0 };
                         if problem.stage_bytes(&fixed, &stage) <= problem.capacity {
                             chosen.push(stage);
                             go(problem, chosen, left - layers, best);

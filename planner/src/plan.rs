@@ -78,6 +78,13 @@ pub struct Stage {
     /// And the next so many recompute selectively.
     #[serde(default)]
     pub selective: usize,
+    /// The first so many keep their activations in the host's memory until backward needs them (Rhu et al. 2016).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub offload: usize,
+}
+
+fn is_zero(n: &usize) -> bool {
+    *n == 0
 }
 
 impl Stage {
@@ -137,7 +144,7 @@ fn is_false(flag: &bool) -> bool {
 impl Plan {
     /// The plan of one rank that trains a job with this microbatch and keeps all activations.
     pub fn single(job: Job, microbatch: usize) -> Plan {
-        let stages = vec![Stage { layers: job.model.depth(), full: 0, selective: 0 }];
+        let stages = vec![Stage { layers: job.model.depth(), full: 0, selective: 0, offload: 0 }];
         Plan {
             microbatch,
             schedule: Schedule::OneFOneB,
@@ -260,6 +267,10 @@ impl Plan {
             text += &format!(", ZeRO-{}", self.zero);
         }
         let (full, selective) = self.stages.iter().fold((0, 0), |(f, s), stage| (f + stage.full, s + stage.selective));
+        let offload: usize = self.stages.iter().map(|stage| stage.offload).sum();
+        if offload > 0 {
+            text += &format!(", activations of {offload} layers on the host");
+        }
         for (count, mode) in [(full, "full"), (selective, "selective")] {
             if count > 0 {
                 text += &format!(", {mode} recompute in {count} of {} layers", self.job.model.depth());
@@ -294,6 +305,10 @@ impl Plan {
             return Err(Fault::new("mesh.pp", pp, problem));
         }
         for (i, stage) in self.stages.iter().enumerate() {
+            if stage.offload > stage.layers || (stage.offload > 0 && self.schedule.splits()) {
+                let problem = "no more than the stage's layers; zb-h1 and dualpipe-v keep all on the device";
+                return Err(Fault::new(&format!("stages[{i}].offload"), stage.offload, problem));
+            }
             if stage.layers == 0 || stage.full + stage.selective > stage.layers {
                 let key = format!("stages[{i}].layers");
                 return Err(Fault::new(

@@ -191,7 +191,7 @@ impl Search<'_> {
 
     /// A candidate whose stages are still to be decided.
     fn plan(&self, mesh: Mesh, microbatch: usize, schedule: Schedule, zero: u8) -> Plan {
-        let stages = vec![Stage { layers: 1, full: 0, selective: 0 }; mesh.pp];
+        let stages = vec![Stage { layers: 1, full: 0, selective: 0, offload: 0 }; mesh.pp];
         Plan { schedule, zero, mesh, stages, ..Plan::single(self.job.clone(), microbatch) }
     }
 

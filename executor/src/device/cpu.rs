@@ -8,7 +8,7 @@
 use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Tensor};
 use meshwright_hardware::mesh::{Coord, Rank};
 use meshwright_hardware::op::{Mode, NormKind, Op, Param, position};
-use meshwright_hardware::program::{Buffer, ELEM_BYTES};
+use meshwright_hardware::program::{Buffer, ELEM_BYTES, Lifetime};
 
 use super::{Device, Region, StepArgs};
 use crate::error::ExecutorError;
@@ -31,6 +31,8 @@ struct Memory {
     /// The first float on a cache line.
     start: *mut f32,
     elems: usize,
+    /// Whether it stands for memory of the host beside that of a device.
+    hosted: bool,
 }
 
 // SAFETY: the pointer leads into the tensor's heap storage, which moves with the tensor and is its alone.
@@ -61,7 +63,7 @@ impl Memory {
         let first = found.ok_or_else(|| candle_core::Error::Msg("no storage".to_owned()))?;
         let skipped = (first.addr() / 4).wrapping_neg() % LINE;
         // SAFETY: fewer than LINE floats on, where at least `elems` are left.
-        Ok(Memory { tensor, start: unsafe { first.add(skipped) }, elems })
+        Ok(Memory { tensor, start: unsafe { first.add(skipped) }, elems, hosted: false })
     }
 }
 
@@ -75,7 +77,9 @@ impl Cpu {
             if u64::from(buffer.width) != ELEM_BYTES {
                 return Err(failed(rank, format!("buffer `{}` is not fp32, all that this device runs", buffer.name)));
             }
-            Memory::zeroed(buffer.elems).map_err(|e| failed(rank, format!("buffer `{}`: {e}", buffer.name)))
+            let memory =
+                Memory::zeroed(buffer.elems).map_err(|e| failed(rank, format!("buffer `{}`: {e}", buffer.name)))?;
+            Ok(Memory { hosted: buffer.lifetime == Lifetime::Hosted, ..memory })
         };
         let memory = buffers.iter().map(allocate).collect::<Result<_, _>>()?;
         Ok(Cpu { rank, memory, team: Team::new(threads) })
@@ -145,7 +149,7 @@ impl Device for Cpu {
     }
 
     fn buffer_bytes(&self) -> u64 {
-        self.memory.iter().map(|memory| 4 * memory.tensor.elem_count() as u64).sum()
+        self.memory.iter().filter(|memory| !memory.hosted).map(|memory| 4 * memory.tensor.elem_count() as u64).sum()
     }
 
     fn scratch_bytes(&self) -> u64 {
@@ -324,7 +328,6 @@ mod tests {
     use super::*;
     use crate::kernels::AdamW;
     use meshwright_hardware::mesh::{Axis, Mesh};
-    use meshwright_hardware::program::Lifetime;
 
     const ORIGIN: Coord = Coord::FIRST;
 

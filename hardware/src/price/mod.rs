@@ -15,7 +15,7 @@ use std::collections::HashMap;
 
 use crate::mesh::{Axis, Mesh};
 use crate::op::Op;
-use crate::profile::{Cluster, Device};
+use crate::profile::{Cluster, Device, DeviceKind};
 use crate::program::{Block, Collective, ELEM_BYTES, Kind, Program};
 use crate::simulate::{Durations, LaneDurations, SimulateError};
 use crate::topology::{Topology, TopologyError};
@@ -43,6 +43,14 @@ pub enum PriceError {
         ranks: usize,
         /// Devices of the cluster.
         devices: usize,
+    },
+    /// Nothing is known of the way to the host's memory.
+    #[error(
+        "`{device}` has no `host_link`, over which the plan moves activations; give its profile one, or offload none"
+    )]
+    NoHostLink {
+        /// The device.
+        device: String,
     },
     /// Two ranks have no way to each other.
     #[error(transparent)]
@@ -117,13 +125,24 @@ impl<'a> Prices<'a> {
         Ok(collective::p2p(bytes, &path) + self.device.launch.value)
     }
 
+    /// The time of a copy between the device's memory and the host's.
+    fn moved(&self, bytes: Bytes) -> Result<Seconds, PriceError> {
+        let bytes = self.narrowed(bytes);
+        match (&self.device.host_link, self.device.kind) {
+            (Some(link), _) => Ok(bytes / link.value + self.device.launch.value),
+            // A processor's own memory is the host's.
+            (None, DeviceKind::Cpu) => Ok(stream(self.device, 2.0 * bytes.0 as f64)),
+            (None, _) => Err(PriceError::NoHostLink { device: self.device.name.clone() }),
+        }
+    }
+
     fn load(&self, elems: usize) -> Seconds {
         let bytes = (elems as u64 * ELEM_BYTES) as f64;
         self.device.curves.get("load").map_or(self.device.launch.value, |curve| curve.time(&[elems as f64], bytes))
     }
 
     fn narrowed(&self, bytes: Bytes) -> Bytes {
-        Bytes(bytes.0 * self.precision.bytes() / ELEM_BYTES)
+        Bytes(bytes.0 * self.precision.stored().bytes() / ELEM_BYTES)
     }
 }
 
@@ -148,6 +167,7 @@ pub fn price(program: &Program, cluster: &Cluster, precision: Precision) -> Resu
                         None => *known.entry(key).or_insert(prices.collective(*op, *axis, Bytes(view.bytes()))?),
                     }
                 }
+                Kind::Move { from, .. } => prices.moved(Bytes(from.bytes()))?,
                 Kind::Free { .. } => Seconds(0.0),
             };
             nanos.push(seconds.nanos().0);

@@ -54,6 +54,9 @@ pub fn op_time(device: &Device, op: &Op, precision: Precision) -> Result<Seconds
     let bytes = (op.bytes() * element_bytes(op, precision) / ELEM_BYTES) as f64;
     let moved = stream(device, bytes).0;
     let computed = if op.is_matrix() {
+        // Attention stays in the stored format, whatever matmuls run in.
+        let linear = matches!(op, Op::Matmul { .. } | Op::ExpertMatmul { .. });
+        let precision = if linear { precision } else { precision.stored() };
         let no_peak = || PriceError::NoPeak { device: device.name.clone(), precision };
         let peak = device.peak_in(precision).ok_or_else(no_peak)?;
         match *op {
@@ -78,5 +81,5 @@ pub fn stream(device: &Device, bytes: f64) -> Seconds {
 /// Bytes an element that an op moves: optimizer state and sums of gradients stay in fp32.
 fn element_bytes(op: &Op, precision: Precision) -> u64 {
     let state = matches!(op, Op::AdamW { .. } | Op::SquaredNorm { .. } | Op::Accumulate { .. } | Op::Zero { .. });
-    if state { ELEM_BYTES } else { precision.bytes() }
+    if state { ELEM_BYTES } else { precision.stored().bytes() }
 }

@@ -51,6 +51,9 @@ pub struct Device {
     pub peak: BTreeMap<Precision, Figure<FlopRate>>,
     /// Fixed cost of a kernel.
     pub launch: Figure<Seconds>,
+    /// What a copy to or from the host's memory reaches, each way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_link: Option<Figure<ByteRate>>,
     /// Board power limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub power: Option<Figure<Watts>>,

@@ -157,8 +157,12 @@ fn parse_kind(words: &[&str], args: &str) -> Result<Kind, String> {
         ["send", ..] => Ok(Kind::Send { to: field(words, "to")?, tag: field(words, "tag")?, view: view()? }),
         ["recv", ..] => Ok(Kind::Recv { from: field(words, "from")?, tag: field(words, "tag")?, view: view()? }),
         ["collective", op, axis] => Ok(Kind::Collective { op: word(op)?, axis: word(axis)?, view: view()? }),
+        ["move"] => match views()?[..] {
+            [from, to] => Ok(Kind::Move { from, to }),
+            _ => Err(format!("expected two views, not `{}`", args.trim())),
+        },
         ["free"] => Ok(Kind::Free { buffers: args.split_whitespace().map(number).collect::<Result<_, _>>()? }),
-        other => Err(format!("`{}` is none of load, run, send, recv, collective, free", other.join(" "))),
+        other => Err(format!("`{}` is none of load, run, send, recv, collective, move, free", other.join(" "))),
     }
 }
 

@@ -60,6 +60,7 @@ fn print_kind(text: &mut String, kind: &Kind) {
         Kind::Collective { op, axis, view } => {
             put(text, format_args!("collective {} {} :{}", word(op), axis.name(), views(&[*view])));
         }
+        Kind::Move { from, to } => put(text, format_args!("move :{}", views(&[*from, *to]))),
         Kind::Free { buffers } => {
             text.push_str("free :");
             buffers.iter().for_each(|buffer| put(text, format_args!(" {buffer}")));

@@ -35,7 +35,9 @@ pub(super) fn check(program: &Program) -> Result<(), VerifyError> {
                 return Err(at(program, stage, index, fault));
             }
         }
-        let saved = |(_, buffer): &(usize, &crate::program::Buffer)| buffer.lifetime == Lifetime::Saved;
+        let saved = |(_, buffer): &(usize, &crate::program::Buffer)| {
+            matches!(buffer.lifetime, Lifetime::Saved | Lifetime::Hosted)
+        };
         let kept = role.buffers.iter().enumerate().filter(saved).find(|(number, _)| tracker.holds(*number));
         if let Some((_, buffer)) = kept {
             let fault = Fault::Kept { buffer: buffer.name.clone() };

@@ -62,7 +62,7 @@ fn step(program: &Program, all: &mut [Stage], stage: usize) -> Result<bool, Veri
             all[stage].meeting = Some((*op, view.elems));
             return Ok(false);
         }
-        Kind::Collective { .. } | Kind::Load { .. } | Kind::Run { .. } | Kind::Free { .. } => {}
+        Kind::Collective { .. } | Kind::Load { .. } | Kind::Run { .. } | Kind::Move { .. } | Kind::Free { .. } => {}
     }
     all[stage].next += 1;
     Ok(true)

@@ -96,10 +96,18 @@ fn check_instr(program: &Program, stage: usize, kind: &Kind, apart: &[Vec<Apart>
             }
             Ok(())
         }
+        Kind::Move { from, to } => {
+            view(from)?;
+            view(to)?;
+            if from.elems != to.elems {
+                return Err(Fault::Size { name: "to".to_owned(), wanted: from.elems, given: to.elems });
+            }
+            Ok(())
+        }
         Kind::Free { buffers: freed } => freed.iter().try_for_each(|&buffer| {
             let declared = known("buffer", buffers, buffer)?;
             match declared.lifetime {
-                Lifetime::Saved => Ok(()),
+                Lifetime::Saved | Lifetime::Hosted => Ok(()),
                 Lifetime::Persistent | Lifetime::Scratch => {
                     Err(Fault::Free { buffer: declared.name.clone(), why: "only saved ones are" })
                 }

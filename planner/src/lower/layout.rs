@@ -114,6 +114,8 @@ pub type Place = (u32, usize);
 /// One stage's buffers.
 #[derive(Clone, Debug)]
 pub struct Layout {
+    /// Which stage.
+    stage: usize,
     /// All, by number.
     pub buffers: Vec<Buffer>,
     /// The stage's pieces, chunk after chunk.
@@ -128,6 +130,10 @@ pub struct Layout {
     pub tied: Option<usize>,
     /// By piece: saved buffers, taken in turns by microbatches.
     pub slots: Vec<Vec<u32>>,
+    /// By piece whose activations go to the host: where they are between, in turns, and where backward finds them again.
+    pub hosted: Vec<Option<(Vec<u32>, u32)>>,
+    /// Whether a backward pass is being written: it finds offloaded activations elsewhere.
+    pub backward: bool,
     /// By piece: what backward leaves for the pass of weights, in turns.
     pub held: Vec<Vec<u32>>,
     /// By chunk: gradients that flow from piece to piece, in turns.
@@ -168,7 +174,7 @@ pub struct Widths {
 impl Widths {
     /// Of a format: mixed precision keeps sums and state in fp32 (Micikevicius et al. 2018).
     pub fn of(precision: Precision) -> Widths {
-        Widths { model: precision.bytes() as u8, state: 4 }
+        Widths { model: precision.stored().bytes() as u8, state: 4 }
     }
 
     /// Whether fp32 weights are kept beside narrower ones.
@@ -231,6 +237,7 @@ impl Layout {
     /// The layout of a stage that runs `actions`.
     pub fn of(plan: &Plan, pieces: &Pieces, stage: usize, actions: &[Action]) -> Layout {
         let mut layout = Layout {
+            stage,
             buffers: Vec::new(),
             pieces: Vec::new(),
             chunks: Vec::new(),
@@ -238,6 +245,8 @@ impl Layout {
             banks_of: Vec::new(),
             tied: None,
             slots: Vec::new(),
+            hosted: Vec::new(),
+            backward: false,
             held: Vec::new(),
             flow: Vec::new(),
             out: Vec::new(),
@@ -289,9 +298,21 @@ impl Layout {
             let name = |turn| format!("{what}.{turn}.{}", at.name());
             (0..count).map(|turn| layout.declare(&name(turn), elems, Lifetime::Saved, width)).collect()
         };
+        let pool = self.add_pool(plan, pieces, chunk, width);
         for index in self.chunks[chunk].clone() {
             let at = self.pieces[index];
             let piece = at.piece(plan, pieces);
+            if let Some(&[forward, back]) = pool.get(&index) {
+                let name = |turn| format!("host.{turn}.{}", at.name());
+                let between = (0..slots)
+                    .map(|turn| self.declare(&name(turn), piece.slot_elems, Lifetime::Hosted, width.model))
+                    .collect();
+                self.slots.push(vec![forward]);
+                self.hosted.push(Some((between, back)));
+                self.held.push(Vec::new());
+                continue;
+            }
+            self.hosted.push(None);
             let elem = if at == At::Embed { 4 } else { width.model };
             let saved = declare(self, "slot", slots, at, piece.slot_elems, elem);
             self.slots.push(saved);
@@ -299,6 +320,24 @@ impl Layout {
             let left = declare(self, "held", held, at, piece.held_elems, width.model);
             self.held.push(left);
         }
+    }
+
+    /// By piece of a chunk whose activations go to the host: where they are made and where backward finds them. Neighbours
+    /// take turns with two of each, so that one can be on its way while the other is in use.
+    fn add_pool(&mut self, plan: &Plan, pieces: &Pieces, chunk: usize, width: Widths) -> HashMap<usize, [u32; 2]> {
+        let place = plan.place(self.stage, chunk);
+        let layers = self.chunks[chunk].clone().filter(|&index| self.pieces[index].layer().is_some());
+        let away: Vec<usize> = layers.take(plan.stages[place].offload).collect();
+        let most = away.iter().map(|&index| self.pieces[index].piece(plan, pieces).slot_elems).max().unwrap_or(0);
+        let mut pool = Vec::new();
+        for turn in 0..away.len().min(2) {
+            pool.push(
+                ["forward", "backward"].map(|what| {
+                    self.declare(&format!("pool.{chunk}.{what}.{turn}"), most, Lifetime::Saved, width.model)
+                }),
+            );
+        }
+        away.into_iter().enumerate().map(|(i, index)| (index, pool[i % 2])).collect()
     }
 
     /// Buffers for what a chunk takes from others and gives to them.
@@ -422,7 +461,10 @@ impl Layout {
     ) -> View {
         let whole = |buffer, offset| View { buffer, offset, elems, shard: None };
         let turn = |all: &[u32]| all[mb % all.len()];
-        let slot = || turn(&self.slots[index]);
+        let slot = || match &self.hosted[index] {
+            Some((_, back)) if self.backward => *back,
+            _ => turn(&self.slots[index]),
+        };
         // A pass that does not leave a value for later has it in working memory.
         let inside = |value: Value| match (work.get(&value), piece.held.get(&value)) {
             (Some(&start), _) => whole(self.work, start),

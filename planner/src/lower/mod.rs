@@ -7,6 +7,7 @@
 //!
 //! Invariant: equal plans give equal programs.
 
+mod away;
 mod code;
 mod layout;
 mod pass;
@@ -66,11 +67,14 @@ mod tests {
                     [(Schedule::OneFOneB, 0, Precision::Fp32), (Schedule::GPipe, 1, Precision::Bf16)]
                 {
                     let stages = match pp {
-                        1 => vec![Stage { layers: 4, full: 1, selective: 2 }],
+                        1 => vec![Stage { layers: 4, full: 1, selective: 2, offload: 0 }],
                         2 => {
-                            vec![Stage { layers: 3, full: 1, selective: 1 }, Stage { layers: 1, full: 0, selective: 0 }]
+                            vec![
+                                Stage { layers: 3, full: 1, selective: 1, offload: 0 },
+                                Stage { layers: 1, full: 0, selective: 0, offload: 0 },
+                            ]
                         }
-                        _ => vec![Stage { layers: 1, full: 0, selective: 1 }; 4],
+                        _ => vec![Stage { layers: 1, full: 0, selective: 1, offload: 0 }; 4],
                     };
                     let job = crate::job::Job { precision, ..tiny_job(tiny_model(dress)) };
                     let plan =

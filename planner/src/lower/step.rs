@@ -31,6 +31,7 @@ pub fn role(
 ) -> RankProgram {
     let list = passes(plan, pieces, &layout, actions);
     let mut writer = Writer {
+        fetched: None,
         plan,
         pieces,
         layout,
@@ -61,6 +62,8 @@ pub(super) struct Writer<'a> {
     instrs: Vec<Instr>,
     /// The microbatch that instructions serve.
     pub(super) mb: Option<usize>,
+    /// The piece whose activations were fetched from the host beforehand.
+    pub(super) fetched: Option<usize>,
     /// The piece whose weights each gathering bucket holds.
     pub(super) loaded: [Option<usize>; 2],
     /// The piece whose scattered gradients are still to be added up, and their bucket.
@@ -158,11 +161,17 @@ impl Writer<'_> {
         let pieces = self.pieces;
         let piece = self.layout.pieces[index].piece(self.plan, pieces);
         match pass.what {
-            What::Forward => self.code(index, &piece.forward, mb),
+            What::Forward => {
+                self.code(index, &piece.forward, mb);
+                self.send_away(index, mb, layer);
+            }
             What::Backward => {
+                self.fetch(pass, after);
+                self.layout.backward = true;
                 self.room_for_grads(index, layer);
                 self.code(index, &piece.backward, mb);
                 self.scatter_grads(index, layer);
+                self.layout.backward = false;
             }
             What::Weights => self.code(index, &piece.weights, mb),
         }
@@ -170,7 +179,8 @@ impl Writer<'_> {
             let held = &self.layout.held[index];
             let held = (!held.is_empty()).then(|| held[mb % held.len()]);
             let slots = &self.layout.slots[index];
-            let buffers = [slots[mb % slots.len()]].into_iter().chain(held).collect();
+            let slot = self.layout.hosted[index].as_ref().map_or(slots[mb % slots.len()], |(_, back)| *back);
+            let buffers = [slot].into_iter().chain(held).collect();
             self.push(Kind::Free { buffers }, Stream::Compute, layer);
         }
         if pass.done {

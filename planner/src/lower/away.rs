@@ -1,0 +1,48 @@
+//! Activations that wait for backward in the host's memory.
+//!
+//! In: a stage's [`Writer`]. Out: moves away after forward, and back before backward: the next piece's beside this one's
+//! kernels.
+//!
+//! Invariant: what was moved is freed where it was on the stream that moved it, so that kernels wait for it only where they
+//! need the place.
+
+use meshwright_hardware::program::{Kind, Stream, View};
+
+use super::pass::{Pass, What};
+use super::step::Writer;
+
+impl Writer<'_> {
+    /// After its forward pass: a piece's activations, to the host.
+    pub(super) fn send_away(&mut self, index: usize, mb: usize, layer: Option<u32>) {
+        let Some((between, _)) = self.layout.hosted[index].clone() else { return };
+        let here = self.layout.slots[index][0];
+        self.carry(here, between[mb % between.len()], layer);
+    }
+
+    /// Before its backward pass: a piece's activations, fetched now or before, and those of the next piece, beside it.
+    pub(super) fn fetch(&mut self, pass: &Pass, after: &[Pass]) {
+        if self.fetched.take() != Some(pass.index) {
+            self.fetch_one(pass.index, pass.mb);
+        }
+        let next =
+            after.first().filter(|next| next.what == What::Backward && (next.chunk, next.mb) == (pass.chunk, pass.mb));
+        if let Some(next) = next.filter(|next| self.layout.hosted[next.index].is_some()) {
+            self.fetch_one(next.index, next.mb);
+            self.fetched = Some(next.index);
+        }
+    }
+
+    fn fetch_one(&mut self, index: usize, mb: usize) {
+        let Some((between, back)) = self.layout.hosted[index].clone() else { return };
+        let layer = self.layout.pieces[index].layer();
+        self.carry(between[mb % between.len()], back, layer);
+    }
+
+    /// Moves as much as the smaller buffer holds, and frees where it was.
+    fn carry(&mut self, from: u32, to: u32, layer: Option<u32>) {
+        let elems = self.all(from).elems.min(self.all(to).elems);
+        let view = |buffer| View { buffer, offset: 0, elems, shard: None };
+        self.push(Kind::Move { from: view(from), to: view(to) }, Stream::Comm, layer);
+        self.push(Kind::Free { buffers: vec![from] }, Stream::Comm, layer);
+    }
+}
