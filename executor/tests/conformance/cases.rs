@@ -1,0 +1,159 @@
+//! Which ops are run: edges by hand, and dims drawn from fixed seeds.
+//!
+//! In: nothing. Out: ops, with sizes that are no multiple of any tile, single rows, long sequences, shards.
+//!
+//! Invariant: the same cases in every run.
+
+use meshwright_hardware::op::{ActivationKind, AttentionDims, Layout, NormKind, Op};
+
+use crate::suite::Random;
+
+/// All of them.
+pub fn all() -> Vec<Op> {
+    let groups =
+        [embeddings(), positions(), norms(), matmuls(), attention(), activations(), sums(), losses(), optimizers()];
+    groups.concat()
+}
+
+/// Rows and columns: edges, then some drawn.
+fn shapes(seed: u64) -> Vec<(usize, usize)> {
+    let mut random = Random::new(seed);
+    let mut shapes = vec![(1, 1), (1, 67), (3, 256), (130, 2), (65, 129), (2, 1500), (517, 33)];
+    shapes.extend((0..4).map(|_| (random.from(1, 150), random.from(1, 300))));
+    shapes
+}
+
+/// Gathered and scattered rows of whole and split tables.
+pub fn embeddings() -> Vec<Op> {
+    let mut random = Random::new(1);
+    let mut ops = Vec::new();
+    for (i, (rows, cols)) in shapes(1).into_iter().enumerate() {
+        let (vocab, shards) = ([1, 7, 300][i % 3], [1, 2, 4][random.from(0, 2)]);
+        ops.extend([Op::Embed { rows, cols, vocab, shards }, Op::EmbedGrad { rows, cols, vocab, shards }]);
+    }
+    ops
+}
+
+/// Learned and rotary positions.
+pub fn positions() -> Vec<Op> {
+    let mut random = Random::new(2);
+    let mut ops = Vec::new();
+    for (rows, cols) in shapes(2) {
+        let seq = random.from(1, rows);
+        ops.extend([Op::Positions { rows, seq, cols }, Op::PositionsGrad { rows, seq, cols }]);
+    }
+    for (rows, seq, heads, head_dim, rest) in
+        [(1, 1, 1, 2, 0), (9, 3, 3, 6, 5), (2100, 2100, 1, 16, 0), (70, 35, 5, 64, 128), (6, 4, 2, 128, 1)]
+    {
+        let stride = heads * head_dim + rest;
+        for (theta, inverse) in [(1e4, false), (5e5, true)] {
+            ops.push(Op::Rope { rows, seq, stride, heads, head_dim, theta, inverse });
+        }
+    }
+    ops
+}
+
+/// Both norms, and their gradients written and added.
+pub fn norms() -> Vec<Op> {
+    let mut ops = Vec::new();
+    // Of narrower rows' gradients, cancellation leaves little but rounding errors.
+    for (rows, cols) in shapes(3).into_iter().map(|(rows, cols)| (rows, cols.max(7))) {
+        for kind in [NormKind::Layer, NormKind::Rms] {
+            ops.push(Op::Norm { kind, rows, cols });
+            ops.extend([false, true].map(|accumulate| Op::NormGrad { kind, rows, cols, accumulate }));
+        }
+    }
+    ops
+}
+
+/// Every layout with and without a bias and what was there.
+pub fn matmuls() -> Vec<Op> {
+    let mut random = Random::new(4);
+    let mut sizes =
+        vec![(1, 1, 1), (1, 70, 33), (64, 64, 64), (65, 1, 129), (128, 192, 16), (3, 200, 515), (131, 67, 9)];
+    sizes.extend((0..4).map(|_| (random.from(1, 140), random.from(1, 140), random.from(1, 140))));
+    let mut ops = Vec::new();
+    for (m, n, k) in sizes {
+        for layout in [Layout::Nt, Layout::Nn, Layout::Tn] {
+            for (bias, accumulate) in [(false, false), (false, true), (true, false), (true, true)] {
+                ops.push(Op::Matmul { layout, m, n, k, bias, accumulate });
+            }
+        }
+    }
+    ops
+}
+
+/// Single tokens, long sequences, grouped heads, odd widths; causal and not.
+pub fn attention() -> Vec<Op> {
+    let mut random = Random::new(5);
+    // Sequences, tokens, query heads, key/value heads, width.
+    let mut sizes = vec![
+        (1, 1, 1, 1, 1),
+        (1, 1, 2, 1, 64),
+        (2, 32, 2, 2, 32),
+        (1, 33, 4, 2, 64),
+        (3, 65, 6, 2, 16),
+        (1, 129, 2, 1, 128),
+        (1, 600, 1, 1, 20),
+        (2, 40, 8, 1, 5),
+        (1, 45, 1, 1, 256),
+        (1, 70, 3, 3, 80),
+    ];
+    sizes.extend((0..3).map(|_| {
+        let kv = random.from(1, 3);
+        (random.from(1, 3), random.from(1, 100), kv * random.from(1, 3), kv, 4 * random.from(1, 24))
+    }));
+    let mut ops = Vec::new();
+    for (batch, seq, heads, kv_heads, head_dim) in sizes {
+        for causal in [false, true] {
+            let dims = AttentionDims { batch, seq, heads, kv_heads, head_dim, causal };
+            ops.extend([Op::Attention(dims), Op::AttentionGrad(dims)]);
+        }
+    }
+    ops
+}
+
+/// GELU and SwiGLU.
+pub fn activations() -> Vec<Op> {
+    let mut ops = Vec::new();
+    for (rows, cols) in shapes(6) {
+        for kind in [ActivationKind::Gelu, ActivationKind::SwiGlu] {
+            ops.extend([Op::Activation { kind, rows, cols }, Op::ActivationGrad { kind, rows, cols }]);
+        }
+    }
+    ops
+}
+
+/// Residuals, biases, whole vectors.
+pub fn sums() -> Vec<Op> {
+    let mut ops = Vec::new();
+    for (rows, cols) in shapes(7) {
+        ops.push(Op::BiasGrad { rows, cols });
+        ops.extend([false, true].map(|bias| Op::Add { rows, cols, bias }));
+    }
+    for n in [1, 255, 257, 70_001] {
+        ops.extend([Op::Zero { n }, Op::Accumulate { n }]);
+    }
+    ops
+}
+
+/// Whole and split vocabularies.
+pub fn losses() -> Vec<Op> {
+    let mut random = Random::new(8);
+    let mut ops = Vec::new();
+    for (rows, vocab) in shapes(8) {
+        let (shards, scale) = ([1, 2, 4][random.from(0, 2)], [1.0, 1.0 / rows as f32][random.from(0, 1)]);
+        ops.extend([Op::LossStats { rows, vocab, shards }, Op::Loss { rows, vocab, shards, scale }]);
+    }
+    ops
+}
+
+/// Norms and updates of vectors and their shards, decayed in part, with and without fp32 masters.
+pub fn optimizers() -> Vec<Op> {
+    let mut ops = Vec::new();
+    for (n, shards, edge) in [(1, 1, 1), (255, 1, 100), (300, 2, 450), (1000, 4, 900), (70_001, 1, 35_000)] {
+        ops.extend([1, 4].map(|copies| Op::SquaredNorm { n, whole: edge, copies, shards }));
+        ops.extend([false, true].map(|master| Op::AdamW { n, decayed: edge, shards, master }));
+    }
+    ops
+}
