@@ -93,6 +93,15 @@ fn cpu(rank: Rank, buffers: &[Buffer]) -> Result<Box<dyn Device>, ExecutorError>
 
 conformance!(cpu, crate::cpu);
 
+/// The best adapter; a machine without one has a software one from Mesa's Vulkan drivers, which `scripts/test` installs.
+#[cfg(feature = "wgpu")]
+fn wgpu(rank: Rank, buffers: &[Buffer]) -> Result<Box<dyn Device>, ExecutorError> {
+    Ok(Box::new(meshwright_executor::device::Wgpu::new(rank, buffers, 0)?))
+}
+
+#[cfg(feature = "wgpu")]
+conformance!(wgpu, crate::wgpu);
+
 #[test]
 fn cases_cover_every_class_that_is_calibrated() {
     let classes = |ops: Vec<meshwright_hardware::op::Op>| -> std::collections::BTreeSet<&str> {

@@ -1,0 +1,219 @@
+//! Each op as calls of kernels.
+//!
+//! In: an op and its regions, checked. Out: recorded calls.
+//!
+//! Invariant: how sums are cut into parts depends on the dims alone.
+
+use meshwright_hardware::mesh::Coord;
+use meshwright_hardware::op::{ActivationKind, AttentionDims, Layout, NormKind, Op};
+
+use super::memory::{Memory, Slice};
+use super::pipeline::{self as kernels, Call, Kernel};
+use super::{Region, StepArgs, Wgpu};
+use crate::device::check::shard;
+
+/// Threads of a workgroup, but for attention's.
+const WIDTH: usize = 256;
+/// Rows and columns of a matmul's tile.
+const TILE: usize = 64;
+/// Tokens of attention's tile, and columns of a chunk of a head.
+const CHUNK: usize = 32;
+/// Threads of attention's workgroups.
+const FEW: usize = 64;
+/// Chunks that attention's kernels can hold.
+const MOST_CHUNKS: usize = 8;
+/// At most so many partial sums over rows, of so many rows at least.
+const BLOCKS: (usize, usize) = (64, 16);
+/// At most so many partial sums over a vector, of so many elements at least.
+const PARTS: (usize, usize) = (1024, 4096);
+
+fn call(kernel: Kernel, args: &[&Slice], dims: &[usize], groups: usize) -> Call {
+    let args = args.iter().map(|&arg| arg.clone()).collect();
+    Call { kernel, args, dims: dims.to_vec(), numbers: Vec::new(), groups, chunks: None }
+}
+
+/// A thread each of `dims[0]` elements.
+fn each(kernel: Kernel, args: &[&Slice], dims: &[usize]) -> Call {
+    call(kernel, args, dims, dims[0].div_ceil(WIDTH))
+}
+
+impl Wgpu {
+    /// Records `op` on regions that passed [`crate::device::check::check`].
+    pub(super) fn record_op(&mut self, op: &Op, regions: &[Region], at: Coord, step: &StepArgs) -> Result<(), String> {
+        let args = regions.iter().map(|&region| self.slice(region)).collect::<Result<Vec<_>, _>>()?;
+        let x = &args[..];
+        let last = x.len() - 1;
+        match *op {
+            Op::Embed { rows, cols, vocab, shards } => {
+                let first = shard(shards, at.tp) * vocab;
+                self.record(each(kernels::EMBEDDING, &[&x[0], &x[1], &x[2]], &[rows * cols, cols, vocab, first]))
+            }
+            Op::EmbedGrad { rows, cols, vocab, shards } => {
+                let (first, blocks) = (shard(shards, at.tp) * vocab, cols.div_ceil(WIDTH));
+                let dims = [rows, cols, vocab, first, blocks];
+                self.record(call(kernels::EMBEDDING_GRAD, &[&x[0], &x[1], &x[2]], &dims, rows * blocks))
+            }
+            Op::Positions { rows, seq, cols } => {
+                self.record(each(kernels::POSITIONS, &[&x[0], &x[1]], &[rows * cols, cols, seq]))
+            }
+            Op::PositionsGrad { rows, seq, cols } => {
+                self.record(each(kernels::POSITIONS_GRAD, &[&x[0], &x[1]], &[seq * cols, rows * cols]))
+            }
+            Op::Norm { kind, rows, cols } => {
+                let layer = usize::from(kind == NormKind::Layer);
+                let bias = if layer == 1 { &x[2] } else { &x[1] };
+                let args = [&x[0], &x[1], bias, &x[last - 1], &x[last]];
+                self.record(call(kernels::NORMALISE, &args, &[rows, cols, layer], rows))
+            }
+            Op::NormGrad { kind, rows, cols, accumulate } => self.norm_grad(kind, rows, cols, accumulate, x),
+            Op::Matmul { layout, m, n, k, bias, accumulate } => {
+                let layout = match layout {
+                    Layout::Nt => 0,
+                    Layout::Nn => 1,
+                    Layout::Tn => 2,
+                };
+                let (across, down) = (n.div_ceil(TILE), m.div_ceil(TILE));
+                let dims = [m, n, k, layout, usize::from(bias), usize::from(accumulate), across, across * down];
+                self.record(call(kernels::MATMUL, &[&x[0], &x[1], &x[last], &x[2]], &dims, across * down))
+            }
+            Op::BiasGrad { rows, cols } => {
+                let (block, blocks) = blocks(rows);
+                let (partial, wide) = (self.scratch(blocks * cols)?, cols.div_ceil(WIDTH));
+                let dims = [rows, cols, block, blocks, wide];
+                self.record(call(kernels::ROW_SUMS, &[&x[0], &partial], &dims, blocks * wide))?;
+                self.record(each(kernels::FOLD, &[&partial, &x[1]], &[cols, blocks, cols, 0]))
+            }
+            Op::Rope { rows, seq, stride, heads, head_dim, theta, inverse } => {
+                let (half, table) = (head_dim / 2, self.turns(seq.min(rows), head_dim, theta)?);
+                let dims = [rows * heads * half, seq, stride, heads, half];
+                let turn = each(kernels::ROPE, &[&x[0], &table], &dims);
+                self.record(Call { numbers: vec![if inverse { -1.0 } else { 1.0 }], ..turn })
+            }
+            Op::Attention(dims) => {
+                let groups = dims.batch * dims.heads * dims.seq.div_ceil(CHUNK);
+                self.attend(kernels::ATTENTION, &[&x[0], &x[1], &x[2]], &dims, groups)
+            }
+            Op::AttentionGrad(dims) => self.attention_grad(&dims, x),
+            Op::Activation { kind, rows, cols } => {
+                let kernel = match kind {
+                    ActivationKind::Gelu => kernels::GELU,
+                    ActivationKind::SwiGlu => kernels::SWIGLU,
+                };
+                self.record(each(kernel, &[&x[0], &x[1]], &[rows * cols, cols]))
+            }
+            Op::ActivationGrad { kind, rows, cols } => {
+                let kernel = match kind {
+                    ActivationKind::Gelu => kernels::GELU_GRAD,
+                    ActivationKind::SwiGlu => kernels::SWIGLU_GRAD,
+                };
+                self.record(each(kernel, &[&x[0], &x[1], &x[2]], &[rows * cols, cols]))
+            }
+            Op::Add { rows, cols, bias } => {
+                let dims = [rows * cols, if bias { cols } else { 0 }];
+                self.record(each(kernels::ADD, &[&x[0], &x[1], &x[last], &x[2]], &dims))
+            }
+            Op::LossStats { rows, vocab, shards } => {
+                let dims = [rows, vocab, shard(shards, at.tp) * vocab];
+                self.record(call(kernels::LOSS_STATS, &[&x[0], &x[1], &x[2]], &dims, rows))
+            }
+            Op::Loss { rows, vocab, shards, scale } => {
+                let (first, losses) = (shard(shards, at.tp) * vocab, self.scratch(rows)?);
+                let args = [&x[0], &x[1], &x[2], &losses];
+                let each_row = call(kernels::LOSS_ROWS, &args, &[rows, vocab, first, shards], rows);
+                self.record(Call { numbers: vec![scale], ..each_row })?;
+                self.record(Call { numbers: vec![scale], ..call(kernels::TOTAL, &[&losses, &x[3]], &[rows], 1) })
+            }
+            Op::Zero { n } => self.record(each(kernels::ZERO, &[&x[0]], &[n])),
+            Op::Accumulate { n } => self.record(each(kernels::ACCUMULATE, &[&x[0], &x[1]], &[n])),
+            Op::SquaredNorm { n, whole, copies, shards } => {
+                let whole = whole.saturating_sub(shard(shards, at.dp) * n).min(n);
+                let part = n.div_ceil(PARTS.0).max(PARTS.1);
+                let parts = n.div_ceil(part);
+                let sums = self.scratch(parts)?;
+                let squares = call(kernels::SQUARES, &[&x[0], &sums], &[n, whole, part], parts);
+                self.record(Call { numbers: vec![1.0 / copies as f32], ..squares })?;
+                self.record(Call { numbers: vec![1.0], ..call(kernels::TOTAL, &[&sums, &x[1]], &[parts], 1) })
+            }
+            Op::AdamW { n, decayed, shards, master } => {
+                let decayed = decayed.saturating_sub(shard(shards, at.dp) * n).min(n);
+                let h = &step.adamw;
+                let (rate, root_bias) = (-h.lr / h.bias1, 1.0 / h.bias2.sqrt());
+                let kept = 1.0 - h.lr * h.weight_decay;
+                let numbers = vec![h.grad_scale, step.clip, h.beta1, h.beta2, rate, root_bias, h.eps, kept];
+                let args = [&x[0], &x[1], &x[2], &x[3], &x[4], &x[last]];
+                self.record(Call { numbers, ..each(kernels::ADAMW, &args, &[n, decayed, usize::from(master)]) })
+            }
+        }
+    }
+
+    fn norm_grad(
+        &mut self,
+        kind: NormKind,
+        rows: usize,
+        cols: usize,
+        accumulate: bool,
+        x: &[Slice],
+    ) -> Result<(), String> {
+        let layer = usize::from(kind == NormKind::Layer);
+        let dims = [rows, cols, layer, usize::from(accumulate)];
+        self.record(call(kernels::NORM_GRAD, &[&x[0], &x[1], &x[2], &x[3], &x[4]], &dims, rows))?;
+        let (block, blocks) = blocks(rows);
+        let (partial, wide) = (self.scratch(blocks * 2 * cols)?, cols.div_ceil(WIDTH));
+        let dims = [rows, cols, block, blocks, wide];
+        self.record(call(kernels::NORM_SUMS, &[&x[0], &x[2], &x[3], &partial], &dims, blocks * wide))?;
+        for (part, sum) in x[5..].iter().enumerate() {
+            self.record(each(kernels::FOLD, &[&partial, sum], &[cols, blocks, 2 * cols, part * cols]))?;
+        }
+        Ok(())
+    }
+
+    fn attention_grad(&mut self, dims: &AttentionDims, x: &[Slice]) -> Result<(), String> {
+        let [qkv, out, lse, dout, dqkv] = [0, 1, 2, 3, 4].map(|i| &x[i]);
+        let (lines, tiles) = (dims.rows() * dims.heads, dims.batch * dims.seq.div_ceil(CHUNK));
+        let deltas = self.scratch(lines)?;
+        self.attend(kernels::DELTAS, &[out, dout, &deltas], dims, lines.div_ceil(FEW))?;
+        let args = [qkv, lse, dout, &deltas, dqkv];
+        self.attend(kernels::ATTENTION_DQ, &args, dims, tiles * dims.heads)?;
+        self.attend(kernels::ATTENTION_DKV, &args, dims, tiles * dims.kv_heads)
+    }
+
+    /// Records one of attention's kernels.
+    fn attend(&mut self, kernel: Kernel, args: &[&Slice], d: &AttentionDims, groups: usize) -> Result<(), String> {
+        let chunks = d.head_dim.div_ceil(CHUNK);
+        if chunks > MOST_CHUNKS {
+            let most = MOST_CHUNKS * CHUNK;
+            return Err(format!("attention's heads are {} wide, {most} at most run on this device", d.head_dim));
+        }
+        let tiles = d.seq.div_ceil(CHUNK);
+        let (causal, lines) = (usize::from(d.causal), d.rows() * d.heads);
+        let dims = [d.batch, d.seq, d.heads, d.kv_heads, d.head_dim, causal, tiles, 0, lines];
+        let numbers = vec![1.0 / (d.head_dim as f32).sqrt()];
+        self.record(Call { numbers, chunks: Some(chunks), ..call(kernel, args, &dims, groups) })
+    }
+
+    /// Cosines and sines, `[positions, 2, head_dim / 2]`, computed where they are exact: on the host.
+    fn turns(&mut self, positions: usize, head_dim: usize, theta: f32) -> Result<Slice, String> {
+        let half = head_dim / 2;
+        let key = (positions, half, theta.to_bits());
+        if !self.turns.contains_key(&key) {
+            let frequency = |i: usize| f64::from(theta).powf(-2.0 * i as f64 / head_dim as f64) as f32;
+            let frequencies: Vec<f32> = (0..half).map(frequency).collect();
+            let mut table = Vec::with_capacity(positions * head_dim);
+            for position in 0..positions {
+                let angles = frequencies.iter().map(|frequency| position as f32 * frequency);
+                table.extend(angles.clone().map(f32::cos));
+                table.extend(angles.map(f32::sin));
+            }
+            let memory = Memory::zeroed(&self.gpu, table.len(), "the table of rotary positions")?;
+            self.gpu.write(&memory.slice(0, table.len()).expect("it is as long"), &table)?;
+            self.turns.insert(key, memory);
+        }
+        Ok(self.turns[&key].slice(0, positions * head_dim).expect("it is as long"))
+    }
+}
+
+/// Rows of a partial sum over rows, and how many there are.
+fn blocks(rows: usize) -> (usize, usize) {
+    let block = rows.div_ceil(BLOCKS.0).max(BLOCKS.1);
+    (block, rows.div_ceil(block))
+}
