@@ -32,8 +32,12 @@ pub struct Found {
     pub title: String,
     /// Interface and driver, with versions.
     pub driver: String,
+    /// The library that runs ops on it, with its version.
+    pub library: String,
     /// Whether host memory and cores are all it has.
     pub software: bool,
+    /// Bytes of memory: the host's where software is all it is; else the largest buffer, as drivers tell no more.
+    pub memory_bytes: u64,
     /// Why it cannot be used, if it cannot.
     pub problem: Option<String>,
 }
@@ -72,7 +76,7 @@ impl Backend {
     pub(super) fn missing(self, rank: Rank) -> ExecutorError {
         let listed = found().into_iter().map(|found| match found.problem {
             None => format!("{} ({})", found.name, found.title),
-            Some(problem) => format!("{} ({}: {problem})", found.name, found.title),
+            Some(problem) => format!("{}, unusable ({problem})", found.name),
         });
         let problem = format!("there is none on this machine; found: {}", listed.collect::<Vec<_>>().join(", "));
         ExecutorError::Device { device: self.to_string(), rank, problem }
@@ -86,14 +90,18 @@ pub fn found() -> Vec<Found> {
         name: Backend::Cpu.to_string(),
         title: info.model,
         driver: format!("{} core(s), {}", info.cores, info.instruction_set),
+        library: format!("meshwright-executor {}", env!("CARGO_PKG_VERSION")),
         software: true,
+        memory_bytes: info.memory_bytes,
         problem: None,
     };
     let absent = |name: &str, problem: &str| Found {
         name: name.to_owned(),
         title: String::new(),
         driver: String::new(),
+        library: String::new(),
         software: false,
+        memory_bytes: 0,
         problem: Some(problem.to_owned()),
     };
     let mut all = vec![cpu];

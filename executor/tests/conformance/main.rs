@@ -96,7 +96,11 @@ conformance!(cpu, crate::cpu);
 /// The best adapter; a machine without one has a software one from Mesa's Vulkan drivers, which `scripts/test` installs.
 #[cfg(feature = "wgpu")]
 fn wgpu(rank: Rank, buffers: &[Buffer]) -> Result<Box<dyn Device>, ExecutorError> {
-    Ok(Box::new(meshwright_executor::device::Wgpu::new(rank, buffers, 0)?))
+    let device = meshwright_executor::device::Wgpu::new(rank, buffers, 0);
+    if let Err(error) = &device {
+        eprintln!("{error}\nwithout an adapter, install a software one as scripts/test does: mesa-vulkan-drivers");
+    }
+    Ok(Box::new(device?))
 }
 
 #[cfg(feature = "wgpu")]

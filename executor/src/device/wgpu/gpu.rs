@@ -14,8 +14,10 @@ use wgpu::{Adapter, Device, DeviceType, Features, Instance, InstanceDescriptor, 
 
 use super::memory::Slice;
 use super::pipeline::{Pipelines, Recorded};
-use crate::device::{Backend, Found};
+use crate::device::{Backend, Found, device_info};
 
+/// As `Cargo.toml` asks for it.
+const LIBRARY: &str = "wgpu 30";
 /// Bytes of parameters that a kernel is given as immediates.
 pub(super) const PARAMS: u32 = 128;
 /// Bindings of a kernel at most.
@@ -85,12 +87,15 @@ pub fn adapters() -> Vec<Found> {
     let describe = |(number, adapter): (usize, &Adapter)| {
         let info = adapter.get_info();
         let driver = [info.backend.to_string(), info.driver, info.driver_info];
+        let software = info.device_type == DeviceType::Cpu;
         let driver: Vec<String> = driver.into_iter().filter(|part| !part.is_empty()).collect();
         Found {
             name: Backend::Wgpu(number).to_string(),
             title: info.name,
             driver: driver.join(", "),
-            software: info.device_type == DeviceType::Cpu,
+            library: LIBRARY.to_owned(),
+            software,
+            memory_bytes: if software { device_info().memory_bytes } else { adapter.limits().max_buffer_size },
             problem: lacks(adapter),
         }
     };

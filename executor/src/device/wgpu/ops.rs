@@ -49,9 +49,10 @@ impl Wgpu {
                 self.record(each(kernels::EMBEDDING, &[&x[0], &x[1], &x[2]], &[rows * cols, cols, vocab, first]))
             }
             Op::EmbedGrad { rows, cols, vocab, shards } => {
-                let (first, blocks) = (shard(shards, at.tp) * vocab, cols.div_ceil(WIDTH));
-                let dims = [rows, cols, vocab, first, blocks];
-                self.record(call(kernels::EMBEDDING_GRAD, &[&x[0], &x[1], &x[2]], &dims, rows * blocks))
+                let (first, links) = (shard(shards, at.tp) * vocab, self.scratch(2 * rows)?);
+                self.record(each(kernels::CHAIN, &[&x[0], &links], &[rows]))?;
+                let dims = [rows * cols, cols, vocab, first, rows];
+                self.record(each(kernels::EMBEDDING_GRAD, &[&x[0], &links, &x[1], &x[2]], &dims))
             }
             Op::Positions { rows, seq, cols } => {
                 self.record(each(kernels::POSITIONS, &[&x[0], &x[1]], &[rows * cols, cols, seq]))

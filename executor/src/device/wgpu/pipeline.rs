@@ -50,7 +50,8 @@ kernels! {
     SWIGLU_GRAD = "swiglu_grad", ELEMENTWISE, 3;
     ROPE = "rope", ELEMENTWISE, 2;
     EMBEDDING = "embed", EMBED, 3;
-    EMBEDDING_GRAD = "embed_grad", EMBED, 3;
+    CHAIN = "chain", EMBED, 2;
+    EMBEDDING_GRAD = "embed_grad", EMBED, 4;
     POSITIONS = "positions", EMBED, 2;
     POSITIONS_GRAD = "positions_grad", EMBED, 2;
     NORMALISE = "norm", NORM, 5;

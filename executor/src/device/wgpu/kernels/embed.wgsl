@@ -24,61 +24,48 @@ fn embed(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: 
     }
 }
 
-var<workgroup> seen: array<u32, 256>;
-var<workgroup> earlier: u32;
-
-// ids b0, dy b1, dtable b2. d0: rows, columns, vocabulary, first id; d1: blocks of columns.
-// A workgroup takes a token and a block of columns. If no earlier token has the same id, it adds the rows of this one
-// and of all later ones with that id, in order; else another workgroup does.
+// Chains tokens of one id. ids b0, links b1: `[2, rows]`, the next token with the same id, or NO_ID; then whether there is
+// an earlier one. d0: rows. A thread a token.
 @compute @workgroup_size(256)
-fn embed_grad(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) t: u32) {
-    let g = group_index(id, groups);
+fn chain(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) t: u32) {
+    let token = group_index(id, groups) * WIDTH + t;
     let rows = p.d0.x;
-    let cols = p.d0.y;
-    let token = g / p.d1.x;
     if token >= rows {
         return;
     }
     let name = ids0[p.o0.x + token];
-    let row = local_row(name, p.d0.w, p.d0.z);
-    if row == NO_ID {
+    var earlier = 0u;
+    while earlier < token && ids0[p.o0.x + earlier] != name {
+        earlier = earlier + 1u;
+    }
+    var next = token + 1u;
+    while next < rows && ids0[p.o0.x + next] != name {
+        next = next + 1u;
+    }
+    ids1[p.o0.y + token] = select(NO_ID, next, next < rows);
+    ids1[p.o0.y + rows + token] = u32(earlier < token);
+}
+
+// ids b0, links b1, dy b2, dtable b3. d0: elements of dy, columns, vocabulary, first id; d1: rows. A thread an element:
+// that of an id's first token adds those of all later ones, in order.
+@compute @workgroup_size(256)
+fn embed_grad(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) t: u32) {
+    let i = group_index(id, groups) * WIDTH + t;
+    if i >= p.d0.x {
         return;
     }
-    seen[t] = 0u;
-    for (var i = t; i < token; i = i + WIDTH) {
-        seen[t] = seen[t] | u32(ids0[p.o0.x + i] == name);
-    }
-    workgroupBarrier();
-    if t == 0u {
-        earlier = 0u;
-        for (var i = 0u; i < WIDTH; i = i + 1u) {
-            earlier = earlier | seen[i];
-        }
-    }
-    if workgroupUniformLoad(&earlier) != 0u {
+    let cols = p.d0.y;
+    let first = i / cols;
+    let row = local_row(ids0[p.o0.x + first], p.d0.w, p.d0.z);
+    if row == NO_ID || ids1[p.o0.y + p.d1.x + first] != 0u {
         return;
     }
-    let col = g % p.d1.x * WIDTH + t;
-    var sum = 0.0;
-    if col < cols {
-        sum = b2[p.o0.z + row * cols + col];
+    let to = p.o0.w + row * cols + i % cols;
+    var sum = b3[to];
+    for (var token = first; token != NO_ID; token = ids1[p.o0.y + token]) {
+        sum = sum + b2[p.o0.z + token * cols + i % cols];
     }
-    for (var first = token; first < rows; first = first + WIDTH) {
-        workgroupBarrier();
-        seen[t] = 0u;
-        if first + t < rows {
-            seen[t] = u32(ids0[p.o0.x + first + t] == name);
-        }
-        workgroupBarrier();
-        for (var i = 0u; i < WIDTH; i = i + 1u) {
-            if seen[i] != 0u && col < cols {
-                sum = sum + b1[p.o0.y + (first + i) * cols + col];
-            }
-        }
-    }
-    if col < cols {
-        b2[p.o0.z + row * cols + col] = sum;
-    }
+    b3[to] = sum;
 }
 
 // table b0, x b1. d0: elements, columns, seq.
