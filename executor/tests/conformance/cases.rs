@@ -69,10 +69,20 @@ pub fn norms() -> Vec<Op> {
 /// Every layout with and without a bias and what was there.
 pub fn matmuls() -> Vec<Op> {
     let mut random = Random::new(4);
-    let mut sizes =
-        vec![(1, 1, 1), (1, 70, 33), (64, 64, 64), (65, 1, 129), (128, 192, 16), (3, 200, 515), (131, 67, 9)];
+    let mut sizes = vec![
+        (1, 1, 1),
+        (1, 70, 33),
+        (64, 64, 64),
+        (65, 1, 129),
+        (128, 192, 16),
+        (3, 200, 515),
+        (70, 60, 1100),
+        (131, 67, 9),
+    ];
     sizes.extend((0..4).map(|_| (random.from(1, 140), random.from(1, 140), random.from(1, 140))));
-    let mut ops = Vec::new();
+    // Large enough that devices take larger tiles.
+    let plain = |layout, m, n, k| Op::Matmul { layout, m, n, k, bias: false, accumulate: false };
+    let mut ops = [Layout::Nt, Layout::Nn, Layout::Tn].map(|layout| plain(layout, 1410, 1420, 11)).to_vec();
     for (m, n, k) in sizes {
         for layout in [Layout::Nt, Layout::Nn, Layout::Tn] {
             for (bias, accumulate) in [(false, false), (false, true), (true, false), (true, true)] {

@@ -14,8 +14,12 @@ use crate::device::check::shard;
 
 /// Threads of a workgroup, but for attention's.
 const WIDTH: usize = 256;
-/// Rows and columns of a matmul's tile.
+/// Rows and columns of a matmul's tile, and the larger ones that a matmul of so many of them takes.
 const TILE: usize = 64;
+const WIDE_TILE: (usize, usize) = (128, 128);
+/// A matmul of fewer tiles is cut along k, into parts of so many columns at least.
+const FEW_TILES: usize = 64;
+const PART: usize = 256;
 /// Tokens of attention's tile, and columns of a chunk of a head.
 const CHUNK: usize = 32;
 /// Threads of attention's workgroups.
@@ -29,7 +33,7 @@ const PARTS: (usize, usize) = (1024, 4096);
 
 fn call(kernel: Kernel, args: &[&Slice], dims: &[usize], groups: usize) -> Call {
     let args = args.iter().map(|&arg| arg.clone()).collect();
-    Call { kernel, args, dims: dims.to_vec(), numbers: Vec::new(), groups, chunks: None }
+    Call { kernel, args, dims: dims.to_vec(), numbers: Vec::new(), groups, constants: Vec::new() }
 }
 
 /// A thread each of `dims[0]` elements.
@@ -68,14 +72,7 @@ impl Wgpu {
             }
             Op::NormGrad { kind, rows, cols, accumulate } => self.norm_grad(kind, rows, cols, accumulate, x),
             Op::Matmul { layout, m, n, k, bias, accumulate } => {
-                let layout = match layout {
-                    Layout::Nt => 0,
-                    Layout::Nn => 1,
-                    Layout::Tn => 2,
-                };
-                let (across, down) = (n.div_ceil(TILE), m.div_ceil(TILE));
-                let dims = [m, n, k, layout, usize::from(bias), usize::from(accumulate), across, across * down];
-                self.record(call(kernels::MATMUL, &[&x[0], &x[1], &x[last], &x[2]], &dims, across * down))
+                self.matmul(layout, [m, n, k], &x[0], &x[1], bias.then(|| &x[2]), accumulate, &x[last])
             }
             Op::BiasGrad { rows, cols } => {
                 let (block, blocks) = blocks(rows);
@@ -147,6 +144,45 @@ impl Wgpu {
         }
     }
 
+    #[allow(clippy::too_many_arguments)] // the op's own arguments
+    fn matmul(
+        &mut self,
+        layout: Layout,
+        [m, n, k]: [usize; 3],
+        a: &Slice,
+        b: &Slice,
+        bias: Option<&Slice>,
+        accumulate: bool,
+        c: &Slice,
+    ) -> Result<(), String> {
+        let layout = match layout {
+            Layout::Nt => 0,
+            Layout::Nn => 1,
+            Layout::Tn => 2,
+        };
+        let tiles = |side: usize| (m.div_ceil(side), n.div_ceil(side));
+        let (down, across) = tiles(WIDE_TILE.0);
+        let side = if down * across >= WIDE_TILE.1 { WIDE_TILE.0 } else { TILE };
+        let (down, across) = tiles(side);
+        let constants = vec![("SIDE", side), ("THREADS", (side / 8).pow(2))];
+        let tiles = down * across;
+        let parts = if bias.is_none() && tiles < FEW_TILES { (k / PART).clamp(1, FEW_TILES / tiles) } else { 1 };
+        let part = k.div_ceil(parts);
+        let dims = |bias, add| [m, n, k, layout, bias, add, across, tiles, parts, part];
+        if parts == 1 {
+            let dims = dims(usize::from(bias.is_some()), usize::from(accumulate));
+            let whole = call(kernels::MATMUL, &[a, b, c, bias.unwrap_or(c)], &dims, tiles);
+            return self.record(Call { constants, ..whole });
+        }
+        let sums = self.scratch(parts * m * n)?;
+        let cut = call(kernels::MATMUL, &[a, b, &sums, &sums], &dims(0, 0), tiles * parts);
+        self.record(Call { constants, ..cut })?;
+        if !accumulate {
+            self.record(each(kernels::ZERO, &[c], &[m * n]))?;
+        }
+        self.record(each(kernels::FOLD, &[&sums, c], &[m * n, parts, m * n, 0]))
+    }
+
     fn norm_grad(
         &mut self,
         kind: NormKind,
@@ -189,7 +225,7 @@ impl Wgpu {
         let (causal, lines) = (usize::from(d.causal), d.rows() * d.heads);
         let dims = [d.batch, d.seq, d.heads, d.kv_heads, d.head_dim, causal, tiles, 0, lines];
         let numbers = vec![1.0 / (d.head_dim as f32).sqrt()];
-        self.record(Call { numbers, chunks: Some(chunks), ..call(kernel, args, &dims, groups) })
+        self.record(Call { numbers, constants: vec![("CHUNKS", chunks)], ..call(kernel, args, &dims, groups) })
     }
 
     /// Cosines and sines, `[positions, 2, head_dim / 2]`, computed where they are exact: on the host.

@@ -2,7 +2,7 @@
 //!
 //! In: a kernel, its arguments, dims and numbers. Out: a dispatch.
 //!
-//! Invariant: dims are parameters, so a kernel is compiled once, attention once a width of heads in chunks.
+//! Invariant: dims are parameters, so a kernel is compiled once; matmuls once a size of tiles, attention once a width of heads.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -71,6 +71,9 @@ kernels! {
     ATTENTION_DKV = "attention_dkv", BACKWARD, 5;
 }
 
+/// Names and values that a kernel is compiled with.
+pub(super) type Constants = Vec<(&'static str, usize)>;
+
 /// A kernel with what it is called with.
 pub(super) struct Call {
     pub kernel: Kernel,
@@ -82,8 +85,8 @@ pub(super) struct Call {
     pub numbers: Vec<f32>,
     /// Workgroups.
     pub groups: usize,
-    /// The constant CHUNKS of attention.
-    pub chunks: Option<usize>,
+    /// Values of the module's `override`s.
+    pub constants: Constants,
 }
 
 /// A call that can be submitted.
@@ -108,7 +111,7 @@ impl Recorded {
 pub(super) struct Pipelines {
     /// By number of bindings, from one.
     layouts: Vec<(BindGroupLayout, PipelineLayout)>,
-    compiled: Mutex<HashMap<(&'static str, usize), ComputePipeline>>,
+    compiled: Mutex<HashMap<(&'static str, Constants), ComputePipeline>>,
 }
 
 impl Pipelines {
@@ -136,27 +139,27 @@ impl Pipelines {
     }
 
     /// A kernel's pipeline, compiled at its first call.
-    fn get(&self, device: &wgpu::Device, kernel: Kernel, chunks: Option<usize>) -> Result<ComputePipeline, String> {
+    fn get(&self, device: &wgpu::Device, kernel: Kernel, constants: Constants) -> Result<ComputePipeline, String> {
         // Held while compiling: another rank would compile the same.
         let mut compiled = self.compiled.lock().unwrap_or_else(|e| e.into_inner());
-        let key = (kernel.entry, chunks.unwrap_or(0));
+        let key = (kernel.entry, constants);
         if let Some(pipeline) = compiled.get(&key) {
             return Ok(pipeline.clone());
         }
         let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let pipeline = self.compile(device, kernel, chunks);
+        let pipeline = self.compile(device, kernel, &key.1);
         match now(scope.pop()) {
             Some(error) => Err(format!("kernel {}: {error}", kernel.entry)),
             None => Ok(compiled.entry(key).or_insert(pipeline).clone()),
         }
     }
 
-    fn compile(&self, device: &wgpu::Device, kernel: Kernel, chunks: Option<usize>) -> ComputePipeline {
+    fn compile(&self, device: &wgpu::Device, kernel: Kernel, constants: &Constants) -> ComputePipeline {
         let source = wgpu::ShaderSource::Wgsl(kernel.source.into());
         let descriptor = wgpu::ShaderModuleDescriptor { label: Some(kernel.entry), source };
         // SAFETY: kernels index only what `Device::run` has checked, every loop ends, and dims divided by are not 0.
         let module = unsafe { device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) };
-        let constants: Vec<(&str, f64)> = chunks.iter().map(|&chunks| ("CHUNKS", chunks as f64)).collect();
+        let constants: Vec<(&str, f64)> = constants.iter().map(|&(name, value)| (name, value as f64)).collect();
         device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(kernel.entry),
             layout: Some(&self.layouts[kernel.bindings - 1].1),
@@ -175,7 +178,7 @@ impl Pipelines {
 impl Gpu {
     /// Makes a call ready.
     pub fn prepare(&self, call: Call) -> Result<Recorded, String> {
-        let Call { kernel, args, dims, numbers, groups, chunks } = call;
+        let Call { kernel, args, dims, numbers, groups, constants } = call;
         let mut params = [0; PARAMS as usize / 4];
         let mut entries = Vec::with_capacity(args.len());
         for (binding, slice) in args.iter().enumerate() {
@@ -190,7 +193,7 @@ impl Gpu {
             *to = u32::try_from(*dim).map_err(|_| format!("{}: a dim of {dim} is too large", kernel.entry))?;
         }
         params[24..].iter_mut().zip(&numbers).for_each(|(to, number)| *to = number.to_bits());
-        let pipeline = self.pipelines.get(&self.device, kernel, chunks)?;
+        let pipeline = self.pipelines.get(&self.device, kernel, constants)?;
         let bindings = self.device.create_bind_group(&wgpu::BindGroupDescriptor {
             label: None,
             layout: &self.pipelines.layouts[kernel.bindings - 1].0,
