@@ -118,6 +118,13 @@ pub(super) fn open(number: usize) -> Option<Result<Arc<Gpu>, String>> {
     Some(gpu)
 }
 
+/// An adapter's device, opened for a test alone.
+#[cfg(test)]
+pub(super) fn alone(number: usize) -> Gpu {
+    let adapter = enumerate().get(number).expect("a wgpu adapter; scripts/test installs a software one");
+    Gpu::new(adapter).expect("the adapter can be used")
+}
+
 impl Gpu {
     fn new(adapter: &Adapter) -> Result<Gpu, String> {
         if let Some(problem) = lacks(adapter) {

@@ -12,6 +12,8 @@ mod gpu;
 mod memory;
 mod ops;
 mod pipeline;
+#[cfg(test)]
+mod tests;
 
 pub use gpu::adapters;
 
@@ -60,6 +62,10 @@ impl Wgpu {
             Some(opened) => opened.map_err(|problem| failed(backend, rank, problem))?,
             None => return Err(backend.missing(rank)),
         };
+        Wgpu::on(gpu, backend, rank, buffers)
+    }
+
+    fn on(gpu: Arc<Gpu>, backend: Backend, rank: Rank, buffers: &[Buffer]) -> Result<Wgpu, ExecutorError> {
         let memory = buffers.iter().map(|buffer| Memory::declared(&gpu, buffer)).collect::<Result<_, _>>();
         let memory = memory.map_err(|problem| failed(backend, rank, problem))?;
         Ok(Wgpu {
