@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use meshwright_executor::calibrate::{CalibrateConfig, calibrate, default_ops};
-use meshwright_executor::device::device_info;
+use meshwright_executor::device::{Backend, Found, device_info};
 use meshwright_hardware::profile::{
     Curve, Device, DeviceKind, Efficiency, EfficiencyCurve, Figure, Link, LinkKind, Machine, Provenance, System,
 };
@@ -17,43 +17,71 @@ use meshwright_hardware::units::{ByteRate, Bytes, FlopRate, Precision, Seconds};
 
 use crate::failure::Failure;
 
+/// A driver that emulates a GPU takes a second for so much: larger ops would take minutes and tell nothing new.
+const EMULATED_FLOPS: f64 = 1e8;
+
 /// Ranks and threads of each on this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share {
+    /// What ranks run on.
+    pub device: Backend,
     /// Ranks, each a device.
     pub ranks: usize,
-    /// Threads of each.
+    /// Threads of each on the CPU.
     pub threads: usize,
 }
 
 impl Share {
-    /// All cores on this many ranks; more ranks than cores have one thread each, and are emulated.
-    pub fn of_ranks(ranks: usize) -> Share {
-        Share { ranks, threads: (device_info().cores / ranks).max(1) }
+    /// All cores on this many ranks; more ranks than cores have one thread each, and are emulated, as are several ranks
+    /// on one adapter.
+    pub fn of_ranks(device: Backend, ranks: usize) -> Share {
+        let threads = match device {
+            Backend::Cpu => (device_info().cores / ranks).max(1),
+            Backend::Wgpu(_) => 1,
+        };
+        Share { device, ranks, threads }
     }
 
-    /// As many ranks as cores, up to eight.
-    pub fn usual() -> Share {
-        let cores = device_info().cores;
-        Share::of_ranks([8, 4, 2, 1].into_iter().find(|ranks| cores >= *ranks).unwrap_or(1))
+    /// As many ranks as cores, up to eight; one on an adapter.
+    pub fn usual(device: Backend) -> Share {
+        let most = match device {
+            Backend::Cpu => device_info().cores,
+            Backend::Wgpu(_) => 1,
+        };
+        Share::of_ranks(device, [8, 4, 2, 1].into_iter().find(|ranks| most >= *ranks).unwrap_or(1))
     }
 
-    /// Whether ranks share cores, so that times say nothing of as many devices.
+    /// Whether ranks share cores or an adapter, so that times say nothing of as many devices.
     pub fn emulated(self) -> bool {
-        self.ranks > device_info().cores
+        match self.device {
+            Backend::Cpu => self.ranks > device_info().cores,
+            Backend::Wgpu(_) => self.ranks > 1,
+        }
+    }
+
+    /// In words: `2 rank(s) of 1 thread(s)`.
+    pub fn words(self) -> String {
+        match self.device {
+            Backend::Cpu => format!("{} rank(s) of {} thread(s)", self.ranks, self.threads),
+            Backend::Wgpu(_) => format!("{} rank(s)", self.ranks),
+        }
     }
 }
 
 /// Measures this machine for about `budget`.
 pub fn measure(share: Share, budget: Duration) -> Result<Machine, Failure> {
-    let config = CalibrateConfig { ranks: share.ranks, threads_per_rank: share.threads, ops: default_ops(), budget };
+    let found = share.device.find()?;
+    let Share { device, ranks, threads } = share;
+    let emulator = found.software && device != Backend::Cpu;
+    let ops = default_ops().into_iter().filter(|op| !emulator || op.flops() <= EMULATED_FLOPS).collect();
+    let config = CalibrateConfig { device, ranks, threads_per_rank: threads, ops, budget };
     let curves = calibrate(&config)?;
-    Ok(machine(share, curves))
+    Ok(machine(share, &found, curves))
 }
 
 /// The machine of an earlier calibration of less than a week ago, or of one now.
 pub fn cached(share: Share, budget: Duration) -> Result<Machine, Failure> {
-    let path = cache_file(share);
+    let path = cache_file(share, &share.device.find()?);
     let week = Duration::from_secs(7 * 24 * 3600);
     let age = |path: &PathBuf| path.metadata().ok()?.modified().ok()?.elapsed().ok();
     if let Some(path) = path.as_ref().filter(|path| age(path).is_some_and(|age| age < week))
@@ -62,7 +90,7 @@ pub fn cached(share: Share, budget: Duration) -> Result<Machine, Failure> {
     {
         return Ok(machine);
     }
-    eprintln!("measuring this machine ({} ranks of {} threads) …", share.ranks, share.threads);
+    eprintln!("measuring {} of this machine, {} …", share.device, share.words());
     let machine = measure(share, budget)?;
     if let Some(path) = path {
         // A cache that cannot be written costs time, not correctness.
@@ -72,18 +100,20 @@ pub fn cached(share: Share, budget: Duration) -> Result<Machine, Failure> {
     Ok(machine)
 }
 
-/// Where a calibration is kept; of this version and this processor alone.
-fn cache_file(share: Share) -> Option<PathBuf> {
+/// Where a calibration is kept; of this version, and this device and driver alone.
+fn cache_file(share: Share, found: &Found) -> Option<PathBuf> {
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
     let cache = std::env::var_os("XDG_CACHE_HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from).or_else(home)?;
-    let info = device_info();
-    let model: String = info.model.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    let what = match share.device {
+        Backend::Cpu => found.title.clone(),
+        Backend::Wgpu(_) => format!("{} {} {}", found.name, found.title, found.driver),
+    };
+    let model: String = what.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
     let name = format!("{model}-{}x{}-{}.toml", share.ranks, share.threads, env!("CARGO_PKG_VERSION"));
     Some(cache.join("meshwright").join(name))
 }
 
-fn machine(share: Share, curves: BTreeMap<String, Curve>) -> Machine {
-    let info = device_info();
+fn machine(share: Share, found: &Found, curves: BTreeMap<String, Curve>) -> Machine {
     let source = "measured by meshwright hardware calibrate";
     let best = |classes: &[&str]| {
         let samples = classes.iter().filter_map(|class| curves.get(*class)).flat_map(Curve::samples);
@@ -94,18 +124,21 @@ fn machine(share: Share, curves: BTreeMap<String, Curve>) -> Machine {
     let link = best(&["all-gather", "send"]);
     let share_of_one =
         || EfficiencyCurve { points: vec![(1.0, 1.0)], source: "the measured curves say it by op".into() };
-    let memory = if info.memory_bytes > 0 { info.memory_bytes / share.ranks as u64 } else { 4 << 30 };
+    let memory = if found.memory_bytes > 0 { found.memory_bytes / share.ranks as u64 } else { 4 << 30 };
     let name = "this-machine";
     let device = Device {
         name: name.into(),
-        title: format!("{}, {} thread(s) a rank", info.model, share.threads),
+        title: match share.device {
+            Backend::Cpu => format!("{}, {} thread(s) a rank", found.title, share.threads),
+            Backend::Wgpu(_) => format!("{} by {}", found.title, found.driver),
+        },
         vendor: "any".into(),
-        kind: DeviceKind::Cpu,
+        kind: if found.software { DeviceKind::Cpu } else { DeviceKind::Gpu },
         year: 1970 + (since_epoch() / 31_556_952) as u16,
         overlap: false,
         contention: None,
         host_link: None,
-        memory: Figure::new(Bytes(memory), "what the operating system says, shared evenly"),
+        memory: Figure::new(Bytes(memory), "what the operating system or the driver says, shared evenly"),
         memory_bandwidth: Figure::new(ByteRate(bytes), source),
         peak: BTreeMap::from([(Precision::Fp32, Figure::new(FlopRate(flops), source))]),
         launch: Figure::new(Seconds(launch), source),
@@ -114,8 +147,8 @@ fn machine(share: Share, curves: BTreeMap<String, Curve>) -> Machine {
         gemm: None,
         calibrated: Some(Provenance {
             date: today(),
-            machine: format!("{}, {} cores, {}", info.model, info.cores, info.instruction_set),
-            versions: format!("meshwright {}", env!("CARGO_PKG_VERSION")),
+            machine: format!("{}, {}", found.title, found.driver),
+            versions: format!("meshwright {}, {}", env!("CARGO_PKG_VERSION"), found.library),
         }),
         curves,
     };

@@ -7,6 +7,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use meshwright_executor::device::Backend;
 use meshwright_executor::train::{CheckpointConfig, TrainConfig};
 use meshwright_hardware::profile::{Cluster, Machine};
 use meshwright_hardware::trace::Trace;
@@ -111,7 +112,7 @@ impl RunDir {
     }
 }
 
-/// How the executor trains a plan.
+/// How the executor trains a plan, on the CPU unless its device is set.
 pub fn train_config(plan: &Plan, threads_per_rank: usize, checkpoints: Option<CheckpointConfig>) -> TrainConfig {
     let o = &plan.job.optimizer;
     TrainConfig {
@@ -129,6 +130,7 @@ pub fn train_config(plan: &Plan, threads_per_rank: usize, checkpoints: Option<Ch
         num_microbatches: plan.microbatches(),
         seq: plan.job.seq,
         global_batch: plan.job.global_batch,
+        device: Backend::Cpu,
         threads_per_rank,
         checkpoints,
     }

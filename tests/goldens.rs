@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use meshwright_executor::device::Backend;
 use meshwright_executor::train::{TrainConfig, Trainer};
 use meshwright_hardware::mesh::Mesh;
 use meshwright_hardware::units::Precision;
@@ -89,6 +90,7 @@ fn trainer(dress: Dress, mesh: Mesh, golden: &Golden) -> Trainer {
         num_microbatches: plan.microbatches(),
         seq: 16,
         global_batch: 4,
+        device: Backend::Cpu,
         threads_per_rank: 1,
         checkpoints: None,
     };

@@ -23,7 +23,7 @@ use meshwright_hardware::price::dims;
 use meshwright_hardware::profile::{Curve, Sample};
 use meshwright_hardware::program::{Buffer, Collective, Lifetime};
 
-use crate::device::{Cpu, Device, Region, StepArgs};
+use crate::device::{Backend, Device, Region, StepArgs};
 use crate::error::ExecutorError;
 use crate::kernels::AdamW;
 use crate::transport::{Threads, Transport};
@@ -34,6 +34,8 @@ const ARENA: usize = 1 << 24;
 const PLACES: usize = 64;
 /// A repeat lasts at least so long, so that reading the clock does not count.
 const REPEAT: Duration = Duration::from_micros(200);
+/// As [`REPEAT`] where ops are queued: long enough that the wait at its end does not count.
+const QUEUED_REPEAT: Duration = Duration::from_millis(5);
 /// Repeats of which the median is taken, where time allows.
 const REPEATS: usize = 31;
 /// Share of the budget that ops get; the rest is for communication.
@@ -46,9 +48,11 @@ const INPUTS: [usize; 3] = [1 << 8, 1 << 11, 1 << 14];
 /// What to measure.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CalibrateConfig {
+    /// What ranks run on.
+    pub device: Backend,
     /// Ranks that run at the same time.
     pub ranks: usize,
-    /// Threads of each.
+    /// Threads of each on the CPU.
     pub threads_per_rank: usize,
     /// Ops to time.
     pub ops: Vec<Op>,
@@ -62,7 +66,7 @@ pub struct CalibrateConfig {
 /// and of inputs over `[elements]`. With one rank there are none of communication.
 ///
 /// # Errors
-/// [`ExecutorError::Device`] if memory is short or an op does not fit the arena.
+/// [`ExecutorError::Device`] if there is no such device, memory is short or an op does not fit the arena.
 pub fn calibrate(config: &CalibrateConfig) -> Result<BTreeMap<String, Curve>, ExecutorError> {
     let ranks = config.ranks.max(1);
     let sizes = (2..=ranks).filter(|&size| ranks.is_multiple_of(size));
@@ -132,7 +136,7 @@ struct Shared<'a> {
 struct Bench<'a> {
     shared: &'a Shared<'a>,
     rank: Rank,
-    device: Cpu,
+    device: Box<dyn Device>,
     /// Operands, in buffer 0, and ids, in buffer 1.
     arena: usize,
     timings: Vec<Timing>,
@@ -144,7 +148,8 @@ impl<'a> Bench<'a> {
         let ids = ops.iter().flat_map(Op::signature).filter(|p| is_ids(p.name)).map(|p| p.elems).max().unwrap_or(0);
         let arena = ops.iter().map(footprint).max().unwrap_or(0).max(ARENA);
         let buffer = |name: &str, elems| Buffer { name: name.to_owned(), elems, lifetime: Lifetime::Scratch, width: 4 };
-        let device = Cpu::new(rank, &[buffer("arena", arena), buffer("ids", ids)], shared.config.threads_per_rank)?;
+        let buffers = [buffer("arena", arena), buffer("ids", ids)];
+        let device = shared.config.device.open(rank, &buffers, shared.config.threads_per_rank)?;
         Ok(Bench { shared, rank, device, arena, timings: Vec::new() })
     }
 
@@ -180,7 +185,7 @@ impl<'a> Bench<'a> {
     /// Fresh operands, all between 0 and 1: repeated updates would else end in infinities or denormal numbers.
     fn prepare(&mut self, op: &Op, elems: usize) -> Result<(), ExecutorError> {
         let pattern: Vec<f32> = (0..4099u32).map(|i| (i * 2053 % 4099 + 40) as f32 / 4200.0).collect();
-        self.device.with_host(Region { buffer: 0, start: 0, elems }, &mut |host| {
+        self.device.write_host(Region { buffer: 0, start: 0, elems }, &mut |host| {
             host.chunks_mut(pattern.len()).for_each(|part| part.copy_from_slice(&pattern[..part.len()]));
             Ok(())
         })?;
@@ -190,7 +195,7 @@ impl<'a> Bench<'a> {
             _ => return Ok(()), // no ids to prepare
         };
         let ids = op.signature().iter().find(|p| is_ids(p.name)).map_or(0, |p| p.elems);
-        self.device.with_host(Region { buffer: 1, start: 0, elems: ids }, &mut |host| {
+        self.device.write_host(Region { buffer: 1, start: 0, elems: ids }, &mut |host| {
             let id = |i: usize| f32::from_bits((i * 7919 % vocab) as u32);
             host.iter_mut().enumerate().for_each(|(i, to)| *to = id(i));
             Ok(())
@@ -234,21 +239,18 @@ impl<'a> Bench<'a> {
         // The first message is staged in fresh memory, later ones in the same.
         for repeat in 0..=REPEATS {
             shared.world.barrier(rank)?;
-            let mut seconds = 0.0;
-            self.device.with_host(places.next().expect("endless"), &mut |host| {
-                let start = Instant::now();
-                if sends {
-                    shared.world.send(rank, rank + 1, 0, host)?;
-                }
-                seconds += start.elapsed().as_secs_f64();
-                shared.world.barrier(rank)?;
-                let start = Instant::now();
-                if receives {
-                    shared.world.recv(rank, rank - 1, 0, host)?;
-                }
-                seconds += start.elapsed().as_secs_f64();
-                Ok(())
-            })?;
+            let place = places.next().expect("endless");
+            let began = Instant::now();
+            if sends {
+                self.device.read_host(place, &mut |host| shared.world.send(rank, rank + 1, 0, host))?;
+            }
+            let mut seconds = began.elapsed().as_secs_f64();
+            shared.world.barrier(rank)?;
+            let began = Instant::now();
+            if receives {
+                self.device.write_host(place, &mut |host| shared.world.recv(rank, rank - 1, 0, host))?;
+            }
+            seconds += began.elapsed().as_secs_f64();
             times.push(seconds);
             if rank == 0 {
                 shared.repeats.store(usize::from(repeat < 2 || start.elapsed() < budget), Ordering::Release);
@@ -273,7 +275,7 @@ impl<'a> Bench<'a> {
             let (mut from, mut places) = (0, self.places(elems));
             let seconds = self.median(budget, |bench| {
                 from = (from + 77_777) % (text.len() - elems - 1);
-                bench.device.with_host(places.next().expect("endless"), &mut |host| {
+                bench.device.write_host(places.next().expect("endless"), &mut |host| {
                     let ids = |at: usize| text[at..at + elems].iter().map(|&byte| u32::from(byte)).collect::<Vec<_>>();
                     let (tokens, _targets) = (ids(from), std::hint::black_box(ids(from + 1)));
                     host.iter_mut().zip(tokens).for_each(|(to, id)| *to = f32::from_bits(id));
@@ -286,7 +288,8 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
-    /// The median time of `call`, which all ranks make at once; as many repeats as the budget allows, at least one.
+    /// The median time of `call`, which all ranks make at once; as many repeats as the budget allows. Where it allows none,
+    /// the call that was to tell how many is the figure.
     fn median(
         &mut self,
         budget: Duration,
@@ -294,25 +297,32 @@ impl<'a> Bench<'a> {
     ) -> Result<f64, ExecutorError> {
         let shared = self.shared;
         call(self)?;
+        self.device.sync()?;
         shared.world.barrier(self.rank)?;
         let start = Instant::now();
         call(self)?;
+        self.device.sync()?;
         let once = start.elapsed().max(Duration::from_nanos(50));
+        let mut times = Vec::new();
         if self.rank == 0 {
-            let calls = REPEAT.as_nanos().div_ceil(once.as_nanos()) as usize;
+            let repeat = if shared.config.device == Backend::Cpu { REPEAT } else { QUEUED_REPEAT };
+            let calls = repeat.as_nanos().div_ceil(once.as_nanos()) as usize;
             let repeats = (budget.as_nanos() / (calls as u128 * once.as_nanos())) as usize;
             shared.calls.store(calls, Ordering::Release);
-            shared.repeats.store(repeats.clamp(1, REPEATS), Ordering::Release);
+            shared.repeats.store(repeats.min(REPEATS), Ordering::Release);
         }
         shared.world.barrier(self.rank)?;
         let (calls, repeats) = (shared.calls.load(Ordering::Acquire), shared.repeats.load(Ordering::Acquire));
-        let mut times = Vec::with_capacity(repeats);
+        if repeats == 0 {
+            times.push(once.as_secs_f64());
+        }
         for _ in 0..repeats {
             shared.world.barrier(self.rank)?;
             let start = Instant::now();
             for _ in 0..calls {
                 call(self)?;
             }
+            self.device.sync()?;
             times.push(start.elapsed().as_secs_f64() / calls as f64);
         }
         Ok(middle(times))
@@ -374,7 +384,7 @@ mod tests {
     use super::*;
 
     fn config(ranks: usize, ops: Vec<Op>) -> CalibrateConfig {
-        CalibrateConfig { ranks, threads_per_rank: 1, ops, budget: Duration::from_millis(300) }
+        CalibrateConfig { device: Backend::Cpu, ranks, threads_per_rank: 1, ops, budget: Duration::from_millis(300) }
     }
 
     #[test]

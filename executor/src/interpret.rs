@@ -52,30 +52,32 @@ impl Step<'_> {
         match &instr.kind {
             Kind::Load { input, into } => {
                 let microbatch = instr.microbatch.unwrap_or(0) as usize;
-                self.on_host(into, &mut |host| load(*input, microbatch, host))
+                self.device.write_host(self.region(into), &mut |host| load(*input, microbatch, host))
             }
             Kind::Run { block, args, .. } => {
                 let program = self.program;
-                self.run_block(&program.blocks[*block as usize], args)
+                self.run_block(&program.blocks[*block as usize], args)?;
+                // So that an instruction's span holds its own work, whenever the device does it.
+                self.device.sync()
             }
             Kind::Send { to, tag, view } => {
                 let to = self.peer(*to);
-                self.on_host(view, &mut |host| transport.send(rank, to, *tag, host))
+                self.device.read_host(self.region(view), &mut |host| transport.send(rank, to, *tag, host))
             }
             Kind::Recv { from, tag, view } => {
                 let from = self.peer(*from);
-                self.on_host(view, &mut |host| transport.recv(rank, from, *tag, host))
+                self.device.write_host(self.region(view), &mut |host| transport.recv(rank, from, *tag, host))
             }
             Kind::Collective { op, axis, view } => {
-                self.on_host(view, &mut |host| transport.collective(rank, *axis, *op, host))
+                self.device.with_host(self.region(view), &mut |host| transport.collective(rank, *axis, *op, host))
             }
             Kind::Move { from, to } => {
                 let mut moved = Vec::new();
-                self.on_host(from, &mut |host| {
+                self.device.read_host(self.region(from), &mut |host| {
                     moved.extend_from_slice(host);
                     Ok(())
                 })?;
-                self.on_host(to, &mut |host| {
+                self.device.write_host(self.region(to), &mut |host| {
                     host.copy_from_slice(&moved);
                     Ok(())
                 })
@@ -113,14 +115,6 @@ impl Step<'_> {
     /// The rank of another stage with the same other coordinates.
     fn peer(&self, stage: usize) -> Rank {
         self.program.mesh.peer(self.at, stage)
-    }
-
-    fn on_host(
-        &mut self,
-        view: &View,
-        body: &mut dyn FnMut(&mut [f32]) -> Result<(), ExecutorError>,
-    ) -> Result<(), ExecutorError> {
-        self.device.with_host(self.region(view), body)
     }
 
     fn broken(&self, problem: String) -> ExecutorError {

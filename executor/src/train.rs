@@ -30,7 +30,7 @@ use meshwright_hardware::verify::Verified;
 use crate::checkpoint::Checkpoints;
 use crate::clock::{Clock, trace};
 use crate::data::{Corpus, mask};
-use crate::device::{Cpu, Device, Region, StepArgs};
+use crate::device::{Device, Region, StepArgs};
 use crate::error::ExecutorError;
 use crate::init::initial;
 use crate::interpret::run_step;
@@ -154,7 +154,7 @@ impl Trainer {
     ///
     /// # Errors
     /// [`ExecutorError::BadInput`] if the batch does not fit the mesh or a parameter does not fit its buffers,
-    /// [`ExecutorError::Device`] if memory is short or the program has no `loss` (last stage) or `norm` (first stage).
+    /// [`ExecutorError::Device`] if there is no such device, memory is short or the program has no `loss` (last stage) or `norm` (first stage).
     pub fn new(
         program: Arc<Verified>,
         params: Params,
@@ -166,7 +166,7 @@ impl Trainer {
         check_params(&program, &params)?;
         let device = |rank: Rank| -> Result<Box<dyn Device>, ExecutorError> {
             let buffers = &program.roles[mesh.coord_of(rank).pp].buffers;
-            Ok(Box::new(Cpu::new(rank, buffers, config.threads_per_rank)?))
+            config.device.open(rank, buffers, config.threads_per_rank)
         };
         let devices = (0..mesh.ranks()).map(device).collect::<Result<_, _>>()?;
         let stages = 0..mesh.pp;
@@ -342,7 +342,7 @@ fn run_rank(
     let outcome = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
         let problem = format!("a kernel panicked: {}", text.unwrap_or("no message"));
-        Err(ExecutorError::Device { device: "cpu".to_owned(), rank, problem })
+        Err(ExecutorError::Device { device: config.device.to_string(), rank, problem })
     });
     if outcome.is_err() {
         transport.abort();

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use meshwright_executor::device::Backend;
 use meshwright_hardware::profile::Cluster;
 use meshwright_hardware::units::Precision;
 use meshwright_planner::job::{Job, Optimizer};
@@ -26,6 +27,9 @@ const CALIBRATION: Duration = Duration::from_secs(18);
 /// Arguments of `demo`.
 #[derive(Args)]
 pub struct Demo {
+    /// What to run on: cpu, wgpu or wgpu:N, as `hardware list` shows them
+    #[arg(long, default_value_t)]
+    device: Backend,
     /// Files or folders of text to train on; else source text found on this machine
     #[arg(long, num_args = 1..)]
     data: Vec<PathBuf>,
@@ -50,13 +54,8 @@ impl Demo {
         let entropy = text.unigram_entropy();
         println!("text: {:.1} MB of bytes, unigram entropy {entropy:.3} nats a byte", text.bytes.len() as f64 / 1e6);
 
-        let share = Share::usual();
-        eprintln!(
-            "1/4 measuring single ops on {} rank(s) of {} thread(s), about {} s …",
-            share.ranks,
-            share.threads,
-            CALIBRATION.as_secs()
-        );
+        let share = Share::usual(self.device);
+        eprintln!("1/4 measuring single ops on {}, about {} s …", share.words(), CALIBRATION.as_secs());
         let machine = measure(share, CALIBRATION)?;
 
         let cluster = Cluster { pools: vec![machine.clone()] };

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Subcommand;
-use meshwright_executor::device::device_info;
+use meshwright_executor::device::{Backend, found};
 use meshwright_hardware::profile::catalog;
 
 use crate::failure::Failure;
@@ -14,7 +14,7 @@ use crate::runs::write_whole;
 /// Subcommands of `hardware`.
 #[derive(Subcommand)]
 pub enum Hardware {
-    /// All accelerators, systems and software stacks that ship with Meshwright, and this machine
+    /// All accelerators, systems and software stacks that ship with Meshwright, and this machine's devices
     List,
     /// One profile, with the source of every figure
     Show {
@@ -23,7 +23,10 @@ pub enum Hardware {
     },
     /// Measure this machine's ops and messages, and write its profile
     Calibrate {
-        /// Ranks to measure at the same time; as many as cores, up to eight, unless given
+        /// What to measure: cpu, wgpu or wgpu:N, as `hardware list` shows them
+        #[arg(long, default_value_t)]
+        device: Backend,
+        /// Ranks to measure at the same time; unless given, as many as cores, up to eight, or one on an adapter
         #[arg(long)]
         ranks: Option<usize>,
         /// About how long
@@ -41,15 +44,12 @@ impl Hardware {
         match self {
             Hardware::List => list(),
             Hardware::Show { name } => show(&name),
-            Hardware::Calibrate { ranks, seconds, output } => {
+            Hardware::Calibrate { device, ranks, seconds, output } => {
                 if ranks == Some(0) || !(seconds > 0.0 && seconds < 3600.0) {
                     return Err(Failure::input("--ranks must be above zero and --seconds between 0 and 3600"));
                 }
-                let share = ranks.map_or_else(Share::usual, Share::of_ranks);
-                eprintln!(
-                    "measuring {} rank(s) of {} thread(s) for about {seconds:.0} s …",
-                    share.ranks, share.threads
-                );
+                let share = ranks.map_or_else(|| Share::usual(device), |ranks| Share::of_ranks(device, ranks));
+                eprintln!("measuring {device}, {}, for about {seconds:.0} s …", share.words());
                 let machine = measure(share, Duration::from_secs_f64(seconds))?;
                 write_whole(&output, &machine.to_toml())?;
                 let peak = machine.device.peak.values().next().map(|peak| peak.value.to_string()).unwrap_or_default();
@@ -81,8 +81,14 @@ fn list() -> Result<(), Failure> {
     for stack in &catalog.stacks {
         println!("{:<26} {}", stack.name, stack.title);
     }
-    let info = device_info();
-    println!("\nthis machine: {}, {} core(s), {}: device `cpu`, usable", info.model, info.cores, info.instruction_set);
+    println!("\n{:<14} this machine's devices, as `--device` names them", "this machine");
+    for found in found() {
+        match found.problem {
+            None => println!("{:<14} usable: {}; {}; {}", found.name, found.title, found.driver, found.library),
+            Some(problem) if found.title.is_empty() => println!("{:<14} cannot be used: {problem}", found.name),
+            Some(problem) => println!("{:<14} cannot be used: {}: {problem}", found.name, found.title),
+        }
+    }
     Ok(())
 }
 

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use meshwright_executor::data::Corpus;
-use meshwright_executor::device::device_info;
+use meshwright_executor::device::Backend;
 use meshwright_executor::metrics::{MetricsLog, StepMetrics};
-use meshwright_executor::train::{CheckpointConfig, Task, TrainReport, Trainer, corpus_source};
+use meshwright_executor::train::{CheckpointConfig, Task, TrainConfig, TrainReport, Trainer, corpus_source};
 use meshwright_hardware::profile::{Cluster, Machine};
 use meshwright_hardware::units::Precision;
 use meshwright_planner::job::{Job, masked};
@@ -33,9 +33,9 @@ const CALIBRATION: Duration = Duration::from_secs(8);
 pub struct Run {
     /// A plan file
     plan: String,
-    /// What to run on
-    #[arg(long, default_value = "cpu")]
-    device: String,
+    /// What to run on: cpu, wgpu or wgpu:N, as `hardware list` shows them
+    #[arg(long, default_value_t)]
+    device: Backend,
     /// Files or folders of text to train on; else source text found on this machine
     #[arg(long, num_args = 1..)]
     data: Vec<PathBuf>,
@@ -62,18 +62,15 @@ pub struct Run {
 impl Run {
     /// Trains, then reports.
     pub fn run(self) -> Result<(), Failure> {
-        if self.device != "cpu" {
-            let message = format!("unknown device `{}`; this build runs on: cpu", self.device);
-            return Err(Failure::input(message));
-        }
         if self.checkpoint_every == 0 {
             return Err(Failure::input("--checkpoint-every is 0: it must be above zero"));
         }
         let mut plan = Plan::read(&self.plan)?;
         plan.job.steps = self.steps.unwrap_or(plan.job.steps);
-        check_runnable(&self.plan, &plan)?;
+        check_runnable(&self.plan, &plan, self.device)?;
+        self.device.find()?;
         let corpus = corpus(&self.data)?;
-        let share = Share::of_ranks(plan.mesh.ranks());
+        let share = Share::of_ranks(self.device, plan.mesh.ranks());
         let machine = match &self.cluster {
             Some(path) => one_pool(Cluster::parse(&path.display().to_string())?)?,
             None => cached(share, CALIBRATION)?,
@@ -95,10 +92,12 @@ impl Run {
 }
 
 /// What this executor cannot run, said before anything is written.
-fn check_runnable(file: &str, plan: &Plan) -> Result<(), Failure> {
+fn check_runnable(file: &str, plan: &Plan, device: Backend) -> Result<(), Failure> {
     if plan.job.precision != Precision::Fp32 {
         let precision = plan.job.precision;
-        return Err(Failure::input(format!("{file}: `job.precision` is {precision}: device `cpu` trains in fp32")));
+        return Err(Failure::input(format!(
+            "{file}: `job.precision` is {precision}: device `{device}` trains in fp32"
+        )));
     }
     if plan.job.model.vocab < 256 {
         let vocab = plan.job.model.vocab;
@@ -148,7 +147,7 @@ pub fn train(
     let unigram_entropy = corpus.unigram_entropy();
     let source = corpus_source(corpus, plan.job.seed, task(&plan.job));
     let checkpoints = CheckpointConfig { dir: dir.file("checkpoints"), every: checkpoint_every, keep: 2 };
-    let config = train_config(plan, share.threads, Some(checkpoints));
+    let config = TrainConfig { device: share.device, ..train_config(plan, share.threads, Some(checkpoints)) };
     let mut trainer = Trainer::new(Arc::new(lowered.program), lowered.params, config, source)?;
     let first = if resume { trainer.resume()? } else { 0 };
     let mut log = MetricsLog::open(&dir.file("metrics.jsonl"), first)?;
@@ -172,16 +171,13 @@ pub fn train(
         eprintln!("all {} steps were done before", plan.job.steps);
         return Ok(report);
     }
-    let info = device_info();
+    let found = share.device.find()?;
     dir.write_measured(&Measured {
         step_time_s: report.trace.step_time().seconds().0,
         peak_memory_bytes: report.peak_memory_bytes,
         declared_bytes: declared,
         unigram_entropy,
-        device: format!(
-            "cpu: {}, {} rank(s) of {} thread(s), {}",
-            info.model, share.ranks, share.threads, info.instruction_set
-        ),
+        device: format!("{}: {}, {}, {}", found.name, found.title, share.words(), found.driver),
         emulated: share.emulated(),
         trace: report.trace.clone(),
     })?;

@@ -7,9 +7,10 @@
 
 use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Tensor};
 use meshwright_hardware::mesh::{Coord, Rank};
-use meshwright_hardware::op::{Mode, NormKind, Op, Param, position};
+use meshwright_hardware::op::{NormKind, Op, position};
 use meshwright_hardware::program::{Buffer, ELEM_BYTES, Lifetime};
 
+use super::check::{check, shard, sums_in_place};
 use super::{Device, Region, StepArgs};
 use crate::error::ExecutorError;
 use crate::kernels::{self, Team};
@@ -96,38 +97,16 @@ impl Cpu {
             _ => Err(failed(self.rank, format!("{region:?} is outside its buffer"))),
         }
     }
-
-    /// Checks what makes [`Args`] sound.
-    fn check(&self, op: &Op, signature: &[Param], regions: &[Region]) -> Result<(), ExecutorError> {
-        let fits = |(param, region): (&Param, &Region)| param.elems == region.elems;
-        if signature.len() != regions.len() || !signature.iter().zip(regions).all(fits) {
-            return Err(failed(self.rank, format!("{op:?} cannot run on {regions:?}")));
-        }
-        let in_place = sums_in_place(op, regions);
-        for (i, (param, written)) in signature.iter().zip(regions).enumerate() {
-            let others = regions.iter().enumerate().filter(|&(j, _)| j != i && Some(j) != in_place);
-            if param.mode != Mode::In && others.map(|(_, other)| other).any(|other| other.overlaps(written)) {
-                return Err(failed(self.rank, format!("{op:?} writes `{}` over another argument", param.name)));
-            }
-        }
-        Ok(())
-    }
 }
 
 fn failed(rank: Rank, problem: String) -> ExecutorError {
     ExecutorError::Device { device: "cpu".to_owned(), rank, problem }
 }
 
-/// Which operand an addition writes its sum over, if one.
-fn sums_in_place(op: &Op, regions: &[Region]) -> Option<usize> {
-    let Op::Add { .. } = op else { return None };
-    (0..2).find(|&operand| regions[operand] == regions[regions.len() - 1])
-}
-
 impl Device for Cpu {
     fn run(&mut self, op: &Op, regions: &[Region], at: Coord, step: &StepArgs) -> Result<(), ExecutorError> {
         let signature = op.signature();
-        self.check(op, &signature, regions)?;
+        check(op, &signature, regions).map_err(|problem| failed(self.rank, problem))?;
         let views = regions.iter().map(|&region| Ok((self.address(region)?, region.elems)));
         let args = Args(views.collect::<Result<_, ExecutorError>>()?);
         if let (Op::Add { rows, cols, bias }, Some(operand)) = (op, sums_in_place(op, regions)) {
@@ -157,7 +136,7 @@ impl Device for Cpu {
     }
 }
 
-/// Arguments that passed [`Cpu::check`]: each is asked for once, as read or written as the op's signature says, except
+/// Arguments that passed [`check`]: each is asked for once, as read or written as the op's signature says, except
 /// that an addition in place asks only for one of the two that are the same.
 struct Args(Vec<(*mut f32, usize)>);
 
@@ -184,11 +163,6 @@ fn add_in_place(team: &Team, rows: usize, cols: usize, bias: bool, operand: usiz
         // A table of one position: the same row added to all.
         kernels::add_positions(team, rows, cols, |_| 0, args.read(2), sum);
     }
-}
-
-/// This rank's part of something `shards` ranks share; something whole is the first part of one.
-fn shard(shards: usize, position: usize) -> usize {
-    if shards == 1 { 0 } else { position }
 }
 
 /// One kernel an op, arguments in the order of the signature.

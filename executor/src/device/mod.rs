@@ -5,11 +5,18 @@
 //! Invariant: all memory that an instruction touches was declared by the program and allocated when the device was made;
 //! only working memory inside kernels comes on top, and is counted.
 
+mod backend;
+mod check;
 mod cpu;
 mod info;
+#[cfg(feature = "wgpu")]
+mod wgpu;
 
+pub use backend::{Backend, Found, found};
 pub use cpu::Cpu;
 pub use info::{DeviceInfo, device_info};
+#[cfg(feature = "wgpu")]
+pub use wgpu::Wgpu;
 
 use meshwright_hardware::mesh::Coord;
 use meshwright_hardware::op::Op;
@@ -71,6 +78,38 @@ pub trait Device: Send {
         region: Region,
         body: &mut dyn FnMut(&mut [f32]) -> Result<(), ExecutorError>,
     ) -> Result<(), ExecutorError>;
+
+    /// As [`Device::with_host`], where `body` only reads: what it writes may be lost.
+    ///
+    /// # Errors
+    /// As [`Device::with_host`].
+    fn read_host(
+        &mut self,
+        region: Region,
+        body: &mut dyn FnMut(&mut [f32]) -> Result<(), ExecutorError>,
+    ) -> Result<(), ExecutorError> {
+        self.with_host(region, body)
+    }
+
+    /// As [`Device::with_host`], where `body` writes every element: what it finds there may be anything.
+    ///
+    /// # Errors
+    /// As [`Device::with_host`].
+    fn write_host(
+        &mut self,
+        region: Region,
+        body: &mut dyn FnMut(&mut [f32]) -> Result<(), ExecutorError>,
+    ) -> Result<(), ExecutorError> {
+        self.with_host(region, body)
+    }
+
+    /// Waits until everything that was asked for is done.
+    ///
+    /// # Errors
+    /// [`ExecutorError::Device`] if something that was asked for earlier failed.
+    fn sync(&mut self) -> Result<(), ExecutorError> {
+        Ok(())
+    }
 
     /// Bytes held for the declared buffers.
     fn buffer_bytes(&self) -> u64;

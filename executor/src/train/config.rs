@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use meshwright_hardware::mesh::Mesh;
 
-use crate::device::StepArgs;
+use crate::device::{Backend, StepArgs};
 use crate::error::ExecutorError;
 use crate::kernels::AdamW;
 
@@ -43,7 +43,9 @@ pub struct TrainConfig {
     pub seq: usize,
     /// Sequences a step, on all ranks.
     pub global_batch: usize,
-    /// Threads of each rank.
+    /// What every rank runs on.
+    pub device: Backend,
+    /// Threads of each rank on the CPU.
     pub threads_per_rank: usize,
     /// Where to save and how often; `None` saves nothing.
     pub checkpoints: Option<CheckpointConfig>,

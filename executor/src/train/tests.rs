@@ -1,6 +1,7 @@
 //! Training a two-layer model, an embedding and a head, written by hand for any mesh.
 
 use super::*;
+use crate::device::Backend;
 use meshwright_hardware::mesh::{Axis, Mesh};
 use meshwright_hardware::op::{Layout, Op, Param};
 use meshwright_hardware::params::{Init, ParamSpec, Shard};
@@ -241,6 +242,7 @@ fn config(mesh: Mesh, microbatches: usize) -> TrainConfig {
         num_microbatches: microbatches,
         seq: SEQ,
         global_batch: GLOBAL_BATCH,
+        device: Backend::Cpu,
         threads_per_rank: 1,
         checkpoints: None,
     }

@@ -24,7 +24,7 @@ pub(super) fn read(device: &mut dyn Device, region: Region) -> Result<Vec<f32>, 
         values = host.to_vec();
         Ok(())
     };
-    device.with_host(region, &mut copy)?;
+    device.read_host(region, &mut copy)?;
     Ok(values)
 }
 
@@ -34,7 +34,7 @@ pub(super) fn write(device: &mut dyn Device, region: Region, values: &[f32]) -> 
         host.copy_from_slice(values);
         Ok(())
     };
-    device.with_host(region, &mut copy)
+    device.write_host(region, &mut copy)
 }
 
 impl Trainer {

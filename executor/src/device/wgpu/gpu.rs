@@ -1,0 +1,203 @@
+//! Adapters, and what all ranks on one share: its device, its queue and its compiled kernels.
+//!
+//! In: an adapter's number. Out: its description; its open device.
+//!
+//! Invariant: adapters are numbered alike in every run: discrete GPUs first, software last, else in the driver's order.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::task::{Context, Poll, Waker};
+
+use wgpu::{Adapter, Device, DeviceType, Features, Instance, InstanceDescriptor, InstanceFlags, Limits, Queue};
+
+use super::memory::Slice;
+use super::pipeline::{Pipelines, Recorded};
+use crate::device::{Backend, Found, device_info};
+
+/// As `Cargo.toml` asks for it.
+const LIBRARY: &str = "wgpu 30";
+/// Bytes of parameters that a kernel is given as immediates.
+pub(super) const PARAMS: u32 = 128;
+/// Bindings of a kernel at most.
+pub(super) const BINDINGS: u32 = 6;
+/// Bytes of memory that a workgroup shares at most, and its invocations.
+const WORKGROUP: (u32, u32) = (16 << 10, 256);
+
+/// An open adapter.
+pub(super) struct Gpu {
+    pub device: Device,
+    pub queue: Queue,
+    pub limits: Limits,
+    pub pipelines: Pipelines,
+    /// What went wrong where nobody could be told.
+    fault: Arc<Mutex<Option<String>>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+/// The value of a future that native backends have at once.
+pub(super) fn now<T>(future: impl Future<Output = T>) -> T {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(value) => value,
+        Poll::Pending => unreachable!("native backends answer at once"),
+    }
+}
+
+fn enumerate() -> &'static [Adapter] {
+    static ADAPTERS: OnceLock<Vec<Adapter>> = OnceLock::new();
+    ADAPTERS.get_or_init(|| {
+        let mut descriptor = InstanceDescriptor::new_without_display_handle();
+        descriptor.flags = InstanceFlags::empty();
+        let backends = descriptor.backends;
+        let mut adapters = now(Instance::new(descriptor).enumerate_adapters(backends));
+        adapters.sort_by_key(|adapter| match adapter.get_info().device_type {
+            DeviceType::DiscreteGpu => 0,
+            DeviceType::IntegratedGpu => 1,
+            DeviceType::VirtualGpu => 2,
+            DeviceType::Other => 3,
+            DeviceType::Cpu => 4,
+        });
+        adapters
+    })
+}
+
+/// What an adapter lacks, if anything.
+fn lacks(adapter: &Adapter) -> Option<String> {
+    let limits = adapter.limits();
+    let (memory, invocations) = WORKGROUP;
+    let needs = [
+        ("max_immediate_size", limits.max_immediate_size, PARAMS),
+        ("max_storage_buffers_per_shader_stage", limits.max_storage_buffers_per_shader_stage, BINDINGS),
+        ("max_compute_workgroup_storage_size", limits.max_compute_workgroup_storage_size, memory),
+        ("max_compute_invocations_per_workgroup", limits.max_compute_invocations_per_workgroup, invocations),
+    ];
+    if !adapter.features().contains(Features::IMMEDIATES) {
+        return Some("it has no immediates".to_owned());
+    }
+    let short = needs.into_iter().find(|(_, has, needed)| has < needed);
+    short.map(|(limit, has, needed)| format!("its {limit} is {has}, kernels need {needed}"))
+}
+
+/// All adapters of this machine.
+pub fn adapters() -> Vec<Found> {
+    let describe = |(number, adapter): (usize, &Adapter)| {
+        let info = adapter.get_info();
+        let driver = [info.backend.to_string(), info.driver, info.driver_info];
+        let software = info.device_type == DeviceType::Cpu;
+        let driver: Vec<String> = driver.into_iter().filter(|part| !part.is_empty()).collect();
+        Found {
+            name: Backend::Wgpu(number).to_string(),
+            title: info.name,
+            driver: driver.join(", "),
+            library: LIBRARY.to_owned(),
+            software,
+            memory_bytes: if software { device_info().memory_bytes } else { adapter.limits().max_buffer_size },
+            problem: lacks(adapter),
+        }
+    };
+    enumerate().iter().enumerate().map(describe).collect()
+}
+
+/// An adapter's device, opened once a process; `None` if there is no such adapter.
+pub(super) fn open(number: usize) -> Option<Result<Arc<Gpu>, String>> {
+    static OPEN: Mutex<Option<HashMap<usize, Arc<Gpu>>>> = Mutex::new(None);
+    let adapter = enumerate().get(number)?;
+    let mut open = lock(&OPEN);
+    let open = open.get_or_insert_default();
+    if let Some(gpu) = open.get(&number) {
+        return Some(Ok(Arc::clone(gpu)));
+    }
+    let gpu = Gpu::new(adapter).map(Arc::new);
+    if let Ok(gpu) = &gpu {
+        open.insert(number, Arc::clone(gpu));
+    }
+    Some(gpu)
+}
+
+/// An adapter's device, opened for a test alone.
+#[cfg(test)]
+pub(super) fn alone(number: usize) -> Gpu {
+    let adapter = enumerate().get(number).expect("a wgpu adapter; scripts/test installs a software one");
+    Gpu::new(adapter).expect("the adapter can be used")
+}
+
+impl Gpu {
+    fn new(adapter: &Adapter) -> Result<Gpu, String> {
+        if let Some(problem) = lacks(adapter) {
+            return Err(problem);
+        }
+        let limits = adapter.limits();
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("meshwright"),
+            required_features: Features::IMMEDIATES,
+            required_limits: limits.clone(),
+            ..Default::default()
+        };
+        let (device, queue) = now(adapter.request_device(&descriptor)).map_err(|e| e.to_string())?;
+        let fault = Arc::new(Mutex::new(None));
+        let (failed, lost) = (Arc::clone(&fault), Arc::clone(&fault));
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            lock(&failed).get_or_insert(error.to_string());
+        }));
+        device.set_device_lost_callback(move |reason, message| {
+            lock(&lost).get_or_insert(format!("it was lost ({reason:?}): {message}"));
+        });
+        Ok(Gpu { pipelines: Pipelines::new(&device), device, queue, limits, fault })
+    }
+
+    /// What has gone wrong so far, if anything.
+    fn healthy(&self) -> Result<(), String> {
+        lock(&self.fault).clone().map_or(Ok(()), Err)
+    }
+
+    /// Submits recorded dispatches, then a copy.
+    pub fn submit(&self, recorded: &mut Vec<Recorded>, copy: Option<(&Slice, &wgpu::Buffer)>) -> Result<(), String> {
+        if recorded.is_empty() && copy.is_none() {
+            return Ok(());
+        }
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        if !recorded.is_empty() {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            recorded.drain(..).for_each(|dispatch| dispatch.encode(&mut pass));
+        }
+        if let Some((from, to)) = copy {
+            encoder.copy_buffer_to_buffer(&from.buffer, 4 * from.start, to, 0, 4 * from.elems);
+        }
+        self.queue.submit([encoder.finish()]);
+        self.healthy()
+    }
+
+    /// Waits for everything that was submitted.
+    pub fn wait(&self) -> Result<(), String> {
+        self.device.poll(wgpu::PollType::wait_indefinitely()).map_err(|e| e.to_string())?;
+        self.healthy()
+    }
+
+    /// Copies a staging buffer's first elements to `host`.
+    pub fn read(&self, staging: &wgpu::Buffer, elems: usize, host: &mut Vec<f32>) -> Result<(), String> {
+        let slice = staging.slice(..4 * elems as u64);
+        let mapped = Arc::new(Mutex::new(Ok(())));
+        let outcome = Arc::clone(&mapped);
+        slice.map_async(wgpu::MapMode::Read, move |result| *lock(&outcome) = result);
+        self.wait()?;
+        lock(&mapped).clone().map_err(|e| e.to_string())?;
+        let bytes = slice.get_mapped_range().map_err(|e| e.to_string())?;
+        host.clear();
+        host.extend_from_slice(bytemuck::cast_slice(&bytes));
+        drop(bytes);
+        staging.unmap();
+        Ok(())
+    }
+
+    /// Copies `host` to a slice, after what was submitted.
+    pub fn write(&self, slice: &Slice, host: &[f32]) -> Result<(), String> {
+        self.queue.write_buffer(&slice.buffer, 4 * slice.start, bytemuck::cast_slice(host));
+        // What the queue stages would else wait for the next batch, and memory with it.
+        self.queue.submit([]);
+        self.healthy()
+    }
+}

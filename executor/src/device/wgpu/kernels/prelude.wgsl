@@ -1,0 +1,76 @@
+// What all kernels share: parameters, arguments, sums and maxima over a workgroup.
+//
+// Arguments are bound in windows of their buffers; `p.o0` and `p.o1` say where each begins in its window, in elements.
+// `p.d0 ..` are the op's dims and `p.f0 ..` its numbers, as `ops.rs` puts them there. A grid of more workgroups than a
+// dimension may have is folded in two; surplus workgroups end at once.
+
+struct Params {
+    o0: vec4<u32>,
+    o1: vec4<u32>,
+    d0: vec4<u32>,
+    d1: vec4<u32>,
+    d2: vec4<u32>,
+    d3: vec4<u32>,
+    f0: vec4<f32>,
+    f1: vec4<f32>,
+}
+
+var<immediate> p: Params;
+
+@group(0) @binding(0) var<storage, read_write> b0: array<f32>;
+@group(0) @binding(1) var<storage, read_write> b1: array<f32>;
+@group(0) @binding(2) var<storage, read_write> b2: array<f32>;
+@group(0) @binding(3) var<storage, read_write> b3: array<f32>;
+@group(0) @binding(4) var<storage, read_write> b4: array<f32>;
+@group(0) @binding(5) var<storage, read_write> b5: array<f32>;
+// Token ids are bits, which a load as floats might change.
+@group(0) @binding(0) var<storage, read_write> ids0: array<u32>;
+@group(0) @binding(1) var<storage, read_write> ids1: array<u32>;
+
+const WIDTH = 256u;
+const NO_ID = 0xffffffffu;
+const LEAST = -3.0e38;
+
+// The place in its sequence of a token of which rank `rank` of `cp` holds the `at`-th of `seq`: a part from each end.
+fn position(at: u32, seq: u32, cp: u32, rank: u32) -> u32 {
+    let half = seq / 2u;
+    if cp == 1u {
+        return at;
+    }
+    return select((2u * cp - 1u - rank) * half + at - half, rank * half + at, at < half);
+}
+
+fn group_index(id: vec3<u32>, groups: vec3<u32>) -> u32 {
+    return id.y * groups.x + id.x;
+}
+
+var<workgroup> lanes: array<f32, 256>;
+
+// The sum of every thread's `x`, by halves: always in the same order.
+fn sum_all(t: u32, x: f32) -> f32 {
+    lanes[t] = x;
+    workgroupBarrier();
+    for (var half = WIDTH / 2u; half > 0u; half = half / 2u) {
+        if t < half {
+            lanes[t] = lanes[t] + lanes[t + half];
+        }
+        workgroupBarrier();
+    }
+    let total = lanes[0];
+    workgroupBarrier();
+    return total;
+}
+
+fn max_all(t: u32, x: f32) -> f32 {
+    lanes[t] = x;
+    workgroupBarrier();
+    for (var half = WIDTH / 2u; half > 0u; half = half / 2u) {
+        if t < half {
+            lanes[t] = max(lanes[t], lanes[t + half]);
+        }
+        workgroupBarrier();
+    }
+    let greatest = lanes[0];
+    workgroupBarrier();
+    return greatest;
+}

@@ -1,0 +1,188 @@
+//! A GPU as a device, by wgpu: Vulkan, Metal or Direct3D 12, whoever made it.
+//!
+//! In: buffer declarations and an adapter's number, then ops. Out: changed buffers.
+//!
+//! Ops are recorded and submitted in batches; they run in order, as each reads and writes through bindings that the
+//! driver orders. Ranks on one adapter share its device and compiled kernels, not their buffers.
+//!
+//! Invariant: kernels touch only regions that were checked, and sums have a fixed order, so the same operands give the
+//! same bits.
+
+mod gpu;
+mod memory;
+mod ops;
+mod pipeline;
+mod spread;
+#[cfg(test)]
+mod tests;
+
+pub use gpu::adapters;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use meshwright_hardware::mesh::{Coord, Rank};
+use meshwright_hardware::op::Op;
+use meshwright_hardware::program::Buffer;
+
+use super::check::check;
+use super::{Backend, Device, Region, StepArgs};
+use crate::error::ExecutorError;
+use gpu::Gpu;
+use memory::{Memory, Slice};
+use pipeline::Recorded;
+
+/// Dispatches that are submitted together at most: few enough that the device starts soon.
+const BATCH: usize = 64;
+
+/// A rank's buffers on an adapter.
+pub struct Wgpu {
+    rank: Rank,
+    backend: Backend,
+    gpu: Arc<Gpu>,
+    memory: Vec<Memory>,
+    /// Working memory of kernels; it grows to what the largest so far needed.
+    scratch: Option<Memory>,
+    /// What the host reads buffers through.
+    staging: Option<Memory>,
+    /// Cosines and sines of positions, by positions, half a head's width and the bits of theta.
+    turns: HashMap<(usize, usize, u32), Memory>,
+    recorded: Vec<Recorded>,
+    /// A region as the host sees it.
+    host: Vec<f32>,
+}
+
+impl Wgpu {
+    /// Allocates a rank's buffers, all zeros, on adapter `adapter` of those that `hardware list` shows.
+    ///
+    /// # Errors
+    /// [`ExecutorError::Device`] if there is no such adapter, it lacks something, or a buffer cannot be allocated.
+    pub fn new(rank: Rank, buffers: &[Buffer], adapter: usize) -> Result<Wgpu, ExecutorError> {
+        let backend = Backend::Wgpu(adapter);
+        let gpu = match gpu::open(adapter) {
+            Some(opened) => opened.map_err(|problem| failed(backend, rank, problem))?,
+            None => return Err(backend.missing(rank)),
+        };
+        Wgpu::on(gpu, backend, rank, buffers)
+    }
+
+    fn on(gpu: Arc<Gpu>, backend: Backend, rank: Rank, buffers: &[Buffer]) -> Result<Wgpu, ExecutorError> {
+        let memory = buffers.iter().map(|buffer| Memory::declared(&gpu, buffer)).collect::<Result<_, _>>();
+        let memory = memory.map_err(|problem| failed(backend, rank, problem))?;
+        Ok(Wgpu {
+            rank,
+            backend,
+            gpu,
+            memory,
+            scratch: None,
+            staging: None,
+            turns: HashMap::new(),
+            recorded: Vec::new(),
+            host: Vec::new(),
+        })
+    }
+
+    fn failed(&self, problem: String) -> ExecutorError {
+        failed(self.backend, self.rank, problem)
+    }
+
+    /// A region, if it lies in its buffer.
+    fn slice(&self, region: Region) -> Result<Slice, String> {
+        let memory = self.memory.get(region.buffer);
+        let slice = memory.and_then(|memory| memory.slice(region.start, region.elems));
+        slice.ok_or_else(|| format!("{region:?} is outside its buffer"))
+    }
+
+    /// Working memory of `elems` elements, holding whatever was there.
+    fn scratch(&mut self, elems: usize) -> Result<Slice, String> {
+        let scratch = Memory::at_least(&mut self.scratch, &self.gpu, elems, "working memory")?;
+        Ok(scratch.slice(0, elems).expect("it is as long at least"))
+    }
+
+    fn record(&mut self, call: pipeline::Call) -> Result<(), String> {
+        self.recorded.push(self.gpu.prepare(call)?);
+        if self.recorded.len() >= BATCH { self.submit(None) } else { Ok(()) }
+    }
+
+    /// Submits what is recorded, and a copy to the staging memory after it.
+    fn submit(&mut self, copy: Option<&Slice>) -> Result<(), String> {
+        let to = copy.map(|from| (from, &self.staging.as_ref().expect("the caller made it").buffer));
+        self.gpu.submit(&mut self.recorded, to)
+    }
+
+    /// Copies a region to `self.host`.
+    fn fetch(&mut self, region: Region) -> Result<(), String> {
+        let slice = self.slice(region)?;
+        let staging = Memory::staging(&mut self.staging, &self.gpu, region.elems)?.clone();
+        self.submit(Some(&slice))?;
+        self.gpu.read(&staging, region.elems, &mut self.host)
+    }
+
+    /// Copies `self.host` to a region, after what was recorded.
+    fn store(&mut self, region: Region) -> Result<(), String> {
+        let slice = self.slice(region)?;
+        self.submit(None)?;
+        self.gpu.write(&slice, &self.host)
+    }
+}
+
+fn failed(backend: Backend, rank: Rank, problem: String) -> ExecutorError {
+    ExecutorError::Device { device: backend.to_string(), rank, problem }
+}
+
+impl Device for Wgpu {
+    fn run(&mut self, op: &Op, regions: &[Region], at: Coord, step: &StepArgs) -> Result<(), ExecutorError> {
+        let checked = check(op, &op.signature(), regions);
+        checked.and_then(|()| self.record_op(op, regions, at, step)).map_err(|problem| self.failed(problem))
+    }
+
+    fn with_host(
+        &mut self,
+        region: Region,
+        body: &mut dyn FnMut(&mut [f32]) -> Result<(), ExecutorError>,
+    ) -> Result<(), ExecutorError> {
+        self.fetch(region).map_err(|problem| self.failed(problem))?;
+        body(&mut self.host)?;
+        self.store(region).map_err(|problem| self.failed(problem))
+    }
+
+    fn read_host(
+        &mut self,
+        region: Region,
+        body: &mut dyn FnMut(&mut [f32]) -> Result<(), ExecutorError>,
+    ) -> Result<(), ExecutorError> {
+        self.fetch(region).map_err(|problem| self.failed(problem))?;
+        body(&mut self.host)
+    }
+
+    fn write_host(
+        &mut self,
+        region: Region,
+        body: &mut dyn FnMut(&mut [f32]) -> Result<(), ExecutorError>,
+    ) -> Result<(), ExecutorError> {
+        self.slice(region).map_err(|problem| self.failed(problem))?;
+        self.host.resize(region.elems, 0.0);
+        body(&mut self.host)?;
+        self.store(region).map_err(|problem| self.failed(problem))
+    }
+
+    fn sync(&mut self) -> Result<(), ExecutorError> {
+        self.submit(None).and_then(|()| self.gpu.wait()).map_err(|problem| self.failed(problem))
+    }
+
+    fn buffer_bytes(&self) -> u64 {
+        self.memory.iter().map(Memory::bytes).sum()
+    }
+
+    fn scratch_bytes(&self) -> u64 {
+        self.scratch.iter().chain(&self.staging).chain(self.turns.values()).map(Memory::bytes).sum()
+    }
+}
+
+impl Drop for Wgpu {
+    fn drop(&mut self) {
+        // Buffers go back to the driver when the last work on them is done, so that the next device finds them free.
+        self.recorded.clear();
+        let _ = self.gpu.wait();
+    }
+}

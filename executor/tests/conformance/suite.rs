@@ -1,0 +1,312 @@
+//! Runs ops on a device, with all arguments in one buffer, and compares every element of it with the reference.
+//!
+//! In: how a device is made, ops. Out: a panic that names the op, the argument and the element.
+//!
+//! Invariant: what an op does not write keeps its bits, and the same operands give the same bits again.
+
+use meshwright_executor::ExecutorError;
+use meshwright_executor::device::{Device, Region, StepArgs};
+use meshwright_executor::kernels::AdamW;
+use meshwright_hardware::mesh::{Coord, Mesh, Rank};
+use meshwright_hardware::op::{Mode, NormKind, Op, Param};
+use meshwright_hardware::program::{Buffer, Lifetime};
+
+use crate::reference;
+
+/// How a device is made.
+pub type Make = fn(Rank, &[Buffer]) -> Result<Box<dyn Device>, ExecutorError>;
+
+/// Error of an element of 4 bytes against its own size or the mean size of its argument's, whichever is greater.
+const TOLERANCE_F32: f64 = 2e-5;
+
+/// SplitMix64.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// In `low ..= high`.
+    pub fn from(&mut self, low: usize, high: usize) -> usize {
+        low + (self.next() % (high - low + 1) as u64) as usize
+    }
+
+    /// `n` values in -1..1 that an `f32` holds.
+    fn values(&mut self, n: usize) -> Vec<f64> {
+        (0..n).map(|_| f64::from((self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0)).collect()
+    }
+}
+
+/// A rank that holds the second shard of what has several.
+fn place(op: &Op) -> Coord {
+    let at = match *op {
+        Op::Embed { shards, .. } | Op::EmbedGrad { shards, .. } => shards.min(2) - 1,
+        Op::LossStats { shards, .. } | Op::Loss { shards, .. } => shards.min(2) - 1,
+        Op::SquaredNorm { shards, .. } | Op::AdamW { shards, .. } => shards.min(2) - 1,
+        Op::Positions { sp, cp, .. } | Op::PositionsGrad { sp, cp, .. } => sp.max(cp).min(2) - 1,
+        Op::Rope { cp, .. } | Op::LatentPack { cp, .. } | Op::LatentPackGrad { cp, .. } => cp.min(2) - 1,
+        Op::ContextAttention(dims) | Op::ContextAttentionGrad(dims) => dims.cp.min(2) - 1,
+        Op::ExpertMatmul { .. } | Op::Route { .. } | Op::RouteGrad { .. } | Op::Dispatch { .. } => 0,
+        Op::DispatchGrad { .. } | Op::Combine { .. } | Op::CombineGrad { .. } | Op::Columns { .. } => 0,
+        Op::Norm { .. } | Op::NormGrad { .. } | Op::Copy { .. } => 0,
+        Op::Matmul { .. } | Op::BiasGrad { .. } | Op::Attention(_) | Op::AttentionGrad(_) => 0,
+        Op::Activation { .. } | Op::ActivationGrad { .. } | Op::Add { .. } | Op::Zero { .. } => 0,
+        Op::Accumulate { .. } => 0,
+    };
+    let mesh = Mesh { dp: 4, cp: 4, tp: 4, ..Mesh::ONE };
+    mesh.coord_of(mesh.rank(0, at, at, at))
+}
+
+/// An optimizer step, with clipping or without.
+fn step(clip: f32) -> StepArgs {
+    let (bias1, bias2, grad_scale) = (0.271, 0.0975, 1.0);
+    let adamw = AdamW { lr: 0.01, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, bias1, bias2, grad_scale };
+    StepArgs { adamw, clip }
+}
+
+/// Operands that an op can be given: ids in range, statistics that belong to their rows, squares above zero.
+fn operands(op: &Op, random: &mut Random) -> Vec<Vec<f64>> {
+    let mut all: Vec<Vec<f64>> = op.signature().iter().map(|param| random.values(param.elems)).collect();
+    let mut ids = |n: usize, below: usize| -> Vec<f64> { (0..n).map(|_| random.from(0, below - 1) as f64).collect() };
+    let forward = |op: Op, given: &[&Vec<f64>]| {
+        let mut all: Vec<Vec<f64>> = op.signature().iter().map(|param| vec![0.0; param.elems]).collect();
+        all.iter_mut().zip(given).for_each(|(to, from)| to.clone_from(from));
+        reference::run(&op, &mut all, place(&op), &step(0.0));
+        all
+    };
+    match *op {
+        Op::Embed { rows, vocab, shards, .. } | Op::EmbedGrad { rows, vocab, shards, .. } => {
+            all[0] = ids(rows, vocab * shards);
+        }
+        Op::NormGrad { kind, rows, cols, .. } => {
+            let bias = vec![0.0; cols];
+            let given = if kind == NormKind::Layer { vec![&all[0], &all[1], &bias] } else { vec![&all[0], &all[1]] };
+            all[2] = forward(Op::Norm { kind, rows, cols }, &given).pop().unwrap();
+        }
+        Op::AttentionGrad(dims) => {
+            let mut given = forward(Op::Attention(dims), &[&all[0]]);
+            (all[2], all[1]) = (given.pop().unwrap(), given.pop().unwrap());
+        }
+        Op::LossStats { rows, vocab, shards } => {
+            all[0].iter_mut().for_each(|x| *x *= 10.0);
+            all[1] = ids(rows, vocab * shards);
+        }
+        Op::Loss { rows, vocab, shards, .. } => {
+            all[0] = ids(rows, vocab * shards);
+            all[0].iter_mut().skip(3).step_by(5).for_each(|id| *id = f64::from(u32::MAX));
+            all[2].iter_mut().for_each(|x| *x *= 10.0);
+            let mine = Op::LossStats { rows, vocab, shards };
+            all[1] = (0..shards).flat_map(|_| forward(mine, &[&all[2], &all[0]]).pop().unwrap()).collect();
+        }
+        Op::AdamW { .. } => {
+            all[0] = vec![7.3];
+            all[4].iter_mut().for_each(|v| *v = v.abs());
+        }
+        Op::RouteGrad { rows, experts, top_k, room, .. } => {
+            let forward = forward(Op::Route { rows, experts, top_k, room }, &[&all[0]]);
+            all[0] = forward[1].clone();
+        }
+        Op::Dispatch { rows, top_k, places, .. } => all[1] = seats(&mut ids, rows * top_k, places),
+        Op::DispatchGrad { rows, top_k, places, .. } => all[0] = seats(&mut ids, rows * top_k, places),
+        Op::Combine { rows, top_k, places, .. } | Op::CombineGrad { rows, top_k, places, .. } => {
+            all[1] = seats(&mut ids, rows * top_k, places);
+        }
+        Op::ContextAttentionGrad(dims) => {
+            // As of one hop alone.
+            let op = Op::ContextAttention(dims);
+            let mut given: Vec<Vec<f64>> = op.signature().iter().map(|param| vec![0.0; param.elems]).collect();
+            (given[0], given[1]) = (all[0].clone(), all[1].clone());
+            given[3].fill(-1.0);
+            reference::run(&op, &mut given, place(&op), &step(0.0));
+            (all[3], all[2]) = (given.pop().unwrap(), given.pop().unwrap());
+        }
+        Op::ContextAttention(_) | Op::ExpertMatmul { .. } | Op::Route { .. } | Op::Columns { .. } => {}
+        Op::LatentPack { .. } | Op::LatentPackGrad { .. } | Op::Copy { .. } => {}
+        Op::Positions { .. } | Op::PositionsGrad { .. } | Op::Norm { .. } | Op::Matmul { .. } => {}
+        Op::BiasGrad { .. } | Op::Rope { .. } | Op::Attention(_) | Op::Activation { .. } => {}
+        Op::ActivationGrad { .. } | Op::Add { .. } | Op::Zero { .. } => {}
+        Op::Accumulate { .. } | Op::SquaredNorm { .. } => {}
+    }
+    // What an `f32` buffer can hold of it.
+    all.iter_mut().zip(op.signature()).filter(|(_, param)| !is_ids(param)).for_each(|(values, _)| {
+        values.iter_mut().for_each(|x| *x = f64::from(*x as f32));
+    });
+    all
+}
+
+fn is_ids(param: &Param) -> bool {
+    matches!(param.name, "ids" | "targets" | "places")
+}
+
+/// Different places for as many choices as there are places for, in any order; the others get none.
+fn seats(ids: &mut impl FnMut(usize, usize) -> Vec<f64>, choices: usize, places: usize) -> Vec<f64> {
+    let mut free: Vec<usize> = (0..places).collect();
+    let seat = |wanted: f64| {
+        if free.is_empty() || wanted as usize % 7 == 3 {
+            return f64::from(u32::MAX);
+        }
+        free.swap_remove(wanted as usize % free.len()) as f64
+    };
+    ids(choices, 1 << 20).into_iter().map(seat).collect()
+}
+
+/// An argument's elements as a buffer holds them.
+fn held(param: &Param, values: &[f64]) -> Vec<f32> {
+    values.iter().map(|&x| if is_ids(param) { f32::from_bits(x as u32) } else { x as f32 }).collect()
+}
+
+fn buffer(elems: usize) -> Buffer {
+    Buffer { name: "arena".to_owned(), elems, lifetime: Lifetime::Scratch, width: 4 }
+}
+
+fn whole(elems: usize) -> Region {
+    Region { buffer: 0, start: 0, elems }
+}
+
+fn write(device: &mut dyn Device, region: Region, values: &[f32]) {
+    let mut copy = |host: &mut [f32]| {
+        host.copy_from_slice(values);
+        Ok(())
+    };
+    device.with_host(region, &mut copy).unwrap();
+}
+
+fn read(device: &mut dyn Device, region: Region) -> Vec<f32> {
+    let mut values = Vec::new();
+    let mut copy = |host: &mut [f32]| {
+        values = host.to_vec();
+        Ok(())
+    };
+    device.with_host(region, &mut copy).unwrap();
+    values
+}
+
+/// Runs every op once with its arguments on cache lines, once wherever they fall, twice each.
+pub fn ops(make: Make, ops: Vec<Op>) {
+    for (i, op) in ops.iter().enumerate() {
+        for line in [16, 1] {
+            let mut random = Random::new(100 + i as u64);
+            let (given, at, step) = (operands(op, &mut random), place(op), step([0.5, 0.0][i % 2]));
+            let mut want = given.clone();
+            reference::run(op, &mut want, at, &step);
+            let first = run_op(make, op, &given, line, at, &step);
+            compare(op, &want, &first);
+            assert!(first == run_op(make, op, &given, line, at, &step), "{op:?} gave other bits the second time");
+        }
+    }
+}
+
+/// The arguments' bits after the op; checks that nothing else changed.
+fn run_op(make: Make, op: &Op, given: &[Vec<f64>], line: usize, at: Coord, step: &StepArgs) -> Vec<Vec<u32>> {
+    let signature = op.signature();
+    let (mut regions, mut arena) = (Vec::new(), vec![0.123_f32; 7]);
+    for (param, values) in signature.iter().zip(given) {
+        arena.resize(arena.len().next_multiple_of(line), 0.456);
+        regions.push(Region { buffer: 0, start: arena.len(), elems: param.elems });
+        arena.extend(held(param, values));
+        arena.extend([0.789; 5]);
+    }
+    let mut device = make(0, &[buffer(arena.len())]).unwrap();
+    write(device.as_mut(), whole(arena.len()), &arena);
+    device.run(op, &regions, at, step).unwrap_or_else(|e| panic!("{op:?}: {e}"));
+    let after = read(device.as_mut(), whole(arena.len()));
+    let written = |at: usize| {
+        let inside = |region: &Region| (region.start..region.start + region.elems).contains(&at);
+        regions.iter().zip(&signature).any(|(region, param)| param.mode != Mode::In && inside(region))
+    };
+    for (at, (before, after)) in arena.iter().zip(&after).enumerate() {
+        assert!(before.to_bits() == after.to_bits() || written(at), "{op:?} changed element {at} of {regions:?}");
+    }
+    let bits = |region: &Region| after[region.start..region.start + region.elems].iter().map(|x| x.to_bits()).collect();
+    regions.iter().map(bits).collect()
+}
+
+fn compare(op: &Op, want: &[Vec<f64>], got: &[Vec<u32>]) {
+    for ((param, want), got) in op.signature().iter().zip(want).zip(got).filter(|((p, _), _)| p.mode != Mode::In) {
+        let mean = want.iter().map(|x| x.abs()).sum::<f64>() / want.len().max(1) as f64;
+        for (i, (want, got)) in want.iter().zip(got).enumerate() {
+            let got = if is_ids(&param) { f64::from(*got) } else { f64::from(f32::from_bits(*got)) };
+            let allowed = TOLERANCE_F32 * want.abs().max(mean).max(1e-6);
+            // Not `>`: a NaN must fail too.
+            assert!((got - want).abs() <= allowed, "{op:?}: {}[{i}] is {got}, should be {want}", param.name);
+        }
+    }
+}
+
+/// Buffers start as zeros, keep what is written, and are counted.
+pub fn host(make: Make) {
+    let mut device = make(3, &[buffer(5), buffer(1000)]).unwrap();
+    let second = Region { buffer: 1, start: 0, elems: 1000 };
+    assert_eq!(read(device.as_mut(), second), [0.0; 1000]);
+    let part = Region { start: 37, elems: 3, ..second };
+    write(device.as_mut(), part, &[1.0, -2.0, f32::from_bits(7)]);
+    write(device.as_mut(), Region { start: 38, elems: 1, ..second }, &[4.0]);
+    assert_eq!(read(device.as_mut(), part), [1.0, 4.0, f32::from_bits(7)]);
+    let all = read(device.as_mut(), second);
+    assert!(all[..37].iter().chain(&all[40..]).all(|&x| x == 0.0));
+    assert_eq!(read(device.as_mut(), Region { buffer: 0, start: 0, elems: 5 }), [0.0; 5]);
+    assert!(device.buffer_bytes() >= 4 * 1005);
+}
+
+/// Each op sees what those before it and the host wrote.
+pub fn order(make: Make) {
+    let n = 300;
+    let mut device = make(0, &[buffer(n), buffer(n)]).unwrap();
+    let [a, b] = [0, 1].map(|buffer| Region { buffer, start: 0, elems: n });
+    write(device.as_mut(), a, &vec![1.0; n]);
+    let at = Coord::FIRST;
+    for round in 0..40 {
+        device.run(&Op::Zero { n }, &[b], at, &step(0.0)).unwrap();
+        device.run(&Op::Accumulate { n }, &[a, b], at, &step(0.0)).unwrap();
+        if round % 10 == 9 {
+            assert_eq!(read(device.as_mut(), b), vec![(round / 10 + 1) as f32; n]);
+            device.run(&Op::Zero { n }, &[a], at, &step(0.0)).unwrap();
+            write(device.as_mut(), a, &vec![(round / 10 + 2) as f32; n]);
+        }
+    }
+}
+
+/// `a + b` written over `a` or `b`.
+pub fn in_place(make: Make) {
+    let op = Op::Add { rows: 2, cols: 2, bias: true };
+    for operand in 0..2 {
+        let mut device = make(0, &[buffer(4), buffer(4), buffer(2)]).unwrap();
+        let regions = [4, 4, 2].iter().enumerate().map(|(buffer, &elems)| Region { buffer, start: 0, elems });
+        let mut regions: Vec<Region> = regions.collect();
+        for (region, values) in regions.iter().zip([&[1.0, 2.0, 3.0, 4.0][..], &[10.0, 20.0, 30.0, 40.0], &[0.5, 0.25]])
+        {
+            write(device.as_mut(), *region, values);
+        }
+        regions.push(regions[operand]);
+        device.run(&op, &regions, Coord::FIRST, &step(0.0)).unwrap();
+        assert_eq!(read(device.as_mut(), regions[operand]), [11.5, 22.25, 33.5, 44.25]);
+    }
+}
+
+/// Overlaps, wrong sizes, regions outside their buffer.
+pub fn refusals(make: Make) {
+    let mut device = make(0, &[buffer(8)]).unwrap();
+    let part = |start, elems| Region { buffer: 0, start, elems };
+    let (op, at) = (Op::Accumulate { n: 4 }, Coord::FIRST);
+    for regions in [
+        vec![part(0, 4), part(3, 4)],
+        vec![part(0, 4), part(6, 4)],
+        vec![part(0, 4), part(4, 3)],
+        vec![part(0, 4)],
+        vec![part(0, 4), Region { buffer: 1, start: 0, elems: 4 }],
+    ] {
+        let error = device.run(&op, &regions, at, &step(0.0)).unwrap_err();
+        assert_eq!(error.exit_code(), 4, "{regions:?}");
+    }
+    assert!(device.with_host(part(4, 5), &mut |_| Ok(())).is_err());
+    device.run(&op, &[part(0, 4), part(4, 4)], at, &step(0.0)).unwrap();
+}
