@@ -11,6 +11,7 @@
 mod gpu;
 mod memory;
 mod ops;
+mod parts;
 mod pipeline;
 #[cfg(test)]
 mod tests;
