@@ -2,6 +2,8 @@
 //!
 //! These tests need an adapter; Mesa's software one will do, which `scripts/test` installs.
 
+#![cfg(feature = "wgpu")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;

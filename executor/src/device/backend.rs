@@ -62,6 +62,10 @@ impl Backend {
     /// # Errors
     /// [`ExecutorError::Device`] if there is no such device, or it cannot be used, naming those there are.
     pub fn find(self) -> Result<Found, ExecutorError> {
+        if self == Backend::Cpu {
+            // Without asking drivers of GPUs, which takes time.
+            return Ok(cpu());
+        }
         let named = found().into_iter().find(|found| found.name == self.to_string());
         match named {
             Some(Found { problem: Some(problem), .. }) => {
@@ -83,10 +87,10 @@ impl Backend {
     }
 }
 
-/// All devices of this machine, usable or not.
-pub fn found() -> Vec<Found> {
+/// The processor.
+fn cpu() -> Found {
     let info = device_info();
-    let cpu = Found {
+    Found {
         name: Backend::Cpu.to_string(),
         title: info.model,
         driver: format!("{} core(s), {}", info.cores, info.instruction_set),
@@ -94,7 +98,11 @@ pub fn found() -> Vec<Found> {
         software: true,
         memory_bytes: info.memory_bytes,
         problem: None,
-    };
+    }
+}
+
+/// All devices of this machine, usable or not.
+pub fn found() -> Vec<Found> {
     let absent = |name: &str, problem: &str| Found {
         name: name.to_owned(),
         title: String::new(),
@@ -104,7 +112,7 @@ pub fn found() -> Vec<Found> {
         memory_bytes: 0,
         problem: Some(problem.to_owned()),
     };
-    let mut all = vec![cpu];
+    let mut all = vec![cpu()];
     #[cfg(feature = "wgpu")]
     match super::wgpu::adapters() {
         adapters if adapters.is_empty() => all.push(absent("wgpu", "no adapter: no driver of Vulkan, Metal or D3D 12")),

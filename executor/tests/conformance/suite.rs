@@ -234,7 +234,7 @@ fn compare(op: &Op, want: &[Vec<f64>], got: &[Vec<u32>]) {
     for ((param, want), got) in op.signature().iter().zip(want).zip(got).filter(|((p, _), _)| p.mode != Mode::In) {
         let mean = want.iter().map(|x| x.abs()).sum::<f64>() / want.len().max(1) as f64;
         for (i, (want, got)) in want.iter().zip(got).enumerate() {
-            let got = if is_ids(&param) { f64::from(*got) } else { f64::from(f32::from_bits(*got)) };
+            let got = if is_ids(param) { f64::from(*got) } else { f64::from(f32::from_bits(*got)) };
             let allowed = TOLERANCE_F32 * want.abs().max(mean).max(1e-6);
             // Not `>`: a NaN must fail too.
             assert!((got - want).abs() <= allowed, "{op:?}: {}[{i}] is {got}, should be {want}", param.name);

@@ -10,7 +10,9 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::task::{Context, Poll, Waker};
 
-use wgpu::{Adapter, Device, DeviceType, Features, Instance, InstanceDescriptor, InstanceFlags, Limits, Queue};
+use wgpu::{
+    Adapter, Device, DeviceType, Features, Instance, InstanceDescriptor, InstanceFlags, Limits, Queue, SubmissionIndex,
+};
 
 use super::memory::Slice;
 use super::pipeline::{Pipelines, Recorded};
@@ -154,11 +156,12 @@ impl Gpu {
         lock(&self.fault).clone().map_or(Ok(()), Err)
     }
 
-    /// Submits recorded dispatches, then a copy.
-    pub fn submit(&self, recorded: &mut Vec<Recorded>, copy: Option<(&Slice, &wgpu::Buffer)>) -> Result<(), String> {
-        if recorded.is_empty() && copy.is_none() {
-            return Ok(());
-        }
+    /// Submits recorded dispatches, then a copy; gives what to wait for.
+    pub fn submit(
+        &self,
+        recorded: &mut Vec<Recorded>,
+        copy: Option<(&Slice, &wgpu::Buffer)>,
+    ) -> Result<SubmissionIndex, String> {
         let mut encoder = self.device.create_command_encoder(&Default::default());
         if !recorded.is_empty() {
             let mut pass = encoder.begin_compute_pass(&Default::default());
@@ -167,23 +170,30 @@ impl Gpu {
         if let Some((from, to)) = copy {
             encoder.copy_buffer_to_buffer(&from.buffer, 4 * from.start, to, 0, 4 * from.elems);
         }
-        self.queue.submit([encoder.finish()]);
+        let submitted = self.queue.submit([encoder.finish()]);
+        self.healthy().map(|()| submitted)
+    }
+
+    /// Waits for a submission, and so for all before it.
+    pub fn wait(&self, submitted: SubmissionIndex) -> Result<(), String> {
+        let wait = wgpu::PollType::Wait { submission_index: Some(submitted), timeout: None };
+        self.device.poll(wait).map_err(|e| e.to_string())?;
         self.healthy()
     }
 
-    /// Waits for everything that was submitted.
-    pub fn wait(&self) -> Result<(), String> {
-        self.device.poll(wgpu::PollType::wait_indefinitely()).map_err(|e| e.to_string())?;
-        self.healthy()
-    }
-
-    /// Copies a staging buffer's first elements to `host`.
-    pub fn read(&self, staging: &wgpu::Buffer, elems: usize, host: &mut Vec<f32>) -> Result<(), String> {
+    /// Copies a staging buffer's first elements to `host` when a submission is done.
+    pub fn read(
+        &self,
+        staging: &wgpu::Buffer,
+        elems: usize,
+        submitted: SubmissionIndex,
+        host: &mut Vec<f32>,
+    ) -> Result<(), String> {
         let slice = staging.slice(..4 * elems as u64);
         let mapped = Arc::new(Mutex::new(Ok(())));
         let outcome = Arc::clone(&mapped);
         slice.map_async(wgpu::MapMode::Read, move |result| *lock(&outcome) = result);
-        self.wait()?;
+        self.wait(submitted)?;
         lock(&mapped).clone().map_err(|e| e.to_string())?;
         let bytes = slice.get_mapped_range().map_err(|e| e.to_string())?;
         host.clear();
@@ -194,10 +204,10 @@ impl Gpu {
     }
 
     /// Copies `host` to a slice, after what was submitted.
-    pub fn write(&self, slice: &Slice, host: &[f32]) -> Result<(), String> {
+    pub fn write(&self, slice: &Slice, host: &[f32]) -> Result<SubmissionIndex, String> {
         self.queue.write_buffer(&slice.buffer, 4 * slice.start, bytemuck::cast_slice(host));
         // What the queue stages would else wait for the next batch, and memory with it.
-        self.queue.submit([]);
-        self.healthy()
+        let submitted = self.queue.submit([]);
+        self.healthy().map(|()| submitted)
     }
 }

@@ -11,6 +11,7 @@
 mod gpu;
 mod memory;
 mod ops;
+mod parts;
 mod pipeline;
 mod spread;
 #[cfg(test)]
@@ -28,6 +29,7 @@ use meshwright_hardware::program::Buffer;
 use super::check::check;
 use super::{Backend, Device, Region, StepArgs};
 use crate::error::ExecutorError;
+use ::wgpu::SubmissionIndex;
 use gpu::Gpu;
 use memory::{Memory, Slice};
 use pipeline::Recorded;
@@ -48,6 +50,8 @@ pub struct Wgpu {
     /// Cosines and sines of positions, by positions, half a head's width and the bits of theta.
     turns: HashMap<(usize, usize, u32), Memory>,
     recorded: Vec<Recorded>,
+    /// The last of what was submitted, until it was waited for.
+    submitted: Option<SubmissionIndex>,
     /// A region as the host sees it.
     host: Vec<f32>,
 }
@@ -78,6 +82,7 @@ impl Wgpu {
             staging: None,
             turns: HashMap::new(),
             recorded: Vec::new(),
+            submitted: None,
             host: Vec::new(),
         })
     }
@@ -106,8 +111,16 @@ impl Wgpu {
 
     /// Submits what is recorded, and a copy to the staging memory after it.
     fn submit(&mut self, copy: Option<&Slice>) -> Result<(), String> {
-        let to = copy.map(|from| (from, &self.staging.as_ref().expect("the caller made it").buffer));
-        self.gpu.submit(&mut self.recorded, to)
+        if !self.recorded.is_empty() || copy.is_some() {
+            let to = copy.map(|from| (from, &self.staging.as_ref().expect("the caller made it").buffer));
+            self.submitted = Some(self.gpu.submit(&mut self.recorded, to)?);
+        }
+        Ok(())
+    }
+
+    /// Waits for what was submitted.
+    fn wait(&mut self) -> Result<(), String> {
+        self.submitted.take().map_or(Ok(()), |submitted| self.gpu.wait(submitted))
     }
 
     /// Copies a region to `self.host`.
@@ -115,14 +128,16 @@ impl Wgpu {
         let slice = self.slice(region)?;
         let staging = Memory::staging(&mut self.staging, &self.gpu, region.elems)?.clone();
         self.submit(Some(&slice))?;
-        self.gpu.read(&staging, region.elems, &mut self.host)
+        let submitted = self.submitted.take().expect("the copy was submitted");
+        self.gpu.read(&staging, region.elems, submitted, &mut self.host)
     }
 
     /// Copies `self.host` to a region, after what was recorded.
     fn store(&mut self, region: Region) -> Result<(), String> {
         let slice = self.slice(region)?;
         self.submit(None)?;
-        self.gpu.write(&slice, &self.host)
+        self.submitted = Some(self.gpu.write(&slice, &self.host)?);
+        Ok(())
     }
 }
 
@@ -167,7 +182,7 @@ impl Device for Wgpu {
     }
 
     fn sync(&mut self) -> Result<(), ExecutorError> {
-        self.submit(None).and_then(|()| self.gpu.wait()).map_err(|problem| self.failed(problem))
+        self.submit(None).and_then(|()| self.wait()).map_err(|problem| self.failed(problem))
     }
 
     fn buffer_bytes(&self) -> u64 {
@@ -183,6 +198,6 @@ impl Drop for Wgpu {
     fn drop(&mut self) {
         // Buffers go back to the driver when the last work on them is done, so that the next device finds them free.
         self.recorded.clear();
-        let _ = self.gpu.wait();
+        let _ = self.wait();
     }
 }

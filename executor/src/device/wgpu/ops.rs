@@ -2,34 +2,23 @@
 //!
 //! In: an op and its regions, checked. Out: recorded calls.
 //!
-//! Invariant: how sums are cut into parts depends on the dims alone.
+//! Invariant: no wildcard arm, so a new op is found by the compiler; what takes several calls stands in `parts.rs`.
 
 use meshwright_hardware::mesh::Coord;
-use meshwright_hardware::op::{ActivationKind, AttentionDims, Layout, NormKind, Op};
+use meshwright_hardware::op::{ActivationKind, AttentionDims, NormKind, Op};
 
 use super::memory::{Memory, Slice};
+use super::parts::FEW;
 use super::pipeline::{self as kernels, Call, Kernel};
 use super::{Region, StepArgs, Wgpu};
 use crate::device::check::shard;
 
 /// Threads of a workgroup, but for attention's.
 pub(super) const WIDTH: usize = 256;
-/// Rows and columns of a matmul's tile, and the larger ones that a matmul of so many of them takes.
-const TILE: usize = 64;
-const WIDE_TILE: (usize, usize) = (128, 128);
-/// A matmul of fewer tiles is cut along k, into parts of so many columns at least.
-const FEW_TILES: usize = 64;
-const PART: usize = 256;
 /// Tokens of attention's tile, and columns of a chunk of a head.
-const CHUNK: usize = 32;
-/// Threads of attention's workgroups.
-pub(super) const FEW: usize = 64;
+pub(super) const CHUNK: usize = 32;
 /// Chunks that attention's kernels can hold.
 const MOST_CHUNKS: usize = 8;
-/// At most so many partial sums over rows, of so many rows at least.
-const BLOCKS: (usize, usize) = (64, 16);
-/// At most so many partial sums over a vector, of so many elements at least.
-const PARTS: (usize, usize) = (1024, 4096);
 
 pub(super) fn call(kernel: Kernel, args: &[&Slice], dims: &[usize], groups: usize) -> Call {
     let args = args.iter().map(|&arg| arg.clone()).collect();
@@ -53,10 +42,7 @@ impl Wgpu {
                 self.record(each(kernels::EMBEDDING, &[&x[0], &x[1], &x[2]], &[rows * cols, cols, vocab, first]))
             }
             Op::EmbedGrad { rows, cols, vocab, shards } => {
-                let (first, links) = (shard(shards, at.tp) * vocab, self.scratch(2 * rows)?);
-                self.record(each(kernels::CHAIN, &[&x[0], &links], &[rows]))?;
-                let dims = [rows * cols, cols, vocab, first, rows];
-                self.record(each(kernels::EMBEDDING_GRAD, &[&x[0], &links, &x[1], &x[2]], &dims))
+                self.embed_grad([rows, cols, vocab], shard(shards, at.tp) * vocab, x)
             }
             Op::Positions { rows, seq, cols, sp, cp } => {
                 let dims = [rows * cols, cols, seq, shard(sp, at.tp) * rows, cp, at.cp];
@@ -77,13 +63,7 @@ impl Wgpu {
             Op::Matmul { layout, m, n, k, bias, accumulate } => {
                 self.matmul(layout, [m, n, k], &x[0], &x[1], bias.then(|| &x[2]), accumulate, &x[last])
             }
-            Op::BiasGrad { rows, cols } => {
-                let (block, blocks) = blocks(rows);
-                let (partial, wide) = (self.scratch(blocks * cols)?, cols.div_ceil(WIDTH));
-                let dims = [rows, cols, block, blocks, wide];
-                self.record(call(kernels::ROW_SUMS, &[&x[0], &partial], &dims, blocks * wide))?;
-                self.record(each(kernels::FOLD, &[&partial, &x[1]], &[cols, blocks, cols, 0]))
-            }
+            Op::BiasGrad { rows, cols } => self.bias_grad(rows, cols, x),
             Op::Rope { rows, seq, stride, heads, head_dim, theta, cp, inverse } => {
                 let positions = if cp == 1 { seq.min(rows) } else { seq * cp };
                 let (half, table) = (head_dim / 2, self.turns(positions, head_dim, theta)?);
@@ -119,11 +99,7 @@ impl Wgpu {
                 self.record(call(kernels::LOSS_STATS, &[&x[0], &x[1], &x[2]], &dims, rows))
             }
             Op::Loss { rows, vocab, shards, scale } => {
-                let (first, losses) = (shard(shards, at.tp) * vocab, self.scratch(rows)?);
-                let args = [&x[0], &x[1], &x[2], &losses];
-                let each_row = call(kernels::LOSS_ROWS, &args, &[rows, vocab, first, shards], rows);
-                self.record(Call { numbers: vec![scale], ..each_row })?;
-                self.record(Call { numbers: vec![scale], ..call(kernels::TOTAL, &[&losses, &x[3]], &[rows], 1) })
+                self.loss([rows, vocab, shard(shards, at.tp) * vocab, shards], scale, x)
             }
             Op::ExpertMatmul { layout, experts, sources, m, n, k, accumulate } => {
                 self.expert_matmul(layout, [experts, sources], [m, n, k], accumulate, regions)
@@ -158,98 +134,25 @@ impl Wgpu {
             Op::Accumulate { n } => self.record(each(kernels::ACCUMULATE, &[&x[0], &x[1]], &[n])),
             Op::SquaredNorm { n, whole, copies, replicas, shards, axis } => {
                 let whole = whole.saturating_sub(shard(shards, at.on(axis)) * n).min(n);
-                let part = n.div_ceil(PARTS.0).max(PARTS.1);
-                let parts = n.div_ceil(part);
-                let sums = self.scratch(parts)?;
-                let squares = call(kernels::SQUARES, &[&x[0], &sums], &[n, whole, part], parts);
-                self.record(Call { numbers: vec![1.0 / copies as f32], ..squares })?;
-                let share = 1.0 / replicas as f32;
-                self.record(Call { numbers: vec![share], ..call(kernels::TOTAL, &[&sums, &x[1]], &[parts], 1) })
+                self.squared_norm(n, whole, [copies, replicas], x)
             }
             Op::AdamW { n, decayed, shards, axis, master } => {
                 let decayed = decayed.saturating_sub(shard(shards, at.on(axis)) * n).min(n);
-                let h = &step.adamw;
-                let (rate, root_bias) = (-h.lr / h.bias1, 1.0 / h.bias2.sqrt());
-                let kept = 1.0 - h.lr * h.weight_decay;
-                let numbers = vec![h.grad_scale, step.clip, h.beta1, h.beta2, rate, root_bias, h.eps, kept];
                 let args = [&x[0], &x[1], &x[2], &x[3], &x[4], &x[last]];
-                self.record(Call { numbers, ..each(kernels::ADAMW, &args, &[n, decayed, usize::from(master)]) })
+                let update = each(kernels::ADAMW, &args, &[n, decayed, usize::from(master)]);
+                self.record(Call { numbers: numbers(step), ..update })
             }
         }
     }
 
-    #[allow(clippy::too_many_arguments)] // the op's own arguments
-    pub(super) fn matmul(
-        &mut self,
-        layout: Layout,
-        [m, n, k]: [usize; 3],
-        a: &Slice,
-        b: &Slice,
-        bias: Option<&Slice>,
-        accumulate: bool,
-        c: &Slice,
-    ) -> Result<(), String> {
-        let layout = match layout {
-            Layout::Nt => 0,
-            Layout::Nn => 1,
-            Layout::Tn => 2,
-        };
-        let tiles = |side: usize| (m.div_ceil(side), n.div_ceil(side));
-        let (down, across) = tiles(WIDE_TILE.0);
-        let side = if down * across >= WIDE_TILE.1 { WIDE_TILE.0 } else { TILE };
-        let (down, across) = tiles(side);
-        let constants = vec![("SIDE", side), ("THREADS", (side / 8).pow(2))];
-        let tiles = down * across;
-        let parts = if bias.is_none() && tiles < FEW_TILES { (k / PART).clamp(1, FEW_TILES / tiles) } else { 1 };
-        let part = k.div_ceil(parts);
-        let dims = |bias, add| [m, n, k, layout, bias, add, across, tiles, parts, part];
-        if parts == 1 {
-            let dims = dims(usize::from(bias.is_some()), usize::from(accumulate));
-            let whole = call(kernels::MATMUL, &[a, b, c, bias.unwrap_or(c)], &dims, tiles);
-            return self.record(Call { constants, ..whole });
-        }
-        let sums = self.scratch(parts * m * n)?;
-        let cut = call(kernels::MATMUL, &[a, b, &sums, &sums], &dims(0, 0), tiles * parts);
-        self.record(Call { constants, ..cut })?;
-        if !accumulate {
-            self.record(each(kernels::ZERO, &[c], &[m * n]))?;
-        }
-        self.record(each(kernels::FOLD, &[&sums, c], &[m * n, parts, m * n, 0]))
-    }
-
-    fn norm_grad(
-        &mut self,
-        kind: NormKind,
-        rows: usize,
-        cols: usize,
-        accumulate: bool,
-        x: &[Slice],
-    ) -> Result<(), String> {
-        let layer = usize::from(kind == NormKind::Layer);
-        let dims = [rows, cols, layer, usize::from(accumulate)];
-        self.record(call(kernels::NORM_GRAD, &[&x[0], &x[1], &x[2], &x[3], &x[4]], &dims, rows))?;
-        let (block, blocks) = blocks(rows);
-        let (partial, wide) = (self.scratch(blocks * 2 * cols)?, cols.div_ceil(WIDTH));
-        let dims = [rows, cols, block, blocks, wide];
-        self.record(call(kernels::NORM_SUMS, &[&x[0], &x[2], &x[3], &partial], &dims, blocks * wide))?;
-        for (part, sum) in x[5..].iter().enumerate() {
-            self.record(each(kernels::FOLD, &[&partial, sum], &[cols, blocks, 2 * cols, part * cols]))?;
-        }
-        Ok(())
-    }
-
-    fn attention_grad(&mut self, dims: &AttentionDims, x: &[Slice]) -> Result<(), String> {
-        let [qkv, out, lse, dout, dqkv] = [0, 1, 2, 3, 4].map(|i| &x[i]);
-        let (lines, tiles) = (dims.rows() * dims.heads, dims.batch * dims.seq.div_ceil(CHUNK));
-        let deltas = self.scratch(lines)?;
-        self.attend(kernels::DELTAS, &[out, dout, &deltas], dims, lines.div_ceil(FEW))?;
-        let args = [qkv, lse, dout, &deltas, dqkv];
-        self.attend(kernels::ATTENTION_DQ, &args, dims, tiles * dims.heads)?;
-        self.attend(kernels::ATTENTION_DKV, &args, dims, tiles * dims.kv_heads)
-    }
-
     /// Records one of attention's kernels.
-    fn attend(&mut self, kernel: Kernel, args: &[&Slice], d: &AttentionDims, groups: usize) -> Result<(), String> {
+    pub(super) fn attend(
+        &mut self,
+        kernel: Kernel,
+        args: &[&Slice],
+        d: &AttentionDims,
+        groups: usize,
+    ) -> Result<(), String> {
         let chunks = d.head_dim.div_ceil(CHUNK);
         if chunks > MOST_CHUNKS {
             let most = MOST_CHUNKS * CHUNK;
@@ -283,8 +186,9 @@ impl Wgpu {
     }
 }
 
-/// Rows of a partial sum over rows, and how many there are.
-fn blocks(rows: usize) -> (usize, usize) {
-    let block = rows.div_ceil(BLOCKS.0).max(BLOCKS.1);
-    (block, rows.div_ceil(block))
+/// The optimizer's settings as its kernel takes them.
+fn numbers(step: &StepArgs) -> Vec<f32> {
+    let h = &step.adamw;
+    let (rate, root_bias, kept) = (-h.lr / h.bias1, 1.0 / h.bias2.sqrt(), 1.0 - h.lr * h.weight_decay);
+    vec![h.grad_scale, step.clip, h.beta1, h.beta2, rate, root_bias, h.eps, kept]
 }

@@ -6,7 +6,8 @@ use meshwright_hardware::mesh::Coord;
 use meshwright_hardware::op::{ContextDims, Layout, Op};
 
 use super::memory::Slice;
-use super::ops::{FEW, WIDTH, call, each};
+use super::ops::{WIDTH, call, each};
+use super::parts::FEW;
 use super::pipeline::{self as kernels, Call, Kernel};
 use super::{Region, Wgpu};
 

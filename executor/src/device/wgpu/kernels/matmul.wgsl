@@ -6,9 +6,9 @@ override SIDE: u32 = 64u;
 override THREADS: u32 = 64u;
 const DEPTH = 8u;
 
-// A column of a slice begins SIDE + 4 elements after the one before, so that stores fall on different banks.
-var<workgroup> left: array<f32, DEPTH * (SIDE + 4u)>;
-var<workgroup> right: array<f32, DEPTH * (SIDE + 4u)>;
+// Slices as [DEPTH, SIDE], four rows of A or columns of B at once; one in four is left free against bank conflicts.
+var<workgroup> left: array<vec4<f32>, DEPTH * (SIDE / 4u + 1u)>;
+var<workgroup> right: array<vec4<f32>, DEPTH * (SIDE / 4u + 1u)>;
 
 // Element (i, k) of A: nt and nn hold A as [m, k], tn as [k, m].
 fn load_a(i: u32, k: u32, end: u32) -> f32 {
@@ -35,14 +35,6 @@ fn outer(before: mat4x4<f32>, a: vec4<f32>, b: vec4<f32>) -> mat4x4<f32> {
     );
 }
 
-fn left4(at: u32) -> vec4<f32> {
-    return vec4<f32>(left[at], left[at + 1u], left[at + 2u], left[at + 3u]);
-}
-
-fn right4(at: u32) -> vec4<f32> {
-    return vec4<f32>(right[at], right[at + 1u], right[at + 2u], right[at + 3u]);
-}
-
 // a b0, b b1, c b2, bias b3. d0: m, n, k, layout (0 nt, 1 nn, 2 tn); d1: 1 with a bias, 1 to add to c, tiles in a row
 // of tiles, tiles; d2: parts of k, each with its own c after the other's, and their length.
 @compute @workgroup_size(THREADS)
@@ -52,11 +44,12 @@ fn matmul(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups:
     if part >= p.d2.x {
         return;
     }
-    let pitch = SIDE + 4u;
+    let fours = SIDE / 4u;
+    let pitch = fours + 1u;
     let first_row = g % p.d1.w / p.d1.z * SIDE;
     let first_col = g % p.d1.w % p.d1.z * SIDE;
-    let row = t / (SIDE / 8u) * 8u;
-    let col = t % (SIDE / 8u) * 4u;
+    let row = t / (SIDE / 8u) * 2u;
+    let col = t % (SIDE / 8u);
     let end = min(p.d0.z, (part + 1u) * p.d2.y);
     var c00 = mat4x4<f32>();
     var c01 = mat4x4<f32>();
@@ -64,20 +57,24 @@ fn matmul(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups:
     var c11 = mat4x4<f32>();
     for (var depth = part * p.d2.y; depth < end; depth = depth + DEPTH) {
         // Neighbouring threads load what lies side by side: along k, or along the tile's side.
-        for (var i = t; i < DEPTH * SIDE; i = i + THREADS) {
+        for (var i = t; i < DEPTH * fours; i = i + THREADS) {
             let across = vec2<u32>(i % DEPTH, i / DEPTH);
-            let along = vec2<u32>(i / SIDE, i % SIDE);
+            let along = vec2<u32>(i / fours, i % fours);
             let a = select(across, along, p.d0.w == 2u);
-            left[a.x * pitch + a.y] = load_a(first_row + a.y, depth + a.x, end);
+            let a_row = first_row + 4u * a.y;
+            let a_k = depth + a.x;
+            left[a.x * pitch + a.y] = vec4<f32>(load_a(a_row, a_k, end), load_a(a_row + 1u, a_k, end), load_a(a_row + 2u, a_k, end), load_a(a_row + 3u, a_k, end));
             let b = select(along, across, p.d0.w == 0u);
-            right[b.x * pitch + b.y] = load_b(depth + b.x, first_col + b.y, end);
+            let b_col = first_col + 4u * b.y;
+            let b_k = depth + b.x;
+            right[b.x * pitch + b.y] = vec4<f32>(load_b(b_k, b_col, end), load_b(b_k, b_col + 1u, end), load_b(b_k, b_col + 2u, end), load_b(b_k, b_col + 3u, end));
         }
         workgroupBarrier();
         for (var k = 0u; k < DEPTH; k = k + 1u) {
-            let a0 = left4(k * pitch + row);
-            let a1 = left4(k * pitch + row + 4u);
-            let b0 = right4(k * pitch + col);
-            let b1 = right4(k * pitch + SIDE / 2u + col);
+            let a0 = left[k * pitch + row];
+            let a1 = left[k * pitch + row + 1u];
+            let b0 = right[k * pitch + col];
+            let b1 = right[k * pitch + fours / 2u + col];
             c00 = outer(c00, a0, b0);
             c01 = outer(c01, a0, b1);
             c10 = outer(c10, a1, b0);
@@ -86,10 +83,10 @@ fn matmul(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups:
         workgroupBarrier();
     }
     let to = p.o0.z + part * p.d0.x * p.d0.y;
-    store4(to, first_row + row, first_col + col, c00);
-    store4(to, first_row + row, first_col + SIDE / 2u + col, c01);
-    store4(to, first_row + row + 4u, first_col + col, c10);
-    store4(to, first_row + row + 4u, first_col + SIDE / 2u + col, c11);
+    store4(to, first_row + 4u * row, first_col + 4u * col, c00);
+    store4(to, first_row + 4u * row, first_col + SIDE / 2u + 4u * col, c01);
+    store4(to, first_row + 4u * row + 4u, first_col + 4u * col, c10);
+    store4(to, first_row + 4u * row + 4u, first_col + SIDE / 2u + 4u * col, c11);
 }
 
 fn store4(to: u32, row: u32, col: u32, sums: mat4x4<f32>) {
