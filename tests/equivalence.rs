@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use meshwright::runs::train_config;
 use meshwright_executor::train::Trainer;
-use meshwright_hardware::mesh::Mesh;
+use meshwright_hardware::mesh::{Mesh, Order};
 use meshwright_hardware::units::Precision;
 use meshwright_planner::job::{Dress, Job, Model, Optimizer};
 use meshwright_planner::lower::lower;
@@ -148,6 +148,9 @@ fn classic(model: &Model) -> Vec<Plan> {
         of(mesh(1, 2, 1), 1, zb, 0, (0, 0)),
         of(mesh(1, 4, 1), 1, zb, 0, (1, 0)),
         of(mesh(2, 2, 2), 1, zb, 1, (0, 2)),
+        // Ranks laid out otherwise.
+        of(Mesh { order: Order::TpPpData, ..mesh(2, 2, 2) }, 1, usual, 1, (0, 0)),
+        of(Mesh { order: Order::DataPpTp, ..mesh(2, 2, 2) }, 2, zb, 0, (0, 0)),
     ]
 }
 
@@ -194,6 +197,7 @@ fn tokens(model: &Model) -> Vec<Plan> {
         of(cp(4, mesh(1, 1, 1)), 1, 3, false, true, (2, 1)),
         of(cp(2, mesh(1, 2, 2)), 2, 0, true, false, (1, 1)),
         of(cp(2, mesh(1, 1, 2)), 1, 1, true, true, (0, 4)),
+        of(Mesh { order: Order::PpDataTp, ..cp(2, mesh(1, 2, 2)) }, 1, 3, true, true, (0, 0)),
         Plan { schedule: Schedule::ZeroBubble, ..of(cp(2, mesh(1, 2, 2)), 1, 1, true, true, (0, 0)) },
     ]
 }

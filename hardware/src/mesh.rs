@@ -1,8 +1,8 @@
 //! Ranks and the axes they are laid out on: the only place that turns ranks into coordinates and groups.
 //!
-//! Invariant: `rank_of(coord_of(r)) == r` for every rank, with tensor parallelism varying fastest (its ranks sit on the
-//! fastest links), then context, data, pipeline; expert parallelism takes neighbours among context and data (as the folding
-//! of Liu et al. 2025 does).
+//! Invariant: `rank_of(coord_of(r)) == r` for every rank. Usually tensor parallelism varies fastest (its ranks sit on the
+//! fastest links), then context, data, pipeline; an [`Order`] says otherwise. Expert parallelism takes neighbours among
+//! context and data (as the folding of Liu et al. 2025 does).
 
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +47,54 @@ impl Axis {
     }
 }
 
+/// How the axes are laid over ranks: fastest varying first, so which of them ride the fastest links.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Order {
+    /// Tensor parallelism inside, pipeline stages far apart.
+    #[default]
+    TpDataPp,
+    /// Pipeline stages near each other, replicas far apart.
+    TpPpData,
+    /// Replicas inside.
+    DataTpPp,
+    /// Replicas inside, then stages.
+    DataPpTp,
+    /// Stages inside.
+    PpTpData,
+    /// Stages inside, then replicas.
+    PpDataTp,
+}
+
+impl Order {
+    /// Every order.
+    pub const ALL: [Order; 6] =
+        [Order::TpDataPp, Order::TpPpData, Order::DataTpPp, Order::DataPpTp, Order::PpTpData, Order::PpDataTp];
+
+    /// The three kinds of axes, fastest varying first.
+    pub fn axes(self) -> [Axis; 3] {
+        use Axis::{Data, Pp, Tp};
+        match self {
+            Order::TpDataPp => [Tp, Data, Pp],
+            Order::TpPpData => [Tp, Pp, Data],
+            Order::DataTpPp => [Data, Tp, Pp],
+            Order::DataPpTp => [Data, Pp, Tp],
+            Order::PpTpData => [Pp, Tp, Data],
+            Order::PpDataTp => [Pp, Data, Tp],
+        }
+    }
+
+    /// Its name in files: `tp-data-pp`.
+    pub fn name(self) -> String {
+        self.axes().map(Axis::name).join("-")
+    }
+
+    /// Whether it is the usual one.
+    pub fn is_usual(&self) -> bool {
+        *self == Order::TpDataPp
+    }
+}
+
 /// The sizes of the mesh's axes. `dp · cp · pp · tp` is the number of ranks; experts are spread over `ep` of the `dp · cp`
 /// ranks that hold the same dense weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -64,6 +112,9 @@ pub struct Mesh {
     /// Expert-parallel ranks; they divide `dp · cp`.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub ep: usize,
+    /// How the axes are laid over ranks.
+    #[serde(default, skip_serializing_if = "Order::is_usual")]
+    pub order: Order,
 }
 
 fn one() -> usize {
@@ -113,7 +164,7 @@ impl Coord {
 
 impl Mesh {
     /// A mesh of one rank.
-    pub const ONE: Mesh = Mesh { dp: 1, pp: 1, tp: 1, cp: 1, ep: 1 };
+    pub const ONE: Mesh = Mesh { dp: 1, pp: 1, tp: 1, cp: 1, ep: 1, order: Order::TpDataPp };
 
     /// Number of ranks.
     pub fn ranks(&self) -> usize {
@@ -141,22 +192,27 @@ impl Mesh {
     /// Distance in ranks between neighbours on an axis.
     pub fn stride(&self, axis: Axis) -> usize {
         match axis {
-            Axis::Tp => 1,
-            Axis::Cp | Axis::Data | Axis::Ep => self.tp,
-            Axis::Dp => self.tp * self.cp,
-            Axis::Edp => self.tp * self.ep,
-            Axis::Pp => self.tp * self.data(),
+            Axis::Tp | Axis::Pp | Axis::Data => self.below(axis),
+            Axis::Cp | Axis::Ep => self.below(Axis::Data),
+            Axis::Dp => self.below(Axis::Data) * self.cp,
+            Axis::Edp => self.below(Axis::Data) * self.ep,
         }
+    }
+
+    /// Ranks that the faster axes span together.
+    fn below(&self, axis: Axis) -> usize {
+        self.order.axes().into_iter().take_while(|faster| *faster != axis).map(|faster| self.size(faster)).product()
     }
 
     /// Where a rank sits.
     pub fn coord_of(&self, rank: Rank) -> Coord {
-        let data = rank / self.tp % self.data();
+        let on = |axis| rank / self.below(axis) % self.size(axis);
+        let data = on(Axis::Data);
         Coord {
-            tp: rank % self.tp,
+            tp: on(Axis::Tp),
             cp: data % self.cp,
             dp: data / self.cp,
-            pp: rank / (self.tp * self.data()),
+            pp: on(Axis::Pp),
             data,
             ep: data % self.ep,
             edp: data / self.ep,
@@ -170,7 +226,7 @@ impl Mesh {
 
     /// The rank at a position on each axis of its own.
     pub fn rank(&self, pp: usize, dp: usize, cp: usize, tp: usize) -> Rank {
-        ((pp * self.dp + dp) * self.cp + cp) * self.tp + tp
+        pp * self.below(Axis::Pp) + (dp * self.cp + cp) * self.below(Axis::Data) + tp * self.below(Axis::Tp)
     }
 
     /// The rank of another stage with the same other coordinates.
@@ -194,9 +250,10 @@ mod tests {
         #[test]
         fn coordinates_round_trip_and_groups_partition(
             dp in 1usize..4, pp in 1usize..4, tp in 1usize..4, cp in 1usize..3, pick in 0usize..8,
+            order in 0usize..6,
         ) {
             let shares: Vec<usize> = (1..=dp * cp).filter(|ep| (dp * cp).is_multiple_of(*ep)).collect();
-            let mesh = Mesh { dp, pp, tp, cp, ep: shares[pick % shares.len()] };
+            let mesh = Mesh { dp, pp, tp, cp, ep: shares[pick % shares.len()], order: Order::ALL[order] };
             for rank in 0..mesh.ranks() {
                 prop_assert_eq!(mesh.rank_of(mesh.coord_of(rank)), rank);
                 for axis in Axis::ALL {

@@ -243,7 +243,7 @@ impl Plan {
 
     /// One line for people: `dp 2 × pp 1 × tp 4, 1f1b, 8 microbatches of 2, ZeRO-1`.
     pub fn summary(&self) -> String {
-        let Mesh { dp, pp, tp, cp, ep } = self.mesh;
+        let Mesh { dp, pp, tp, cp, ep, order } = self.mesh;
         let mut text = format!("dp {dp} × pp {pp} × tp {tp}");
         for (axis, ranks) in [("cp", cp), ("ep", ep)] {
             if ranks > 1 {
@@ -252,6 +252,9 @@ impl Plan {
         }
         if pp > 1 {
             text += &format!(", {}", self.schedule.name());
+        }
+        if !order.is_usual() {
+            text += &format!(", ranks by {}", order.name());
         }
         if self.chunks > 1 {
             text += &format!(", {} chunks a stage", self.chunks);
@@ -282,7 +285,7 @@ impl Plan {
     /// Refuses decisions that do not fit the job.
     pub fn check(&self) -> Result<(), Fault> {
         self.job.check().map_err(|fault| Fault { key: format!("job.{}", fault.key), ..fault })?;
-        let (Mesh { dp, pp, tp, cp, ep }, job) = (self.mesh, &self.job);
+        let (Mesh { dp, pp, tp, cp, ep, order: _ }, job) = (self.mesh, &self.job);
         let sizes = [("mesh.dp", dp), ("mesh.pp", pp), ("mesh.tp", tp), ("mesh.cp", cp), ("mesh.ep", ep)];
         for (key, value) in sizes.into_iter().chain([("microbatch", self.microbatch), ("chunks", self.chunks)]) {
             if value == 0 {

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::mesh::{Axis, Mesh};
+use crate::mesh::{Axis, Mesh, Order};
 use crate::op::Op;
 use crate::program::{ArgView, Block, BlockParam, Buffer, Call, Instr, Kind, Program, RankProgram, View};
 
@@ -46,7 +46,13 @@ fn parse_line(program: &mut Program, line: &str) -> Result<(), String> {
         "mesh" => {
             let words: Vec<&str> = rest.split_whitespace().collect();
             let size = |key| field(&words, key);
-            program.mesh = Mesh { dp: size("dp")?, pp: size("pp")?, tp: size("tp")?, cp: size("cp")?, ep: size("ep")? };
+            let named = words.iter().find_map(|word| word.strip_prefix("order="));
+            let order = named.map_or(Ok(Order::default()), |name| {
+                let known = Order::ALL.into_iter().find(|order| order.name() == name);
+                known.ok_or_else(|| format!("`{name}` is no order of axes: tp-data-pp and its permutations are"))
+            })?;
+            let (dp, pp, tp, cp, ep) = (size("dp")?, size("pp")?, size("tp")?, size("cp")?, size("ep")?);
+            program.mesh = Mesh { dp, pp, tp, cp, ep, order };
         }
         "block" => {
             let (number, name) = rest.split_once(' ').ok_or("expected `block NUMBER \"NAME\"`")?;

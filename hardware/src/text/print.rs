@@ -11,8 +11,12 @@ use crate::program::{Block, Instr, Kind, Program, RankProgram, View};
 
 /// The text of a program.
 pub fn print(program: &Program) -> String {
-    let Mesh { dp, pp, tp, cp, ep } = program.mesh;
-    let mut text = format!("mesh dp={dp} pp={pp} tp={tp} cp={cp} ep={ep}\n");
+    let Mesh { dp, pp, tp, cp, ep, order } = program.mesh;
+    let mut text = format!("mesh dp={dp} pp={pp} tp={tp} cp={cp} ep={ep}");
+    if !order.is_usual() {
+        put(&mut text, format_args!(" order={}", order.name()));
+    }
+    text.push('\n');
     for (number, block) in program.blocks.iter().enumerate() {
         print_block(&mut text, number, block);
     }
