@@ -4,7 +4,6 @@
 //!
 //! Invariant: nothing here knows how an instruction is timed or run; the hardware crate prices, the executor runs.
 
-pub mod bound;
 pub mod error;
 pub mod estimate;
 pub mod job;

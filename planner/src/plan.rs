@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Fault, PlanError};
 use crate::job::Job;
-use crate::schedule::{Action, orders};
+use crate::schedule::{Action, Pipeline};
 
 /// In which order a stage runs its microbatches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -180,35 +180,25 @@ impl Plan {
         self.job.global_batch / (self.mesh.dp * self.microbatch)
     }
 
-    /// The most microbatches of which a stage of one chunk holds activations at once: its slots.
-    pub fn in_flight(&self, stage: usize) -> usize {
-        match self.schedule {
-            Schedule::GPipe => self.microbatches(),
-            Schedule::OneFOneB => self.microbatches().min(self.mesh.pp - stage),
-            Schedule::ZeroBubble | Schedule::DualPipeV => self.microbatches().min(self.mesh.pp),
-        }
+    /// How microbatches go through the stages.
+    pub fn pipeline(&self) -> Pipeline {
+        let (schedule, stages, chunks) = (self.schedule, self.mesh.pp, self.chunks);
+        Pipeline { schedule, stages, chunks, microbatches: self.microbatches() }
     }
 
     /// What every stage does in a step.
     pub fn orders(&self) -> Vec<Vec<Action>> {
-        orders(self.schedule, self.mesh.pp, self.chunks, self.microbatches())
+        self.pipeline().orders()
     }
 
     /// The place in the model's order of a stage's chunk.
     pub fn place(&self, stage: usize, chunk: usize) -> usize {
-        match self.schedule {
-            Schedule::DualPipeV if chunk == 1 => 2 * self.mesh.pp - 1 - stage,
-            _ => chunk * self.mesh.pp + stage,
-        }
+        self.pipeline().place(stage, chunk)
     }
 
     /// The stage and chunk at a place in the model's order.
     pub fn chunk_at(&self, place: usize) -> (usize, usize) {
-        let pp = self.mesh.pp;
-        match self.schedule {
-            Schedule::DualPipeV if place >= pp => (2 * pp - 1 - place, 1),
-            _ => (place % pp, place / pp),
-        }
+        self.pipeline().chunk_at(place)
     }
 
     /// The number of the first layer at a place in the model's order.

@@ -18,12 +18,52 @@ pub enum Action {
     Weights(usize, usize),
 }
 
-/// What every stage does in a step.
-pub fn orders(schedule: Schedule, stages: usize, chunks: usize, microbatches: usize) -> Vec<Vec<Action>> {
-    if schedule == Schedule::DualPipeV {
-        return v_shaped(stages, microbatches);
+/// How microbatches go through stages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Pipeline {
+    /// Order of microbatches.
+    pub schedule: Schedule,
+    /// Stages.
+    pub stages: usize,
+    /// Chunks a stage.
+    pub chunks: usize,
+    /// Microbatches a step.
+    pub microbatches: usize,
+}
+
+impl Pipeline {
+    /// What every stage does in a step.
+    pub fn orders(&self) -> Vec<Vec<Action>> {
+        let &Pipeline { schedule, stages, chunks, microbatches } = self;
+        if schedule == Schedule::DualPipeV {
+            return v_shaped(stages, microbatches);
+        }
+        (0..stages).map(|stage| actions(schedule, stage, stages, chunks, microbatches)).collect()
     }
-    (0..stages).map(|stage| actions(schedule, stage, stages, chunks, microbatches)).collect()
+
+    /// The place in the model's order of a stage's chunk.
+    pub fn place(&self, stage: usize, chunk: usize) -> usize {
+        match self.schedule {
+            Schedule::DualPipeV if chunk == 1 => 2 * self.stages - 1 - stage,
+            _ => chunk * self.stages + stage,
+        }
+    }
+
+    /// The stage and chunk at a place in the model's order.
+    pub fn chunk_at(&self, place: usize) -> (usize, usize) {
+        match self.schedule {
+            Schedule::DualPipeV if place >= self.stages => (2 * self.stages - 1 - place, 1),
+            _ => (place % self.stages, place / self.stages),
+        }
+    }
+
+    /// Microbatches after which no more are under way at once than before: the warm-up and a few rounds.
+    pub fn settled(&self) -> usize {
+        match self.schedule {
+            Schedule::GPipe => self.microbatches,
+            Schedule::OneFOneB | Schedule::ZeroBubble | Schedule::DualPipeV => self.microbatches.min(4 * self.stages),
+        }
+    }
 }
 
 /// One stage's list, of schedules that are known stage by stage.
@@ -133,6 +173,10 @@ pub fn under_way(actions: &[Action], chunk: usize, splits: bool) -> (usize, usiz
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    fn orders(schedule: Schedule, stages: usize, chunks: usize, microbatches: usize) -> Vec<Vec<Action>> {
+        Pipeline { schedule, stages, chunks, microbatches }.orders()
+    }
 
     const ALL: [(Schedule, usize); 5] = [
         (Schedule::GPipe, 1),

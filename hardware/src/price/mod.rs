@@ -83,6 +83,10 @@ impl<'a> Prices<'a> {
 
     /// The time of an op.
     pub fn op(&mut self, op: &Op) -> Result<Seconds, PriceError> {
+        // Without curves an op is priced sooner than it is looked up.
+        if self.device.curves.is_empty() {
+            return op_time(self.device, op, self.precision);
+        }
         let key = format!("{op:?}");
         if let Some(&known) = self.ops.get(&key) {
             return Ok(known);
@@ -92,6 +96,14 @@ impl<'a> Prices<'a> {
         Ok(seconds)
     }
 
+    /// FLOPs a second that no matmul exceeds on a device without curves: one of endless depth and whole tiles.
+    pub fn fastest_flops(&self) -> Result<f64, PriceError> {
+        let no_peak = || PriceError::NoPeak { device: self.device.name.clone(), precision: self.precision };
+        let peak = self.device.peak_in(self.precision).ok_or_else(no_peak)?;
+        let side = (1u64 << 20) as f64;
+        Ok(2.0 * side.powi(3) / gemm::on(self.device, peak, self.precision, 1.0, side, side, side).0)
+    }
+
     /// The time of a block: its ops one after another.
     pub fn block(&mut self, block: &Block) -> Result<Seconds, PriceError> {
         block.calls.iter().map(|call| self.op(&call.op)).sum()
@@ -99,7 +111,17 @@ impl<'a> Prices<'a> {
 
     /// The time of a collective over an axis; `bytes` of fp32 elements, which are sent in the prices' format.
     pub fn collective(&self, kind: Collective, axis: Axis, bytes: Bytes) -> Result<Seconds, PriceError> {
-        let ranks = self.mesh.size(axis);
+        self.collective_over(kind, self.mesh.stride(axis), self.mesh.size(axis), bytes)
+    }
+
+    /// The same over `ranks` ranks that are `stride` apart, whatever the mesh.
+    pub fn collective_over(
+        &self,
+        kind: Collective,
+        stride: usize,
+        ranks: usize,
+        bytes: Bytes,
+    ) -> Result<Seconds, PriceError> {
         if ranks == 1 {
             return Ok(Seconds(0.0));
         }
@@ -107,26 +129,41 @@ impl<'a> Prices<'a> {
         if let Some(curve) = self.device.curves.get(kind.class()) {
             return Ok(curve.time(&[ranks as f64, bytes.0 as f64], bytes.0 as f64));
         }
-        let span = self.topology.span_strided(0, self.mesh.stride(axis), ranks)?;
+        let span = self.topology.span_strided(0, stride, ranks)?;
         Ok(collective::time(kind, bytes, &span) + self.device.launch.value)
     }
 
     /// The time of sending a message between two stages, or of receiving one that has arrived.
     pub fn message(&self, sending: bool, bytes: Bytes, from: usize, to: usize) -> Result<Seconds, PriceError> {
-        let bytes = self.narrowed(bytes);
-        if let Some(curve) = self.device.curves.get(if sending { "send" } else { "recv" }) {
-            return Ok(curve.time(&[bytes.0 as f64], bytes.0 as f64));
-        }
         if !sending {
-            return Ok(self.device.launch.value); // the message's way is the sender's
+            return Ok(self.received((bytes.0 / ELEM_BYTES) as usize));
         }
         let rank = |stage| self.mesh.rank(stage, 0, 0, 0);
-        let path = self.topology.link(rank(from), rank(to))?;
+        self.sent(bytes, rank(from), rank(to))
+    }
+
+    /// The time of sending a message to the rank `stride` further, whatever the mesh.
+    pub fn message_over(&self, bytes: Bytes, stride: usize) -> Result<Seconds, PriceError> {
+        self.sent(bytes, 0, stride)
+    }
+
+    fn sent(&self, bytes: Bytes, from: usize, to: usize) -> Result<Seconds, PriceError> {
+        let bytes = self.narrowed(bytes);
+        if let Some(curve) = self.device.curves.get("send") {
+            return Ok(curve.time(&[bytes.0 as f64], bytes.0 as f64));
+        }
+        let path = self.topology.link(from, to)?;
         Ok(collective::p2p(bytes, &path) + self.device.launch.value)
     }
 
+    /// The time of receiving a message of so many elements that has arrived: its way is the sender's.
+    pub fn received(&self, elems: usize) -> Seconds {
+        let bytes = self.narrowed(Bytes(elems as u64 * ELEM_BYTES)).0 as f64;
+        self.device.curves.get("recv").map_or(self.device.launch.value, |curve| curve.time(&[bytes], bytes))
+    }
+
     /// The time of a copy between the device's memory and the host's.
-    fn moved(&self, bytes: Bytes) -> Result<Seconds, PriceError> {
+    pub fn moved(&self, bytes: Bytes) -> Result<Seconds, PriceError> {
         let bytes = self.narrowed(bytes);
         match (&self.device.host_link, self.device.kind) {
             (Some(link), _) => Ok(bytes / link.value + self.device.launch.value),
@@ -136,7 +173,8 @@ impl<'a> Prices<'a> {
         }
     }
 
-    fn load(&self, elems: usize) -> Seconds {
+    /// The time of loading this many token ids.
+    pub fn load(&self, elems: usize) -> Seconds {
         let bytes = (elems as u64 * ELEM_BYTES) as f64;
         self.device.curves.get("load").map_or(self.device.launch.value, |curve| curve.time(&[elems as f64], bytes))
     }

@@ -18,11 +18,22 @@ use crate::plan::{Plan, Recompute};
 pub struct Blocks {
     list: Vec<Block>,
     known: HashMap<String, u32>,
+    /// Whether equal blocks are written twice, which is quicker where nobody runs them.
+    apart: bool,
 }
 
 impl Blocks {
+    /// None so far; equal ones will be written twice, for those who only price them.
+    pub fn apart() -> Self {
+        Blocks { apart: true, ..Blocks::default() }
+    }
+
     /// The number of a block, which is appended if there is none like it.
     pub fn add(&mut self, block: Block) -> u32 {
+        if self.apart {
+            self.list.push(block);
+            return (self.list.len() - 1) as u32;
+        }
         let list = &mut self.list;
         *self.known.entry(format!("{block:?}")).or_insert_with(|| {
             list.push(block);
@@ -283,7 +294,8 @@ impl Piece {
             let views = uses.iter().zip(&signature).map(|(&at, formal)| {
                 let known = args.iter().position(|&other| other == at).unwrap_or_else(|| {
                     args.push(at);
-                    params.push(BlockParam { name: self.name(at), elems: formal.elems });
+                    let name = if blocks.apart { String::new() } else { self.name(at) };
+                    params.push(BlockParam { name, elems: formal.elems });
                     args.len() - 1
                 });
                 ArgView { param: known as u32, offset: 0 }
@@ -291,7 +303,7 @@ impl Piece {
             let views = views.collect();
             calls.push(Call { op: *op, args: views });
         }
-        let name = format!("{} {}", self.tape.name, phase.name());
+        let name = if blocks.apart { String::new() } else { format!("{} {}", self.tape.name, phase.name()) };
         Segment::Run { block: blocks.add(Block { name, params, calls }), phase, args }
     }
 

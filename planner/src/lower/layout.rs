@@ -18,7 +18,7 @@ use meshwright_hardware::units::Precision;
 use super::code::{ALIGN, Piece, Pieces};
 use crate::model::{Home, ParamDecl, Value};
 use crate::plan::{Plan, Recompute};
-use crate::schedule::{Action, under_way};
+use crate::schedule::{Action, Pipeline, under_way};
 
 /// A piece's place in the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,18 +183,18 @@ impl Widths {
     }
 }
 
-/// Sizes of a bank.
+/// Sizes of a bank, as in [`Bank`].
 #[derive(Clone, Copy, Debug, Default)]
-struct Sizes {
-    elems: usize,
+pub(super) struct Sizes {
+    pub(super) elems: usize,
     decayed: usize,
     whole: usize,
-    partial: usize,
+    pub(super) partial: usize,
 }
 
 /// A bank's sizes, and each parameter's start: first those that tensor parallelism shards, then those that it does not, then
 /// those whose gradients it makes in parts; in each part, what decays first.
-fn bank_of<'a>(
+pub(super) fn bank_of<'a>(
     params: impl Iterator<Item = &'a ParamDecl>,
     mesh: &Mesh,
     pad: usize,
@@ -221,7 +221,7 @@ fn bank_of<'a>(
 }
 
 /// The axis of the ranks that hold the same parameters, and the ZeRO stage that makes a difference there.
-fn sharing(plan: &Plan, experts: bool, tied: bool) -> (Axis, u8) {
+pub(super) fn sharing(plan: &Plan, experts: bool, tied: bool) -> (Axis, u8) {
     let mesh = &plan.mesh;
     let axis = match (experts, mesh.cp) {
         (true, _) => Axis::Edp,
@@ -343,7 +343,7 @@ impl Layout {
     /// Buffers for what a chunk takes from others and gives to them.
     fn add_streams(&mut self, plan: &Plan, (stage, chunk): (usize, usize), actions: &[Action], width: Widths) {
         let activation = plan.stream_elems();
-        let (out, flow) = turns(plan, (stage, chunk), actions);
+        let (out, flow) = turns(&plan.pipeline(), (stage, chunk), actions);
         let last = plan.place(stage, chunk) + 1 == plan.mesh.pp * plan.chunks;
         let mut declare = |what: &str, turns: usize| -> Vec<u32> {
             let name = |turn| if plan.chunks > 1 { format!("{what}.{chunk}.{turn}") } else { format!("{what}.{turn}") };
@@ -535,11 +535,12 @@ impl Layout {
 
 /// How many buffers a chunk takes in turns for its activations on their way, and for the gradients that flow through it. A
 /// message may be under way while the next is made; where the next chunk is on the same stage, all that it has not taken.
-fn turns(plan: &Plan, (stage, chunk): (usize, usize), actions: &[Action]) -> (usize, usize) {
-    let usual = if plan.mesh.pp * plan.chunks > 1 { plan.microbatches().min(2) } else { 1 };
-    let next = plan.place(stage, chunk) + 1;
+pub(super) fn turns(pipeline: &Pipeline, (stage, chunk): (usize, usize), actions: &[Action]) -> (usize, usize) {
+    let depth = pipeline.stages * pipeline.chunks;
+    let usual = if depth > 1 { pipeline.microbatches.min(2) } else { 1 };
+    let next = pipeline.place(stage, chunk) + 1;
     let neighbour = |place: Option<usize>| {
-        let (other, at) = plan.chunk_at(place.filter(|&place| place < plan.mesh.pp * plan.chunks)?);
+        let (other, at) = pipeline.chunk_at(place.filter(|&place| place < depth)?);
         (other == stage).then_some(at)
     };
     let most = |from: &dyn Fn(&Action) -> bool, to: &dyn Fn(&Action) -> bool| {
@@ -574,85 +575,4 @@ pub fn tied_apart(plan: &Plan) -> bool {
 /// Elements of a tied embedding on one rank, as its bank begins.
 pub fn tied_elems(plan: &Plan) -> usize {
     plan.job.model.vocab / plan.mesh.tp * plan.job.model.hidden
-}
-
-/// What a stage's memory is made of: what its layers add one by one, and all the rest.
-#[derive(Clone, Copy, Debug)]
-pub struct Footprint {
-    /// Bytes of a layer's weights, gradients and optimizer state.
-    pub state: u64,
-    /// Bytes of a layer's slot for one microbatch, by recompute mode.
-    pub slot: [u64; 3],
-    /// Bytes of all else, without working memory.
-    pub fixed: u64,
-    /// Bytes of working memory if a layer of each recompute mode is there.
-    pub work: [u64; 3],
-}
-
-impl Footprint {
-    /// The footprint of a stage of one chunk whose layers are alike, under 1F1B or GPipe and ZeRO-0 or 1.
-    pub fn of(plan: &Plan, pieces: &Pieces, stage: usize) -> Footprint {
-        let width = Widths::of(plan.job.precision);
-        let (first, last) = (stage == 0, stage + 1 == plan.mesh.pp);
-        let bytes = |elems: usize, width: u8| (elems * width as usize) as u64;
-        let rows = plan.target_rows();
-        let turns = if plan.mesh.pp > 1 { plan.microbatches().min(2) } else { 1 };
-        let exchanged = turns * if last { 1 } else { 2 };
-        let mut fixed = bytes(exchanged * plan.stream_elems(), width.model) + 4;
-        let mut work = 0;
-        let slots = plan.in_flight(stage);
-        let apart = tied_apart(plan);
-        if first {
-            let params = pieces.embed.tape.params.iter();
-            fixed += state_bytes(plan, params) + bytes(slots * pieces.embed.slot_elems, 4);
-            work = work.max(Pieces::work_elems([&pieces.embed]));
-        }
-        if last {
-            let (tied, own): (Vec<_>, Vec<_>) = pieces.head.tape.params.iter().partition(|decl| decl.tied);
-            fixed += state_bytes(plan, own.into_iter()) + bytes(slots * pieces.head.slot_elems, width.model);
-            fixed += if apart { state_bytes(plan, tied.into_iter()) } else { 0 };
-            fixed += 4 * (rows as u64 + 1);
-            work = work.max(Pieces::work_elems([&pieces.head]));
-        }
-        if apart && (first || last) {
-            fixed += bytes(tied_elems(plan), width.state);
-        }
-        let layers = pieces.layers.values().next().expect("a model has layers");
-        let (experts, dense): (Vec<_>, Vec<_>) = layers[0].tape.params.iter().partition(|decl| decl.experts.is_some());
-        Footprint {
-            state: state_bytes(plan, dense.into_iter()) + state_bytes(plan, experts.into_iter()),
-            slot: [0, 1, 2].map(|mode: usize| bytes(layers[mode].slot_elems, width.model)),
-            fixed,
-            work: [0, 1, 2].map(|mode: usize| bytes(work.max(Pieces::work_elems([&layers[mode]])), width.model)),
-        }
-    }
-}
-
-/// Bytes of a bank, up to ZeRO-1.
-fn state_bytes<'a>(plan: &Plan, params: impl Iterator<Item = &'a ParamDecl> + Clone) -> u64 {
-    let (axis, zero) = sharing(plan, params.clone().any(|decl| decl.experts.is_some()), false);
-    let (width, shards) = (Widths::of(plan.job.precision), if zero > 0 { plan.mesh.size(axis) } else { 1 });
-    let (Sizes { elems, .. }, _) = bank_of(params, &plan.mesh, shards * ALIGN);
-    let moments = if width.master() { 3 } else { 2 };
-    (elems * (width.model + width.state) as usize + moments * (elems / shards) * width.state as usize) as u64
-}
-
-/// Elements of optimizer state of each piece of a stage of one chunk on one rank, padding included.
-pub fn bank_elems(plan: &Plan, pieces: &Pieces, stage: usize) -> Vec<usize> {
-    let of = |at: At| {
-        let (axis, zero) = sharing(plan, false, false);
-        let shards = if zero > 0 { plan.mesh.size(axis) } else { 1 };
-        let params = at.piece(plan, pieces).tape.params.iter().filter(|decl| decl.experts.is_none());
-        bank_of(params, &plan.mesh, shards * ALIGN).0.elems / shards
-    };
-    At::of_place(plan, stage).into_iter().filter(|at| *at != At::Head).map(of).collect()
-}
-
-/// Bytes that a stage of one chunk declares, without laying it out; see [`Footprint::of`].
-pub fn stage_bytes(plan: &Plan, pieces: &Pieces, stage: usize) -> u64 {
-    let footprint = Footprint::of(plan, pieces, stage);
-    let modes = (0..plan.stages[stage].layers).map(|i| plan.stages[stage].mode(i) as usize);
-    let slots = plan.in_flight(stage) as u64;
-    let layers: u64 = modes.clone().map(|mode| footprint.state + slots * footprint.slot[mode]).sum();
-    footprint.fixed + layers + modes.map(|mode| footprint.work[mode]).max().unwrap_or(0)
 }

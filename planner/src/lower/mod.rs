@@ -9,6 +9,7 @@
 
 mod away;
 mod code;
+mod footprint;
 mod layout;
 mod pass;
 mod share;
@@ -20,7 +21,8 @@ use meshwright_hardware::program::Program;
 use meshwright_hardware::verify::{Verified, verify};
 
 pub use code::{Blocks, Code, Piece, Pieces, Segment};
-pub use layout::{Footprint, Layout, bank_elems, stage_bytes};
+pub use footprint::{BankSize, Frames, InFlight, Once, PieceSize, Sizes};
+pub use layout::Layout;
 
 use crate::error::PlanError;
 use crate::plan::Plan;
@@ -92,8 +94,10 @@ mod tests {
         for plan in plans() {
             let lowered = lower(&plan).unwrap_or_else(|error| panic!("{}: {error}", plan.summary()));
             let pieces = Pieces::of(&plan, &mut Blocks::default());
+            let (sizes, flights) = (Sizes::of(&plan, &Frames::of(&pieces)), InFlight::all(&plan.pipeline()));
             for (stage, role) in lowered.program.roles.iter().enumerate() {
-                assert_eq!(stage_bytes(&plan, &pieces, stage), role.bytes(), "{} stage {stage}", plan.summary());
+                let bytes = sizes.stage(&plan, &flights[stage], stage);
+                assert_eq!(bytes, role.bytes(), "{} stage {stage}", plan.summary());
             }
         }
     }

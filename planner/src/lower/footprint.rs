@@ -1,0 +1,290 @@
+//! Footprint: the bytes that a stage declares, from sizes alone.
+//!
+//! In: a plan, its pieces, how many microbatches are under way. Out: [`Sizes`] of pieces, bytes of a stage.
+//!
+//! Invariant: the same bytes as [`super::Layout`] declares, without laying anything out.
+
+use std::collections::BTreeMap;
+
+use meshwright_hardware::mesh::Axis;
+
+use super::code::{ALIGN, Piece, Pieces};
+use super::layout::{Sizes as BankSizes, Widths, bank_of, sharing, tied_apart, tied_elems, turns};
+use crate::model::{Kind, ParamDecl};
+use crate::plan::Plan;
+use crate::schedule::{Action, Pipeline, under_way};
+
+/// Sizes of a bank on one rank.
+#[derive(Clone, Copy, Debug)]
+pub struct BankSize {
+    /// Elements of weights and gradients, padded.
+    pub elems: usize,
+    /// From here on, ranks of tensor parallelism make parts of the gradient.
+    pub partial: usize,
+    /// Ranks that share optimizer state.
+    pub shards: usize,
+    /// ZeRO stage that makes a difference.
+    pub zero: u8,
+    /// The ranks that hold the same.
+    pub axis: Axis,
+}
+
+impl BankSize {
+    fn of<'a>(plan: &Plan, params: impl Iterator<Item = &'a ParamDecl> + Clone, tied: bool) -> BankSize {
+        let (axis, zero) = sharing(plan, params.clone().any(|decl| decl.experts.is_some()), tied);
+        let shards = if zero > 0 { plan.mesh.size(axis) } else { 1 };
+        let (BankSizes { elems, partial, .. }, _) = bank_of(params, &plan.mesh, shards * ALIGN);
+        BankSize { elems, partial, shards, zero, axis }
+    }
+
+    /// Bytes of weights, gradients, moments and fp32 weights.
+    fn state(&self, width: Widths) -> u64 {
+        let kept = |from: u8| if self.zero >= from { self.elems / self.shards } else { self.elems };
+        let moments = if width.master() { 3 } else { 2 };
+        let state = kept(2) + moments * (self.elems / self.shards);
+        (kept(3) * width.model as usize + state * width.state as usize) as u64
+    }
+}
+
+/// Bytes of a piece in one recompute mode, and its banks.
+#[derive(Clone, Debug)]
+pub struct PieceSize {
+    /// Its banks of parameters, but for a tied table's twin.
+    pub banks: Vec<BankSize>,
+    /// Weights, gradients and optimizer state.
+    pub state: u64,
+    /// Kept of one microbatch.
+    pub slot: u64,
+    /// Left of one microbatch for the pass of weights.
+    pub held: u64,
+    /// What stages need once, as much as their largest piece.
+    pub once: Once,
+}
+
+/// Bytes that a stage needs once, as much as its largest piece.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Once {
+    /// Working memory.
+    pub work: u64,
+    /// Gathered weights.
+    pub gathered: u64,
+    /// Gradients before they are scattered.
+    pub made: u64,
+}
+
+impl Once {
+    /// As much as either.
+    pub fn max(self, other: Once) -> Once {
+        Once {
+            work: self.work.max(other.work),
+            gathered: self.gathered.max(other.gathered),
+            made: self.made.max(other.made),
+        }
+    }
+
+    /// In all: buckets stand in pairs.
+    pub fn bytes(self) -> u64 {
+        self.work + 2 * (self.gathered + self.made)
+    }
+}
+
+/// What is needed of a piece to know its sizes: its parameters, and elements by recompute mode.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    params: Vec<ParamDecl>,
+    modes: Vec<Elems>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Elems {
+    slot: usize,
+    held: usize,
+    work: usize,
+}
+
+impl Frame {
+    /// Of one piece in each of its modes.
+    pub fn of<'a>(modes: impl IntoIterator<Item = &'a Piece>) -> Frame {
+        let mut params = Vec::new();
+        let elems = |piece: &Piece| {
+            if params.is_empty() {
+                params.clone_from(&piece.tape.params);
+            }
+            Elems { slot: piece.slot_elems, held: piece.held_elems, work: Pieces::work_elems([piece]) }
+        };
+        let modes = modes.into_iter().map(elems).collect();
+        Frame { params, modes }
+    }
+}
+
+/// The same of all pieces.
+#[derive(Clone, Debug)]
+pub struct Frames {
+    embed: Frame,
+    layers: BTreeMap<Kind, Frame>,
+    head: Frame,
+}
+
+impl Frames {
+    /// Of a plan's pieces.
+    pub fn of(pieces: &Pieces) -> Frames {
+        let layers = pieces.layers.iter().map(|(&kind, modes)| (kind, Frame::of(modes))).collect();
+        Frames { embed: Frame::of([&pieces.embed]), layers, head: Frame::of([&pieces.head]) }
+    }
+
+    /// Elements of a slot of a layer that keeps everything.
+    pub fn slot(&self) -> usize {
+        self.layers.values().next().map_or(0, |frame| frame.modes[0].slot)
+    }
+}
+
+/// Sizes of all pieces of a plan.
+#[derive(Clone, Debug)]
+pub struct Sizes {
+    /// The embedding.
+    pub embed: PieceSize,
+    /// Layers of each kind, by recompute mode.
+    pub layers: BTreeMap<Kind, [PieceSize; 3]>,
+    /// The head.
+    pub head: PieceSize,
+    /// The tied table's bank at the head, where it stands apart from the embedding's.
+    pub twin: Option<BankSize>,
+    /// Bytes of what stages pass on, one buffer.
+    stream: u64,
+    /// Bytes of targets and loss.
+    scored: u64,
+    /// Bytes in which a tied table's gradient arrives.
+    peer: u64,
+}
+
+impl Sizes {
+    /// Sizes under a plan's mesh, ZeRO stage and format; its stages do not count.
+    pub fn of(plan: &Plan, frames: &Frames) -> Sizes {
+        let width = Widths::of(plan.job.precision);
+        let one = |frame: &Frame, slot_width: u8, tied: bool| sizes(plan, frame, (width, slot_width), tied)[0].clone();
+        let layers = frames.layers.iter().map(|(&kind, frame)| {
+            let modes = sizes(plan, frame, (width, width.model), false);
+            (kind, modes.try_into().expect("a layer has three modes"))
+        });
+        let tied = frames.head.params.iter().filter(|decl| decl.tied);
+        let apart = tied_apart(plan) && tied.clone().next().is_some();
+        Sizes {
+            embed: one(&frames.embed, 4, plan.job.model.tied),
+            layers: layers.collect(),
+            head: one(&frames.head, width.model, false),
+            twin: apart.then(|| BankSize::of(plan, tied, true)),
+            stream: (plan.stream_elems() * width.model as usize) as u64,
+            scored: 4 * (plan.target_rows() as u64 + 1),
+            peer: (tied_elems(plan) * width.state as usize) as u64,
+        }
+    }
+
+    /// Bytes of a stage without its layers and without what is needed once; and that, of embedding and head.
+    pub fn fixed(&self, plan: &Plan, flight: &InFlight, stage: usize) -> (u64, Once) {
+        let (mut bytes, mut once) = (4 + flight.streams as u64 * self.stream, Once::default());
+        let depth = plan.mesh.pp * plan.chunks;
+        let width = Widths::of(plan.job.precision);
+        let (mut first, mut last) = (false, false);
+        for chunk in 0..plan.chunks {
+            let place = plan.place(stage, chunk);
+            let mut add = |piece: &PieceSize| {
+                bytes += piece.state + flight.slots[chunk] as u64 * piece.slot;
+                once = once.max(piece.once);
+            };
+            if place == 0 {
+                add(&self.embed);
+                first = true;
+            }
+            if place + 1 == depth {
+                add(&self.head);
+                bytes += self.scored;
+                last = true;
+            }
+        }
+        if let Some(twin) = self.twin.filter(|_| first || last) {
+            bytes += self.peer + if last { twin.state(width) } else { 0 };
+        }
+        (bytes, once)
+    }
+
+    /// Bytes that a stage declares, exactly.
+    pub fn stage(&self, plan: &Plan, flight: &InFlight, stage: usize) -> u64 {
+        let (mut bytes, mut once) = self.fixed(plan, flight, stage);
+        for chunk in 0..plan.chunks {
+            let place = plan.place(stage, chunk);
+            let (first, decided) = (plan.first_layer(place), plan.stages[place]);
+            let mut most_away = 0;
+            for i in 0..decided.layers {
+                let piece = &self.layers[&plan.job.model.kind(first + i)][decided.mode(i) as usize];
+                bytes += piece.state;
+                once = once.max(piece.once);
+                if i < decided.offload {
+                    most_away = most_away.max(piece.slot);
+                } else {
+                    bytes += flight.slots[chunk] as u64 * piece.slot + flight.held[chunk] as u64 * piece.held;
+                }
+            }
+            bytes += 2 * decided.offload.min(2) as u64 * most_away;
+        }
+        bytes + once.bytes()
+    }
+}
+
+/// Sizes of a piece in each of its modes.
+fn sizes(plan: &Plan, frame: &Frame, (width, slot_width): (Widths, u8), tied: bool) -> Vec<PieceSize> {
+    let params = frame.params.iter();
+    let own = params.clone().filter(|decl| !decl.tied && decl.experts.is_none());
+    let experts = params.filter(|decl| decl.experts.is_some());
+    let mut banks = vec![BankSize::of(plan, own, tied)];
+    if experts.clone().next().is_some() {
+        banks.push(BankSize::of(plan, experts, false));
+    }
+    let bytes = |elems: usize, width: u8| (elems * width as usize) as u64;
+    let bucket = |from: u8, width: u8| {
+        let shared = banks.iter().filter(|bank| bank.zero >= from).map(|bank| bank.elems).sum();
+        if plan.zero >= from { bytes(shared, width) } else { 0 }
+    };
+    let state = banks.iter().map(|bank| bank.state(width)).sum();
+    let (gathered, made) = (bucket(3, width.model), bucket(2, width.state));
+    let of = |elems: &Elems| PieceSize {
+        state,
+        slot: bytes(elems.slot, slot_width),
+        held: bytes(elems.held, width.model),
+        once: Once { work: bytes(elems.work, width.model), gathered, made },
+        banks: banks.clone(),
+    };
+    frame.modes.iter().map(of).collect()
+}
+
+/// Microbatches that a stage has under way, and the buffers in which it passes things on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InFlight {
+    /// By chunk: microbatches between forward and their end.
+    pub slots: Vec<usize>,
+    /// By chunk: microbatches between backward and the pass of weights.
+    pub held: Vec<usize>,
+    /// Buffers for what goes to other chunks and comes from them.
+    pub streams: usize,
+}
+
+impl InFlight {
+    /// Of a stage that runs `actions`.
+    pub fn of(pipeline: &Pipeline, stage: usize, actions: &[Action]) -> InFlight {
+        let depth = pipeline.stages * pipeline.chunks;
+        let mut flight = InFlight { slots: Vec::new(), held: Vec::new(), streams: 0 };
+        for chunk in 0..pipeline.chunks {
+            let (slots, held) = under_way(actions, chunk, pipeline.schedule.splits());
+            flight.slots.push(slots);
+            flight.held.push(held);
+            let (out, flow) = turns(pipeline, (stage, chunk), actions);
+            flight.streams += flow + if pipeline.place(stage, chunk) + 1 == depth { 0 } else { out };
+        }
+        flight
+    }
+
+    /// Of every stage of a pipeline. How many are under way does not grow after a few rounds, so no more are looked at.
+    pub fn all(pipeline: &Pipeline) -> Vec<InFlight> {
+        let capped = Pipeline { microbatches: pipeline.settled(), ..*pipeline };
+        capped.orders().iter().enumerate().map(|(stage, actions)| InFlight::of(&capped, stage, actions)).collect()
+    }
+}

@@ -1,0 +1,397 @@
+//! Bounds: what no simulation of a plan undercuts.
+//!
+//! In: costs, a pipeline, and for the tighter bounds the stages. Out: seconds of a step.
+//!
+//! With decided stages the bound is the schedule itself, whole passes of chunks for instructions: f, b and w seconds of a chunk's
+//! forward, backward and weights, messages of h seconds. What is left out (traffic beside kernels that delays them) only adds.
+//!
+//! Without stages, floors over all ways to spread work: every one is a path through the simulated graph, or a mean of such paths.
+//! With t = f + b + w of a stage, M microbatches, p stages:
+//!
+//! - stage s starts after those before it, works M times, and those before it still have the last backward:
+//!   T ≥ Σ_{i<s} t_i + M·t_s; in ZB-H1, T ≥ Σ_{i<s} f_i + M·t_s
+//! - in 1F1B, what stage s does between the first backward and the last forward lies between two trips to the last stage:
+//!   T ≥ Σ_i t_i + Σ_{i>s} t_i + (M − p + s)·t_s, for M ≥ p − s
+//! - interleaved, with v chunks a stage: from the first microbatch's way through all chunks, over the last stage's work, to the
+//!   last one's way back: T ≥ Σ f + Σ b + 2·(p·v − 1)·h + (M·v − (v − 1)·p − 1) times a chunk of the last stage
+//! - in GPipe all forwards come before all backwards: T ≥ Σ_i t_i + (M − 1)·(max f + max b) + 2·(p − 1)·h
+//!
+//! Invariant: bound ≤ simulated step (tests over every schedule).
+
+use crate::plan::{Plan, Recompute, Schedule, Stage};
+use crate::schedule::{Action, Pipeline};
+
+use super::cost::{Costs, PieceCost, Share};
+
+/// Seconds of a stage, or of one of its chunks, a microbatch.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Times {
+    /// Forward.
+    pub forward: f64,
+    /// Backward; of inputs alone where it is split.
+    pub backward: f64,
+    /// Gradients of weights, where they are apart.
+    pub weights: f64,
+    /// What travels beside.
+    pub beside: f64,
+}
+
+impl Times {
+    /// Adds a piece.
+    pub fn layer(&mut self, piece: &PieceCost, mode: Recompute) {
+        self.forward += piece.pass.forward;
+        self.backward += piece.pass.backward[mode as usize] + piece.share.settle;
+        self.weights += piece.pass.weights;
+        self.beside += piece.share.scatter + piece.pass.beside;
+    }
+
+    fn plus(&mut self, other: &Times) {
+        self.forward += other.forward;
+        self.backward += other.backward;
+        self.weights += other.weights;
+        self.beside += other.beside;
+    }
+
+    /// Kernels in all.
+    pub fn total(&self) -> f64 {
+        self.forward + self.backward + self.weights
+    }
+
+    /// The longer of kernels and what travels.
+    pub fn longer(&self) -> f64 {
+        self.total().max(self.beside)
+    }
+}
+
+/// What of a step does not depend on how layers are spread over stages.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Whole {
+    /// All stages together, nothing made again.
+    pub times: Times,
+    /// Once a step, of all stages together.
+    pub once: Share,
+    /// The shortest layer.
+    pub layer: Times,
+    /// Layers.
+    pub layers: usize,
+    /// Head, loss and their load.
+    pub head: f64,
+    hop: f64,
+    norm_sum: f64,
+}
+
+impl Whole {
+    /// Of a plan's costs.
+    pub fn of(plan: &Plan, costs: &Costs) -> Whole {
+        let model = &plan.job.model;
+        let mut whole =
+            Whole { layers: model.depth(), hop: costs.hop, norm_sum: costs.norm_sum, ..Whole::default() };
+        let (mut shortest, mut most) = (f64::INFINITY, costs.embed.share.gather.max(costs.head.share.gather));
+        for (kind, piece) in &costs.layers {
+            let count = (0..model.depth()).filter(|&layer| model.kind(layer) == *kind).count() as f64;
+            let mut one = Times::default();
+            one.layer(piece, Recompute::None);
+            if one.total() < shortest {
+                (shortest, whole.layer) = (one.total(), one);
+            }
+            whole.times.plus(&one.scaled(count));
+            whole.once.add(&piece.share, count);
+            most = most.max(piece.share.gather);
+        }
+        whole.times.layer(&costs.embed, Recompute::None);
+        whole.times.layer(&costs.head, Recompute::None);
+        whole.times.forward += costs.load[0];
+        whole.times.backward += costs.load[1];
+        let mut head = Times::default();
+        head.layer(&costs.head, Recompute::None);
+        whole.head = head.total() + costs.load[1];
+        whole.once.add(&costs.embed.share, 1.0);
+        whole.once.add(&costs.head.share, 1.0);
+        let chunks = (plan.mesh.pp * plan.chunks) as f64;
+        whole.times.beside += gathers(whole.once.gather, most * chunks) + 2.0 * (chunks - 1.0) * costs.hop;
+        whole
+    }
+
+    /// A step of any stages: floors of the paths above over all ways to spread the work, with `ratio` of 1F1B's (see
+    /// [`least_ratio`]).
+    pub fn floor(&self, pipeline: &Pipeline, ratio: f64) -> f64 {
+        let (p, m) = (pipeline.stages as f64, pipeline.microbatches as f64);
+        let (work, once) = (self.times.total(), &self.once);
+        let even = m * work.max(self.times.beside) / p;
+        let each = (self.layers / (pipeline.stages * pipeline.chunks)).max(1) as f64;
+        let fill = (p - 1.0) * each;
+        let filled = match pipeline.schedule {
+            _ if pipeline.stages == 1 => even,
+            Schedule::GPipe => (even + work * (1.0 - 1.0 / p)).max(even) + 2.0 * (p - 1.0) * self.hop,
+            Schedule::OneFOneB if pipeline.chunks == 1 => (work * ratio).max(even),
+            Schedule::OneFOneB => {
+                let v = pipeline.chunks as f64;
+                let last = m * (v * each * self.layer.total() + self.head);
+                let chunks = ((m * v - (v - 1.0) * p - 1.0) * each).max(0.0);
+                let trips = work + chunks * self.layer.total() + 2.0 * (p * v - 1.0) * self.hop;
+                (even + fill / 2.0 * self.layer.total()).max(last + fill * self.layer.total()).max(trips)
+            }
+            Schedule::ZeroBubble => {
+                let share = self.layer.forward / self.layer.total();
+                let rest = (1.0 - share / m).powi(pipeline.stages as i32);
+                (self.layers as f64 * self.layer.total() * share / (1.0 - rest)).max(even)
+            }
+            Schedule::DualPipeV => even + fill / 2.0 * self.layer.forward,
+        };
+        let summed = (filled - self.times.backward / p - self.times.weights / p + once.reduce / p).max(filled);
+        summed + (once.clear + once.norm) / p + self.norm_sum + once.update.max(once.renew) / p
+    }
+}
+
+impl Times {
+    fn scaled(&self, by: f64) -> Times {
+        Times {
+            forward: self.forward * by,
+            backward: self.backward * by,
+            weights: self.weights * by,
+            beside: self.beside * by,
+        }
+    }
+}
+
+impl Share {
+    fn add(&mut self, other: &Share, times: f64) {
+        self.clear += times * other.clear;
+        self.settle += times * other.settle;
+        self.gather += times * other.gather;
+        self.scatter += times * other.scatter;
+        self.reduce += times * other.reduce;
+        self.norm += times * other.norm;
+        self.update += times * other.update;
+        self.renew += times * other.renew;
+    }
+}
+
+/// The least step of 1F1B for work of one second, spread over `p` stages in whichever parts: the linear program
+/// min T over t ≥ 0 with Σ t = 1 and the first two families of paths above (without messages).
+///
+/// It is solved from its last stage to its first: for a given T each stage takes as much as its paths leave it; the least T
+/// at which they take all is found by bisection. Where M < 2p, a later stage's work may cost earlier ones more than it takes
+/// over, so only the first family counts, for which a closed form holds: 1 / (1 − (1 − 1/M)^p).
+pub fn least_ratio(microbatches: usize, stages: usize) -> f64 {
+    let (m, p) = (microbatches as f64, stages as f64);
+    if stages == 1 {
+        return m;
+    }
+    let simple = 1.0 / (1.0 - (1.0 - 1.0 / m).powi(stages as i32));
+    let simple = simple.max(m / p);
+    if microbatches < 2 * stages {
+        return simple;
+    }
+    let takes = |t: f64| {
+        let mut later = 0.0f64;
+        for s in (0..stages).rev() {
+            later += ((t - 1.0 - later) / (m - p + s as f64)).max(0.0);
+        }
+        later
+    };
+    let (mut low, mut high) = (simple, (m + p - 1.0) / p);
+    for _ in 0..40 {
+        let middle = (low + high) / 2.0;
+        if takes(middle) < 1.0 { low = middle } else { high = middle }
+    }
+    low
+}
+
+/// Seconds of gathering weights for a microbatch's two passes over pieces: at both turns between the passes, the two buckets may
+/// still hold what comes next.
+fn gathers(sum: f64, most: f64) -> f64 {
+    (2.0 * sum - 4.0 * most).max(0.0)
+}
+
+/// Seconds of every chunk of every stage, by stage and chunk.
+pub fn times(plan: &Plan, costs: &Costs) -> Vec<Vec<Times>> {
+    let depth = plan.mesh.pp * plan.chunks;
+    let model = &plan.job.model;
+    let of = |stage: usize, chunk: usize| {
+        let place = plan.place(stage, chunk);
+        let (first, decided) = (plan.first_layer(place), plan.stages[place]);
+        let mut times = Times::default();
+        let (mut gathered, mut most) = (0.0, 0.0f64);
+        for i in 0..decided.layers {
+            let piece = costs.layer(model.kind(first + i));
+            times.layer(piece, decided.mode(i));
+            gathered += piece.share.gather;
+            most = most.max(piece.share.gather);
+        }
+        times.beside += gathers(gathered, most);
+        ends(&mut times, (place, depth), costs);
+        times.beside += 2.0 * decided.offload as f64 * costs.moves.unwrap_or(0.0);
+        times
+    };
+    (0..plan.mesh.pp).map(|stage| (0..plan.chunks).map(|chunk| of(stage, chunk)).collect()).collect()
+}
+
+/// Adds what stands at the ends of a chunk at `place` of `depth`: embedding, head, loads and receives.
+pub fn ends(times: &mut Times, (place, depth): (usize, usize), costs: &Costs) {
+    if place == 0 {
+        times.layer(&costs.embed, Recompute::None);
+        times.forward += costs.load[0];
+    } else {
+        times.forward += costs.recv;
+        times.beside += costs.hop;
+    }
+    if place + 1 == depth {
+        times.layer(&costs.head, Recompute::None);
+        times.backward += costs.load[1];
+    } else {
+        times.backward += costs.recv;
+        times.beside += costs.hop;
+    }
+}
+
+/// A step of decided stages.
+pub fn step(plan: &Plan, costs: &Costs) -> f64 {
+    let pipeline = plan.pipeline();
+    let all = times(plan, costs);
+    let ends = ends_of_stages(&pipeline, &all, costs.hop);
+    let tails: Vec<Tail> = (0..plan.mesh.pp).map(|stage| Tail::of(plan, costs, stage, &all[stage])).collect();
+    let summed = ends.iter().zip(&tails).map(|(end, tail)| end + tail.before).fold(0.0, f64::max);
+    summed + costs.norm_sum + tails.iter().map(|tail| tail.after).fold(0.0, f64::max)
+}
+
+/// When each stage's passes are done, were nothing in their way but each other.
+fn ends_of_stages(pipeline: &Pipeline, all: &[Vec<Times>], hop: f64) -> Vec<f64> {
+    let (p, m) = (pipeline.stages, pipeline.microbatches as f64);
+    let beside = |stage: usize| m * all[stage].iter().map(|chunk| chunk.beside).sum::<f64>();
+    if p == 1 {
+        let kernels = all[0].iter().map(Times::total).sum::<f64>();
+        return vec![(m * kernels).max(beside(0))];
+    }
+    let mut ends = Played::of(pipeline, all, hop).free;
+    let mut before = 0.0;
+    for (stage, end) in ends.iter_mut().enumerate() {
+        *end = end.max(before + beside(stage));
+        before += all[stage][0].forward + hop;
+    }
+    ends
+}
+
+/// A schedule played with whole passes.
+struct Played<'a> {
+    pipeline: &'a Pipeline,
+    all: &'a [Vec<Times>],
+    hop: f64,
+    /// By place and microbatch: when forward and backward are done; never, before they are.
+    done: [Vec<f64>; 2],
+    /// By stage: when it is free.
+    free: Vec<f64>,
+}
+
+impl<'a> Played<'a> {
+    fn of(pipeline: &'a Pipeline, all: &'a [Vec<Times>], hop: f64) -> Self {
+        let passes = pipeline.stages * pipeline.chunks * pipeline.microbatches;
+        let never = || vec![f64::INFINITY; passes];
+        let mut played = Played { pipeline, all, hop, done: [never(), never()], free: vec![0.0; pipeline.stages] };
+        let orders = pipeline.orders();
+        let mut next = vec![0; pipeline.stages];
+        let mut moved = true;
+        while moved {
+            moved = false;
+            for (stage, order) in orders.iter().enumerate() {
+                while let Some(&action) = order.get(next[stage]) {
+                    if !played.play(stage, action) {
+                        break;
+                    }
+                    next[stage] += 1;
+                    moved = true;
+                }
+            }
+        }
+        played
+    }
+
+    /// Plays an action if what it needs is there.
+    fn play(&mut self, stage: usize, action: Action) -> bool {
+        let (chunk, mb) = match action {
+            Action::Forward(chunk, mb) | Action::Backward(chunk, mb) | Action::Weights(chunk, mb) => (chunk, mb),
+        };
+        let (pipeline, times) = (self.pipeline, &self.all[stage][chunk]);
+        let place = pipeline.place(stage, chunk);
+        let at = |place: usize| place * pipeline.microbatches + mb;
+        let came = |place: usize, when: f64| {
+            when + if pipeline.chunk_at(place).0 == stage { 0.0 } else { self.hop }
+        };
+        let (needs, takes) = match action {
+            Action::Forward(..) if place == 0 => (0.0, times.forward),
+            Action::Forward(..) => (came(place - 1, self.done[0][at(place - 1)]), times.forward),
+            Action::Backward(..) if place + 1 == pipeline.stages * pipeline.chunks => {
+                (self.done[0][at(place)], times.backward)
+            }
+            Action::Backward(..) => (came(place + 1, self.done[1][at(place + 1)]), times.backward),
+            Action::Weights(..) => (0.0, times.weights),
+        };
+        if needs.is_infinite() {
+            return false;
+        }
+        let end = self.free[stage].max(needs) + takes;
+        self.free[stage] = end;
+        match action {
+            Action::Forward(..) => self.done[0][at(place)] = end,
+            Action::Backward(..) => self.done[1][at(place)] = end,
+            Action::Weights(..) => {}
+        }
+        true
+    }
+}
+
+/// What a stage does once a step, beside its passes.
+struct Tail {
+    /// Until its squared gradients are known, beyond the passes.
+    before: f64,
+    /// From the norm on.
+    after: f64,
+}
+
+impl Tail {
+    fn of(plan: &Plan, costs: &Costs, stage: usize, chunks: &[Times]) -> Tail {
+        let pieces = pieces(plan, costs, stage);
+        let sum = |pick: fn(&Share) -> f64| pieces.iter().map(|(share, _)| pick(share)).sum::<f64>();
+        // Sums start as pieces are done with the last microbatch, one after the other.
+        let mut compute = 0.0f64;
+        let mut travel = 0.0f64;
+        for (share, backward) in pieces.iter().rev() {
+            compute += backward;
+            travel = travel.max(compute) + share.reduce;
+        }
+        // Of several chunks, those before the last may have been summed long before.
+        let exposed = if chunks.len() > 1 { 0.0 } else { (travel - compute).max(0.0) };
+        let tied = if stage == 0 || stage + 1 == plan.mesh.pp { costs.tied } else { 0.0 };
+        let (mut updated, mut renewed) = (0.0, 0.0f64);
+        for (share, _) in &pieces {
+            updated += share.update;
+            renewed = renewed.max(updated) + share.renew;
+        }
+        Tail { before: sum(|s| s.clear) + exposed + tied + sum(|s| s.norm), after: updated.max(renewed) }
+    }
+}
+
+/// A stage's pieces in order, each with its share and the pass that makes its gradients whole.
+fn pieces<'a>(plan: &Plan, costs: &'a Costs, stage: usize) -> Vec<(&'a Share, f64)> {
+    let depth = plan.mesh.pp * plan.chunks;
+    let splits = plan.schedule.splits();
+    let last = |piece: &PieceCost, mode: Recompute| {
+        if splits && piece.pass.weights > 0.0 { piece.pass.weights } else { piece.pass.backward[mode as usize] }
+    };
+    let mut all = Vec::new();
+    for chunk in 0..plan.chunks {
+        let place = plan.place(stage, chunk);
+        let (first, decided): (usize, Stage) = (plan.first_layer(place), plan.stages[place]);
+        if place == 0 {
+            all.push((&costs.embed.share, last(&costs.embed, Recompute::None)));
+        }
+        for i in 0..decided.layers {
+            let piece = costs.layer(plan.job.model.kind(first + i));
+            all.push((&piece.share, last(piece, decided.mode(i))));
+        }
+        if place + 1 == depth {
+            all.push((&costs.head.share, last(&costs.head, Recompute::None)));
+        }
+    }
+    all
+}

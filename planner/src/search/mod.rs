@@ -1,0 +1,411 @@
+//! Search: the best plan for a job on a cluster, how near to the best possible it is, and why the others lost.
+//!
+//! In: a job, a cluster, what is fixed. Out: [`Found`]: the best plans with their predictions, a bound, counted rejections.
+//!
+//! Branch and bound, best first: shapes (what kernels see) by a floor of FLOPs and traffic; their combinations by a floor of
+//! priced passes; those by a bound once their stages are decided; and only then a simulation. It ends when nothing left is
+//! below the best simulation by more than the tolerance.
+//!
+//! Invariant: no combination that simulates faster than the best kept one, by more than the stated gap, was left out; equal
+//! inputs give equal answers on any number of cores.
+
+mod bound;
+mod cost;
+mod floor;
+mod space;
+mod stages;
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::sync::Arc;
+use std::time::Instant;
+
+use meshwright_hardware::mesh::{Mesh, Order};
+use meshwright_hardware::price::Prices;
+use meshwright_hardware::profile::Cluster;
+
+use crate::error::PlanError;
+use crate::job::Job;
+use crate::lower::{InFlight, Sizes};
+use crate::plan::{Plan, Schedule};
+use crate::predict::{Predicted, predict};
+use crate::schedule::Pipeline;
+
+use bound::{Whole, least_ratio};
+use cost::{Costs, Links, ShapeWork};
+pub use space::Fix;
+use space::{Combination, Shape, Space};
+use stages::Undecided;
+
+/// Share of a device's memory that a plan may declare; the rest is the runtime's, the allocator's and the network's.
+pub const USABLE_MEMORY: f64 = 0.94;
+/// Relative gap to the best bound at which a search ends.
+pub const TOLERANCE: f64 = 0.005;
+/// Simulations at a time, whatever the number of cores, so that answers do not depend on it.
+const AT_ONCE: usize = 2;
+
+/// What a search found.
+#[derive(Debug)]
+pub struct Found {
+    /// The best plans, best first; at least one.
+    pub best: Vec<(Plan, Predicted)>,
+    /// Combinations looked at, each by a bound of its own or of its shape.
+    pub considered: usize,
+    /// How many fell for which reason.
+    pub rejected: BTreeMap<String, usize>,
+    /// How many were simulated.
+    pub simulated: usize,
+    /// How long it took.
+    pub seconds: f64,
+    /// What no plan of the space undercuts, in seconds a step.
+    pub bound: f64,
+}
+
+impl Found {
+    /// How much faster than the best found any plan can be, as a fraction of its step.
+    pub fn gap(&self) -> f64 {
+        (1.0 - self.bound / self.best[0].1.figures.step_time_s).max(0.0)
+    }
+}
+
+/// The `top` best plans for a job on all devices of a cluster.
+pub fn search(job: &Job, cluster: &Cluster, fix: &Fix, top: usize) -> Result<Found, PlanError> {
+    let started = Instant::now();
+    let mut search = Search::of(job, cluster, fix)?;
+    search.begin()?;
+    let t0 = started.elapsed();
+    search.run(top.max(1))?;
+    eprintln!("begin {t0:?} shapes {} opened {} orders {} combos {} proved {}", search.shapes.len(), search.stats[0], search.stats[1], search.stats[2], search.proved);
+    let Search { considered, rejected, best, simulated, mut queue, proved, .. } = search;
+    if best.is_empty() {
+        return Err(PlanError::Infeasible { considered, rejected });
+    }
+    let left = queue.pop().map_or(f64::INFINITY, |node| node.seconds);
+    let bound = left.min(proved).min(best[0].1.figures.step_time_s);
+    Ok(Found { best, considered, rejected, simulated, seconds: started.elapsed().as_secs_f64(), bound })
+}
+
+/// What is known of a part of the space.
+enum Known {
+    /// A shape, all of whose combinations in the usual order of axes wait for its costs.
+    Shape(usize),
+    /// The same in all other orders.
+    Orders(usize),
+    /// A combination in all other orders.
+    AnyOrder(usize, Combination),
+    /// One combination.
+    Combination(usize, Combination, Arc<Group>),
+    /// One plan.
+    Plan(Box<Plan>),
+}
+
+/// A part of the space with the least its steps can take.
+struct Node {
+    seconds: f64,
+    known: Known,
+    /// Place in the enumeration, which breaks ties.
+    order: usize,
+}
+
+impl PartialEq for Node {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+impl Eq for Node {}
+impl PartialOrd for Node {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Node {
+    /// The heap's greatest is the one of least seconds, then the first enumerated.
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.seconds.total_cmp(&self.seconds).then(other.order.cmp(&self.order))
+    }
+}
+
+/// What combinations of one shape, mesh and ZeRO stage share.
+struct Group {
+    costs: Costs,
+    sizes: Sizes,
+    whole: Whole,
+}
+
+struct Search<'a> {
+    space: Space<'a>,
+    cluster: &'a Cluster,
+    links: Links<'a>,
+    room: u64,
+    shapes: Vec<Shape>,
+    work: Vec<Option<ShapeWork>>,
+    flights: HashMap<Pipeline, Arc<Vec<InFlight>>>,
+    ratios: HashMap<(usize, usize), f64>,
+    groups: HashMap<(usize, usize, u8, Option<Order>), Arc<Group>>,
+    queue: BinaryHeap<Node>,
+    order: usize,
+    considered: usize,
+    rejected: BTreeMap<String, usize>,
+    best: Vec<(Plan, Predicted)>,
+    simulated: usize,
+    /// The least bound of combinations of which one partition was simulated.
+    proved: f64,
+    stats: [usize; 4],
+}
+
+impl<'a> Search<'a> {
+    fn of(job: &'a Job, cluster: &'a Cluster, fix: &'a Fix) -> Result<Self, PlanError> {
+        let memory = cluster.pools.iter().map(|pool| pool.device.memory.value.0).min().unwrap_or(0);
+        Ok(Search {
+            space: Space { job, devices: cluster.devices(), fix },
+            cluster,
+            links: Links::new(Prices::new(cluster, Mesh::ONE, job.precision)?),
+            room: (memory as f64 * USABLE_MEMORY) as u64,
+            shapes: Vec::new(),
+            work: Vec::new(),
+            flights: HashMap::new(),
+            ratios: HashMap::new(),
+            groups: HashMap::new(),
+            queue: BinaryHeap::new(),
+            order: 0,
+            considered: 0,
+            rejected: BTreeMap::new(),
+            best: Vec::new(),
+            simulated: 0,
+            proved: f64::INFINITY,
+            stats: [0; 4],
+        })
+    }
+
+    fn reject(&mut self, reason: impl Into<String>, count: usize) {
+        if count > 0 {
+            *self.rejected.entry(reason.into()).or_default() += count;
+        }
+    }
+
+    fn push(&mut self, seconds: f64, known: Known) {
+        self.order += 1;
+        self.queue.push(Node { seconds, known, order: self.order });
+    }
+
+    /// Queues all shapes.
+    fn begin(&mut self) -> Result<(), PlanError> {
+        self.shapes = self.space.shapes(&mut self.rejected);
+        self.considered = self.rejected.values().sum();
+        self.work.resize_with(self.shapes.len(), || None);
+        for index in 0..self.shapes.len() {
+            let shape = self.shapes[index];
+            let (usual, others) = self.count(&shape);
+            self.considered += usual + others;
+            if self.least_bytes(&shape) > self.room {
+                self.reject("out of memory", usual + others);
+                continue;
+            }
+            let seconds = self.floor_of_shape(&shape)?;
+            self.push(seconds, Known::Shape(index));
+        }
+        Ok(())
+    }
+
+    /// Combinations of a shape in the usual order of axes, and in all others.
+    fn count(&self, shape: &Shape) -> (usize, usize) {
+        let (mut usual, mut others) = (0, 0);
+        let mut last = (0, 0);
+        for of in self.space.combinations(shape) {
+            if last.0 != of.pp {
+                last = (of.pp, self.space.orders(&self.space.mesh(shape, &of)).len());
+            }
+            usual += 1;
+            others += last.1;
+        }
+        (usual, others)
+    }
+
+    /// What any stage of a shape needs at least: the head's logits and one layer's input.
+    fn least_bytes(&self, shape: &Shape) -> u64 {
+        let (job, width) = (self.space.job, self.space.job.precision.stored().bytes());
+        let rows = if job.target() > 0 { job.target() } else { job.seq / shape.cp } * shape.microbatch;
+        let scored = if job.model.causal() || job.target() > 0 { rows } else { 0 };
+        (scored * job.model.vocab / shape.tp) as u64 * width
+    }
+
+    /// A floor of all combinations of a shape: its work spread evenly over all stages.
+    fn floor_of_shape(&mut self, shape: &Shape) -> Result<f64, PlanError> {
+        let each = floor::of_shape(self.space.job, shape, &mut self.links)?;
+        let microbatches = self.space.job.global_batch * shape.tp * shape.cp;
+        Ok(each * microbatches as f64 / (self.space.devices * shape.microbatch) as f64)
+    }
+
+    /// Takes the most promising part until what is left cannot be better.
+    fn run(&mut self, top: usize) -> Result<(), PlanError> {
+        while let Some(node) = self.queue.pop() {
+            if self.is_enough(node.seconds, top) {
+                self.queue.push(node);
+                break;
+            }
+            match node.known {
+                Known::Shape(index) => { self.stats[0] += 1; self.open(index, node.seconds)? }
+                Known::Orders(index) => { self.stats[1] += 1; self.open_orders(index, node.seconds)? }
+                Known::AnyOrder(index, of) => self.order(index, of, node.seconds)?,
+                Known::Combination(index, of, group) => { self.stats[2] += 1; self.decide(index, of, &group, node.seconds)? }
+                Known::Plan(plan) => self.simulate(*plan, top, node.seconds)?,
+            }
+        }
+        let left: usize = self.queue.iter().map(|node| self.held(&node.known)).sum();
+        self.reject("slower by its bound", left);
+        Ok(())
+    }
+
+    /// Whether a part with this bound cannot change the answer by more than the tolerance.
+    fn is_enough(&self, seconds: f64, top: usize) -> bool {
+        self.best.len() >= top && seconds >= self.best[0].1.figures.step_time_s * (1.0 - TOLERANCE)
+    }
+
+    /// Combinations in a part of the space.
+    fn held(&self, known: &Known) -> usize {
+        match known {
+            Known::Shape(index) => {
+                let (usual, others) = self.count(&self.shapes[*index]);
+                usual + others
+            }
+            Known::Orders(index) => self.count(&self.shapes[*index]).1,
+            Known::AnyOrder(index, of) => self.space.orders(&self.space.mesh(&self.shapes[*index], of)).len(),
+            Known::Combination(..) | Known::Plan(_) => 1,
+        }
+    }
+
+    /// Prices a shape and queues its combinations.
+    fn open(&mut self, index: usize, least: f64) -> Result<(), PlanError> {
+        let shape = self.shapes[index];
+        let Some(first) = self.space.combinations(&shape).next() else { return Ok(()) };
+        let plan = self.space.plan(&shape, &first);
+        let work = ShapeWork::of(&plan, &mut self.links.prices)?;
+        let kernels = work.kernels(&plan) * plan.microbatches() as f64 / plan.mesh.pp as f64;
+        self.work[index] = Some(work);
+        let all: Vec<Combination> = self.space.combinations(&shape).collect();
+        self.queue_all(index, &all, least)?;
+        if self.count(&shape).1 > 0 {
+            self.push(least.max(kernels), Known::Orders(index));
+        }
+        Ok(())
+    }
+
+    /// Queues a shape's combinations in whichever unusual order of axes: by a floor with all axes as near as can be.
+    fn open_orders(&mut self, index: usize, least: f64) -> Result<(), PlanError> {
+        let shape = self.shapes[index];
+        let all: Vec<Combination> = self.space.combinations(&shape).collect();
+        for of in all {
+            let mesh = self.space.mesh(&shape, &of);
+            if self.space.orders(&mesh).is_empty() {
+                continue;
+            }
+            let floor = {
+                let group = self.group(index, &of, true)?;
+                self.floor(index, &of, &group).max(least)
+            };
+            self.push(floor, Known::AnyOrder(index, of));
+        }
+        Ok(())
+    }
+
+    /// Queues a combination in each unusual order of axes.
+    fn order(&mut self, index: usize, of: Combination, least: f64) -> Result<(), PlanError> {
+        let mesh = self.space.mesh(&self.shapes[index], &of);
+        let all = self.space.orders(&mesh).into_iter().map(|order| Combination { order, ..of }).collect::<Vec<_>>();
+        self.queue_all(index, &all, least)
+    }
+
+    fn queue_all(&mut self, index: usize, all: &[Combination], least: f64) -> Result<(), PlanError> {
+        for of in all {
+            let group = self.group(index, of, false)?;
+            let floor = self.floor(index, of, &group);
+            self.push(floor.max(least), Known::Combination(index, *of, group));
+        }
+        Ok(())
+    }
+
+    /// What combinations of a shape's mesh and ZeRO stage share; `nearest` if its axes are to be as near as can be.
+    fn group(&mut self, index: usize, of: &Combination, nearest: bool) -> Result<Arc<Group>, PlanError> {
+        let key = (index, of.pp, of.zero, (!nearest).then_some(of.order));
+        if let Some(group) = self.groups.get(&key) {
+            return Ok(group.clone());
+        }
+        let plan = self.space.plan(&self.shapes[index], of);
+        let work = self.work[index].as_ref().expect("an opened shape is priced");
+        let sizes = Sizes::of(&plan, &work.frames);
+        self.links.nearest = nearest;
+        let costs = Costs::of(&plan, work, &sizes, &mut self.links);
+        self.links.nearest = false;
+        let costs = costs?;
+        let whole = Whole::of(&plan, &costs);
+        let group = Arc::new(Group { costs, sizes, whole });
+        self.groups.insert(key, group.clone());
+        Ok(group)
+    }
+
+    fn floor(&mut self, index: usize, of: &Combination, group: &Group) -> f64 {
+        let microbatches = self.space.job.global_batch / (of.dp * self.shapes[index].microbatch);
+        let pipeline = Pipeline { schedule: of.schedule, stages: of.pp, chunks: of.chunks, microbatches };
+        let plain = of.schedule == Schedule::OneFOneB && of.chunks == 1;
+        let ratio = if plain {
+            *self.ratios.entry((microbatches, of.pp)).or_insert_with(|| least_ratio(microbatches, of.pp))
+        } else {
+            1.0
+        };
+        group.whole.floor(&pipeline, ratio)
+    }
+
+    /// Decides a combination's stages and queues the plan by its bound.
+    fn decide(&mut self, index: usize, of: Combination, group: &Group, least: f64) -> Result<(), PlanError> {
+        let chunks = of.chunks;
+        let plan = self.space.plan(&self.shapes[index], &of);
+        let room = vec![self.room; of.pp];
+        let pipeline = Pipeline { microbatches: plan.pipeline().settled(), ..plan.pipeline() };
+        let flights = self.flights.entry(pipeline).or_insert_with(|| Arc::new(InFlight::all(&pipeline))).clone();
+        let undecided =
+            Undecided { plan: &plan, costs: &group.costs, sizes: &group.sizes, flights: &flights, room: &room };
+        let found = if stages::hopeless(&undecided) { None } else { undecided.decide() };
+        let Some(stages) = found else {
+            self.reject("out of memory", 1);
+            return Ok(());
+        };
+        let plan = Plan { stages, ..plan };
+        let bound = bound::step(&plan, &group.costs).max(least);
+        if of.pp > 1 && chunks == 1 {
+            if std::env::var("DBG").is_ok() && least < self.proved { eprintln!("proved {least:.4} bound {bound:.4} {}", plan.summary()); }
+            self.proved = self.proved.min(least);
+        }
+        self.push(bound, Known::Plan(Box::new(plan)));
+        Ok(())
+    }
+
+    /// Simulates a plan, with the next ones if they are as far, and keeps the best.
+    fn simulate(&mut self, plan: Plan, top: usize, bounds_dbg: f64) -> Result<(), PlanError> {
+        let mut batch = vec![plan];
+        while batch.len() < AT_ONCE && matches!(self.queue.peek(), Some(Node { known: Known::Plan(_), .. })) {
+            let Some(Node { known: Known::Plan(plan), .. }) = self.queue.pop() else { break };
+            batch.push(*plan);
+        }
+        self.simulated += batch.len();
+        let cluster = self.cluster;
+        let predicted: Vec<Result<Predicted, PlanError>> = std::thread::scope(|scope| {
+            let running: Vec<_> = batch.iter().map(|plan| scope.spawn(|| predict(plan, cluster))).collect();
+            running.into_iter().map(|one| one.join().expect("a prediction does not panic")).collect()
+        });
+        for (plan, predicted) in batch.into_iter().zip(predicted) {
+            let predicted = predicted?;
+            if std::env::var("DBG").is_ok() { eprintln!("{:.4} sim {:.4} bound {:.4} {}", bounds_dbg / predicted.figures.step_time_s, predicted.figures.step_time_s, bounds_dbg, plan.summary()); }
+            let time = |predicted: &Predicted| predicted.figures.step_time_s;
+            let at = self.best.partition_point(|(_, other)| time(other) <= time(&predicted));
+            self.best.insert(at, (plan, predicted));
+            if self.best.len() > top {
+                self.best.pop();
+                self.reject("slower when simulated", 1);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,281 @@
+//! The space: every combination of decisions, but for stages.
+//!
+//! In: a job, a number of devices, what is fixed. Out: [`Shape`]s, and the [`Combination`]s of each.
+//!
+//! Invariant: every combination satisfies [`Plan::check`] once it has stages; what the job or the devices rule out is counted
+//! with its reason.
+
+use std::collections::BTreeMap;
+
+use meshwright_hardware::mesh::{Mesh, Order};
+use serde::{Deserialize, Serialize};
+
+use crate::job::Job;
+use crate::plan::{Plan, Schedule, Stage, check_tp};
+
+/// What the user has fixed, in a job's `[fix]` or on the command line.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Fix {
+    /// Data parallelism.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dp: Option<usize>,
+    /// Pipeline parallelism.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pp: Option<usize>,
+    /// Tensor parallelism.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tp: Option<usize>,
+    /// Context parallelism.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cp: Option<usize>,
+    /// Expert parallelism.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ep: Option<usize>,
+    /// Sequences a microbatch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub microbatch: Option<usize>,
+    /// Order of microbatches.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<Schedule>,
+    /// Chunks a stage.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chunks: Option<usize>,
+    /// ZeRO stage.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zero: Option<u8>,
+    /// Whether tensor parallelism shards tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sequence_parallel: Option<bool>,
+    /// Whether context parallelism goes round a ring.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ring: Option<bool>,
+    /// How axes are laid over ranks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub order: Option<Order>,
+    /// The most tensor parallelism.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_tp: Option<usize>,
+}
+
+/// Whether a value is as fixed, or nothing is.
+fn allows<T: PartialEq>(fixed: &Option<T>, value: &T) -> bool {
+    fixed.as_ref().is_none_or(|fixed| fixed == value)
+}
+
+/// Decisions on which kernels depend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Shape {
+    /// Tensor parallelism.
+    pub tp: usize,
+    /// Context parallelism.
+    pub cp: usize,
+    /// Expert parallelism.
+    pub ep: usize,
+    /// Sequences a microbatch.
+    pub microbatch: usize,
+    /// Whether tensor parallelism shards tokens.
+    pub sequence_parallel: bool,
+    /// Whether context parallelism goes round a ring.
+    pub ring: bool,
+    /// Whether backward is split.
+    pub splits: bool,
+}
+
+/// The other decisions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Combination {
+    /// Data parallelism.
+    pub dp: usize,
+    /// Pipeline parallelism.
+    pub pp: usize,
+    /// Order of microbatches.
+    pub schedule: Schedule,
+    /// Chunks a stage.
+    pub chunks: usize,
+    /// ZeRO stage.
+    pub zero: u8,
+    /// How axes are laid over ranks.
+    pub order: Order,
+}
+
+/// A job on so many devices.
+pub struct Space<'a> {
+    /// The job.
+    pub job: &'a Job,
+    /// Devices that all take part.
+    pub devices: usize,
+    /// What is fixed.
+    pub fix: &'a Fix,
+}
+
+impl Space<'_> {
+    /// All shapes that some combination has; others count into `rejected` once each.
+    pub fn shapes(&self, rejected: &mut BTreeMap<String, usize>) -> Vec<Shape> {
+        let (job, fix) = (self.job, self.fix);
+        let mut reject = |reason: String| *rejected.entry(reason).or_default() += 1;
+        let mut all = Vec::new();
+        for tp in divisors(self.devices).filter(|tp| allows(&fix.tp, tp)) {
+            if fix.max_tp.is_some_and(|most| tp > most) {
+                reject("more tensor parallelism than allowed".to_owned());
+                continue;
+            }
+            if let Err(problem) = check_tp(job, tp) {
+                reject(format!("tensor parallelism does not divide: {}", problem.replace("it must divide ", "")));
+                continue;
+            }
+            for cp in divisors(self.devices / tp).filter(|cp| allows(&fix.cp, cp)) {
+                if cp > 1 && (job.target() > 0 || !job.seq.is_multiple_of(2 * cp)) {
+                    reject("context parallelism does not divide the sequence".to_owned());
+                    continue;
+                }
+                self.shapes_of(tp, cp, &mut all, &mut reject);
+            }
+        }
+        all
+    }
+
+    fn shapes_of(&self, tp: usize, cp: usize, all: &mut Vec<Shape>, reject: &mut impl FnMut(String)) {
+        let (job, fix) = (self.job, self.fix);
+        let experts = job.model.experts().map_or(1, |experts| experts.count);
+        let rest = self.devices / (tp * cp);
+        for microbatch in self.microbatches(rest) {
+            let rows = microbatch * job.seq / cp;
+            for ep in divisors(experts).filter(|ep| allows(&fix.ep, ep) && (rest * cp).is_multiple_of(*ep)) {
+                for (sequence_parallel, ring, splits) in flags() {
+                    let sharded = tp > 1 && rows.is_multiple_of(tp) && job.target() == 0;
+                    let wanted = (tp == 1 || allows(&fix.sequence_parallel, &sequence_parallel))
+                        && (cp == 1 || allows(&fix.ring, &ring));
+                    if wanted && (sharded || !sequence_parallel) && (cp > 1 || !ring) {
+                        let shape = Shape { tp, cp, ep, microbatch, sequence_parallel, ring, splits };
+                        if self.combinations(&shape).next().is_some() {
+                            all.push(shape);
+                        } else if !splits {
+                            reject("no number of replicas and stages goes with it".to_owned());
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sequences a microbatch: powers of two, and all that one replica has.
+    fn microbatches(&self, rest: usize) -> Vec<usize> {
+        let batch = self.job.global_batch;
+        if let Some(fixed) = self.fix.microbatch {
+            return vec![fixed];
+        }
+        let mut all: Vec<usize> = (0..).map(|i| 1 << i).take_while(|&size| size <= batch).collect();
+        all.extend(divisors(rest).filter(|dp| batch.is_multiple_of(*dp)).map(|dp| batch / dp));
+        all.sort_unstable();
+        all.dedup();
+        all.retain(|size| batch.is_multiple_of(*size));
+        all
+    }
+
+    /// Combinations of a shape in the usual order of axes, or in the fixed one.
+    pub fn combinations(&self, shape: &Shape) -> impl Iterator<Item = Combination> {
+        let (job, fix) = (self.job, self.fix);
+        let &Shape { tp, cp, ep, microbatch, splits, .. } = shape;
+        let rest = self.devices / (tp * cp);
+        let order = fix.order.unwrap_or_default();
+        let fits = move |&pp: &usize| {
+            let dp = rest / pp;
+            allows(&fix.pp, &pp)
+                && allows(&fix.dp, &dp)
+                && pp <= job.model.depth()
+                && (dp * cp).is_multiple_of(ep)
+                && job.global_batch.is_multiple_of(dp * microbatch)
+        };
+        divisors(rest).filter(fits).flat_map(move |pp| {
+            let dp = rest / pp;
+            let whole = job.global_batch / (dp * microbatch);
+            let ways = self.ways(pp, whole, splits);
+            ways.into_iter().flat_map(move |(schedule, chunks)| {
+                let zeros = self.zeros(dp * cp, schedule);
+                zeros.into_iter().map(move |zero| Combination { dp, pp, schedule, chunks, zero, order })
+            })
+        })
+    }
+
+    /// Schedules that differ with so many stages and microbatches.
+    fn ways(&self, pp: usize, microbatches: usize, splits: bool) -> Vec<(Schedule, usize)> {
+        let layers = self.job.model.depth();
+        let mut all = Vec::new();
+        match (splits, pp) {
+            (false, 1) => all.push((Schedule::OneFOneB, 1)),
+            (true, 1) => {}
+            (true, _) => {
+                all.push((Schedule::ZeroBubble, 1));
+                if 2 * pp <= layers {
+                    all.push((Schedule::DualPipeV, 2));
+                }
+            }
+            (false, _) => {
+                all.extend([(Schedule::OneFOneB, 1), (Schedule::GPipe, 1)]);
+                let most = if microbatches.is_multiple_of(pp) { layers / pp } else { 1 };
+                // Of all that make the largest chunk as large, the fewest.
+                let largest = |chunks: usize| layers.div_ceil(pp * chunks);
+                let finer = |&chunks: &usize| largest(chunks) < largest(chunks - 1) || chunks == most;
+                all.extend((2..=most).filter(finer).map(|chunks| (Schedule::OneFOneB, chunks)));
+            }
+        }
+        all.retain(|(schedule, chunks)| {
+            pp == 1 || (allows(&self.fix.schedule, schedule) && allows(&self.fix.chunks, chunks))
+        });
+        all
+    }
+
+    fn zeros(&self, data: usize, schedule: Schedule) -> Vec<u8> {
+        let most = match (data, schedule.splits()) {
+            (1, _) => 0,
+            (_, true) => 1,
+            (_, false) => 3,
+        };
+        (0..=most).filter(|zero| data == 1 || allows(&self.fix.zero, zero)).collect()
+    }
+
+    /// The other orders of axes in which a mesh differs from the usual one.
+    pub fn orders(&self, mesh: &Mesh) -> Vec<Order> {
+        if self.fix.order.is_some() {
+            return Vec::new();
+        }
+        let matters = |order: Order| order.axes().into_iter().filter(|&axis| mesh.size(axis) > 1).collect::<Vec<_>>();
+        let mut seen = vec![matters(Order::default())];
+        let mut all = Vec::new();
+        for order in Order::ALL {
+            let axes = matters(order);
+            if !seen.contains(&axes) {
+                seen.push(axes);
+                all.push(order);
+            }
+        }
+        all
+    }
+
+    /// The mesh of a combination.
+    pub fn mesh(&self, shape: &Shape, of: &Combination) -> Mesh {
+        let (&Shape { tp, cp, ep, .. }, &Combination { dp, pp, order, .. }) = (shape, of);
+        Mesh { dp, pp, tp, cp, ep, order }
+    }
+
+    /// The plan of a combination, without stages.
+    pub fn plan(&self, shape: &Shape, of: &Combination) -> Plan {
+        let &Shape { microbatch, sequence_parallel, ring, .. } = shape;
+        let &Combination { pp, schedule, chunks, zero, .. } = of;
+        let mesh = self.mesh(shape, of);
+        let stages = vec![Stage { layers: 0, full: 0, selective: 0, offload: 0 }; pp * chunks];
+        let single = Plan::single(self.job.clone(), microbatch);
+        Plan { schedule, chunks, zero, sequence_parallel, ring, mesh, stages, ..single }
+    }
+}
+
+/// Sequence parallelism, ring, split backward: every combination.
+fn flags() -> impl Iterator<Item = (bool, bool, bool)> {
+    (0..8).map(|bits| (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0))
+}
+
+/// Divisors, ascending.
+pub fn divisors(n: usize) -> impl Iterator<Item = usize> {
+    (1..=n).filter(move |d| n.is_multiple_of(*d))
+}

@@ -1,0 +1,216 @@
+//! Stages: for a candidate, layers of each stage and what becomes of their activations, under the stages' memory.
+//!
+//! In: a plan without stages, its costs and sizes, the bytes each stage may hold. Out: stages by [`Problem`], or none.
+//!
+//! Where stages have several chunks, layers are spread evenly, as interleaved schedules are defined; each stage then recomputes as
+//! little as fits.
+//!
+//! Invariant: what is returned fits, by [`Sizes::stage`].
+
+use crate::lower::{InFlight, Once, Sizes};
+use crate::partition::{Choice, Problem};
+use crate::plan::{Plan, Recompute, Stage};
+
+use super::bound::{Times, ends};
+use super::cost::Costs;
+
+/// A candidate whose stages are to be decided.
+pub struct Undecided<'a> {
+    /// The plan; its stages do not count.
+    pub plan: &'a Plan,
+    /// Its costs.
+    pub costs: &'a Costs,
+    /// Its sizes.
+    pub sizes: &'a Sizes,
+    /// Microbatches under way, by stage.
+    pub flights: &'a [InFlight],
+    /// Bytes that each stage may hold.
+    pub room: &'a [u64],
+}
+
+impl Undecided<'_> {
+    /// The best stages that fit.
+    pub fn decide(&self) -> Option<Vec<Stage>> {
+        if self.plan.chunks > 1 { self.even() } else { self.problem()?.solve().filter(|stages| self.fits(stages)) }
+    }
+
+    /// Whether stages fit, exactly.
+    fn fits(&self, stages: &[Stage]) -> bool {
+        let plan = Plan { stages: stages.to_vec(), ..self.plan.clone() };
+        (0..plan.mesh.pp).all(|stage| self.sizes.stage(&plan, &self.flights[stage], stage) <= self.room[stage])
+    }
+
+    /// The partitioning problem; `None` if a stage holds no layer at all.
+    pub fn problem(&self) -> Option<Problem> {
+        let (layers, stages) = (self.plan.job.model.depth(), self.plan.mesh.pp);
+        let choices: Vec<Vec<Choice>> = (0..stages).map(|stage| self.choices(stage)).collect();
+        if choices.iter().any(Vec::is_empty) {
+            return None;
+        }
+        Some(Problem { layers, microbatches: self.plan.microbatches(), choices })
+    }
+
+    /// The fastest way that fits for each number of layers of a stage.
+    fn choices(&self, stage: usize) -> Vec<Choice> {
+        let (layers, stages) = (self.plan.job.model.depth(), self.plan.mesh.pp);
+        let most = layers + 1 - stages;
+        let least = if stages == 1 { layers } else { 1 };
+        // A stage of so many even shares alone takes longer than a step of even ones, bubble included.
+        let longest = 2 + stages.div_ceil(self.plan.microbatches());
+        let most = most.min(longest * layers.div_ceil(stages) + 3);
+        (least..=most).map_while(|count| self.fastest(stage, count)).collect()
+    }
+
+    /// The fastest way that fits for so many layers. Unlike layers count as those around the stage's share of the model.
+    fn fastest(&self, stage: usize, count: usize) -> Option<Choice> {
+        let (layers, stages) = (self.plan.job.model.depth(), self.plan.mesh.pp);
+        let first = (stage * layers / stages).min(layers - count);
+        let window = Window::of(self, stage, first, count);
+        let ways = window.ways(self.room[stage]);
+        let timed = ways.into_iter().map(|stage| Choice { seconds: window.seconds(&stage), stage });
+        timed.min_by(|a, b| a.seconds.total_cmp(&b.seconds))
+    }
+
+    /// Layers spread over chunks as evenly as they allow, those of the middle one more; each stage recomputes alike.
+    fn even(&self) -> Option<Vec<Stage>> {
+        let plan = self.plan;
+        let (depth, layers) = (plan.mesh.pp * plan.chunks, plan.job.model.depth());
+        let held = crate::estimate::layers_of(layers, depth);
+        let mut all: Vec<Stage> =
+            held.iter().map(|&layers| Stage { layers, full: 0, selective: 0, offload: 0 }).collect();
+        let mut whole = Plan { stages: all.clone(), ..plan.clone() };
+        for stage in 0..plan.mesh.pp {
+            let places: Vec<usize> = (0..plan.chunks).map(|chunk| plan.place(stage, chunk)).collect();
+            let most = places.iter().map(|&place| all[place].layers).max()?;
+            let mut steps = (0..=most).map(|n| (0, n)).chain((1..=most).map(|n| (n, most - n)));
+            // Least first: so many selective, then some of them full.
+            let found = steps.find(|&(full, selective)| {
+                for &place in &places {
+                    let layers = all[place].layers;
+                    let full = full.min(layers);
+                    whole.stages[place] = Stage { layers, full, selective: selective.min(layers - full), offload: 0 };
+                }
+                self.sizes.stage(&whole, &self.flights[stage], stage) <= self.room[stage]
+            });
+            found?;
+            places.iter().for_each(|&place| all[place] = whole.stages[place]);
+        }
+        Some(all)
+    }
+}
+
+/// So many layers on a stage of one chunk.
+struct Window<'a> {
+    undecided: &'a Undecided<'a>,
+    stage: usize,
+    first: usize,
+    count: usize,
+    fixed: u64,
+    once: Once,
+}
+
+impl<'a> Window<'a> {
+    fn of(undecided: &'a Undecided, stage: usize, first: usize, count: usize) -> Self {
+        let (fixed, once) = undecided.sizes.fixed(undecided.plan, &undecided.flights[stage], stage);
+        Window { undecided, stage, first, count, fixed, once }
+    }
+
+    fn kinds(&self) -> impl Iterator<Item = crate::model::Kind> + '_ {
+        let model = &self.undecided.plan.job.model;
+        (self.first..self.first + self.count).map(|layer| model.kind(layer))
+    }
+
+    /// Bytes of a mix.
+    fn bytes(&self, mix: &Stage) -> u64 {
+        let flight = &self.undecided.flights[self.stage];
+        let (slots, held) = (flight.slots[0] as u64, flight.held[0] as u64);
+        let (mut bytes, mut once, mut away) = (self.fixed, self.once, 0);
+        for (i, kind) in self.kinds().enumerate() {
+            let piece = &self.undecided.sizes.layers[&kind][mix.mode(i) as usize];
+            bytes += piece.state;
+            once = once.max(piece.once);
+            if i < mix.offload {
+                away = away.max(piece.slot);
+            } else {
+                bytes += slots * piece.slot + held * piece.held;
+            }
+        }
+        bytes + 2 * mix.offload.min(2) as u64 * away + once.bytes()
+    }
+
+    /// Seconds of a mix a microbatch.
+    fn seconds(&self, mix: &Stage) -> f64 {
+        let Undecided { plan, costs, .. } = self.undecided;
+        let mut times = Times::default();
+        for (i, kind) in self.kinds().enumerate() {
+            times.layer(costs.layer(kind), mix.mode(i));
+        }
+        times.beside += 2.0 * mix.offload as f64 * costs.moves.unwrap_or(0.0);
+        ends(&mut times, (self.stage, plan.mesh.pp), costs);
+        times.longer()
+    }
+
+    /// Mixes that fit, the fastest among them: of mixes of two numbers that save enough, only those at the corners can be.
+    fn ways(&self, room: u64) -> Vec<Stage> {
+        let layers = self.count;
+        let mix = |full: usize, selective: usize| Stage { layers, full, selective, offload: 0 };
+        let fits = |stage: &Stage| self.bytes(stage) <= room;
+        if fits(&mix(0, 0)) {
+            return vec![mix(0, 0)];
+        }
+        let mut ways = Vec::new();
+        if let Some(offload) = self.away(room) {
+            ways.push(offload);
+        }
+        if !fits(&mix(layers, 0)) {
+            return ways;
+        }
+        let fewest = |fits: &dyn Fn(usize) -> bool| least(0, layers, fits);
+        let alone = fewest(&|full| fits(&mix(full, 0)));
+        let beside = fewest(&|full| fits(&mix(full, layers - full)));
+        for full in [alone, alone.saturating_sub(1), beside] {
+            let selective = least(0, layers - full, &|selective| fits(&mix(full, selective)));
+            let way = mix(full, selective);
+            if fits(&way) {
+                ways.push(way);
+            }
+        }
+        ways
+    }
+
+    /// The fewest layers on the host that make the rest fit.
+    fn away(&self, room: u64) -> Option<Stage> {
+        let plan = self.undecided.plan;
+        if plan.schedule.splits() || self.undecided.costs.moves.is_none() {
+            return None;
+        }
+        let mix = |offload: usize| Stage { layers: self.count, full: 0, selective: 0, offload };
+        let offload = least(1, self.count, &|offload| self.bytes(&mix(offload)) <= room);
+        Some(mix(offload)).filter(|way| self.bytes(way) <= room)
+    }
+}
+
+/// The least number in a range at which a condition that stays true once it is holds; the range's end if it never does.
+fn least(from: usize, to: usize, holds: &dyn Fn(usize) -> bool) -> usize {
+    let (mut low, mut high) = (from, to);
+    while low < high {
+        let middle = (low + high) / 2;
+        if holds(middle) { high = middle } else { low = middle + 1 }
+    }
+    low
+}
+
+/// Whether even full recomputation in even stages is too much for every stage.
+pub fn hopeless(undecided: &Undecided) -> bool {
+    let plan = undecided.plan;
+    let lightest = |modes: &[crate::lower::PieceSize; 3]| {
+        modes[Recompute::Full as usize].state + modes[Recompute::Full as usize].slot
+    };
+    let model = &plan.job.model;
+    let layers: u64 = undecided.sizes.layers.iter().fold(0, |sum, (kind, modes)| {
+        let count = (0..model.depth()).filter(|&layer| model.kind(layer) == *kind).count() as u64;
+        sum + count * if plan.schedule.splits() { modes[Recompute::Full as usize].state } else { lightest(modes) }
+    });
+    let room: u64 = undecided.room.iter().sum();
+    layers + undecided.sizes.embed.state + undecided.sizes.head.state > room
+}

@@ -1,0 +1,52 @@
+use super::*;
+use crate::job::Dress;
+use crate::testing::{tiny_job, tiny_model};
+
+fn cluster(text: &str) -> Cluster {
+    Cluster::parse(text).unwrap()
+}
+
+#[test]
+fn the_best_plan_is_the_best_of_all_candidates() {
+    let (job, cluster) = (tiny_job(tiny_model(Dress::Llama)), cluster("8x cpu-generic"));
+    let all = search(&job, &cluster, &Fix::default(), usize::MAX).unwrap();
+    let best = search(&job, &cluster, &Fix::default(), 1).unwrap();
+    let least = all.best.iter().map(|(_, p)| p.figures.step_time_s).fold(f64::INFINITY, f64::min);
+    assert_eq!(best.best[0].1.figures.step_time_s, least);
+    assert!(all.best.len() > 20 && best.simulated < all.simulated, "{} of {}", best.simulated, all.simulated);
+}
+
+#[test]
+fn every_candidate_is_kept_or_counted() {
+    let (job, cluster) = (tiny_job(tiny_model(Dress::Gpt2)), cluster("8x cpu-generic"));
+    for top in [1, 5] {
+        let found = search(&job, &cluster, &Fix::default(), top).unwrap();
+        assert_eq!(found.best.len() + found.rejected.values().sum::<usize>(), found.considered);
+    }
+}
+
+#[test]
+fn no_bound_is_above_its_simulation() {
+    let (job, cluster) = (tiny_job(tiny_model(Dress::Gpt2)), cluster("8x cpu-generic"));
+    let found = search(&job, &cluster, &Fix::default(), usize::MAX).unwrap();
+    for (plan, predicted) in &found.best {
+        let mut blocks = Blocks::default();
+        let pieces = Pieces::of(plan, &mut blocks);
+        let mut prices = Prices::new(&cluster, plan.mesh, plan.job.precision).unwrap();
+        let costs = Costs::of(&pieces, &blocks, &mut prices).unwrap();
+        let update = update_seconds(plan, &pieces, &mut prices).unwrap();
+        let (bound, simulated) = (step_seconds(plan, &costs, update), predicted.figures.step_time_s);
+        assert!(bound <= simulated * (1.0 + 1e-6), "{}: {bound} above {simulated}", plan.summary());
+        assert!(costs.floor(plan) <= bound * (1.0 + 1e-9));
+    }
+}
+
+#[test]
+fn what_fits_nowhere_is_counted_by_reason() {
+    let mut model = tiny_model(Dress::Llama);
+    (model.hidden, model.ffn, model.vocab) = (8192, 32768, 1 << 20);
+    let error = search(&tiny_job(model), &cluster("1x cpu-generic"), &Fix::default(), 1).unwrap_err();
+    assert_eq!(error.exit_code(), 3);
+    let message = error.to_string();
+    assert!(message.contains("4 considered") && message.contains("4 out of memory"), "{message}");
+}
