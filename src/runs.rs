@@ -128,6 +128,7 @@ pub fn train_config(plan: &Plan, threads_per_rank: usize, checkpoints: Option<Ch
         clip: o.clip.into(),
         microbatch_size: plan.microbatch,
         num_microbatches: plan.microbatches(),
+        shares: plan.shares.clone(),
         seq: plan.job.seq,
         global_batch: plan.job.global_batch,
         device: Backend::Cpu,

@@ -232,6 +232,39 @@ fn away(model: &Model) -> Vec<Plan> {
     ]
 }
 
+/// Replicas that take unlike shares of the batch.
+fn unlike(model: &Model) -> Vec<Plan> {
+    let of = |mesh: Mesh, chunks, microbatch, shares: &[usize], again| Plan {
+        shares: shares.to_vec(),
+        ..plan(model, mesh, chunks, microbatch, again)
+    };
+    let zb = Schedule::ZeroBubble;
+    vec![
+        of(mesh(2, 1, 1), 1, 2, &[3, 1], (0, 0)),
+        Plan { zero: 1, ..of(mesh(4, 1, 1), 1, 1, &[1, 3, 3, 1], (0, 2)) },
+        of(mesh(2, 2, 1), 1, 1, &[7, 1], (0, 0)),
+        Plan { zero: 1, sequence_parallel: true, ..of(mesh(2, 2, 2), 1, 1, &[3, 5], (1, 1)) },
+        Plan { schedule: Schedule::GPipe, ..of(mesh(2, 2, 1), 1, 2, &[1, 3], (0, 0)) },
+        of(mesh(2, 2, 1), 2, 1, &[6, 2], (0, 0)),
+        Plan { zero: 1, schedule: zb, ..of(mesh(2, 2, 1), 1, 1, &[2, 6], (0, 0)) },
+        Plan { schedule: Schedule::DualPipeV, ..of(mesh(2, 2, 1), 2, 1, &[5, 3], (0, 0)) },
+        Plan { ring: true, ..of(Mesh { cp: 2, ..mesh(2, 1, 1) }, 1, 2, &[3, 1], (0, 0)) },
+    ]
+}
+
+#[test]
+fn unlike_shares_train_alike() {
+    for dress in [Dress::Gpt2, Dress::Llama] {
+        let model = model(dress);
+        all_agree(&model, unlike(&model));
+    }
+    let spread = mixture(experts());
+    let of = |mesh, shares: &[usize]| Plan { shares: shares.to_vec(), ..plan(&spread, mesh, 1, 1, (0, 0)) };
+    let experts = |ep, mesh| Mesh { ep, ..mesh };
+    let plans = [of(experts(2, mesh(4, 1, 1)), &[3, 3, 1, 1]), of(experts(2, mesh(4, 2, 1)), &[1, 1, 3, 3])];
+    all_agree(&spread, plans.map(|plan| Plan { zero: 1, ..plan }).to_vec());
+}
+
 #[test]
 fn gpt2_trains_alike_under_every_plan() {
     let model = model(Dress::Gpt2);

@@ -88,6 +88,7 @@ fn trainer(dress: Dress, mesh: Mesh, golden: &Golden) -> Trainer {
         clip: 1.0,
         microbatch_size: 1,
         num_microbatches: plan.microbatches(),
+        shares: Vec::new(),
         seq: 16,
         global_batch: 4,
         device: Backend::Cpu,

@@ -32,7 +32,7 @@ pub fn run_step(
 ) -> Result<(), ExecutorError> {
     let at = program.mesh.coord_of(rank);
     let mut step = Step { program, rank, at, device, transport, load, args };
-    program.roles[at.pp].instrs.iter().try_for_each(|instr| clock.time(|| step.run(instr)))
+    program.roles[program.role_of(at)].instrs.iter().try_for_each(|instr| clock.time(|| step.run(instr)))
 }
 
 /// What instructions of a step share.

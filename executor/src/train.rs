@@ -142,9 +142,10 @@ pub struct Trainer {
     source: Arc<Source>,
     devices: Vec<Box<dyn Device>>,
     transport: Threads,
-    /// The stage that adds up the loss, where it keeps it, and where every stage keeps the gradient's squared norm.
+    /// The stage that adds up the loss, and where each class of replicas keeps it there.
     loss_stage: usize,
-    loss: Region,
+    losses: Vec<Region>,
+    /// Where the first stage keeps the gradient's squared norm.
     norm: Region,
     next_step: usize,
 }
@@ -165,19 +166,19 @@ impl Trainer {
         config.check(&mesh)?;
         check_params(&program, &params)?;
         let device = |rank: Rank| -> Result<Box<dyn Device>, ExecutorError> {
-            let buffers = &program.roles[mesh.coord_of(rank).pp].buffers;
+            let buffers = &program.roles[program.role_of(mesh.coord_of(rank))].buffers;
             config.device.open(rank, buffers, config.threads_per_rank)
         };
         let devices = (0..mesh.ranks()).map(device).collect::<Result<_, _>>()?;
         let stages = 0..mesh.pp;
-        let (loss_stage, loss) = stages
-            .rev()
-            .find_map(|stage| Some((stage, named(&program, stage, "loss").ok()?)))
-            .map_or_else(|| named(&program, mesh.pp - 1, "loss").map(|loss| (mesh.pp - 1, loss)), Ok)?;
+        let loss_stage = stages.rev().find(|&stage| named(&program, stage, "loss").is_ok()).unwrap_or(mesh.pp - 1);
+        let classes = 0..program.classes.count();
+        let losses = classes.map(|class| named(&program, program.role(class, loss_stage), "loss"));
+        let losses = losses.collect::<Result<_, _>>()?;
         let norm = named(&program, 0, "norm")?;
         let (transport, seed) = (Threads::new(mesh), config.seed);
         let mut trainer =
-            Trainer { program, params, config, source, devices, transport, loss_stage, loss, norm, next_step: 0 };
+            Trainer { program, params, config, source, devices, transport, loss_stage, losses, norm, next_step: 0 };
         trainer.fill(|spec, part| initial(spec, seed, part))?;
         Ok(trainer)
     }
@@ -288,7 +289,11 @@ impl Trainer {
         let mesh = self.program.mesh;
         let stage = self.loss_stage;
         let ranks = (0..mesh.dp).flat_map(|dp| (0..mesh.cp).map(move |cp| mesh.rank(stage, dp, cp, 0)));
-        ranks.map(|rank| Ok(f64::from(read(self.devices[rank].as_mut(), self.loss)?[0]))).sum()
+        let mut loss = |rank: Rank| {
+            let class = self.program.classes.of_replica(mesh.coord_of(rank).dp);
+            Ok(f64::from(read(self.devices[rank].as_mut(), self.losses[class])?[0]))
+        };
+        ranks.map(&mut loss).sum()
     }
 
     fn grad_norm(&mut self) -> Result<f64, ExecutorError> {
@@ -330,14 +335,14 @@ fn run_rank(
 ) -> Result<Lane, ExecutorError> {
     let at = program.mesh.coord_of(rank);
     let load = |input: Input, microbatch: usize, host: &mut [f32]| {
-        let first = (at.dp * config.num_microbatches + microbatch) * config.microbatch_size;
+        let first = (config.microbatches_before(at.dp) + microbatch) * config.microbatch_size;
         load(source, step, first, input, (config.microbatch_size, program.mesh.cp, at.cp), host)
     };
     let body = || {
         let mut clock = Clock::new(epoch);
         transport.barrier(rank)?;
         run_step(program, rank, device, transport, &load, args, &mut clock)?;
-        Ok(Lane { rank, role: at.pp, spans: clock.into_spans() })
+        Ok(Lane { rank, role: program.role_of(at), spans: clock.into_spans() })
     };
     let outcome = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
@@ -384,7 +389,7 @@ fn named(program: &Program, role: usize, name: &str) -> Result<Region, ExecutorE
     buffer.map(|buffer| Region { buffer, start: 0, elems: 1 }).ok_or_else(|| ExecutorError::Device {
         device: "interpreter".to_owned(),
         rank: 0,
-        problem: format!("stage {role} has no buffer `{name}` of one element"),
+        problem: format!("role {role} has no buffer `{name}` of one element"),
     })
 }
 
@@ -393,7 +398,7 @@ fn check_params(program: &Program, params: &Params) -> Result<(), ExecutorError>
     let part = Part { tp: mesh.tp, t: 0, ep: mesh.ep, e: 0 };
     let bad = |place: &str, why| ExecutorError::bad_input("parameter", place, why, "lower the plan again");
     if params.roles.len() != program.roles.len() {
-        let why = format!("parameters of {} stages for a program of {}", params.roles.len(), program.roles.len());
+        let why = format!("parameters of {} roles for a program of {}", params.roles.len(), program.roles.len());
         return Err(bad("all", why));
     }
     for (role, specs) in program.roles.iter().zip(&params.roles) {

@@ -1,11 +1,13 @@
 //! Programs: what each rank of a mesh does in one training step, as instruction lists over declared buffers.
 //!
 //! A program is SPMD by role: all ranks of a pipeline stage run the same list, so a program holds one list a stage
-//! however many ranks there are. What differs between them (which shard, which peer) follows from the rank's
+//! however many ranks there are; where replicas take unlike shares of the batch, one list a class of replicas and stage.
+//! What differs between them (which shard, which peer) follows from the rank's
 //! coordinates when it runs: a [`View`] may be sharded over an axis, peers are named by stage, and collectives by axis.
 //!
 //! Invariant: no times, no hardware, no addresses; only [`crate::verify`] says whether a program is sound.
 
+use crate::classes::Classes;
 use crate::mesh::{Axis, Coord, Mesh};
 use crate::op::Op;
 use serde::{Deserialize, Serialize};
@@ -352,7 +354,7 @@ fn collective_name(op: Collective, axis: Axis) -> &'static str {
     COLLECTIVES[op as usize][axis as usize]
 }
 
-/// What every rank of one stage does in a step.
+/// What every rank of one role does in a step: of a stage, in one class of replicas.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct RankProgram {
     /// Declared buffers.
@@ -378,13 +380,30 @@ impl RankProgram {
 pub struct Program {
     /// The ranks.
     pub mesh: Mesh,
+    /// Which replicas do the same.
+    pub classes: Classes,
     /// Op lists that instructions call.
     pub blocks: Vec<Block>,
-    /// One instruction list a pipeline stage.
+    /// One instruction list a class of replicas and pipeline stage: the stages of the first class, then of the next.
     pub roles: Vec<RankProgram>,
 }
 
 impl Program {
+    /// The role of the rank at a coordinate.
+    pub fn role_of(&self, at: Coord) -> usize {
+        self.role(self.classes.of_replica(at.dp), at.pp)
+    }
+
+    /// The role of a class's stage.
+    pub fn role(&self, class: usize, stage: usize) -> usize {
+        class * self.mesh.pp + stage
+    }
+
+    /// The class and the stage of a role.
+    pub fn class_and_stage(&self, role: usize) -> (usize, usize) {
+        (role / self.mesh.pp, role % self.mesh.pp)
+    }
+
     /// Instructions in all roles.
     pub fn instrs(&self) -> usize {
         self.roles.iter().map(|r| r.instrs.len()).sum()

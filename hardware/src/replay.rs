@@ -18,9 +18,12 @@ pub fn durations(program: &Program, measured: &Trace) -> Durations {
     let lanes = measured.lanes.iter().map(|lane| LaneDurations {
         rank: lane.rank,
         role: lane.role,
+        ranks: 1,
+        overlap: true,
+        contention: 0.0,
         nanos: partners.alone(program, lane),
     });
-    Durations { lanes: lanes.collect(), contention: 0.0 }
+    Durations { lanes: lanes.collect() }
 }
 
 /// When partners were ready.

@@ -2,7 +2,7 @@
 //!
 //! In: a verified program and a duration of each instruction. Out: a [`Trace`].
 //!
-//! A lane is a rank, or one rank standing for all of its stage. Each of its two streams runs in list order; an
+//! A lane is a rank, or one rank standing for all that do the same on the same devices. Each of its two streams runs in list order; an
 //! instruction starts when the one before it on its stream and those it waits for have ended, a receive ends after its
 //! message was sent, and a collective proceeds when all lanes of its group have reached it.
 //!
@@ -22,11 +22,8 @@ const AXES: usize = Axis::ALL.len();
 /// A duration for every instruction of the lanes to simulate.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Durations {
-    /// One a stage, or one a rank.
+    /// One a role and pool, or one a rank.
     pub lanes: Vec<LaneDurations>,
-    /// What compute takes longer, of its own time, while a collective runs beside it and takes units and memory bandwidth
-    /// from it; 0 where durations were measured so.
-    pub contention: f64,
 }
 
 /// One lane's durations.
@@ -34,21 +31,28 @@ pub struct Durations {
 pub struct LaneDurations {
     /// The rank, or the first of those it stands for.
     pub rank: Rank,
-    /// Its stage.
+    /// Its role.
     pub role: usize,
+    /// How many ranks it stands for.
+    pub ranks: usize,
     /// Nanoseconds, one an instruction.
     pub nanos: Vec<u64>,
+    /// Whether its device runs both streams at once.
+    pub overlap: bool,
+    /// What compute takes longer, of its own time, while a collective runs beside it and takes units and memory bandwidth
+    /// from it; 0 where durations were measured so.
+    pub contention: f64,
 }
 
 /// Durations that do not fit the program.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SimulateError {
     /// A lane has another number of durations than its role has instructions.
-    #[error("lane {lane} has {given} durations for {wanted} instructions of stage {role}")]
+    #[error("lane {lane} has {given} durations for {wanted} instructions of role {role}")]
     Length {
         /// Which lane.
         lane: usize,
-        /// Its stage.
+        /// Its role.
         role: usize,
         /// Durations given.
         given: usize,
@@ -56,11 +60,11 @@ pub enum SimulateError {
         wanted: usize,
     },
     /// Lanes wait for each other, or for a lane that is not there.
-    #[error("lane {lane} (stage {role}) never gets past instruction {instr}: {what} has no partner among the lanes")]
+    #[error("lane {lane} (role {role}) never gets past instruction {instr}: {what} has no partner among the lanes")]
     Stuck {
         /// Which lane.
         lane: usize,
-        /// Its stage.
+        /// Its role.
         role: usize,
         /// The instruction it stops at.
         instr: usize,
@@ -69,7 +73,7 @@ pub enum SimulateError {
     },
 }
 
-/// Runs the program on paper. Without `overlap` both streams are one.
+/// Runs the program on paper. Without `overlap` both streams of every lane are one, whatever its device can do.
 pub fn simulate(
     program: &Program,
     durations: &Durations,
@@ -89,6 +93,8 @@ struct State<'a> {
     coord: Coord,
     role: usize,
     nanos: &'a [u64],
+    overlap: bool,
+    contention: f64,
     spans: Vec<Span>,
     /// End of the last instruction of each stream.
     free: [u64; 2],
@@ -112,8 +118,6 @@ struct Meeting {
 
 struct Simulation<'a> {
     program: &'a Program,
-    overlap: bool,
-    contention: f64,
     lanes: Vec<State<'a>>,
     /// The lane of each rank, if it has one.
     lane_of: Vec<Option<usize>>,
@@ -138,6 +142,8 @@ impl<'a> Simulation<'a> {
                 coord: mesh.coord_of(given.rank),
                 role: given.role,
                 nanos: &given.nanos,
+                overlap: overlap && given.overlap,
+                contention: given.contention,
                 spans: Vec::with_capacity(wanted),
                 free: [0; 2],
                 beside: (0, 0),
@@ -152,7 +158,7 @@ impl<'a> Simulation<'a> {
         };
         let groups = Axis::ALL.map(|axis| lanes.iter().map(|lane| group(lane, axis)).collect());
         let meetings = Axis::ALL.map(|_| vec![Vec::new(); lanes.len()]);
-        Ok(Simulation { program, overlap, contention: durations.contention, lanes, lane_of, meetings, groups })
+        Ok(Simulation { program, lanes, lane_of, meetings, groups })
     }
 
     /// Runs a lane until it must wait for another; lanes it may have freed become ready.
@@ -161,7 +167,7 @@ impl<'a> Simulation<'a> {
         let instrs = &program.roles[self.lanes[lane].role].instrs;
         while let Some(instr) = instrs.get(self.lanes[lane].spans.len()) {
             let state = &self.lanes[lane];
-            let stream = if self.overlap && instr.stream == Stream::Comm { 1 } else { 0 };
+            let stream = if state.overlap && instr.stream == Stream::Comm { 1 } else { 0 };
             let waited = instr.waits.iter().map(|&wait| state.spans[wait as usize].end.0);
             let start = waited.fold(state.free[stream], u64::max);
             let duration = state.nanos[state.spans.len()];
@@ -195,14 +201,14 @@ impl<'a> Simulation<'a> {
     /// How long compute takes that starts beside the latest collective known: instructions stand in the order in which
     /// they are issued, so what runs beside it was issued before.
     fn contended(&self, lane: usize, start: u64, duration: u64) -> u64 {
-        let (from, to) = self.lanes[lane].beside;
-        if self.contention == 0.0 || to <= start {
+        let State { beside: (from, to), contention, .. } = self.lanes[lane];
+        if contention == 0.0 || to <= start {
             return duration;
         }
         let alone = from.saturating_sub(start).min(duration);
-        let slowed = (duration - alone) as f64 * (1.0 + self.contention);
+        let slowed = (duration - alone) as f64 * (1.0 + contention);
         let together = slowed.min((to - start.max(from)) as f64);
-        duration + (together * self.contention / (1.0 + self.contention)).round() as u64
+        duration + (together * contention / (1.0 + contention)).round() as u64
     }
 
     /// The lane of another stage with the same other coordinates.
@@ -215,7 +221,7 @@ impl<'a> Simulation<'a> {
         let partner = self.partner(lane, from)?;
         let state = &self.lanes[lane];
         let received = state.received.get(&(from, tag)).copied().unwrap_or(0);
-        self.lanes[partner].sent.get(&(state.role, tag))?.get(received).copied()
+        self.lanes[partner].sent.get(&(state.coord.pp, tag))?.get(received).copied()
     }
 
     /// When all lanes of the group have reached this lane's next collective on the axis, if they have.

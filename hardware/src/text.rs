@@ -13,7 +13,8 @@
 //! ```
 //!
 //! A block's arguments are `formal+offset`, an instruction's are `buffer+offset:elems`, with `@axis` where each rank has its
-//! shard. Blocks, buffers and instructions stand in order; their numbers are for the reader, and are checked.
+//! shard. Where replicas do unlike things, `classes 2 6` after the mesh says how many are in each class; roles are those of the
+//! first class's stages, then of the next. Blocks, buffers and instructions stand in order; their numbers are for the reader, and are checked.
 //!
 //! Invariant: `parse(print(p)) == p`.
 
@@ -26,6 +27,7 @@ pub use print::print;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::classes::Classes;
     use crate::mesh::{Axis, Mesh};
     use crate::op::{ActivationKind, AttentionDims, Layout, NormKind, Op};
     use crate::program::*;
@@ -71,6 +73,7 @@ mod tests {
         let role = RankProgram { buffers, instrs: kinds.into_iter().enumerate().map(instr).collect() };
         Program {
             mesh: Mesh { dp: 2, pp: 2, tp: 2, ..Mesh::ONE },
+            classes: Classes::ONE,
             blocks: vec![block],
             roles: vec![role.clone(), role],
         }
@@ -78,8 +81,11 @@ mod tests {
 
     #[test]
     fn a_program_of_everything_reads_back() {
-        let text = print(&sample());
-        assert_eq!(parse(&text).unwrap(), sample(), "{text}");
+        for classes in [Classes::ONE, Classes::of_sizes(vec![1, 1])] {
+            let program = Program { classes, ..sample() };
+            let text = print(&program);
+            assert_eq!(parse(&text).unwrap(), program, "{text}");
+        }
     }
 
     #[test]

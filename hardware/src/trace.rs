@@ -51,9 +51,9 @@ impl Span {
 /// One rank's spans.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lane {
-    /// The rank; in a simulation it stands for all ranks of its stage.
+    /// The rank; in a simulation it stands for all that do the same on the same devices.
     pub rank: Rank,
-    /// Its stage: index in [`Program::roles`].
+    /// Its role: index in [`Program::roles`].
     pub role: usize,
     /// One an instruction.
     pub spans: Vec<Span>,
@@ -64,7 +64,7 @@ pub struct Lane {
 pub struct Trace {
     /// Where the times come from.
     pub origin: Origin,
-    /// One a rank, or one a stage.
+    /// One a rank, or one a role and pool.
     pub lanes: Vec<Lane>,
 }
 
@@ -92,9 +92,10 @@ impl Trace {
     pub fn to_chrome_json(&self, program: &Program) -> String {
         let mut events = Vec::new();
         for lane in &self.lanes {
+            let (_, stage) = program.class_and_stage(lane.role);
             events.push(serde_json::json!({
                 "ph": "M", "name": "process_name", "pid": lane.rank, "tid": 0,
-                "args": { "name": format!("rank {} (stage {}, {})", lane.rank, lane.role, self.origin.name()) },
+                "args": { "name": format!("rank {} (stage {stage}, {})", lane.rank, self.origin.name()) },
             }));
             for (index, (span, instr)) in lane.spans.iter().zip(&program.roles[lane.role].instrs).enumerate() {
                 if span.duration().0 == 0 {

@@ -1,9 +1,9 @@
 //! Verification: only programs that pass are simulated and run.
 //!
-//! In: a [`Program`]. Out: [`Verified`], or the first thing that is wrong, by stage, instruction and buffer.
+//! In: a [`Program`]. Out: [`Verified`], or the first thing that is wrong, by role, instruction and buffer.
 //!
 //! Checked: numbers are in range and sizes agree (`shape`); no op writes what it also uses (`shape`); what is read was
-//! written, what is kept is freed, streams wait for what they share (`lifetime`); messages and pipeline collectives match
+//! written, what is kept is freed, streams wait for what they share (`lifetime`); messages and collectives of several roles match
 //! and nobody waits in a circle (`rendezvous`).
 //!
 //! Invariant: a [`Verified`] cannot be made in any other way, nor changed.
@@ -52,17 +52,17 @@ pub enum Place {
     },
     /// An instruction.
     Instr {
-        /// Its stage.
-        stage: usize,
+        /// Its role: the stage, where all replicas do the same.
+        role: usize,
         /// Its number.
         instr: usize,
         /// What it does.
         name: String,
     },
-    /// The end of a stage's list.
+    /// The end of a role's list.
     End {
-        /// The stage.
-        stage: usize,
+        /// The role.
+        role: usize,
     },
 }
 
@@ -71,8 +71,8 @@ impl std::fmt::Display for Place {
         match self {
             Place::Program => write!(f, "program"),
             Place::Block { block, call } => write!(f, "block {block}, call {call}"),
-            Place::Instr { stage, instr, name } => write!(f, "stage {stage}, instruction {instr} ({name})"),
-            Place::End { stage } => write!(f, "stage {stage}, at its end"),
+            Place::Instr { role, instr, name } => write!(f, "role {role}, instruction {instr} ({name})"),
+            Place::End { role } => write!(f, "role {role}, at its end"),
         }
     }
 }
@@ -80,13 +80,25 @@ impl std::fmt::Display for Place {
 /// What can be wrong.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    /// Not one instruction list a stage.
-    #[error("{roles} instruction lists for {stages} stages")]
+    /// Not one instruction list a class of replicas and stage.
+    #[error("{roles} instruction lists for {stages} stages of {classes} classes of replicas")]
     Roles {
         /// Lists.
         roles: usize,
         /// Stages.
         stages: usize,
+        /// Classes.
+        classes: usize,
+    },
+    /// Classes that are not all replicas.
+    #[error(
+        "the classes have {replicas} replicas, the mesh {dp}; they must be as many, and one at least in each class"
+    )]
+    Classes {
+        /// In all classes.
+        replicas: usize,
+        /// In the mesh.
+        dp: usize,
     },
     /// A number of a block, formal, buffer, stage or instruction that is none.
     #[error("{what} {number} is not there; the last is {last}")]
@@ -201,13 +213,13 @@ pub enum Fault {
         /// How many.
         count: usize,
     },
-    /// A pipeline collective unlike that of another stage.
-    #[error("stage {other} takes part in another collective: kind or size differ")]
+    /// A collective unlike that of another role of its group.
+    #[error("role {other} takes part in another collective: kind or size differ")]
     Collective {
-        /// The stage.
+        /// The role.
         other: usize,
     },
-    /// Stages that wait for each other for ever.
+    /// Roles that wait for each other for ever.
     #[error("it waits for ever")]
     Deadlock,
 }
@@ -223,10 +235,10 @@ pub fn verify(program: Program) -> Result<Verified, VerifyError> {
     Ok(Verified(program))
 }
 
-fn at(program: &Program, stage: usize, instr: usize, fault: Fault) -> VerifyError {
-    let name = match &program.roles[stage].instrs[instr].kind {
+fn at(program: &Program, role: usize, instr: usize, fault: Fault) -> VerifyError {
+    let name = match &program.roles[role].instrs[instr].kind {
         crate::program::Kind::Run { block, .. } if *block as usize >= program.blocks.len() => "run".to_owned(),
-        _ => program.roles[stage].instrs[instr].name(program).to_owned(),
+        _ => program.roles[role].instrs[instr].name(program).to_owned(),
     };
-    VerifyError { place: Place::Instr { stage, instr, name }, fault }
+    VerifyError { place: Place::Instr { role, instr, name }, fault }
 }

@@ -16,6 +16,7 @@ pub mod predict;
 pub mod schedule;
 pub mod search;
 pub mod shape;
+pub mod shares;
 #[cfg(test)]
 mod testing;
 

@@ -4,12 +4,15 @@
 //!
 //! Invariant: a plan that was read satisfies [`Plan::check`], and then [`crate::lower::lower`] succeeds.
 
+use meshwright_hardware::classes::Classes;
 use meshwright_hardware::mesh::Mesh;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Fault, PlanError};
 use crate::job::Job;
 use crate::schedule::{Action, Pipeline};
+
+mod shares;
 
 /// In which order a stage runs its microbatches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -121,6 +124,9 @@ pub struct Plan {
     /// Whether context parallelism passes keys and values round a ring, block by block, and does not gather them.
     #[serde(default, skip_serializing_if = "is_false")]
     pub ring: bool,
+    /// Microbatches of each data-parallel replica, where they are not alike; empty where they are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shares: Vec<usize>,
     /// The ranks.
     pub mesh: Mesh,
     /// One a chunk of a stage, in the model's order.
@@ -152,6 +158,7 @@ impl Plan {
             chunks: 1,
             sequence_parallel: false,
             ring: false,
+            shares: Vec::new(),
             mesh: Mesh::ONE,
             stages,
             job,
@@ -175,9 +182,24 @@ impl Plan {
         toml::to_string(self).expect("a plan is tables of strings and numbers")
     }
 
-    /// Microbatches of a replica in a step.
+    /// Microbatches of a replica in a step; of the replica that has most, where they are not alike.
     pub fn microbatches(&self) -> usize {
-        self.job.global_batch / (self.mesh.dp * self.microbatch)
+        let most = self.shares.iter().max().copied();
+        most.unwrap_or(self.job.global_batch / (self.mesh.dp * self.microbatch))
+    }
+
+    /// The replicas that have as many microbatches.
+    pub fn classes(&self) -> Classes {
+        Classes::of_equal(&self.shares)
+    }
+
+    /// The plan as the replicas of a class see it: as if all had their share. The batch is then another, so that a loss
+    /// has to be scaled by the plan itself.
+    pub fn of_class(&self, class: usize) -> Plan {
+        let Some(&share) = self.shares.get(self.classes().first(class)) else { return self.clone() };
+        let mut own = Plan { shares: Vec::new(), ..self.clone() };
+        own.job.global_batch = share * self.microbatch * self.mesh.dp;
+        own
     }
 
     /// How microbatches go through the stages.
@@ -255,7 +277,10 @@ impl Plan {
         if cp > 1 && self.ring {
             text += ", ring attention";
         }
-        text += &format!(", {} microbatches of {}", self.microbatches(), self.microbatch);
+        text += &match (self.shares.iter().min(), self.shares.iter().max()) {
+            (Some(least), Some(most)) => format!(", {least} to {most} microbatches of {}", self.microbatch),
+            _ => format!(", {} microbatches of {}", self.microbatches(), self.microbatch),
+        };
         if self.zero > 0 {
             text += &format!(", ZeRO-{}", self.zero);
         }
@@ -283,7 +308,7 @@ impl Plan {
             }
         }
         check_tp(job, tp).map_err(|problem| Fault::new("mesh.tp", tp, problem))?;
-        if !job.global_batch.is_multiple_of(dp * self.microbatch) {
+        if self.shares.is_empty() && !job.global_batch.is_multiple_of(dp * self.microbatch) {
             let problem = format!("it must be a multiple of dp · microbatch = {dp} · {}", self.microbatch);
             return Err(Fault::new("job.global_batch", job.global_batch, problem));
         }
@@ -291,6 +316,7 @@ impl Plan {
             return Err(Fault::new("zero", self.zero, "ZeRO has the stages 0 to 3"));
         }
         self.check_schedule()?;
+        shares::check(self)?;
         self.check_tokens()?;
         if self.stages.len() != pp * self.chunks {
             let problem =
@@ -335,7 +361,9 @@ impl Plan {
                 format!("{} makes gradients in two passes, and keeps them whole: 0 or 1", self.schedule.name());
             return Err(Fault::new("zero", self.zero, problem));
         }
-        if self.schedule == Schedule::OneFOneB && chunks > 1 && !self.microbatches().is_multiple_of(pp) {
+        let all = |fits: &dyn Fn(usize) -> bool| self.shares.iter().all(|&share| fits(share));
+        let rounds = |microbatches: usize| microbatches.is_multiple_of(pp);
+        if self.schedule == Schedule::OneFOneB && chunks > 1 && !(rounds(self.microbatches()) && all(&rounds)) {
             let problem = format!("interleaving {pp} stages needs a multiple of {pp} microbatches");
             return Err(Fault::new("chunks", chunks, problem));
         }

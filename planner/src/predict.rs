@@ -2,8 +2,10 @@
 //!
 //! In: a plan and a cluster. Out: [`Predicted`]: the figures, the trace, and what they were made from.
 
-use meshwright_hardware::price::{PriceError, price};
-use meshwright_hardware::profile::Cluster;
+use std::ops::Range;
+
+use meshwright_hardware::price::{PriceError, places, price};
+use meshwright_hardware::profile::{Cluster, Machine};
 use meshwright_hardware::simulate::{Durations, simulate};
 use meshwright_hardware::trace::{Origin, Trace};
 use meshwright_hardware::units::{Bytes, Seconds};
@@ -27,8 +29,24 @@ pub struct Figures {
     pub mfu: f64,
     /// Declared bytes of the rank that declares most.
     pub peak_memory_bytes: u64,
-    /// Share of the stages' time in which their compute queue waits for other stages.
+    /// Share of the ranks' time in which their compute queue waits for other stages.
     pub bubble_fraction: f64,
+    /// Pool by pool, where the plan's ranks sit in several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pools: Vec<PoolFigures>,
+}
+
+/// The figures of one pool of a cluster.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PoolFigures {
+    /// Its device.
+    pub device: String,
+    /// Ranks of the plan on it.
+    pub ranks: usize,
+    /// Declared bytes of its rank that declares most.
+    pub peak_memory_bytes: u64,
+    /// Share of the device's memory that is left there; below zero where the plan does not fit.
+    pub headroom: f64,
 }
 
 /// A prediction and what it was made from.
@@ -38,16 +56,18 @@ pub struct Predicted {
     pub figures: Figures,
     /// The program and its parameters.
     pub lowered: Lowered,
-    /// When each instruction runs; one lane a stage.
+    /// When each instruction runs; one lane a role and pool.
     pub trace: Trace,
 }
 
 /// Predicts a plan on a cluster.
+///
+/// # Errors
+/// [`PlanError::Price`] if the cluster is too small or lacks a price that the plan needs.
 pub fn predict(plan: &Plan, cluster: &Cluster) -> Result<Predicted, PlanError> {
     let lowered = lower(plan)?;
     let durations = price(&lowered.program, cluster, plan.job.precision)?;
-    let overlap = cluster.pools.iter().all(|pool| pool.device.overlap);
-    let trace = simulate(&lowered.program, &durations, overlap, Origin::Predicted).map_err(PriceError::from)?;
+    let trace = simulate(&lowered.program, &durations, true, Origin::Predicted).map_err(PriceError::from)?;
     let figures = figures(plan, cluster, &lowered, &durations, &trace)?;
     Ok(Predicted { figures, lowered, trace })
 }
@@ -60,19 +80,45 @@ fn figures(
     trace: &Trace,
 ) -> Result<Figures, PlanError> {
     let step = trace.step_time().seconds().0;
-    let ranks = plan.mesh.ranks() as f64;
-    let device = &cluster.pools[0].device;
-    let no_peak = || PriceError::NoPeak { device: device.name.clone(), precision: plan.job.precision };
-    let peak = device.peak_in(plan.job.precision).ok_or_else(no_peak)?;
+    let ranks = plan.mesh.ranks();
+    let mut peak = 0.0;
+    for (pool, held) in cluster.pools.iter().zip(cluster.ranks()) {
+        let device = &pool.device;
+        let used = held.end.min(ranks).saturating_sub(held.start);
+        if used > 0 {
+            let no_peak = || PriceError::NoPeak { device: device.name.clone(), precision: plan.job.precision };
+            peak += used as f64 * device.peak_in(plan.job.precision).ok_or_else(no_peak)?.0;
+        }
+    }
     let tokens_per_s = plan.job.tokens_per_step() as f64 / step;
+    let pools = pools(cluster, lowered)?;
     Ok(Figures {
         step_time_s: step,
         tokens_per_s,
-        tokens_per_s_per_device: tokens_per_s / ranks,
-        mfu: plan.job.model_flops_per_step() / (step * ranks * peak.0),
+        tokens_per_s_per_device: tokens_per_s / ranks as f64,
+        mfu: plan.job.model_flops_per_step() / (step * peak),
         peak_memory_bytes: lowered.program.roles.iter().map(|role| role.bytes()).max().unwrap_or(0),
         bubble_fraction: bubble(lowered, durations, step),
+        pools: if pools.len() > 1 { pools } else { Vec::new() },
     })
+}
+
+/// What each pool with ranks holds.
+fn pools(cluster: &Cluster, lowered: &Lowered) -> Result<Vec<PoolFigures>, PlanError> {
+    let program = &lowered.program;
+    let places = places(cluster, program.mesh, &program.classes)?;
+    let of = |(number, (pool, held)): (usize, (&Machine, Range<usize>))| {
+        let here = places.iter().filter(|place| place.pools.contains(&number));
+        let peak = here.map(|place| program.roles[program.role(place.class, place.stage)].bytes()).max()?;
+        let memory = pool.device.memory.value.0;
+        Some(PoolFigures {
+            device: pool.device.name.clone(),
+            ranks: held.end.min(program.mesh.ranks()) - held.start,
+            peak_memory_bytes: peak,
+            headroom: 1.0 - peak as f64 / memory as f64,
+        })
+    };
+    Ok(cluster.pools.iter().zip(cluster.ranks()).enumerate().filter_map(of).collect())
 }
 
 /// Stages' compute queues have as much work as their instructions take; what is left of the step they wait.
@@ -82,8 +128,9 @@ fn bubble(lowered: &Lowered, durations: &Durations, step: f64) -> f64 {
         let instrs = lowered.program.roles[lane.role].instrs.iter();
         instrs.zip(&lane.nanos).filter(|(instr, _)| instr.stream == Stream::Compute).map(|(_, nanos)| nanos).sum()
     };
-    let busy: u64 = durations.lanes.iter().map(work).sum();
-    (1.0 - busy as f64 / 1e9 / (step * durations.lanes.len() as f64)).max(0.0)
+    let busy: f64 = durations.lanes.iter().map(|lane| work(lane) as f64 * lane.ranks as f64).sum();
+    let ranks: usize = durations.lanes.iter().map(|lane| lane.ranks).sum();
+    (1.0 - busy / 1e9 / (step * ranks as f64)).max(0.0)
 }
 
 impl Figures {

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use meshwright_hardware::profile::Cluster;
-use meshwright_hardware::units::Precision;
+use meshwright_hardware::units::{Bytes, Precision};
 use meshwright_planner::job::{Job, Optimizer};
 use meshwright_planner::models;
 use meshwright_planner::plan::Plan;
@@ -182,6 +182,10 @@ pub fn print_figures(figures: &Figures) {
         figures.step_time().to_string()
     );
     println!("   memory  {:>12}   of the rank that needs most", figures.peak_memory().to_string());
+    for pool in &figures.pools {
+        let (peak, left) = (Bytes(pool.peak_memory_bytes).to_string(), pool.headroom * 100.0);
+        println!("           {peak:>12}   on {} × {}, {left:.1} % of its memory left", pool.ranks, pool.device);
+    }
     println!("   MFU     {:>11.1} %   bubble {:.1} %", mfu * 100.0, bubble_fraction * 100.0);
 }
 

@@ -2,7 +2,8 @@
 //!
 //! In: a program and its three traces. Out: [`Report`], which renders as a table, CSV, JSON and a page.
 //!
-//! Invariant: an instruction of a stage has one row; measured lanes are averaged over the stage's ranks, and every figure
+//! Invariant: an instruction of a role (a stage, in one class of replicas) has one row; lanes are averaged over the role's
+//! ranks, and every figure
 //! in any rendering comes from [`Report`].
 
 mod html;
@@ -292,6 +293,7 @@ fn groups(rows: &[Row]) -> Vec<Group> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use meshwright_hardware::classes::Classes;
     use meshwright_hardware::mesh::Mesh;
     use meshwright_hardware::program::{Block, Input, Instr, Phase, RankProgram, Stream, View};
     use meshwright_hardware::trace::{Origin, Span};
@@ -304,8 +306,8 @@ mod tests {
         let run = instr(Kind::Run { block: 0, phase: Phase::Forward, args: vec![view] });
         let role = RankProgram { buffers: Vec::new(), instrs: vec![load, run] };
         let block = Block { name: "<b>&</script>".to_owned(), params: Vec::new(), calls: Vec::new() };
-        let program =
-            Program { mesh: Mesh { dp: 2, pp: 1, tp: 1, ..Mesh::ONE }, blocks: vec![block], roles: vec![role] };
+        let mesh = Mesh { dp: 2, pp: 1, tp: 1, ..Mesh::ONE };
+        let program = Program { mesh, classes: Classes::ONE, blocks: vec![block], roles: vec![role] };
         let lane = |rank, load: u64, run: u64| Lane {
             rank,
             role: 0,

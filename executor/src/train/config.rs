@@ -39,6 +39,8 @@ pub struct TrainConfig {
     pub microbatch_size: usize,
     /// Microbatches a data-parallel rank runs a step.
     pub num_microbatches: usize,
+    /// The same for each replica, where they are not alike; empty where they are.
+    pub shares: Vec<usize>,
     /// Tokens a sequence.
     pub seq: usize,
     /// Sequences a step, on all ranks.
@@ -68,14 +70,13 @@ impl TrainConfig {
     /// # Errors
     /// [`ExecutorError::BadInput`] naming the figures.
     pub(super) fn check(&self, mesh: &Mesh) -> Result<(), ExecutorError> {
-        let run = mesh.dp * self.num_microbatches * self.microbatch_size;
-        if run != self.global_batch {
-            let parts = [mesh.dp, self.num_microbatches, self.microbatch_size].map(|n| n.to_string()).join(" · ");
+        let (all, size) = (self.microbatches_before(mesh.dp), self.microbatch_size);
+        if all * size != self.global_batch || !(self.shares.is_empty() || self.shares.len() == mesh.dp) {
             return Err(ExecutorError::bad_input(
                 "batch",
                 format!("global_batch = {}", self.global_batch),
-                format!("dp · num_microbatches · microbatch_size = {parts} = {run} sequences"),
-                "make them equal",
+                format!("the {} replicas run {all} microbatches of microbatch_size = {size} sequences", mesh.dp),
+                "make them equal, with one of `shares` a replica, or none",
             ));
         }
         match &self.checkpoints {
@@ -87,6 +88,11 @@ impl TrainConfig {
             )),
             _ => Ok(()),
         }
+    }
+
+    /// Microbatches of a step that the replicas before replica `dp` run.
+    pub(super) fn microbatches_before(&self, dp: usize) -> usize {
+        if self.shares.is_empty() { dp * self.num_microbatches } else { self.shares.iter().take(dp).sum() }
     }
 
     /// The learning rate of step `step` (from 0): linear warm-up, then a cosine down to `lr_min` (Loshchilov & Hutter

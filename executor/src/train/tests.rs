@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::device::Backend;
+use meshwright_hardware::classes::Classes;
 use meshwright_hardware::mesh::{Axis, Mesh};
 use meshwright_hardware::op::{Layout, Op, Param};
 use meshwright_hardware::params::{Init, ParamSpec, Shard};
@@ -213,7 +214,7 @@ impl Tiny {
         };
         let (embed, head) = (spec("embed", 0), spec("head", self.head_offset()));
         let params = if last == 1 { vec![vec![embed], vec![head]] } else { vec![vec![embed, head]] };
-        let program = Program { mesh: self.mesh, roles: roles.collect(), blocks: self.blocks };
+        let program = Program { mesh: self.mesh, classes: Classes::ONE, roles: roles.collect(), blocks: self.blocks };
         (Arc::new(verify(program).unwrap()), Params { roles: params })
     }
 }
@@ -240,6 +241,7 @@ fn config(mesh: Mesh, microbatches: usize) -> TrainConfig {
         clip: 0.3,
         microbatch_size: GLOBAL_BATCH / mesh.dp / microbatches,
         num_microbatches: microbatches,
+        shares: Vec::new(),
         seq: SEQ,
         global_batch: GLOBAL_BATCH,
         device: Backend::Cpu,

@@ -89,7 +89,7 @@ impl Trainer {
         let mesh = self.program.mesh;
         for rank in 0..mesh.ranks() {
             let at = mesh.coord_of(rank);
-            for spec in &self.params.roles[at.pp] {
+            for spec in &self.params.roles[self.program.role_of(at)] {
                 let part = Part::of(&mesh, at);
                 let (all, range) = (values(spec, part), spec.range(part));
                 let held = self.holds(rank, spec.weights, spec.weights_over);
@@ -106,7 +106,7 @@ impl Trainer {
     /// The elements of a flat vector that a rank's buffer holds: all, or its shard over an axis.
     fn holds(&self, rank: Rank, buffer: u32, over: Option<Axis>) -> Range<usize> {
         let at = self.program.mesh.coord_of(rank);
-        let elems = self.program.roles[at.pp].buffers[buffer as usize].elems;
+        let elems = self.program.roles[self.program.role_of(at)].buffers[buffer as usize].elems;
         let first = over.map_or(0, |axis| at.on(axis) * elems);
         first..first + elems
     }
@@ -142,7 +142,8 @@ impl Trainer {
     ) -> Result<BTreeMap<String, Vec<f32>>, ExecutorError> {
         let mesh = self.program.mesh;
         let mut whole = BTreeMap::new();
-        for (pp, specs) in self.params.roles.clone().iter().enumerate() {
+        // All classes of replicas hold the same parameters.
+        for (pp, specs) in self.params.roles.clone().iter().take(mesh.pp).enumerate() {
             for spec in specs {
                 if whole.contains_key(&spec.name) {
                     continue;
@@ -188,7 +189,8 @@ impl Trainer {
     fn kept(&self) -> Vec<Vec<(String, Region)>> {
         let mesh = self.program.mesh;
         let of_rank = |rank: Rank| {
-            let buffers = self.program.roles[mesh.coord_of(rank).pp].buffers.iter().enumerate();
+            let role = self.program.role_of(mesh.coord_of(rank));
+            let buffers = self.program.roles[role].buffers.iter().enumerate();
             buffers
                 .filter(|(_, b)| b.lifetime == Lifetime::Persistent && !b.name.starts_with("grads"))
                 .map(|(buffer, b)| (b.name.clone(), Region { buffer, start: 0, elems: b.elems }))
@@ -208,12 +210,13 @@ pub(super) fn unlike(why: &str, place: &str) -> ExecutorError {
     )
 }
 
-/// Which ranks end a step with which part of the summed gradients in `buffer`.
+/// Which ranks end a step with which part of the summed gradients in `buffer`, which has this number in all classes of
+/// replicas.
 fn scattered(program: &Program, rank: Rank, buffer: u32) -> Vec<(Rank, Region)> {
     let mesh = program.mesh;
     let at = mesh.coord_of(rank);
     let mut parts = Vec::new();
-    for instr in &program.roles[at.pp].instrs {
+    for instr in &program.roles[program.role_of(at)].instrs {
         let Kind::Collective { op: Collective::ReduceScatter, axis, view } = &instr.kind else { continue };
         if view.buffer == buffer {
             let (start, elems) = (view.start(at), view.elems / mesh.size(*axis));

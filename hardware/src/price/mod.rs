@@ -10,18 +10,21 @@
 pub mod collective;
 pub mod gemm;
 mod op;
+mod place;
 
 use std::collections::HashMap;
+use std::ops::Range;
 
-use crate::mesh::{Axis, Mesh};
+use crate::mesh::{Axis, Mesh, Rank};
 use crate::op::Op;
 use crate::profile::{Cluster, Device, DeviceKind};
-use crate::program::{Block, Collective, ELEM_BYTES, Kind, Program};
+use crate::program::{Block, Collective, ELEM_BYTES, Kind, Program, RankProgram};
 use crate::simulate::{Durations, LaneDurations, SimulateError};
 use crate::topology::{Topology, TopologyError};
 use crate::units::{Bytes, Precision, Seconds};
 
 pub use op::{dims, op_time, stream};
+pub use place::{Place, places};
 
 /// Why something has no price.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -60,48 +63,67 @@ pub enum PriceError {
     Simulate(#[from] SimulateError),
 }
 
-/// Prices on one cluster, in one format, for one mesh.
+/// Prices on one cluster, in one format, for one mesh: as the ranks of one [`Place`] pay them.
+///
+/// Where a place sits on several devices, and where a group spans several pools, the slowest counts. A group that lies in
+/// one pool has the links of one that begins at the pool's first device.
 pub struct Prices<'a> {
-    device: &'a Device,
+    cluster: &'a Cluster,
+    devices: Vec<&'a Device>,
     precision: Precision,
     mesh: Mesh,
     topology: Topology,
+    at: Rank,
     /// Of ops seen, by their listing (ops hold floats, which have no hash).
     ops: HashMap<String, Seconds>,
 }
 
 impl<'a> Prices<'a> {
-    /// Prices for a mesh on a cluster. Where pools differ, the first one's device prices the ops.
+    /// Prices of a mesh on a cluster, as the first rank pays them.
+    ///
+    /// # Errors
+    /// [`PriceError::TooFew`] if the cluster has fewer devices than the mesh ranks.
     pub fn new(cluster: &'a Cluster, mesh: Mesh, precision: Precision) -> Result<Self, PriceError> {
         let (ranks, devices) = (mesh.ranks(), cluster.devices());
         if ranks > devices {
             return Err(PriceError::TooFew { ranks, devices });
         }
-        let device = &cluster.pools[0].device;
-        Ok(Prices { device, precision, mesh, topology: Topology::of(cluster), ops: HashMap::new() })
+        Ok(Prices::of(cluster, mesh, precision, 0, vec![&cluster.pools[0].device]))
+    }
+
+    /// Prices as the ranks of a place pay them.
+    pub fn at(cluster: &'a Cluster, mesh: Mesh, precision: Precision, place: &Place) -> Self {
+        Prices::of(cluster, mesh, precision, place.rank, place.devices(cluster))
+    }
+
+    fn of(cluster: &'a Cluster, mesh: Mesh, precision: Precision, at: Rank, devices: Vec<&'a Device>) -> Self {
+        Prices { cluster, devices, precision, mesh, topology: Topology::of(cluster), at, ops: HashMap::new() }
     }
 
     /// The time of an op.
     pub fn op(&mut self, op: &Op) -> Result<Seconds, PriceError> {
         // Without curves an op is priced sooner than it is looked up.
-        if self.device.curves.is_empty() {
-            return op_time(self.device, op, self.precision);
+        if self.devices.iter().all(|device| device.curves.is_empty()) {
+            return slowest(&self.devices, |device| op_time(device, op, self.precision));
         }
         let key = format!("{op:?}");
         if let Some(&known) = self.ops.get(&key) {
             return Ok(known);
         }
-        let seconds = op_time(self.device, op, self.precision)?;
+        let seconds = slowest(&self.devices, |device| op_time(device, op, self.precision))?;
         self.ops.insert(key, seconds);
         Ok(seconds)
     }
 
-    /// FLOPs a second that no matmul exceeds on a device without curves: one of endless depth and whole tiles.
+    /// FLOPs a second that no matmul exceeds on devices without curves: one of endless depth and whole tiles.
     pub fn fastest_flops(&self) -> Result<f64, PriceError> {
-        let no_peak = || PriceError::NoPeak { device: self.device.name.clone(), precision: self.precision };
-        let peak = self.device.peak_in(self.precision).ok_or_else(no_peak)?;
         let side = (1u64 << 20) as f64;
-        Ok(2.0 * side.powi(3) / gemm::on(self.device, peak, self.precision, 1.0, side, side, side).0)
+        let seconds = slowest(&self.devices, |device| {
+            let no_peak = || PriceError::NoPeak { device: device.name.clone(), precision: self.precision };
+            let peak = device.peak_in(self.precision).ok_or_else(no_peak)?;
+            Ok(gemm::on(device, peak, self.precision, 1.0, side, side, side))
+        })?;
+        Ok(2.0 * side.powi(3) / seconds.0)
     }
 
     /// The time of a block: its ops one after another.
@@ -111,10 +133,12 @@ impl<'a> Prices<'a> {
 
     /// The time of a collective over an axis; `bytes` of fp32 elements, which are sent in the prices' format.
     pub fn collective(&self, kind: Collective, axis: Axis, bytes: Bytes) -> Result<Seconds, PriceError> {
-        self.collective_over(kind, self.mesh.stride(axis), self.mesh.size(axis), bytes)
+        let stride = self.mesh.stride(axis);
+        let first = self.at - self.mesh.coord_of(self.at).on(axis) * stride;
+        self.collective_from(kind, first, (stride, self.mesh.size(axis)), bytes)
     }
 
-    /// The same over `ranks` ranks that are `stride` apart, whatever the mesh.
+    /// The same over `ranks` ranks that are `stride` apart, whatever the mesh: in the place's pool if that holds so many.
     pub fn collective_over(
         &self,
         kind: Collective,
@@ -122,15 +146,32 @@ impl<'a> Prices<'a> {
         ranks: usize,
         bytes: Bytes,
     ) -> Result<Seconds, PriceError> {
+        let own = self.cluster.ranks().find(|pool| pool.contains(&self.at));
+        let holds = |pool: &Range<usize>| pool.start + stride * (ranks - 1) < pool.end;
+        self.collective_from(kind, own.filter(holds).map_or(0, |pool| pool.start), (stride, ranks), bytes)
+    }
+
+    fn collective_from(
+        &self,
+        kind: Collective,
+        group: Rank,
+        (stride, ranks): (usize, usize),
+        bytes: Bytes,
+    ) -> Result<Seconds, PriceError> {
         if ranks == 1 {
             return Ok(Seconds(0.0));
         }
         let bytes = self.narrowed(bytes);
-        if let Some(curve) = self.device.curves.get(kind.class()) {
-            return Ok(curve.time(&[ranks as f64, bytes.0 as f64], bytes.0 as f64));
-        }
-        let span = self.topology.span_strided(0, stride, ranks)?;
-        Ok(collective::time(kind, bytes, &span) + self.device.launch.value)
+        let [from, to] = [group, group + stride * (ranks - 1)].map(|rank| self.cluster.pool_of(rank).unwrap_or(0));
+        let first = if from == to { self.cluster.ranks().nth(from).map_or(group, |pool| pool.start) } else { group };
+        let devices: Vec<&Device> = self.cluster.pools[from..=to].iter().map(|pool| &pool.device).collect();
+        slowest(&devices, |device| match device.curves.get(kind.class()) {
+            Some(curve) => Ok(curve.time(&[ranks as f64, bytes.0 as f64], bytes.0 as f64)),
+            None => {
+                let span = self.topology.span_strided(first, stride, ranks)?;
+                Ok(collective::time(kind, bytes, &span) + device.launch.value)
+            }
+        })
     }
 
     /// The time of sending a message between two stages, or of receiving one that has arrived.
@@ -138,82 +179,111 @@ impl<'a> Prices<'a> {
         if !sending {
             return Ok(self.received((bytes.0 / ELEM_BYTES) as usize));
         }
-        let rank = |stage| self.mesh.rank(stage, 0, 0, 0);
-        self.sent(bytes, rank(from), rank(to))
+        let at = self.mesh.coord_of(self.at);
+        self.sent(bytes, self.mesh.peer(at, from), self.mesh.peer(at, to))
     }
 
-    /// The time of sending a message to the rank `stride` further, whatever the mesh.
+    /// The time of sending a message to the rank `stride` further, or where there is none before, whatever the mesh.
     pub fn message_over(&self, bytes: Bytes, stride: usize) -> Result<Seconds, PriceError> {
-        self.sent(bytes, 0, stride)
+        let beyond = self.at + stride >= self.cluster.devices() && self.at >= stride;
+        self.sent(bytes, self.at, if beyond { self.at - stride } else { self.at + stride })
     }
 
-    fn sent(&self, bytes: Bytes, from: usize, to: usize) -> Result<Seconds, PriceError> {
+    fn sent(&self, bytes: Bytes, from: Rank, to: Rank) -> Result<Seconds, PriceError> {
         let bytes = self.narrowed(bytes);
-        if let Some(curve) = self.device.curves.get("send") {
-            return Ok(curve.time(&[bytes.0 as f64], bytes.0 as f64));
-        }
-        let path = self.topology.link(from, to)?;
-        Ok(collective::p2p(bytes, &path) + self.device.launch.value)
+        slowest(&self.devices, |device| match device.curves.get("send") {
+            Some(curve) => Ok(curve.time(&[bytes.0 as f64], bytes.0 as f64)),
+            None => Ok(collective::p2p(bytes, &self.topology.link(from, to)?) + device.launch.value),
+        })
     }
 
     /// The time of receiving a message of so many elements that has arrived: its way is the sender's.
     pub fn received(&self, elems: usize) -> Seconds {
         let bytes = self.narrowed(Bytes(elems as u64 * ELEM_BYTES)).0 as f64;
-        self.device.curves.get("recv").map_or(self.device.launch.value, |curve| curve.time(&[bytes], bytes))
+        self.launched("recv", &[bytes], bytes)
     }
 
     /// The time of a copy between the device's memory and the host's.
     pub fn moved(&self, bytes: Bytes) -> Result<Seconds, PriceError> {
         let bytes = self.narrowed(bytes);
-        match (&self.device.host_link, self.device.kind) {
-            (Some(link), _) => Ok(bytes / link.value + self.device.launch.value),
+        slowest(&self.devices, |device| match (&device.host_link, device.kind) {
+            (Some(link), _) => Ok(bytes / link.value + device.launch.value),
             // A processor's own memory is the host's.
-            (None, DeviceKind::Cpu) => Ok(stream(self.device, 2.0 * bytes.0 as f64)),
-            (None, _) => Err(PriceError::NoHostLink { device: self.device.name.clone() }),
-        }
+            (None, DeviceKind::Cpu) => Ok(stream(device, 2.0 * bytes.0 as f64)),
+            (None, _) => Err(PriceError::NoHostLink { device: device.name.clone() }),
+        })
     }
 
     /// The time of loading this many token ids.
     pub fn load(&self, elems: usize) -> Seconds {
-        let bytes = (elems as u64 * ELEM_BYTES) as f64;
-        self.device.curves.get("load").map_or(self.device.launch.value, |curve| curve.time(&[elems as f64], bytes))
+        self.launched("load", &[elems as f64], (elems as u64 * ELEM_BYTES) as f64)
+    }
+
+    /// What a class of work takes by its curve, or else a launch.
+    fn launched(&self, class: &str, dims: &[f64], work: f64) -> Seconds {
+        let time = |device: &&Device| device.curves.get(class).map_or(device.launch.value, |c| c.time(dims, work));
+        self.devices.iter().map(time).fold(Seconds(0.0), Seconds::max)
     }
 
     fn narrowed(&self, bytes: Bytes) -> Bytes {
         Bytes(bytes.0 * self.precision.stored().bytes() / ELEM_BYTES)
     }
-}
 
-/// A duration for every instruction; one lane a stage.
-pub fn price(program: &Program, cluster: &Cluster, precision: Precision) -> Result<Durations, PriceError> {
-    let mut prices = Prices::new(cluster, program.mesh, precision)?;
-    let blocks: Vec<Seconds> = program.blocks.iter().map(|block| prices.block(block)).collect::<Result<_, _>>()?;
-    let mut known: HashMap<(Collective, Axis, u64), Seconds> = HashMap::new();
-    let mut lanes = Vec::with_capacity(program.roles.len());
-    for (role, list) in program.roles.iter().enumerate() {
+    /// A duration for every instruction of a role; `blocks` are the program's, priced.
+    fn lane(&self, list: &RankProgram, stage: usize, blocks: &[Seconds]) -> Result<Vec<u64>, PriceError> {
+        let mut known: HashMap<(Collective, Axis, u64), Seconds> = HashMap::new();
         let mut nanos = Vec::with_capacity(list.instrs.len());
         for instr in &list.instrs {
             let seconds = match &instr.kind {
-                Kind::Load { into, .. } => prices.load(into.elems),
+                Kind::Load { into, .. } => self.load(into.elems),
                 Kind::Run { block, .. } => blocks[*block as usize],
-                Kind::Send { to, view, .. } => prices.message(true, Bytes(view.bytes()), role, *to)?,
-                Kind::Recv { from, view, .. } => prices.message(false, Bytes(view.bytes()), *from, role)?,
+                Kind::Send { to, view, .. } => self.message(true, Bytes(view.bytes()), stage, *to)?,
+                Kind::Recv { from, view, .. } => self.message(false, Bytes(view.bytes()), *from, stage)?,
                 Kind::Collective { op, axis, view } => {
                     let key = (*op, *axis, view.bytes());
                     match known.get(&key) {
                         Some(&seconds) => seconds,
-                        None => *known.entry(key).or_insert(prices.collective(*op, *axis, Bytes(view.bytes()))?),
+                        None => *known.entry(key).or_insert(self.collective(*op, *axis, Bytes(view.bytes()))?),
                     }
                 }
-                Kind::Move { from, .. } => prices.moved(Bytes(from.bytes()))?,
+                Kind::Move { from, .. } => self.moved(Bytes(from.bytes()))?,
                 Kind::Free { .. } => Seconds(0.0),
             };
             nanos.push(seconds.nanos().0);
         }
-        let rank = program.mesh.rank(role, 0, 0, 0);
-        lanes.push(LaneDurations { rank, role, nanos });
+        Ok(nanos)
     }
-    Ok(Durations { lanes, contention: prices.device.contention.as_ref().map_or(0.0, |figure| figure.value) })
+}
+
+/// What takes the slowest of several devices.
+fn slowest(devices: &[&Device], time: impl Fn(&Device) -> Result<Seconds, PriceError>) -> Result<Seconds, PriceError> {
+    devices.iter().try_fold(Seconds(0.0), |most, device| Ok(most.max(time(device)?)))
+}
+
+/// A duration for every instruction; one lane a place.
+pub fn price(program: &Program, cluster: &Cluster, precision: Precision) -> Result<Durations, PriceError> {
+    let mesh = program.mesh;
+    let mut blocks: HashMap<Vec<usize>, Vec<Seconds>> = HashMap::new();
+    let mut lanes = Vec::with_capacity(program.roles.len());
+    for place in places(cluster, mesh, &program.classes)? {
+        let mut prices = Prices::at(cluster, mesh, precision, &place);
+        if !blocks.contains_key(&place.pools) {
+            let all: Result<_, PriceError> = program.blocks.iter().map(|block| prices.block(block)).collect();
+            blocks.insert(place.pools.clone(), all?);
+        }
+        let role = program.role(place.class, place.stage);
+        let nanos = prices.lane(&program.roles[role], place.stage, &blocks[&place.pools])?;
+        let contention = |device: &&Device| device.contention.as_ref().map_or(0.0, |figure| figure.value);
+        lanes.push(LaneDurations {
+            rank: place.rank,
+            role,
+            ranks: place.replicas.len() * mesh.tp * mesh.cp,
+            nanos,
+            overlap: prices.devices.iter().all(|device| device.overlap),
+            contention: prices.devices.iter().map(contention).fold(0.0, f64::max),
+        });
+    }
+    Ok(Durations { lanes })
 }
 
 #[cfg(test)]

@@ -101,3 +101,41 @@ fn a_group_over_nodes_is_slower_than_one_inside_and_a_group_of_one_is_free() {
     assert_eq!(time(1, 8), 0.0);
     assert!(time(2, 8) > time(2, 1), "one rank a node goes over the network, two of one node do not");
 }
+
+/// Prices of the place of a stage and class on two pools.
+fn at(cluster: &Cluster, mesh: Mesh, stage: usize) -> Prices<'_> {
+    let all = places(cluster, mesh, &crate::classes::Classes::ONE).unwrap();
+    let place = all.iter().find(|place| place.stage == stage).unwrap();
+    Prices::at(cluster, mesh, Bf16, place)
+}
+
+#[test]
+fn a_stage_is_priced_by_the_pool_it_sits_on_and_a_message_by_both() {
+    let parse = |text: &str| Cluster::parse(text).unwrap();
+    let (both, fast, slow) = (parse("2x dgx-h100 + 2x dgx-a100-80gb"), parse("4x dgx-h100"), parse("4x dgx-a100-80gb"));
+    let mesh = Mesh { dp: 2, pp: 2, tp: 8, ..Mesh::ONE };
+    let op = |cluster, stage| at(cluster, mesh, stage).op(&matmul(4096, 4096, 4096)).unwrap();
+    assert_eq!([op(&both, 0), op(&both, 1)], [op(&fast, 0), op(&slow, 1)]);
+    assert!(op(&both, 0) < op(&both, 1));
+    for (axis, kind) in [(Axis::Tp, Collective::AllReduce), (Axis::Dp, Collective::ReduceScatter)] {
+        let sum = |cluster, stage| at(cluster, mesh, stage).collective(kind, axis, Bytes(1 << 28)).unwrap();
+        assert_eq!([sum(&both, 0), sum(&both, 1)], [sum(&fast, 0), sum(&slow, 1)], "{axis:?}");
+    }
+    let message = |cluster, stage, to| at(cluster, mesh, stage).message(true, Bytes(1 << 28), stage, to).unwrap();
+    let launch = |cluster: &Cluster| cluster.pools[0].device.launch.value.0;
+    let slower = message(&fast, 0, 1).0.max(message(&slow, 0, 1).0 + launch(&fast) - launch(&slow));
+    close(message(&both, 0, 1), slower);
+}
+
+#[test]
+fn a_group_over_two_pools_is_as_fast_as_its_slower_nodes() {
+    let parse = |text: &str| Cluster::parse(text).unwrap();
+    let (both, fast, slow) = (parse("1x dgx-h100 + 1x dgx-a100-80gb"), parse("2x dgx-h100"), parse("2x dgx-a100-80gb"));
+    let mesh = Mesh { dp: 2, tp: 8, ..Mesh::ONE };
+    let sum = |cluster, mesh| at(cluster, mesh, 0).collective(Collective::AllReduce, Axis::Dp, Bytes(1 << 30)).unwrap();
+    assert!(sum(&both, mesh) >= sum(&slow, mesh) && sum(&slow, mesh) > sum(&fast, mesh));
+    // One replica's matmuls on both pools end with the slower.
+    let whole = Mesh { tp: 16, ..Mesh::ONE };
+    let op = |cluster| at(cluster, whole, 0).op(&matmul(4096, 4096, 4096)).unwrap();
+    assert_eq!(op(&both), op(&slow));
+}

@@ -4,6 +4,7 @@
 //!
 //! Invariant: a machine is `nodes` equal systems; a part of a system is itself a smaller system.
 
+use std::ops::Range;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -109,6 +110,20 @@ impl Cluster {
     /// Devices in all pools.
     pub fn devices(&self) -> usize {
         self.pools.iter().map(Machine::devices).sum()
+    }
+
+    /// The ranks that each pool's devices are.
+    pub fn ranks(&self) -> impl Iterator<Item = Range<usize>> {
+        let mut first = 0;
+        self.pools.iter().map(move |pool| {
+            first += pool.devices();
+            first - pool.devices()..first
+        })
+    }
+
+    /// The pool whose device a rank is, if there is one.
+    pub fn pool_of(&self, rank: usize) -> Option<usize> {
+        self.ranks().position(|ranks| ranks.contains(&rank))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Small programs whose times are worked out by hand, and the replay of what they give.
 
 use super::*;
+use crate::classes::Classes;
 use crate::mesh::Mesh;
 use crate::program::{Block, Collective, Instr, Phase, RankProgram, View};
 use crate::replay;
@@ -31,12 +32,15 @@ fn all_reduce(axis: Axis, waits: &[u32]) -> Instr {
 fn program(mesh: Mesh, roles: Vec<Vec<Instr>>) -> Program {
     let block = Block { name: "work".to_owned(), params: Vec::new(), calls: Vec::new() };
     let roles = roles.into_iter().map(|instrs| RankProgram { buffers: Vec::new(), instrs }).collect();
-    Program { mesh, blocks: vec![block], roles }
+    Program { mesh, classes: Classes::ONE, blocks: vec![block], roles }
 }
 
 fn durations(lanes: &[(Rank, usize, &[u64])]) -> Durations {
-    let lane = |&(rank, role, nanos): &(Rank, usize, &[u64])| LaneDurations { rank, role, nanos: nanos.to_vec() };
-    Durations { lanes: lanes.iter().map(lane).collect(), contention: 0.0 }
+    Durations { lanes: lanes.iter().map(|&(rank, role, nanos)| lane(rank, role, nanos.to_vec())).collect() }
+}
+
+fn lane(rank: Rank, role: usize, nanos: Vec<u64>) -> LaneDurations {
+    LaneDurations { rank, role, ranks: 1, nanos, overlap: true, contention: 0.0 }
 }
 
 fn spans(trace: &Trace, lane: usize) -> Vec<(u64, u64)> {
@@ -82,10 +86,33 @@ fn a_collective_starts_with_its_slowest_rank() {
 }
 
 #[test]
+fn classes_of_replicas_meet_where_each_has_done_its_own() {
+    let more = vec![run(&[]), run(&[]), all_reduce(Axis::Dp, &[1])];
+    let mesh = Mesh { dp: 3, ..Mesh::ONE };
+    let program = program(mesh, vec![more, vec![run(&[]), all_reduce(Axis::Dp, &[0])]]);
+    let program = Program { classes: Classes::of_sizes(vec![1, 2]), ..program };
+    assert_eq!([0, 1, 2].map(|rank| program.role_of(mesh.coord_of(rank))), [0, 1, 1]);
+    let trace = simulate(&program, &durations(&[(0, 0, &[10, 10, 3]), (1, 1, &[30, 3])]), true, Origin::Predicted);
+    let trace = trace.unwrap();
+    assert_eq!(spans(&trace, 0), [(0, 10), (10, 20), (20, 33)]);
+    assert_eq!(spans(&trace, 1), [(0, 30), (30, 33)]);
+}
+
+#[test]
+fn a_lane_whose_device_cannot_overlap_does_not() {
+    let (program, mut durations) = pipeline();
+    durations.lanes[0].overlap = false;
+    let trace = simulate(&program, &durations, true, Origin::Predicted).unwrap();
+    assert_eq!(spans(&trace, 0), [(0, 10), (10, 14), (14, 24), (24, 28)]);
+    assert_eq!(spans(&trace, 1), [(0, 15), (15, 35), (15, 29), (35, 55)]);
+}
+
+#[test]
 fn compute_beside_a_collective_takes_longer() {
     let reduce = |waits: &[u32]| Instr { stream: Stream::Comm, ..all_reduce(Axis::Dp, waits) };
     let program = program(Mesh { dp: 2, ..Mesh::ONE }, vec![vec![run(&[]), reduce(&[0]), run(&[]), run(&[])]]);
-    let contended = Durations { contention: 0.5, ..durations(&[(0, 0, &[10, 60, 20, 100])]) };
+    let mut contended = durations(&[(0, 0, &[10, 60, 20, 100])]);
+    contended.lanes[0].contention = 0.5;
     let trace = simulate(&program, &contended, true, Origin::Predicted).unwrap();
     // The collective is there from 10 to 70: 20 take 30, and of 100 the first 20 do.
     assert_eq!(spans(&trace, 0), [(0, 10), (10, 70), (10, 40), (40, 150)]);
@@ -123,9 +150,9 @@ proptest! {
             let first = program.mesh.group(rank, Axis::Dp)[0];
             let mut own = own.clone();
             own[4] = nanos[first][4];
-            LaneDurations { rank, role, nanos: own }
+            lane(rank, role, own)
         });
-        let durations = Durations { lanes: lanes.collect(), contention: 0.0 };
+        let durations = Durations { lanes: lanes.collect() };
         let trace = simulate(&program, &durations, overlap, Origin::Measured).unwrap();
         let again = replay::durations(&program, &trace);
         prop_assert_eq!(&again, &durations);

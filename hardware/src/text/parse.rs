@@ -5,6 +5,7 @@ use std::str::FromStr;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::classes::Classes;
 use crate::mesh::{Axis, Mesh, Order};
 use crate::op::Op;
 use crate::program::{ArgView, Block, BlockParam, Buffer, Call, Instr, Kind, Program, RankProgram, View};
@@ -24,7 +25,7 @@ pub struct TextError {
 /// # Errors
 /// [`TextError`] with the first line that does not read; whether the program makes sense only `verify` says.
 pub fn parse(text: &str) -> Result<Program, TextError> {
-    let mut program = Program { mesh: Mesh::ONE, blocks: Vec::new(), roles: Vec::new() };
+    let mut program = Program { mesh: Mesh::ONE, classes: Classes::ONE, blocks: Vec::new(), roles: Vec::new() };
     let mut meshed = false;
     for (number, line) in text.lines().enumerate() {
         let fail = |problem| TextError { line: number + 1, problem };
@@ -79,9 +80,13 @@ fn parse_line(program: &mut Program, line: &str) -> Result<(), String> {
             let buffer = parse_buffer(rest, role.buffers.len())?;
             role.buffers.push(buffer);
         }
-        number => {
+        "classes" => {
+            let sizes = rest.split_whitespace().map(number).collect::<Result<_, _>>()?;
+            program.classes = Classes::of_sizes(sizes);
+        }
+        other => {
             let role = role(program)?;
-            in_order(number, role.instrs.len())?;
+            in_order(other, role.instrs.len())?;
             let instr = parse_instr(rest)?;
             role.instrs.push(instr);
         }

@@ -17,6 +17,11 @@ pub fn print(program: &Program) -> String {
         put(&mut text, format_args!(" order={}", order.name()));
     }
     text.push('\n');
+    if program.classes.count() > 1 {
+        text.push_str("classes");
+        program.classes.sizes().iter().for_each(|size| put(&mut text, format_args!(" {size}")));
+        text.push('\n');
+    }
     for (number, block) in program.blocks.iter().enumerate() {
         print_block(&mut text, number, block);
     }

@@ -6,7 +6,7 @@ use crate::program::{Lifetime, Program};
 
 pub(super) fn check(program: &Program) -> Result<(), VerifyError> {
     let uses: Vec<_> = program.blocks.iter().map(formal_uses).collect();
-    for (stage, role) in program.roles.iter().enumerate() {
+    for (number, role) in program.roles.iter().enumerate() {
         let mut tracker = Tracker::new(&role.buffers);
         let mut covered = [None; 2];
         for (index, instr) in role.instrs.iter().enumerate() {
@@ -32,16 +32,16 @@ pub(super) fn check(program: &Program) -> Result<(), VerifyError> {
                 }
             });
             if let Some(fault) = fault {
-                return Err(at(program, stage, index, fault));
+                return Err(at(program, number, index, fault));
             }
         }
         let saved = |(_, buffer): &(usize, &crate::program::Buffer)| {
             matches!(buffer.lifetime, Lifetime::Saved | Lifetime::Hosted)
         };
-        let kept = role.buffers.iter().enumerate().filter(saved).find(|(number, _)| tracker.holds(*number));
+        let kept = role.buffers.iter().enumerate().filter(saved).find(|(buffer, _)| tracker.holds(*buffer));
         if let Some((_, buffer)) = kept {
             let fault = Fault::Kept { buffer: buffer.name.clone() };
-            return Err(VerifyError { place: Place::End { stage }, fault });
+            return Err(VerifyError { place: Place::End { role: number }, fault });
         }
     }
     Ok(())

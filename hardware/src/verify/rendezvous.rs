@@ -1,7 +1,8 @@
-//! Messages and pipeline collectives match, and nobody waits in a circle: a dry run of all stages.
+//! Messages and collectives of several roles match, and nobody waits in a circle: a dry run of all roles.
 //!
-//! Sends never wait; a receive waits for its message, a collective over the pipeline for all stages. Collectives over
-//! other axes join ranks of one stage, which all run the same list.
+//! Sends never wait; a receive waits for its message, a collective for all roles that have ranks in its groups: over the
+//! pipeline those of a class, over replicas those of a stage. Other collectives join ranks of one role, which all run the
+//! same list.
 
 use std::collections::HashMap;
 
@@ -9,89 +10,131 @@ use super::{Fault, Place, VerifyError, at};
 use crate::mesh::Axis;
 use crate::program::{Collective, Kind, Program};
 
-struct Stage {
+struct Role {
     /// Next instruction.
     next: usize,
-    /// By receiver and line, sizes of messages sent.
+    /// By receiving stage and line, sizes of messages sent.
     sent: HashMap<(usize, u32), Vec<usize>>,
-    /// By sender and line, messages received.
+    /// By sending stage and line, messages received.
     received: HashMap<(usize, u32), usize>,
-    /// The pipeline collective it stands at.
-    meeting: Option<(Collective, usize)>,
+    /// The collective it stands at.
+    meeting: Option<(Axis, Collective, usize)>,
+}
+
+struct Run<'a> {
+    program: &'a Program,
+    roles: Vec<Role>,
+    /// By axis and role: the roles that its collectives join, itself among them.
+    groups: [Vec<Vec<usize>>; Axis::ALL.len()],
 }
 
 pub(super) fn check(program: &Program) -> Result<(), VerifyError> {
-    let stages = program.roles.len();
-    let fresh = || Stage { next: 0, sent: HashMap::new(), received: HashMap::new(), meeting: None };
-    let mut all: Vec<Stage> = (0..stages).map(|_| fresh()).collect();
+    let fresh = || Role { next: 0, sent: HashMap::new(), received: HashMap::new(), meeting: None };
+    let roles: Vec<Role> = program.roles.iter().map(|_| fresh()).collect();
+    let mut run = Run { program, roles, groups: Axis::ALL.map(|axis| groups(program, axis)) };
     loop {
         let mut moved = false;
-        for stage in 0..stages {
-            while step(program, &mut all, stage)? {
+        for role in 0..program.roles.len() {
+            while run.step(role)? {
                 moved = true;
             }
-        }
-        if all.iter().all(|stage| stage.meeting.is_some()) && stages > 0 {
-            meet(program, &mut all)?;
-            moved = true;
+            moved |= run.meet(role)?;
         }
         if !moved {
-            break;
+            return run.finish();
         }
     }
-    finish(program, &all)
 }
 
-/// Lets a stage do its next instruction, if it can.
-fn step(program: &Program, all: &mut [Stage], stage: usize) -> Result<bool, VerifyError> {
-    let index = all[stage].next;
-    let Some(instr) = program.roles[stage].instrs.get(index) else { return Ok(false) };
-    match &instr.kind {
-        Kind::Send { to, tag, view } => all[stage].sent.entry((*to, *tag)).or_default().push(view.elems),
-        Kind::Recv { from, tag, view } => {
-            let received = all[stage].received.get(&(*from, *tag)).copied().unwrap_or(0);
-            let sent = all[*from].sent.get(&(stage, *tag)).and_then(|sent| sent.get(received));
-            let Some(&sent) = sent else { return Ok(false) };
-            if sent != view.elems {
-                let fault = Fault::Message { from: *from, sent, wanted: view.elems };
-                return Err(at(program, stage, index, fault));
+/// By role, the roles that groups of an axis join, directly or through others.
+fn groups(program: &Program, axis: Axis) -> Vec<Vec<usize>> {
+    let (mesh, classes) = (program.mesh, program.classes.count());
+    let all = 0..program.roles.len();
+    let stages = |role| program.class_and_stage(role);
+    match axis {
+        Axis::Tp | Axis::Cp => all.map(|role| vec![role]).collect(),
+        Axis::Pp => all.map(|role| (0..mesh.pp).map(|stage| program.role(stages(role).0, stage)).collect()).collect(),
+        Axis::Dp | Axis::Data | Axis::Ep | Axis::Edp => {
+            let mut joined: Vec<usize> = (0..classes).collect();
+            let first_stage = (0..mesh.ranks()).filter(|_| classes > 1);
+            for coord in first_stage.map(|rank| mesh.coord_of(rank)).filter(|at| at.pp == 0 && at.tp == 0) {
+                let peer = mesh.coord_of(mesh.group(mesh.rank_of(coord), axis)[0]);
+                let [a, b] = [coord, peer].map(|at| joined[program.classes.of_replica(at.dp)]);
+                joined.iter_mut().filter(|class| **class == a.max(b)).for_each(|class| *class = a.min(b));
             }
-            all[stage].received.insert((*from, *tag), received + 1);
+            let same = |role: usize| {
+                let (class, stage) = stages(role);
+                let others = (0..classes).filter(|&other| joined[other] == joined[class]);
+                others.map(|other| program.role(other, stage)).collect()
+            };
+            all.map(same).collect()
         }
-        Kind::Collective { op, axis: Axis::Pp, view } => {
-            all[stage].meeting = Some((*op, view.elems));
+    }
+}
+
+impl Run<'_> {
+    /// Lets a role do its next instruction, if it can.
+    fn step(&mut self, role: usize) -> Result<bool, VerifyError> {
+        let (program, index) = (self.program, self.roles[role].next);
+        let (class, stage) = program.class_and_stage(role);
+        let Some(instr) = program.roles[role].instrs.get(index) else { return Ok(false) };
+        match &instr.kind {
+            Kind::Send { to, tag, view } => self.roles[role].sent.entry((*to, *tag)).or_default().push(view.elems),
+            Kind::Recv { from, tag, view } => {
+                let received = self.roles[role].received.get(&(*from, *tag)).copied().unwrap_or(0);
+                let sender = &self.roles[program.role(class, *from)];
+                let sent = sender.sent.get(&(stage, *tag)).and_then(|sent| sent.get(received));
+                let Some(&sent) = sent else { return Ok(false) };
+                if sent != view.elems {
+                    let fault = Fault::Message { from: *from, sent, wanted: view.elems };
+                    return Err(at(program, role, index, fault));
+                }
+                self.roles[role].received.insert((*from, *tag), received + 1);
+            }
+            Kind::Collective { op, axis, view } if self.groups[*axis as usize][role].len() > 1 => {
+                self.roles[role].meeting = Some((*axis, *op, view.elems));
+                return Ok(false);
+            }
+            Kind::Collective { .. } | Kind::Load { .. } | Kind::Run { .. } | Kind::Move { .. } | Kind::Free { .. } => {}
+        }
+        self.roles[role].next += 1;
+        Ok(true)
+    }
+
+    /// Lets a role and all others of its group pass the collective they stand at: the same, if all is well.
+    fn meet(&mut self, role: usize) -> Result<bool, VerifyError> {
+        let Some((axis, ..)) = self.roles[role].meeting else { return Ok(false) };
+        let group = &self.groups[axis as usize][role];
+        if !group.iter().all(|&other| self.roles[other].meeting.is_some_and(|(at, ..)| at == axis)) {
             return Ok(false);
         }
-        Kind::Collective { .. } | Kind::Load { .. } | Kind::Run { .. } | Kind::Move { .. } | Kind::Free { .. } => {}
-    }
-    all[stage].next += 1;
-    Ok(true)
-}
-
-/// All stages stand at a pipeline collective: the same, if all is well.
-fn meet(program: &Program, all: &mut [Stage]) -> Result<(), VerifyError> {
-    if let Some(stage) = (1..all.len()).find(|&stage| all[stage].meeting != all[0].meeting) {
-        return Err(at(program, stage, all[stage].next, Fault::Collective { other: 0 }));
-    }
-    for stage in all {
-        stage.meeting = None;
-        stage.next += 1;
-    }
-    Ok(())
-}
-
-fn finish(program: &Program, all: &[Stage]) -> Result<(), VerifyError> {
-    for (stage, state) in all.iter().enumerate() {
-        if state.next < program.roles[stage].instrs.len() {
-            return Err(at(program, stage, state.next, Fault::Deadlock));
+        let first = group[0];
+        if let Some(&unlike) = group.iter().find(|&&other| self.roles[other].meeting != self.roles[first].meeting) {
+            return Err(at(self.program, unlike, self.roles[unlike].next, Fault::Collective { other: first }));
         }
-        let left = |(&(to, tag), sent): (&(usize, u32), &Vec<usize>)| {
-            let received = all[to].received.get(&(stage, tag)).copied().unwrap_or(0);
-            (sent.len() > received).then(|| (to, sent.len() - received))
-        };
-        if let Some((to, count)) = state.sent.iter().filter_map(left).min() {
-            return Err(VerifyError { place: Place::End { stage }, fault: Fault::Unreceived { to, count } });
+        for &other in group {
+            self.roles[other].meeting = None;
+            self.roles[other].next += 1;
         }
+        Ok(true)
     }
-    Ok(())
+
+    fn finish(&self) -> Result<(), VerifyError> {
+        let program = self.program;
+        for (role, state) in self.roles.iter().enumerate() {
+            if state.next < program.roles[role].instrs.len() {
+                return Err(at(program, role, state.next, Fault::Deadlock));
+            }
+            let (class, stage) = program.class_and_stage(role);
+            let left = |(&(to, tag), sent): (&(usize, u32), &Vec<usize>)| {
+                let receiver = &self.roles[program.role(class, to)];
+                let received = receiver.received.get(&(stage, tag)).copied().unwrap_or(0);
+                (sent.len() > received).then(|| (to, sent.len() - received))
+            };
+            if let Some((to, count)) = state.sent.iter().filter_map(left).min() {
+                return Err(VerifyError { place: Place::End { role }, fault: Fault::Unreceived { to, count } });
+            }
+        }
+        Ok(())
+    }
 }

@@ -14,8 +14,13 @@ struct Apart {
 }
 
 pub(super) fn check(program: &Program) -> Result<(), VerifyError> {
-    if program.roles.len() != program.mesh.pp {
-        let fault = Fault::Roles { roles: program.roles.len(), stages: program.mesh.pp };
+    let (roles, stages, classes) = (program.roles.len(), program.mesh.pp, program.classes.count());
+    if roles != stages * classes {
+        return Err(VerifyError { place: Place::Program, fault: Fault::Roles { roles, stages, classes } });
+    }
+    let replicas = program.classes.sizes().iter().sum();
+    if classes > 1 && (replicas != program.mesh.dp || program.classes.sizes().contains(&0)) {
+        let fault = Fault::Classes { replicas, dp: program.mesh.dp };
         return Err(VerifyError { place: Place::Program, fault });
     }
     let mut apart = Vec::with_capacity(program.blocks.len());
@@ -23,12 +28,12 @@ pub(super) fn check(program: &Program) -> Result<(), VerifyError> {
         let of_call = |(call, fault)| VerifyError { place: Place::Block { block: number, call }, fault };
         apart.push(check_block(block).map_err(of_call)?);
     }
-    for (stage, role) in program.roles.iter().enumerate() {
+    for (number, role) in program.roles.iter().enumerate() {
         for (index, instr) in role.instrs.iter().enumerate() {
-            let checked = check_instr(program, stage, &instr.kind, &apart);
-            checked.map_err(|fault| at(program, stage, index, fault))?;
+            let checked = check_instr(program, number, &instr.kind, &apart);
+            checked.map_err(|fault| at(program, number, index, fault))?;
             if let Some(&wait) = instr.waits.iter().find(|&&wait| wait as usize >= index) {
-                return Err(at(program, stage, index, Fault::Wait { wait }));
+                return Err(at(program, number, index, Fault::Wait { wait }));
             }
         }
     }
@@ -76,16 +81,16 @@ fn check_block(block: &Block) -> Result<Vec<Apart>, (usize, Fault)> {
     Ok(apart)
 }
 
-fn check_instr(program: &Program, stage: usize, kind: &Kind, apart: &[Vec<Apart>]) -> Result<(), Fault> {
-    let buffers = &program.roles[stage].buffers;
+fn check_instr(program: &Program, role: usize, kind: &Kind, apart: &[Vec<Apart>]) -> Result<(), Fault> {
+    let buffers = &program.roles[role].buffers;
     let view = |view: &View| check_view(program, buffers, view);
     match kind {
         Kind::Load { into, .. } => view(into),
         Kind::Send { to: peer, view: message, .. } | Kind::Recv { from: peer, view: message, .. } => {
-            if *peer == stage {
+            if *peer == program.class_and_stage(role).1 {
                 return Err(Fault::Oneself);
             }
-            known("stage", &program.roles, *peer as u32)?;
+            known("stage", &program.roles[..program.mesh.pp], *peer as u32)?;
             view(message)
         }
         Kind::Collective { op, axis, view: vector } => {

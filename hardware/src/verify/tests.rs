@@ -1,6 +1,7 @@
 //! One small program for each fault, and what `add_waits` owes to `verify`.
 
 use super::*;
+use crate::classes::Classes;
 use crate::hazards::add_waits;
 use crate::mesh::{Axis, Mesh};
 use crate::op::Op;
@@ -33,7 +34,7 @@ fn program(mesh: Mesh, roles: Vec<Vec<Instr>>) -> Program {
     let call = Call { op: Op::Accumulate { n: 4 }, args: [0, 1].map(|param| ArgView { param, offset: 0 }).to_vec() };
     let block = Block { name: "accumulate".to_owned(), params: vec![formal("src"), formal("dst")], calls: vec![call] };
     let roles = roles.into_iter().map(|instrs| RankProgram { buffers: buffers.clone(), instrs }).collect();
-    Program { mesh, blocks: vec![block], roles }
+    Program { mesh, classes: Classes::ONE, blocks: vec![block], roles }
 }
 
 fn one(instrs: Vec<Instr>) -> Program {
@@ -127,6 +128,24 @@ fn pipeline_collectives_are_the_same_on_all_stages() {
     ));
 }
 
+#[test]
+fn collectives_are_the_same_in_all_classes_of_replicas() {
+    let sum = |axis, elems| instr(Kind::Collective { op: Collective::AllReduce, axis, view: view(0, 0, elems) });
+    let of = |mesh, roles| Program { classes: Classes::of_sizes(vec![2, 2]), ..program(mesh, roles) };
+    let mesh = Mesh { dp: 4, ep: 2, ..Mesh::ONE };
+    let more = vec![load(T()), load(T()), sum(Axis::Ep, 4), sum(Axis::Dp, 4)];
+    verify(of(mesh, vec![more.clone(), vec![load(T()), sum(Axis::Dp, 4)]])).unwrap();
+    let fault_of = |first: Vec<Instr>, second: Vec<Instr>| fault(of(mesh, vec![first, second]));
+    assert!(matches!(fault_of(more.clone(), vec![sum(Axis::Dp, 8)]), Fault::Collective { other: 0 }));
+    assert!(matches!(fault_of(more, vec![]), Fault::Deadlock));
+    // Groups of one place on the expert axis hold replicas of both classes.
+    assert!(matches!(fault_of(vec![sum(Axis::Edp, 4)], vec![]), Fault::Deadlock));
+    let lists = |count| vec![Vec::new(); count];
+    assert!(matches!(fault(of(mesh, lists(3))), Fault::Roles { roles: 3, stages: 1, classes: 2 }));
+    let less = Mesh { dp: 3, ..Mesh::ONE };
+    assert!(matches!(fault(of(less, lists(2))), Fault::Classes { replicas: 4, dp: 3 }));
+}
+
 /// Compute writes, comm sums, compute reads: twice over, in two places.
 fn two_streams() -> Program {
     let sum = |offset| comm(Kind::Collective { op: Collective::AllReduce, axis: Axis::Dp, view: W(offset) });
@@ -162,5 +181,5 @@ fn every_wait_added_is_needed() {
 #[test]
 fn a_fault_says_where_it_is() {
     let message = verify(one(vec![load(T()), accumulate(T(), view(0, 6, 4))])).unwrap_err().to_string();
-    assert_eq!(message, "stage 0, instruction 1 (accumulate): `w` ends at 8, the part used at 10");
+    assert_eq!(message, "role 0, instruction 1 (accumulate): `w` ends at 8, the part used at 10");
 }
