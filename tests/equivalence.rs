@@ -219,6 +219,28 @@ fn spread(model: &Model) -> Vec<Plan> {
     ]
 }
 
+/// Whole experts spread over tensor ranks and data, which share tokens.
+fn whole(model: &Model) -> Vec<Plan> {
+    let of = |mesh, ep, microbatch, zero, again| Plan {
+        zero,
+        sequence_parallel: true,
+        ..plan(model, Mesh { ep, etp: Some(1), ..mesh }, 1, microbatch, again)
+    };
+    let cp = |mesh| Mesh { cp: 2, ..mesh };
+    vec![
+        of(mesh(1, 1, 2), 1, 2, 0, (0, 0)),
+        of(mesh(1, 1, 2), 2, 2, 0, (2, 1)),
+        of(mesh(2, 1, 2), 2, 1, 1, (0, 0)),
+        of(mesh(2, 1, 2), 4, 1, 0, (0, 0)),
+        of(mesh(2, 1, 2), 4, 2, 3, (0, 1)),
+        of(mesh(1, 2, 2), 2, 1, 0, (1, 0)),
+        of(mesh(4, 1, 2), 4, 1, 2, (0, 0)),
+        of(cp(mesh(1, 1, 2)), 4, 2, 1, (0, 0)),
+        Plan { schedule: Schedule::ZeroBubble, ..of(mesh(2, 2, 2), 4, 1, 1, (0, 0)) },
+        Plan { shares: vec![3, 3, 1, 1], ..of(mesh(4, 1, 2), 4, 1, 1, (0, 0)) },
+    ]
+}
+
 /// Activations on the host.
 fn away(model: &Model) -> Vec<Plan> {
     let of = |mut plan: Plan, offload: usize| {
@@ -280,9 +302,9 @@ fn llama_trains_alike_under_every_plan() {
 #[test]
 fn mixtures_of_experts_train_alike_under_every_plan() {
     let all = mixture(experts());
-    all_agree(&all, spread(&all));
+    all_agree(&all, [spread(&all), whole(&all)].concat());
     let some = mixture(Experts { top_k: 1, shared_ffn: 32, dense_layers: 1, ..experts() });
-    all_agree(&some, spread(&some));
+    all_agree(&some, [spread(&some), whole(&some)].concat());
 }
 
 #[test]

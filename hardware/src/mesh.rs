@@ -2,7 +2,9 @@
 //!
 //! Invariant: `rank_of(coord_of(r)) == r` for every rank. Usually tensor parallelism varies fastest (its ranks sit on the
 //! fastest links), then context, data, pipeline; an [`Order`] says otherwise. Expert parallelism takes neighbours among
-//! context and data (as the folding of Liu et al. 2025 does).
+//! context and data, and with `etp = 1` among tensor ranks first (as the folding of Liu et al. 2025 does).
+
+use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
@@ -21,9 +23,9 @@ pub enum Axis {
     Dp,
     /// Data and context together: the ranks that hold the same dense weights.
     Data,
-    /// Expert parallelism: neighbours among [`Axis::Data`] hold different experts.
+    /// Expert parallelism: neighbours among [`Axis::Data`], or among tensor and data ranks, hold different experts.
     Ep,
-    /// The rest of [`Axis::Data`]: the ranks that hold the same experts.
+    /// The rest of them: the ranks that hold the same experts.
     Edp,
     /// Pipeline parallelism: ranks hold different layers.
     Pp,
@@ -89,6 +91,11 @@ impl Order {
         self.axes().map(Axis::name).join("-")
     }
 
+    /// Whether tensor ranks lie directly inside data, so that experts can be spread over both.
+    pub fn spreads(self) -> bool {
+        self.axes().windows(2).any(|pair| pair == [Axis::Tp, Axis::Data])
+    }
+
     /// Whether it is the usual one.
     pub fn is_usual(&self) -> bool {
         *self == Order::TpDataPp
@@ -96,7 +103,7 @@ impl Order {
 }
 
 /// The sizes of the mesh's axes. `dp · cp · pp · tp` is the number of ranks; experts are spread over `ep` of the `dp · cp`
-/// ranks that hold the same dense weights.
+/// ranks that hold the same dense weights, or, where tensor parallelism leaves them whole, over `ep` of `dp · cp · tp`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mesh {
@@ -109,9 +116,13 @@ pub struct Mesh {
     /// Context-parallel ranks.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub cp: usize,
-    /// Expert-parallel ranks; they divide `dp · cp`.
+    /// Expert-parallel ranks; they divide `dp · cp`, and where `etp` is 1 `dp · cp · tp`.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub ep: usize,
+    /// Tensor-parallel ranks that share one expert: `tp` unless it says 1. At 1 an expert is whole, and ranks of tensor
+    /// parallelism hold different ones, or the same for different tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etp: Option<usize>,
     /// How the axes are laid over ranks.
     #[serde(default, skip_serializing_if = "Order::is_usual")]
     pub order: Order,
@@ -138,9 +149,9 @@ pub struct Coord {
     pub cp: usize,
     /// Position among the ranks with the same dense weights; follows from `dp` and `cp`.
     data: usize,
-    /// Position on the expert axis; follows from `data`.
+    /// Position on the expert axis; follows from `data`, and from `tp` where experts are whole.
     ep: usize,
-    /// Position among the ranks with the same experts; follows from `data`.
+    /// Position among the ranks with the same experts; likewise.
     edp: usize,
 }
 
@@ -164,7 +175,7 @@ impl Coord {
 
 impl Mesh {
     /// A mesh of one rank.
-    pub const ONE: Mesh = Mesh { dp: 1, pp: 1, tp: 1, cp: 1, ep: 1, order: Order::TpDataPp };
+    pub const ONE: Mesh = Mesh { dp: 1, pp: 1, tp: 1, cp: 1, ep: 1, etp: None, order: Order::TpDataPp };
 
     /// Number of ranks.
     pub fn ranks(&self) -> usize {
@@ -176,6 +187,23 @@ impl Mesh {
         self.dp * self.cp
     }
 
+    /// Ranks of tensor parallelism among which experts are spread as among data: all where experts are whole, else one.
+    pub fn spread(&self) -> usize {
+        if self.etp == Some(1) { self.tp } else { 1 }
+    }
+
+    /// The replicas with which a replica shares experts, itself among them.
+    pub fn sharing(&self, dp: usize) -> Range<usize> {
+        let (each, ep) = (self.cp * self.spread(), self.ep);
+        dp * each / ep * ep / each..(((dp + 1) * each - 1) / ep * ep + ep).div_ceil(each)
+    }
+
+    /// The rank of a stage that holds the `e`-th share of the experts first, and of each expert the `tp`-th part.
+    pub fn expert_rank(&self, pp: usize, e: usize, tp: usize) -> Rank {
+        let (data, tp) = if self.spread() > 1 { (e / self.tp, e % self.tp) } else { (e, tp) };
+        self.rank(pp, data / self.cp, data % self.cp, tp)
+    }
+
     /// The size of one axis.
     pub fn size(&self, axis: Axis) -> usize {
         match axis {
@@ -184,7 +212,7 @@ impl Mesh {
             Axis::Dp => self.dp,
             Axis::Data => self.data(),
             Axis::Ep => self.ep,
-            Axis::Edp => self.data() / self.ep,
+            Axis::Edp => self.spread() * self.data() / self.ep,
             Axis::Pp => self.pp,
         }
     }
@@ -193,9 +221,10 @@ impl Mesh {
     pub fn stride(&self, axis: Axis) -> usize {
         match axis {
             Axis::Tp | Axis::Pp | Axis::Data => self.below(axis),
-            Axis::Cp | Axis::Ep => self.below(Axis::Data),
+            Axis::Cp => self.below(Axis::Data),
             Axis::Dp => self.below(Axis::Data) * self.cp,
-            Axis::Edp => self.below(Axis::Data) * self.ep,
+            Axis::Ep => self.below(Axis::Data) / self.spread(),
+            Axis::Edp => self.below(Axis::Data) / self.spread() * self.ep,
         }
     }
 
@@ -207,15 +236,17 @@ impl Mesh {
     /// Where a rank sits.
     pub fn coord_of(&self, rank: Rank) -> Coord {
         let on = |axis| rank / self.below(axis) % self.size(axis);
-        let data = on(Axis::Data);
+        let (data, tp) = (on(Axis::Data), on(Axis::Tp));
+        // Tensor ranks lie directly inside data where experts are spread over both.
+        let place = if self.spread() > 1 { data * self.tp + tp } else { data };
         Coord {
-            tp: on(Axis::Tp),
+            tp,
             cp: data % self.cp,
             dp: data / self.cp,
             pp: on(Axis::Pp),
             data,
-            ep: data % self.ep,
-            edp: data / self.ep,
+            ep: place % self.ep,
+            edp: place / self.ep,
         }
     }
 
@@ -250,12 +281,23 @@ mod tests {
         #[test]
         fn coordinates_round_trip_and_groups_partition(
             dp in 1usize..4, pp in 1usize..4, tp in 1usize..4, cp in 1usize..3, pick in 0usize..8,
-            order in 0usize..6,
+            order in 0usize..6, whole in any::<bool>(),
         ) {
-            let shares: Vec<usize> = (1..=dp * cp).filter(|ep| (dp * cp).is_multiple_of(*ep)).collect();
-            let mesh = Mesh { dp, pp, tp, cp, ep: shares[pick % shares.len()], order: Order::ALL[order] };
+            let order = Order::ALL[order];
+            let etp = (whole && order.spreads()).then_some(1);
+            let among = dp * cp * if etp.is_some() { tp } else { 1 };
+            let shares: Vec<usize> = (1..=among).filter(|ep| among.is_multiple_of(*ep)).collect();
+            let mesh = Mesh { dp, pp, tp, cp, ep: shares[pick % shares.len()], etp, order };
+            for (e, t) in (0..mesh.ep).flat_map(|e| (0..tp).map(move |t| (e, t))) {
+                let at = mesh.coord_of(mesh.expert_rank(pp - 1, e, t));
+                prop_assert!((at.pp, at.on(Axis::Ep), at.on(Axis::Edp)) == (pp - 1, e, 0) && (whole || at.tp == t));
+            }
             for rank in 0..mesh.ranks() {
                 prop_assert_eq!(mesh.rank_of(mesh.coord_of(rank)), rank);
+                for peer in mesh.group(rank, Axis::Ep) {
+                    let (dp, peer) = (mesh.coord_of(rank).dp, mesh.coord_of(peer).dp);
+                    prop_assert!(mesh.sharing(dp).contains(&peer) && mesh.sharing(dp).end <= mesh.dp);
+                }
                 for axis in Axis::ALL {
                     let group = mesh.group(rank, axis);
                     prop_assert_eq!(group.len(), mesh.size(axis));

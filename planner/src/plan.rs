@@ -255,12 +255,15 @@ impl Plan {
 
     /// One line for people: `dp 2 × pp 1 × tp 4, 1f1b, 8 microbatches of 2, ZeRO-1`.
     pub fn summary(&self) -> String {
-        let Mesh { dp, pp, tp, cp, ep, order } = self.mesh;
+        let Mesh { dp, pp, tp, cp, ep, etp, order } = self.mesh;
         let mut text = format!("dp {dp} × pp {pp} × tp {tp}");
         for (axis, ranks) in [("cp", cp), ("ep", ep)] {
             if ranks > 1 {
                 text += &format!(" × {axis} {ranks}");
             }
+        }
+        if etp == Some(1) && tp > 1 {
+            text += " of whole experts";
         }
         if pp > 1 {
             text += &format!(", {}", self.schedule.name());
@@ -300,7 +303,7 @@ impl Plan {
     /// Refuses decisions that do not fit the job.
     pub fn check(&self) -> Result<(), Fault> {
         self.job.check().map_err(|fault| Fault { key: format!("job.{}", fault.key), ..fault })?;
-        let (Mesh { dp, pp, tp, cp, ep, order: _ }, job) = (self.mesh, &self.job);
+        let (Mesh { dp, pp, tp, cp, ep, .. }, job) = (self.mesh, &self.job);
         let sizes = [("mesh.dp", dp), ("mesh.pp", pp), ("mesh.tp", tp), ("mesh.cp", cp), ("mesh.ep", ep)];
         for (key, value) in sizes.into_iter().chain([("microbatch", self.microbatch), ("chunks", self.chunks)]) {
             if value == 0 {
@@ -370,6 +373,24 @@ impl Plan {
         Ok(())
     }
 
+    /// Experts that tensor parallelism leaves whole need tokens of their own on each of its ranks.
+    fn check_whole_experts(&self) -> Result<(), Fault> {
+        let Mesh { tp, etp, order, .. } = self.mesh;
+        let Some(etp) = etp.filter(|&etp| etp != tp) else { return Ok(()) };
+        let problem = if etp != 1 {
+            format!("experts are whole, 1, or shared by all tensor ranks, {tp}")
+        } else if !self.sequence_parallel {
+            "whole experts need `sequence_parallel = true`, so that tensor ranks have tokens of their own".to_owned()
+        } else if !order.spreads() {
+            format!("whole experts need tensor ranks directly inside data, not the order `{}`", order.name())
+        } else if self.job.model.parallel_block() {
+            "the experts of a parallel block start from all tokens: leave it out".to_owned()
+        } else {
+            return Ok(());
+        };
+        Err(Fault::new("mesh.etp", etp, problem))
+    }
+
     fn check_tokens(&self) -> Result<(), Fault> {
         let Mesh { dp, tp, cp, ep, .. } = self.mesh;
         let two = self.job.target() > 0;
@@ -387,8 +408,10 @@ impl Plan {
             let problem = format!("tensor parallelism of {tp} must divide a microbatch's {} tokens", self.rows());
             return Err(Fault::new("sequence_parallel", true, problem));
         }
-        if !(dp * cp).is_multiple_of(ep) {
-            return Err(Fault::new("mesh.ep", ep, format!("it must divide dp · cp = {}", dp * cp)));
+        self.check_whole_experts()?;
+        let (among, named) = (dp * cp * self.mesh.spread(), if self.mesh.spread() > 1 { " · tp" } else { "" });
+        if !among.is_multiple_of(ep) {
+            return Err(Fault::new("mesh.ep", ep, format!("it must divide dp · cp{named} = {among}")));
         }
         let experts = self.job.model.experts().map_or(1, |experts| experts.count);
         if !experts.is_multiple_of(ep) {

@@ -149,8 +149,7 @@ impl Trainer {
                     continue;
                 }
                 let ep = if spec.experts.is_some() { mesh.ep } else { 1 };
-                // Expert-parallel ranks are neighbours among those that hold the same dense weights.
-                let rank = |part: Part| mesh.rank(pp, part.e / mesh.cp, part.e % mesh.cp, part.t);
+                let rank = |part: Part| mesh.expert_rank(pp, part.e, part.t);
                 let locals = Part::each(mesh.tp, ep).map(|part| Ok((part, local(self, rank(part), spec)?)));
                 let locals = locals.collect::<Result<Vec<_>, ExecutorError>>()?;
                 whole.insert(spec.name.clone(), spec.gather(&locals));

@@ -41,7 +41,15 @@ impl Place {
     }
 }
 
-/// The places of a mesh on a cluster, class by class: the stages of one kind of replica, then of the next.
+/// Replicas of a class whose stages sit on the same pools.
+struct Kind {
+    class: usize,
+    /// By stage.
+    pools: Vec<Vec<usize>>,
+    replicas: Vec<usize>,
+}
+
+/// The places of a mesh on a cluster: the stages of one kind of replica, then of the next, in the order of their first.
 ///
 /// Replicas of a class are of one kind if each of their stages sits on the same pools.
 ///
@@ -52,19 +60,29 @@ pub fn places(cluster: &Cluster, mesh: Mesh, classes: &Classes) -> Result<Vec<Pl
     if ranks > devices {
         return Err(PriceError::TooFew { ranks, devices });
     }
-    let mut kinds: Vec<(usize, Vec<Vec<usize>>, Vec<usize>)> = Vec::new(); // class, pools by stage, replicas
-    let one_pool = ranks <= cluster.pools[0].devices();
-    for dp in 0..mesh.dp {
-        let class = classes.of_replica(dp);
-        let sits = |stage| if one_pool { vec![0] } else { pools_of(cluster, mesh, stage, dp) };
-        let by_stage: Vec<Vec<usize>> = (0..mesh.pp).map(sits).collect();
-        match kinds.iter_mut().find(|(of, pools, _)| *of == class && *pools == by_stage) {
-            Some((.., replicas)) => replicas.push(dp),
-            None => kinds.push((class, by_stage, vec![dp])),
+    let mut kinds: Vec<Kind> = Vec::new();
+    if ranks <= cluster.pools[0].devices() {
+        for class in 0..classes.count() {
+            let size = classes.sizes().get(class).copied().unwrap_or(mesh.dp);
+            let first = classes.first(class);
+            kinds.push(Kind { class, pools: vec![vec![0]; mesh.pp], replicas: (first..first + size).collect() });
+        }
+    } else {
+        let mut pools = Vec::new();
+        for dp in 0..mesh.dp {
+            // Those that share experts sit on the same pools.
+            if dp == 0 || mesh.sharing(dp) != mesh.sharing(dp - 1) {
+                pools = (0..mesh.pp).map(|stage| pools_of(cluster, mesh, stage, dp)).collect();
+            }
+            let class = classes.of_replica(dp);
+            match kinds.iter_mut().find(|kind| kind.class == class && kind.pools == pools) {
+                Some(kind) => kind.replicas.push(dp),
+                None => kinds.push(Kind { class, pools: pools.clone(), replicas: vec![dp] }),
+            }
         }
     }
-    let of_kind = |(class, by_stage, replicas): (usize, Vec<Vec<usize>>, Vec<usize>)| {
-        by_stage.into_iter().enumerate().map(move |(stage, pools)| Place {
+    let of_kind = |Kind { class, pools, replicas }: Kind| {
+        pools.into_iter().enumerate().map(move |(stage, pools)| Place {
             rank: mesh.rank(stage, replicas[0], 0, 0),
             class,
             stage,
@@ -77,8 +95,8 @@ pub fn places(cluster: &Cluster, mesh: Mesh, classes: &Classes) -> Result<Vec<Pl
 
 /// The pools that hold a replica's part of a stage, and the replicas with which it shares experts.
 fn pools_of(cluster: &Cluster, mesh: Mesh, stage: usize, dp: usize) -> Vec<usize> {
-    let (first, last) = (dp * mesh.cp / mesh.ep * mesh.ep, (dp * mesh.cp + mesh.cp - 1) / mesh.ep * mesh.ep + mesh.ep);
-    let near = (first..last).flat_map(|data| (0..mesh.tp).map(move |tp| (data / mesh.cp, data % mesh.cp, tp)));
+    let ranks = || (0..mesh.cp).flat_map(|cp| (0..mesh.tp).map(move |tp| (cp, tp)));
+    let near = mesh.sharing(dp).flat_map(|dp| ranks().map(move |(cp, tp)| (dp, cp, tp)));
     let pool = |(dp, cp, tp)| cluster.pool_of(mesh.rank(stage, dp, cp, tp));
     let mut pools: Vec<usize> = near.filter_map(pool).collect();
     pools.sort_unstable();

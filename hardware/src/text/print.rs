@@ -11,8 +11,11 @@ use crate::program::{Block, Instr, Kind, Program, RankProgram, View};
 
 /// The text of a program.
 pub fn print(program: &Program) -> String {
-    let Mesh { dp, pp, tp, cp, ep, order } = program.mesh;
+    let Mesh { dp, pp, tp, cp, ep, etp, order } = program.mesh;
     let mut text = format!("mesh dp={dp} pp={pp} tp={tp} cp={cp} ep={ep}");
+    if let Some(etp) = etp {
+        put(&mut text, format_args!(" etp={etp}"));
+    }
     if !order.is_usual() {
         put(&mut text, format_args!(" order={}", order.name()));
     }

@@ -56,8 +56,8 @@ fn groups(program: &Program, axis: Axis) -> Vec<Vec<usize>> {
         Axis::Pp => all.map(|role| (0..mesh.pp).map(|stage| program.role(stages(role).0, stage)).collect()).collect(),
         Axis::Dp | Axis::Data | Axis::Ep | Axis::Edp => {
             let mut joined: Vec<usize> = (0..classes).collect();
-            let first_stage = (0..mesh.ranks()).filter(|_| classes > 1);
-            for coord in first_stage.map(|rank| mesh.coord_of(rank)).filter(|at| at.pp == 0 && at.tp == 0) {
+            let ranks = (0..mesh.ranks()).filter(|_| classes > 1);
+            for coord in ranks.map(|rank| mesh.coord_of(rank)).filter(|at| at.pp == 0) {
                 let peer = mesh.coord_of(mesh.group(mesh.rank_of(coord), axis)[0]);
                 let [a, b] = [coord, peer].map(|at| joined[program.classes.of_replica(at.dp)]);
                 joined.iter_mut().filter(|class| **class == a.max(b)).for_each(|class| *class = a.min(b));

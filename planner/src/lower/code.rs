@@ -132,7 +132,8 @@ impl Pieces {
         let kinds: BTreeSet<Kind> = (0..model.depth()).map(|layer| model.kind(layer)).collect();
         let layers = |kind: Kind, blocks: &mut Blocks| {
             let mut tape = model::layer(model, local, kind);
-            tape.balance *= scale / local.tp as f32;
+            // Every rank of tensor parallelism routes the same tokens, unless experts are whole.
+            tape.balance *= scale / if local.whole { 1.0 } else { local.tp as f32 };
             Recompute::ALL.map(|mode| Piece::of(tape.clone(), mode, split, blocks))
         };
         Pieces {
@@ -157,9 +158,10 @@ impl Pieces {
 /// What a rank of a plan holds of the model.
 pub fn local(plan: &Plan) -> Local {
     let Mesh { tp, cp, ep, .. } = plan.mesh;
+    let whole = plan.mesh.spread() > 1;
     let (microbatch, seq) = (plan.microbatch, plan.job.seq / cp);
     let (target, causal) = (plan.job.target(), plan.job.model.causal());
-    Local { microbatch, seq, target, causal, tp, sp: plan.shards_tokens(), cp, ring: plan.ring, ep }
+    Local { microbatch, seq, target, causal, tp, sp: plan.shards_tokens(), cp, ring: plan.ring, ep, whole }
 }
 
 impl Piece {

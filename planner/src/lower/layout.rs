@@ -200,11 +200,13 @@ pub(super) fn bank_of<'a>(
     pad: usize,
 ) -> (Sizes, Vec<(&'a ParamDecl, usize)>) {
     let mut order: Vec<&ParamDecl> = params.collect();
-    order.sort_by_key(|decl| (decl.shard == Shard::Whole, decl.partial, !decl.decay));
+    // An expert that tensor parallelism leaves whole stands on one of its ranks alone.
+    let replicated = |decl: &ParamDecl| decl.shard == Shard::Whole && decl.experts.is_none();
+    order.sort_by_key(|decl| (replicated(decl), decl.partial, !decl.decay));
     let (mut at, mut decayed, mut starts) = (0, 0, Vec::new());
     let (mut whole, mut partial) = (None, None);
     for decl in order {
-        if decl.shard == Shard::Whole {
+        if replicated(decl) {
             whole.get_or_insert(at);
         }
         if decl.partial {

@@ -134,7 +134,7 @@ impl Writer<'_> {
         let norm = self.all(self.layout.norm);
         let mesh = self.plan.mesh;
         // Where ranks of one stage's replicas hold different sums, the norm is over all of them.
-        let over_data = self.plan.zero > 0 || mesh.ep > 1;
+        let over_data = self.plan.zero > 0 || mesh.ep > 1 || mesh.spread() > 1;
         for bank in banks.iter().filter(|bank| !bank.twin) {
             let &Bank { elems, whole, shards, axis, zero, .. } = bank;
             let replicas = if over_data && zero == 0 { mesh.size(axis) } else { 1 };

@@ -36,6 +36,8 @@ pub struct Local {
     pub ring: bool,
     /// Ranks of expert parallelism.
     pub ep: usize,
+    /// Whether tensor parallelism leaves experts whole, each rank running them for its own tokens.
+    pub whole: bool,
 }
 
 impl Local {
@@ -159,6 +161,12 @@ impl Tape {
         let (rows, cols) = (local.residual_rows(), model.hidden);
         let y = self.tensor(names[2], rows * cols, CHEAP);
         self.norm_to(model, local, names, x, y);
+        self.enter(model, local, y)
+    }
+
+    /// Enters tensor parallelism with all tokens of the normed rows `y`.
+    fn enter(&mut self, model: &Model, local: Local, y: usize) -> usize {
+        let (rows, cols) = (local.residual_rows(), model.hidden);
         if local.sp {
             let all = self.tensor("gathered", local.rows() * cols, Home::Gathered);
             self.op(Op::Copy { n: rows * cols }, [Arg::Tensor(y), Arg::Part(all, Axis::Tp)]);
@@ -309,6 +317,11 @@ fn block(tape: &mut Tape, model: &Model, local: Local, kind: Kind, [x, out]: [us
     if let Some(memory) = memory {
         middle = tape.cross_attention(model, local, middle, memory);
     }
+    let spread = model.experts().filter(|_| kind.experts && local.whole);
+    if let Some(experts) = spread {
+        tape.whole_experts(model, local, experts, [middle, out]);
+        return;
+    }
     let normed = if model.parallel_block() {
         normed
     } else {
@@ -318,6 +331,32 @@ fn block(tape: &mut Tape, model: &Model, local: Local, kind: Kind, [x, out]: [us
     let fed = feed_forward(tape, model, local, kind, normed);
     tape.residual(model, local, [middle, fed], "mlp.down.bias", out);
 }
+
+impl Tape {
+    /// Experts that each rank of tensor parallelism runs for its own tokens; those that every token goes to are shared as ever.
+    fn whole_experts(&mut self, model: &Model, local: Local, experts: &Experts, [x, out]: [usize; 2]) {
+        let (rows, cols) = (local.residual_rows(), model.hidden);
+        let names = ["mlp.norm.weight", "mlp.norm.bias", "normed2", "stats2"];
+        let own = self.tensor(names[2], rows * cols, CHEAP);
+        self.norm_to(model, local, names, x, own);
+        let mixed = self.experts(model, local, experts, own);
+        if experts.shared_ffn == 0 {
+            let bias = model.biased().then(|| self.param(whole(local, "mlp.down.bias", cols, Init::Zeros)));
+            let args = [x, mixed].map(Arg::Tensor).into_iter().chain(bias.map(Arg::Param)).chain([Arg::Tensor(out)]);
+            let args: Vec<Arg> = args.collect();
+            self.op(Op::Add { rows, cols, bias: bias.is_some() }, args);
+            return;
+        }
+        let so_far = self.tensor("with experts", rows * cols, DEAR);
+        self.op(Op::Add { rows, cols, bias: false }, [x, mixed, so_far].map(Arg::Tensor));
+        let all = self.enter(model, local, own);
+        let shared = self.ffn(model, local, SHARED, experts.shared_ffn, all);
+        self.residual(model, local, [so_far, shared], "mlp.down.bias", out);
+    }
+}
+
+/// Names of what experts that every token goes to are made of.
+const SHARED: [&str; 3] = ["mlp.shared.up.weight", "mlp.shared.up.bias", "mlp.shared.down.weight"];
 
 /// The feed-forward part of a layer, or its experts.
 fn feed_forward(tape: &mut Tape, model: &Model, local: Local, kind: Kind, normed: usize) -> usize {
@@ -329,8 +368,7 @@ fn feed_forward(tape: &mut Tape, model: &Model, local: Local, kind: Kind, normed
     if experts.shared_ffn == 0 {
         return mixed;
     }
-    let names = ["mlp.shared.up.weight", "mlp.shared.up.bias", "mlp.shared.down.weight"];
-    let shared = tape.ffn(model, local, names, experts.shared_ffn, normed);
+    let shared = tape.ffn(model, local, SHARED, experts.shared_ffn, normed);
     tape.sum("mixed with shared", model, local, [mixed, shared])
 }
 

@@ -2,7 +2,7 @@
 //! et al. 2020; Fedus et al. 2021), with experts that every token goes to beside them (DeepSeek-AI 2024).
 //!
 //! In: the normed input of a layer's second half. Out: the sum of experts' outputs, still to be summed over tensor
-//! parallelism.
+//! parallelism; where that leaves experts whole, the sum itself for the rank's own tokens.
 //!
 //! Invariant: an expert has room for a fixed number of a rank's tokens, so that all sizes are known beforehand.
 
@@ -22,9 +22,10 @@ pub fn room(experts: &Experts, rows: usize) -> usize {
 }
 
 impl Tape {
-    /// The mixture over `normed`, `[rows, hidden]`.
+    /// The mixture over `normed`, `[rows, hidden]`: over a rank's own tokens where experts are whole.
     pub(super) fn experts(&mut self, model: &Model, local: Local, experts: &Experts, normed: usize) -> usize {
-        let (rows, h, top_k) = (local.rows(), model.hidden, experts.top_k);
+        let rows = if local.whole { local.residual_rows() } else { local.rows() };
+        let (h, top_k) = (model.hidden, experts.top_k);
         let (count, room) = (experts.count, room(experts, rows));
         let places = count * room;
         self.balance = experts.balance;
@@ -55,16 +56,18 @@ impl Tape {
 
     /// Each expert's feed-forward part over `[ep ranks, own experts, room, hidden]`.
     fn experts_ffn(&mut self, model: &Model, local: Local, experts: &Experts, sent: usize, room: usize) -> usize {
-        let (h, width) = (model.hidden, experts.ffn / local.tp);
+        let (h, width) = (model.hidden, experts.ffn / if local.whole { 1 } else { local.tp });
         let kind = model.activation();
         let (own, sources) = (experts.count / local.ep, local.ep);
         let rows = experts.count * room;
         let each = |decl: ParamDecl| ParamDecl { experts: Some(experts.count), ..decl };
         let sections = vec![experts.ffn; kind.width()];
         let wide = experts.ffn * kind.width();
-        let up = matrix("mlp.experts.up.weight", wide, h, Shard::Rows { sections }, normal(INIT_STD));
+        let shards = if local.whole { [Shard::Whole, Shard::Whole] } else { [Shard::Rows { sections }, Shard::Cols] };
+        let [up_shard, down_shard] = shards;
+        let up = matrix("mlp.experts.up.weight", wide, h, up_shard, normal(INIT_STD));
         let up = self.param(each(up));
-        let down = matrix("mlp.experts.down.weight", h, experts.ffn, Shard::Cols, normal(deep(model)));
+        let down = matrix("mlp.experts.down.weight", h, experts.ffn, down_shard, normal(deep(model)));
         let down = self.param(each(down));
         let of =
             |n, k| Op::ExpertMatmul { layout: Layout::Nt, experts: own, sources, m: room, n, k, accumulate: false };

@@ -34,10 +34,8 @@ pub(super) fn check(plan: &Plan) -> Result<(), Fault> {
         let problem = "ZeRO-2 and 3 exchange with every microbatch, so that shares must be equal: 0 or 1";
         return Err(Fault::new("zero", plan.zero, problem));
     }
-    let (cp, ep) = (plan.mesh.cp, plan.mesh.ep);
-    let mixed = (0..dp * cp).find(|&data| shares[data / cp] != shares[data / ep * ep / cp]);
-    if let Some(data) = mixed {
-        let (one, other) = (data / ep * ep / cp, data / cp);
+    let mixed = |one: &usize| plan.mesh.sharing(*one).find(|&other| other < dp && shares[other] != shares[*one]);
+    if let Some((one, other)) = (0..dp).find_map(|one| Some((one, mixed(&one)?))) {
         let problem = format!("replicas {one} and {other} share experts, so that their shares must be equal");
         return refuse(format!("{} and {}", shares[one], shares[other]), problem);
     }
