@@ -444,12 +444,32 @@ mod tests {
     use super::*;
     use crate::models;
     use crate::testing::tiny_job;
+    use meshwright_hardware::mesh::Order;
 
     #[test]
     fn a_plan_reads_back() {
         let mut plan = Plan::single(tiny_job(models::load("demo-10m").unwrap()), 2);
         plan.stages[0].selective = 2;
         assert_eq!(Plan::from_toml("plan.toml", &plan.to_toml()).unwrap(), plan);
+    }
+
+    #[test]
+    fn whole_experts_need_tokens_of_their_own_and_tensor_ranks_inside_data() {
+        let mut plan = Plan::single(tiny_job(models::load("mixtral-8x7b").unwrap()), 2);
+        (plan.mesh.tp, plan.mesh.dp, plan.mesh.ep, plan.mesh.etp, plan.sequence_parallel) = (4, 2, 8, Some(1), true);
+        assert_eq!(Plan::from_toml("plan.toml", &plan.to_toml()).unwrap(), plan);
+        assert!(plan.summary().contains("ep 8 of whole experts"), "{}", plan.summary());
+        let refused = |change: &dyn Fn(&mut Plan), key: &str, words: &str| {
+            let mut plan = plan.clone();
+            change(&mut plan);
+            let fault = plan.check().unwrap_err();
+            assert!(fault.key == key && fault.problem.contains(words), "{fault:?}");
+        };
+        refused(&|plan| plan.mesh.etp = Some(2), "mesh.etp", "shared by all tensor ranks, 4");
+        refused(&|plan| plan.sequence_parallel = false, "mesh.etp", "tokens of their own");
+        refused(&|plan| plan.mesh.order = Order::TpPpData, "mesh.etp", "directly inside data");
+        refused(&|plan| plan.mesh.etp = None, "mesh.ep", "dp · cp = 2");
+        refused(&|plan| plan.mesh.ep = 3, "mesh.ep", "dp · cp · tp = 8");
     }
 
     #[test]
