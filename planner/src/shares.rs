@@ -13,18 +13,14 @@
 //!
 //! Invariant: the shares are whole rounds, at least one a replica, and M microbatches in all.
 
+use good_lp::{Expression, Solution, SolverModel, Variable, constraint, microlp, variable, variables};
 use meshwright_hardware::classes::Classes;
-use meshwright_hardware::mesh::Axis;
 use meshwright_hardware::price::{PriceError, Prices, places};
 use meshwright_hardware::profile::Cluster;
-use meshwright_hardware::program::{Collective, ELEM_BYTES};
-use meshwright_hardware::units::Bytes;
 
-use good_lp::{Expression, Solution, SolverModel, Variable, constraint, microlp, variable, variables};
-
-use crate::bound::{Costs, update_seconds};
-use crate::lower::{Blocks, Pieces, bank_elems};
-use crate::plan::{Plan, Schedule};
+use crate::lower::Sizes;
+use crate::plan::{Plan, Recompute, Schedule};
+use crate::search::{Costs, Links, PieceCost, ShapeWork};
 
 /// Replicas that are alike.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -72,18 +68,16 @@ impl Problem {
     /// # Errors
     /// [`PriceError`] if the cluster is too small or an op has no price there.
     pub fn of(plan: &Plan, cluster: &Cluster) -> Result<Problem, PriceError> {
-        let (mut blocks, mesh) = (Blocks::default(), plan.mesh);
-        let pieces = Pieces::of(plan, &mut blocks);
+        let mesh = plan.mesh;
         let mut each: Vec<Class> = vec![Class { replicas: 1, seconds: 0.0, fixed: 0.0 }; mesh.dp];
         for place in places(cluster, mesh, &Classes::ONE)? {
-            let mut prices = Prices::at(cluster, mesh, plan.job.precision, &place);
-            let costs = Costs::of(&pieces, &blocks, &mut prices)?;
-            let seconds = (0..plan.chunks).map(|chunk| of_chunk(plan, &costs, plan.place(place.stage, chunk))).sum();
-            let ends = if place.stage == 0 { end(plan, &pieces, &mut prices, seconds)? } else { 0.0 };
+            let prices = Prices::at(cluster, mesh, plan.job.precision, &place);
+            let (seconds, end) = stage(plan, place.stage, prices)?;
             for replica in place.replicas {
                 let Class { seconds: most, fixed, .. } = each[replica];
                 // Fill and drain: every stage but the slowest, once; by chunks where there are several.
                 let fill = most.min(seconds) / plan.chunks as f64;
+                let ends = if place.stage == 0 { end } else { 0.0 };
                 each[replica] = Class { replicas: 1, seconds: most.max(seconds), fixed: fixed + fill + ends };
             }
         }
@@ -159,33 +153,33 @@ impl Problem {
     }
 }
 
-/// Seconds a microbatch of the pieces at a place in the model's order.
-fn of_chunk(plan: &Plan, costs: &Costs, place: usize) -> f64 {
-    let decided = plan.stages[place];
-    let layers: f64 = (0..decided.layers).map(|i| costs.layer[decided.mode(i) as usize]).sum();
-    let embed = if place == 0 { costs.embed } else { 0.0 };
-    let head = if place + 1 == plan.stages.len() { costs.head } else { 0.0 };
-    embed + layers + head
-}
-
-/// Share of a pass that is backward: two of its three matmuls a weight.
-const BACKWARD: f64 = 2.0 / 3.0;
-
-/// Seconds of a step after the first stage's last microbatch, which is the last to end: what of the gradients' sums does not
-/// fit beside its backward, updates, and the weights that other ranks updated.
-fn end(plan: &Plan, pieces: &Pieces, prices: &mut Prices, microbatch: f64) -> Result<f64, PriceError> {
-    let axis = if plan.mesh.cp > 1 { Axis::Data } else { Axis::Dp };
-    let (shards, sum) = match plan.zero {
-        0 => (1, Collective::AllReduce),
-        _ => (plan.mesh.size(axis), Collective::ReduceScatter),
+/// Seconds of a stage a microbatch, and of a step after its last one: what of the gradients' sums does not fit beside the
+/// last backward, updates, and the weights that other ranks updated.
+fn stage(plan: &Plan, stage: usize, mut prices: Prices) -> Result<(f64, f64), PriceError> {
+    let work = ShapeWork::of(plan, &mut prices)?;
+    let costs = Costs::of(plan, &work, &Sizes::of(plan, &work.frames), &mut Links::new(prices))?;
+    let (mut passes, mut backward, mut sums, mut end) = (0.0, 0.0, 0.0, 0.0);
+    let mut add = |piece: &PieceCost, mode: Recompute| {
+        let (pass, share) = (&piece.pass, &piece.share);
+        let back = pass.backward[mode as usize] + pass.weights + share.settle;
+        passes += pass.forward + back;
+        backward += back;
+        sums += share.reduce;
+        end += share.norm + share.update + share.renew;
     };
-    let (mut sums, mut gathers) = (0.0, 0.0);
-    for elems in bank_elems(plan, pieces, 0) {
-        let bytes = Bytes((elems * shards) as u64 * ELEM_BYTES);
-        sums += prices.collective(sum, axis, bytes)?.0;
-        gathers += if shards > 1 { prices.collective(Collective::AllGather, axis, bytes)?.0 } else { 0.0 };
+    for place in (0..plan.chunks).map(|chunk| plan.place(stage, chunk)) {
+        let (first, decided) = (plan.first_layer(place), plan.stages[place]);
+        for i in 0..decided.layers {
+            add(costs.layer(plan.job.model.kind(first + i)), decided.mode(i));
+        }
+        if place == 0 {
+            add(&costs.embed, Recompute::None);
+        }
+        if place + 1 == plan.stages.len() {
+            add(&costs.head, Recompute::None);
+        }
     }
-    Ok((sums - BACKWARD * microbatch).max(0.0) + update_seconds(plan, pieces, prices)? + gathers)
+    Ok((passes, (sums - backward).max(0.0) + end))
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ use crate::predict::{Predicted, predict};
 use crate::schedule::Pipeline;
 
 use bound::{Whole, least_ratio};
-use cost::{Costs, Links, ShapeWork};
+pub(crate) use cost::{Costs, Links, PieceCost, ShapeWork};
 pub use space::Fix;
 use space::{Combination, Shape, Space};
 use stages::Undecided;

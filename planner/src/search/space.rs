@@ -256,7 +256,7 @@ impl Space<'_> {
     /// The mesh of a combination.
     pub fn mesh(&self, shape: &Shape, of: &Combination) -> Mesh {
         let (&Shape { tp, cp, ep, .. }, &Combination { dp, pp, order, .. }) = (shape, of);
-        Mesh { dp, pp, tp, cp, ep, order }
+        Mesh { dp, pp, tp, cp, ep, order, ..Mesh::ONE }
     }
 
     /// The plan of a combination, without stages.
