@@ -14,13 +14,15 @@
 //! Invariant: the shares are whole rounds, at least one a replica, and M microbatches in all.
 
 use good_lp::{Expression, Solution, SolverModel, Variable, constraint, microlp, variable, variables};
+
 use meshwright_hardware::classes::Classes;
 use meshwright_hardware::price::{PriceError, Prices, places};
 use meshwright_hardware::profile::Cluster;
 
 use crate::lower::Sizes;
-use crate::plan::{Plan, Recompute, Schedule};
-use crate::search::{Costs, Links, PieceCost, ShapeWork};
+use crate::plan::{Plan, Schedule};
+use crate::search::bound::of_stage;
+use crate::search::cost::{Costs, Links, ShapeWork};
 
 /// Replicas that are alike.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -71,13 +73,16 @@ impl Problem {
         let mesh = plan.mesh;
         let mut each: Vec<Class> = vec![Class { replicas: 1, seconds: 0.0, fixed: 0.0 }; mesh.dp];
         for place in places(cluster, mesh, &Classes::ONE)? {
-            let prices = Prices::at(cluster, mesh, plan.job.precision, &place);
-            let (seconds, end) = stage(plan, place.stage, prices)?;
+            let mut links = Links::new(Prices::at(cluster, mesh, plan.job.precision, &place));
+            let work = ShapeWork::of(plan, &mut links.prices)?;
+            let costs = Costs::of(plan, &work, &Sizes::of(plan, &work.frames), &mut links)?;
+            let (seconds, tail) = of_stage(plan, &costs, place.stage);
+            // The first stage is the last to end.
+            let ends = if place.stage == 0 { tail } else { 0.0 };
             for replica in place.replicas {
                 let Class { seconds: most, fixed, .. } = each[replica];
                 // Fill and drain: every stage but the slowest, once; by chunks where there are several.
                 let fill = most.min(seconds) / plan.chunks as f64;
-                let ends = if place.stage == 0 { end } else { 0.0 };
                 each[replica] = Class { replicas: 1, seconds: most.max(seconds), fixed: fixed + fill + ends };
             }
         }
@@ -151,35 +156,6 @@ impl Problem {
         }
         each.into_iter().map(|(_, count)| count * self.unit).collect()
     }
-}
-
-/// Seconds of a stage a microbatch, and of a step after its last one: what of the gradients' sums does not fit beside the
-/// last backward, updates, and the weights that other ranks updated.
-fn stage(plan: &Plan, stage: usize, mut prices: Prices) -> Result<(f64, f64), PriceError> {
-    let work = ShapeWork::of(plan, &mut prices)?;
-    let costs = Costs::of(plan, &work, &Sizes::of(plan, &work.frames), &mut Links::new(prices))?;
-    let (mut passes, mut backward, mut sums, mut end) = (0.0, 0.0, 0.0, 0.0);
-    let mut add = |piece: &PieceCost, mode: Recompute| {
-        let (pass, share) = (&piece.pass, &piece.share);
-        let back = pass.backward[mode as usize] + pass.weights + share.settle;
-        passes += pass.forward + back;
-        backward += back;
-        sums += share.reduce;
-        end += share.norm + share.update + share.renew;
-    };
-    for place in (0..plan.chunks).map(|chunk| plan.place(stage, chunk)) {
-        let (first, decided) = (plan.first_layer(place), plan.stages[place]);
-        for i in 0..decided.layers {
-            add(costs.layer(plan.job.model.kind(first + i)), decided.mode(i));
-        }
-        if place == 0 {
-            add(&costs.embed, Recompute::None);
-        }
-        if place + 1 == plan.stages.len() {
-            add(&costs.head, Recompute::None);
-        }
-    }
-    Ok((passes, (sums - backward).max(0.0) + end))
 }
 
 #[cfg(test)]

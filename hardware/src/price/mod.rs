@@ -13,7 +13,6 @@ mod op;
 mod place;
 
 use std::collections::HashMap;
-use std::ops::Range;
 
 use crate::mesh::{Axis, Mesh, Rank};
 use crate::op::Op;
@@ -115,7 +114,7 @@ impl<'a> Prices<'a> {
         Ok(seconds)
     }
 
-    /// FLOPs a second that no matmul exceeds on devices without curves: one of endless depth and whole tiles.
+    /// FLOPs a second that no matmul exceeds on a device without curves: one of endless depth and whole tiles.
     pub fn fastest_flops(&self) -> Result<f64, PriceError> {
         let side = (1u64 << 20) as f64;
         let seconds = slowest(&self.devices, |device| {
@@ -133,30 +132,24 @@ impl<'a> Prices<'a> {
 
     /// The time of a collective over an axis; `bytes` of fp32 elements, which are sent in the prices' format.
     pub fn collective(&self, kind: Collective, axis: Axis, bytes: Bytes) -> Result<Seconds, PriceError> {
-        let stride = self.mesh.stride(axis);
-        let first = self.at - self.mesh.coord_of(self.at).on(axis) * stride;
-        self.collective_from(kind, first, (stride, self.mesh.size(axis)), bytes)
+        let (group, stride, ranks) = self.group(&self.mesh, axis);
+        self.among(kind, bytes, group, (stride, ranks))
     }
 
-    /// The same over `ranks` ranks that are `stride` apart, whatever the mesh: in the place's pool if that holds so many.
-    pub fn collective_over(
+    /// The first rank of the group on an axis of another mesh, the distance between its ranks, and their number.
+    pub fn group(&self, mesh: &Mesh, axis: Axis) -> (Rank, usize, usize) {
+        let stride = mesh.stride(axis);
+        (self.at - mesh.coord_of(self.at).on(axis) * stride, stride, mesh.size(axis))
+    }
+
+    /// The time of a collective over `ranks` ranks from `group` on that are `stride` apart; `bytes` as in
+    /// [`Prices::collective`].
+    pub fn among(
         &self,
         kind: Collective,
-        stride: usize,
-        ranks: usize,
         bytes: Bytes,
-    ) -> Result<Seconds, PriceError> {
-        let own = self.cluster.ranks().find(|pool| pool.contains(&self.at));
-        let holds = |pool: &Range<usize>| pool.start + stride * (ranks - 1) < pool.end;
-        self.collective_from(kind, own.filter(holds).map_or(0, |pool| pool.start), (stride, ranks), bytes)
-    }
-
-    fn collective_from(
-        &self,
-        kind: Collective,
         group: Rank,
         (stride, ranks): (usize, usize),
-        bytes: Bytes,
     ) -> Result<Seconds, PriceError> {
         if ranks == 1 {
             return Ok(Seconds(0.0));
@@ -164,7 +157,8 @@ impl<'a> Prices<'a> {
         let bytes = self.narrowed(bytes);
         let [from, to] = [group, group + stride * (ranks - 1)].map(|rank| self.cluster.pool_of(rank).unwrap_or(0));
         let first = if from == to { self.cluster.ranks().nth(from).map_or(group, |pool| pool.start) } else { group };
-        let devices: Vec<&Device> = self.cluster.pools[from..=to].iter().map(|pool| &pool.device).collect();
+        let pools = &self.cluster.pools[from.min(to)..=to.max(from)];
+        let devices: Vec<&Device> = pools.iter().map(|pool| &pool.device).collect();
         slowest(&devices, |device| match device.curves.get(kind.class()) {
             Some(curve) => Ok(curve.time(&[ranks as f64, bytes.0 as f64], bytes.0 as f64)),
             None => {
@@ -177,16 +171,17 @@ impl<'a> Prices<'a> {
     /// The time of sending a message between two stages, or of receiving one that has arrived.
     pub fn message(&self, sending: bool, bytes: Bytes, from: usize, to: usize) -> Result<Seconds, PriceError> {
         if !sending {
-            return Ok(self.received((bytes.0 / ELEM_BYTES) as usize));
+            return self.received((bytes.0 / ELEM_BYTES) as usize);
         }
         let at = self.mesh.coord_of(self.at);
         self.sent(bytes, self.mesh.peer(at, from), self.mesh.peer(at, to))
     }
 
-    /// The time of sending a message to the rank `stride` further, or where there is none before, whatever the mesh.
+    /// The time of sending a message to the rank `stride` further, whatever the mesh.
     pub fn message_over(&self, bytes: Bytes, stride: usize) -> Result<Seconds, PriceError> {
-        let beyond = self.at + stride >= self.cluster.devices() && self.at >= stride;
-        self.sent(bytes, self.at, if beyond { self.at - stride } else { self.at + stride })
+        // From a place at the cluster's end: back.
+        let ahead = self.at + stride;
+        self.sent(bytes, self.at, if ahead < self.cluster.devices() { ahead } else { self.at.saturating_sub(stride) })
     }
 
     fn sent(&self, bytes: Bytes, from: Rank, to: Rank) -> Result<Seconds, PriceError> {
@@ -198,9 +193,11 @@ impl<'a> Prices<'a> {
     }
 
     /// The time of receiving a message of so many elements that has arrived: its way is the sender's.
-    pub fn received(&self, elems: usize) -> Seconds {
+    pub fn received(&self, elems: usize) -> Result<Seconds, PriceError> {
         let bytes = self.narrowed(Bytes(elems as u64 * ELEM_BYTES)).0 as f64;
-        self.launched("recv", &[bytes], bytes)
+        slowest(&self.devices, |device| {
+            Ok(device.curves.get("recv").map_or(device.launch.value, |curve| curve.time(&[bytes], bytes)))
+        })
     }
 
     /// The time of a copy between the device's memory and the host's.
@@ -215,14 +212,11 @@ impl<'a> Prices<'a> {
     }
 
     /// The time of loading this many token ids.
-    pub fn load(&self, elems: usize) -> Seconds {
-        self.launched("load", &[elems as f64], (elems as u64 * ELEM_BYTES) as f64)
-    }
-
-    /// What a class of work takes by its curve, or else a launch.
-    fn launched(&self, class: &str, dims: &[f64], work: f64) -> Seconds {
-        let time = |device: &&Device| device.curves.get(class).map_or(device.launch.value, |c| c.time(dims, work));
-        self.devices.iter().map(time).fold(Seconds(0.0), Seconds::max)
+    pub fn load(&self, elems: usize) -> Result<Seconds, PriceError> {
+        let bytes = (elems as u64 * ELEM_BYTES) as f64;
+        slowest(&self.devices, |device| {
+            Ok(device.curves.get("load").map_or(device.launch.value, |curve| curve.time(&[elems as f64], bytes)))
+        })
     }
 
     fn narrowed(&self, bytes: Bytes) -> Bytes {
@@ -235,7 +229,7 @@ impl<'a> Prices<'a> {
         let mut nanos = Vec::with_capacity(list.instrs.len());
         for instr in &list.instrs {
             let seconds = match &instr.kind {
-                Kind::Load { into, .. } => self.load(into.elems),
+                Kind::Load { into, .. } => self.load(into.elems)?,
                 Kind::Run { block, .. } => blocks[*block as usize],
                 Kind::Send { to, view, .. } => self.message(true, Bytes(view.bytes()), stage, *to)?,
                 Kind::Recv { from, view, .. } => self.message(false, Bytes(view.bytes()), *from, stage)?,

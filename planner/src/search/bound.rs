@@ -84,8 +84,7 @@ impl Whole {
     /// Of a plan's costs.
     pub fn of(plan: &Plan, costs: &Costs) -> Whole {
         let model = &plan.job.model;
-        let mut whole =
-            Whole { layers: model.depth(), hop: costs.hop, norm_sum: costs.norm_sum, ..Whole::default() };
+        let mut whole = Whole { layers: model.depth(), hop: costs.hop, norm_sum: costs.norm_sum, ..Whole::default() };
         let (mut shortest, mut most) = (f64::INFINITY, costs.embed.share.gather.max(costs.head.share.gather));
         for (kind, piece) in &costs.layers {
             let count = (0..model.depth()).filter(|&layer| model.kind(layer) == *kind).count() as f64;
@@ -204,27 +203,24 @@ fn gathers(sum: f64, most: f64) -> f64 {
     (2.0 * sum - 4.0 * most).max(0.0)
 }
 
-/// Seconds of every chunk of every stage, by stage and chunk.
-pub fn times(plan: &Plan, costs: &Costs) -> Vec<Vec<Times>> {
+/// Seconds of a chunk of a stage.
+fn chunk_times(plan: &Plan, costs: &Costs, stage: usize, chunk: usize) -> Times {
     let depth = plan.mesh.pp * plan.chunks;
     let model = &plan.job.model;
-    let of = |stage: usize, chunk: usize| {
-        let place = plan.place(stage, chunk);
-        let (first, decided) = (plan.first_layer(place), plan.stages[place]);
-        let mut times = Times::default();
-        let (mut gathered, mut most) = (0.0, 0.0f64);
-        for i in 0..decided.layers {
-            let piece = costs.layer(model.kind(first + i));
-            times.layer(piece, decided.mode(i));
-            gathered += piece.share.gather;
-            most = most.max(piece.share.gather);
-        }
-        times.beside += gathers(gathered, most);
-        ends(&mut times, (place, depth), costs);
-        times.beside += 2.0 * decided.offload as f64 * costs.moves.unwrap_or(0.0);
-        times
-    };
-    (0..plan.mesh.pp).map(|stage| (0..plan.chunks).map(|chunk| of(stage, chunk)).collect()).collect()
+    let place = plan.place(stage, chunk);
+    let (first, decided) = (plan.first_layer(place), plan.stages[place]);
+    let mut times = Times::default();
+    let (mut gathered, mut most) = (0.0, 0.0f64);
+    for i in 0..decided.layers {
+        let piece = costs.layer(model.kind(first + i));
+        times.layer(piece, decided.mode(i));
+        gathered += piece.share.gather;
+        most = most.max(piece.share.gather);
+    }
+    times.beside += gathers(gathered, most);
+    ends(&mut times, (place, depth), costs);
+    times.beside += 2.0 * decided.offload as f64 * costs.moves.unwrap_or(0.0);
+    times
 }
 
 /// Adds what stands at the ends of a chunk at `place` of `depth`: embedding, head, loads and receives.
@@ -245,14 +241,24 @@ pub fn ends(times: &mut Times, (place, depth): (usize, usize), costs: &Costs) {
     }
 }
 
-/// A step of decided stages.
-pub fn step(plan: &Plan, costs: &Costs) -> f64 {
+/// Seconds of a stage a microbatch, and once a step beside its passes.
+pub fn of_stage(plan: &Plan, costs: &Costs, stage: usize) -> (f64, f64) {
+    let chunks = (0..plan.chunks).map(|chunk| chunk_times(plan, costs, stage, chunk)).collect::<Vec<_>>();
+    let tail = Tail::of(plan, costs, stage, &chunks);
+    (chunks.iter().map(Times::longer).sum(), tail.before + costs.norm_sum + tail.after)
+}
+
+/// A step of decided stages, each with its own costs.
+pub fn step(plan: &Plan, costs: &[&Costs]) -> f64 {
     let pipeline = plan.pipeline();
-    let all = times(plan, costs);
-    let ends = ends_of_stages(&pipeline, &all, costs.hop);
-    let tails: Vec<Tail> = (0..plan.mesh.pp).map(|stage| Tail::of(plan, costs, stage, &all[stage])).collect();
+    let times = |stage: usize| (0..plan.chunks).map(|chunk| chunk_times(plan, costs[stage], stage, chunk)).collect();
+    let all: Vec<Vec<Times>> = (0..plan.mesh.pp).map(times).collect();
+    let hop = costs.iter().map(|costs| costs.hop).fold(f64::INFINITY, f64::min);
+    let ends = ends_of_stages(&pipeline, &all, hop);
+    let tails: Vec<Tail> = (0..plan.mesh.pp).map(|stage| Tail::of(plan, costs[stage], stage, &all[stage])).collect();
     let summed = ends.iter().zip(&tails).map(|(end, tail)| end + tail.before).fold(0.0, f64::max);
-    summed + costs.norm_sum + tails.iter().map(|tail| tail.after).fold(0.0, f64::max)
+    let norm = costs.iter().map(|costs| costs.norm_sum).fold(f64::INFINITY, f64::min);
+    summed + norm + tails.iter().map(|tail| tail.after).fold(0.0, f64::max)
 }
 
 /// When each stage's passes are done, were nothing in their way but each other.
@@ -314,9 +320,7 @@ impl<'a> Played<'a> {
         let (pipeline, times) = (self.pipeline, &self.all[stage][chunk]);
         let place = pipeline.place(stage, chunk);
         let at = |place: usize| place * pipeline.microbatches + mb;
-        let came = |place: usize, when: f64| {
-            when + if pipeline.chunk_at(place).0 == stage { 0.0 } else { self.hop }
-        };
+        let came = |place: usize, when: f64| when + if pipeline.chunk_at(place).0 == stage { 0.0 } else { self.hop };
         let (needs, takes) = match action {
             Action::Forward(..) if place == 0 => (0.0, times.forward),
             Action::Forward(..) => (came(place - 1, self.done[0][at(place - 1)]), times.forward),

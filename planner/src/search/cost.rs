@@ -19,13 +19,16 @@ use crate::lower::{BankSize, Blocks, Code, Frames, Piece, PieceSize, Pieces, Seg
 use crate::model::Kind;
 use crate::plan::Plan;
 
+/// First rank, distance and number of a group's ranks.
+type Group = (usize, usize, usize);
+
 /// Prices with a memory for what travels.
 pub struct Links<'a> {
     /// The prices; their mesh is not used.
     pub prices: Prices<'a>,
     /// Whether all axes count as near as can be.
     pub nearest: bool,
-    known: HashMap<(Collective, usize, usize, u64), f64>,
+    known: HashMap<(Collective, u64, Group), f64>,
     ops: HashMap<(&'static str, usize, usize), f64>,
 }
 
@@ -37,16 +40,17 @@ impl<'a> Links<'a> {
 
     /// Seconds of a collective over an axis; `bytes` of fp32 elements.
     pub fn collective(&mut self, mesh: &Mesh, op: Collective, axis: Axis, bytes: u64) -> Result<f64, PriceError> {
-        let ranks = mesh.size(axis);
-        let stride = if self.nearest { 1 } else { mesh.stride(axis) };
-        if ranks == 1 {
+        if mesh.size(axis) == 1 {
             return Ok(0.0);
         }
-        if let Some(&seconds) = self.known.get(&(op, stride, ranks, bytes)) {
+        let (group, stride, ranks) = self.prices.group(mesh, axis);
+        let stride = if self.nearest { 1 } else { stride };
+        let key = (op, bytes, (group, stride, ranks));
+        if let Some(&seconds) = self.known.get(&key) {
             return Ok(seconds);
         }
-        let seconds = self.prices.collective_over(op, stride, ranks, Bytes(bytes))?.0;
-        self.known.insert((op, stride, ranks, bytes), seconds);
+        let seconds = self.prices.among(op, Bytes(bytes), group, (stride, ranks))?.0;
+        self.known.insert(key, seconds);
         Ok(seconds)
     }
 
@@ -271,8 +275,8 @@ impl Costs {
             layers,
             head,
             hop,
-            recv: links.prices.received(plan.stream_elems()).0,
-            load: [links.prices.load(plan.rows()).0, links.prices.load(plan.target_rows()).0],
+            recv: links.prices.received(plan.stream_elems())?.0,
+            load: [links.prices.load(plan.rows())?.0, links.prices.load(plan.target_rows())?.0],
             norm_sum,
             tied,
             moves: links.prices.moved(Bytes(slot as u64 * 4)).ok().map(|seconds| seconds.0),

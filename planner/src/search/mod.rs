@@ -9,9 +9,10 @@
 //! Invariant: no combination that simulates faster than the best kept one, by more than the stated gap, was left out; equal
 //! inputs give equal answers on any number of cores.
 
-mod bound;
-mod cost;
+pub(crate) mod bound;
+pub(crate) mod cost;
 mod floor;
+mod seats;
 mod space;
 mod stages;
 
@@ -20,8 +21,7 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
-use meshwright_hardware::mesh::{Mesh, Order};
-use meshwright_hardware::price::Prices;
+use meshwright_hardware::mesh::Order;
 use meshwright_hardware::profile::Cluster;
 
 use crate::error::PlanError;
@@ -32,7 +32,8 @@ use crate::predict::{Predicted, predict};
 use crate::schedule::Pipeline;
 
 use bound::{Whole, least_ratio};
-pub(crate) use cost::{Costs, Links, PieceCost, ShapeWork};
+use cost::{Costs, Links, ShapeWork};
+use seats::Seats;
 pub use space::Fix;
 use space::{Combination, Shape, Space};
 use stages::Undecided;
@@ -75,7 +76,14 @@ pub fn search(job: &Job, cluster: &Cluster, fix: &Fix, top: usize) -> Result<Fou
     search.begin()?;
     let t0 = started.elapsed();
     search.run(top.max(1))?;
-    eprintln!("begin {t0:?} shapes {} opened {} orders {} combos {} proved {}", search.shapes.len(), search.stats[0], search.stats[1], search.stats[2], search.proved);
+    eprintln!(
+        "begin {t0:?} shapes {} opened {} orders {} combos {} proved {}",
+        search.shapes.len(),
+        search.stats[0],
+        search.stats[1],
+        search.stats[2],
+        search.proved
+    );
     let Search { considered, rejected, best, simulated, mut queue, proved, .. } = search;
     if best.is_empty() {
         return Err(PlanError::Infeasible { considered, rejected });
@@ -127,18 +135,24 @@ impl Ord for Node {
 
 /// What combinations of one shape, mesh and ZeRO stage share.
 struct Group {
-    costs: Costs,
+    seats: Seats,
+    /// By pool.
+    costs: Vec<Costs>,
+    /// By pool.
+    wholes: Vec<Whole>,
     sizes: Sizes,
-    whole: Whole,
 }
 
 struct Search<'a> {
     space: Space<'a>,
     cluster: &'a Cluster,
-    links: Links<'a>,
-    room: u64,
+    /// By pool.
+    links: Vec<Links<'a>>,
+    /// Bytes that a plan may declare on a device, by pool.
+    room: Vec<u64>,
     shapes: Vec<Shape>,
-    work: Vec<Option<ShapeWork>>,
+    /// By shape and pool, of shapes that were opened.
+    work: Vec<Vec<ShapeWork>>,
     flights: HashMap<Pipeline, Arc<Vec<InFlight>>>,
     ratios: HashMap<(usize, usize), f64>,
     groups: HashMap<(usize, usize, u8, Option<Order>), Arc<Group>>,
@@ -155,12 +169,12 @@ struct Search<'a> {
 
 impl<'a> Search<'a> {
     fn of(job: &'a Job, cluster: &'a Cluster, fix: &'a Fix) -> Result<Self, PlanError> {
-        let memory = cluster.pools.iter().map(|pool| pool.device.memory.value.0).min().unwrap_or(0);
+        let room = |memory: u64| (memory as f64 * USABLE_MEMORY) as u64;
         Ok(Search {
-            space: Space { job, devices: cluster.devices(), fix },
+            space: Space { job, devices: cluster.devices(), fix, pools: cluster.pools.len() > 1 },
             cluster,
-            links: Links::new(Prices::new(cluster, Mesh::ONE, job.precision)?),
-            room: (memory as f64 * USABLE_MEMORY) as u64,
+            links: seats::prices(cluster, job.precision).into_iter().map(Links::new).collect(),
+            room: cluster.pools.iter().map(|pool| room(pool.device.memory.value.0)).collect(),
             shapes: Vec::new(),
             work: Vec::new(),
             flights: HashMap::new(),
@@ -192,12 +206,12 @@ impl<'a> Search<'a> {
     fn begin(&mut self) -> Result<(), PlanError> {
         self.shapes = self.space.shapes(&mut self.rejected);
         self.considered = self.rejected.values().sum();
-        self.work.resize_with(self.shapes.len(), || None);
+        self.work.resize_with(self.shapes.len(), Vec::new);
         for index in 0..self.shapes.len() {
             let shape = self.shapes[index];
             let (usual, others) = self.count(&shape);
             self.considered += usual + others;
-            if self.least_bytes(&shape) > self.room {
+            if self.least_bytes(&shape) > self.room.iter().copied().max().unwrap_or(0) {
                 self.reject("out of memory", usual + others);
                 continue;
             }
@@ -231,7 +245,11 @@ impl<'a> Search<'a> {
 
     /// A floor of all combinations of a shape: its work spread evenly over all stages.
     fn floor_of_shape(&mut self, shape: &Shape) -> Result<f64, PlanError> {
-        let each = floor::of_shape(self.space.job, shape, &mut self.links)?;
+        let mut rate = 0.0;
+        for (pool, links) in self.cluster.pools.iter().zip(&mut self.links) {
+            rate += pool.devices() as f64 / floor::of_shape(self.space.job, shape, links)?;
+        }
+        let each = self.space.devices as f64 / rate;
         let microbatches = self.space.job.global_batch * shape.tp * shape.cp;
         Ok(each * microbatches as f64 / (self.space.devices * shape.microbatch) as f64)
     }
@@ -244,10 +262,19 @@ impl<'a> Search<'a> {
                 break;
             }
             match node.known {
-                Known::Shape(index) => { self.stats[0] += 1; self.open(index, node.seconds)? }
-                Known::Orders(index) => { self.stats[1] += 1; self.open_orders(index, node.seconds)? }
+                Known::Shape(index) => {
+                    self.stats[0] += 1;
+                    self.open(index, node.seconds)?
+                }
+                Known::Orders(index) => {
+                    self.stats[1] += 1;
+                    self.open_orders(index, node.seconds)?
+                }
                 Known::AnyOrder(index, of) => self.order(index, of, node.seconds)?,
-                Known::Combination(index, of, group) => { self.stats[2] += 1; self.decide(index, of, &group, node.seconds)? }
+                Known::Combination(index, of, group) => {
+                    self.stats[2] += 1;
+                    self.decide(index, of, &group, node.seconds)?
+                }
                 Known::Plan(plan) => self.simulate(*plan, top, node.seconds)?,
             }
         }
@@ -279,9 +306,10 @@ impl<'a> Search<'a> {
         let shape = self.shapes[index];
         let Some(first) = self.space.combinations(&shape).next() else { return Ok(()) };
         let plan = self.space.plan(&shape, &first);
-        let work = ShapeWork::of(&plan, &mut self.links.prices)?;
-        let kernels = work.kernels(&plan) * plan.microbatches() as f64 / plan.mesh.pp as f64;
-        self.work[index] = Some(work);
+        let work = self.links.iter_mut().map(|links| ShapeWork::of(&plan, &mut links.prices));
+        let work = work.collect::<Result<Vec<_>, _>>()?;
+        let kernels = work[0].kernels(&plan) * plan.microbatches() as f64 / plan.mesh.pp as f64;
+        self.work[index] = work;
         let all: Vec<Combination> = self.space.combinations(&shape).collect();
         self.queue_all(index, &all, least)?;
         if self.count(&shape).1 > 0 {
@@ -317,6 +345,10 @@ impl<'a> Search<'a> {
 
     fn queue_all(&mut self, index: usize, all: &[Combination], least: f64) -> Result<(), PlanError> {
         for of in all {
+            if Seats::of(self.cluster, &self.space.mesh(&self.shapes[index], of)).is_none() {
+                self.reject("a stage or a replica would straddle two pools", 1);
+                continue;
+            }
             let group = self.group(index, of, false)?;
             let floor = self.floor(index, of, &group);
             self.push(floor.max(least), Known::Combination(index, *of, group));
@@ -331,14 +363,17 @@ impl<'a> Search<'a> {
             return Ok(group.clone());
         }
         let plan = self.space.plan(&self.shapes[index], of);
-        let work = self.work[index].as_ref().expect("an opened shape is priced");
-        let sizes = Sizes::of(&plan, &work.frames);
-        self.links.nearest = nearest;
-        let costs = Costs::of(&plan, work, &sizes, &mut self.links);
-        self.links.nearest = false;
-        let costs = costs?;
-        let whole = Whole::of(&plan, &costs);
-        let group = Arc::new(Group { costs, sizes, whole });
+        let sizes = Sizes::of(&plan, &self.work[index][0].frames);
+        let mut costs = Vec::new();
+        for (links, work) in self.links.iter_mut().zip(&self.work[index]) {
+            links.nearest = nearest;
+            let priced = Costs::of(&plan, work, &sizes, links);
+            links.nearest = false;
+            costs.push(priced?);
+        }
+        let wholes = costs.iter().map(|costs| Whole::of(&plan, costs)).collect();
+        let seats = Seats::of(self.cluster, &plan.mesh).expect("straddling meshes are left out before");
+        let group = Arc::new(Group { seats, costs, wholes, sizes });
         self.groups.insert(key, group.clone());
         Ok(group)
     }
@@ -352,31 +387,97 @@ impl<'a> Search<'a> {
         } else {
             1.0
         };
-        group.whole.floor(&pipeline, ratio)
+        match &group.wholes[..] {
+            [whole] => whole.floor(&pipeline, ratio),
+            all => {
+                // Work goes to each pool by its speed, were there nothing else.
+                let counts = group.seats.counts(all.len());
+                let rate: f64 = counts.iter().zip(all).map(|(&n, whole)| n as f64 / whole.times.longer()).sum();
+                let batch = self.space.job.global_batch as f64 / self.shapes[index].microbatch as f64;
+                match group.seats {
+                    Seats::Stages(_) => batch / of.dp as f64 / rate,
+                    Seats::Replicas(_) => batch / of.pp as f64 / rate,
+                }
+            }
+        }
     }
 
     /// Decides a combination's stages and queues the plan by its bound.
     fn decide(&mut self, index: usize, of: Combination, group: &Group, least: f64) -> Result<(), PlanError> {
         let chunks = of.chunks;
         let plan = self.space.plan(&self.shapes[index], &of);
-        let room = vec![self.room; of.pp];
-        let pipeline = Pipeline { microbatches: plan.pipeline().settled(), ..plan.pipeline() };
-        let flights = self.flights.entry(pipeline).or_insert_with(|| Arc::new(InFlight::all(&pipeline))).clone();
-        let undecided =
-            Undecided { plan: &plan, costs: &group.costs, sizes: &group.sizes, flights: &flights, room: &room };
+        // Replicas in several pools have the same stages: as the slowest need them, in the least memory.
+        let slowest = (0..group.costs.len())
+            .max_by(|&a, &b| group.wholes[a].times.total().total_cmp(&group.wholes[b].times.total()));
+        let pools = group.seats.stages(of.pp, slowest.unwrap_or(0));
+        let costs: Vec<&Costs> = pools.iter().map(|&pool| &group.costs[pool]).collect();
+        let room: Vec<u64> = match group.seats {
+            Seats::Stages(_) => pools.iter().map(|&pool| self.room[pool]).collect(),
+            Seats::Replicas(_) => vec![self.room.iter().copied().min().unwrap_or(0); of.pp],
+        };
+        let flights = self.flights(plan.pipeline());
+        let undecided = Undecided { plan: &plan, costs: &costs, sizes: &group.sizes, flights: &flights, room: &room };
         let found = if stages::hopeless(&undecided) { None } else { undecided.decide() };
         let Some(stages) = found else {
             self.reject("out of memory", 1);
             return Ok(());
         };
-        let plan = Plan { stages, ..plan };
-        let bound = bound::step(&plan, &group.costs).max(least);
+        let mut plan = Plan { stages, ..plan };
+        let bound = match &group.seats {
+            Seats::Stages(_) => bound::step(&plan, &costs),
+            Seats::Replicas(replicas) => {
+                let Some(shared) = crate::shares::Problem::of(&plan, self.cluster)?.solve() else {
+                    self.reject("fewer microbatches than replicas", 1);
+                    return Ok(());
+                };
+                plan.shares = shared.shares;
+                if plan.shares.windows(2).all(|pair| pair[0] == pair[1]) {
+                    plan.shares = Vec::new();
+                }
+                if plan.check().is_err() {
+                    self.reject("unlike shares do not go with it", 1);
+                    return Ok(());
+                }
+                let classes = plan.classes();
+                let of_replica = |(replica, &pool): (usize, &usize)| {
+                    let own = plan.of_class(classes.of_replica(replica));
+                    bound::step(&own, &vec![&group.costs[pool]; of.pp])
+                };
+                let firsts = replicas.iter().enumerate().filter(|(i, pool)| *i == 0 || replicas[i - 1] != **pool);
+                firsts.map(of_replica).fold(0.0, f64::max)
+            }
+        };
+        if !self.fits(&plan, group) {
+            self.reject("out of memory", 1);
+            return Ok(());
+        }
         if of.pp > 1 && chunks == 1 {
-            if std::env::var("DBG").is_ok() && least < self.proved { eprintln!("proved {least:.4} bound {bound:.4} {}", plan.summary()); }
+            if std::env::var("DBG").is_ok() && least < self.proved {
+                eprintln!("proved {least:.4} bound {bound:.4} {}", plan.summary());
+            }
             self.proved = self.proved.min(least);
         }
-        self.push(bound, Known::Plan(Box::new(plan)));
+        self.push(bound.max(least), Known::Plan(Box::new(plan)));
         Ok(())
+    }
+
+    /// Microbatches under way, by stage.
+    fn flights(&mut self, pipeline: Pipeline) -> Arc<Vec<InFlight>> {
+        let settled = Pipeline { microbatches: pipeline.settled(), ..pipeline };
+        self.flights.entry(settled).or_insert_with(|| Arc::new(InFlight::all(&settled))).clone()
+    }
+
+    /// Whether unlike shares fit too: replicas with more microbatches may have more of them under way.
+    fn fits(&mut self, plan: &Plan, group: &Group) -> bool {
+        let room = self.room.iter().copied().min().unwrap_or(0);
+        let classes: Vec<Plan> = match plan.shares.is_empty() {
+            true => Vec::new(),
+            false => (0..plan.classes().count()).map(|class| plan.of_class(class)).collect(),
+        };
+        classes.iter().all(|own| {
+            let flights = self.flights(own.pipeline());
+            (0..own.mesh.pp).all(|stage| group.sizes.stage(own, &flights[stage], stage) <= room)
+        })
     }
 
     /// Simulates a plan, with the next ones if they are as far, and keeps the best.
@@ -394,7 +495,15 @@ impl<'a> Search<'a> {
         });
         for (plan, predicted) in batch.into_iter().zip(predicted) {
             let predicted = predicted?;
-            if std::env::var("DBG").is_ok() { eprintln!("{:.4} sim {:.4} bound {:.4} {}", bounds_dbg / predicted.figures.step_time_s, predicted.figures.step_time_s, bounds_dbg, plan.summary()); }
+            if std::env::var("DBG").is_ok() {
+                eprintln!(
+                    "{:.4} sim {:.4} bound {:.4} {}",
+                    bounds_dbg / predicted.figures.step_time_s,
+                    predicted.figures.step_time_s,
+                    bounds_dbg,
+                    plan.summary()
+                );
+            }
             let time = |predicted: &Predicted| predicted.figures.step_time_s;
             let at = self.best.partition_point(|(_, other)| time(other) <= time(&predicted));
             self.best.insert(at, (plan, predicted));

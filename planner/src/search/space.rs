@@ -72,6 +72,8 @@ pub struct Shape {
     pub cp: usize,
     /// Expert parallelism.
     pub ep: usize,
+    /// Whether experts are whole though there is tensor parallelism.
+    pub whole_experts: bool,
     /// Sequences a microbatch.
     pub microbatch: usize,
     /// Whether tensor parallelism shards tokens.
@@ -107,6 +109,8 @@ pub struct Space<'a> {
     pub devices: usize,
     /// What is fixed.
     pub fix: &'a Fix,
+    /// Whether the devices are in several pools, on which replicas may take unlike shares of the batch.
+    pub pools: bool,
 }
 
 impl Space<'_> {
@@ -141,18 +145,21 @@ impl Space<'_> {
         let rest = self.devices / (tp * cp);
         for microbatch in self.microbatches(rest) {
             let rows = microbatch * job.seq / cp;
-            for ep in divisors(experts).filter(|ep| allows(&fix.ep, ep) && (rest * cp).is_multiple_of(*ep)) {
-                for (sequence_parallel, ring, splits) in flags() {
-                    let sharded = tp > 1 && rows.is_multiple_of(tp) && job.target() == 0;
-                    let wanted = (tp == 1 || allows(&fix.sequence_parallel, &sequence_parallel))
-                        && (cp == 1 || allows(&fix.ring, &ring));
-                    if wanted && (sharded || !sequence_parallel) && (cp > 1 || !ring) {
-                        let shape = Shape { tp, cp, ep, microbatch, sequence_parallel, ring, splits };
-                        if self.combinations(&shape).next().is_some() {
-                            all.push(shape);
-                        } else if !splits {
-                            reject("no number of replicas and stages goes with it".to_owned());
-                        }
+            for (sequence_parallel, ring, splits, whole_experts) in flags() {
+                let sharded = tp > 1 && rows.is_multiple_of(tp) && job.target() == 0;
+                let wanted = (tp == 1 || allows(&fix.sequence_parallel, &sequence_parallel))
+                    && (cp == 1 || allows(&fix.ring, &ring))
+                    && (!whole_experts || (experts > 1 && sequence_parallel && !job.model.parallel_block()));
+                if !wanted || (sequence_parallel && !sharded) || (ring && cp == 1) {
+                    continue;
+                }
+                let spread = rest * cp * if whole_experts { tp } else { 1 };
+                for ep in divisors(experts).filter(|ep| allows(&fix.ep, ep) && spread.is_multiple_of(*ep)) {
+                    let shape = Shape { tp, cp, ep, whole_experts, microbatch, sequence_parallel, ring, splits };
+                    if self.combinations(&shape).next().is_some() {
+                        all.push(shape);
+                    } else if !splits {
+                        reject("no number of replicas and stages goes with it".to_owned());
                     }
                 }
             }
@@ -176,24 +183,31 @@ impl Space<'_> {
     /// Combinations of a shape in the usual order of axes, or in the fixed one.
     pub fn combinations(&self, shape: &Shape) -> impl Iterator<Item = Combination> {
         let (job, fix) = (self.job, self.fix);
-        let &Shape { tp, cp, ep, microbatch, splits, .. } = shape;
+        let &Shape { tp, cp, ep, microbatch, splits, whole_experts, .. } = shape;
         let rest = self.devices / (tp * cp);
-        let order = fix.order.unwrap_or_default();
+        let among = cp * if whole_experts { tp } else { 1 };
         let fits = move |&pp: &usize| {
             let dp = rest / pp;
-            allows(&fix.pp, &pp)
-                && allows(&fix.dp, &dp)
-                && pp <= job.model.depth()
-                && (dp * cp).is_multiple_of(ep)
-                && job.global_batch.is_multiple_of(dp * microbatch)
+            allows(&fix.pp, &pp) && allows(&fix.dp, &dp) && pp <= job.model.depth() && (dp * among).is_multiple_of(ep)
         };
-        divisors(rest).filter(fits).flat_map(move |pp| {
+        let even = move |dp: usize| job.global_batch.is_multiple_of(dp * microbatch);
+        // With several pools, stages or replicas lie in one each: whichever of them is outermost.
+        let both = [Order::TpDataPp, Order::TpPpData];
+        let orders: Vec<Order> = match fix.order {
+            Some(order) => vec![order],
+            None => both[..if self.pools { 2 } else { 1 }].to_vec(),
+        };
+        let meshes = divisors(rest).filter(fits).flat_map(move |pp| orders.clone().into_iter().map(move |o| (pp, o)));
+        meshes.flat_map(move |(pp, order)| {
             let dp = rest / pp;
+            // Unlike shares need not divide evenly.
+            let unlike = self.pools && order == Order::TpPpData && job.global_batch / microbatch >= dp;
             let whole = job.global_batch / (dp * microbatch);
-            let ways = self.ways(pp, whole, splits);
+            let ways = if even(dp) || unlike { self.ways(pp, whole, splits) } else { Vec::new() };
+            let most = if even(dp) { 3 } else { 1 };
             ways.into_iter().flat_map(move |(schedule, chunks)| {
-                let zeros = self.zeros(dp * cp, schedule);
-                zeros.into_iter().map(move |zero| Combination { dp, pp, schedule, chunks, zero, order })
+                let zeros = self.zeros(dp * cp, schedule).into_iter().filter(move |zero| *zero <= most);
+                zeros.map(move |zero| Combination { dp, pp, schedule, chunks, zero, order })
             })
         })
     }
@@ -237,7 +251,7 @@ impl Space<'_> {
 
     /// The other orders of axes in which a mesh differs from the usual one.
     pub fn orders(&self, mesh: &Mesh) -> Vec<Order> {
-        if self.fix.order.is_some() {
+        if self.fix.order.is_some() || self.pools {
             return Vec::new();
         }
         let matters = |order: Order| order.axes().into_iter().filter(|&axis| mesh.size(axis) > 1).collect::<Vec<_>>();
@@ -245,6 +259,9 @@ impl Space<'_> {
         let mut all = Vec::new();
         for order in Order::ALL {
             let axes = matters(order);
+            if mesh.spread() > 1 && !order.spreads() {
+                continue;
+            }
             if !seen.contains(&axes) {
                 seen.push(axes);
                 all.push(order);
@@ -255,8 +272,9 @@ impl Space<'_> {
 
     /// The mesh of a combination.
     pub fn mesh(&self, shape: &Shape, of: &Combination) -> Mesh {
-        let (&Shape { tp, cp, ep, .. }, &Combination { dp, pp, order, .. }) = (shape, of);
-        Mesh { dp, pp, tp, cp, ep, order, ..Mesh::ONE }
+        let (&Shape { tp, cp, ep, whole_experts, .. }, &Combination { dp, pp, order, .. }) = (shape, of);
+        let etp = whole_experts.then_some(1);
+        Mesh { dp, pp, tp, cp, ep, etp, order }
     }
 
     /// The plan of a combination, without stages.
@@ -270,9 +288,9 @@ impl Space<'_> {
     }
 }
 
-/// Sequence parallelism, ring, split backward: every combination.
-fn flags() -> impl Iterator<Item = (bool, bool, bool)> {
-    (0..8).map(|bits| (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0))
+/// Sequence parallelism, ring, split backward, whole experts: every combination.
+fn flags() -> impl Iterator<Item = (bool, bool, bool, bool)> {
+    (0..16).map(|bits| (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0, bits & 8 != 0))
 }
 
 /// Divisors, ascending.

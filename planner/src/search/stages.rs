@@ -18,8 +18,8 @@ use super::cost::Costs;
 pub struct Undecided<'a> {
     /// The plan; its stages do not count.
     pub plan: &'a Plan,
-    /// Its costs.
-    pub costs: &'a Costs,
+    /// Its costs, by stage.
+    pub costs: &'a [&'a Costs],
     /// Its sizes.
     pub sizes: &'a Sizes,
     /// Microbatches under way, by stage.
@@ -140,7 +140,8 @@ impl<'a> Window<'a> {
 
     /// Seconds of a mix a microbatch.
     fn seconds(&self, mix: &Stage) -> f64 {
-        let Undecided { plan, costs, .. } = self.undecided;
+        let plan = self.undecided.plan;
+        let costs = self.undecided.costs[self.stage];
         let mut times = Times::default();
         for (i, kind) in self.kinds().enumerate() {
             times.layer(costs.layer(kind), mix.mode(i));
@@ -181,7 +182,7 @@ impl<'a> Window<'a> {
     /// The fewest layers on the host that make the rest fit.
     fn away(&self, room: u64) -> Option<Stage> {
         let plan = self.undecided.plan;
-        if plan.schedule.splits() || self.undecided.costs.moves.is_none() {
+        if plan.schedule.splits() || self.undecided.costs[self.stage].moves.is_none() {
             return None;
         }
         let mix = |offload: usize| Stage { layers: self.count, full: 0, selective: 0, offload };

@@ -25,19 +25,27 @@ fn every_candidate_is_kept_or_counted() {
     }
 }
 
+/// The bound of decided stages, and the floor of the combination.
+fn bounds(plan: &Plan, cluster: &Cluster) -> (f64, f64) {
+    let mut links = Links::new(seats::prices(cluster, plan.job.precision).remove(0));
+    let work = ShapeWork::of(plan, &mut links.prices).unwrap();
+    let sizes = Sizes::of(plan, &work.frames);
+    let costs = Costs::of(plan, &work, &sizes, &mut links).unwrap();
+    let ratio = least_ratio(plan.microbatches(), plan.mesh.pp);
+    (bound::step(plan, &vec![&costs; plan.mesh.pp]), Whole::of(plan, &costs).floor(&plan.pipeline(), ratio))
+}
+
 #[test]
 fn no_bound_is_above_its_simulation() {
-    let (job, cluster) = (tiny_job(tiny_model(Dress::Gpt2)), cluster("8x cpu-generic"));
-    let found = search(&job, &cluster, &Fix::default(), usize::MAX).unwrap();
-    for (plan, predicted) in &found.best {
-        let mut blocks = Blocks::default();
-        let pieces = Pieces::of(plan, &mut blocks);
-        let mut prices = Prices::new(&cluster, plan.mesh, plan.job.precision).unwrap();
-        let costs = Costs::of(&pieces, &blocks, &mut prices).unwrap();
-        let update = update_seconds(plan, &pieces, &mut prices).unwrap();
-        let (bound, simulated) = (step_seconds(plan, &costs, update), predicted.figures.step_time_s);
-        assert!(bound <= simulated * (1.0 + 1e-6), "{}: {bound} above {simulated}", plan.summary());
-        assert!(costs.floor(plan) <= bound * (1.0 + 1e-9));
+    for dress in [Dress::Gpt2, Dress::Llama] {
+        let (job, cluster) = (tiny_job(tiny_model(dress)), cluster("8x cpu-generic"));
+        let found = search(&job, &cluster, &Fix::default(), usize::MAX).unwrap();
+        assert!(found.best.len() > 100, "{}", found.best.len());
+        for (plan, predicted) in &found.best {
+            let ((bound, floor), simulated) = (bounds(plan, &cluster), predicted.figures.step_time_s);
+            assert!(bound <= simulated * (1.0 + 1e-6), "{}: {bound} above {simulated}", plan.summary());
+            assert!(floor <= bound * (1.0 + 1e-9), "{}: {floor} above {bound}", plan.summary());
+        }
     }
 }
 
@@ -48,5 +56,5 @@ fn what_fits_nowhere_is_counted_by_reason() {
     let error = search(&tiny_job(model), &cluster("1x cpu-generic"), &Fix::default(), 1).unwrap_err();
     assert_eq!(error.exit_code(), 3);
     let message = error.to_string();
-    assert!(message.contains("4 considered") && message.contains("4 out of memory"), "{message}");
+    assert!(message.contains("out of memory"), "{message}");
 }

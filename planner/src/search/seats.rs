@@ -1,0 +1,84 @@
+//! Seats: which pool each stage, or each replica, of a mesh sits in.
+//!
+//! In: a cluster, a mesh. Out: [`Seats`], or none where a stage or a replica would straddle two pools.
+//!
+//! Invariant: one pool seats everything.
+
+use meshwright_hardware::mesh::{Axis, Mesh};
+use meshwright_hardware::price::{Place, Prices};
+use meshwright_hardware::profile::Cluster;
+use meshwright_hardware::units::Precision;
+
+/// The pools of a mesh's parts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Seats {
+    /// By stage, where every replica of it sits in one pool.
+    Stages(Vec<usize>),
+    /// By replica, where all its stages sit in one pool.
+    Replicas(Vec<usize>),
+}
+
+impl Seats {
+    /// Where a mesh's parts sit on all devices of a cluster.
+    pub fn of(cluster: &Cluster, mesh: &Mesh) -> Option<Seats> {
+        if cluster.pools.len() == 1 {
+            return Some(Seats::Stages(vec![0; mesh.pp]));
+        }
+        let outermost = mesh.order.axes().into_iter().rfind(|&axis| mesh.size(axis) > 1).unwrap_or(Axis::Pp);
+        let parts = |count: usize| -> Option<Vec<usize>> {
+            let each = mesh.ranks() / count;
+            let pool = |part: usize| {
+                let [first, last] = [part * each, (part + 1) * each - 1].map(|rank| cluster.pool_of(rank));
+                first.filter(|_| first == last)
+            };
+            (0..count).map(pool).collect()
+        };
+        match outermost {
+            Axis::Pp => parts(mesh.pp).map(Seats::Stages),
+            Axis::Data => parts(mesh.dp).map(Seats::Replicas),
+            _ => None,
+        }
+    }
+
+    /// The pool of every stage; with seats by replica, the given one of all.
+    pub fn stages(&self, stages: usize, replicas_in: usize) -> Vec<usize> {
+        match self {
+            Seats::Stages(pools) => pools.clone(),
+            Seats::Replicas(_) => vec![replicas_in; stages],
+        }
+    }
+
+    /// How many parts sit in each of so many pools.
+    pub fn counts(&self, pools: usize) -> Vec<usize> {
+        let (Seats::Stages(seats) | Seats::Replicas(seats)) = self;
+        (0..pools).map(|pool| seats.iter().filter(|&&seat| seat == pool).count()).collect()
+    }
+}
+
+/// Prices as the first rank of each pool pays them.
+pub fn prices(cluster: &Cluster, precision: Precision) -> Vec<Prices<'_>> {
+    let of = |(pool, ranks): (usize, std::ops::Range<usize>)| {
+        let place = Place { rank: ranks.start, class: 0, stage: 0, replicas: vec![0], pools: vec![pool] };
+        Prices::at(cluster, Mesh::ONE, precision, &place)
+    };
+    cluster.ranks().enumerate().map(of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use meshwright_hardware::mesh::Order;
+
+    #[test]
+    fn stages_or_replicas_sit_whole_in_pools() {
+        let cluster = Cluster::parse("1x dgx-h100 + 2x dgx-a100-80gb").unwrap();
+        let mesh = |dp, pp, tp, order| Mesh { dp, pp, tp, order, ..Mesh::ONE };
+        let (usual, other) = (Order::TpDataPp, Order::TpPpData);
+        assert_eq!(Seats::of(&cluster, &mesh(2, 3, 4, usual)), Some(Seats::Stages(vec![0, 1, 1])));
+        assert_eq!(Seats::of(&cluster, &mesh(2, 3, 4, other)), None);
+        assert_eq!(Seats::of(&cluster, &mesh(3, 2, 4, other)), Some(Seats::Replicas(vec![0, 1, 1])));
+        assert_eq!(Seats::of(&cluster, &mesh(6, 1, 4, usual)), Some(Seats::Replicas(vec![0, 0, 1, 1, 1, 1])));
+        let one = Cluster::parse("2x dgx-h100").unwrap();
+        assert_eq!(Seats::of(&one, &mesh(2, 2, 4, usual)), Some(Seats::Stages(vec![0, 0])));
+    }
+}
