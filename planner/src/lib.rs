@@ -6,6 +6,7 @@
 
 pub mod error;
 pub mod estimate;
+pub mod goodput;
 pub mod job;
 pub mod lower;
 pub mod model;
