@@ -6,6 +6,7 @@
 
 pub mod error;
 pub mod estimate;
+pub mod explain;
 pub mod goodput;
 pub mod job;
 pub mod lower;
@@ -17,6 +18,7 @@ pub mod predict;
 pub mod schedule;
 pub mod search;
 pub mod shape;
+pub mod sites;
 #[cfg(test)]
 mod testing;
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Fault, PlanError};
 use crate::job::Job;
 use crate::schedule::{Action, Pipeline};
+use crate::sites::Sites;
 
 /// In which order a stage runs its microbatches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -121,8 +122,11 @@ pub struct Plan {
     /// Whether context parallelism passes keys and values round a ring, block by block, and does not gather them.
     #[serde(default, skip_serializing_if = "is_false")]
     pub ring: bool,
-    /// The ranks.
+    /// The ranks; of each site, where there are several.
     pub mesh: Mesh,
+    /// Several sites with slow links between, which share their work now and then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sites: Option<Sites>,
     /// One a chunk of a stage, in the model's order.
     pub stages: Vec<Stage>,
     /// What it trains.
@@ -153,6 +157,7 @@ impl Plan {
             sequence_parallel: false,
             ring: false,
             mesh: Mesh::ONE,
+            sites: None,
             stages,
             job,
         }
@@ -177,7 +182,12 @@ impl Plan {
 
     /// Microbatches of a replica in a step.
     pub fn microbatches(&self) -> usize {
-        self.job.global_batch / (self.mesh.dp * self.microbatch)
+        self.job.global_batch / (self.site_count() * self.mesh.dp * self.microbatch)
+    }
+
+    /// How many sites there are.
+    pub fn site_count(&self) -> usize {
+        self.sites.map_or(1, |sites| sites.count)
     }
 
     /// How microbatches go through the stages.
@@ -256,6 +266,9 @@ impl Plan {
             text += ", ring attention";
         }
         text += &format!(", {} microbatches of {}", self.microbatches(), self.microbatch);
+        if let Some(Sites { count, every, .. }) = self.sites {
+            text = format!("{count} sites that meet every {every} steps, each {text}");
+        }
         if self.zero > 0 {
             text += &format!(", ZeRO-{}", self.zero);
         }
@@ -283,7 +296,9 @@ impl Plan {
             }
         }
         check_tp(job, tp).map_err(|problem| Fault::new("mesh.tp", tp, problem))?;
-        if !job.global_batch.is_multiple_of(dp * self.microbatch) {
+        if let Some(sites) = &self.sites {
+            sites.check(job.global_batch, dp * self.microbatch)?;
+        } else if !job.global_batch.is_multiple_of(dp * self.microbatch) {
             let problem = format!("it must be a multiple of dp · microbatch = {dp} · {}", self.microbatch);
             return Err(Fault::new("job.global_batch", job.global_batch, problem));
         }

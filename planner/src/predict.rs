@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::error::PlanError;
 use crate::lower::{Lowered, lower};
 use crate::plan::Plan;
+use crate::sites::{self, Outer};
 
 /// The figures that scripts rely on.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -48,7 +49,10 @@ pub fn predict(plan: &Plan, cluster: &Cluster) -> Result<Predicted, PlanError> {
     let durations = price(&lowered.program, cluster, plan.job.precision)?;
     let overlap = cluster.pools.iter().all(|pool| pool.device.overlap);
     let trace = simulate(&lowered.program, &durations, overlap, Origin::Predicted).map_err(PriceError::from)?;
-    let figures = figures(plan, cluster, &lowered, &durations, &trace)?;
+    let mut figures = figures(plan, cluster, &lowered, &durations, &trace)?;
+    if let Some(outer) = sites::outer(plan, cluster, trace.step_time().seconds())? {
+        figures.spread(&outer);
+    }
     Ok(Predicted { figures, lowered, trace })
 }
 
@@ -60,7 +64,7 @@ fn figures(
     trace: &Trace,
 ) -> Result<Figures, PlanError> {
     let step = trace.step_time().seconds().0;
-    let ranks = plan.mesh.ranks() as f64;
+    let ranks = (plan.site_count() * plan.mesh.ranks()) as f64;
     let device = &cluster.pools[0].device;
     let no_peak = || PriceError::NoPeak { device: device.name.clone(), precision: plan.job.precision };
     let peak = device.peak_in(plan.job.precision).ok_or_else(no_peak)?;
@@ -87,6 +91,16 @@ fn bubble(lowered: &Lowered, durations: &Durations, step: f64) -> f64 {
 }
 
 impl Figures {
+    /// Takes in what the meetings of sites add to a step.
+    fn spread(&mut self, outer: &Outer) {
+        let longer = outer.step_s / self.step_time_s;
+        self.step_time_s = outer.step_s;
+        self.tokens_per_s /= longer;
+        self.tokens_per_s_per_device /= longer;
+        self.mfu /= longer;
+        self.bubble_fraction /= longer;
+    }
+
     /// Step time, in its type.
     pub fn step_time(&self) -> Seconds {
         Seconds(self.step_time_s)

@@ -8,7 +8,10 @@ use meshwright_planner::models;
 use meshwright_planner::plan::Plan;
 use meshwright_planner::predict::{Figures, predict};
 use meshwright_planner::search::{Fix, Found, search};
+use meshwright_planner::sites;
 use serde_json::json;
+
+use super::explain::print_sites;
 
 use crate::failure::Failure;
 use crate::runs::write_whole;
@@ -221,6 +224,9 @@ impl Simulate {
         } else {
             println!("{}", plan.summary());
             print_figures(&predicted.figures);
+            if let Some(outer) = sites::outer(&plan, &cluster, predicted.trace.step_time().seconds())? {
+                print_sites(&plan, &outer);
+            }
             println!("\nnext: meshwright run {} to train it on this machine", self.plan);
         }
         Ok(())
