@@ -114,7 +114,8 @@ fn explanations_sum_and_have_the_keys_that_scripts_rely_on() {
     assert!(binding["headroom_bytes"].as_i64().unwrap() > 0);
     let prices = all["shadow_prices"].as_array().unwrap();
     let of = |more: &str, decided: &str| {
-        let found = prices.iter().find(|price| price["more"].as_str().unwrap().contains(more) && price["decided"] == decided);
+        let found =
+            prices.iter().find(|price| price["more"].as_str().unwrap().contains(more) && price["decided"] == decided);
         found.unwrap_or_else(|| panic!("{more} {decided}: {prices:?}"))
     };
     for (more, decided) in [
@@ -163,7 +164,10 @@ fn tables_name_what_they_show_and_end_with_what_is_next() {
         assert!(text.contains(part), "`{part}` in {text}");
     }
     let often = place.text(&["explain", "plan.toml", "--cluster", CLUSTER, "--no-search", "--mtbf", "100 h"]);
-    assert!(often.contains("fails every 4.17 d: the command line") && often.contains("a failure every 6.25 h"), "{often}");
+    assert!(
+        often.contains("fails every 4.17 d: the command line") && often.contains("a failure every 6.25 h"),
+        "{often}"
+    );
     place.refused(&["explain", "plan.toml", "--cluster", CLUSTER, "--mtbf", "0 h"], &["--mtbf is 0"]);
     place.refused(&["explain", "plan.toml", "--cluster", "1x dgx-a100-80gb"], &["16 ranks", "8 devices"]);
     place.refused(&["explain", "none.toml", "--cluster", CLUSTER], &["none.toml"]);
@@ -185,6 +189,10 @@ fn sites_are_simulated_explained_and_not_run() {
     let prices = explained["shadow_prices"].as_array().unwrap();
     let wan = prices.iter().find(|price| price["more"].as_str().unwrap().contains("between sites")).unwrap();
     assert!(wan["tokens_per_s"].as_f64().unwrap() > 0.0);
+    let job =
+        ["plan", "demo-10m", "--seq", "256", "--global-batch", "64", "--cluster", "2x(1x dgx-h100) @ 1 Gbit/s 20 ms"];
+    let found = place.json(&[&job[..], &["-o", "found.toml", "--json"]].concat());
+    assert_eq!((&found["plan"]["sites"]["count"], &found["plan"]["sites"]["every"]), (&2.into(), &500.into()));
     place.refused(&["simulate", "sites.toml", "--cluster", CLUSTER], &["the plan is for 4 sites, the cluster has 1"]);
     place.refused(&["simulate", "plan.toml", "--cluster", cluster], &["`count = 4`"]);
     place.refused(&["simulate", "plan.toml", "--cluster", "4x(2x dgx-a100-80gb)"], &["@ 10 Gbit/s 50 ms"]);

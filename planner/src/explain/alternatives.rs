@@ -5,7 +5,7 @@
 //! An axis that grows takes its ranks from data parallelism, or else from the pipeline; layers are then spread evenly and
 //! recompute as little as fits, so that an alternative does not lose for want of care.
 
-use meshwright_hardware::mesh::Mesh;
+use meshwright_hardware::mesh::{Mesh, Order};
 use meshwright_hardware::profile::Cluster;
 use meshwright_hardware::units::Seconds;
 use serde::Serialize;
@@ -88,7 +88,13 @@ fn weigh(change: &Change, plan: Plan, cluster: &Cluster, seen: &Seen) -> Result<
 
 /// The cause that grew or shrank most, in the mean over stages.
 fn why(now: &[StageTime], then: &[StageTime], slower: bool) -> String {
-    let grown = Cause::ALL.map(|cause| (cause, StageTime::mean(then, cause) - StageTime::mean(now, cause)));
+    // Gradients of weights are backward's, whether they are apart or not.
+    let of = |stages: &[StageTime], cause| match cause {
+        Cause::Weights => 0.0,
+        Cause::Backward => StageTime::mean(stages, Cause::Backward) + StageTime::mean(stages, Cause::Weights),
+        _ => StageTime::mean(stages, cause),
+    };
+    let grown = Cause::ALL.map(|cause| (cause, of(then, cause) - of(now, cause)));
     let most = grown.iter().max_by(|a, b| if slower { a.1.total_cmp(&b.1) } else { b.1.total_cmp(&a.1) });
     let Some(&(cause, difference)) = most.filter(|(_, difference)| difference.abs() > 1e-9) else {
         return "no difference".to_owned();
@@ -146,6 +152,11 @@ fn changes(plan: &Plan) -> Vec<Changed> {
     if plan.mesh.cp > 1 {
         let name = if plan.ring { "keys and values gathered" } else { "ring attention" };
         all.push(changed(name.to_owned(), Plan { ring: !plan.ring, ..plan.clone() }));
+    }
+    let axes = [plan.mesh.tp, plan.mesh.data(), plan.mesh.pp].iter().filter(|ranks| **ranks > 1).count();
+    for order in Order::ALL.into_iter().filter(|order| axes > 1 && *order != plan.mesh.order) {
+        let mesh = Mesh { order, ..plan.mesh };
+        all.push(changed(format!("ranks in the order {}", order.name()), Plan { mesh, ..plan.clone() }));
     }
     recomputes(plan, &mut all);
     all

@@ -38,7 +38,7 @@ proptest! {
             (Schedule::GPipe, 1), (Schedule::OneFOneB, 1), (Schedule::OneFOneB, 2), (Schedule::ZeroBubble, 1),
             (Schedule::DualPipeV, 2),
         ][which];
-        let mesh = Mesh { dp: 1 << dp, pp: 1 << pp, tp: 1 << tp, cp: 1 << cp, ep: 1 };
+        let mesh = Mesh { dp: 1 << dp, pp: 1 << pp, tp: 1 << tp, cp: 1 << cp, ..Mesh::ONE };
         let mut job = job(8, 64);
         (job.seq, job.model.hidden, job.model.ffn) = (64, 64, 128);
         let mut plan = Plan { sequence_parallel: sp, ..plan(job, mesh, schedule, chunks, zero) };
