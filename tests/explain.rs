@@ -186,6 +186,12 @@ fn sites_are_simulated_explained_and_not_run() {
         assert!((sum(stage) - step).abs() < 1e-8 && stage["sites_s"].as_f64().unwrap() > 0.0, "{stage}");
     }
     assert!(explained["memory"][0]["sites"].as_u64().unwrap() > 0);
+    let rarer = explained["alternatives"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|a| a["change"] == "sites meet every 100 → 200 steps");
+    assert!(rarer.unwrap()["slower"].as_f64().unwrap() < -0.1, "{rarer:?}");
     let prices = explained["shadow_prices"].as_array().unwrap();
     let wan = prices.iter().find(|price| price["more"].as_str().unwrap().contains("between sites")).unwrap();
     assert!(wan["tokens_per_s"].as_f64().unwrap() > 0.0);

@@ -256,6 +256,9 @@ impl Training {
         seen.push(format!("storage takes {} a device: {}", storage.value, storage.source));
         seen.push(format!("restart takes {} and reading the checkpoint: {}", detect.value, detect.source));
         seen.push("training stands still while a checkpoint is written".to_owned());
+        if cluster.sites() > 1 {
+            seen.push("a failure anywhere stops all sites".to_owned());
+        }
         if self.energy_kwh.is_some() {
             seen.push("energy at the devices' power limit, with hosts, without cooling".to_owned());
         }

@@ -226,6 +226,8 @@ impl Simulate {
             print_figures(&predicted.figures);
             if let Some(outer) = sites::outer(&plan, &cluster, predicted.trace.step_time().seconds())? {
                 print_sites(&plan, &outer);
+                println!("\nnext: meshwright explain {} --cluster \"{}\"", self.plan, self.cluster);
+                return Ok(());
             }
             println!("\nnext: meshwright run {} to train it on this machine", self.plan);
         }

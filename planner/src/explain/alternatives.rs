@@ -5,7 +5,7 @@
 //! An axis that grows takes its ranks from data parallelism, or else from the pipeline; layers are then spread evenly and
 //! recompute as little as fits, so that an alternative does not lose for want of care.
 
-use meshwright_hardware::mesh::{Mesh, Order};
+use meshwright_hardware::mesh::{Axis, Mesh, Order};
 use meshwright_hardware::profile::Cluster;
 use meshwright_hardware::units::Seconds;
 use serde::Serialize;
@@ -15,6 +15,7 @@ use super::time::{Cause, StageTime};
 use super::{Seen, parallel, see};
 use crate::error::PlanError;
 use crate::plan::{Plan, Schedule, Stage};
+use crate::sites::Sites;
 
 /// One decision changed.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -118,15 +119,9 @@ fn changed(name: String, plan: Plan) -> Changed {
 
 fn changes(plan: &Plan) -> Vec<Changed> {
     let mut all = Vec::new();
-    let meshes: [(&str, Part, &[(&str, Part)]); 3] = [
-        ("tp", |mesh| &mut mesh.tp, &[("dp", |mesh| &mut mesh.dp), ("pp", |mesh| &mut mesh.pp)]),
-        ("pp", |mesh| &mut mesh.pp, &[("dp", |mesh| &mut mesh.dp), ("tp", |mesh| &mut mesh.tp)]),
-        ("cp", |mesh| &mut mesh.cp, &[("dp", |mesh| &mut mesh.dp), ("pp", |mesh| &mut mesh.pp)]),
-    ];
-    for (name, part, others) in meshes {
-        for up in [true, false] {
-            all.extend(exchange(plan, (name, part), others, up));
-        }
+    use Axis::{Cp, Dp, Pp, Tp};
+    for (axis, others) in [(Tp, [Dp, Pp]), (Pp, [Dp, Tp]), (Cp, [Dp, Pp])] {
+        all.extend([true, false].into_iter().filter_map(|up| exchange(plan, axis, others, up)));
     }
     if plan.job.model.experts().is_some() {
         for ep in [2 * plan.mesh.ep, plan.mesh.ep / 2].into_iter().filter(|ep| *ep > 0) {
@@ -153,34 +148,39 @@ fn changes(plan: &Plan) -> Vec<Changed> {
         let name = if plan.ring { "keys and values gathered" } else { "ring attention" };
         all.push(changed(name.to_owned(), Plan { ring: !plan.ring, ..plan.clone() }));
     }
-    let axes = [plan.mesh.tp, plan.mesh.data(), plan.mesh.pp].iter().filter(|ranks| **ranks > 1).count();
-    for order in Order::ALL.into_iter().filter(|order| axes > 1 && *order != plan.mesh.order) {
-        let mesh = Mesh { order, ..plan.mesh };
-        all.push(changed(format!("ranks in the order {}", order.name()), Plan { mesh, ..plan.clone() }));
-    }
+    orders(plan, &mut all);
+    meetings(plan, &mut all);
     recomputes(plan, &mut all);
     all
 }
 
-type Part = fn(&mut Mesh) -> &mut usize;
-
 /// An axis twice or half as long, its ranks from or to another.
-fn exchange(plan: &Plan, (name, part): (&str, Part), others: &[(&str, Part)], up: bool) -> Option<Changed> {
-    let (mut mesh, mut old) = (plan.mesh, plan.mesh);
-    let from = *part(&mut old);
+fn exchange(plan: &Plan, axis: Axis, others: [Axis; 2], up: bool) -> Option<Changed> {
+    let from = plan.mesh.size(axis);
     if !up && !from.is_multiple_of(2) {
         return None;
     }
-    let (other, taken) = others.iter().find(|(_, other)| !up || other(&mut old).is_multiple_of(2))?;
-    let (own, its) = (part(&mut mesh), *taken(&mut old));
-    *own = if up { from * 2 } else { from / 2 };
-    let to = *own;
-    *taken(&mut mesh) = if up { its / 2 } else { its * 2 };
+    let other = others.into_iter().find(|&other| !up || plan.mesh.size(other).is_multiple_of(2))?;
+    let its = plan.mesh.size(other);
+    let (to, left) = if up { (from * 2, its / 2) } else { (from / 2, its * 2) };
+    let mesh = resized(resized(plan.mesh, axis, to), other, left);
     let mut next = Plan { mesh, ..plan.clone() };
     if mesh.pp == 1 {
         (next.chunks, next.schedule) = (1, Schedule::OneFOneB);
     }
-    Some(changed(format!("{name} {from} → {to}, {other} {its} → {}", *taken(&mut mesh)), next))
+    Some(changed(format!("{} {from} → {to}, {} {its} → {left}", axis.name(), other.name()), next))
+}
+
+/// A mesh with one of its own axes of another size.
+fn resized(mesh: Mesh, axis: Axis, size: usize) -> Mesh {
+    match axis {
+        Axis::Tp => Mesh { tp: size, ..mesh },
+        Axis::Pp => Mesh { pp: size, ..mesh },
+        Axis::Cp => Mesh { cp: size, ..mesh },
+        Axis::Dp => Mesh { dp: size, ..mesh },
+        Axis::Ep => Mesh { ep: size, ..mesh },
+        Axis::Data | Axis::Edp => unreachable!("{} follows from others", axis.name()),
+    }
 }
 
 fn schedules(plan: &Plan, all: &mut Vec<Changed>) {
@@ -195,6 +195,37 @@ fn schedules(plan: &Plan, all: &mut Vec<Changed>) {
         let several = if schedule == OneFOneB && chunks > 1 { ", 2 chunks a stage" } else { "" };
         let name = format!("{}{several}", schedule.name());
         all.push(changed(name, Plan { schedule, chunks, ..plan.clone() }));
+    }
+}
+
+/// Orders of axes over ranks that differ in axes of several ranks.
+fn orders(plan: &Plan, all: &mut Vec<Changed>) {
+    let told_apart =
+        |order: Order| order.axes().into_iter().filter(|&axis| plan.mesh.size(axis) > 1).collect::<Vec<_>>();
+    let mut seen = vec![told_apart(plan.mesh.order)];
+    for order in Order::ALL {
+        if !seen.contains(&told_apart(order)) {
+            seen.push(told_apart(order));
+            let mesh = Mesh { order, ..plan.mesh };
+            all.push(changed(format!("ranks in the order {}", order.name()), Plan { mesh, ..plan.clone() }));
+        }
+    }
+}
+
+/// How often sites meet, and how.
+fn meetings(plan: &Plan, all: &mut Vec<Changed>) {
+    let Some(sites) = plan.sites else { return };
+    let mut push = |name: String, sites: Sites| all.push(changed(name, Plan { sites: Some(sites), ..plan.clone() }));
+    for every in [2 * sites.every, sites.every / 2].into_iter().filter(|every| *every > 0) {
+        push(format!("sites meet every {} → {every} steps", sites.every), Sites { every, ..sites });
+    }
+    if sites.bits > 4 {
+        push(format!("sites exchange {} → 4 bits", sites.bits), Sites { bits: 4, ..sites });
+    }
+    if sites.fragments == 1 && sites.every > 1 {
+        let (fragments, overlap) = (sites.every.min(24), (sites.every - 1).min(10));
+        let name = format!("sites meet in {fragments} fragments, {overlap} steps beside");
+        push(name, Sites { fragments, overlap, ..sites });
     }
 }
 
