@@ -214,12 +214,13 @@ fn searched(books: &Books) -> Result<Vec<ShadowPrice>, PlanError> {
     let (now, memory, larger) = (next(), next(), next());
     let Some((from, plan)) = now else { return Ok(Vec::new()) };
     let entry = |more, found: Option<(f64, String)>, dearer: f64| {
-        let (to, changed) = found.filter(|(to, _)| *to > from).unwrap_or((from, plan.clone()));
-        // A node that brings nothing need not be bought.
-        let dearer = if to > from { dearer } else { 1.0 };
-        let mut entry = books.entry(more, Decided::Searched, (from, to), dearer);
-        entry.note = if changed == plan { format!("with {plan}") } else { format!("{plan} becomes {changed}") };
-        entry
+        let Some((to, changed)) = found.filter(|(to, _)| *to > from) else {
+            // What brings nothing need not be bought.
+            let note = format!("no plan beats {plan}");
+            return ShadowPrice { note, ..books.entry(more, Decided::Searched, (from, from), 1.0) };
+        };
+        let note = if changed == plan { format!("with {plan}") } else { format!("{plan} becomes {changed}") };
+        ShadowPrice { note, ..books.entry(more, Decided::Searched, (from, to), dearer) }
     };
     let dearer = dollars_per_hour(&node).zip(dollars_per_hour(cluster)).map_or(1.0, |(more, now)| more / now);
     Ok(vec![entry("1 GB more memory", memory, 1.0), entry("one more node", larger, dearer)])

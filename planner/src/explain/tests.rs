@@ -70,7 +70,7 @@ proptest! {
         prop_assert!(!has(Cause::Ep) && (has(Cause::Tp) == (mesh.tp > 1)) && (has(Cause::Sites) == sites));
         prop_assert!(mesh.pp > 1 || (!has(Cause::Pp) && !has(Cause::Bubble)));
         prop_assert!(mesh.dp * mesh.cp > 1 || !has(Cause::Data));
-        prop_assert_eq!(has(Cause::Weights), schedule.splits() && mesh.pp > 1);
+        prop_assert_eq!(has(Cause::Weights), schedule.splits());
         // What was gathered over tokens is not kept, and gathered again.
         prop_assert!(full + selective > 0 || plan.shards_tokens() || mesh.cp > 1 || !has(Cause::Recompute));
     }
