@@ -217,7 +217,7 @@ fn print_prices(prices: &[ShadowPrice], cluster: &Cluster) {
 
 fn print_alternatives(all: &[Alternative]) {
     println!("\none decision changed, predicted");
-    println!("{:<36}{:>10}{:>10}   {}", "", "step", "slower", "why");
+    println!("{:<36}{:>10}{:>10}   why", "", "step", "slower");
     for alternative in all {
         let Alternative { change, step_time_s, slower, why, .. } = alternative;
         match step_time_s.zip(*slower) {
@@ -263,7 +263,7 @@ fn brief(number: f64) -> String {
     match number.abs() {
         size if size >= 100.0 => format!("{number:.0}"),
         size if size >= 1.0 => format!("{number:.1}"),
-        size if size == 0.0 => "0".to_owned(),
+        0.0 => "0".to_owned(),
         _ => format!("{number:.3}"),
     }
 }
