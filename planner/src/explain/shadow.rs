@@ -185,9 +185,10 @@ fn refitted(books: &Books) -> Result<Option<ShadowPrice>, PlanError> {
     let from = tokens_with(0)?.unwrap_or(0.0).max(books.tokens_per_s);
     let to = tokens_with(1)?.unwrap_or(0.0).max(from);
     let mut entry = books.entry("1 GB more memory", Decided::Refitted, (from, to), 1.0);
-    let recomputes = fit(plan.clone(), &usable(plan, cluster))
-        .is_ok_and(|fitted| fitted.stages.iter().any(|stage| stage.full + stage.selective > 0));
-    if !recomputes {
+    let fitted = fit(plan.clone(), &usable(plan, cluster));
+    if let Err(tight) = fitted {
+        entry.note = format!("not even full recompute fits: the plan {tight}");
+    } else if fitted.is_ok_and(|fitted| fitted.stages.iter().all(|stage| stage.full + stage.selective == 0)) {
         entry.note = "nothing need be recomputed: memory does not bind".to_owned();
     } else if to <= from {
         // A layer is a whole: the least amount that spares one is what counts.

@@ -136,6 +136,9 @@ fn memory_is_worth_something_where_it_binds_and_nothing_where_it_does_not() {
     let loose = plan(self::job(4, 32), Mesh { dp: 2, ..Mesh::ONE }, Schedule::OneFOneB, 1, 0);
     let price = price_of_memory(&loose, &a100);
     assert!(price.tokens_per_s == 0.0 && price.note.contains("does not bind"), "{price:?}");
+    let small = cluster("16x dgx-a100-40gb");
+    let huge = Plan { zero: 0, ..tight };
+    assert!(price_of_memory(&huge, &small).note.contains("not even full recompute fits"));
 }
 
 #[test]
