@@ -138,6 +138,7 @@ fn machine(share: Share, found: &Found, curves: BTreeMap<String, Curve>) -> Mach
         overlap: false,
         contention: None,
         host_link: None,
+        mtbf: None,
         memory: Figure::new(Bytes(memory), "what the operating system or the driver says, shared evenly"),
         memory_bandwidth: Figure::new(ByteRate(bytes), source),
         peak: BTreeMap::from([(Precision::Fp32, Figure::new(FlopRate(flops), source))]),
@@ -170,6 +171,8 @@ fn machine(share: Share, found: &Found, curves: BTreeMap<String, Curve>) -> Mach
         scale_out: None,
         price: None,
         host_power: None,
+        storage: None,
+        restart: None,
     };
     Machine { nodes: 1, system, device }
 }

@@ -215,7 +215,14 @@ const BINARY: &[Unit] = &[
 ];
 const DECIMAL: &[Unit] = &[("kB", 1e3), ("MB", 1e6), ("GB", 1e9), ("TB", 1e12), ("PB", 1e15)];
 const BYTE_RATE: &[Unit] = &[("B/s", 1.0), ("kB/s", 1e3), ("MB/s", 1e6), ("GB/s", 1e9), ("TB/s", 1e12), ("PB/s", 1e15)];
-const BIT_RATE: &[Unit] = &[("Mb/s", 1e6 / 8.0), ("Gb/s", 1e9 / 8.0), ("Tb/s", 1e12 / 8.0)];
+const BIT_RATE: &[Unit] = &[
+    ("Mb/s", 1e6 / 8.0),
+    ("Gb/s", 1e9 / 8.0),
+    ("Tb/s", 1e12 / 8.0),
+    ("Mbit/s", 1e6 / 8.0),
+    ("Gbit/s", 1e9 / 8.0),
+    ("Tbit/s", 1e12 / 8.0),
+];
 const FLOP: &[Unit] = &[
     ("FLOP", 1.0),
     ("kFLOP", 1e3),

@@ -157,3 +157,34 @@ fn a_figure_needs_a_unit_and_a_source() {
     let error = System::from_toml("pod.toml", &contradicting).unwrap_err();
     assert!(matches!(&error, ProfileError::Contradiction { key, .. } if key == "dims"), "{error}");
 }
+
+#[test]
+fn every_device_says_how_often_it_fails() {
+    for device in &catalog().devices {
+        let mtbf = device.mtbf.as_ref().unwrap_or_else(|| panic!("{} has no mtbf", device.name));
+        assert!((10_000.0 * 3600.0..1e6 * 3600.0).contains(&mtbf.value.0), "{}: {}", device.name, mtbf.value);
+    }
+}
+
+#[test]
+fn sites_read_and_what_is_wrong_with_them_is_said() {
+    let cluster = Cluster::parse("4x(8x dgx-h100 + 2x dgx-a100-80gb) @ 10 Gbit/s 50 ms").unwrap();
+    let wan = cluster.wan.unwrap();
+    assert_eq!((wan.sites, cluster.sites(), cluster.pools.len(), cluster.devices()), (4, 4, 2, 80));
+    assert!(close(wan.bandwidth.0, 1.25e9) && close(wan.latency.0, 0.05));
+    assert_eq!(Cluster::parse("4 × ( 8x h100 )@1.25GB/s 0.05s").unwrap().wan, Some(wan));
+    assert_eq!(Cluster::parse("1x(8x h100) @ 10 Gbit/s 50 ms").unwrap(), Cluster::parse("8x h100").unwrap());
+    let wrong = [
+        ("4x(8x h100)", "@ 10 Gbit/s 50 ms"),
+        ("4x(8x h100) @ 10 Gbit/s", "no bandwidth above zero and latency"),
+        ("4x(8x h100) @ 50 ms 10 Gbit/s", "no bandwidth above zero and latency"),
+        ("4x(8x h100) @ 0 Gbit/s 50 ms", "no bandwidth above zero and latency"),
+        ("0x(8x h100) @ 10 Gbit/s 50 ms", "count of sites is 0"),
+        ("4x 8x h100 @ 10 Gbit/s 50 ms", "sites read"),
+        ("4x(8x h1000) @ 10 Gbit/s 50 ms", "h100"),
+    ];
+    for (text, says) in wrong {
+        let message = Cluster::parse(text).unwrap_err().to_string();
+        assert!(message.contains(says), "{text}: {message}");
+    }
+}

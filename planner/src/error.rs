@@ -61,6 +61,17 @@ pub enum PlanError {
         /// How many fell for which reason.
         rejected: BTreeMap<String, usize>,
     },
+    /// A plan for another number of sites than the cluster has.
+    #[error(
+        "the plan is for {plan} sites, the cluster has {cluster}; write `[sites]` with `count = {cluster}` into the plan for \
+         several, or name the cluster as `{plan}x(…) @ 10 Gbit/s 50 ms`"
+    )]
+    Sites {
+        /// Of the plan.
+        plan: usize,
+        /// Of the cluster.
+        cluster: usize,
+    },
     /// The cluster's profile is not usable.
     #[error(transparent)]
     Profile(#[from] ProfileError),
@@ -82,6 +93,7 @@ impl PlanError {
             | PlanError::Text { .. }
             | PlanError::Value { .. }
             | PlanError::UnknownModel { .. }
+            | PlanError::Sites { .. }
             | PlanError::Profile(_)
             | PlanError::Price(_) => 2,
         }

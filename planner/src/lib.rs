@@ -6,6 +6,8 @@
 
 pub mod error;
 pub mod estimate;
+pub mod explain;
+pub mod goodput;
 pub mod job;
 pub mod lower;
 pub mod model;
@@ -17,6 +19,7 @@ pub mod schedule;
 pub mod search;
 pub mod shape;
 pub mod shares;
+pub mod sites;
 #[cfg(test)]
 mod testing;
 

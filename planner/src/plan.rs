@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Fault, PlanError};
 use crate::job::Job;
 use crate::schedule::{Action, Pipeline};
+use crate::sites::Sites;
 
 mod shares;
 
@@ -127,8 +128,11 @@ pub struct Plan {
     /// Microbatches of each data-parallel replica, where they are not alike; empty where they are.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shares: Vec<usize>,
-    /// The ranks.
+    /// The ranks; of each site, where there are several.
     pub mesh: Mesh,
+    /// Several sites with slow links between, which share their work now and then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sites: Option<Sites>,
     /// One a chunk of a stage, in the model's order.
     pub stages: Vec<Stage>,
     /// What it trains.
@@ -160,6 +164,7 @@ impl Plan {
             ring: false,
             shares: Vec::new(),
             mesh: Mesh::ONE,
+            sites: None,
             stages,
             job,
         }
@@ -185,7 +190,12 @@ impl Plan {
     /// Microbatches of a replica in a step; of the replica that has most, where they are not alike.
     pub fn microbatches(&self) -> usize {
         let most = self.shares.iter().max().copied();
-        most.unwrap_or(self.job.global_batch / (self.mesh.dp * self.microbatch))
+        most.unwrap_or(self.job.global_batch / (self.site_count() * self.mesh.dp * self.microbatch))
+    }
+
+    /// How many sites there are.
+    pub fn site_count(&self) -> usize {
+        self.sites.map_or(1, |sites| sites.count)
     }
 
     /// The replicas that have as many microbatches.
@@ -198,7 +208,7 @@ impl Plan {
     pub fn of_class(&self, class: usize) -> Plan {
         let Some(&share) = self.shares.get(self.classes().first(class)) else { return self.clone() };
         let mut own = Plan { shares: Vec::new(), ..self.clone() };
-        own.job.global_batch = share * self.microbatch * self.mesh.dp;
+        own.job.global_batch = share * self.microbatch * self.mesh.dp * self.site_count();
         own
     }
 
@@ -284,6 +294,9 @@ impl Plan {
             (Some(least), Some(most)) => format!(", {least} to {most} microbatches of {}", self.microbatch),
             _ => format!(", {} microbatches of {}", self.microbatches(), self.microbatch),
         };
+        if let Some(Sites { count, every, .. }) = self.sites {
+            text = format!("{count} sites that meet every {every} steps, each {text}");
+        }
         if self.zero > 0 {
             text += &format!(", ZeRO-{}", self.zero);
         }
@@ -311,7 +324,9 @@ impl Plan {
             }
         }
         check_tp(job, tp).map_err(|problem| Fault::new("mesh.tp", tp, problem))?;
-        if self.shares.is_empty() && !job.global_batch.is_multiple_of(dp * self.microbatch) {
+        if let Some(sites) = &self.sites {
+            sites.check(job.global_batch, dp * self.microbatch)?;
+        } else if self.shares.is_empty() && !job.global_batch.is_multiple_of(dp * self.microbatch) {
             let problem = format!("it must be a multiple of dp · microbatch = {dp} · {}", self.microbatch);
             return Err(Fault::new("job.global_batch", job.global_batch, problem));
         }

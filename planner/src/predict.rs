@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::error::PlanError;
 use crate::lower::{Lowered, lower};
 use crate::plan::Plan;
+use crate::sites::{self, Outer};
 
 /// The figures that scripts rely on.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -68,7 +69,10 @@ pub fn predict(plan: &Plan, cluster: &Cluster) -> Result<Predicted, PlanError> {
     let lowered = lower(plan)?;
     let durations = price(&lowered.program, cluster, plan.job.precision)?;
     let trace = simulate(&lowered.program, &durations, true, Origin::Predicted).map_err(PriceError::from)?;
-    let figures = figures(plan, cluster, &lowered, &durations, &trace)?;
+    let mut figures = figures(plan, cluster, &lowered, &durations, &trace)?;
+    if let Some(outer) = sites::outer(plan, cluster, trace.step_time().seconds())? {
+        figures.spread(&outer);
+    }
     Ok(Predicted { figures, lowered, trace })
 }
 
@@ -80,16 +84,18 @@ fn figures(
     trace: &Trace,
 ) -> Result<Figures, PlanError> {
     let step = trace.step_time().seconds().0;
-    let ranks = plan.mesh.ranks();
+    let site_ranks = plan.mesh.ranks();
+    let ranks = plan.site_count() * site_ranks;
     let mut peak = 0.0;
     for (pool, held) in cluster.pools.iter().zip(cluster.ranks()) {
         let device = &pool.device;
-        let used = held.end.min(ranks).saturating_sub(held.start);
+        let used = held.end.min(site_ranks).saturating_sub(held.start);
         if used > 0 {
             let no_peak = || PriceError::NoPeak { device: device.name.clone(), precision: plan.job.precision };
             peak += used as f64 * device.peak_in(plan.job.precision).ok_or_else(no_peak)?.0;
         }
     }
+    peak *= plan.site_count() as f64;
     let tokens_per_s = plan.job.tokens_per_step() as f64 / step;
     let pools = pools(cluster, lowered)?;
     Ok(Figures {
@@ -134,6 +140,16 @@ fn bubble(lowered: &Lowered, durations: &Durations, step: f64) -> f64 {
 }
 
 impl Figures {
+    /// Takes in what the meetings of sites add to a step.
+    fn spread(&mut self, outer: &Outer) {
+        let longer = outer.step_s / self.step_time_s;
+        self.step_time_s = outer.step_s;
+        self.tokens_per_s /= longer;
+        self.tokens_per_s_per_device /= longer;
+        self.mfu /= longer;
+        self.bubble_fraction /= longer;
+    }
+
     /// Step time, in its type.
     pub fn step_time(&self) -> Seconds {
         Seconds(self.step_time_s)

@@ -58,7 +58,7 @@ impl Demo {
         eprintln!("1/4 measuring single ops on {}, about {} s …", share.words(), CALIBRATION.as_secs());
         let machine = measure(share, CALIBRATION)?;
 
-        let cluster = Cluster { pools: vec![machine.clone()] };
+        let cluster = Cluster { pools: vec![machine.clone()], wan: None };
         let (plan, considered) = self.plan(share, &cluster)?;
         println!("plan: {} (best of {considered} considered)", plan.summary());
 

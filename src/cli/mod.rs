@@ -3,6 +3,7 @@
 //! Figures go to stdout, progress and errors to stderr; `--json` prints one JSON document and nothing else to stdout.
 
 mod demo;
+mod explain;
 mod hardware;
 mod plan;
 mod report;
@@ -31,6 +32,8 @@ enum Command {
     Plan(plan::PlanCommand),
     /// Predict what a plan does on a cluster
     Simulate(plan::Simulate),
+    /// Say where a plan's time and memory go, what binds, what more is worth, and why the nearest alternatives lose
+    Explain(explain::ExplainCommand),
     /// Train by a plan on this machine
     Run(train::Run),
     /// Compare predicted, replayed and measured of a run
@@ -50,6 +53,7 @@ pub fn main() -> ExitCode {
         Command::Demo(demo) => demo.run(),
         Command::Plan(plan) => plan.run(),
         Command::Simulate(simulate) => simulate.run(),
+        Command::Explain(explain) => explain.run(),
         Command::Run(run) => run.run(),
         Command::Report(report) => report.run(),
         Command::Validate(validate) => validate.run(),

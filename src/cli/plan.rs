@@ -7,8 +7,11 @@ use meshwright_planner::job::{Job, Optimizer};
 use meshwright_planner::models;
 use meshwright_planner::plan::Plan;
 use meshwright_planner::predict::{Figures, predict};
-use meshwright_planner::search::{Fix, Found, search};
+use meshwright_planner::search::{Fix, Found};
+use meshwright_planner::sites;
 use serde_json::json;
+
+use super::explain::print_sites;
 
 use crate::failure::Failure;
 use crate::runs::write_whole;
@@ -63,7 +66,7 @@ impl PlanCommand {
         let cluster = Cluster::parse(&self.cluster)?;
         let fix = Fix { dp: self.dp, pp: self.pp, tp: self.tp, microbatch: self.microbatch, ..Fix::default() };
         check_fix(&job, &cluster, &fix)?;
-        let found = search(&job, &cluster, &fix, self.top.max(1))?;
+        let found = sites::decide(&job, &cluster, None, &fix, self.top.max(1))?;
         if let Some(path) = &self.output {
             write_whole(path, &found.best[0].0.to_toml())?;
         }
@@ -225,6 +228,11 @@ impl Simulate {
         } else {
             println!("{}", plan.summary());
             print_figures(&predicted.figures);
+            if let Some(outer) = sites::outer(&plan, &cluster, predicted.trace.step_time().seconds())? {
+                print_sites(&plan, &outer);
+                println!("\nnext: meshwright explain {} --cluster \"{}\"", self.plan, self.cluster);
+                return Ok(());
+            }
             println!("\nnext: meshwright run {} to train it on this machine", self.plan);
         }
         Ok(())

@@ -99,6 +99,11 @@ fn check_runnable(file: &str, plan: &Plan, device: Backend) -> Result<(), Failur
             "{file}: `job.precision` is {precision}: device `{device}` trains in fp32"
         )));
     }
+    if let Some(sites) = plan.sites {
+        let count = sites.count;
+        let problem = "several sites are on paper only: a machine trains one; take the table `[sites]` out";
+        return Err(Failure::input(format!("{file}: `sites.count` is {count}: {problem}")));
+    }
     if plan.job.model.vocab < 256 {
         let vocab = plan.job.model.vocab;
         return Err(Failure::input(format!("{file}: `job.model.vocab` is {vocab}: bytes as tokens need 256 or more")));

@@ -86,7 +86,7 @@ pub fn place(
     // A node more than needed, so that a plan whose product is no whole number of nodes has its links too.
     let nodes = devices.div_ceil(per_node).max(slices) + 1;
     let machine = meshwright_hardware::profile::Machine { nodes, system, device: device.clone() };
-    let topology = Topology::of(&Cluster { pools: vec![machine] });
+    let topology = Topology::of(&Cluster { pools: vec![machine], wan: None });
     Some(Place { device, topology, per_node, slices })
 }
 

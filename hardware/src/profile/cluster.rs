@@ -1,4 +1,5 @@
-//! Clusters by name or file: `512x dgx-a100-80gb`, two pools joined by `+`, or a calibrated machine's `.toml`.
+//! Clusters by name or file: `512x dgx-a100-80gb`, two pools joined by `+`, a calibrated machine's `.toml`, or several
+//! equal sites: `4x(125x dgx-h100) @ 10 Gbit/s 50 ms`.
 //!
 //! In: text, the catalog, a machine file. Out: [`Machine`] and [`Cluster`].
 //!
@@ -11,6 +12,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::{Device, LinkKind, ProfileError, System, catalog};
+use crate::units::{ByteRate, Seconds};
 
 /// A pool: equal systems of one device.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -24,11 +26,25 @@ pub struct Machine {
     pub device: Device,
 }
 
-/// One or more pools, of different devices too.
+/// One or more pools, of different devices too; one such site, or several equal ones.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cluster {
-    /// The pools; ranks fill them in order.
+    /// The pools of a site; ranks fill them in order.
     pub pools: Vec<Machine>,
+    /// How sites are joined, if there are several.
+    pub wan: Option<Wan>,
+}
+
+/// Equal sites and what joins them: each has one such link, which all its devices share, to a network that carries what all
+/// links bring.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Wan {
+    /// How many sites.
+    pub sites: usize,
+    /// Bytes a second out of a site; as many come in. What transfers reach, headers and congestion taken off.
+    pub bandwidth: ByteRate,
+    /// Of one message from site to site.
+    pub latency: Seconds,
 }
 
 impl Machine {
@@ -101,15 +117,32 @@ fn torus_slice(dims: &[usize], count: usize) -> Option<Vec<usize>> {
 
 impl Cluster {
     /// Reads `COUNTx NAME [+ COUNTx NAME …]`, where NAME is a system or a device in its usual system, or a path ending in
-    /// `.toml`. An unknown name's error lists near ones.
+    /// `.toml`; or several such sites, `COUNTx(POOLS) @ BANDWIDTH LATENCY`. An unknown name's error lists near ones.
     pub fn parse(text: &str) -> Result<Self, ProfileError> {
-        let pools = text.split('+').map(|part| pool(text, part.trim())).collect::<Result<_, _>>()?;
-        Ok(Cluster { pools })
+        let (site, wan) = match text.split_once('@') {
+            Some((sites, link)) => {
+                let (count, site) = several(text, sites.trim())?;
+                let (bandwidth, latency) = wan_link(text, link)?;
+                (site, (count > 1).then_some(Wan { sites: count, bandwidth, latency }))
+            }
+            None if text.contains('(') => {
+                let problem = "sites need a link: put `@ 10 Gbit/s 50 ms` behind them".to_owned();
+                return Err(ProfileError::Cluster { text: text.to_owned(), problem });
+            }
+            None => (text, None),
+        };
+        let pools = site.split('+').map(|part| pool(text, part.trim())).collect::<Result<_, _>>()?;
+        Ok(Cluster { pools, wan })
     }
 
-    /// Devices in all pools.
+    /// Devices in all pools of a site.
     pub fn devices(&self) -> usize {
         self.pools.iter().map(Machine::devices).sum()
+    }
+
+    /// How many sites.
+    pub fn sites(&self) -> usize {
+        self.wan.map_or(1, |wan| wan.sites)
     }
 
     /// The ranks that each pool's devices are.
@@ -133,6 +166,32 @@ impl FromStr for Cluster {
     fn from_str(text: &str) -> Result<Self, ProfileError> {
         Cluster::parse(text)
     }
+}
+
+/// `4x(…)`: how many, and what is in the brackets.
+fn several<'a>(text: &str, sites: &'a str) -> Result<(usize, &'a str), ProfileError> {
+    let fail = |problem: &str| ProfileError::Cluster { text: text.to_owned(), problem: problem.to_owned() };
+    let shape = "sites read `4x(125x dgx-h100) @ 10 Gbit/s 50 ms`";
+    let (count, rest) = sites.split_once(['x', '×']).ok_or_else(|| fail(shape))?;
+    let site = rest.trim().strip_prefix('(').and_then(|rest| rest.strip_suffix(')')).ok_or_else(|| fail(shape))?;
+    match count.trim().parse() {
+        Ok(0) => Err(fail("the count of sites is 0")),
+        Ok(count) => Ok((count, site)),
+        Err(_) => Err(fail(shape)),
+    }
+}
+
+/// `10 Gbit/s 50 ms`.
+fn wan_link(text: &str, link: &str) -> Result<(ByteRate, Seconds), ProfileError> {
+    let words: Vec<&str> = link.split_whitespace().collect();
+    let at = |split: usize| -> Option<(ByteRate, Seconds)> {
+        Some((words[..split].join(" ").parse().ok()?, words[split..].join(" ").parse().ok()?))
+    };
+    let found = (1..words.len()).find_map(at).filter(|(bandwidth, _)| bandwidth.0 > 0.0);
+    found.ok_or_else(|| {
+        let problem = format!("`{}` is no bandwidth above zero and latency, such as `10 Gbit/s 50 ms`", link.trim());
+        ProfileError::Cluster { text: text.to_owned(), problem }
+    })
 }
 
 fn pool(text: &str, part: &str) -> Result<Machine, ProfileError> {

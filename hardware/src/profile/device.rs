@@ -57,6 +57,9 @@ pub struct Device {
     /// Board power limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub power: Option<Figure<Watts>>,
+    /// Mean time between failures that stop a job, of one device with its share of host and network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtbf: Option<Figure<Seconds>>,
     /// The share of peak that kernels reach.
     pub efficiency: Efficiency,
     /// How its matrix units divide a matmul; without it, `efficiency.matmul` prices matmuls.

@@ -13,7 +13,7 @@ mod stack;
 mod system;
 
 pub use catalog::{Catalog, catalog};
-pub use cluster::{Cluster, Machine};
+pub use cluster::{Cluster, Machine, Wan};
 pub use curve::{Curve, EfficiencyCurve, Sample};
 pub use device::{Device, DeviceKind, Efficiency, Gemm, Provenance};
 pub use error::{ProfileError, place_of};

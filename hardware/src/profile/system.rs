@@ -32,6 +32,12 @@ pub struct System {
     /// What host, fans and network cards draw for each device, beside the device's own power.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_power: Option<Figure<Watts>>,
+    /// What a device writes of a checkpoint, or reads, while all others do too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage: Option<Figure<ByteRate>>,
+    /// From a failure to the moment at which the job reads its checkpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart: Option<Figure<Seconds>>,
 }
 
 /// A tier of the network as one device sees it.

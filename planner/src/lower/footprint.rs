@@ -27,6 +27,8 @@ pub struct BankSize {
     pub zero: u8,
     /// The ranks that hold the same.
     pub axis: Axis,
+    /// Vectors like a moment that sites need to meet.
+    outer: usize,
 }
 
 impl BankSize {
@@ -34,14 +36,14 @@ impl BankSize {
         let (axis, zero) = sharing(plan, params.clone().any(|decl| decl.experts.is_some()), tied);
         let shards = if zero > 0 { plan.mesh.size(axis) } else { 1 };
         let (BankSizes { elems, partial, .. }, _) = bank_of(params, &plan.mesh, shards * ALIGN);
-        BankSize { elems, partial, shards, zero, axis }
+        BankSize { elems, partial, shards, zero, axis, outer: if plan.sites.is_some() { 2 } else { 0 } }
     }
 
-    /// Bytes of weights, gradients, moments and fp32 weights.
+    /// Bytes of weights, gradients, moments and fp32 weights, and of what sites need to meet.
     fn state(&self, width: Widths) -> u64 {
         let kept = |from: u8| if self.zero >= from { self.elems / self.shards } else { self.elems };
         let moments = if width.master() { 3 } else { 2 };
-        let state = kept(2) + moments * (self.elems / self.shards);
+        let state = kept(2) + (moments + self.outer) * (self.elems / self.shards);
         (kept(3) * width.model as usize + state * width.state as usize) as u64
     }
 }

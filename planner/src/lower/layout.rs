@@ -411,6 +411,12 @@ impl Layout {
             master: width.master().then(|| declare("master", elems / shards, width.state)),
             offsets: starts.into_iter().map(|(decl, start)| (at.param_name(decl), decl.clone(), start)).collect(),
         };
+        if plan.sites.is_some() {
+            // Where all sites were when they last met, and the outer optimizer's momentum (Douillard et al. 2023).
+            for what in ["outer.weights", "outer.momentum"] {
+                self.declare(&format!("{what}.{name}"), elems / shards, Lifetime::Persistent, width.state);
+            }
+        }
         self.weights_at.push((bank.weights, 0));
         self.grads_at.push((bank.grads, 0));
         self.banks.push(bank);

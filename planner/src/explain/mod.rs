@@ -1,0 +1,117 @@
+//! Why a plan takes the time and the memory it takes: by stage and cause, what binds, what more is worth, what loses.
+//!
+//! In: a plan and a cluster. Out: [`Explanation`].
+//!
+//! Invariant: times are sums of the predicted trace, bytes of the declared buffers; nothing is estimated anew.
+
+mod alternatives;
+mod binding;
+mod memory;
+mod refit;
+mod shadow;
+mod time;
+
+use meshwright_hardware::price::price;
+use meshwright_hardware::profile::Cluster;
+use serde::Serialize;
+
+use crate::error::PlanError;
+use crate::goodput::{Training, days_to_train};
+use crate::plan::Plan;
+use crate::predict::{Figures, predict};
+use crate::sites::{self, Outer};
+
+pub use alternatives::Alternative;
+pub use binding::{Binding, Limit, Link};
+pub use memory::StageMemory;
+pub use shadow::{Decided, ShadowPrice};
+pub use time::{Cause, StageTime};
+
+/// All there is to say of a plan on a cluster.
+#[derive(Clone, Debug, Serialize)]
+pub struct Explanation {
+    /// The prediction.
+    #[serde(flatten)]
+    pub figures: Figures,
+    /// Where a step's time goes, by stage.
+    pub stages: Vec<StageTime>,
+    /// Where bytes go, by stage.
+    pub memory: Vec<StageMemory>,
+    /// Bytes that a rank may declare, by stage.
+    pub usable_memory_bytes: Vec<u64>,
+    /// What binds.
+    pub binding: Binding,
+    /// What more is worth.
+    pub shadow_prices: Vec<ShadowPrice>,
+    /// One decision changed.
+    pub alternatives: Vec<Alternative>,
+    /// From the first step to the last, with failures.
+    pub training: Training,
+    /// What meetings of sites cost, if there are several.
+    pub sites: Option<Outer>,
+}
+
+/// What a prediction shows of time and memory.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// The prediction.
+    pub figures: Figures,
+    /// By stage.
+    pub time: Vec<StageTime>,
+    /// By stage.
+    pub memory: Vec<StageMemory>,
+    /// Of meetings of sites.
+    pub sites: Option<Outer>,
+}
+
+/// Predicts a plan and takes its time and memory apart.
+pub fn see(plan: &Plan, cluster: &Cluster) -> Result<Seen, PlanError> {
+    let predicted = predict(plan, cluster)?;
+    let program = &predicted.lowered.program;
+    let durations = price(program, cluster, plan.job.precision)?;
+    let overlap = cluster.pools.iter().all(|pool| pool.device.overlap);
+    let mut time = time::split(program, &durations, &predicted.trace, overlap);
+    let memory = program.roles.iter().map(StageMemory::of).collect();
+    let sites = sites::outer(plan, cluster, predicted.trace.step_time().seconds())?;
+    if let Some(outer) = &sites {
+        let more = ((outer.step_s - outer.inner_step_s) * 1e9).round() as u64;
+        time.iter_mut().for_each(|stage| stage.add(Cause::Sites, more));
+    }
+    Ok(Seen { figures: predicted.figures, time, memory, sites })
+}
+
+/// Explains a plan; with `again`, also by searching on changed clusters.
+pub fn explain(plan: &Plan, cluster: &Cluster, again: bool) -> Result<Explanation, PlanError> {
+    let seen = see(plan, cluster)?;
+    let usable_memory_bytes = refit::usable(plan, cluster);
+    let binding = binding::of(plan, cluster, &seen, &usable_memory_bytes)?;
+    let shadow_prices = shadow::shadow_prices(plan, cluster, &seen, again)?;
+    let alternatives = alternatives::alternatives(plan, cluster, &seen)?;
+    let training = days_to_train(seen.figures.step_time(), &plan.job, cluster);
+    let Seen { figures, time, memory, sites } = seen;
+    Ok(Explanation {
+        figures,
+        stages: time,
+        memory,
+        usable_memory_bytes,
+        binding,
+        shadow_prices,
+        alternatives,
+        training,
+        sites,
+    })
+}
+
+/// Maps over items on all cores, in their order.
+fn parallel<T: Sync, R: Send>(items: &[T], map: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get()).min(items.len().max(1));
+    let every = |first: usize| items.iter().skip(first).step_by(threads).map(&map).collect::<Vec<R>>();
+    let mut parts: Vec<_> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|first| scope.spawn(move || every(first))).collect();
+        workers.into_iter().map(|worker| worker.join().expect("a prediction does not panic").into_iter()).collect()
+    });
+    (0..items.len()).map(|at| parts[at % threads].next().expect("every item was mapped")).collect()
+}
+
+#[cfg(test)]
+mod tests;

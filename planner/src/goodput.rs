@@ -1,0 +1,270 @@
+//! Goodput: what failures and checkpoints leave of the time, and so how long, how dear and how hungry a training run is.
+//!
+//! In: a step's time, a job, a cluster; or the four durations of [`Failing`] themselves. Out: [`Training`].
+//!
+//! Failures are a Poisson process of the whole cluster. Work is lost back to the last checkpoint; the interval between
+//! checkpoints is Daly's. [`Failing::simulate`] plays the same by chance, seeded, and confirms the closed form.
+//!
+//! Invariant: equal inputs give equal answers; goodput is in (0, 1].
+
+use meshwright_hardware::profile::{Cluster, Figure, Machine};
+use meshwright_hardware::units::{ByteRate, Bytes, Seconds};
+use serde::Serialize;
+
+use crate::job::Job;
+
+/// What a device writes of a checkpoint where its system's profile does not say.
+fn usual_storage() -> Figure<ByteRate> {
+    let source =
+        "assumption: as Llama 3's storage, 2 TB/s sustained for 16,384 devices (Grattafiori et al. 2024, 3.3.1)";
+    Figure::new(ByteRate(122e6), source)
+}
+
+/// From a failure to reading the checkpoint where the system's profile does not say.
+fn usual_restart() -> Figure<Seconds> {
+    let source = "assumption: detection and diagnosis in 10 min, the bound that MegaScale reports (Jiang et al. 2024, section \
+                  6.3; recalled)";
+    Figure::new(Seconds(600.0), source)
+}
+
+/// A run that is stopped by failures and saved by checkpoints. All durations above zero but `restart` and `write`, which may
+/// be zero.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Failing {
+    /// Mean time between failures of the whole cluster.
+    pub mtbf: Seconds,
+    /// For which training stands still while a checkpoint is written.
+    pub write: Seconds,
+    /// From a failure until training goes on from the checkpoint. It may fail too, and begins again.
+    pub restart: Seconds,
+}
+
+impl Failing {
+    /// Young's interval between checkpoints, of work alone: √(2 δ M) (Young 1974).
+    pub fn young(&self) -> Seconds {
+        Seconds((2.0 * self.write.0 * self.mtbf.0).sqrt())
+    }
+
+    /// Daly's interval (2006, eq. 37): of higher order, so that it also holds where writing takes long.
+    pub fn daly(&self) -> Seconds {
+        let (write, mtbf) = (self.write.0, self.mtbf.0);
+        if write >= 2.0 * mtbf {
+            return self.mtbf;
+        }
+        let small = write / (2.0 * mtbf);
+        Seconds((2.0 * write * mtbf).sqrt() * (1.0 + small.sqrt() / 3.0 + small / 9.0) - write)
+    }
+
+    /// The expected time of `work` in intervals of `every`, each with its checkpoint (Daly 2006, eq. 20):
+    /// M·e^(R/M)·(e^((τ+δ)/M) − 1)·work/τ.
+    pub fn expected(&self, work: Seconds, every: Seconds) -> Seconds {
+        let mtbf = self.mtbf.0;
+        let segment = ((every + self.write).0 / mtbf).exp_m1();
+        Seconds(mtbf * (self.restart.0 / mtbf).exp() * segment * work.0 / every.0)
+    }
+
+    /// The share of time that is useful work.
+    pub fn goodput(&self, every: Seconds) -> f64 {
+        every.0 / self.expected(every, every).0
+    }
+
+    /// How long `runs` runs of `segments` intervals take that fail by chance; seconds, ascending.
+    pub fn simulate(&self, segments: u64, every: Seconds, runs: usize, seed: u64) -> Vec<f64> {
+        let mut dice = Dice(seed);
+        let mut all: Vec<f64> = (0..runs).map(|_| self.run(segments, every, &mut dice)).collect();
+        all.sort_by(f64::total_cmp);
+        all
+    }
+
+    /// One run: from failure to failure.
+    fn run(&self, segments: u64, every: Seconds, dice: &mut Dice) -> f64 {
+        let (segment, mut left, mut clock) = ((every + self.write).0, segments, 0.0);
+        loop {
+            let alive = dice.exponential(self.mtbf.0);
+            let done = (alive / segment) as u64;
+            if done >= left {
+                return clock + left as f64 * segment;
+            }
+            left -= done;
+            clock += alive;
+            // A restart that fails begins again.
+            loop {
+                let alive = dice.exponential(self.mtbf.0);
+                if alive >= self.restart.0 {
+                    clock += self.restart.0;
+                    break;
+                }
+                clock += alive;
+            }
+        }
+    }
+}
+
+/// Chance that is the same every time (SplitMix64: Steele, Lea & Flood 2014).
+struct Dice(u64);
+
+impl Dice {
+    /// In (0, 1].
+    fn uniform(&mut self) -> f64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut bits = self.0;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        bits ^= bits >> 31;
+        ((bits >> 11) + 1) as f64 / (1_u64 << 53) as f64
+    }
+
+    fn exponential(&mut self, mean: f64) -> f64 {
+        -self.uniform().ln() * mean
+    }
+}
+
+/// A training run from its first step to its last, failures included.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Training {
+    /// Steps.
+    pub steps: usize,
+    /// Were nothing to fail and nothing to be saved.
+    pub days_without_failures: f64,
+    /// Expected.
+    pub days: f64,
+    /// Useful time over all time.
+    pub goodput: f64,
+    /// Mean time between failures of the whole cluster; none where its devices' profiles give none, so that nothing fails.
+    pub mtbf_s: Option<f64>,
+    /// Failures to expect.
+    pub failures: f64,
+    /// Of weights and optimizer state.
+    pub checkpoint_bytes: u64,
+    /// For which training stands still.
+    pub checkpoint_write_s: f64,
+    /// From a failure until training goes on.
+    pub restart_s: f64,
+    /// Between checkpoints: Daly's interval, in whole steps.
+    pub checkpoint_every_steps: Option<usize>,
+    /// Nine in ten simulated runs take less.
+    pub days_p90: f64,
+    /// By the systems' prices; none where one has none.
+    pub dollars: Option<f64>,
+    /// Of devices at their power limit and their hosts; none where a device's power is unknown.
+    pub energy_kwh: Option<f64>,
+    /// What the figures rest on.
+    pub assumptions: Vec<String>,
+}
+
+/// Bytes of a checkpoint: weights in their format and fp32, and two moments in fp32.
+pub fn checkpoint_bytes(job: &Job) -> Bytes {
+    let weights = job.precision.stored().bytes();
+    let each = if weights < 4 { weights + 12 } else { 12 };
+    Bytes(job.model.parameters(job.seq) * each)
+}
+
+/// Price of all devices of a cluster for an hour, in dollars.
+pub fn dollars_per_hour(cluster: &Cluster) -> Option<f64> {
+    let price = |pool: &Machine| pool.system.price.as_ref().map(|price| price.value.0 * pool.devices() as f64);
+    cluster.pools.iter().map(price).sum::<Option<f64>>().map(|site| site * cluster.sites() as f64)
+}
+
+/// Power of all devices at their limits, with their hosts, in kW.
+pub fn kilowatts(cluster: &Cluster) -> Option<f64> {
+    let power = |pool: &Machine| {
+        let host = pool.system.host_power.as_ref().map_or(0.0, |host| host.value.0);
+        pool.device.power.as_ref().map(|own| (own.value.0 + host) * pool.devices() as f64 / 1e3)
+    };
+    cluster.pools.iter().map(power).sum::<Option<f64>>().map(|site| site * cluster.sites() as f64)
+}
+
+/// Mean time between failures of all devices together; none where a device has none.
+pub fn mtbf(cluster: &Cluster) -> Option<Seconds> {
+    let rate = |pool: &Machine| pool.device.mtbf.as_ref().map(|mtbf| pool.devices() as f64 / mtbf.value.0);
+    let rate: f64 = cluster.pools.iter().map(rate).sum::<Option<f64>>()?;
+    Some(Seconds(1.0 / (rate * cluster.sites() as f64)))
+}
+
+/// Simulated runs behind [`Training::days_p90`].
+const RUNS: usize = 200;
+
+/// A job's training on all devices of a cluster, at `step` a step.
+pub fn days_to_train(step: Seconds, job: &Job, cluster: &Cluster) -> Training {
+    let work = step * job.steps as f64;
+    let bytes = checkpoint_bytes(job);
+    let slowest = |pool: &Machine| pool.system.storage.clone().unwrap_or_else(usual_storage);
+    let storage = cluster.pools.iter().map(slowest).min_by(|a, b| a.value.0.total_cmp(&b.value.0));
+    let storage = storage.unwrap_or_else(usual_storage);
+    let longest = |pool: &Machine| pool.system.restart.clone().unwrap_or_else(usual_restart);
+    let detect = cluster.pools.iter().map(longest).max_by(|a, b| a.value.0.total_cmp(&b.value.0));
+    let detect = detect.unwrap_or_else(usual_restart);
+    // Sites keep their own copies.
+    let write = bytes / (storage.value * cluster.devices() as f64);
+    let restart = detect.value + write;
+    let mut training = Training {
+        steps: job.steps,
+        days_without_failures: days(work.0),
+        days: days(work.0),
+        goodput: 1.0,
+        mtbf_s: None,
+        failures: 0.0,
+        checkpoint_bytes: bytes.0,
+        checkpoint_write_s: write.0,
+        restart_s: restart.0,
+        checkpoint_every_steps: None,
+        days_p90: days(work.0),
+        dollars: None,
+        energy_kwh: None,
+        assumptions: Vec::new(),
+    };
+    match mtbf(cluster) {
+        Some(mtbf) => training.fail(Failing { mtbf, write, restart }, step, work),
+        None => training.assumptions.push("no `mtbf` in the device's profile: nothing fails".to_owned()),
+    }
+    let hours = training.days * 24.0;
+    training.dollars = dollars_per_hour(cluster).map(|rate| rate * hours);
+    training.energy_kwh = kilowatts(cluster).map(|power| power * hours);
+    training.assume(cluster, &storage, &detect);
+    training
+}
+
+fn days(seconds: f64) -> f64 {
+    seconds / 86400.0
+}
+
+impl Training {
+    fn fail(&mut self, failing: Failing, step: Seconds, work: Seconds) {
+        let steps = (failing.daly().0 / step.0).round().clamp(1.0, self.steps as f64);
+        let every = step * steps;
+        let expected = failing.expected(work, every);
+        self.checkpoint_every_steps = Some(steps as usize);
+        (self.days, self.goodput) = (days(expected.0), work.0 / expected.0);
+        (self.mtbf_s, self.failures) = (Some(failing.mtbf.0), expected.0 / failing.mtbf.0);
+        // What cannot end in any reasonable time is not played through.
+        let playable = self.failures.is_finite() && self.failures < 1e5;
+        let segments = (self.steps as f64 / steps).round().max(1.0) as u64;
+        self.days_p90 = match playable {
+            true => days(failing.simulate(segments, every, RUNS, 1)[RUNS * 9 / 10]),
+            false => f64::INFINITY,
+        };
+    }
+
+    fn assume(&mut self, cluster: &Cluster, storage: &Figure<ByteRate>, detect: &Figure<Seconds>) {
+        let mut seen: Vec<String> = Vec::new();
+        for pool in &cluster.pools {
+            let name = &pool.device.name;
+            seen.extend(
+                pool.device.mtbf.as_ref().map(|mtbf| format!("{name} fails every {}: {}", mtbf.value, mtbf.source)),
+            );
+        }
+        seen.push(format!("storage takes {} a device: {}", storage.value, storage.source));
+        seen.push(format!("restart takes {} and reading the checkpoint: {}", detect.value, detect.source));
+        seen.push("training stands still while a checkpoint is written".to_owned());
+        if cluster.sites() > 1 {
+            seen.push("a failure anywhere stops all sites".to_owned());
+        }
+        if self.energy_kwh.is_some() {
+            seen.push("energy at the devices' power limit, with hosts, without cooling".to_owned());
+        }
+        self.assumptions.extend(seen);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,288 @@
+//! `explain`: where a plan's time and bytes go, what binds, what more is worth, what loses, as tables or JSON.
+
+use clap::Args;
+use meshwright_hardware::profile::{Cluster, Figure, Machine};
+use meshwright_hardware::units::{ByteRate, Bytes, Seconds};
+use meshwright_planner::explain::{Alternative, Cause, Decided, Explanation, Limit, ShadowPrice, StageTime, explain};
+use meshwright_planner::goodput::Training;
+use meshwright_planner::plan::Plan;
+use meshwright_planner::sites::Outer;
+
+use super::plan::print_figures;
+use crate::failure::Failure;
+
+/// Arguments of `explain`.
+#[derive(Args)]
+pub struct ExplainCommand {
+    /// A plan file
+    plan: String,
+    /// `512x dgx-a100-80gb`, `8x h100`, `4x(16x dgx-h100) @ 10 Gbit/s 50 ms`, or a calibrated machine's .toml
+    #[arg(long)]
+    cluster: String,
+    /// Do not search again for what a node or memory more would be worth to the best plan
+    #[arg(long)]
+    no_search: bool,
+    /// Mean time between failures of one device, as `50000 h`, instead of its profile's
+    #[arg(long)]
+    mtbf: Option<Seconds>,
+    /// What a device writes of a checkpoint, as `150 MB/s`, instead of its system's
+    #[arg(long)]
+    storage: Option<ByteRate>,
+    /// From a failure to reading the checkpoint, as `10 min`, instead of its system's
+    #[arg(long)]
+    restart: Option<Seconds>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl ExplainCommand {
+    /// Explains and prints.
+    pub fn run(self) -> Result<(), Failure> {
+        let plan = Plan::read(&self.plan)?;
+        let mut cluster = Cluster::parse(&self.cluster)?;
+        self.amend(&mut cluster)?;
+        let explained = explain(&plan, &cluster, !self.no_search)?;
+        if self.json {
+            let mut all = serde_json::to_value(&explained).expect("an explanation is numbers and text");
+            all["plan"] = serde_json::to_value(&plan).expect("a plan is tables of strings and numbers");
+            println!("{all}");
+        } else {
+            println!("{} on {}, predicted\n\n{}", plan.job.model.name, self.cluster, plan.summary());
+            print_figures(&explained.figures);
+            print_time(&explained);
+            print_memory(&explained);
+            print_binding(&explained);
+            print_prices(&explained.shadow_prices, &cluster);
+            print_alternatives(&explained.alternatives);
+            print_training(&explained.training);
+            if let Some(outer) = &explained.sites {
+                print_sites(&plan, outer);
+            }
+            self.print_next(&explained);
+        }
+        Ok(())
+    }
+
+    /// What the user knows better than the profiles.
+    fn amend(&self, cluster: &mut Cluster) -> Result<(), Failure> {
+        let figures = [
+            ("mtbf", self.mtbf.map(|x| x.0)),
+            ("storage", self.storage.map(|x| x.0)),
+            ("restart", self.restart.map(|x| x.0)),
+        ];
+        if let Some((name, _)) = figures.iter().find(|(_, value)| *value == Some(0.0)) {
+            return Err(Failure::input(format!("--{name} is 0: it must be above zero")));
+        }
+        let source = "the command line";
+        let amend = |machine: &mut Machine| {
+            let (device, system) = (&mut machine.device, &mut machine.system);
+            device.mtbf = self.mtbf.map(|value| Figure::new(value, source)).or(device.mtbf.take());
+            system.storage = self.storage.map(|value| Figure::new(value, source)).or(system.storage.take());
+            system.restart = self.restart.map(|value| Figure::new(value, source)).or(system.restart.take());
+        };
+        cluster.pools.iter_mut().for_each(amend);
+        Ok(())
+    }
+
+    fn print_next(&self, explained: &Explanation) {
+        let faster = explained.alternatives.first().filter(|best| best.slower.is_some_and(|slower| slower < -0.001));
+        match faster {
+            Some(Alternative { change, slower: Some(slower), .. }) => {
+                let share = -100.0 * slower;
+                println!("\nnext: edit {}: {change} makes a step {share:.1} % shorter", self.plan);
+            }
+            _ => {
+                println!("\nnext: meshwright simulate {} --cluster \"{}\" --trace trace.json", self.plan, self.cluster)
+            }
+        }
+    }
+}
+
+/// Stages that stand in a table: all, or the first and last ones with those that bind.
+fn shown(explained: &Explanation) -> Vec<usize> {
+    const MOST: usize = 6;
+    let count = explained.stages.len();
+    if count <= MOST {
+        return (0..count).collect();
+    }
+    let binding = &explained.binding;
+    let mut stages = vec![0, 1, binding.bottleneck_stage, binding.memory_stage, count - 2, count - 1];
+    stages.sort_unstable();
+    stages.dedup();
+    stages
+}
+
+fn heading(stages: &[usize], width: usize) -> String {
+    stages.iter().map(|stage| format!("{:>width$}", format!("stage {stage}"))).collect()
+}
+
+fn print_time(explained: &Explanation) {
+    let stages = shown(explained);
+    println!("\nwhere a step's time goes, predicted");
+    println!("{:<14}{:>9}{:>8}{}", "", "mean", "share", heading(&stages, 9));
+    for cause in Cause::ALL {
+        let mean = StageTime::mean(&explained.stages, cause);
+        if explained.stages.iter().all(|stage| stage.nanos(cause) == 0) {
+            continue;
+        }
+        let of = |&stage: &usize| format!("{:>9}", Seconds(explained.stages[stage].seconds(cause)).to_string());
+        let share = 100.0 * mean / explained.figures.step_time_s;
+        let name = if cause.is_exposed() { format!("{} exposed", cause.name()) } else { cause.name().to_owned() };
+        let each: String = stages.iter().map(of).collect();
+        println!("{name:<14}{:>9}{share:>6.1} %{each}", Seconds(mean).to_string());
+    }
+}
+
+fn print_memory(explained: &Explanation) {
+    let stages = shown(explained);
+    println!("\nwhere a rank's bytes go, predicted");
+    println!("{:<14}{}", "", heading(&stages, 10));
+    let row = |name: &str, of: &dyn Fn(usize) -> u64| {
+        let each: String = stages.iter().map(|&stage| format!("{:>10}", Bytes(of(stage)).to_string())).collect();
+        println!("{name:<14}{each}");
+    };
+    for (at, (name, _)) in explained.memory[0].uses().iter().enumerate() {
+        if explained.memory.iter().any(|memory| memory.uses()[at].1 > 0) {
+            row(name, &|stage| explained.memory[stage].uses()[at].1);
+        }
+    }
+    row("declared", &|stage| explained.memory[stage].total());
+    row("usable", &|stage| explained.usable_memory_bytes[stage]);
+    if explained.memory.iter().any(|memory| memory.host > 0) {
+        row("on the host", &|stage| explained.memory[stage].host);
+    }
+}
+
+fn print_binding(explained: &Explanation) {
+    let binding = &explained.binding;
+    let limit = match binding.limit {
+        Limit::Compute => "compute",
+        Limit::Communication => "exposed communication",
+        Limit::Bubble => "waiting for other stages",
+    };
+    println!("\nwhat binds, predicted");
+    let busy = Seconds(binding.busy_s);
+    println!("   stage {} sets the pace: busy for {busy} of a step, most of it {limit}", binding.bottleneck_stage);
+    let left = Bytes(binding.headroom_bytes.unsigned_abs());
+    match binding.headroom_bytes {
+        0.. => println!("   memory: stage {} has least left, {left}", binding.memory_stage),
+        _ => println!("   memory: stage {} does not fit: it needs {left} more", binding.memory_stage),
+    }
+    if let Some(link) = binding.link {
+        let exposed = Seconds(link.exposed_s);
+        println!("   link: {exposed} of a step wait for {}, over {}", link.axis, link.tier);
+    }
+}
+
+fn money(dollars: f64) -> String {
+    let sign = if dollars < 0.0 { "-" } else { "" };
+    match dollars.abs() {
+        size if size >= 100.0 || size == 0.0 => format!("{sign}${size:.0}"),
+        size if size >= 0.01 => format!("{sign}${size:.2}"),
+        size => format!("{sign}${size:.6}"),
+    }
+}
+
+fn print_prices(prices: &[ShadowPrice], cluster: &Cluster) {
+    println!("\nwhat more is worth, predicted");
+    for pool in &cluster.pools {
+        if let Some(price) = &pool.system.price {
+            println!("   at {} a device-hour: {}", price.value, price.source);
+        }
+    }
+    println!("{:<34}{:<10}{:>11}{:>10}{:>12}{:>14}", "", "decided", "tokens/s", "$/hour", "$/M tokens", "$ of the job");
+    for price in prices {
+        let decided = match price.decided {
+            Decided::Held => "held",
+            Decided::Refitted => "refitted",
+            Decided::Searched => "searched",
+        };
+        let cell = |value: Option<f64>| value.map_or("–".to_owned(), money);
+        let (hour, token, job) = (price.dollars_per_hour, price.dollars_per_m_tokens, price.job_dollars);
+        println!(
+            "{:<34}{decided:<10}{:>+11.0}{:>10}{:>12}{:>14}",
+            price.more,
+            price.tokens_per_s,
+            cell(hour),
+            cell(token),
+            cell(job)
+        );
+        if !price.note.is_empty() {
+            println!("   {}", price.note);
+        }
+    }
+    println!("   $/hour: what the gain is worth; $/M tokens and $ of the job: what it saves, a node's own price paid");
+}
+
+fn print_alternatives(all: &[Alternative]) {
+    println!("\none decision changed, predicted");
+    println!("{:<36}{:>10}{:>10}   why", "", "step", "slower");
+    for alternative in all {
+        let Alternative { change, step_time_s, slower, why, .. } = alternative;
+        match step_time_s.zip(*slower) {
+            Some((step, slower)) => {
+                let slower = format!("{:+.1} %", 100.0 * slower);
+                println!("{change:<36}{:>10}{slower:>10}   {why}", Seconds(step).to_string());
+            }
+            None => println!("{change:<36}{:>10}{:>10}   {why}", "–", "–"),
+        }
+    }
+}
+
+fn print_training(training: &Training) {
+    let Training { steps, days_without_failures, days, goodput, .. } = training;
+    println!("\nfrom the first step to the last, predicted");
+    println!(
+        "   {steps} steps: {} days without failures, {} expected (goodput {:.1} %), nine runs in ten below {}",
+        brief(*days_without_failures),
+        brief(*days),
+        100.0 * goodput,
+        brief(training.days_p90)
+    );
+    if let (Some(mtbf), Some(every)) = (training.mtbf_s, training.checkpoint_every_steps) {
+        let (bytes, write) = (Bytes(training.checkpoint_bytes), Seconds(training.checkpoint_write_s));
+        println!(
+            "   a failure every {}, {} in all; restart in {}",
+            Seconds(mtbf),
+            brief(training.failures),
+            Seconds(training.restart_s)
+        );
+        println!("   a checkpoint of {bytes} every {every} steps, written in {write}");
+    }
+    let cost = training.dollars.map_or("no price known".to_owned(), money);
+    let energy = training.energy_kwh.map_or("no power known".to_owned(), |kwh| format!("{} kWh", brief(kwh)));
+    println!("   {cost}, {energy}");
+    for assumption in &training.assumptions {
+        println!("   assumed: {assumption}");
+    }
+}
+
+/// A count with as many digits as it deserves.
+fn brief(number: f64) -> String {
+    match number.abs() {
+        size if size >= 100.0 => format!("{number:.0}"),
+        size if size >= 1.0 => format!("{number:.1}"),
+        0.0 => "0".to_owned(),
+        _ => format!("{number:.3}"),
+    }
+}
+
+/// What meetings of sites cost, for people.
+pub fn print_sites(plan: &Plan, outer: &Outer) {
+    let every = plan.sites.map_or(1, |sites| sites.every);
+    println!("\nmeetings of {} sites every {every} steps, predicted", plan.site_count());
+    println!(
+        "   step    {:>12}   of which {} are the meetings' share",
+        Seconds(outer.step_s).to_string(),
+        Seconds(outer.step_s - outer.inner_step_s)
+    );
+    println!(
+        "   link    {:>12}   an exchange; {} each way a period, in use {:.1} % of the time",
+        Seconds(outer.exchange_s).to_string(),
+        Bytes(outer.exchanged_bytes),
+        100.0 * outer.link_busy
+    );
+    println!("   update  {:>12}   of outer weights, a fragment", Seconds(outer.update_s).to_string());
+    println!("   {}", outer.assumption);
+}
