@@ -21,7 +21,7 @@ use meshwright_hardware::mesh::{Axis, Coord, Mesh, Rank};
 use meshwright_hardware::op::Op;
 use meshwright_hardware::price::dims;
 use meshwright_hardware::profile::{Curve, Sample};
-use meshwright_hardware::program::{Buffer, Collective, Lifetime};
+use meshwright_hardware::program::{Buffer, Collective, Elem, Lifetime};
 
 use crate::device::{Backend, Device, Region, StepArgs};
 use crate::error::ExecutorError;
@@ -147,7 +147,7 @@ impl<'a> Bench<'a> {
         let ops = &shared.config.ops;
         let ids = ops.iter().flat_map(Op::signature).filter(|p| is_ids(p.name)).map(|p| p.elems).max().unwrap_or(0);
         let arena = ops.iter().map(footprint).max().unwrap_or(0).max(ARENA);
-        let buffer = |name: &str, elems| Buffer { name: name.to_owned(), elems, lifetime: Lifetime::Scratch, width: 4 };
+        let buffer = |name: &str, elems| Buffer { name: name.to_owned(), elems, lifetime: Lifetime::Scratch, elem: Elem::F32 };
         let buffers = [buffer("arena", arena), buffer("ids", ids)];
         let device = shared.config.device.open(rank, &buffers, shared.config.threads_per_rank)?;
         Ok(Bench { shared, rank, device, arena, timings: Vec::new() })
@@ -353,6 +353,7 @@ const ADAMW: StepArgs = StepArgs {
         grad_scale: 1.0,
     },
     clip: 1.0,
+    loss_scale: 1.0,
 };
 
 /// Whether an argument holds token ids.

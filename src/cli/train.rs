@@ -93,10 +93,16 @@ impl Run {
 
 /// What this executor cannot run, said before anything is written.
 fn check_runnable(file: &str, plan: &Plan, device: Backend) -> Result<(), Failure> {
-    if plan.job.precision != Precision::Fp32 {
-        let precision = plan.job.precision;
+    let precision = plan.job.precision;
+    let runs = match precision {
+        Precision::Fp32 => true,
+        Precision::Bf16 | Precision::Fp16 => device == Backend::Cpu,
+        Precision::Tf32 | Precision::Fp8 | Precision::Fp4 | Precision::Int8 => false,
+    };
+    if !runs {
+        let formats = if device == Backend::Cpu { "fp32, bf16 and fp16" } else { "fp32" };
         return Err(Failure::input(format!(
-            "{file}: `job.precision` is {precision}: device `{device}` trains in fp32"
+            "{file}: `job.precision` is {precision}: device `{device}` trains in {formats}"
         )));
     }
     if plan.job.model.vocab < 256 {
