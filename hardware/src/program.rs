@@ -153,7 +153,7 @@ impl View {
         self.offset..self.offset + shards * self.elems
     }
 
-    /// Size in bytes.
+    /// Size in bytes, if elements were of full width.
     pub fn bytes(&self) -> u64 {
         self.elems as u64 * ELEM_BYTES
     }

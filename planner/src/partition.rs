@@ -167,9 +167,8 @@ impl Model {
         };
         let z: Vec<Vec<Variable>> =
             worthy.choices.iter().map(|all| all.iter().map(|_| one(&mut vars)).collect()).collect();
-        let time = |s: usize| -> Expression {
-            worthy.choices[s].iter().zip(&z[s]).map(|(c, &z)| c.seconds / least * z).sum()
-        };
+        let time =
+            |s: usize| -> Expression { worthy.choices[s].iter().zip(&z[s]).map(|(c, &z)| c.seconds / least * z).sum() };
         let total: Expression = (0..z.len()).map(time).sum();
         let objective = (problem.microbatches - 1) as f64 * slowest + total;
         let mut model = vars.minimise(objective.clone()).using(microlp);

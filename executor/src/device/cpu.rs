@@ -222,7 +222,8 @@ mod tests {
     }
 
     fn device(sizes: &[usize]) -> Cpu {
-        let declare = |&elems: &usize| Buffer { name: "b".to_owned(), elems, lifetime: Lifetime::Scratch, elem: Elem::F32 };
+        let declare =
+            |&elems: &usize| Buffer { name: "b".to_owned(), elems, lifetime: Lifetime::Scratch, elem: Elem::F32 };
         Cpu::new(0, &sizes.iter().map(declare).collect::<Vec<_>>(), 2).unwrap()
     }
 

@@ -322,7 +322,16 @@ mod tests {
             let (experts, sources, m, n, k) = (3, 2, 4, 5, 6);
             let (a, b) = (random(1, experts * sources * m * k), random(2, experts * n * k));
             let mut c = vec![f32::NAN; experts * sources * m * n];
-            expert_matmul(team, Layout::Nt, [experts, sources], [m, n, k], false, Floats::Full(&a), Floats::Full(&b), FloatsMut::Full(&mut c));
+            expert_matmul(
+                team,
+                Layout::Nt,
+                [experts, sources],
+                [m, n, k],
+                false,
+                Floats::Full(&a),
+                Floats::Full(&b),
+                FloatsMut::Full(&mut c),
+            );
             let mut want = vec![0.0; c.len()];
             let mut grad = vec![0.0f64; b.len()];
             for at in 0..experts * sources {
@@ -334,7 +343,16 @@ mod tests {
             }
             assert_close(&c, &want, 1e-5);
             let mut db = vec![0.0; b.len()];
-            expert_matmul(team, Layout::Tn, [experts, sources], [n, k, m], true, Floats::Full(&c), Floats::Full(&a), FloatsMut::Full(&mut db));
+            expert_matmul(
+                team,
+                Layout::Tn,
+                [experts, sources],
+                [n, k, m],
+                true,
+                Floats::Full(&c),
+                Floats::Full(&a),
+                FloatsMut::Full(&mut db),
+            );
             assert_close(&db, &grad, 1e-5);
         });
     }

@@ -8,10 +8,10 @@ use std::path::PathBuf;
 
 use meshwright_hardware::mesh::Mesh;
 
+use super::LossScaling;
 use crate::device::{Backend, StepArgs};
 use crate::error::ExecutorError;
 use crate::kernels::AdamW;
-use super::LossScaling;
 
 /// Settings of a training run.
 #[derive(Clone, Debug, PartialEq)]

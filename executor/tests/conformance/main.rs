@@ -139,6 +139,6 @@ fn cases_cover_every_class_that_is_calibrated() {
     let classes = |ops: Vec<meshwright_hardware::op::Op>| -> std::collections::BTreeSet<&str> {
         ops.iter().map(|op| op.class()).collect()
     };
-    let (tested, calibrated) = (classes(cases::all()), classes(meshwright_executor::calibrate::default_ops()));
+    let (tested, calibrated) = (classes(cases::all()), classes(meshwright_executor::calibrate::default_ops(Elem::F32)));
     assert!(calibrated.is_subset(&tested), "{calibrated:?} {tested:?}");
 }

@@ -149,7 +149,9 @@ pub fn run(op: &Op, x: &mut Args, at: Coord, step: &StepArgs) {
                 (x[2][r], x[2][rows + r], x[2][2 * rows + r]) = (greatest, sum, target);
             }
         }
-        Op::Loss { rows, vocab, shards, scale } => loss((rows, vocab, shards), f64::from(scale), f64::from(step.loss_scale), at.tp, x),
+        Op::Loss { rows, vocab, shards, scale } => {
+            loss((rows, vocab, shards), f64::from(scale), f64::from(step.loss_scale), at.tp, x)
+        }
         Op::Zero { .. } => x[0].fill(0.0),
         Op::Copy { n } => (0..n).for_each(|i| x[1][i] = x[0][i]),
         Op::Accumulate { n } => (0..n).for_each(|i| x[1][i] += x[0][i]),

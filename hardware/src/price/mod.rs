@@ -36,6 +36,16 @@ pub enum PriceError {
         /// The format.
         precision: Precision,
     },
+    /// A device that was measured in another format.
+    #[error("`{device}` was measured in {measured}; measure it with --precision {precision}, or plan in {measured}")]
+    Measured {
+        /// The device.
+        device: String,
+        /// In which format.
+        measured: Precision,
+        /// Wanted.
+        precision: Precision,
+    },
     /// The mesh needs more devices than there are.
     #[error("the plan has {ranks} ranks, the cluster {devices} devices; use a cluster of {ranks} or more")]
     TooFew {
@@ -78,6 +88,11 @@ impl<'a> Prices<'a> {
             return Err(PriceError::TooFew { ranks, devices });
         }
         let device = &cluster.pools[0].device;
+        // Its curves say nothing of other formats.
+        let measured = device.calibrated.as_ref().and(device.peak.keys().next());
+        if let Some(&measured) = measured.filter(|_| !device.peak.contains_key(&precision)) {
+            return Err(PriceError::Measured { device: device.name.clone(), measured, precision });
+        }
         Ok(Prices { device, precision, mesh, topology: Topology::of(cluster), ops: HashMap::new() })
     }
 

@@ -147,9 +147,10 @@ fn check_instr(program: &Program, stage: usize, kind: &Kind, apart: &[Vec<Apart>
 fn check_elems(buffers: &[Buffer], block: &Block, args: &[View]) -> Result<(), Fault> {
     block.calls.iter().try_for_each(|call| {
         let signature = call.op.signature();
-        call.args.iter().zip(&signature).try_for_each(|(arg, param)| {
-            taken(&buffers[args[arg.param as usize].buffer as usize], param.takes)
-        })
+        call.args
+            .iter()
+            .zip(&signature)
+            .try_for_each(|(arg, param)| taken(&buffers[args[arg.param as usize].buffer as usize], param.takes))
     })
 }
 

@@ -374,8 +374,11 @@ impl Piece {
         for (value, (first, last)) in order {
             let class = self.class(value) as usize;
             let elems = self.elems(value).next_multiple_of(ALIGN);
-            let mut busy: Vec<(usize, usize)> =
-                placed[class].iter().filter(|(until, ..)| *until >= first).map(|&(_, start, end)| (start, end)).collect();
+            let mut busy: Vec<(usize, usize)> = placed[class]
+                .iter()
+                .filter(|(until, ..)| *until >= first)
+                .map(|&(_, start, end)| (start, end))
+                .collect();
             busy.sort_unstable();
             let start = busy.iter().fold(0, |at, &(start, end)| if at + elems <= start { at } else { at.max(end) });
             placed[class].push((last, start, start + elems));

@@ -316,13 +316,16 @@ impl Layout {
     /// Saved buffers of a chunk's pieces, as many as microbatches are under way at once.
     fn add_slots(&mut self, plan: &Plan, pieces: &Pieces, chunk: usize, actions: &[Action], width: Formats) {
         let (slots, held) = under_way(actions, chunk, plan.schedule.splits());
-        let names = |what: &str, turn: usize, at: At| ["", ".stats", ".ids"].map(|of| format!("{what}{of}.{turn}.{}", at.name()));
+        let names = |what: &str, turn: usize, at: At| {
+            ["", ".stats", ".ids"].map(|of| format!("{what}{of}.{turn}.{}", at.name()))
+        };
         let pool = self.add_pool(plan, pieces, chunk, width);
         for index in self.chunks[chunk].clone() {
             let at = self.pieces[index];
             let piece = at.piece(plan, pieces);
             if let Some(&[forward, back]) = pool.get(&index) {
-                let place = |turn| self.declare_classes(names("host", turn, at), piece.slot_elems, Lifetime::Hosted, width);
+                let place =
+                    |turn| self.declare_classes(names("host", turn, at), piece.slot_elems, Lifetime::Hosted, width);
                 let between = (0..slots).map(place).collect();
                 self.slots.push(vec![forward]);
                 self.hosted.push(Some((between, back)));

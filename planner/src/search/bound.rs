@@ -84,8 +84,7 @@ impl Whole {
     /// Of a plan's costs.
     pub fn of(plan: &Plan, costs: &Costs) -> Whole {
         let model = &plan.job.model;
-        let mut whole =
-            Whole { layers: model.depth(), hop: costs.hop, norm_sum: costs.norm_sum, ..Whole::default() };
+        let mut whole = Whole { layers: model.depth(), hop: costs.hop, norm_sum: costs.norm_sum, ..Whole::default() };
         let (mut shortest, mut most) = (f64::INFINITY, costs.embed.share.gather.max(costs.head.share.gather));
         for (kind, piece) in &costs.layers {
             let count = (0..model.depth()).filter(|&layer| model.kind(layer) == *kind).count() as f64;
@@ -314,9 +313,7 @@ impl<'a> Played<'a> {
         let (pipeline, times) = (self.pipeline, &self.all[stage][chunk]);
         let place = pipeline.place(stage, chunk);
         let at = |place: usize| place * pipeline.microbatches + mb;
-        let came = |place: usize, when: f64| {
-            when + if pipeline.chunk_at(place).0 == stage { 0.0 } else { self.hop }
-        };
+        let came = |place: usize, when: f64| when + if pipeline.chunk_at(place).0 == stage { 0.0 } else { self.hop };
         let (needs, takes) = match action {
             Action::Forward(..) if place == 0 => (0.0, times.forward),
             Action::Forward(..) => (came(place - 1, self.done[0][at(place - 1)]), times.forward),

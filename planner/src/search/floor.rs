@@ -26,7 +26,11 @@ pub fn of_shape(job: &Job, shape: &Shape, links: &mut Links) -> Result<f64, Pric
     };
     let attention = kernels(&model.attention_linears())?;
     let dense = kernels(&model.ffn_linears(model.ffn as f64))?;
-    let table = Linear { inputs: job.model.hidden as f64, outputs: job.model.vocab as f64, split: crate::shape::Split::Columns };
+    let table = Linear {
+        inputs: job.model.hidden as f64,
+        outputs: job.model.vocab as f64,
+        split: crate::shape::Split::Columns,
+    };
     let head = if job.model.causal() { kernels(&[table])? } else { 0.0 };
     // What routed experts get to do varies with their room: at the greatest rate, it is at least their share of the tokens.
     let routed = match &model.experts {

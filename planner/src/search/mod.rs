@@ -75,7 +75,14 @@ pub fn search(job: &Job, cluster: &Cluster, fix: &Fix, top: usize) -> Result<Fou
     search.begin()?;
     let t0 = started.elapsed();
     search.run(top.max(1))?;
-    eprintln!("begin {t0:?} shapes {} opened {} orders {} combos {} proved {}", search.shapes.len(), search.stats[0], search.stats[1], search.stats[2], search.proved);
+    eprintln!(
+        "begin {t0:?} shapes {} opened {} orders {} combos {} proved {}",
+        search.shapes.len(),
+        search.stats[0],
+        search.stats[1],
+        search.stats[2],
+        search.proved
+    );
     let Search { considered, rejected, best, simulated, mut queue, proved, .. } = search;
     if best.is_empty() {
         return Err(PlanError::Infeasible { considered, rejected });
@@ -244,10 +251,19 @@ impl<'a> Search<'a> {
                 break;
             }
             match node.known {
-                Known::Shape(index) => { self.stats[0] += 1; self.open(index, node.seconds)? }
-                Known::Orders(index) => { self.stats[1] += 1; self.open_orders(index, node.seconds)? }
+                Known::Shape(index) => {
+                    self.stats[0] += 1;
+                    self.open(index, node.seconds)?
+                }
+                Known::Orders(index) => {
+                    self.stats[1] += 1;
+                    self.open_orders(index, node.seconds)?
+                }
                 Known::AnyOrder(index, of) => self.order(index, of, node.seconds)?,
-                Known::Combination(index, of, group) => { self.stats[2] += 1; self.decide(index, of, &group, node.seconds)? }
+                Known::Combination(index, of, group) => {
+                    self.stats[2] += 1;
+                    self.decide(index, of, &group, node.seconds)?
+                }
                 Known::Plan(plan) => self.simulate(*plan, top, node.seconds)?,
             }
         }
@@ -372,7 +388,9 @@ impl<'a> Search<'a> {
         let plan = Plan { stages, ..plan };
         let bound = bound::step(&plan, &group.costs).max(least);
         if of.pp > 1 && chunks == 1 {
-            if std::env::var("DBG").is_ok() && least < self.proved { eprintln!("proved {least:.4} bound {bound:.4} {}", plan.summary()); }
+            if std::env::var("DBG").is_ok() && least < self.proved {
+                eprintln!("proved {least:.4} bound {bound:.4} {}", plan.summary());
+            }
             self.proved = self.proved.min(least);
         }
         self.push(bound, Known::Plan(Box::new(plan)));
@@ -394,7 +412,15 @@ impl<'a> Search<'a> {
         });
         for (plan, predicted) in batch.into_iter().zip(predicted) {
             let predicted = predicted?;
-            if std::env::var("DBG").is_ok() { eprintln!("{:.4} sim {:.4} bound {:.4} {}", bounds_dbg / predicted.figures.step_time_s, predicted.figures.step_time_s, bounds_dbg, plan.summary()); }
+            if std::env::var("DBG").is_ok() {
+                eprintln!(
+                    "{:.4} sim {:.4} bound {:.4} {}",
+                    bounds_dbg / predicted.figures.step_time_s,
+                    predicted.figures.step_time_s,
+                    bounds_dbg,
+                    plan.summary()
+                );
+            }
             let time = |predicted: &Predicted| predicted.figures.step_time_s;
             let at = self.best.partition_point(|(_, other)| time(other) <= time(&predicted));
             self.best.insert(at, (plan, predicted));

@@ -181,7 +181,13 @@ pub(super) fn run_kernel(team: &Team, op: &Op, args: &Args, at: Coord, step: &St
             kernels::route([rows, experts, top_k, room], args.read(0), probs, shares, places);
         }
         Op::RouteGrad { rows, experts, top_k, balance, .. } => {
-            kernels::route_grad([rows, experts, top_k], balance * step.loss_scale, args.read(0), args.read(1), args.write(2));
+            kernels::route_grad(
+                [rows, experts, top_k],
+                balance * step.loss_scale,
+                args.read(0),
+                args.read(1),
+                args.write(2),
+            );
         }
         Op::Dispatch { cols, top_k, .. } => {
             kernels::dispatch(team, cols, top_k, args.read(0), args.read(1), args.write(2));
@@ -279,4 +285,3 @@ pub(super) fn run_kernel(team: &Team, op: &Op, args: &Args, at: Coord, step: &St
         }
     }
 }
-

@@ -39,12 +39,7 @@ impl Memory {
         Memory::allocate(gpu, (elems, Elem::F32), KERNELS, name)
     }
 
-    fn allocate(
-        gpu: &Gpu,
-        (elems, elem): (usize, Elem),
-        usage: BufferUsages,
-        name: &str,
-    ) -> Result<Memory, String> {
+    fn allocate(gpu: &Gpu, (elems, elem): (usize, Elem), usage: BufferUsages, name: &str) -> Result<Memory, String> {
         let (elems, most) = (elems.max(1) as u64, gpu.limits.max_buffer_size);
         // Whole words: two halves share one.
         let size = (elem.bytes() * elems).next_multiple_of(4);

@@ -110,9 +110,7 @@ impl Wgpu {
             | Op::DispatchGrad { .. }
             | Op::Combine { .. }
             | Op::CombineGrad { .. } => self.record_routing(op, step.loss_scale, x),
-            Op::ContextAttention(dims) => {
-                self.context_forward(&dims, at, x)
-            }
+            Op::ContextAttention(dims) => self.context_forward(&dims, at, x),
             Op::ContextAttentionGrad(dims) => self.context_grad(&dims, at, x),
             Op::LatentPack { rows, seq, heads, nope, rope, value, theta, cp } => {
                 let table = self.turns(seq * cp, rope, theta)?;

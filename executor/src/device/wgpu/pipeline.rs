@@ -192,13 +192,7 @@ impl Pipelines {
         }
     }
 
-    fn compile(
-        &self,
-        device: &wgpu::Device,
-        kernel: Kernel,
-        constants: &Constants,
-        elems: &[Elem],
-    ) -> ComputePipeline {
+    fn compile(&self, device: &wgpu::Device, kernel: Kernel, constants: &Constants, elems: &[Elem]) -> ComputePipeline {
         let source = accessors(elems, kernel.writes) + kernel.source;
         let source = wgpu::ShaderSource::Wgsl(source.into());
         let descriptor = wgpu::ShaderModuleDescriptor { label: Some(kernel.entry), source };
