@@ -95,6 +95,12 @@ fn two_bytes_learn_as_four_do_on_the_cpu() {
     learns_alike(Backend::Cpu);
 }
 
+#[cfg(feature = "wgpu")]
+#[test]
+fn two_bytes_learn_as_four_do_on_wgpu() {
+    learns_alike(Backend::Wgpu(0));
+}
+
 #[test]
 fn measured_buffers_are_the_declared_ones_in_every_precision() {
     let bytes = |precision| {
