@@ -1,7 +1,8 @@
 //! Matrix products: packed and blocked as in BLIS (Van Zee & van de Geijn 2015), with a register tile per instruction set.
 //!
 //! In: two row-major matrices, a [`Layout`], perhaps a bias. Out: `C`, written or added to. Elements of two bytes are widened as
-//! they are packed; a `C` of them is summed in fp32 and rounded once.
+//! they are packed; a `C` of them is summed in fp32 and rounded once. Where the processor multiplies pairs of bf16 (AVX-512
+//! BF16), pairs along `k` are packed as they are, one in the place of a float.
 //!
 //! A round packs a slice of `B` into panels as wide as the register tile, for all threads; then each task packs blocks of
 //! `A`'s rows and multiplies. Rounds and blocks along `k` depend on the shape alone.
@@ -35,23 +36,26 @@ struct Operand<'a> {
     data: Floats<'a>,
     outer: usize,
     inner: usize,
+    /// Where pairs of bf16 stand for floats: how many elements `k` has, each pair counting as one.
+    paired: Option<usize>,
 }
 
 impl Operand<'_> {
     /// Packs `count ≤ width` of the outer index from `at`, for `depth` from `k0`, as `[depth, width]` with zeros behind.
     fn pack(self, at: usize, count: usize, k0: usize, depth: usize, width: usize, to: &mut [f32]) {
         let first = at * self.outer + k0 * self.inner;
-        match self.data {
-            Floats::Full(data) if self.inner == 1 => {
+        match (self.data, self.paired) {
+            (Floats::Half(_, data), Some(k)) => self.pack_pairs(data, k, [at, count, k0, depth], width, to),
+            (Floats::Full(data), _) if self.inner == 1 => {
                 transpose(&data[first..], self.outer, count, depth, to, width);
             }
-            Floats::Full(data) => {
+            (Floats::Full(data), _) => {
                 let from = &data[first..];
                 for (p, to) in to.chunks_exact_mut(width).take(depth).enumerate() {
                     to[..count].copy_from_slice(&from[p * self.inner..p * self.inner + count]);
                 }
             }
-            Floats::Half(half, data) if self.inner == 1 => {
+            (Floats::Half(half, data), None) if self.inner == 1 => {
                 let mut rows = [0.0; WIDENED];
                 let most = WIDENED / count;
                 for p in (0..depth).step_by(most) {
@@ -63,7 +67,7 @@ impl Operand<'_> {
                     transpose(&rows, some, count, some, &mut to[p * width..], width);
                 }
             }
-            Floats::Half(half, data) => {
+            (Floats::Half(half, data), None) => {
                 let from = &data[first..];
                 for (p, to) in to.chunks_exact_mut(width).take(depth).enumerate() {
                     widen(half, &from[p * self.inner..p * self.inner + count], &mut to[..count]);
@@ -72,6 +76,33 @@ impl Operand<'_> {
         }
         if count < width {
             to.chunks_exact_mut(width).take(depth).for_each(|to| to[count..].fill(0.0));
+        }
+    }
+
+    /// As [`Operand::pack`], of pairs: the last one has a zero if `k` is odd.
+    fn pack_pairs(self, data: &[u16], k: usize, [at, count, k0, depth]: [usize; 4], width: usize, to: &mut [f32]) {
+        if self.inner == 1 {
+            let mut rows = [0.0; WIDENED];
+            let most = WIDENED / count;
+            for p in (0..depth).step_by(most) {
+                let some = (depth - p).min(most);
+                let from = 2 * (k0 + p);
+                for (i, row) in rows.chunks_exact_mut(some).take(count).enumerate() {
+                    let start = (at + i) * self.outer;
+                    pairs_along(&data[start + from..start + k.min(from + 2 * some)], row);
+                }
+                transpose(&rows, some, count, some, &mut to[p * width..], width);
+            }
+        } else {
+            for (p, to) in to.chunks_exact_mut(width).take(depth).enumerate() {
+                let row = |k: usize| &data[k * self.inner + at..][..count];
+                let low = 2 * (k0 + p);
+                if low + 1 < k {
+                    pairs_across(row(low), row(low + 1), &mut to[..count]);
+                } else {
+                    to.iter_mut().zip(row(low)).for_each(|(to, &low)| *to = f32::from_bits(u32::from(low)));
+                }
+            }
         }
     }
 }
@@ -98,13 +129,16 @@ pub fn matmul(
         widened.resize(n, 0.0);
         bias.part(0..n, &mut widened)
     });
-    let by_row = |data, outer| Operand { data, outer, inner: 1 };
-    let by_depth = |data, inner| Operand { data, outer: 1, inner };
+    let pairs = matches!((a, b), (Floats::Half(Half::Bf16, _), Floats::Half(Half::Bf16, _))) && multiplies_pairs();
+    let paired = pairs.then_some(k);
+    let by_row = |data, outer| Operand { data, outer, inner: 1, paired };
+    let by_depth = |data, inner| Operand { data, outer: 1, inner, paired };
     let (a, b) = match layout {
         Layout::Nt => (by_row(a, k), by_row(b, k)),
         Layout::Nn => (by_row(a, k), by_depth(b, n)),
         Layout::Tn => (by_depth(a, m), by_depth(b, n)),
     };
+    let k = if pairs { k.div_ceil(2) } else { k };
     match c {
         FloatsMut::Full(c) => {
             let c = Split::new(c);
@@ -232,7 +266,11 @@ impl Round<'_> {
                     self.a.pack(at, count, self.k0 + depths.start, depths.len(), tile_rows, to);
                 }
                 for col in cols.clone() {
-                    multiply_panel(self, rows.clone(), col, depths.clone(), scratch);
+                    if self.a.paired.is_some() {
+                        multiply_panel_of_pairs(self, rows.clone(), col, depths.clone(), scratch);
+                    } else {
+                        multiply_panel(self, rows.clone(), col, depths.clone(), scratch);
+                    }
                 }
             }
             if let Some(end) = self.to.end {
@@ -262,11 +300,55 @@ impl Round<'_> {
     }
 }
 
+/// Whether the processor multiplies pairs of bf16.
+fn multiplies_pairs() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return super::lanes::level() == super::lanes::Level::Avx512 && is_x86_feature_detected!("avx512bf16");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// As [`multiply_panel`], where panels hold pairs.
+fn multiply_panel_of_pairs(round: &Round, rows: Range<usize>, col: usize, depths: Range<usize>, packed_a: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx512f,avx512dq,avx512bf16,avx2,fma")]
+        fn avx512(round: &Round, rows: Range<usize>, col: usize, depths: Range<usize>, packed_a: &[f32]) {
+            multiply_tiles::<std::arch::x86_64::__m512, 12, 2, true>(round, rows, col, depths, packed_a);
+        }
+        // SAFETY: operands are paired only where `multiplies_pairs`.
+        unsafe { avx512(round, rows, col, depths, packed_a) }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    unreachable!("{:?} {col} {depths:?} {}: pairs without the instruction", rows, packed_a.len() + round.m)
+}
+
 vectorised! {
+    fn pairs_along(from: &[u16], to: &mut [f32]) = pairs_along_body;
+    fn pairs_across(low: &[u16], high: &[u16], to: &mut [f32]) = pairs_across_body;
     fn tile_shape() -> [usize; 2] = tile_shape_body;
     fn multiply_panel(
         round: &Round, rows: Range<usize>, col: usize, depths: Range<usize>, packed_a: &[f32],
     ) = multiply_panel_body;
+}
+
+/// Neighbours as pairs.
+#[inline(always)]
+fn pairs_along_body<L: Lanes>(from: &[u16], to: &mut [f32]) {
+    let (pairs, rest) = from.as_chunks::<2>();
+    let pair = |low: u16, high: u16| f32::from_bits(u32::from(low) | u32::from(high) << 16);
+    to.iter_mut().zip(pairs).for_each(|(to, &[low, high])| *to = pair(low, high));
+    if let (Some(to), &[last]) = (to.get_mut(pairs.len()), rest) {
+        *to = pair(last, 0);
+    }
+}
+
+/// What stands in two rows at the same place as pairs.
+#[inline(always)]
+fn pairs_across_body<L: Lanes>(low: &[u16], high: &[u16], to: &mut [f32]) {
+    for ((to, &low), &high) in to.iter_mut().zip(low).zip(high) {
+        *to = f32::from_bits(u32::from(low) | u32::from(high) << 16);
+    }
 }
 
 /// Rows and columns of the register tile: accumulators, a row of `B` and a broadcast fill the registers.
@@ -285,14 +367,14 @@ fn multiply_panel_body<L: Lanes>(
     packed_a: &[f32],
 ) {
     if L::REGISTERS == 32 {
-        multiply_tiles::<L, 12, 2>(round, rows, col, depths, packed_a);
+        multiply_tiles::<L, 12, 2, false>(round, rows, col, depths, packed_a);
     } else {
-        multiply_tiles::<L, 4, 3>(round, rows, col, depths, packed_a);
+        multiply_tiles::<L, 4, 3, false>(round, rows, col, depths, packed_a);
     }
 }
 
 #[inline(always)]
-fn multiply_tiles<L: Lanes, const R: usize, const V: usize>(
+fn multiply_tiles<L: Lanes, const R: usize, const V: usize, const PAIRS: bool>(
     round: &Round,
     rows: Range<usize>,
     col: usize,
@@ -313,7 +395,7 @@ fn multiply_tiles<L: Lanes, const R: usize, const V: usize>(
         assert!(at + (count - 1) * stride + cols <= sums.len());
         // SAFETY: the panels hold depths.len() rows of R and `wide` floats; C's tile is in bounds, and no other task's.
         unsafe {
-            let tile = multiply_tile::<L, R, V>(depths.len(), a.as_ptr(), 1, R, b.as_ptr(), wide, wide);
+            let tile = multiply::<L, R, V, PAIRS>(depths.len(), a.as_ptr(), 1, R, b.as_ptr(), wide, wide);
             store_tile(tile, count, cols, start, sums.pointer().add(at), stride);
         }
     }
@@ -333,8 +415,26 @@ pub(super) struct Start<'a> {
 /// # Safety
 /// All named elements must be readable.
 #[inline(always)]
-#[allow(clippy::needless_range_loop)] // constant bounds over arrays unroll into registers
 pub(super) unsafe fn multiply_tile<L: Lanes, const R: usize, const V: usize>(
+    k: usize,
+    a: *const f32,
+    a_row: usize,
+    a_k: usize,
+    b: *const f32,
+    b_k: usize,
+    cols: usize,
+) -> [[L; V]; R] {
+    // SAFETY: by contract.
+    unsafe { multiply::<L, R, V, false>(k, a, a_row, a_k, b, b_k, cols) }
+}
+
+/// As [`multiply_tile`]; with `PAIRS` each float is a pair of bf16, and pairs are multiplied and added.
+///
+/// # Safety
+/// As [`multiply_tile`]; with `PAIRS`, the processor must have AVX-512 BF16.
+#[inline(always)]
+#[allow(clippy::needless_range_loop)] // constant bounds over arrays unroll into registers
+unsafe fn multiply<L: Lanes, const R: usize, const V: usize, const PAIRS: bool>(
     k: usize,
     a: *const f32,
     a_row: usize,
@@ -356,7 +456,7 @@ pub(super) unsafe fn multiply_tile<L: Lanes, const R: usize, const V: usize>(
             for r in 0..R {
                 let x = L::splat(*a.add(r * a_row));
                 for v in 0..V {
-                    sums[r][v] = x.mul_add(row[v], sums[r][v]);
+                    sums[r][v] = if PAIRS { x.dot_pairs(row[v], sums[r][v]) } else { x.mul_add(row[v], sums[r][v]) };
                 }
             }
         }

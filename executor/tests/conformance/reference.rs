@@ -299,7 +299,9 @@ fn attention_grad(dims: &AttentionDims, x: &mut Args) {
             let p: Vec<f64> = scores.iter().map(|s| (s - lse).exp()).collect();
             let dp = |x: &Args, key: usize| (0..d).map(|c| dout[c] * x[0][head.v(key) + c]).sum::<f64>();
             let dp: Vec<f64> = (0..p.len()).map(|key| dp(x, key)).collect();
-            let delta: f64 = p.iter().zip(&dp).map(|(p, dp)| p * dp).sum();
+            // Σ p·dp by what was kept of it (Dao et al. 2022, §B.2), rounded or not.
+            let out = &x[1][head.lse(query) * d..][..d];
+            let delta: f64 = out.iter().zip(&dout).map(|(out, dout)| out * dout).sum();
             for (key, (p, dp)) in p.iter().zip(&dp).enumerate() {
                 let ds = p * (dp - delta) / root;
                 for (c, dout) in dout.iter().enumerate() {
