@@ -12,6 +12,10 @@ use super::team::{Split, Team};
 /// Rows of a task.
 const TASK_ROWS: usize = 8;
 
+fn rows_of(task: usize, rows: usize) -> std::ops::Range<usize> {
+    task * TASK_ROWS..rows.min((task + 1) * TASK_ROWS)
+}
+
 /// The column of the target in this shard, if it is here; `u32::MAX` (no target) never is.
 fn local(target: f32, first: usize, vocab: usize) -> Option<usize> {
     let id = target.to_bits();
@@ -33,7 +37,7 @@ pub fn loss_stats(
     let stats = Split::new(stats);
     let space = if let Floats::Half(..) = logits { vocab } else { 0 };
     team.run_with(rows.div_ceil(TASK_ROWS), space, |task, space| {
-        for row in task * TASK_ROWS..rows.min((task + 1) * TASK_ROWS) {
+        for row in rows_of(task, rows) {
             let logits = logits.part(row * vocab..(row + 1) * vocab, space);
             let (greatest, sum) = row_stats(logits);
             let target = local(targets[row], first, vocab).map_or(0.0, |column| logits[column]);
@@ -80,7 +84,7 @@ pub fn loss(
             logits[column] -= gradient_scale;
         }
     };
-    let (tasks, of) = (rows.div_ceil(TASK_ROWS), |task: usize| task * TASK_ROWS..rows.min((task + 1) * TASK_ROWS));
+    let (tasks, of) = (rows.div_ceil(TASK_ROWS), |task| rows_of(task, rows));
     match logits {
         FloatsMut::Full(logits) => {
             let split = Split::new(logits);
