@@ -13,6 +13,7 @@ use meshwright_executor::device::{Backend, Found, device_info};
 use meshwright_hardware::profile::{
     Curve, Device, DeviceKind, Efficiency, EfficiencyCurve, Figure, Link, LinkKind, Machine, Provenance, System,
 };
+use meshwright_hardware::program::Elem;
 use meshwright_hardware::units::{ByteRate, Bytes, FlopRate, Precision, Seconds};
 
 use crate::failure::Failure;
@@ -68,20 +69,21 @@ impl Share {
     }
 }
 
-/// Measures this machine for about `budget`.
-pub fn measure(share: Share, budget: Duration) -> Result<Machine, Failure> {
+/// Measures this machine for about `budget`, in a format.
+pub fn measure(share: Share, precision: Precision, budget: Duration) -> Result<Machine, Failure> {
     let found = share.device.find()?;
     let Share { device, ranks, threads } = share;
     let emulator = found.software && device != Backend::Cpu;
-    let ops = default_ops().into_iter().filter(|op| !emulator || op.flops() <= EMULATED_FLOPS).collect();
-    let config = CalibrateConfig { device, ranks, threads_per_rank: threads, ops, budget };
+    let elem = Elem::of(precision);
+    let ops = default_ops(elem).into_iter().filter(|op| !emulator || op.flops() <= EMULATED_FLOPS).collect();
+    let config = CalibrateConfig { device, ranks, threads_per_rank: threads, elem, ops, budget };
     let curves = calibrate(&config)?;
-    Ok(machine(share, &found, curves))
+    Ok(machine(share, precision, &found, curves))
 }
 
 /// The machine of an earlier calibration of less than a week ago, or of one now.
-pub fn cached(share: Share, budget: Duration) -> Result<Machine, Failure> {
-    let path = cache_file(share, &share.device.find()?);
+pub fn cached(share: Share, precision: Precision, budget: Duration) -> Result<Machine, Failure> {
+    let path = cache_file(share, precision, &share.device.find()?);
     let week = Duration::from_secs(7 * 24 * 3600);
     let age = |path: &PathBuf| path.metadata().ok()?.modified().ok()?.elapsed().ok();
     if let Some(path) = path.as_ref().filter(|path| age(path).is_some_and(|age| age < week))
@@ -90,8 +92,8 @@ pub fn cached(share: Share, budget: Duration) -> Result<Machine, Failure> {
     {
         return Ok(machine);
     }
-    eprintln!("measuring {} of this machine, {} …", share.device, share.words());
-    let machine = measure(share, budget)?;
+    eprintln!("measuring {} of this machine, {}, {precision} …", share.device, share.words());
+    let machine = measure(share, precision, budget)?;
     if let Some(path) = path {
         // A cache that cannot be written costs time, not correctness.
         let _ = path.parent().map(std::fs::create_dir_all);
@@ -101,7 +103,7 @@ pub fn cached(share: Share, budget: Duration) -> Result<Machine, Failure> {
 }
 
 /// Where a calibration is kept; of this version, and this device and driver alone.
-fn cache_file(share: Share, found: &Found) -> Option<PathBuf> {
+fn cache_file(share: Share, precision: Precision, found: &Found) -> Option<PathBuf> {
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
     let cache = std::env::var_os("XDG_CACHE_HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from).or_else(home)?;
     let what = match share.device {
@@ -109,11 +111,11 @@ fn cache_file(share: Share, found: &Found) -> Option<PathBuf> {
         Backend::Wgpu(_) => format!("{} {} {}", found.name, found.title, found.driver),
     };
     let model: String = what.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
-    let name = format!("{model}-{}x{}-{}.toml", share.ranks, share.threads, env!("CARGO_PKG_VERSION"));
+    let name = format!("{model}-{}x{}-{precision}-{}.toml", share.ranks, share.threads, env!("CARGO_PKG_VERSION"));
     Some(cache.join("meshwright").join(name))
 }
 
-fn machine(share: Share, found: &Found, curves: BTreeMap<String, Curve>) -> Machine {
+fn machine(share: Share, precision: Precision, found: &Found, curves: BTreeMap<String, Curve>) -> Machine {
     let source = "measured by meshwright hardware calibrate";
     let best = |classes: &[&str]| {
         let samples = classes.iter().filter_map(|class| curves.get(*class)).flat_map(Curve::samples);
@@ -141,7 +143,7 @@ fn machine(share: Share, found: &Found, curves: BTreeMap<String, Curve>) -> Mach
         mtbf: None,
         memory: Figure::new(Bytes(memory), "what the operating system or the driver says, shared evenly"),
         memory_bandwidth: Figure::new(ByteRate(bytes), source),
-        peak: BTreeMap::from([(Precision::Fp32, Figure::new(FlopRate(flops), source))]),
+        peak: BTreeMap::from([(precision, Figure::new(FlopRate(flops), source))]),
         launch: Figure::new(Seconds(launch), source),
         power: None,
         efficiency: Efficiency { matmul: share_of_one(), memory: share_of_one(), attention: share_of_one() },

@@ -126,6 +126,7 @@ pub fn train_config(plan: &Plan, threads_per_rank: usize, checkpoints: Option<Ch
         eps: o.eps.into(),
         weight_decay: o.weight_decay.into(),
         clip: o.clip.into(),
+        loss_scaling: Default::default(),
         microbatch_size: plan.microbatch,
         num_microbatches: plan.microbatches(),
         shares: plan.shares.clone(),

@@ -169,13 +169,13 @@ fn bad_input_is_refused_with_file_key_and_value_and_nothing_is_written() {
     bad("key.toml", "zero = 1", "zeros = 1");
     bad("tp.toml", "tp = 1", "tp = 3");
     bad("batch.toml", "global_batch = 8", "global_batch = 6");
-    bad("format.toml", "\"fp32\"", "\"bf16\"");
+    bad("format.toml", "\"fp32\"", "\"fp8\"");
     let run = |file: &'static str| ["run", file, "--data", "text.txt", "-o", "out"];
     place.refused(&run("torn.toml"), 2, &["torn.toml:", "[mesh"]);
     place.refused(&run("key.toml"), 2, &["key.toml:", "zeros"]);
     place.refused(&run("tp.toml"), 2, &["tp.toml:", "`mesh.tp` is 3", "`heads` = 4"]);
     place.refused(&run("batch.toml"), 2, &["batch.toml:", "`job.global_batch` is 6"]);
-    place.refused(&run("format.toml"), 2, &["format.toml", "bf16"]);
+    place.refused(&run("format.toml"), 2, &["format.toml", "fp8", "fp32, bf16 and fp16"]);
     place.refused(&run("missing.toml"), 2, &["missing.toml"]);
     place.write("tiny.toml", &tiny());
     place.refused(&["run", "tiny.toml", "--data", "nothing-here", "-o", "out"], 2, &["nothing-here"]);

@@ -113,13 +113,19 @@ fn mesh(dp: usize, pp: usize, tp: usize) -> Mesh {
 }
 
 fn all_agree(model: &Model, plans: Vec<Plan>) {
+    agree_in(Precision::Fp32, 1e-4, model, plans);
+}
+
+/// Every plan, in a precision, has the losses of one rank in fp32.
+fn agree_in(precision: Precision, tolerance: f64, model: &Model, plans: Vec<Plan>) {
     let single = Plan::single(job(model.clone()), 8);
     let wanted = losses(&single);
     assert!(wanted[STEPS - 1] < wanted[0] - 0.3, "it learns: {wanted:?}");
-    for plan in plans {
+    for mut plan in plans {
+        plan.job.precision = precision;
         for (step, (ours, wanted)) in losses(&plan).iter().zip(&wanted).enumerate() {
             let error = (ours - wanted).abs() / wanted;
-            assert!(error < 1e-4, "{}: step {step}: {ours} for {wanted}", plan.summary());
+            assert!(error < tolerance, "{} in {precision}: step {step}: {ours} for {wanted}", plan.summary());
         }
     }
 }
@@ -291,6 +297,21 @@ fn unlike_shares_train_alike() {
 fn gpt2_trains_alike_under_every_plan() {
     let model = model(Dress::Gpt2);
     all_agree(&model, [classic(&model), interleaved(&model), sharded(&model), tokens(&model), away(&model)].concat());
+}
+
+/// Rounding to 8 and 11 digits: what a plan adds to it is of its size.
+#[test]
+fn two_bytes_train_alike_under_every_plan() {
+    let gpt2 = model(Dress::Gpt2);
+    let llama = model(Dress::Llama);
+    let latent = Latent { q_rank: 12, kv_rank: 8, nope: 8, rope: 4, value: 8 };
+    let family = Family { latent: Some(latent), experts: Some(experts()), ..Family::default() };
+    let mixture = Model { family: Some(family), kv_heads: 4, ..model(Dress::Llama) };
+    for (precision, tolerance) in [(Precision::Bf16, 2e-2), (Precision::Fp16, 4e-3)] {
+        agree_in(precision, tolerance, &gpt2, [classic(&gpt2), away(&gpt2)].concat());
+        agree_in(precision, tolerance, &llama, [interleaved(&llama), sharded(&llama), tokens(&llama)].concat());
+        agree_in(precision, tolerance, &mixture, [spread(&mixture), away(&mixture)].concat());
+    }
 }
 
 #[test]

@@ -86,6 +86,7 @@ fn trainer(dress: Dress, mesh: Mesh, golden: &Golden) -> Trainer {
         eps: 1e-8,
         weight_decay: 0.1,
         clip: 1.0,
+        loss_scaling: Default::default(),
         microbatch_size: 1,
         num_microbatches: plan.microbatches(),
         shares: Vec::new(),

@@ -120,6 +120,23 @@ fn an_adapter_that_is_not_there_ends_the_command_with_what_was_found() {
     assert!(!place.join("out").exists());
 }
 
+/// Where the loader of Vulkan finds no driver.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_machine_without_an_adapter_ends_the_command_with_what_was_found() {
+    let place = place("wgpu-none");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_meshwright"));
+    command.args(["run", TINY, "--device", "wgpu", "-o", "out"]).current_dir(&place);
+    let none = place.join("no-driver.json");
+    let output = command.env("VK_ICD_FILENAMES", &none).env("VK_DRIVER_FILES", &none).output().unwrap();
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{message}");
+    for part in ["wgpu:0", "there is none on this machine", "found: cpu (", "no adapter"] {
+        assert!(message.contains(part), "`{part}` in: {message}");
+    }
+    assert!(!place.join("out").exists());
+}
+
 #[test]
 fn the_list_of_hardware_has_the_devices_of_this_machine() {
     let output = meshwright(&place("wgpu-list"), &["hardware", "list"]);

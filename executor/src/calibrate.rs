@@ -1,6 +1,9 @@
 //! Measures this machine: how long single ops, messages and collectives take.
 //!
-//! In: ops, a number of ranks and of threads each, and time to spend. Out: a curve a class, as profiles hold them.
+//! In: ops, a number of ranks and of threads each, a format, and time to spend. Out: a curve a class, as profiles hold them.
+//!
+//! Weights and activations are of the format that is asked for, and so are messages; gradients of weights, statistics and
+//! optimizer state, and the collectives that sum gradients, are fp32, as in programs.
 //!
 //! All ranks run the same op at the same time, as they do in training, so that what they take from each other (memory
 //! bandwidth, shared caches, clock) is in the figures. Operands rotate through an arena larger than private caches, as
@@ -18,10 +21,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use meshwright_hardware::mesh::{Axis, Coord, Mesh, Rank};
-use meshwright_hardware::op::Op;
+use meshwright_hardware::op::{Layout, Op, Param, Takes};
 use meshwright_hardware::price::dims;
 use meshwright_hardware::profile::{Curve, Sample};
-use meshwright_hardware::program::{Buffer, Collective, Lifetime};
+use meshwright_hardware::program::{Buffer, Collective, Elem, Lifetime};
 
 use crate::device::{Backend, Device, Region, StepArgs};
 use crate::error::ExecutorError;
@@ -54,6 +57,8 @@ pub struct CalibrateConfig {
     pub ranks: usize,
     /// Threads of each on the CPU.
     pub threads_per_rank: usize,
+    /// What weights and activations are.
+    pub elem: Elem,
     /// Ops to time.
     pub ops: Vec<Op>,
     /// Time to spend; a little more if even one repeat of everything takes longer.
@@ -137,20 +142,26 @@ struct Bench<'a> {
     shared: &'a Shared<'a>,
     rank: Rank,
     device: Box<dyn Device>,
-    /// Operands, in buffer 0, and ids, in buffer 1.
+    /// Elements of buffers 0 and 2, from which operands are taken in fp32 and in the format; buffer 1 has ids.
     arena: usize,
+    /// Elements of buffer 1.
+    ids: usize,
     timings: Vec<Timing>,
 }
 
 impl<'a> Bench<'a> {
     fn new(shared: &'a Shared<'a>, rank: Rank) -> Result<Self, ExecutorError> {
         let ops = &shared.config.ops;
-        let ids = ops.iter().flat_map(Op::signature).filter(|p| is_ids(p.name)).map(|p| p.elems).max().unwrap_or(0);
+        let ids = ops.iter().flat_map(Op::signature).filter(is_ids).map(|p| p.elems).max().unwrap_or(0);
         let arena = ops.iter().map(footprint).max().unwrap_or(0).max(ARENA);
-        let buffer = |name: &str, elems| Buffer { name: name.to_owned(), elems, lifetime: Lifetime::Scratch, width: 4 };
-        let buffers = [buffer("arena", arena), buffer("ids", ids)];
+        let ids = ids.max(PLACES * INPUTS[INPUTS.len() - 1]);
+        let elem = shared.config.elem;
+        let buffer =
+            |name: &str, elems, elem| Buffer { name: name.to_owned(), elems, lifetime: Lifetime::Scratch, elem };
+        let mut buffers = vec![buffer("arena", arena, Elem::F32), buffer("ids", ids, Elem::U32)];
+        buffers.extend((elem != Elem::F32).then(|| buffer("narrow", arena, elem)));
         let device = shared.config.device.open(rank, &buffers, shared.config.threads_per_rank)?;
-        Ok(Bench { shared, rank, device, arena, timings: Vec::new() })
+        Ok(Bench { shared, rank, device, arena, ids, timings: Vec::new() })
     }
 
     fn run(mut self) -> Result<Vec<Timing>, ExecutorError> {
@@ -171,7 +182,8 @@ impl<'a> Bench<'a> {
     fn op(&mut self, op: &Op, budget: Duration) -> Result<(), ExecutorError> {
         let places = (self.arena / footprint(op)).clamp(1, PLACES);
         self.prepare(op, places * footprint(op))?;
-        let regions: Vec<Vec<Region>> = (0..places).map(|place| operands(op, place * footprint(op))).collect();
+        let floats = self.floats();
+        let regions: Vec<Vec<Region>> = (0..places).map(|place| operands(op, place * footprint(op), floats)).collect();
         let at = Coord::FIRST;
         let mut calls = 0;
         let seconds = self.median(budget, |bench| {
@@ -185,16 +197,18 @@ impl<'a> Bench<'a> {
     /// Fresh operands, all between 0 and 1: repeated updates would else end in infinities or denormal numbers.
     fn prepare(&mut self, op: &Op, elems: usize) -> Result<(), ExecutorError> {
         let pattern: Vec<f32> = (0..4099u32).map(|i| (i * 2053 % 4099 + 40) as f32 / 4200.0).collect();
-        self.device.write_host(Region { buffer: 0, start: 0, elems }, &mut |host| {
-            host.chunks_mut(pattern.len()).for_each(|part| part.copy_from_slice(&pattern[..part.len()]));
-            Ok(())
-        })?;
+        for buffer in if self.floats() == 0 { vec![0] } else { vec![0, 2] } {
+            self.device.write_host(Region { buffer, start: 0, elems }, &mut |host| {
+                host.chunks_mut(pattern.len()).for_each(|part| part.copy_from_slice(&pattern[..part.len()]));
+                Ok(())
+            })?;
+        }
         let vocab = match *op {
             Op::Embed { vocab, .. } | Op::EmbedGrad { vocab, .. } => vocab,
             Op::LossStats { vocab, .. } | Op::Loss { vocab, .. } => vocab,
             _ => return Ok(()), // no ids to prepare
         };
-        let ids = op.signature().iter().find(|p| is_ids(p.name)).map_or(0, |p| p.elems);
+        let ids = op.signature().iter().find(|p| is_ids(p)).map_or(0, |p| p.elems);
         self.device.write_host(Region { buffer: 1, start: 0, elems: ids }, &mut |host| {
             let id = |i: usize| f32::from_bits((i * 7919 % vocab) as u32);
             host.iter_mut().enumerate().for_each(|(i, to)| *to = id(i));
@@ -213,7 +227,7 @@ impl<'a> Bench<'a> {
         for (size, group) in &shared.groups {
             for ((class, kind), bytes) in kinds.into_iter().flat_map(|kind| MESSAGES.map(|bytes| (kind, bytes))) {
                 let elems = (bytes / 4).next_multiple_of(*size);
-                let mut places = self.places(elems);
+                let mut places = self.places(0, elems);
                 let seconds = self.median(budget, |bench| {
                     let place = places.next().expect("endless");
                     bench.device.with_host(place, &mut |host| group.collective(rank, Axis::Tp, kind, host))
@@ -234,7 +248,8 @@ impl<'a> Bench<'a> {
     fn message(&mut self, bytes: usize, budget: Duration) -> Result<(), ExecutorError> {
         let (shared, rank) = (self.shared, self.rank);
         let (sends, receives) = (rank.is_multiple_of(2) && rank + 1 < shared.config.ranks, !rank.is_multiple_of(2));
-        let (mut times, mut places) = (Vec::new(), self.places(bytes / 4));
+        let (mut times, mut places) =
+            (Vec::new(), self.places(self.floats(), bytes / shared.config.elem.bytes() as usize));
         let start = Instant::now();
         // The first message is staged in fresh memory, later ones in the same.
         for repeat in 0..=REPEATS {
@@ -272,7 +287,7 @@ impl<'a> Bench<'a> {
     fn inputs(&mut self, budget: Duration) -> Result<(), ExecutorError> {
         let text: Vec<u8> = (0..1 << 20).map(|i: u32| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
         for elems in INPUTS {
-            let (mut from, mut places) = (0, self.places(elems));
+            let (mut from, mut places) = (0, self.places(1, elems));
             let seconds = self.median(budget, |bench| {
                 from = (from + 77_777) % (text.len() - elems - 1);
                 bench.device.write_host(places.next().expect("endless"), &mut |host| {
@@ -328,10 +343,16 @@ impl<'a> Bench<'a> {
         Ok(middle(times))
     }
 
-    /// Stretches of the arena, over and over.
-    fn places(&self, elems: usize) -> impl Iterator<Item = Region> + use<> {
-        let count = (self.arena / elems).clamp(1, PLACES);
-        (0..count).cycle().map(move |place| Region { buffer: 0, start: place * elems, elems })
+    /// The buffer of weights and activations.
+    fn floats(&self) -> usize {
+        if self.shared.config.elem == Elem::F32 { 0 } else { 2 }
+    }
+
+    /// Stretches of a buffer, over and over.
+    fn places(&self, buffer: usize, elems: usize) -> impl Iterator<Item = Region> + use<> {
+        let held = if buffer == 1 { self.ids } else { self.arena };
+        let count = (held / elems).clamp(1, PLACES);
+        (0..count).cycle().map(move |place| Region { buffer, start: place * elems, elems })
     }
 }
 
@@ -353,27 +374,34 @@ const ADAMW: StepArgs = StepArgs {
         grad_scale: 1.0,
     },
     clip: 1.0,
+    loss_scale: 1.0,
 };
 
-/// Whether an argument holds token ids.
-fn is_ids(name: &str) -> bool {
-    matches!(name, "ids" | "targets")
+fn is_ids(param: &Param) -> bool {
+    param.takes == Takes::Ids
 }
 
-/// Floats of the arena that an op's operands take, each from a cache line on.
+/// Elements of the arena that an op's operands take, each from a cache line on.
 fn footprint(op: &Op) -> usize {
-    op.signature().iter().filter(|p| !is_ids(p.name)).map(|p| p.elems.next_multiple_of(16)).sum()
+    op.signature().iter().filter(|p| !is_ids(p)).map(|p| p.elems.next_multiple_of(ALIGN)).sum()
 }
 
-/// An op's operands, one after another from `start` in the arena.
-fn operands(op: &Op, mut start: usize) -> Vec<Region> {
-    let place = |param: meshwright_hardware::op::Param| {
+/// Elements from one operand to the next: a cache line of two bytes each.
+const ALIGN: usize = 32;
+
+/// An op's operands, one after another from `start` in the arena: weights and activations in the buffer `floats`, the rest,
+/// and what adds up gradients of weights, in fp32.
+fn operands(op: &Op, mut start: usize, floats: usize) -> Vec<Region> {
+    let sums = matches!(op, Op::Zero { .. } | Op::Accumulate { .. });
+    let gradient = |param: &Param| param.name == "c" && matches!(op, Op::Matmul { layout: Layout::Tn, .. });
+    let place = |param: Param| {
         let elems = param.elems;
-        if is_ids(param.name) {
+        if is_ids(&param) {
             return Region { buffer: 1, start: 0, elems };
         }
-        let region = Region { buffer: 0, start, elems };
-        start += elems.next_multiple_of(16);
+        let narrow = param.takes == Takes::Float && !sums && !gradient(&param);
+        let region = Region { buffer: if narrow { floats } else { 0 }, start, elems };
+        start += elems.next_multiple_of(ALIGN);
         region
     };
     op.signature().into_iter().map(place).collect()
@@ -384,7 +412,8 @@ mod tests {
     use super::*;
 
     fn config(ranks: usize, ops: Vec<Op>) -> CalibrateConfig {
-        CalibrateConfig { device: Backend::Cpu, ranks, threads_per_rank: 1, ops, budget: Duration::from_millis(300) }
+        let (device, elem, budget) = (Backend::Cpu, Elem::F32, Duration::from_millis(300));
+        CalibrateConfig { device, ranks, threads_per_rank: 1, elem, ops, budget }
     }
 
     #[test]
@@ -407,6 +436,16 @@ mod tests {
     }
 
     #[test]
+    fn every_default_op_runs_in_two_bytes() {
+        let small = |op: &Op| footprint(op) <= 1 << 17;
+        let ops: Vec<Op> = default_ops(Elem::Bf16).into_iter().filter(small).collect();
+        let classes: std::collections::BTreeSet<&str> = ops.iter().map(Op::class).collect();
+        let config = CalibrateConfig { elem: Elem::Bf16, budget: Duration::ZERO, ..config(1, ops) };
+        let curves = calibrate(&config).unwrap();
+        assert!(classes.iter().all(|class| curves.contains_key(*class)), "{classes:?}");
+    }
+
+    #[test]
     fn one_rank_has_nobody_to_talk_to() {
         let curves = calibrate(&config(1, vec![Op::Accumulate { n: 4096 }])).unwrap();
         assert_eq!(curves.keys().collect::<Vec<_>>(), ["accumulate", "load"]);
@@ -414,7 +453,7 @@ mod tests {
 
     #[test]
     fn the_default_grid_covers_every_class_and_fits_the_arena() {
-        let ops = default_ops();
+        let ops = default_ops(Elem::F32);
         let classes: std::collections::BTreeSet<&str> = ops.iter().map(Op::class).collect();
         assert_eq!(classes.len(), 27);
         assert!(ops.iter().all(|op| footprint(op) <= ARENA));

@@ -62,6 +62,8 @@ mod tests {
             experts: None,
             weights_over: None,
             grads_over: None,
+            master: None,
+            master_over: None,
         }
     }
 

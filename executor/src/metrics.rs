@@ -29,8 +29,18 @@ pub struct StepMetrics {
     /// Norm of the whole gradient before clipping; not a number once training has diverged.
     #[serde(deserialize_with = "number_or_nan")]
     pub grad_norm: f64,
+    /// What gradients were multiplied by, so that small ones do not vanish in fp16; one in other formats.
+    #[serde(default = "unscaled")]
+    pub loss_scale: f64,
+    /// Steps so far, this one included, that updated nothing because their gradient was not finite.
+    #[serde(default)]
+    pub skipped: usize,
     /// Bytes that the rank that held most has held so far.
     pub peak_memory_bytes: u64,
+}
+
+fn unscaled() -> f64 {
+    1.0
 }
 
 /// JSON has no word for what is not a number: it is written as null.
@@ -119,6 +129,8 @@ mod tests {
             step_time_s: 0.1,
             lr: 1e-3,
             grad_norm: 2.0 / 3.0,
+            loss_scale: 65536.0,
+            skipped: 2,
             peak_memory_bytes: (1 << 40) + 1,
         }
     }

@@ -7,11 +7,13 @@
 //! seed gives the same losses on every mesh up to rounding, and the same bits on the same one.
 
 mod config;
+mod scaling;
 #[cfg(test)]
 mod tests;
 mod weights;
 
 pub use config::{CheckpointConfig, TrainConfig};
+pub use scaling::LossScaling;
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -36,6 +38,7 @@ use crate::init::initial;
 use crate::interpret::run_step;
 use crate::metrics::StepMetrics;
 use crate::transport::{Threads, Transport};
+use scaling::Scaler;
 use weights::{fingerprint, read, unlike};
 
 /// Steps whose times do not count: caches, page tables and kernels' working memory are still filling.
@@ -111,8 +114,10 @@ impl RankMemory {
 pub struct StepOutcome {
     /// Mean loss over the global batch, nats a token.
     pub loss: f64,
-    /// Norm of the gradient before clipping.
+    /// Norm of the gradient before clipping, unscaled; if it is not finite, nothing was updated.
     pub grad_norm: f64,
+    /// What gradients were scaled by.
+    pub loss_scale: f64,
     /// When every instruction of every rank ran.
     pub trace: Trace,
 }
@@ -147,6 +152,7 @@ pub struct Trainer {
     losses: Vec<Region>,
     /// Where the first stage keeps the gradient's squared norm.
     norm: Region,
+    scaler: Scaler,
     next_step: usize,
 }
 
@@ -177,8 +183,20 @@ impl Trainer {
         let losses = losses.collect::<Result<_, _>>()?;
         let norm = named(&program, 0, "norm")?;
         let (transport, seed) = (Threads::new(mesh), config.seed);
-        let mut trainer =
-            Trainer { program, params, config, source, devices, transport, loss_stage, losses, norm, next_step: 0 };
+        let scaler = Scaler::of(&program, config.loss_scaling);
+        let mut trainer = Trainer {
+            program,
+            params,
+            config,
+            source,
+            devices,
+            transport,
+            loss_stage,
+            losses,
+            norm,
+            scaler,
+            next_step: 0,
+        };
         trainer.fill(|spec, part| initial(spec, seed, part))?;
         Ok(trainer)
     }
@@ -206,7 +224,7 @@ impl Trainer {
         serde_json::json!({
             "program": fingerprint(&self.program), "seed": c.seed, "steps": c.steps, "warmup_steps": c.warmup_steps,
             "optimizer": [c.lr_peak, c.lr_min, c.beta1, c.beta2, c.eps, c.weight_decay, c.clip],
-            "global_batch": c.global_batch, "seq": c.seq,
+            "global_batch": c.global_batch, "seq": c.seq, "loss_scaling": [c.loss_scaling.initial, c.loss_scaling.every as f32],
         })
     }
 
@@ -230,8 +248,8 @@ impl Trainer {
             if step < first_step + WARM_UP || traces.len() == TRACED {
                 traces.pop_front();
             }
+            let metrics = self.metrics(step, &outcome, seconds);
             traces.push_back(outcome.trace);
-            let metrics = self.metrics(step, outcome.loss, outcome.grad_norm, seconds);
             let last = on_step(&metrics).is_break() || self.next_step == self.config.steps;
             if let Some((checkpoints, every)) = &checkpoints
                 && (last || self.next_step.is_multiple_of(*every))
@@ -259,7 +277,7 @@ impl Trainer {
     /// The first failure of any rank; the trainer cannot go on after one.
     pub fn step(&mut self) -> Result<StepOutcome, ExecutorError> {
         let step = self.next_step;
-        let args = self.config.step_args(step);
+        let args = self.config.step_args(step, self.scaler.skipped, self.scaler.scale);
         let epoch = Instant::now();
         let (program, config, source, transport) = (&**self.program, &self.config, &*self.source, &self.transport);
         let run = |rank: Rank, device: &mut Box<dyn Device>| {
@@ -281,7 +299,10 @@ impl Trainer {
         }
         let lanes = outcomes.into_iter().collect::<Result<Vec<_>, _>>()?;
         self.next_step += 1;
-        Ok(StepOutcome { loss: self.loss()?, grad_norm: self.grad_norm()?, trace: trace(lanes) })
+        let loss_scale = f64::from(args.loss_scale);
+        let grad_norm = self.grad_norm()? / loss_scale;
+        self.scaler.next(grad_norm.is_finite());
+        Ok(StepOutcome { loss: self.loss()?, grad_norm, loss_scale, trace: trace(lanes) })
     }
 
     /// The sum of what the last stage's ranks add up, one of each tensor-parallel group.
@@ -310,14 +331,16 @@ impl Trainer {
         (0..self.devices.len()).map(of_rank).collect()
     }
 
-    fn metrics(&self, step: usize, loss: f64, grad_norm: f64, seconds: f64) -> StepMetrics {
+    fn metrics(&self, step: usize, outcome: &StepOutcome, seconds: f64) -> StepMetrics {
         StepMetrics {
             step,
-            loss,
+            loss: outcome.loss,
             tokens_per_s: (self.config.global_batch * self.config.seq) as f64 / seconds,
             step_time_s: seconds,
             lr: self.config.lr(step),
-            grad_norm,
+            grad_norm: outcome.grad_norm,
+            loss_scale: outcome.loss_scale,
+            skipped: self.scaler.skipped,
             peak_memory_bytes: self.rank_memory().iter().map(RankMemory::total).max().unwrap_or(0),
         }
     }

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::{loss, ops, rotary_emb};
-use meshwright_executor::kernels::{self, Team};
+use meshwright_executor::kernels::{self, Floats, FloatsMut, Team};
 use meshwright_hardware::op::{ActivationKind, AttentionDims, Layout, NormKind};
 
 /// `n` values in -1..1, the same for a seed.
@@ -89,7 +89,8 @@ fn linear_layers_are_candles() {
     let want = candle_nn::Linear::new(var(&b, &[n, k]).as_tensor().clone(), None);
     let want = candle_nn::Module::forward(&want, &var(&a, &[m, k])).unwrap();
     let mut c = vec![0.0; m * n];
-    kernels::matmul(&team, Layout::Nt, m, n, k, &a, &b, None, false, &mut c);
+    let (left, right) = (Floats::Full(&a), Floats::Full(&b));
+    kernels::matmul(&team, Layout::Nt, m, n, k, left, right, None, false, FloatsMut::Full(&mut c));
     assert_close(&c, &values(&want));
 }
 
@@ -102,8 +103,9 @@ fn cross_entropy_is_candles() {
     let v = var(&logits, &[rows, vocab]);
     let want = loss::cross_entropy(&v, &Tensor::new(ids, &Device::Cpu).unwrap()).unwrap();
     let (mut stats, mut grads, mut total) = (vec![0.0; 3 * rows], logits.clone(), [0.0]);
-    kernels::loss_stats(&team, rows, vocab, 0, &logits, &targets, &mut stats);
-    kernels::loss(&team, rows, vocab, 1, 0, 1.0 / rows as f32, &targets, &stats, &mut grads, &mut total);
+    kernels::loss_stats(&team, rows, vocab, 0, Floats::Full(&logits), &targets, &mut stats);
+    let (scales, slopes) = ([1.0 / rows as f32; 2], FloatsMut::Full(&mut grads));
+    kernels::loss(&team, rows, vocab, 1, 0, scales, &targets, &stats, slopes, &mut total);
     assert_close(&total, &values(&want));
     assert_close(&grads, &grad(&want, &want.ones_like().unwrap(), &v));
 }

@@ -6,6 +6,7 @@
 //! Invariant: no wildcard arm over [`Op`] anywhere, so a new op is found by the compiler in every match.
 
 use crate::mesh::Axis;
+use crate::program::Elem;
 use serde::{Deserialize, Serialize};
 
 /// How a matmul reads its operands; C is always `[m, n]`.
@@ -351,7 +352,29 @@ pub enum Mode {
     InOut,
 }
 
-/// One argument of an op: its name, use and element count (all elements are 4 bytes: f32, or u32 for ids).
+/// Which elements an argument may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Takes {
+    /// Any floats: weights and activations. Kernels compute in fp32 and round what they write once, to nearest even.
+    Float,
+    /// f32 alone: statistics, sums of gradients, state of the optimizer.
+    Full,
+    /// u32: numbers of tokens and places.
+    Ids,
+}
+
+impl Takes {
+    /// Whether elements of this kind will do.
+    pub fn accepts(self, elem: Elem) -> bool {
+        match self {
+            Takes::Float => elem != Elem::U32,
+            Takes::Full => elem == Elem::F32,
+            Takes::Ids => elem == Elem::U32,
+        }
+    }
+}
+
+/// One argument of an op.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Param {
     /// Name in listings.
@@ -360,10 +383,20 @@ pub struct Param {
     pub mode: Mode,
     /// Number of elements.
     pub elems: usize,
+    /// Which elements it may have.
+    pub takes: Takes,
 }
 
 fn param(name: &'static str, mode: Mode, elems: usize) -> Param {
-    Param { name, mode, elems }
+    Param { name, mode, elems, takes: Takes::Float }
+}
+
+fn full(name: &'static str, mode: Mode, elems: usize) -> Param {
+    Param { takes: Takes::Full, ..param(name, mode, elems) }
+}
+
+fn ids(name: &'static str, mode: Mode, elems: usize) -> Param {
+    Param { takes: Takes::Ids, ..param(name, mode, elems) }
 }
 
 impl Op {
@@ -372,23 +405,23 @@ impl Op {
         use Mode::*;
         match *self {
             Op::Embed { rows, cols, vocab, .. } => {
-                vec![param("ids", In, rows), param("table", In, vocab * cols), param("out", Out, rows * cols)]
+                vec![ids("ids", In, rows), param("table", In, vocab * cols), param("out", Out, rows * cols)]
             }
             Op::EmbedGrad { rows, cols, vocab, .. } => {
-                vec![param("ids", In, rows), param("dy", In, rows * cols), param("dtable", InOut, vocab * cols)]
+                vec![ids("ids", In, rows), param("dy", In, rows * cols), full("dtable", InOut, vocab * cols)]
             }
             Op::Positions { rows, seq, cols, cp, .. } => {
                 vec![param("table", In, cp * seq * cols), param("x", InOut, rows * cols)]
             }
             Op::PositionsGrad { rows, seq, cols, cp, .. } => {
-                vec![param("dy", In, rows * cols), param("dtable", InOut, cp * seq * cols)]
+                vec![param("dy", In, rows * cols), full("dtable", InOut, cp * seq * cols)]
             }
             Op::Norm { kind, rows, cols } => {
                 let mut all = vec![param("x", In, rows * cols), param("gain", In, cols)];
                 if kind == NormKind::Layer {
                     all.push(param("bias", In, cols));
                 }
-                all.extend([param("y", Out, rows * cols), param("stats", Out, 2 * rows)]);
+                all.extend([param("y", Out, rows * cols), full("stats", Out, 2 * rows)]);
                 all
             }
             Op::NormGrad { kind, rows, cols, accumulate } => {
@@ -396,13 +429,13 @@ impl Op {
                 let mut all = vec![
                     param("x", In, rows * cols),
                     param("gain", In, cols),
-                    param("stats", In, 2 * rows),
+                    full("stats", In, 2 * rows),
                     param("dy", In, rows * cols),
                     param("dx", dx, rows * cols),
-                    param("dgain", InOut, cols),
+                    full("dgain", InOut, cols),
                 ];
                 if kind == NormKind::Layer {
-                    all.push(param("dbias", InOut, cols));
+                    all.push(full("dbias", InOut, cols));
                 }
                 all
             }
@@ -414,47 +447,50 @@ impl Op {
                 all.push(param("c", if accumulate { InOut } else { Out }, m * n));
                 all
             }
-            Op::BiasGrad { rows, cols } => vec![param("dy", In, rows * cols), param("db", InOut, cols)],
+            Op::BiasGrad { rows, cols } => vec![param("dy", In, rows * cols), full("db", InOut, cols)],
             Op::ExpertMatmul { layout, experts, sources, m, n, k, accumulate } => {
                 let (a, b, c) = match layout {
                     Layout::Tn => (sources * k * m, sources * k * n, m * n),
                     Layout::Nt | Layout::Nn => (sources * m * k, n * k, sources * m * n),
                 };
                 let out = if accumulate { InOut } else { Out };
-                vec![param("a", In, experts * a), param("b", In, experts * b), param("c", out, experts * c)]
+                let c = param("c", out, experts * c);
+                // Sums over sources are not rounded between.
+                let takes = if layout == Layout::Tn { Takes::Full } else { c.takes };
+                vec![param("a", In, experts * a), param("b", In, experts * b), Param { takes, ..c }]
             }
             Op::Route { rows, experts, top_k, .. } => vec![
                 param("logits", In, rows * experts),
-                param("probs", Out, rows * experts),
-                param("shares", Out, rows * top_k),
-                param("places", Out, rows * top_k),
+                full("probs", Out, rows * experts),
+                full("shares", Out, rows * top_k),
+                ids("places", Out, rows * top_k),
             ],
             Op::RouteGrad { rows, experts, top_k, .. } => vec![
-                param("probs", In, rows * experts),
-                param("dshares", In, rows * top_k),
+                full("probs", In, rows * experts),
+                full("dshares", In, rows * top_k),
                 param("dlogits", Out, rows * experts),
             ],
             Op::Dispatch { rows, cols, top_k, places } => {
-                vec![param("x", In, rows * cols), param("places", In, rows * top_k), param("out", Out, places * cols)]
+                vec![param("x", In, rows * cols), ids("places", In, rows * top_k), param("out", Out, places * cols)]
             }
             Op::DispatchGrad { rows, cols, top_k, places, accumulate } => vec![
-                param("places", In, rows * top_k),
+                ids("places", In, rows * top_k),
                 param("dout", In, places * cols),
                 param("dx", if accumulate { InOut } else { Out }, rows * cols),
             ],
             Op::Combine { rows, cols, top_k, places } => vec![
                 param("y", In, places * cols),
-                param("places", In, rows * top_k),
-                param("shares", In, rows * top_k),
+                ids("places", In, rows * top_k),
+                full("shares", In, rows * top_k),
                 param("out", Out, rows * cols),
             ],
             Op::CombineGrad { rows, cols, top_k, places } => vec![
                 param("y", In, places * cols),
-                param("places", In, rows * top_k),
-                param("shares", In, rows * top_k),
+                ids("places", In, rows * top_k),
+                full("shares", In, rows * top_k),
                 param("dout", In, rows * cols),
                 param("dy", Out, places * cols),
-                param("dshares", Out, rows * top_k),
+                full("dshares", Out, rows * top_k),
             ],
             Op::LatentPack { rows, heads, nope, rope, value, .. } => vec![
                 param("q", In, rows * heads * (nope + rope)),
@@ -481,7 +517,7 @@ impl Op {
                     param("q", In, d.rows() * d.stride),
                     param("kv", In, d.kv_elems()),
                     param("out", result, d.rows() * d.heads * d.head_dim),
-                    param("lse", result, d.rows() * d.heads),
+                    full("lse", result, d.rows() * d.heads),
                 ]
             }
             Op::ContextAttentionGrad(d) => {
@@ -490,7 +526,7 @@ impl Op {
                     param("q", In, d.rows() * d.stride),
                     param("kv", In, d.kv_elems()),
                     param("out", In, wide),
-                    param("lse", In, d.rows() * d.heads),
+                    full("lse", In, d.rows() * d.heads),
                     param("dout", In, wide),
                     param("dq", if d.hop > 0 { InOut } else { Out }, d.rows() * d.stride),
                     param("dkv", Out, d.kv_elems()),
@@ -500,14 +536,14 @@ impl Op {
             Op::Attention(d) => vec![
                 param("qkv", In, d.rows() * d.qkv_cols()),
                 param("out", Out, d.rows() * d.heads * d.head_dim),
-                param("lse", Out, d.rows() * d.heads),
+                full("lse", Out, d.rows() * d.heads),
             ],
             Op::AttentionGrad(d) => {
                 let wide = d.rows() * d.heads * d.head_dim;
                 vec![
                     param("qkv", In, d.rows() * d.qkv_cols()),
                     param("out", In, wide),
-                    param("lse", In, d.rows() * d.heads),
+                    full("lse", In, d.rows() * d.heads),
                     param("dout", In, wide),
                     param("dqkv", Out, d.rows() * d.qkv_cols()),
                 ]
@@ -529,24 +565,24 @@ impl Op {
                 all
             }
             Op::LossStats { rows, vocab, .. } => {
-                vec![param("logits", In, rows * vocab), param("targets", In, rows), param("stats", Out, 3 * rows)]
+                vec![param("logits", In, rows * vocab), ids("targets", In, rows), full("stats", Out, 3 * rows)]
             }
             Op::Loss { rows, vocab, shards, .. } => vec![
-                param("targets", In, rows),
-                param("stats", In, shards * 3 * rows),
+                ids("targets", In, rows),
+                full("stats", In, shards * 3 * rows),
                 param("logits", InOut, rows * vocab),
-                param("loss", InOut, 1),
+                full("loss", InOut, 1),
             ],
             Op::Zero { n } => vec![param("x", Out, n)],
             Op::Copy { n } => vec![param("src", In, n), param("dst", Out, n)],
             Op::Accumulate { n } => vec![param("src", In, n), param("dst", InOut, n)],
-            Op::SquaredNorm { n, .. } => vec![param("g", In, n), param("sum", InOut, 1)],
+            Op::SquaredNorm { n, .. } => vec![full("g", In, n), full("sum", InOut, 1)],
             Op::AdamW { n, master, .. } => {
-                let w = if master { Out } else { InOut };
-                let mut all = vec![param("norm", In, 1), param("g", In, n), param("w", w, n)];
-                all.extend([param("m", InOut, n), param("v", InOut, n)]);
+                let w = if master { param("w", Out, n) } else { full("w", InOut, n) };
+                let mut all = vec![full("norm", In, 1), full("g", In, n), w];
+                all.extend([full("m", InOut, n), full("v", InOut, n)]);
                 if master {
-                    all.push(param("master", InOut, n));
+                    all.push(full("master", InOut, n));
                 }
                 all
             }

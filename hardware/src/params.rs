@@ -63,12 +63,18 @@ pub struct ParamSpec {
     /// Experts of which each has such a tensor; expert parallelism shares them out in order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub experts: Option<usize>,
+    /// Index of the buffer of fp32 weights beside narrower ones, laid out alike, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub master: Option<u32>,
     /// The axis over which the buffer of weights is sharded, if it is: a rank holds so many elements of the flat whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights_over: Option<Axis>,
     /// The axis over which the buffer of gradients is sharded, if it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grads_over: Option<Axis>,
+    /// The axis over which the buffer of fp32 weights is sharded, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub master_over: Option<Axis>,
 }
 
 /// The ranks that a tensor is split over, and one of them.
@@ -207,8 +213,10 @@ mod tests {
             shard,
             init,
             experts: None,
+            master: None,
             weights_over: None,
             grads_over: None,
+            master_over: None,
         }
     }
 

@@ -67,7 +67,7 @@ mod tests {
             microbatch: (i % 2 == 0).then_some(i as u32),
             layer: (i > 3).then_some(9),
         };
-        let buffer = |name: &str, lifetime| Buffer { name: name.to_owned(), elems: 99, lifetime, width: 2 };
+        let buffer = |name: &str, lifetime| Buffer { name: name.to_owned(), elems: 99, lifetime, elem: Elem::Bf16 };
         let buffers =
             vec![buffer("a.b", Lifetime::Persistent), buffer("c", Lifetime::Saved), buffer("d", Lifetime::Scratch)];
         let role = RankProgram { buffers, instrs: kinds.into_iter().enumerate().map(instr).collect() };
@@ -97,7 +97,7 @@ mod tests {
             "block 0 \"layer forward\"",
             "  param x elems=64",
             "  call norm cols=4 kind=\"rms\" rows=8 : 0+7 1+7 2+7",
-            "  buffer 0 a.b elems=99 persistent width=2",
+            "  buffer 0 a.b elems=99 persistent bf16",
             "  2 comm send to=1 tag=3 : 0+3:5@tp ; waits=0 mb=2",
             "  5 compute free : 0 1 ; waits=0,1 layer=9",
         ] {
@@ -112,7 +112,7 @@ mod tests {
             (3, "  param x elems=many", "elems"),
             (5, "  call norm cols=4 : 0+7", "norm"),
             (5, "  call dance : 0+7", "dance"),
-            (12, "  buffer 0 a.b elems=99 forever width=2", "forever"),
+            (12, "  buffer 0 a.b elems=99 forever bf16", "forever"),
             (16, "  1 compute jump", "jump"),
         ] {
             let mut lines: Vec<String> = print(&sample()).lines().map(str::to_owned).collect();

@@ -138,6 +138,16 @@ pub enum Fault {
         /// Given.
         given: usize,
     },
+    /// Elements of a kind that what uses them does not take.
+    #[error("`{name}` has elements of {elem} where {wanted} are due")]
+    Elem {
+        /// Of the buffer.
+        name: String,
+        /// Its elements.
+        elem: &'static str,
+        /// Due.
+        wanted: &'static str,
+    },
     /// An op that writes an argument which shares elements with another.
     #[error("`{written}` is written while `{other}`, which shares elements with it, is used")]
     Alias {

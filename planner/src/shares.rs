@@ -73,7 +73,7 @@ impl Problem {
         let mesh = plan.mesh;
         let mut each: Vec<Class> = vec![Class { replicas: 1, seconds: 0.0, fixed: 0.0 }; mesh.dp];
         for place in places(cluster, mesh, &Classes::ONE)? {
-            let mut links = Links::new(Prices::at(cluster, mesh, plan.job.precision, &place));
+            let mut links = Links::new(Prices::at(cluster, mesh, plan.job.precision, &place)?);
             let work = ShapeWork::of(plan, &mut links.prices)?;
             let costs = Costs::of(plan, &work, &Sizes::of(plan, &work.frames), &mut links)?;
             let (seconds, tail) = of_stage(plan, &costs, place.stage);

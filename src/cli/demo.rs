@@ -56,7 +56,7 @@ impl Demo {
 
         let share = Share::usual(self.device);
         eprintln!("1/4 measuring single ops on {}, about {} s …", share.words(), CALIBRATION.as_secs());
-        let machine = measure(share, CALIBRATION)?;
+        let machine = measure(share, Precision::Fp32, CALIBRATION)?;
 
         let cluster = Cluster { pools: vec![machine.clone()], wan: None };
         let (plan, considered) = self.plan(share, &cluster)?;

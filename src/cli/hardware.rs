@@ -6,7 +6,9 @@ use std::time::Duration;
 use clap::Subcommand;
 use meshwright_executor::device::{Backend, found};
 use meshwright_hardware::profile::catalog;
+use meshwright_hardware::units::Precision;
 
+use super::train::runs_in;
 use crate::failure::Failure;
 use crate::machine::{Share, measure};
 use crate::runs::write_whole;
@@ -29,6 +31,9 @@ pub enum Hardware {
         /// Ranks to measure at the same time; unless given, as many as cores, up to eight, or one on an adapter
         #[arg(long)]
         ranks: Option<usize>,
+        /// What weights and activations are: fp32, bf16 or fp16; plans in that format are predicted from the profile
+        #[arg(long, default_value_t = Precision::Fp32)]
+        precision: Precision,
         /// About how long
         #[arg(long, default_value_t = 15.0)]
         seconds: f64,
@@ -44,18 +49,23 @@ impl Hardware {
         match self {
             Hardware::List => list(),
             Hardware::Show { name } => show(&name),
-            Hardware::Calibrate { device, ranks, seconds, output } => {
+            Hardware::Calibrate { device, ranks, precision, seconds, output } => {
                 if ranks == Some(0) || !(seconds > 0.0 && seconds < 3600.0) {
                     return Err(Failure::input("--ranks must be above zero and --seconds between 0 and 3600"));
                 }
+                if !runs_in(precision) {
+                    return Err(Failure::input(format!(
+                        "--precision {precision}: devices train in fp32, bf16 and fp16"
+                    )));
+                }
                 let share = ranks.map_or_else(|| Share::usual(device), |ranks| Share::of_ranks(device, ranks));
-                eprintln!("measuring {device}, {}, for about {seconds:.0} s …", share.words());
-                let machine = measure(share, Duration::from_secs_f64(seconds))?;
+                eprintln!("measuring {device}, {}, {precision}, for about {seconds:.0} s …", share.words());
+                let machine = measure(share, precision, Duration::from_secs_f64(seconds))?;
                 write_whole(&output, &machine.to_toml())?;
                 let peak = machine.device.peak.values().next().map(|peak| peak.value.to_string()).unwrap_or_default();
                 println!("{}: {peak} and {} a rank", machine.system.title, machine.device.memory_bandwidth.value);
                 println!(
-                    "next: meshwright plan demo-10m --cluster {} --seq 256 --global-batch 8 --precision fp32",
+                    "next: meshwright plan demo-10m --cluster {} --seq 256 --global-batch 8 --precision {precision}",
                     output.display()
                 );
                 Ok(())
@@ -68,7 +78,7 @@ fn list() -> Result<(), Failure> {
     let catalog = catalog();
     println!("{:<14} {:<34} {:>9} {:>10} {:>14}", "device", "", "memory", "bandwidth", "bf16 or fp32");
     for device in &catalog.devices {
-        let peak = device.peak_in(meshwright_hardware::units::Precision::Bf16);
+        let peak = device.peak_in(Precision::Bf16);
         let peak = peak.map(|peak| peak.to_string()).unwrap_or_default();
         let (memory, bandwidth) = (device.memory.value.to_string(), device.memory_bandwidth.value.to_string());
         println!("{:<14} {:<34} {memory:>9} {bandwidth:>10} {peak:>14}", device.name, device.title);

@@ -73,7 +73,7 @@ impl Run {
         let share = Share::of_ranks(self.device, plan.mesh.ranks());
         let machine = match &self.cluster {
             Some(path) => one_pool(Cluster::parse(&path.display().to_string())?)?,
-            None => cached(share, CALIBRATION)?,
+            None => cached(share, plan.job.precision, CALIBRATION)?,
         };
         let output = self.output.unwrap_or_else(|| free_folder(&plan.job.model.name));
         let dir = RunDir::create(&output, &plan, &machine, self.resume)?;
@@ -93,10 +93,10 @@ impl Run {
 
 /// What this executor cannot run, said before anything is written.
 fn check_runnable(file: &str, plan: &Plan, device: Backend) -> Result<(), Failure> {
-    if plan.job.precision != Precision::Fp32 {
-        let precision = plan.job.precision;
+    let precision = plan.job.precision;
+    if !runs_in(precision) {
         return Err(Failure::input(format!(
-            "{file}: `job.precision` is {precision}: device `{device}` trains in fp32"
+            "{file}: `job.precision` is {precision}: device `{device}` trains in fp32, bf16 and fp16"
         )));
     }
     if let Some(sites) = plan.sites {
@@ -109,6 +109,14 @@ fn check_runnable(file: &str, plan: &Plan, device: Backend) -> Result<(), Failur
         return Err(Failure::input(format!("{file}: `job.model.vocab` is {vocab}: bytes as tokens need 256 or more")));
     }
     Ok(())
+}
+
+/// Whether devices here train in a format.
+pub fn runs_in(precision: Precision) -> bool {
+    match precision {
+        Precision::Fp32 | Precision::Bf16 | Precision::Fp16 => true,
+        Precision::Tf32 | Precision::Fp8 | Precision::Fp4 | Precision::Int8 => false,
+    }
 }
 
 fn one_pool(cluster: Cluster) -> Result<Machine, Failure> {

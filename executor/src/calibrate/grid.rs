@@ -1,11 +1,12 @@
 //! Which ops a calibration times when nobody says otherwise.
 //!
-//! In: nothing. Out: ops of every class, over the sizes that models of a few to a few hundred million parameters use.
+//! In: what weights and activations are. Out: ops of every class, over the sizes that models of a few to a few hundred million parameters use.
 //!
 //! Invariant: every op fits the arena that operands are taken from.
 
 use meshwright_hardware::mesh::Axis;
 use meshwright_hardware::op::{ActivationKind, AttentionDims, Layout, NormKind, Op};
+use meshwright_hardware::program::Elem;
 
 /// Tokens at once.
 const ROWS: [usize; 3] = [128, 512, 2048];
@@ -14,8 +15,9 @@ const COLS: [usize; 4] = [64, 256, 1024, 4096];
 /// The longest row-wise op, elements.
 const MOST: usize = 1 << 21;
 
-/// Matmuls, attention, row-wise ops and whole-vector ops over a grid of sizes.
-pub fn default_ops() -> Vec<Op> {
+/// Matmuls, attention, row-wise ops and whole-vector ops over a grid of sizes; in two bytes, updates have fp32 weights beside.
+pub fn default_ops(elem: Elem) -> Vec<Op> {
+    let master = elem != Elem::F32;
     let mut ops = matmuls();
     ops.extend(attentions());
     for rows in ROWS {
@@ -29,7 +31,7 @@ pub fn default_ops() -> Vec<Op> {
             Op::Accumulate { n },
             Op::Copy { n },
             Op::SquaredNorm { n, whole: n, copies: 1, replicas: 1, shards: 1, axis: Axis::Data },
-            Op::AdamW { n, decayed: n, shards: 1, axis: Axis::Data, master: false },
+            Op::AdamW { n, decayed: n, shards: 1, axis: Axis::Data, master },
         ]);
     }
     ops

@@ -5,33 +5,41 @@
 //! Invariant: tensors never leave this module, and their storage is reached only through regions that were checked:
 //! inside their buffer, and disjoint wherever one of them is written.
 
+mod run;
+mod wide;
+
 use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Tensor};
 use meshwright_hardware::mesh::{Coord, Rank};
-use meshwright_hardware::op::{NormKind, Op, position};
-use meshwright_hardware::program::{Buffer, ELEM_BYTES, Lifetime};
+use meshwright_hardware::op::Op;
+use meshwright_hardware::program::{Buffer, Elem, Lifetime};
 
-use super::check::{check, shard, sums_in_place};
+use super::check::{check, sums_in_place};
 use super::{Device, Region, StepArgs};
 use crate::error::ExecutorError;
-use crate::kernels::{self, Team};
+use crate::kernels::{Half, Team, narrow_all, widen_all};
+use run::{Arg, Args, add_in_place, is_native, run_kernel};
 
-/// Floats a cache line: buffers start on one.
-const LINE: usize = 16;
+/// Bytes of a cache line: buffers start on one.
+const LINE: usize = 64;
 
 /// A rank's buffers in host memory, and the threads that work on them.
 pub struct Cpu {
     rank: Rank,
     memory: Vec<Memory>,
     team: Team,
+    /// Widened copies of what kernels and the host take as fp32.
+    space: Vec<f32>,
 }
 
 /// One buffer.
 struct Memory {
     /// Owns the storage.
     tensor: Tensor,
-    /// The first float on a cache line.
-    start: *mut f32,
+    /// The first element on a cache line.
+    start: *mut u8,
     elems: usize,
+    /// Their format, if they are of two bytes.
+    half: Option<Half>,
     /// Whether it stands for memory of the host beside that of a device.
     hosted: bool,
 }
@@ -40,7 +48,7 @@ struct Memory {
 unsafe impl Send for Memory {}
 
 /// Finds where a tensor's storage lies.
-struct Address(std::sync::Mutex<Option<*mut f32>>);
+struct Address(std::sync::Mutex<Option<*mut u8>>);
 
 impl InplaceOp1 for Address {
     fn name(&self) -> &'static str {
@@ -48,23 +56,37 @@ impl InplaceOp1 for Address {
     }
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
-        let CpuStorage::F32(floats) = storage else { candle_core::bail!("a buffer holds f32") };
-        *self.0.lock().unwrap_or_else(|e| e.into_inner()) = Some(floats[layout.start_offset()..].as_mut_ptr());
+        let first = layout.start_offset();
+        let start: *mut u8 = match storage {
+            CpuStorage::F32(all) => all[first..].as_mut_ptr().cast(),
+            CpuStorage::U32(all) => all[first..].as_mut_ptr().cast(),
+            CpuStorage::BF16(all) => all[first..].as_mut_ptr().cast(),
+            CpuStorage::F16(all) => all[first..].as_mut_ptr().cast(),
+            _ => candle_core::bail!("a buffer holds f32, bf16, f16 or u32"),
+        };
+        *self.0.lock().unwrap_or_else(|e| e.into_inner()) = Some(start);
         Ok(())
     }
 }
 
 impl Memory {
     /// `elems` zeros that start on a cache line.
-    fn zeroed(elems: usize) -> candle_core::Result<Memory> {
-        let tensor = Tensor::zeros(elems + LINE - 1, DType::F32, &candle_core::Device::Cpu)?;
+    fn zeroed(elems: usize, elem: Elem) -> candle_core::Result<Memory> {
+        let (dtype, half) = match elem {
+            Elem::F32 => (DType::F32, None),
+            Elem::U32 => (DType::U32, None),
+            Elem::Bf16 => (DType::BF16, Some(Half::Bf16)),
+            Elem::F16 => (DType::F16, Some(Half::F16)),
+        };
+        let width = elem.bytes() as usize;
+        let tensor = Tensor::zeros(elems + LINE / width - 1, dtype, &candle_core::Device::Cpu)?;
         let address = Address(Default::default());
         tensor.inplace_op1(&address)?;
         let found = address.0.into_inner().unwrap_or_else(|e| e.into_inner());
         let first = found.ok_or_else(|| candle_core::Error::Msg("no storage".to_owned()))?;
-        let skipped = (first.addr() / 4).wrapping_neg() % LINE;
-        // SAFETY: fewer than LINE floats on, where at least `elems` are left.
-        Ok(Memory { tensor, start: unsafe { first.add(skipped) }, elems, hosted: false })
+        let skipped = first.addr().wrapping_neg() % LINE;
+        // SAFETY: less than a line on, where at least `elems` are left.
+        Ok(Memory { tensor, start: unsafe { first.add(skipped) }, elems, half, hosted: false })
     }
 }
 
@@ -72,30 +94,53 @@ impl Cpu {
     /// Allocates a rank's buffers, all zeros, and starts its `threads`.
     ///
     /// # Errors
-    /// [`ExecutorError::Device`] if a buffer cannot be allocated or is not of 4-byte elements.
+    /// [`ExecutorError::Device`] if a buffer cannot be allocated.
     pub fn new(rank: Rank, buffers: &[Buffer], threads: usize) -> Result<Cpu, ExecutorError> {
         let allocate = |buffer: &Buffer| {
-            if u64::from(buffer.width) != ELEM_BYTES {
-                return Err(failed(rank, format!("buffer `{}` is not fp32, all that this device runs", buffer.name)));
-            }
-            let memory =
-                Memory::zeroed(buffer.elems).map_err(|e| failed(rank, format!("buffer `{}`: {e}", buffer.name)))?;
+            let memory = Memory::zeroed(buffer.elems, buffer.elem)
+                .map_err(|e| failed(rank, format!("buffer `{}`: {e}", buffer.name)))?;
             Ok(Memory { hosted: buffer.lifetime == Lifetime::Hosted, ..memory })
         };
         let memory = buffers.iter().map(allocate).collect::<Result<_, _>>()?;
-        Ok(Cpu { rank, memory, team: Team::new(threads) })
+        Ok(Cpu { rank, memory, team: Team::new(threads), space: Vec::new() })
     }
 
-    /// A region as a pointer, if it lies in its buffer.
-    fn address(&self, region: Region) -> Result<*mut f32, ExecutorError> {
+    /// A region, if it lies in its buffer.
+    fn arg(&self, region: Region) -> Result<Arg, ExecutorError> {
         let Region { buffer, start, elems } = region;
         match self.memory.get(buffer) {
             Some(memory) if start.checked_add(elems).is_some_and(|end| end <= memory.elems) => {
-                // SAFETY: inside the storage.
-                Ok(unsafe { memory.start.add(start) })
+                let all = Arg { start: memory.start, elems: memory.elems, half: memory.half };
+                Ok(all.part(start, elems))
             }
             _ => Err(failed(self.rank, format!("{region:?} is outside its buffer"))),
         }
+    }
+
+    /// Lends a region as fp32: what is there, if it is `read`, and back, if it is `written`.
+    fn lend(
+        &mut self,
+        region: Region,
+        [read, written]: [bool; 2],
+        body: &mut dyn FnMut(&mut [f32]) -> Result<(), ExecutorError>,
+    ) -> Result<(), ExecutorError> {
+        let arg = self.arg(region)?;
+        let Some(half) = arg.half else {
+            // SAFETY: in bounds, and `&mut self` keeps everybody else away.
+            return body(unsafe { std::slice::from_raw_parts_mut(arg.start.cast(), arg.elems) });
+        };
+        // SAFETY: as above.
+        let bits = unsafe { arg.halves() };
+        self.space.resize(self.space.len().max(arg.elems), 0.0);
+        let window = &mut self.space[..arg.elems];
+        if read {
+            widen_all(&self.team, half, bits, window);
+        }
+        body(window)?;
+        if written {
+            narrow_all(&self.team, half, window, bits);
+        }
+        Ok(())
     }
 }
 
@@ -107,12 +152,15 @@ impl Device for Cpu {
     fn run(&mut self, op: &Op, regions: &[Region], at: Coord, step: &StepArgs) -> Result<(), ExecutorError> {
         let signature = op.signature();
         check(op, &signature, regions).map_err(|problem| failed(self.rank, problem))?;
-        let views = regions.iter().map(|&region| Ok((self.address(region)?, region.elems)));
+        let views = regions.iter().map(|&region| self.arg(region));
         let args = Args(views.collect::<Result<_, ExecutorError>>()?);
-        if let (Op::Add { rows, cols, bias }, Some(operand)) = (op, sums_in_place(op, regions)) {
-            add_in_place(&self.team, *rows, *cols, *bias, operand, &args);
-        } else {
-            run_kernel(&self.team, op, &args, at, step);
+        let in_place = sums_in_place(op, regions);
+        match (op, in_place) {
+            _ if !is_native(op, &args) => wide::run(&self.team, &mut self.space, op, &args, in_place, (at, step)),
+            (Op::Add { rows, cols, bias }, Some(operand)) => {
+                add_in_place(&self.team, *rows, *cols, *bias, operand, &args);
+            }
+            _ => run_kernel(&self.team, op, &args, at, step),
         }
         Ok(())
     }
@@ -122,178 +170,32 @@ impl Device for Cpu {
         region: Region,
         body: &mut dyn FnMut(&mut [f32]) -> Result<(), ExecutorError>,
     ) -> Result<(), ExecutorError> {
-        let start = self.address(region)?;
-        // SAFETY: in bounds, and `&mut self` keeps everybody else away.
-        body(unsafe { std::slice::from_raw_parts_mut(start, region.elems) })
+        self.lend(region, [true; 2], body)
+    }
+
+    fn read_host(
+        &mut self,
+        region: Region,
+        body: &mut dyn FnMut(&mut [f32]) -> Result<(), ExecutorError>,
+    ) -> Result<(), ExecutorError> {
+        self.lend(region, [true, false], body)
+    }
+
+    fn write_host(
+        &mut self,
+        region: Region,
+        body: &mut dyn FnMut(&mut [f32]) -> Result<(), ExecutorError>,
+    ) -> Result<(), ExecutorError> {
+        self.lend(region, [false, true], body)
     }
 
     fn buffer_bytes(&self) -> u64 {
-        self.memory.iter().filter(|memory| !memory.hosted).map(|memory| 4 * memory.tensor.elem_count() as u64).sum()
+        let bytes = |memory: &Memory| (memory.tensor.elem_count() * memory.tensor.dtype().size_in_bytes()) as u64;
+        self.memory.iter().filter(|memory| !memory.hosted).map(bytes).sum()
     }
 
     fn scratch_bytes(&self) -> u64 {
-        self.team.scratch_bytes() as u64
-    }
-}
-
-/// Arguments that passed [`check`]: each is asked for once, as read or written as the op's signature says, except
-/// that an addition in place asks only for one of the two that are the same.
-struct Args(Vec<(*mut f32, usize)>);
-
-impl Args {
-    fn read(&self, i: usize) -> &[f32] {
-        let (start, elems) = self.0[i];
-        // SAFETY: in bounds, and nothing that is written overlaps it.
-        unsafe { std::slice::from_raw_parts(start, elems) }
-    }
-
-    #[allow(clippy::mut_from_ref)] // distinct arguments that are written are disjoint
-    fn write(&self, i: usize) -> &mut [f32] {
-        let (start, elems) = self.0[i];
-        // SAFETY: in bounds, and no other argument overlaps it.
-        unsafe { std::slice::from_raw_parts_mut(start, elems) }
-    }
-}
-
-/// The residual written over one of its operands.
-fn add_in_place(team: &Team, rows: usize, cols: usize, bias: bool, operand: usize, args: &Args) {
-    let sum = args.write(operand);
-    kernels::accumulate(team, args.read(1 - operand), sum);
-    if bias {
-        // A table of one position: the same row added to all.
-        kernels::add_positions(team, rows, cols, |_| 0, args.read(2), sum);
-    }
-}
-
-/// One kernel an op, arguments in the order of the signature.
-fn run_kernel(team: &Team, op: &Op, args: &Args, at: Coord, step: &StepArgs) {
-    match *op {
-        Op::Embed { rows, cols, vocab, shards } => {
-            let first = shard(shards, at.tp) * vocab;
-            kernels::embed(team, rows, cols, first, vocab, args.read(0), args.read(1), args.write(2));
-        }
-        Op::EmbedGrad { rows, cols, vocab, shards } => {
-            let first = shard(shards, at.tp) * vocab;
-            kernels::embed_grad(team, rows, cols, first, vocab, args.read(0), args.read(1), args.write(2));
-        }
-        Op::Positions { rows, seq, cols, sp, cp } => {
-            let place = |row| position((shard(sp, at.tp) * rows + row) % seq, seq, cp, at.cp);
-            kernels::add_positions(team, rows, cols, place, args.read(0), args.write(1));
-        }
-        Op::PositionsGrad { rows, seq, cols, sp, cp } => {
-            let place = |row| position((shard(sp, at.tp) * rows + row) % seq, seq, cp, at.cp);
-            kernels::positions_grad(team, rows, cols, place, args.read(0), args.write(1));
-        }
-        Op::Norm { kind, rows, cols } => {
-            let bias = usize::from(kind == NormKind::Layer);
-            let (x, gain, shift) = (args.read(0), args.read(1), (bias == 1).then(|| args.read(2)));
-            kernels::norm(team, kind, rows, cols, x, gain, shift, args.write(2 + bias), args.write(3 + bias));
-        }
-        Op::NormGrad { kind, rows, cols, accumulate } => {
-            let [x, gain, stats, dy] = [0, 1, 2, 3].map(|i| args.read(i));
-            let dbias = (kind == NormKind::Layer).then(|| args.write(6));
-            let (dx, dgain) = (args.write(4), args.write(5));
-            kernels::norm_grad(team, kind, rows, cols, accumulate, x, gain, stats, dy, dx, dgain, dbias);
-        }
-        Op::Matmul { layout, m, n, k, bias, accumulate } => {
-            let (a, b, shift) = (args.read(0), args.read(1), bias.then(|| args.read(2)));
-            kernels::matmul(team, layout, m, n, k, a, b, shift, accumulate, args.write(2 + usize::from(bias)));
-        }
-        Op::ExpertMatmul { layout, experts, sources, m, n, k, accumulate } => {
-            let (a, b, c) = (args.read(0), args.read(1), args.write(2));
-            kernels::expert_matmul(team, layout, [experts, sources], [m, n, k], accumulate, a, b, c);
-        }
-        Op::Route { rows, experts, top_k, room } => {
-            let (probs, shares, places) = (args.write(1), args.write(2), args.write(3));
-            kernels::route([rows, experts, top_k, room], args.read(0), probs, shares, places);
-        }
-        Op::RouteGrad { rows, experts, top_k, balance, .. } => {
-            kernels::route_grad([rows, experts, top_k], balance, args.read(0), args.read(1), args.write(2));
-        }
-        Op::Dispatch { cols, top_k, .. } => {
-            kernels::dispatch(team, cols, top_k, args.read(0), args.read(1), args.write(2));
-        }
-        Op::DispatchGrad { cols, top_k, accumulate, .. } => {
-            kernels::dispatch_grad(team, cols, top_k, accumulate, args.read(0), args.read(1), args.write(2));
-        }
-        Op::Combine { cols, top_k, .. } => {
-            kernels::combine(team, cols, top_k, args.read(0), args.read(1), args.read(2), args.write(3));
-        }
-        Op::CombineGrad { cols, top_k, .. } => {
-            let [y, places, shares, dout] = [0, 1, 2, 3].map(|i| args.read(i));
-            kernels::combine_grad(team, cols, top_k, y, places, shares, dout, args.write(4), args.write(5));
-        }
-        Op::LatentPack { rows, seq, heads, nope, rope, value, theta, cp } => {
-            let dims = kernels::LatentDims { rows, seq, heads, nope, rope, value, theta };
-            let place = |row| position(row, seq, cp, at.cp);
-            let given = [0, 1, 2].map(|i| args.read(i));
-            kernels::latent_pack(team, dims, place, given, args.write(3));
-        }
-        Op::LatentPackGrad { rows, seq, heads, nope, rope, value, theta, cp } => {
-            let dims = kernels::LatentDims { rows, seq, heads, nope, rope, value, theta };
-            let place = |row| position(row, seq, cp, at.cp);
-            kernels::latent_pack_grad(team, dims, place, args.read(0), [args.write(1), args.write(2), args.write(3)]);
-        }
-        Op::Columns { stride, first, cols, into, .. } => {
-            let copy = if into { kernels::into_columns } else { kernels::columns };
-            copy(team, stride, first, cols, args.read(0), args.write(1));
-        }
-        Op::ContextAttention(dims) => {
-            kernels::context_attention(team, dims, at.cp, args.read(0), args.read(1), args.write(2), args.write(3));
-        }
-        Op::ContextAttentionGrad(dims) => {
-            let [qkv, kv, out, lse, dout] = [0, 1, 2, 3, 4].map(|i| args.read(i));
-            let given = kernels::Given { qkv, kv, out, lse, dout };
-            kernels::context_attention_grad(team, dims, at.cp, given, args.write(5), args.write(6));
-        }
-        Op::BiasGrad { rows, cols } => kernels::bias_grad(team, rows, cols, args.read(0), args.write(1)),
-        Op::Rope { rows, seq, stride, heads, head_dim, theta, cp, inverse } => {
-            let place = |row| position(row, seq, cp, at.cp);
-            kernels::rope(team, rows, seq, stride, heads, head_dim, theta, inverse, place, args.write(0));
-        }
-        Op::Attention(dims) => kernels::attention(team, dims, args.read(0), args.write(1), args.write(2)),
-        Op::AttentionGrad(dims) => {
-            let [qkv, out, lse, dout] = [0, 1, 2, 3].map(|i| args.read(i));
-            kernels::attention_grad(team, dims, qkv, out, lse, dout, args.write(4));
-        }
-        Op::Activation { kind, rows, cols } => {
-            kernels::activation(team, kind, rows, cols, args.read(0), args.write(1));
-        }
-        Op::ActivationGrad { kind, rows, cols } => {
-            kernels::activation_grad(team, kind, rows, cols, args.read(0), args.read(1), args.write(2));
-        }
-        Op::Add { rows, cols, bias } => {
-            let (a, b, shift) = (args.read(0), args.read(1), bias.then(|| args.read(2)));
-            kernels::add(team, rows, cols, a, b, shift, args.write(2 + usize::from(bias)));
-        }
-        Op::LossStats { rows, vocab, shards } => {
-            let first = shard(shards, at.tp) * vocab;
-            kernels::loss_stats(team, rows, vocab, first, args.read(0), args.read(1), args.write(2));
-        }
-        Op::Loss { rows, vocab, shards, scale } => {
-            let first = shard(shards, at.tp) * vocab;
-            let (targets, stats) = (args.read(0), args.read(1));
-            kernels::loss(team, rows, vocab, shards, first, scale, targets, stats, args.write(2), args.write(3));
-        }
-        Op::Zero { .. } => kernels::zero(team, args.write(0)),
-        Op::Copy { .. } => kernels::copy(team, args.read(0), args.write(1)),
-        Op::Accumulate { .. } => kernels::accumulate(team, args.read(0), args.write(1)),
-        Op::SquaredNorm { n, whole, copies, replicas, shards, axis } => {
-            let first = shard(shards, at.on(axis)) * n;
-            kernels::squared_norm(team, args.read(0), first, whole, copies, replicas, args.write(1));
-        }
-        Op::AdamW { n, decayed, shards, axis, master } => {
-            let decayed = decayed.saturating_sub(shard(shards, at.on(axis)) * n).min(n);
-            let hyper = step.clipped(args.read(0)[0]);
-            let (weights, m, v) = (args.write(2), args.write(3), args.write(4));
-            if master {
-                let updated = args.write(5);
-                kernels::adamw(team, &hyper, decayed, args.read(1), updated, m, v);
-                kernels::copy(team, updated, weights);
-            } else {
-                kernels::adamw(team, &hyper, decayed, args.read(1), weights, m, v);
-            }
-        }
+        (self.team.scratch_bytes() + 4 * self.space.capacity()) as u64
     }
 }
 
@@ -316,11 +218,12 @@ mod tests {
             bias2: 1.0,
             grad_scale: 1.0,
         };
-        StepArgs { adamw, clip: 1.0 }
+        StepArgs { adamw, clip: 1.0, loss_scale: 1.0 }
     }
 
     fn device(sizes: &[usize]) -> Cpu {
-        let declare = |&elems: &usize| Buffer { name: "b".to_owned(), elems, lifetime: Lifetime::Scratch, width: 4 };
+        let declare =
+            |&elems: &usize| Buffer { name: "b".to_owned(), elems, lifetime: Lifetime::Scratch, elem: Elem::F32 };
         Cpu::new(0, &sizes.iter().map(declare).collect::<Vec<_>>(), 2).unwrap()
     }
 

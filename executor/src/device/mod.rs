@@ -49,15 +49,23 @@ pub struct StepArgs {
     pub adamw: AdamW,
     /// The gradient's greatest norm; zero or less for no clipping.
     pub clip: f32,
+    /// What gradients are multiplied by where they begin, at the loss and at the balancing of routes, so that small ones do not
+    /// vanish in a narrow format (Micikevicius et al. 2018, §3.2); updates divide by it. The loss itself is not scaled.
+    pub loss_scale: f32,
 }
 
 impl StepArgs {
-    /// The optimizer's settings with clipping to a gradient of this squared norm: gradients shrink by
-    /// `min(1, clip / (norm + 1e-6))`, as in PyTorch's `clip_grad_norm_`.
-    pub fn clipped(&self, squared_norm: f32) -> AdamW {
-        let norm = f64::from(squared_norm).sqrt();
+    /// The optimizer's settings for gradients of this squared norm, both as scaled: the scale is taken out, and gradients
+    /// shrink by `min(1, clip / (norm + 1e-6))`, as in PyTorch's `clip_grad_norm_`. None where the norm is not finite: then
+    /// nothing is updated. All ranks have the same norm, so they all update or none does.
+    pub fn clipped(&self, squared_norm: f32) -> Option<AdamW> {
+        if !squared_norm.is_finite() {
+            return None;
+        }
+        let scale = f64::from(self.loss_scale);
+        let norm = f64::from(squared_norm).sqrt() / scale;
         let shrink = if self.clip > 0.0 { (f64::from(self.clip) / (norm + 1e-6)).min(1.0) } else { 1.0 };
-        AdamW { grad_scale: self.adamw.grad_scale * shrink as f32, ..self.adamw }
+        Some(AdamW { grad_scale: self.adamw.grad_scale * (shrink / scale) as f32, ..self.adamw })
     }
 }
 
@@ -69,7 +77,8 @@ pub trait Device: Send {
     /// [`ExecutorError::Device`] if a region is out of bounds, of the wrong size, or overlaps another that is written.
     fn run(&mut self, op: &Op, regions: &[Region], at: Coord, args: &StepArgs) -> Result<(), ExecutorError>;
 
-    /// Lends a region to the host, for data and communication; what is written there is in the buffer afterwards.
+    /// Lends a region to the host, for data and communication; what is written there is in the buffer afterwards. Floats are
+    /// lent as fp32, whatever the buffer's elements, and rounded to nearest even when they come back; ids are `u32` bits.
     ///
     /// # Errors
     /// [`ExecutorError::Device`] if the region is out of bounds; else what `body` gives.

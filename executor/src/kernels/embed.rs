@@ -18,15 +18,15 @@ fn local(id: f32, first: usize, vocab: usize) -> Option<usize> {
 /// `out[r] = table[ids[r] − first_id]`, zero where the id is outside `first_id .. first_id + vocab`.
 /// `ids` is `[rows]`, `table` `[vocab, cols]`, `out` `[rows, cols]`.
 #[allow(clippy::too_many_arguments)] // the op's own arguments
-pub fn embed(
+pub fn embed<T: Copy + Default + Send + Sync>(
     team: &Team,
     rows: usize,
     cols: usize,
     first_id: usize,
     vocab: usize,
     ids: &[f32],
-    table: &[f32],
-    out: &mut [f32],
+    table: &[T],
+    out: &mut [T],
 ) {
     assert!(ids.len() == rows && table.len() == vocab * cols && out.len() == rows * cols);
     let out = Split::new(out);
@@ -36,7 +36,7 @@ pub fn embed(
             let out = unsafe { out.part(row * cols..(row + 1) * cols) };
             match local(ids[row], first_id, vocab) {
                 Some(id) => out.copy_from_slice(&table[id * cols..(id + 1) * cols]),
-                None => out.fill(0.0),
+                None => out.fill(T::default()),
             }
         }
     });

@@ -6,6 +6,7 @@
 //! Invariant: tokens take places in their order, so the same logits give the same places.
 
 use super::gemm::matmul;
+use super::narrow::{Floats, FloatsMut};
 use super::team::{Split, Team};
 use meshwright_hardware::op::Layout;
 
@@ -195,24 +196,24 @@ pub fn expert_matmul(
     [experts, sources]: [usize; 2],
     [m, n, k]: [usize; 3],
     accumulate: bool,
-    a: &[f32],
-    b: &[f32],
-    c: &mut [f32],
+    a: Floats,
+    b: Floats,
+    mut c: FloatsMut,
 ) {
     assert!(a.len() == experts * sources * m * k);
     for source in 0..sources {
         for expert in 0..experts {
             let at = source * experts + expert;
-            let a = &a[at * m * k..(at + 1) * m * k];
+            let a = a.slice(at * m * k..(at + 1) * m * k);
             // Gradients of an expert's weights add up over sources.
             let (b, c, adds) = match layout {
                 Layout::Tn => {
-                    let c = &mut c[expert * m * n..(expert + 1) * m * n];
-                    (&b[at * n * k..(at + 1) * n * k], c, accumulate || source > 0)
+                    let c = c.slice(expert * m * n..(expert + 1) * m * n);
+                    (b.slice(at * n * k..(at + 1) * n * k), c, accumulate || source > 0)
                 }
                 Layout::Nt | Layout::Nn => {
-                    let c = &mut c[at * m * n..(at + 1) * m * n];
-                    (&b[expert * n * k..(expert + 1) * n * k], c, accumulate)
+                    let c = c.slice(at * m * n..(at + 1) * m * n);
+                    (b.slice(expert * n * k..(expert + 1) * n * k), c, accumulate)
                 }
             };
             matmul(team, layout, m, n, k, a, b, None, adds, c);
@@ -321,7 +322,16 @@ mod tests {
             let (experts, sources, m, n, k) = (3, 2, 4, 5, 6);
             let (a, b) = (random(1, experts * sources * m * k), random(2, experts * n * k));
             let mut c = vec![f32::NAN; experts * sources * m * n];
-            expert_matmul(team, Layout::Nt, [experts, sources], [m, n, k], false, &a, &b, &mut c);
+            expert_matmul(
+                team,
+                Layout::Nt,
+                [experts, sources],
+                [m, n, k],
+                false,
+                Floats::Full(&a),
+                Floats::Full(&b),
+                FloatsMut::Full(&mut c),
+            );
             let mut want = vec![0.0; c.len()];
             let mut grad = vec![0.0f64; b.len()];
             for at in 0..experts * sources {
@@ -333,7 +343,16 @@ mod tests {
             }
             assert_close(&c, &want, 1e-5);
             let mut db = vec![0.0; b.len()];
-            expert_matmul(team, Layout::Tn, [experts, sources], [n, k, m], true, &c, &a, &mut db);
+            expert_matmul(
+                team,
+                Layout::Tn,
+                [experts, sources],
+                [n, k, m],
+                true,
+                Floats::Full(&c),
+                Floats::Full(&a),
+                FloatsMut::Full(&mut db),
+            );
             assert_close(&db, &grad, 1e-5);
         });
     }

@@ -1,6 +1,8 @@
 //! Matrix products: packed and blocked as in BLIS (Van Zee & van de Geijn 2015), with a register tile per instruction set.
 //!
-//! In: two row-major matrices, a [`Layout`], perhaps a bias. Out: `C`, written or added to.
+//! In: two row-major matrices, a [`Layout`], perhaps a bias. Out: `C`, written or added to. Elements of two bytes are widened as
+//! they are packed; a `C` of them is summed in fp32 and rounded once. Where the processor multiplies pairs of bf16 (AVX-512
+//! BF16), pairs along `k` are packed as they are, one in the place of a float.
 //!
 //! A round packs a slice of `B` into panels as wide as the register tile, for all threads; then each task packs blocks of
 //! `A`'s rows and multiplies. Rounds and blocks along `k` depend on the shape alone.
@@ -8,9 +10,11 @@
 //! Invariant: an element of `C` is summed over `k` in the same order whatever the number of threads.
 
 use super::lanes::{Lanes, vectorised};
+use super::narrow::{Floats, FloatsMut, Half, narrow, widen};
 use super::team::{Split, Team};
 use super::transpose::transpose;
 use meshwright_hardware::op::Layout;
+use std::ops::Range;
 
 /// Depth of a block: a panel of `A` and one of `B` of this depth share the first-level cache.
 const DEPTH: usize = 384;
@@ -21,28 +25,84 @@ const ROUND_FLOATS: usize = 1 << 20;
 const ROUND_LEAST: usize = 384;
 /// Rows of `A` that a task packs at most: `ROWS · DEPTH` floats fit half the second-level cache.
 const ROWS: usize = 192;
+/// Columns of a round where C is of two bytes: its sums of so many rows and columns stay in the second-level cache.
+const NARROW_COLS: usize = 768;
+/// Floats that are widened at a time before they are transposed.
+const WIDENED: usize = 2048;
 
 /// A matrix operand seen as `[outer, k]`: element (i, p) lies at `i·outer + p·inner`, and one of the two strides is 1.
 #[derive(Clone, Copy)]
 struct Operand<'a> {
-    data: &'a [f32],
+    data: Floats<'a>,
     outer: usize,
     inner: usize,
+    /// Where pairs of bf16 stand for floats: how many elements `k` has, each pair counting as one.
+    paired: Option<usize>,
 }
 
 impl Operand<'_> {
     /// Packs `count ≤ width` of the outer index from `at`, for `depth` from `k0`, as `[depth, width]` with zeros behind.
     fn pack(self, at: usize, count: usize, k0: usize, depth: usize, width: usize, to: &mut [f32]) {
-        let from = &self.data[at * self.outer + k0 * self.inner..];
-        if self.inner == 1 {
-            transpose(from, self.outer, count, depth, to, width);
-        } else {
-            for (p, to) in to.chunks_exact_mut(width).take(depth).enumerate() {
-                to[..count].copy_from_slice(&from[p * self.inner..p * self.inner + count]);
+        let first = at * self.outer + k0 * self.inner;
+        match (self.data, self.paired) {
+            (Floats::Half(_, data), Some(k)) => self.pack_pairs(data, k, [at, count, k0, depth], width, to),
+            (Floats::Full(data), _) if self.inner == 1 => {
+                transpose(&data[first..], self.outer, count, depth, to, width);
+            }
+            (Floats::Full(data), _) => {
+                let from = &data[first..];
+                for (p, to) in to.chunks_exact_mut(width).take(depth).enumerate() {
+                    to[..count].copy_from_slice(&from[p * self.inner..p * self.inner + count]);
+                }
+            }
+            (Floats::Half(half, data), None) if self.inner == 1 => {
+                let mut rows = [0.0; WIDENED];
+                let most = WIDENED / count;
+                for p in (0..depth).step_by(most) {
+                    let some = (depth - p).min(most);
+                    for (i, row) in rows.chunks_exact_mut(some).take(count).enumerate() {
+                        let from = first + i * self.outer + p;
+                        widen(half, &data[from..from + some], row);
+                    }
+                    transpose(&rows, some, count, some, &mut to[p * width..], width);
+                }
+            }
+            (Floats::Half(half, data), None) => {
+                let from = &data[first..];
+                for (p, to) in to.chunks_exact_mut(width).take(depth).enumerate() {
+                    widen(half, &from[p * self.inner..p * self.inner + count], &mut to[..count]);
+                }
             }
         }
         if count < width {
             to.chunks_exact_mut(width).take(depth).for_each(|to| to[count..].fill(0.0));
+        }
+    }
+
+    /// As [`Operand::pack`], of pairs: the last one has a zero if `k` is odd.
+    fn pack_pairs(self, data: &[u16], k: usize, [at, count, k0, depth]: [usize; 4], width: usize, to: &mut [f32]) {
+        if self.inner == 1 {
+            let mut rows = [0.0; WIDENED];
+            let most = WIDENED / count;
+            for p in (0..depth).step_by(most) {
+                let some = (depth - p).min(most);
+                let from = 2 * (k0 + p);
+                for (i, row) in rows.chunks_exact_mut(some).take(count).enumerate() {
+                    let start = (at + i) * self.outer;
+                    pairs_along(&data[start + from..start + k.min(from + 2 * some)], row);
+                }
+                transpose(&rows, some, count, some, &mut to[p * width..], width);
+            }
+        } else {
+            for (p, to) in to.chunks_exact_mut(width).take(depth).enumerate() {
+                let row = |k: usize| &data[k * self.inner + at..][..count];
+                let low = 2 * (k0 + p);
+                if low + 1 < k {
+                    pairs_across(row(low), row(low + 1), &mut to[..count]);
+                } else {
+                    to.iter_mut().zip(row(low)).for_each(|(to, &low)| *to = f32::from_bits(u32::from(low)));
+                }
+            }
         }
     }
 }
@@ -56,61 +116,129 @@ pub fn matmul(
     m: usize,
     n: usize,
     k: usize,
-    a: &[f32],
-    b: &[f32],
-    bias: Option<&[f32]>,
+    a: Floats,
+    b: Floats,
+    bias: Option<Floats>,
     accumulate: bool,
-    c: &mut [f32],
+    c: FloatsMut,
 ) {
     assert!(a.len() == m * k && b.len() == k * n && c.len() == m * n && m * n * k > 0);
     assert!(bias.is_none_or(|bias| bias.len() == n));
-    let by_row = |data, outer| Operand { data, outer, inner: 1 };
-    let by_depth = |data, inner| Operand { data, outer: 1, inner };
+    let mut widened = Vec::new();
+    let bias = bias.map(|bias| {
+        widened.resize(n, 0.0);
+        bias.part(0..n, &mut widened)
+    });
+    let pairs = matches!((a, b), (Floats::Half(Half::Bf16, _), Floats::Half(Half::Bf16, _))) && multiplies_pairs();
+    let paired = pairs.then_some(k);
+    let by_row = |data, outer| Operand { data, outer, inner: 1, paired };
+    let by_depth = |data, inner| Operand { data, outer: 1, inner, paired };
     let (a, b) = match layout {
         Layout::Nt => (by_row(a, k), by_row(b, k)),
         Layout::Nn => (by_row(a, k), by_depth(b, n)),
         Layout::Tn => (by_depth(a, m), by_depth(b, n)),
     };
-    let [_, tile_cols] = tile_shape();
-    let c = Split::new(c);
-    for k0 in (0..k).step_by(ROUND_DEPTH) {
-        let depth = (k - k0).min(ROUND_DEPTH);
-        let width = (ROUND_FLOATS / depth).max(ROUND_LEAST) / tile_cols * tile_cols;
-        for n0 in (0..n).step_by(width) {
-            let cols = (n - n0).min(width);
-            let panels = cols.div_ceil(tile_cols);
-            let panel_floats = depth * tile_cols;
-            team.with_common(panels * panel_floats, |packed| {
-                let split = Split::new(packed);
-                team.ranges(panels, (super::elementwise::GRAIN / panel_floats).max(1), |range| {
-                    for panel in range {
-                        let at = panel * tile_cols;
-                        // SAFETY: panels are disjoint.
-                        let to = unsafe { split.part(panel * panel_floats..(panel + 1) * panel_floats) };
-                        b.pack(n0 + at, (cols - at).min(tile_cols), k0, depth, tile_cols, to);
+    let k = if pairs { k.div_ceil(2) } else { k };
+    match c {
+        FloatsMut::Full(c) => {
+            let c = Split::new(c);
+            for k0 in (0..k).step_by(ROUND_DEPTH) {
+                let depth = (k - k0).min(ROUND_DEPTH);
+                let width = round_width(depth);
+                for n0 in (0..n).step_by(width) {
+                    let cols = (n - n0).min(width);
+                    let bias = bias.filter(|_| k0 == 0).map(|bias| &bias[n0..n0 + cols]);
+                    let to = Target { sums: &c, stride: n, first: n0, end: None };
+                    team.with_common(packed_floats(depth, cols), |packed| {
+                        pack_b(team, b, [n0, cols, k0, depth], packed);
+                        Round { a, m, cols, k0, depth, packed, bias, add: accumulate || k0 > 0, to }.multiply(team);
+                    });
+                }
+            }
+        }
+        FloatsMut::Half(half, c) => {
+            let c = Split::new(c);
+            let deepest = k.min(ROUND_DEPTH);
+            let width = round_width(deepest).min(NARROW_COLS);
+            for n0 in (0..n).step_by(width) {
+                let cols = (n - n0).min(width);
+                let floats = packed_floats(deepest, cols);
+                team.with_common(floats + m * cols, |common| {
+                    let (packed, sums) = common.split_at_mut(floats);
+                    let sums = Split::new(sums);
+                    for k0 in (0..k).step_by(ROUND_DEPTH) {
+                        let depth = (k - k0).min(ROUND_DEPTH);
+                        let packed = &mut packed[..packed_floats(depth, cols)];
+                        pack_b(team, b, [n0, cols, k0, depth], packed);
+                        let bias = bias.filter(|_| k0 == 0).map(|bias| &bias[n0..n0 + cols]);
+                        let end = (k0 + depth == k).then_some(Narrow { half, c: &c, n, n0, accumulate });
+                        let to = Target { sums: &sums, stride: cols, first: 0, end };
+                        Round { a, m, cols, k0, depth, packed, bias, add: k0 > 0, to }.multiply(team);
                     }
                 });
-                let bias = if k0 == 0 { bias } else { None };
-                let add = accumulate || k0 > 0;
-                Round { a, m, n, n0, cols, k0, depth, packed, bias, add, c: &c }.multiply(team);
-            });
+            }
         }
     }
+}
+
+/// Columns of a round of this depth.
+fn round_width(depth: usize) -> usize {
+    let [_, tile_cols] = tile_shape();
+    (ROUND_FLOATS / depth).max(ROUND_LEAST) / tile_cols * tile_cols
+}
+
+/// Floats that so many packed columns take.
+fn packed_floats(depth: usize, cols: usize) -> usize {
+    let [_, tile_cols] = tile_shape();
+    cols.div_ceil(tile_cols) * depth * tile_cols
+}
+
+/// Packs `cols` columns from `n0` and `depth` of k from `k0` of `B`, panel by panel.
+fn pack_b(team: &Team, b: Operand, [n0, cols, k0, depth]: [usize; 4], packed: &mut [f32]) {
+    let [_, tile_cols] = tile_shape();
+    let panel_floats = depth * tile_cols;
+    let split = Split::new(packed);
+    team.ranges(cols.div_ceil(tile_cols), (super::elementwise::GRAIN / panel_floats).max(1), |range| {
+        for panel in range {
+            let at = panel * tile_cols;
+            // SAFETY: panels are disjoint.
+            let to = unsafe { split.part(panel * panel_floats..(panel + 1) * panel_floats) };
+            b.pack(n0 + at, (cols - at).min(tile_cols), k0, depth, tile_cols, to);
+        }
+    });
+}
+
+/// Where a round's sums go: fp32 rows of `stride`, from column `first` on; and, at last, where they are rounded to.
+#[derive(Clone, Copy)]
+struct Target<'a> {
+    sums: &'a Split<'a, f32>,
+    stride: usize,
+    first: usize,
+    end: Option<Narrow<'a>>,
+}
+
+/// A `C` of two bytes, rows of `n`, from column `n0` on.
+#[derive(Clone, Copy)]
+struct Narrow<'a> {
+    half: Half,
+    c: &'a Split<'a, u16>,
+    n: usize,
+    n0: usize,
+    /// Whether to add what it holds.
+    accumulate: bool,
 }
 
 /// `C[.., n0 .. n0+cols] (+)= A[.., k0 .. k0+depth] · packed B`.
 struct Round<'a> {
     a: Operand<'a>,
     m: usize,
-    n: usize,
-    n0: usize,
     cols: usize,
     k0: usize,
     depth: usize,
     packed: &'a [f32],
     bias: Option<&'a [f32]>,
     add: bool,
-    c: &'a Split<'a, f32>,
+    to: Target<'a>,
 }
 
 impl Round<'_> {
@@ -138,18 +266,89 @@ impl Round<'_> {
                     self.a.pack(at, count, self.k0 + depths.start, depths.len(), tile_rows, to);
                 }
                 for col in cols.clone() {
-                    multiply_panel(self, rows.clone(), col, depths.clone(), scratch);
+                    if self.a.paired.is_some() {
+                        multiply_panel_of_pairs(self, rows.clone(), col, depths.clone(), scratch);
+                    } else {
+                        multiply_panel(self, rows.clone(), col, depths.clone(), scratch);
+                    }
                 }
+            }
+            if let Some(end) = self.to.end {
+                let rows = rows.start * tile_rows..(rows.end * tile_rows).min(self.m);
+                self.narrow(end, rows, cols.start * tile_cols..(cols.end * tile_cols).min(self.cols));
             }
         });
     }
+
+    /// Rounds a task's sums.
+    fn narrow(&self, Narrow { half, c, n, n0, accumulate }: Narrow, rows: Range<usize>, cols: Range<usize>) {
+        let mut before = [0.0; NARROW_COLS];
+        for row in rows {
+            let at = row * self.to.stride;
+            // SAFETY: rows and columns are this task's own.
+            let (sums, c) = unsafe {
+                let c = c.part(row * n + n0 + cols.start..row * n + n0 + cols.end);
+                (self.to.sums.part(at + cols.start..at + cols.end), c)
+            };
+            if accumulate {
+                let before = &mut before[..cols.len()];
+                widen(half, c, before);
+                sums.iter_mut().zip(before).for_each(|(sum, x)| *sum += *x);
+            }
+            narrow(half, sums, c);
+        }
+    }
+}
+
+/// Whether the processor multiplies pairs of bf16.
+fn multiplies_pairs() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return super::lanes::level() == super::lanes::Level::Avx512 && is_x86_feature_detected!("avx512bf16");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// As [`multiply_panel`], where panels hold pairs.
+fn multiply_panel_of_pairs(round: &Round, rows: Range<usize>, col: usize, depths: Range<usize>, packed_a: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx512f,avx512dq,avx512bf16,avx2,fma")]
+        fn avx512(round: &Round, rows: Range<usize>, col: usize, depths: Range<usize>, packed_a: &[f32]) {
+            multiply_tiles::<std::arch::x86_64::__m512, 12, 2, true>(round, rows, col, depths, packed_a);
+        }
+        // SAFETY: operands are paired only where `multiplies_pairs`.
+        unsafe { avx512(round, rows, col, depths, packed_a) }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    unreachable!("{:?} {col} {depths:?} {}: pairs without the instruction", rows, packed_a.len() + round.m)
 }
 
 vectorised! {
+    fn pairs_along(from: &[u16], to: &mut [f32]) = pairs_along_body;
+    fn pairs_across(low: &[u16], high: &[u16], to: &mut [f32]) = pairs_across_body;
     fn tile_shape() -> [usize; 2] = tile_shape_body;
     fn multiply_panel(
-        round: &Round, rows: std::ops::Range<usize>, col: usize, depths: std::ops::Range<usize>, packed_a: &[f32],
+        round: &Round, rows: Range<usize>, col: usize, depths: Range<usize>, packed_a: &[f32],
     ) = multiply_panel_body;
+}
+
+/// Neighbours as pairs.
+#[inline(always)]
+fn pairs_along_body<L: Lanes>(from: &[u16], to: &mut [f32]) {
+    let (pairs, rest) = from.as_chunks::<2>();
+    let pair = |low: u16, high: u16| f32::from_bits(u32::from(low) | u32::from(high) << 16);
+    to.iter_mut().zip(pairs).for_each(|(to, &[low, high])| *to = pair(low, high));
+    if let (Some(to), &[last]) = (to.get_mut(pairs.len()), rest) {
+        *to = pair(last, 0);
+    }
+}
+
+/// What stands in two rows at the same place as pairs.
+#[inline(always)]
+fn pairs_across_body<L: Lanes>(low: &[u16], high: &[u16], to: &mut [f32]) {
+    for ((to, &low), &high) in to.iter_mut().zip(low).zip(high) {
+        *to = f32::from_bits(u32::from(low) | u32::from(high) << 16);
+    }
 }
 
 /// Rows and columns of the register tile: accumulators, a row of `B` and a broadcast fill the registers.
@@ -162,41 +361,42 @@ fn tile_shape_body<L: Lanes>() -> [usize; 2] {
 #[inline(always)]
 fn multiply_panel_body<L: Lanes>(
     round: &Round,
-    rows: std::ops::Range<usize>,
+    rows: Range<usize>,
     col: usize,
-    depths: std::ops::Range<usize>,
+    depths: Range<usize>,
     packed_a: &[f32],
 ) {
     if L::REGISTERS == 32 {
-        multiply_tiles::<L, 12, 2>(round, rows, col, depths, packed_a);
+        multiply_tiles::<L, 12, 2, false>(round, rows, col, depths, packed_a);
     } else {
-        multiply_tiles::<L, 4, 3>(round, rows, col, depths, packed_a);
+        multiply_tiles::<L, 4, 3, false>(round, rows, col, depths, packed_a);
     }
 }
 
 #[inline(always)]
-fn multiply_tiles<L: Lanes, const R: usize, const V: usize>(
+fn multiply_tiles<L: Lanes, const R: usize, const V: usize, const PAIRS: bool>(
     round: &Round,
-    rows: std::ops::Range<usize>,
+    rows: Range<usize>,
     col: usize,
-    depths: std::ops::Range<usize>,
+    depths: Range<usize>,
     packed_a: &[f32],
 ) {
     let wide = V * L::WIDTH;
     let cols = (round.cols - col * wide).min(wide);
-    let n0 = round.n0 + col * wide;
+    let at_col = col * wide;
     let b = &round.packed[(col * round.depth + depths.start) * wide..][..depths.len() * wide];
     let first = depths.start == 0;
-    let bias = round.bias.filter(|_| first).map(|bias| &bias[n0..n0 + cols]);
+    let bias = round.bias.filter(|_| first).map(|bias| &bias[at_col..at_col + cols]);
     let start = Start { bias, add: round.add || !first };
     for (panel, a) in rows.zip(packed_a.chunks_exact(R * depths.len())) {
         let count = (round.m - panel * R).min(R);
-        let at = panel * R * round.n + n0;
-        assert!(at + (count - 1) * round.n + cols <= round.c.len());
+        let Target { sums, stride, first, .. } = round.to;
+        let at = panel * R * stride + first + at_col;
+        assert!(at + (count - 1) * stride + cols <= sums.len());
         // SAFETY: the panels hold depths.len() rows of R and `wide` floats; C's tile is in bounds, and no other task's.
         unsafe {
-            let tile = multiply_tile::<L, R, V>(depths.len(), a.as_ptr(), 1, R, b.as_ptr(), wide, wide);
-            store_tile(tile, count, cols, start, round.c.pointer().add(at), round.n);
+            let tile = multiply::<L, R, V, PAIRS>(depths.len(), a.as_ptr(), 1, R, b.as_ptr(), wide, wide);
+            store_tile(tile, count, cols, start, sums.pointer().add(at), stride);
         }
     }
 }
@@ -215,8 +415,26 @@ pub(super) struct Start<'a> {
 /// # Safety
 /// All named elements must be readable.
 #[inline(always)]
-#[allow(clippy::needless_range_loop)] // constant bounds over arrays unroll into registers
 pub(super) unsafe fn multiply_tile<L: Lanes, const R: usize, const V: usize>(
+    k: usize,
+    a: *const f32,
+    a_row: usize,
+    a_k: usize,
+    b: *const f32,
+    b_k: usize,
+    cols: usize,
+) -> [[L; V]; R] {
+    // SAFETY: by contract.
+    unsafe { multiply::<L, R, V, false>(k, a, a_row, a_k, b, b_k, cols) }
+}
+
+/// As [`multiply_tile`]; with `PAIRS` each float is a pair of bf16, and pairs are multiplied and added.
+///
+/// # Safety
+/// As [`multiply_tile`]; with `PAIRS`, the processor must have AVX-512 BF16.
+#[inline(always)]
+#[allow(clippy::needless_range_loop)] // constant bounds over arrays unroll into registers
+unsafe fn multiply<L: Lanes, const R: usize, const V: usize, const PAIRS: bool>(
     k: usize,
     a: *const f32,
     a_row: usize,
@@ -238,7 +456,7 @@ pub(super) unsafe fn multiply_tile<L: Lanes, const R: usize, const V: usize>(
             for r in 0..R {
                 let x = L::splat(*a.add(r * a_row));
                 for v in 0..V {
-                    sums[r][v] = x.mul_add(row[v], sums[r][v]);
+                    sums[r][v] = if PAIRS { x.dot_pairs(row[v], sums[r][v]) } else { x.mul_add(row[v], sums[r][v]) };
                 }
             }
         }
@@ -322,7 +540,9 @@ mod tests {
                 let product = reference(layout, shape, &a, &b);
                 for (accumulate, biased) in [(false, false), (false, true), (true, false), (true, true)] {
                     let mut c = if accumulate { before.clone() } else { vec![f32::NAN; m * n] };
-                    matmul(team, layout, m, n, k, &a, &b, biased.then_some(&bias[..]), accumulate, &mut c);
+                    let shift = biased.then_some(Floats::Full(&bias));
+                    let (a, b) = (Floats::Full(&a), Floats::Full(&b));
+                    matmul(team, layout, m, n, k, a, b, shift, accumulate, FloatsMut::Full(&mut c));
                     let extra =
                         |i: usize| (if accumulate { before[i] } else { 0.0 }, if biased { bias[i % n] } else { 0.0 });
                     let add = |(i, y): (usize, &f64)| y + f64::from(extra(i).0) + f64::from(extra(i).1);
@@ -339,7 +559,8 @@ mod tests {
         let (a, b) = (random(1, m * k), random(2, k * n));
         let product = |threads| {
             let mut c = vec![0.0; m * n];
-            matmul(&Team::new(threads), Layout::Nn, m, n, k, &a, &b, None, false, &mut c);
+            let (a, b) = (Floats::Full(&a), Floats::Full(&b));
+            matmul(&Team::new(threads), Layout::Nn, m, n, k, a, b, None, false, FloatsMut::Full(&mut c));
             c
         };
         let alone = product(1);

@@ -39,6 +39,26 @@ pub(super) trait Lanes: Copy {
     fn div(self, other: Self) -> Self;
     /// `self · a + b`.
     fn mul_add(self, a: Self, b: Self) -> Self;
+    /// `b` and the products of two bf16 in each lane of `self` and `a`, added.
+    #[inline(always)]
+    fn dot_pairs(self, a: Self, b: Self) -> Self {
+        let (mut x, mut y) = ([0.0; 16], [0.0; 16]);
+        // SAFETY: no vector is wider than 16 lanes.
+        let mut sums = unsafe {
+            let mut sums = [0.0; 16];
+            self.store(x.as_mut_ptr());
+            a.store(y.as_mut_ptr());
+            b.store(sums.as_mut_ptr());
+            sums
+        };
+        let halves = |pair: f32| [pair.to_bits() << 16, pair.to_bits() & 0xffff_0000].map(f32::from_bits);
+        for ((sum, x), y) in sums.iter_mut().zip(x).zip(y) {
+            let ([x0, x1], [y0, y1]) = (halves(x), halves(y));
+            *sum += x0 * y0 + x1 * y1;
+        }
+        // SAFETY: as above.
+        unsafe { Self::load(sums.as_ptr()) }
+    }
     /// The greater; `other` if one is not a number.
     fn max(self, other: Self) -> Self;
     /// The lesser; `other` if one is not a number.
@@ -227,6 +247,17 @@ impl Lanes for __m512 {
     fn round(self) -> Self {
         // SAFETY: the module's invariant.
         unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT }>(self) }
+    }
+    #[inline(always)]
+    fn dot_pairs(self, a: Self, b: Self) -> Self {
+        // SAFETY: asked for only where the processor has it.
+        unsafe {
+            _mm512_dpbf16_ps(
+                b,
+                std::mem::transmute::<__m512, __m512bh>(self),
+                std::mem::transmute::<__m512, __m512bh>(a),
+            )
+        }
     }
     intrinsics! {
         add(b) = _mm512_add_ps;

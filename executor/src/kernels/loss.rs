@@ -6,7 +6,15 @@
 //! Invariant: a loss from shards equals the loss of the whole up to rounding, and no exponent is positive.
 
 use super::lanes::{Lanes, vectorised};
+use super::narrow::{Floats, FloatsMut, narrow, widen};
 use super::team::{Split, Team};
+
+/// Rows of a task.
+const TASK_ROWS: usize = 8;
+
+fn rows_of(task: usize, rows: usize) -> std::ops::Range<usize> {
+    task * TASK_ROWS..rows.min((task + 1) * TASK_ROWS)
+}
 
 /// The column of the target in this shard, if it is here; `u32::MAX` (no target) never is.
 fn local(target: f32, first: usize, vocab: usize) -> Option<usize> {
@@ -21,15 +29,16 @@ pub fn loss_stats(
     rows: usize,
     vocab: usize,
     first: usize,
-    logits: &[f32],
+    logits: Floats,
     targets: &[f32],
     stats: &mut [f32],
 ) {
     assert!(logits.len() == rows * vocab && targets.len() == rows && stats.len() == 3 * rows);
     let stats = Split::new(stats);
-    team.ranges(rows, 8, |range| {
-        for row in range {
-            let logits = &logits[row * vocab..(row + 1) * vocab];
+    let space = if let Floats::Half(..) = logits { vocab } else { 0 };
+    team.run_with(rows.div_ceil(TASK_ROWS), space, |task, space| {
+        for row in rows_of(task, rows) {
+            let logits = logits.part(row * vocab..(row + 1) * vocab, space);
             let (greatest, sum) = row_stats(logits);
             let target = local(targets[row], first, vocab).map_or(0.0, |column| logits[column]);
             for (kind, value) in [greatest, sum, target].into_iter().enumerate() {
@@ -41,7 +50,7 @@ pub fn loss_stats(
 }
 
 /// Adds `scale · Σ_rows (log Σ exp(logit) − target's logit)` to `loss[0]` and turns `logits` into its gradient,
-/// `(softmax − onehot) · scale`. `stats` is `[shards, 3, rows]`, gathered from [`loss_stats`]. A row with the target
+/// `(softmax − onehot) · gradient_scale`. `stats` is `[shards, 3, rows]`, gathered from [`loss_stats`]. A row with the target
 /// `u32::MAX` counts nothing.
 #[allow(clippy::too_many_arguments)] // the op's own arguments
 pub fn loss(
@@ -50,10 +59,10 @@ pub fn loss(
     vocab: usize,
     shards: usize,
     first: usize,
-    scale: f32,
+    [scale, gradient_scale]: [f32; 2],
     targets: &[f32],
     stats: &[f32],
-    logits: &mut [f32],
+    logits: FloatsMut,
     loss: &mut [f32],
 ) {
     assert!(logits.len() == rows * vocab && targets.len() == rows && stats.len() == shards * 3 * rows);
@@ -65,22 +74,37 @@ pub fn loss(
         let part = |(max, sum): (f32, f32)| f64::from(sum) * f64::from(max - greatest).exp();
         (greatest, stat(0, row).zip(stat(1, row)).map(part).sum::<f64>())
     };
-    let split = Split::new(logits);
-    team.ranges(rows, 8, |range| {
-        for row in range {
-            // SAFETY: rows are disjoint.
-            let logits = unsafe { split.part(row * vocab..(row + 1) * vocab) };
-            if ignored(row) {
-                logits.fill(0.0);
-                continue;
-            }
-            let (greatest, sum) = whole(row);
-            scaled_exp(greatest, (f64::from(scale) / sum) as f32, logits);
-            if let Some(column) = local(targets[row], first, vocab) {
-                logits[column] -= scale;
-            }
+    let gradient = |row: usize, logits: &mut [f32]| {
+        if ignored(row) {
+            return logits.fill(0.0);
         }
-    });
+        let (greatest, sum) = whole(row);
+        scaled_exp(greatest, (f64::from(gradient_scale) / sum) as f32, logits);
+        if let Some(column) = local(targets[row], first, vocab) {
+            logits[column] -= gradient_scale;
+        }
+    };
+    let (tasks, of) = (rows.div_ceil(TASK_ROWS), |task| rows_of(task, rows));
+    match logits {
+        FloatsMut::Full(logits) => {
+            let split = Split::new(logits);
+            // SAFETY: rows are disjoint.
+            let part = |row: usize| unsafe { split.part(row * vocab..(row + 1) * vocab) };
+            team.run(tasks, |task| of(task).for_each(|row| gradient(row, part(row))));
+        }
+        FloatsMut::Half(half, logits) => {
+            let split = Split::new(logits);
+            team.run_with(tasks, vocab, |task, space| {
+                for row in of(task) {
+                    // SAFETY: rows are disjoint.
+                    let logits = unsafe { split.part(row * vocab..(row + 1) * vocab) };
+                    widen(half, logits, space);
+                    gradient(row, space);
+                    narrow(half, space, logits);
+                }
+            });
+        }
+    }
     let row_loss = |row: usize| {
         let (greatest, sum) = whole(row);
         sum.ln() + f64::from(greatest) - stat(2, row).map(f64::from).sum::<f64>()
@@ -150,14 +174,15 @@ mod tests {
                 };
                 let mut stats = vec![f32::NAN; shards.len() * 3 * ROWS];
                 for (&(first, vocab), stats) in shards.iter().zip(stats.chunks_mut(3 * ROWS)) {
-                    loss_stats(team, ROWS, vocab, first, &part(first, vocab), &targets, stats);
+                    loss_stats(team, ROWS, vocab, first, Floats::Full(&part(first, vocab)), &targets, stats);
                 }
                 for &(first, vocab) in &shards {
                     let (mut x, mut total) = (part(first, vocab), [1.0]);
-                    loss(team, ROWS, vocab, shards.len(), first, SCALE, &targets, &stats, &mut x, &mut total);
+                    let (shards, scales, to) = (shards.len(), [SCALE, 2.0 * SCALE], FloatsMut::Full(&mut x));
+                    loss(team, ROWS, vocab, shards, first, scales, &targets, &stats, to, &mut total);
                     assert_close(&total, &[1.0 + want], 1e-6);
                     let of_shard = gradient.chunks(VOCAB).flat_map(|row| &row[first..first + vocab]);
-                    assert_close(&x, &of_shard.copied().collect::<Vec<_>>(), 1e-6);
+                    assert_close(&x, &of_shard.map(|x| 2.0 * x).collect::<Vec<_>>(), 1e-6);
                 }
             }
         });
@@ -168,8 +193,8 @@ mod tests {
         let team = Team::new(1);
         let (mut logits, targets) = ([3e4, -3e4, 3e4], [f32::from_bits(1)]);
         let (mut stats, mut total) = ([0.0; 3], [0.0]);
-        loss_stats(&team, 1, 3, 0, &logits, &targets, &mut stats);
-        loss(&team, 1, 3, 1, 0, 1.0, &targets, &stats, &mut logits, &mut total);
+        loss_stats(&team, 1, 3, 0, Floats::Full(&logits), &targets, &mut stats);
+        loss(&team, 1, 3, 1, 0, [1.0; 2], &targets, &stats, FloatsMut::Full(&mut logits), &mut total);
         assert_close(&total, &[6e4 + 2f64.ln()], 1e-6);
         assert_close(&logits, &[0.5, -1.0, 0.5], 1e-6);
     }

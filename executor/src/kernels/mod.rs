@@ -1,4 +1,4 @@
-//! CPU kernels: one plain function an op of [`meshwright_hardware::op`], over `f32` slices.
+//! CPU kernels: one plain function an op of [`meshwright_hardware::op`], over `f32` slices, or [`Floats`] of two bytes too.
 //!
 //! In: a [`Team`] of threads, the op's dims, its operands. Out: the operands an op's signature calls written. All
 //! matrices are row-major; ids and targets are `u32` bits held in `f32` slices. Lengths are checked by assertion: a
@@ -16,6 +16,7 @@ mod gemm;
 mod lanes;
 mod latent;
 mod loss;
+mod narrow;
 mod norm;
 mod optimizer;
 mod rope;
@@ -33,6 +34,7 @@ pub use experts::{combine, combine_grad, dispatch, dispatch_grad, expert_matmul,
 pub use gemm::matmul;
 pub use latent::{LatentDims, latent_pack, latent_pack_grad};
 pub use loss::{loss, loss_stats};
+pub use narrow::{Floats, FloatsMut, Half, copy_halves, narrow, narrow_all, widen, widen_all, zero_halves};
 pub use norm::{bias_grad, norm, norm_grad};
 pub use optimizer::{AdamW, adamw, squared_norm};
 pub use rope::rope;

@@ -2,12 +2,13 @@
 //!
 //! In: the job's decisions. Out: what a step is told.
 //!
-//! Invariant: a step's settings depend on its number alone, so a resumed run goes on as if it had never stopped.
+//! Invariant: a step's settings depend on its number and the scaler's state alone, so a resumed run goes on as if it had never stopped.
 
 use std::path::PathBuf;
 
 use meshwright_hardware::mesh::Mesh;
 
+use super::LossScaling;
 use crate::device::{Backend, StepArgs};
 use crate::error::ExecutorError;
 use crate::kernels::AdamW;
@@ -35,6 +36,8 @@ pub struct TrainConfig {
     pub weight_decay: f64,
     /// The gradient's greatest norm; zero for no clipping.
     pub clip: f64,
+    /// How gradients are scaled where the program has elements of fp16.
+    pub loss_scaling: LossScaling,
     /// Sequences a rank runs at once.
     pub microbatch_size: usize,
     /// Microbatches a data-parallel rank runs a step.
@@ -106,9 +109,11 @@ impl TrainConfig {
         self.lr_min + 0.5 * (self.lr_peak - self.lr_min) * (1.0 + (std::f64::consts::PI * done).cos())
     }
 
-    /// What step `step` (from 0) is told.
-    pub fn step_args(&self, step: usize) -> StepArgs {
-        let correction = |beta: f64| (1.0 - beta.powf(step as f64 + 1.0)) as f32;
+    /// What step `step` (from 0) is told, if `skipped` of those before it updated nothing: moments are corrected by the number
+    /// of updates.
+    pub fn step_args(&self, step: usize, skipped: usize, loss_scale: f32) -> StepArgs {
+        let updates = (step + 1).saturating_sub(skipped) as f64;
+        let correction = |beta: f64| (1.0 - beta.powf(updates)) as f32;
         let adamw = AdamW {
             lr: self.lr(step) as f32,
             beta1: self.beta1 as f32,
@@ -119,6 +124,6 @@ impl TrainConfig {
             bias2: correction(self.beta2),
             grad_scale: 1.0,
         };
-        StepArgs { adamw, clip: self.clip as f32 }
+        StepArgs { adamw, clip: self.clip as f32, loss_scale }
     }
 }

@@ -7,7 +7,7 @@ use meshwright_hardware::mesh::{Axis, Mesh};
 use meshwright_hardware::op::{Layout, Op, Param};
 use meshwright_hardware::params::{Init, ParamSpec, Shard};
 use meshwright_hardware::program::{
-    ArgView, Block, BlockParam, Buffer, Call, Collective, Instr, Kind, Lifetime, Phase, RankProgram, Stream, View,
+    ArgView, Block, BlockParam, Buffer, Call, Collective, Elem, Instr, Kind, Lifetime, Phase, RankProgram, Stream, View,
 };
 use meshwright_hardware::verify::verify;
 use std::path::PathBuf;
@@ -161,7 +161,10 @@ impl Tiny {
     fn buffers(&self) -> Vec<Buffer> {
         use Lifetime::{Persistent, Scratch};
         let (rows, n, vocab) = (self.rows(), self.weights(), VOCAB / self.mesh.tp);
-        let declare = |name: &str, elems, lifetime| Buffer { name: name.to_owned(), elems, lifetime, width: 4 };
+        let declare = |name: &str, elems, lifetime| {
+            let elem = if matches!(name, "ids" | "targets") { Elem::U32 } else { Elem::F32 };
+            Buffer { name: name.to_owned(), elems, lifetime, elem }
+        };
         vec![
             declare("weights", n, Persistent),
             declare("grads", n, Persistent),
@@ -211,6 +214,8 @@ impl Tiny {
             experts: None,
             weights_over: None,
             grads_over: None,
+            master: None,
+            master_over: None,
         };
         let (embed, head) = (spec("embed", 0), spec("head", self.head_offset()));
         let params = if last == 1 { vec![vec![embed], vec![head]] } else { vec![vec![embed, head]] };
@@ -239,6 +244,7 @@ fn config(mesh: Mesh, microbatches: usize) -> TrainConfig {
         eps: 1e-8,
         weight_decay: 0.1,
         clip: 0.3,
+        loss_scaling: Default::default(),
         microbatch_size: GLOBAL_BATCH / mesh.dp / microbatches,
         num_microbatches: microbatches,
         shares: Vec::new(),

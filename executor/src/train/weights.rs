@@ -17,6 +17,9 @@ use crate::checkpoint::RankTensors;
 use crate::device::{Device, Region};
 use crate::error::ExecutorError;
 
+/// The name of the loss scale's state in checkpoints.
+const SCALING: &str = "loss scaling";
+
 /// Copies a region to the host.
 pub(super) fn read(device: &mut dyn Device, region: Region) -> Result<Vec<f32>, ExecutorError> {
     let mut values = Vec::new();
@@ -92,11 +95,14 @@ impl Trainer {
             for spec in &self.params.roles[self.program.role_of(at)] {
                 let part = Part::of(&mesh, at);
                 let (all, range) = (values(spec, part), spec.range(part));
-                let held = self.holds(rank, spec.weights, spec.weights_over);
-                let (from, to) = (range.start.max(held.start), range.end.min(held.end));
-                if from < to {
-                    let region = Region { buffer: spec.weights as usize, start: from - held.start, elems: to - from };
-                    write(self.devices[rank].as_mut(), region, &all[from - range.start..to - range.start])?;
+                let master = spec.master.map(|buffer| (buffer, spec.master_over));
+                for (buffer, over) in [(spec.weights, spec.weights_over)].into_iter().chain(master) {
+                    let held = self.holds(rank, buffer, over);
+                    let (from, to) = (range.start.max(held.start), range.end.min(held.end));
+                    if from < to {
+                        let region = Region { buffer: buffer as usize, start: from - held.start, elems: to - from };
+                        write(self.devices[rank].as_mut(), region, &all[from - range.start..to - range.start])?;
+                    }
                 }
             }
         }
@@ -158,12 +164,14 @@ impl Trainer {
         Ok(whole)
     }
 
-    /// What a run needs to go on: all persistent buffers of every rank but gradients, which each step makes anew.
+    /// What a run needs to go on: all persistent buffers of every rank but gradients, which each step makes anew; and where
+    /// the loss scale stands.
     pub(super) fn snapshot(&mut self) -> Result<Vec<RankTensors>, ExecutorError> {
-        let kept = self.kept();
+        let (kept, scaling) = (self.kept(), self.scaler.saved());
         let of_rank = |(rank, device): (Rank, &mut Box<dyn Device>)| {
             let tensor = |(name, region): &(String, Region)| Ok((name.clone(), read(device.as_mut(), *region)?));
-            let tensors = kept[rank].iter().map(tensor).collect::<Result<_, ExecutorError>>()?;
+            let mut tensors = kept[rank].iter().map(tensor).collect::<Result<Vec<_>, ExecutorError>>()?;
+            tensors.push((SCALING.to_owned(), scaling.clone()));
             Ok(RankTensors { rank, tensors })
         };
         self.devices.iter_mut().enumerate().map(of_rank).collect()
@@ -172,6 +180,10 @@ impl Trainer {
     /// Puts a snapshot back.
     pub(super) fn restore(&mut self, ranks: &[RankTensors]) -> Result<(), ExecutorError> {
         let kept = self.kept();
+        let scaling = ranks.iter().flat_map(|rank| &rank.tensors).find(|(name, _)| name == SCALING);
+        if !scaling.is_some_and(|(_, saved)| self.scaler.restore(saved)) {
+            return Err(unlike("it does not say where the loss scale stands", SCALING));
+        }
         for (rank, device) in self.devices.iter_mut().enumerate() {
             let saved = ranks.iter().find(|saved| saved.rank == rank);
             for (name, region) in &kept[rank] {

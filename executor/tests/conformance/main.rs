@@ -12,82 +12,99 @@ mod suite;
 use meshwright_executor::ExecutorError;
 use meshwright_executor::device::{Cpu, Device};
 use meshwright_hardware::mesh::Rank;
-use meshwright_hardware::program::Buffer;
+use meshwright_hardware::program::{Buffer, Elem};
 
-/// The suite for a device that `$make` makes: `fn(Rank, &[Buffer]) -> Result<Box<dyn Device>, ExecutorError>`.
+/// Formats of weights and activations.
+const ALL: [Elem; 3] = [Elem::F32, Elem::Bf16, Elem::F16];
+
+/// The suite for a device that `$make` makes: `fn(Rank, &[Buffer]) -> Result<Box<dyn Device>, ExecutorError>`; `$elems` are the
+/// formats it has.
 macro_rules! conformance {
-    ($device:ident, $make:expr) => {
+    ($device:ident, $make:expr, $elems:expr) => {
         mod $device {
             use crate::{cases, suite};
+            use meshwright_hardware::program::Elem;
+
+            const ELEMS: &[Elem] = &$elems;
 
             #[test]
             fn embeddings() {
-                suite::ops($make, cases::embeddings());
+                ELEMS.iter().for_each(|&elem| suite::ops($make, elem, cases::embeddings()));
             }
 
             #[test]
             fn positions() {
-                suite::ops($make, cases::positions());
+                ELEMS.iter().for_each(|&elem| suite::ops($make, elem, cases::positions()));
             }
 
             #[test]
             fn norms() {
-                suite::ops($make, cases::norms());
+                ELEMS.iter().for_each(|&elem| suite::ops($make, elem, cases::norms()));
             }
 
             #[test]
             fn matmuls() {
-                suite::ops($make, cases::matmuls());
+                ELEMS.iter().for_each(|&elem| suite::ops($make, elem, cases::matmuls()));
             }
 
             #[test]
             fn attention() {
-                suite::ops($make, cases::attention());
+                ELEMS.iter().for_each(|&elem| suite::ops($make, elem, cases::attention()));
             }
 
             #[test]
             fn activations() {
-                suite::ops($make, cases::activations());
+                ELEMS.iter().for_each(|&elem| suite::ops($make, elem, cases::activations()));
             }
 
             #[test]
             fn sums() {
-                suite::ops($make, cases::sums());
+                ELEMS.iter().for_each(|&elem| suite::ops($make, elem, cases::sums()));
             }
 
             #[test]
             fn losses() {
-                suite::ops($make, cases::losses());
+                ELEMS.iter().for_each(|&elem| suite::ops($make, elem, cases::losses()));
             }
 
             #[test]
             fn optimizers() {
-                suite::ops($make, cases::optimizers());
+                ELEMS.iter().for_each(|&elem| suite::ops($make, elem, cases::optimizers()));
             }
 
             #[test]
             fn experts() {
-                suite::ops($make, cases::experts());
+                ELEMS.iter().for_each(|&elem| suite::ops($make, elem, cases::experts()));
             }
 
             #[test]
             fn spread() {
-                suite::ops($make, cases::spread());
+                ELEMS.iter().for_each(|&elem| suite::ops($make, elem, cases::spread()));
             }
 
             #[test]
             fn buffers_hold_what_the_host_writes() {
-                suite::host($make);
+                ELEMS.iter().for_each(|&elem| suite::host($make, elem));
             }
 
             #[test]
             fn ops_run_in_order() {
-                suite::order($make);
+                ELEMS.iter().for_each(|&elem| suite::order($make, elem));
             }
 
             #[test]
             fn a_sum_may_be_written_over_an_operand() {
-                suite::in_place($make);
+                ELEMS.iter().for_each(|&elem| suite::in_place($make, elem));
+            }
+
+            #[test]
+            fn an_overflow_updates_nothing() {
+                ELEMS.iter().for_each(|&elem| suite::overflow($make, elem));
+            }
+
+            #[test]
+            fn what_a_format_cannot_hold_shows() {
+                ELEMS.iter().for_each(|&elem| suite::extremes($make, elem));
             }
 
             #[test]
@@ -102,7 +119,7 @@ fn cpu(rank: Rank, buffers: &[Buffer]) -> Result<Box<dyn Device>, ExecutorError>
     Ok(Box::new(Cpu::new(rank, buffers, 2)?))
 }
 
-conformance!(cpu, crate::cpu);
+conformance!(cpu, crate::cpu, crate::ALL);
 
 /// The best adapter; a machine without one has a software one from Mesa's Vulkan drivers, which `scripts/test` installs.
 #[cfg(feature = "wgpu")]
@@ -115,13 +132,13 @@ fn wgpu(rank: Rank, buffers: &[Buffer]) -> Result<Box<dyn Device>, ExecutorError
 }
 
 #[cfg(feature = "wgpu")]
-conformance!(wgpu, crate::wgpu);
+conformance!(wgpu, crate::wgpu, crate::ALL);
 
 #[test]
 fn cases_cover_every_class_that_is_calibrated() {
     let classes = |ops: Vec<meshwright_hardware::op::Op>| -> std::collections::BTreeSet<&str> {
         ops.iter().map(|op| op.class()).collect()
     };
-    let (tested, calibrated) = (classes(cases::all()), classes(meshwright_executor::calibrate::default_ops()));
+    let (tested, calibrated) = (classes(cases::all()), classes(meshwright_executor::calibrate::default_ops(Elem::F32)));
     assert!(calibrated.is_subset(&tested), "{calibrated:?} {tested:?}");
 }

@@ -69,7 +69,8 @@ pub fn run(op: &Op, x: &mut Args, at: Coord, step: &StepArgs) {
         }
         Op::Route { rows, experts, top_k, room } => spread::route([rows, experts, top_k, room], x),
         Op::RouteGrad { rows, experts, top_k, balance, .. } => {
-            spread::route_grad([rows, experts, top_k], f64::from(balance), x);
+            let balance = f64::from(balance) * f64::from(step.loss_scale);
+            spread::route_grad([rows, experts, top_k], balance, x);
         }
         Op::Dispatch { rows, cols, top_k, .. } => {
             x[2].fill(0.0);
@@ -148,7 +149,9 @@ pub fn run(op: &Op, x: &mut Args, at: Coord, step: &StepArgs) {
                 (x[2][r], x[2][rows + r], x[2][2 * rows + r]) = (greatest, sum, target);
             }
         }
-        Op::Loss { rows, vocab, shards, scale } => loss((rows, vocab, shards), f64::from(scale), at.tp, x),
+        Op::Loss { rows, vocab, shards, scale } => {
+            loss((rows, vocab, shards), f64::from(scale), f64::from(step.loss_scale), at.tp, x)
+        }
         Op::Zero { .. } => x[0].fill(0.0),
         Op::Copy { n } => (0..n).for_each(|i| x[1][i] = x[0][i]),
         Op::Accumulate { n } => (0..n).for_each(|i| x[1][i] += x[0][i]),
@@ -296,7 +299,9 @@ fn attention_grad(dims: &AttentionDims, x: &mut Args) {
             let p: Vec<f64> = scores.iter().map(|s| (s - lse).exp()).collect();
             let dp = |x: &Args, key: usize| (0..d).map(|c| dout[c] * x[0][head.v(key) + c]).sum::<f64>();
             let dp: Vec<f64> = (0..p.len()).map(|key| dp(x, key)).collect();
-            let delta: f64 = p.iter().zip(&dp).map(|(p, dp)| p * dp).sum();
+            // Σ p·dp by what was kept of it (Dao et al. 2022, §B.2), rounded or not.
+            let out = &x[1][head.lse(query) * d..][..d];
+            let delta: f64 = out.iter().zip(&dout).map(|(out, dout)| out * dout).sum();
             for (key, (p, dp)) in p.iter().zip(&dp).enumerate() {
                 let ds = p * (dp - delta) / root;
                 for (c, dout) in dout.iter().enumerate() {
@@ -323,7 +328,7 @@ fn silu(x: f64) -> (f64, f64) {
     (x * s, s * (1.0 + x * (1.0 - s)))
 }
 
-fn loss((rows, vocab, shards): (usize, usize, usize), scale: f64, tp: usize, x: &mut Args) {
+fn loss((rows, vocab, shards): (usize, usize, usize), scale: f64, gradients: f64, tp: usize, x: &mut Args) {
     for r in 0..rows {
         let stat = |kind: usize, shard: usize| x[1][(shard * 3 + kind) * rows + r];
         let row = r * vocab..(r + 1) * vocab;
@@ -334,9 +339,9 @@ fn loss((rows, vocab, shards): (usize, usize, usize), scale: f64, tp: usize, x: 
         let sum: f64 = (0..shards).map(|shard| stat(1, shard) * stat(0, shard).exp()).sum();
         let target: f64 = (0..shards).map(|shard| stat(2, shard)).sum();
         let mine = local(x[0][r], vocab, shards, tp);
-        x[2][row.clone()].iter_mut().for_each(|logit| *logit = logit.exp() / sum * scale);
+        x[2][row.clone()].iter_mut().for_each(|logit| *logit = logit.exp() / sum * scale * gradients);
         if let Some(id) = mine {
-            x[2][row.start + id] -= scale;
+            x[2][row.start + id] -= scale * gradients;
         }
         x[3][0] += scale * (sum.ln() - target);
     }
@@ -346,8 +351,10 @@ fn adamw(i: usize, decays: bool, master: bool, step: &StepArgs, x: &mut Args) {
     let h = &step.adamw;
     let [lr, beta1, beta2, eps, bias1, bias2] = [h.lr, h.beta1, h.beta2, h.eps, h.bias1, h.bias2].map(f64::from);
     let decay = if decays { f64::from(h.weight_decay) } else { 0.0 };
-    let shrink = if step.clip > 0.0 { (f64::from(step.clip) / (x[0][0].sqrt() + 1e-6)).min(1.0) } else { 1.0 };
-    let g = x[1][i] * shrink;
+    let scale = f64::from(step.loss_scale);
+    let norm = x[0][0].sqrt() / scale;
+    let shrink = if step.clip > 0.0 { (f64::from(step.clip) / (norm + 1e-6)).min(1.0) } else { 1.0 };
+    let g = x[1][i] / scale * shrink;
     x[3][i] = beta1 * x[3][i] + (1.0 - beta1) * g;
     x[4][i] = beta2 * x[4][i] + (1.0 - beta2) * g * g;
     let w = if master { x[5][i] } else { x[2][i] };

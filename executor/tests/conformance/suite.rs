@@ -1,4 +1,4 @@
-//! Runs ops on a device, with all arguments in one buffer, and compares every element of it with the reference.
+//! Runs ops on a device, with all arguments of a width in one buffer, and compares every element of it with the reference.
 //!
 //! In: how a device is made, ops. Out: a panic that names the op, the argument and the element.
 //!
@@ -7,17 +7,28 @@
 use meshwright_executor::ExecutorError;
 use meshwright_executor::device::{Device, Region, StepArgs};
 use meshwright_executor::kernels::AdamW;
-use meshwright_hardware::mesh::{Coord, Mesh, Rank};
-use meshwright_hardware::op::{Mode, NormKind, Op, Param};
-use meshwright_hardware::program::{Buffer, Lifetime};
+use meshwright_hardware::mesh::{Axis, Coord, Mesh, Rank};
+use meshwright_hardware::op::{Mode, NormKind, Op, Param, Takes};
+use meshwright_hardware::program::{Buffer, Elem, Lifetime};
 
 use crate::reference;
 
 /// How a device is made.
 pub type Make = fn(Rank, &[Buffer]) -> Result<Box<dyn Device>, ExecutorError>;
 
-/// Error of an element of 4 bytes against its own size or the mean size of its argument's, whichever is greater.
-const TOLERANCE_F32: f64 = 2e-5;
+/// Error of an element against its own size or the mean size of its argument's, whichever is greater: of sums in fp32, and of
+/// the one rounding, to nearest, of what is stored in two bytes.
+fn tolerance(elem: Elem) -> f64 {
+    let sums = 2e-5;
+    match elem {
+        Elem::F32 | Elem::U32 => sums,
+        Elem::Bf16 => sums + 2f64.powi(-8),
+        Elem::F16 => sums + 2f64.powi(-11),
+    }
+}
+
+/// Half the distance between the smallest numbers of fp16.
+const TINY: f64 = 1.0 / (1 << 25) as f64;
 
 /// SplitMix64.
 pub struct Random(u64);
@@ -66,11 +77,11 @@ fn place(op: &Op) -> Coord {
     mesh.coord_of(mesh.rank(0, at, at, at))
 }
 
-/// An optimizer step, with clipping or without.
+/// An optimizer step, with clipping or without, and scaled gradients.
 fn step(clip: f32) -> StepArgs {
     let (bias1, bias2, grad_scale) = (0.271, 0.0975, 1.0);
     let adamw = AdamW { lr: 0.01, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, bias1, bias2, grad_scale };
-    StepArgs { adamw, clip }
+    StepArgs { adamw, clip, loss_scale: 4.0 }
 }
 
 /// Operands that an op can be given: ids in range, statistics that belong to their rows, squares above zero.
@@ -144,7 +155,7 @@ fn operands(op: &Op, random: &mut Random) -> Vec<Vec<f64>> {
 }
 
 fn is_ids(param: &Param) -> bool {
-    matches!(param.name, "ids" | "targets" | "places")
+    param.takes == Takes::Ids
 }
 
 /// Different places for as many choices as there are places for, in any order; the others get none.
@@ -159,17 +170,29 @@ fn seats(ids: &mut impl FnMut(usize, usize) -> Vec<f64>, choices: usize, places:
     ids(choices, 1 << 20).into_iter().map(seat).collect()
 }
 
-/// An argument's elements as a buffer holds them.
+/// An argument's elements as the host gives them.
 fn held(param: &Param, values: &[f64]) -> Vec<f32> {
     values.iter().map(|&x| if is_ids(param) { f32::from_bits(x as u32) } else { x as f32 }).collect()
 }
 
-fn buffer(elems: usize) -> Buffer {
-    Buffer { name: "arena".to_owned(), elems, lifetime: Lifetime::Scratch, width: 4 }
+/// The nearest number of a format, the even one of two, by arithmetic.
+pub fn rounded(elem: Elem, x: f64) -> f64 {
+    let (digits, least) = match elem {
+        Elem::F32 | Elem::U32 => return x,
+        Elem::Bf16 => (8, -126),
+        Elem::F16 => (11, -14),
+    };
+    if !x.is_finite() {
+        return x;
+    }
+    let exponent = x.abs().log2().floor().max(f64::from(least));
+    let unit = (exponent - f64::from(digits - 1)).exp2();
+    let near = (x / unit).round_ties_even() * unit;
+    if elem == Elem::F16 && near.abs() > 65504.0 { f64::INFINITY.copysign(x) } else { near }
 }
 
-fn whole(elems: usize) -> Region {
-    Region { buffer: 0, start: 0, elems }
+fn buffer(elems: usize, elem: Elem) -> Buffer {
+    Buffer { name: "arena".to_owned(), elems, lifetime: Lifetime::Scratch, elem }
 }
 
 fn write(device: &mut dyn Device, region: Region, values: &[f32]) {
@@ -190,77 +213,118 @@ fn read(device: &mut dyn Device, region: Region) -> Vec<f32> {
     values
 }
 
-/// Runs every op once with its arguments on cache lines, once wherever they fall, twice each.
-pub fn ops(make: Make, ops: Vec<Op>) {
+/// Runs every op once with its arguments on cache lines, once wherever they fall, twice each; weights and activations are
+/// of `elem`.
+pub fn ops(make: Make, elem: Elem, ops: Vec<Op>) {
     for (i, op) in ops.iter().enumerate() {
         for line in [16, 1] {
             let mut random = Random::new(100 + i as u64);
-            let (given, at, step) = (operands(op, &mut random), place(op), step([0.5, 0.0][i % 2]));
+            let (mut given, at, step) = (operands(op, &mut random), place(op), step([0.5, 0.0][i % 2]));
+            for (values, _) in given.iter_mut().zip(op.signature()).filter(|(_, p)| p.takes == Takes::Float) {
+                values.iter_mut().for_each(|x| *x = rounded(elem, *x));
+            }
             let mut want = given.clone();
             reference::run(op, &mut want, at, &step);
-            let first = run_op(make, op, &given, line, at, &step);
-            compare(op, &want, &first);
-            assert!(first == run_op(make, op, &given, line, at, &step), "{op:?} gave other bits the second time");
+            let first = run_op(make, elem, op, &given, line, at, &step);
+            compare(op, elem, &want, &first);
+            let again = run_op(make, elem, op, &given, line, at, &step);
+            assert!(first == again, "{op:?} in {elem:?} gave other bits the second time");
         }
     }
 }
 
 /// The arguments' bits after the op; checks that nothing else changed.
-fn run_op(make: Make, op: &Op, given: &[Vec<f64>], line: usize, at: Coord, step: &StepArgs) -> Vec<Vec<u32>> {
+fn run_op(
+    make: Make,
+    elem: Elem,
+    op: &Op,
+    given: &[Vec<f64>],
+    line: usize,
+    at: Coord,
+    step: &StepArgs,
+) -> Vec<Vec<u32>> {
     let signature = op.signature();
-    let (mut regions, mut arena) = (Vec::new(), vec![0.123_f32; 7]);
+    // Words, and what is of `elem`, if that is narrower.
+    let elems = if elem == Elem::F32 { vec![elem] } else { vec![Elem::F32, elem] };
+    let (mut regions, mut arenas) = (Vec::new(), vec![vec![0.123_f32; 7]; elems.len()]);
     for (param, values) in signature.iter().zip(given) {
+        let buffer = if param.takes == Takes::Float { elems.len() - 1 } else { 0 };
+        let arena = &mut arenas[buffer];
         arena.resize(arena.len().next_multiple_of(line), 0.456);
-        regions.push(Region { buffer: 0, start: arena.len(), elems: param.elems });
+        regions.push(Region { buffer, start: arena.len(), elems: param.elems });
         arena.extend(held(param, values));
         arena.extend([0.789; 5]);
     }
-    let mut device = make(0, &[buffer(arena.len())]).unwrap();
-    write(device.as_mut(), whole(arena.len()), &arena);
+    let buffers: Vec<Buffer> = arenas.iter().zip(&elems).map(|(arena, &elem)| buffer(arena.len(), elem)).collect();
+    let mut device = make(0, &buffers).unwrap();
+    let all = |buffer: usize| Region { buffer, start: 0, elems: arenas[buffer].len() };
+    for (buffer, arena) in arenas.iter().enumerate() {
+        write(device.as_mut(), all(buffer), arena);
+    }
+    let contents = |device: &mut dyn Device| -> Vec<Vec<f32>> {
+        (0..arenas.len()).map(|buffer| read(device, all(buffer))).collect()
+    };
+    let before = contents(device.as_mut());
     device.run(op, &regions, at, step).unwrap_or_else(|e| panic!("{op:?}: {e}"));
-    let after = read(device.as_mut(), whole(arena.len()));
-    let written = |at: usize| {
-        let inside = |region: &Region| (region.start..region.start + region.elems).contains(&at);
+    let after = contents(device.as_mut());
+    let written = |buffer: usize, at: usize| {
+        let inside =
+            |region: &Region| region.buffer == buffer && (region.start..region.start + region.elems).contains(&at);
         regions.iter().zip(&signature).any(|(region, param)| param.mode != Mode::In && inside(region))
     };
-    for (at, (before, after)) in arena.iter().zip(&after).enumerate() {
-        assert!(before.to_bits() == after.to_bits() || written(at), "{op:?} changed element {at} of {regions:?}");
+    for (buffer, (before, after)) in before.iter().zip(&after).enumerate() {
+        for (at, (before, after)) in before.iter().zip(after).enumerate() {
+            let same = before.to_bits() == after.to_bits() || written(buffer, at);
+            assert!(same, "{op:?} in {elem:?} changed element {at} of buffer {buffer} beside {regions:?}");
+        }
     }
-    let bits = |region: &Region| after[region.start..region.start + region.elems].iter().map(|x| x.to_bits()).collect();
+    let bits = |region: &Region| {
+        let part = &after[region.buffer][region.start..region.start + region.elems];
+        part.iter().map(|x| x.to_bits()).collect()
+    };
     regions.iter().map(bits).collect()
 }
 
-fn compare(op: &Op, want: &[Vec<f64>], got: &[Vec<u32>]) {
+fn compare(op: &Op, elem: Elem, want: &[Vec<f64>], got: &[Vec<u32>]) {
     for ((param, want), got) in op.signature().iter().zip(want).zip(got).filter(|((p, _), _)| p.mode != Mode::In) {
         let mean = want.iter().map(|x| x.abs()).sum::<f64>() / want.len().max(1) as f64;
+        let elem = if param.takes == Takes::Float { elem } else { Elem::F32 };
+        let tiny = if elem == Elem::F16 { TINY } else { 0.0 };
         for (i, (want, got)) in want.iter().zip(got).enumerate() {
             let got = if is_ids(param) { f64::from(*got) } else { f64::from(f32::from_bits(*got)) };
-            let allowed = TOLERANCE_F32 * want.abs().max(mean).max(1e-6);
+            let allowed = tolerance(elem) * want.abs().max(mean).max(1e-6) + tiny;
             // Not `>`: a NaN must fail too.
-            assert!((got - want).abs() <= allowed, "{op:?}: {}[{i}] is {got}, should be {want}", param.name);
+            assert!(
+                (got - want).abs() <= allowed,
+                "{op:?} in {elem:?}: {}[{i}] is {got}, should be {want}",
+                param.name
+            );
         }
     }
 }
 
-/// Buffers start as zeros, keep what is written, and are counted.
-pub fn host(make: Make) {
-    let mut device = make(3, &[buffer(5), buffer(1000)]).unwrap();
+/// Buffers start as zeros, keep what is written, rounded, and are counted.
+pub fn host(make: Make, elem: Elem) {
+    let mut device = make(3, &[buffer(5, elem), buffer(1000, elem)]).unwrap();
     let second = Region { buffer: 1, start: 0, elems: 1000 };
     assert_eq!(read(device.as_mut(), second), [0.0; 1000]);
     let part = Region { start: 37, elems: 3, ..second };
-    write(device.as_mut(), part, &[1.0, -2.0, f32::from_bits(7)]);
+    // Of words, any bits come back.
+    let odd = if elem == Elem::F32 { f32::from_bits(7) } else { 1.0 / 3.0 };
+    write(device.as_mut(), part, &[1.0, -2.0, odd]);
     write(device.as_mut(), Region { start: 38, elems: 1, ..second }, &[4.0]);
-    assert_eq!(read(device.as_mut(), part), [1.0, 4.0, f32::from_bits(7)]);
+    assert_eq!(read(device.as_mut(), part), [1.0, 4.0, rounded(elem, f64::from(odd)) as f32]);
     let all = read(device.as_mut(), second);
     assert!(all[..37].iter().chain(&all[40..]).all(|&x| x == 0.0));
     assert_eq!(read(device.as_mut(), Region { buffer: 0, start: 0, elems: 5 }), [0.0; 5]);
-    assert!(device.buffer_bytes() >= 4 * 1005);
+    let declared = elem.bytes() * 1005;
+    assert!((declared..=declared + 4 * 64).contains(&device.buffer_bytes()), "{} bytes", device.buffer_bytes());
 }
 
 /// Each op sees what those before it and the host wrote.
-pub fn order(make: Make) {
+pub fn order(make: Make, elem: Elem) {
     let n = 300;
-    let mut device = make(0, &[buffer(n), buffer(n)]).unwrap();
+    let mut device = make(0, &[buffer(n, elem), buffer(n, elem)]).unwrap();
     let [a, b] = [0, 1].map(|buffer| Region { buffer, start: 0, elems: n });
     write(device.as_mut(), a, &vec![1.0; n]);
     let at = Coord::FIRST;
@@ -276,10 +340,10 @@ pub fn order(make: Make) {
 }
 
 /// `a + b` written over `a` or `b`.
-pub fn in_place(make: Make) {
+pub fn in_place(make: Make, elem: Elem) {
     let op = Op::Add { rows: 2, cols: 2, bias: true };
     for operand in 0..2 {
-        let mut device = make(0, &[buffer(4), buffer(4), buffer(2)]).unwrap();
+        let mut device = make(0, &[4, 4, 2].map(|elems| buffer(elems, elem))).unwrap();
         let regions = [4, 4, 2].iter().enumerate().map(|(buffer, &elems)| Region { buffer, start: 0, elems });
         let mut regions: Vec<Region> = regions.collect();
         for (region, values) in regions.iter().zip([&[1.0, 2.0, 3.0, 4.0][..], &[10.0, 20.0, 30.0, 40.0], &[0.5, 0.25]])
@@ -292,9 +356,50 @@ pub fn in_place(make: Make) {
     }
 }
 
+/// A norm that is not finite updates nothing.
+pub fn overflow(make: Make, elem: Elem) {
+    let master = elem != Elem::F32;
+    let op = Op::AdamW { n: 40, decayed: 20, shards: 1, axis: Axis::Data, master };
+    for norm in [f32::INFINITY, f32::NAN, 9.0] {
+        let signature = op.signature();
+        let elems = |param: &Param| if param.takes == Takes::Float { elem } else { Elem::F32 };
+        let buffers: Vec<Buffer> = signature.iter().map(|param| buffer(param.elems, elems(param))).collect();
+        let mut device = make(0, &buffers).unwrap();
+        let regions = signature.iter().enumerate().map(|(buffer, p)| Region { buffer, start: 0, elems: p.elems });
+        let regions: Vec<Region> = regions.collect();
+        regions.iter().for_each(|region| write(device.as_mut(), *region, &vec![0.5; region.elems]));
+        write(device.as_mut(), regions[0], &[norm]);
+        device.run(&op, &regions, Coord::FIRST, &step(1.0)).unwrap();
+        for (i, &region) in regions.iter().enumerate().skip(2) {
+            let kept = read(device.as_mut(), region) == vec![0.5; region.elems];
+            assert_eq!(kept, !norm.is_finite(), "argument {i} under a norm of {norm}");
+        }
+    }
+}
+
+/// What is too large for fp16 becomes infinite, what is too small zero, and what is not a number stays so, in sums too.
+pub fn extremes(make: Make, elem: Elem) {
+    let values = [7e4, -1e9, 1e-8, f32::NAN, f32::INFINITY, 60000.0];
+    let n = values.len();
+    let mut device = make(0, &[buffer(n, elem), buffer(n, elem)]).unwrap();
+    let [a, b] = [0, 1].map(|buffer| Region { buffer, start: 0, elems: n });
+    let same = |got: &[f32], want: &[f64]| {
+        let pairs = got.iter().zip(want);
+        pairs.into_iter().all(|(a, b)| f64::from(*a) == rounded(elem, *b) || (a.is_nan() && b.is_nan()))
+    };
+    write(device.as_mut(), a, &values);
+    let held = read(device.as_mut(), a);
+    assert!(same(&held, &values.map(f64::from)), "{elem:?}: {held:?}");
+    write(device.as_mut(), b, &values);
+    device.run(&Op::Accumulate { n }, &[a, b], Coord::FIRST, &step(0.0)).unwrap();
+    let want: Vec<f64> = held.iter().map(|&x| f64::from(x) + f64::from(x)).collect();
+    let got = read(device.as_mut(), b);
+    assert!(same(&got, &want), "{elem:?}: {got:?} for {want:?}");
+}
+
 /// Overlaps, wrong sizes, regions outside their buffer.
 pub fn refusals(make: Make) {
-    let mut device = make(0, &[buffer(8)]).unwrap();
+    let mut device = make(0, &[buffer(8, Elem::F32)]).unwrap();
     let part = |start, elems| Region { buffer: 0, start, elems };
     let (op, at) = (Op::Accumulate { n: 4 }, Coord::FIRST);
     for regions in [

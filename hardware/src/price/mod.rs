@@ -38,6 +38,16 @@ pub enum PriceError {
         /// The format.
         precision: Precision,
     },
+    /// A device that was measured in another format.
+    #[error("`{device}` was measured in {measured}; measure it with --precision {precision}, or plan in {measured}")]
+    Measured {
+        /// The device.
+        device: String,
+        /// In which format.
+        measured: Precision,
+        /// Wanted.
+        precision: Precision,
+    },
     /// The mesh needs more devices than there are.
     #[error("the plan has {ranks} ranks, the cluster {devices} devices; use a cluster of {ranks} or more")]
     TooFew {
@@ -87,12 +97,26 @@ impl<'a> Prices<'a> {
         if ranks > devices {
             return Err(PriceError::TooFew { ranks, devices });
         }
-        Ok(Prices::of(cluster, mesh, precision, 0, vec![&cluster.pools[0].device]))
+        let prices = Prices::of(cluster, mesh, precision, 0, vec![&cluster.pools[0].device]);
+        prices.check().map(|()| prices)
     }
 
     /// Prices as the ranks of a place pay them.
-    pub fn at(cluster: &'a Cluster, mesh: Mesh, precision: Precision, place: &Place) -> Self {
-        Prices::of(cluster, mesh, precision, place.rank, place.devices(cluster))
+    pub fn at(cluster: &'a Cluster, mesh: Mesh, precision: Precision, place: &Place) -> Result<Self, PriceError> {
+        let prices = Prices::of(cluster, mesh, precision, place.rank, place.devices(cluster));
+        prices.check().map(|()| prices)
+    }
+
+    /// Curves measured in one format say nothing of others.
+    fn check(&self) -> Result<(), PriceError> {
+        for device in &self.devices {
+            let measured = device.calibrated.as_ref().and(device.peak.keys().next());
+            if let Some(&measured) = measured.filter(|_| !device.peak.contains_key(&self.precision)) {
+                let (device, precision) = (device.name.clone(), self.precision);
+                return Err(PriceError::Measured { device, measured, precision });
+            }
+        }
+        Ok(())
     }
 
     fn of(cluster: &'a Cluster, mesh: Mesh, precision: Precision, at: Rank, devices: Vec<&'a Device>) -> Self {
@@ -260,7 +284,7 @@ pub fn price(program: &Program, cluster: &Cluster, precision: Precision) -> Resu
     let mut blocks: HashMap<Vec<usize>, Vec<Seconds>> = HashMap::new();
     let mut lanes = Vec::with_capacity(program.roles.len());
     for place in places(cluster, mesh, &program.classes)? {
-        let mut prices = Prices::at(cluster, mesh, precision, &place);
+        let mut prices = Prices::at(cluster, mesh, precision, &place)?;
         if !blocks.contains_key(&place.pools) {
             let all: Result<_, PriceError> = program.blocks.iter().map(|block| prices.block(block)).collect();
             blocks.insert(place.pools.clone(), all?);

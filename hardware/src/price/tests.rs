@@ -106,7 +106,7 @@ fn a_group_over_nodes_is_slower_than_one_inside_and_a_group_of_one_is_free() {
 fn at(cluster: &Cluster, mesh: Mesh, stage: usize) -> Prices<'_> {
     let all = places(cluster, mesh, &crate::classes::Classes::ONE).unwrap();
     let place = all.iter().find(|place| place.stage == stage).unwrap();
-    Prices::at(cluster, mesh, Bf16, place)
+    Prices::at(cluster, mesh, Bf16, place).unwrap()
 }
 
 #[test]

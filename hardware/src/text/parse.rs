@@ -130,12 +130,11 @@ fn parse_call(text: &str) -> Result<Call, String> {
 
 fn parse_buffer(text: &str, next: usize) -> Result<Buffer, String> {
     let words: Vec<&str> = text.split_whitespace().collect();
-    let [place, name, _, lifetime, _] = words[..] else {
-        return Err("expected `buffer NUMBER NAME elems=… LIFETIME width=…`".to_owned());
+    let [place, name, _, lifetime, elem] = words[..] else {
+        return Err("expected `buffer NUMBER NAME elems=… LIFETIME ELEMENT`".to_owned());
     };
     in_order(place, next)?;
-    let (elems, width) = (field(&words, "elems")?, field(&words, "width")?);
-    Ok(Buffer { name: name.to_owned(), elems, lifetime: word(lifetime)?, width })
+    Ok(Buffer { name: name.to_owned(), elems: field(&words, "elems")?, lifetime: word(lifetime)?, elem: word(elem)? })
 }
 
 fn parse_instr(text: &str) -> Result<Instr, String> {

@@ -52,8 +52,8 @@ fn print_block(text: &mut String, number: usize, block: &Block) {
 fn print_role(text: &mut String, number: usize, role: &RankProgram) {
     put(text, format_args!("role {number}\n"));
     for (number, buffer) in role.buffers.iter().enumerate() {
-        let (name, elems, width) = (&buffer.name, buffer.elems, buffer.width);
-        put(text, format_args!("  buffer {number} {name} elems={elems} {} width={width}\n", word(&buffer.lifetime)));
+        let (name, elems, elem) = (&buffer.name, buffer.elems, buffer.elem.name());
+        put(text, format_args!("  buffer {number} {name} elems={elems} {} {elem}\n", word(&buffer.lifetime)));
     }
     for (number, instr) in role.instrs.iter().enumerate() {
         put(text, format_args!("  {number} {} ", word(&instr.stream)));

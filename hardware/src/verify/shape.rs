@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use super::{Fault, Place, VerifyError, at};
-use crate::op::{Mode, Op};
-use crate::program::{Block, Buffer, Kind, Lifetime, Program, View};
+use crate::op::{Mode, Op, Takes};
+use crate::program::{Block, Buffer, Collective, Kind, Lifetime, Program, View};
 
 /// Two formals that must not share elements; `exact` ones may be the very same view.
 struct Apart {
@@ -85,7 +85,10 @@ fn check_instr(program: &Program, role: usize, kind: &Kind, apart: &[Vec<Apart>]
     let buffers = &program.roles[role].buffers;
     let view = |view: &View| check_view(program, buffers, view);
     match kind {
-        Kind::Load { into, .. } => view(into),
+        Kind::Load { into, .. } => {
+            view(into)?;
+            taken(&buffers[into.buffer as usize], Takes::Ids)
+        }
         Kind::Send { to: peer, view: message, .. } | Kind::Recv { from: peer, view: message, .. } => {
             if *peer == program.class_and_stage(role).1 {
                 return Err(Fault::Oneself);
@@ -99,13 +102,23 @@ fn check_instr(program: &Program, role: usize, kind: &Kind, apart: &[Vec<Apart>]
             if op.shares() && !vector.elems.is_multiple_of(ranks) {
                 return Err(Fault::Uneven { elems: vector.elems, ranks });
             }
-            Ok(())
+            match op {
+                Collective::AllReduce | Collective::ReduceScatter => {
+                    taken(&buffers[vector.buffer as usize], Takes::Float)
+                }
+                Collective::AllGather | Collective::AllToAll | Collective::Rotate => Ok(()),
+            }
         }
         Kind::Move { from, to } => {
             view(from)?;
             view(to)?;
             if from.elems != to.elems {
                 return Err(Fault::Size { name: "to".to_owned(), wanted: from.elems, given: to.elems });
+            }
+            let (from, to) = (&buffers[from.buffer as usize], &buffers[to.buffer as usize]);
+            if from.elem != to.elem {
+                let (elem, wanted) = (to.elem.name(), from.elem.name());
+                return Err(Fault::Elem { name: to.name.clone(), elem, wanted });
             }
             Ok(())
         }
@@ -129,9 +142,33 @@ fn check_instr(program: &Program, role: usize, kind: &Kind, apart: &[Vec<Apart>]
                     return Err(Fault::Size { name: formal.name.clone(), wanted: formal.elems, given: arg.elems });
                 }
             }
+            check_elems(buffers, callee, args)?;
             check_apart(program, callee, args, &apart[*block as usize])
         }
     }
+}
+
+/// Whether every call gets elements that its op takes.
+fn check_elems(buffers: &[Buffer], block: &Block, args: &[View]) -> Result<(), Fault> {
+    block.calls.iter().try_for_each(|call| {
+        let signature = call.op.signature();
+        call.args
+            .iter()
+            .zip(&signature)
+            .try_for_each(|(arg, param)| taken(&buffers[args[arg.param as usize].buffer as usize], param.takes))
+    })
+}
+
+fn taken(buffer: &Buffer, takes: Takes) -> Result<(), Fault> {
+    if takes.accepts(buffer.elem) {
+        return Ok(());
+    }
+    let wanted = match takes {
+        Takes::Float => "floats",
+        Takes::Full => "f32",
+        Takes::Ids => "u32",
+    };
+    Err(Fault::Elem { name: buffer.name.clone(), elem: buffer.elem.name(), wanted })
 }
 
 fn check_apart(program: &Program, block: &Block, args: &[View], apart: &[Apart]) -> Result<(), Fault> {

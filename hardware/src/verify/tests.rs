@@ -23,18 +23,29 @@ fn accumulate(src: View, dst: View) -> Instr {
     instr(Kind::Run { block: 0, phase: Phase::Backward, args: vec![src, dst] })
 }
 
+/// Writes a view.
+fn clear(view: View) -> Instr {
+    let block = if view.elems == 4 { 1 } else { 2 };
+    instr(Kind::Run { block, phase: Phase::Optimizer, args: vec![view] })
+}
+
 fn load(into: View) -> Instr {
     instr(Kind::Load { input: Input::Tokens, into })
 }
 
 fn program(mesh: Mesh, roles: Vec<Vec<Instr>>) -> Program {
-    let buffer = |name: &str, lifetime| Buffer { name: name.to_owned(), elems: 8, lifetime, width: 4 };
+    let buffer = |name: &str, lifetime| Buffer { name: name.to_owned(), elems: 8, lifetime, elem: Elem::F32 };
     let buffers = vec![buffer("w", Lifetime::Persistent), buffer("a", Lifetime::Saved), buffer("t", Lifetime::Scratch)];
     let formal = |name: &str| BlockParam { name: name.to_owned(), elems: 4 };
     let call = Call { op: Op::Accumulate { n: 4 }, args: [0, 1].map(|param| ArgView { param, offset: 0 }).to_vec() };
     let block = Block { name: "accumulate".to_owned(), params: vec![formal("src"), formal("dst")], calls: vec![call] };
     let roles = roles.into_iter().map(|instrs| RankProgram { buffers: buffers.clone(), instrs }).collect();
-    Program { mesh, classes: Classes::ONE, blocks: vec![block], roles }
+    let zero = |n: usize| Block {
+        name: "zero".to_owned(),
+        params: vec![BlockParam { name: "x".to_owned(), elems: n }],
+        calls: vec![Call { op: Op::Zero { n }, args: vec![ArgView { param: 0, offset: 0 }] }],
+    };
+    Program { mesh, classes: Classes::ONE, blocks: vec![block, zero(4), zero(2)], roles }
 }
 
 fn one(instrs: Vec<Instr>) -> Program {
@@ -52,7 +63,7 @@ const T: fn() -> View = || view(2, 0, 4);
 #[test]
 fn a_sound_program_passes() {
     let free = instr(Kind::Free { buffers: vec![1] });
-    verify(one(vec![load(A()), load(T()), accumulate(A(), W(0)), accumulate(T(), W(4)), free])).unwrap();
+    verify(one(vec![clear(A()), clear(T()), accumulate(A(), W(0)), accumulate(T(), W(4)), free])).unwrap();
 }
 
 #[test]
@@ -69,6 +80,23 @@ fn what_is_out_of_range_is_refused() {
 }
 
 #[test]
+fn elements_that_an_op_does_not_take_are_refused() {
+    let elems = |program: Program, elem: Elem| {
+        let mut program = program;
+        program.roles[0].buffers[2].elem = elem;
+        program
+    };
+    let sums = || one(vec![clear(T()), accumulate(T(), W(0))]);
+    verify(elems(sums(), Elem::Bf16)).unwrap();
+    assert!(matches!(fault(elems(sums(), Elem::U32)), Fault::Elem { elem: "u32", wanted: "floats", .. }));
+    verify(elems(one(vec![load(T())]), Elem::U32)).unwrap();
+    assert!(matches!(fault(one(vec![load(T())])), Fault::Elem { elem: "f32", wanted: "u32", .. }));
+    let moved = || one(vec![instr(Kind::Move { from: W(0), to: T() })]);
+    verify(moved()).unwrap();
+    assert!(matches!(fault(elems(moved(), Elem::F16)), Fault::Elem { elem: "f16", wanted: "f32", .. }));
+}
+
+#[test]
 fn an_op_that_writes_what_it_reads_is_refused() {
     assert!(matches!(fault(one(vec![accumulate(W(0), view(0, 2, 4))])), Fault::Alias { .. }));
 }
@@ -76,16 +104,16 @@ fn an_op_that_writes_what_it_reads_is_refused() {
 #[test]
 fn reads_of_nothing_are_refused() {
     assert!(matches!(fault(one(vec![accumulate(T(), W(0))])), Fault::Unwritten { .. }));
-    assert!(matches!(fault(one(vec![load(view(2, 0, 2)), accumulate(T(), W(0))])), Fault::Unwritten { .. }));
+    assert!(matches!(fault(one(vec![clear(view(2, 0, 2)), accumulate(T(), W(0))])), Fault::Unwritten { .. }));
     let free = || instr(Kind::Free { buffers: vec![1] });
-    assert!(matches!(fault(one(vec![load(A()), free(), accumulate(A(), W(0))])), Fault::Unwritten { .. }));
+    assert!(matches!(fault(one(vec![clear(A()), free(), accumulate(A(), W(0))])), Fault::Unwritten { .. }));
 }
 
 #[test]
 fn what_is_kept_is_freed_once() {
     let free = |buffer| instr(Kind::Free { buffers: vec![buffer] });
-    assert!(matches!(fault(one(vec![load(A())])), Fault::Kept { .. }));
-    assert!(matches!(fault(one(vec![load(A()), free(1), free(1)])), Fault::Free { .. }));
+    assert!(matches!(fault(one(vec![clear(A())])), Fault::Kept { .. }));
+    assert!(matches!(fault(one(vec![clear(A()), free(1), free(1)])), Fault::Free { .. }));
     assert!(matches!(fault(one(vec![free(2)])), Fault::Free { .. }));
 }
 
@@ -150,7 +178,7 @@ fn collectives_are_the_same_in_all_classes_of_replicas() {
 fn two_streams() -> Program {
     let sum = |offset| comm(Kind::Collective { op: Collective::AllReduce, axis: Axis::Dp, view: W(offset) });
     let mesh = Mesh { dp: 2, ..Mesh::ONE };
-    let again = [load(T()), load(W(0)), sum(0), load(W(4)), sum(4), accumulate(W(0), T()), accumulate(W(4), T())];
+    let again = [clear(T()), clear(W(0)), sum(0), clear(W(4)), sum(4), accumulate(W(0), T()), accumulate(W(4), T())];
     program(mesh, vec![again.to_vec()])
 }
 
@@ -180,6 +208,6 @@ fn every_wait_added_is_needed() {
 
 #[test]
 fn a_fault_says_where_it_is() {
-    let message = verify(one(vec![load(T()), accumulate(T(), view(0, 6, 4))])).unwrap_err().to_string();
+    let message = verify(one(vec![clear(T()), accumulate(T(), view(0, 6, 4))])).unwrap_err().to_string();
     assert_eq!(message, "role 0, instruction 1 (accumulate): `w` ends at 8, the part used at 10");
 }

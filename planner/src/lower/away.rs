@@ -8,6 +8,7 @@
 
 use meshwright_hardware::program::{Kind, Stream, View};
 
+use super::layout::Slot;
 use super::pass::{Pass, What};
 use super::step::Writer;
 
@@ -38,11 +39,13 @@ impl Writer<'_> {
         self.carry(between[mb % between.len()], back, layer);
     }
 
-    /// Moves as much as the smaller buffer holds, and frees where it was.
-    fn carry(&mut self, from: u32, to: u32, layer: Option<u32>) {
-        let elems = self.all(from).elems.min(self.all(to).elems);
-        let view = |buffer| View { buffer, offset: 0, elems, shard: None };
-        self.push(Kind::Move { from: view(from), to: view(to) }, Stream::Comm, layer);
-        self.push(Kind::Free { buffers: vec![from] }, Stream::Comm, layer);
+    /// Moves as much as the smaller buffer of each class holds, and frees where it was.
+    fn carry(&mut self, from: Slot, to: Slot, layer: Option<u32>) {
+        for (from, to) in from.into_iter().zip(to).filter_map(|(from, to)| from.zip(to)) {
+            let elems = self.all(from).elems.min(self.all(to).elems);
+            let view = |buffer| View { buffer, offset: 0, elems, shard: None };
+            self.push(Kind::Move { from: view(from), to: view(to) }, Stream::Comm, layer);
+            self.push(Kind::Free { buffers: vec![from] }, Stream::Comm, layer);
+        }
     }
 }

@@ -2,16 +2,56 @@
 //!
 //! In: tapes. Out: [`Code`] for each piece, pass and recompute mode; the program's deduplicated blocks.
 //!
+//! Statistics stay in fp32 and places are numbers, whatever the format of weights and activations; so memory is of three
+//! [`Class`]es, each with its own buffers.
+//!
 //! Invariant: two values alive at the same time never share working memory; identical op lists are one block.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use meshwright_hardware::mesh::{Axis, Mesh};
-use meshwright_hardware::op::Op;
-use meshwright_hardware::program::{ArgView, Block, BlockParam, Call, Collective, Phase};
+use meshwright_hardware::op::{Op, Takes};
+use meshwright_hardware::program::{ArgView, Block, BlockParam, Call, Collective, Elem, Phase};
 
 use crate::model::{self, Backward, Home, Kind, Local, Split, Step, Tape, Use, Value};
 use crate::plan::{Plan, Recompute};
+
+/// Kinds of memory by what their elements are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Of the format of weights and activations.
+    Model,
+    /// Of fp32 where that is another format.
+    Full,
+    /// Of numbers.
+    Ids,
+}
+
+/// Something for each class.
+pub type ByClass<T> = [T; 3];
+
+impl Class {
+    /// All classes, in the order of [`ByClass`].
+    pub const ALL: ByClass<Class> = [Class::Model, Class::Full, Class::Ids];
+
+    /// The class of what an op takes, beside weights and activations of `model`.
+    fn of(takes: Takes, model: Elem) -> Class {
+        match takes {
+            Takes::Full if model != Elem::F32 => Class::Full,
+            Takes::Float | Takes::Full => Class::Model,
+            Takes::Ids => Class::Ids,
+        }
+    }
+
+    /// Its elements.
+    pub fn elem(self, model: Elem) -> Elem {
+        match self {
+            Class::Model => model,
+            Class::Full => Elem::F32,
+            Class::Ids => Elem::U32,
+        }
+    }
+}
 
 /// The program's blocks so far.
 #[derive(Default)]
@@ -81,10 +121,10 @@ pub enum Segment {
 pub struct Code {
     /// Its instructions.
     pub segments: Vec<Segment>,
-    /// Where its working values start, in elements.
+    /// Where its working values start in the memory of their class, in elements.
     pub work: HashMap<Value, usize>,
     /// Working memory it needs, in elements.
-    pub work_elems: usize,
+    pub work_elems: ByClass<usize>,
 }
 
 /// A piece's passes under one recompute mode.
@@ -92,10 +132,10 @@ pub struct Code {
 pub struct Piece {
     /// What it computes.
     pub tape: Tape,
-    /// Where each kept tensor starts in the piece's slot, in elements; its input is at 0.
+    /// Where each kept tensor starts in its class's part of the piece's slot, in elements; its input is at 0.
     pub kept: BTreeMap<usize, usize>,
     /// Size of a slot, in elements.
-    pub slot_elems: usize,
+    pub slot_elems: ByClass<usize>,
     /// Where each value starts that backward leaves for the pass of weights, in elements.
     pub held: BTreeMap<Value, usize>,
     /// Size of what it leaves, in elements.
@@ -106,6 +146,8 @@ pub struct Piece {
     pub backward: Code,
     /// Gradients of weights, where backward is split.
     pub weights: Code,
+    /// The classes of values that are not weights or activations.
+    special: HashMap<Value, Class>,
     /// Name and elements of the gradients made inside, and elements of held copies.
     grads: Vec<(String, usize)>,
     copies: Vec<usize>,
@@ -130,16 +172,17 @@ impl Pieces {
         let scale = 1.0 / plan.job.scored_tokens_per_step() as f32;
         let split = plan.schedule.splits();
         let kinds: BTreeSet<Kind> = (0..model.depth()).map(|layer| model.kind(layer)).collect();
+        let elem = Elem::of(plan.job.precision);
         let layers = |kind: Kind, blocks: &mut Blocks| {
             let mut tape = model::layer(model, local, kind);
             // Every rank of tensor parallelism routes the same tokens, unless experts are whole.
             tape.balance *= scale / if local.whole { 1.0 } else { local.tp as f32 };
-            Recompute::ALL.map(|mode| Piece::of(tape.clone(), mode, split, blocks))
+            Recompute::ALL.map(|mode| Piece::of(tape.clone(), (mode, split), elem, blocks))
         };
         Pieces {
-            embed: Piece::of(model::embed(model, local), Recompute::None, false, blocks),
+            embed: Piece::of(model::embed(model, local), (Recompute::None, false), elem, blocks),
             layers: kinds.into_iter().map(|kind| (kind, layers(kind, blocks))).collect(),
-            head: Piece::of_head(model::head(model, local, scale), blocks),
+            head: Piece::of_head(model::head(model, local, scale), elem, blocks),
         }
     }
 
@@ -149,9 +192,9 @@ impl Pieces {
     }
 
     /// The most working memory of any pass, in elements.
-    pub fn work_elems<'a>(used: impl IntoIterator<Item = &'a Piece>) -> usize {
-        let most = |p: &Piece| p.forward.work_elems.max(p.backward.work_elems).max(p.weights.work_elems);
-        used.into_iter().map(most).max().unwrap_or(0)
+    pub fn work_elems<'a>(used: impl IntoIterator<Item = &'a Piece>) -> ByClass<usize> {
+        let codes = used.into_iter().flat_map(|p| [&p.forward, &p.backward, &p.weights]);
+        codes.fold([0; 3], |most, code| std::array::from_fn(|class| most[class].max(code.work_elems[class])))
     }
 }
 
@@ -165,9 +208,11 @@ pub fn local(plan: &Plan) -> Local {
 }
 
 impl Piece {
-    fn empty(tape: Tape, kept_set: &BTreeSet<usize>, grads: Vec<(String, usize)>) -> Piece {
-        let (kept, slot_elems) = slot(&tape, kept_set);
+    fn empty(tape: Tape, kept_set: &BTreeSet<usize>, backward: &Backward, elem: Elem) -> Piece {
+        let special = special(&[tape.forward(), backward.steps.clone()].concat(), elem);
+        let (kept, slot_elems) = slot(&tape, kept_set, &special);
         Piece {
+            special,
             tape,
             kept,
             slot_elems,
@@ -176,12 +221,12 @@ impl Piece {
             forward: Code::default(),
             backward: Code::default(),
             weights: Code::default(),
-            grads,
+            grads: backward.made.clone(),
             copies: Vec::new(),
         }
     }
 
-    fn of(tape: Tape, mode: Recompute, split: bool, blocks: &mut Blocks) -> Piece {
+    fn of(tape: Tape, (mode, split): (Recompute, bool), elem: Elem, blocks: &mut Blocks) -> Piece {
         let backward = tape.backward();
         let needed = Tape::tensors_of(&backward.steps);
         let keeps = |t: &usize| match (tape.tensors[*t].home, mode) {
@@ -198,8 +243,8 @@ impl Piece {
         let refilled = |t: &usize| tape.fills_itself(*t);
         let missing: BTreeSet<usize> = needed.into_iter().filter(|t| gone(t) && !refilled(t)).collect();
         let again = tape.recompute(missing, &kept_set);
-        let Backward { steps, made } = backward.clone();
-        let mut piece = Piece::empty(tape, &kept_set, made);
+        let steps = backward.steps.clone();
+        let mut piece = Piece::empty(tape, &kept_set, &backward, elem);
         piece.forward = piece.code(&[(Phase::Forward, piece.tape.forward())], blocks);
         if split {
             let Split { inputs, weights, held } = backward.split();
@@ -217,6 +262,7 @@ impl Piece {
     fn hold(&mut self, weights: &[Step]) {
         let read: BTreeSet<Value> = weights.iter().flat_map(Step::values).filter(|value| self.works(*value)).collect();
         for value in read {
+            debug_assert_eq!(self.class(value), Class::Model, "weights' gradients are made of activations");
             let elems = self.elems(value).next_multiple_of(ALIGN);
             self.held.insert(value, self.held_elems);
             self.held_elems += elems;
@@ -224,13 +270,18 @@ impl Piece {
     }
 
     /// The head keeps only its input; forward, loss and backward are one pass.
-    fn of_head(tape: Tape, blocks: &mut Blocks) -> Piece {
-        let Backward { steps, made } = tape.backward();
+    fn of_head(tape: Tape, elem: Elem, blocks: &mut Blocks) -> Piece {
+        let backward = tape.backward();
         let kept = tape.streams().collect();
-        let mut piece = Piece::empty(tape, &kept, made);
-        let lists = [(Phase::Forward, piece.tape.forward()), (Phase::Backward, steps)];
+        let mut piece = Piece::empty(tape, &kept, &backward, elem);
+        let lists = [(Phase::Forward, piece.tape.forward()), (Phase::Backward, backward.steps)];
         piece.backward = piece.code(&lists, blocks);
         piece
+    }
+
+    /// The class of memory that a value lies in.
+    pub fn class(&self, value: Value) -> Class {
+        self.special.get(&value).copied().unwrap_or(Class::Model)
     }
 
     /// Name of a value in listings.
@@ -321,16 +372,20 @@ impl Piece {
         }
         let mut order: Vec<(Value, (usize, usize))> = spans.into_iter().collect();
         order.sort_by_key(|(value, (first, _))| (*first, std::cmp::Reverse(self.elems(*value)), *value));
-        let mut placed: Vec<(usize, usize, usize)> = Vec::new(); // last use, start, end
+        let mut placed: ByClass<Vec<(usize, usize, usize)>> = Default::default(); // last use, start, end
         for (value, (first, last)) in order {
+            let class = self.class(value) as usize;
             let elems = self.elems(value).next_multiple_of(ALIGN);
-            let mut busy: Vec<(usize, usize)> =
-                placed.iter().filter(|(until, ..)| *until >= first).map(|&(_, start, end)| (start, end)).collect();
+            let mut busy: Vec<(usize, usize)> = placed[class]
+                .iter()
+                .filter(|(until, ..)| *until >= first)
+                .map(|&(_, start, end)| (start, end))
+                .collect();
             busy.sort_unstable();
             let start = busy.iter().fold(0, |at, &(start, end)| if at + elems <= start { at } else { at.max(end) });
-            placed.push((last, start, start + elems));
+            placed[class].push((last, start, start + elems));
             code.work.insert(value, start);
-            code.work_elems = code.work_elems.max(start + elems);
+            code.work_elems[class] = code.work_elems[class].max(start + elems);
         }
     }
 }
@@ -339,15 +394,28 @@ impl Piece {
 pub(super) const ALIGN: usize = 16;
 
 /// Places kept tensors in a slot, the input first.
-fn slot(tape: &Tape, kept: &BTreeSet<usize>) -> (BTreeMap<usize, usize>, usize) {
-    let mut at = 0;
+fn slot(
+    tape: &Tape,
+    kept: &BTreeSet<usize>,
+    special: &HashMap<Value, Class>,
+) -> (BTreeMap<usize, usize>, ByClass<usize>) {
+    let mut at = [0; 3];
     let places = kept.iter().map(|&t| {
-        let start = at;
-        at += tape.tensors[t].elems.next_multiple_of(ALIGN);
+        let class = special.get(&Value::Tensor(t)).copied().unwrap_or(Class::Model) as usize;
+        let start = at[class];
+        at[class] += tape.tensors[t].elems.next_multiple_of(ALIGN);
         (t, start)
     });
     let places = places.collect();
     (places, at)
+}
+
+/// The values that an op takes as something else than weights and activations.
+fn special(steps: &[Step], model: Elem) -> HashMap<Value, Class> {
+    let calls = steps.iter().filter_map(|step| if let Step::Call(op, uses) = step { Some((op, uses)) } else { None });
+    let all = calls.flat_map(|(op, uses)| uses.iter().zip(op.signature()).collect::<Vec<_>>());
+    let classed = all.map(|(at, param)| (at.value, Class::of(param.takes, model)));
+    classed.filter(|(_, class)| *class != Class::Model).collect()
 }
 
 impl Step {

@@ -7,9 +7,10 @@
 use std::collections::BTreeMap;
 
 use meshwright_hardware::mesh::Axis;
+use meshwright_hardware::program::Elem;
 
-use super::code::{ALIGN, Piece, Pieces};
-use super::layout::{Sizes as BankSizes, Widths, bank_of, sharing, tied_apart, tied_elems, turns};
+use super::code::{ALIGN, ByClass, Piece, Pieces};
+use super::layout::{Formats, Sizes as BankSizes, bank_of, sharing, tied_apart, tied_elems, turns};
 use crate::model::{Kind, ParamDecl};
 use crate::plan::Plan;
 use crate::schedule::{Action, Pipeline, under_way};
@@ -40,11 +41,11 @@ impl BankSize {
     }
 
     /// Bytes of weights, gradients, moments and fp32 weights, and of what sites need to meet.
-    fn state(&self, width: Widths) -> u64 {
+    fn state(&self, width: Formats) -> u64 {
         let kept = |from: u8| if self.zero >= from { self.elems / self.shards } else { self.elems };
         let moments = if width.master() { 3 } else { 2 };
         let state = kept(2) + (moments + self.outer) * (self.elems / self.shards);
-        (kept(3) * width.model as usize + state * width.state as usize) as u64
+        kept(3) as u64 * width.model.bytes() + state as u64 * width.state.bytes()
     }
 }
 
@@ -57,6 +58,8 @@ pub struct PieceSize {
     pub state: u64,
     /// Kept of one microbatch.
     pub slot: u64,
+    /// The same by class of memory.
+    pub slots: ByClass<u64>,
     /// Left of one microbatch for the pass of weights.
     pub held: u64,
     /// What stages need once, as much as their largest piece.
@@ -66,8 +69,8 @@ pub struct PieceSize {
 /// Bytes that a stage needs once, as much as its largest piece.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Once {
-    /// Working memory.
-    pub work: u64,
+    /// Working memory, by class.
+    pub work: ByClass<u64>,
     /// Gathered weights.
     pub gathered: u64,
     /// Gradients before they are scattered.
@@ -78,7 +81,7 @@ impl Once {
     /// As much as either.
     pub fn max(self, other: Once) -> Once {
         Once {
-            work: self.work.max(other.work),
+            work: std::array::from_fn(|class| self.work[class].max(other.work[class])),
             gathered: self.gathered.max(other.gathered),
             made: self.made.max(other.made),
         }
@@ -86,7 +89,7 @@ impl Once {
 
     /// In all: buckets stand in pairs.
     pub fn bytes(self) -> u64 {
-        self.work + 2 * (self.gathered + self.made)
+        self.work.iter().sum::<u64>() + 2 * (self.gathered + self.made)
     }
 }
 
@@ -99,9 +102,9 @@ pub struct Frame {
 
 #[derive(Clone, Copy, Debug)]
 struct Elems {
-    slot: usize,
+    slot: ByClass<usize>,
     held: usize,
-    work: usize,
+    work: ByClass<usize>,
 }
 
 impl Frame {
@@ -134,9 +137,9 @@ impl Frames {
         Frames { embed: Frame::of([&pieces.embed]), layers, head: Frame::of([&pieces.head]) }
     }
 
-    /// Elements of a slot of a layer that keeps everything.
+    /// Activations in a slot of a layer that keeps everything, elements.
     pub fn slot(&self) -> usize {
-        self.layers.values().next().map_or(0, |frame| frame.modes[0].slot)
+        self.layers.values().next().map_or(0, |frame| frame.modes[0].slot[0])
     }
 }
 
@@ -162,22 +165,22 @@ pub struct Sizes {
 impl Sizes {
     /// Sizes under a plan's mesh, ZeRO stage and format; its stages do not count.
     pub fn of(plan: &Plan, frames: &Frames) -> Sizes {
-        let width = Widths::of(plan.job.precision);
-        let one = |frame: &Frame, slot_width: u8, tied: bool| sizes(plan, frame, (width, slot_width), tied)[0].clone();
+        let width = Formats::of(plan.job.precision);
+        let one = |frame: &Frame, tied: bool| sizes(plan, frame, width, tied)[0].clone();
         let layers = frames.layers.iter().map(|(&kind, frame)| {
-            let modes = sizes(plan, frame, (width, width.model), false);
+            let modes = sizes(plan, frame, width, false);
             (kind, modes.try_into().expect("a layer has three modes"))
         });
         let tied = frames.head.params.iter().filter(|decl| decl.tied);
         let apart = tied_apart(plan) && tied.clone().next().is_some();
         Sizes {
-            embed: one(&frames.embed, 4, plan.job.model.tied),
+            embed: one(&frames.embed, plan.job.model.tied),
             layers: layers.collect(),
-            head: one(&frames.head, width.model, false),
+            head: one(&frames.head, false),
             twin: apart.then(|| BankSize::of(plan, tied, true)),
-            stream: (plan.stream_elems() * width.model as usize) as u64,
+            stream: plan.stream_elems() as u64 * width.model.bytes(),
             scored: 4 * (plan.target_rows() as u64 + 1),
-            peer: (tied_elems(plan) * width.state as usize) as u64,
+            peer: tied_elems(plan) as u64 * width.state.bytes(),
         }
     }
 
@@ -185,7 +188,7 @@ impl Sizes {
     pub fn fixed(&self, plan: &Plan, flight: &InFlight, stage: usize) -> (u64, Once) {
         let (mut bytes, mut once) = (4 + flight.streams as u64 * self.stream, Once::default());
         let depth = plan.mesh.pp * plan.chunks;
-        let width = Widths::of(plan.job.precision);
+        let width = Formats::of(plan.job.precision);
         let (mut first, mut last) = (false, false);
         for chunk in 0..plan.chunks {
             let place = plan.place(stage, chunk);
@@ -215,25 +218,25 @@ impl Sizes {
         for chunk in 0..plan.chunks {
             let place = plan.place(stage, chunk);
             let (first, decided) = (plan.first_layer(place), plan.stages[place]);
-            let mut most_away = 0;
+            let mut most_away: ByClass<u64> = [0; 3];
             for i in 0..decided.layers {
                 let piece = &self.layers[&plan.job.model.kind(first + i)][decided.mode(i) as usize];
                 bytes += piece.state;
                 once = once.max(piece.once);
                 if i < decided.offload {
-                    most_away = most_away.max(piece.slot);
+                    most_away = std::array::from_fn(|class| most_away[class].max(piece.slots[class]));
                 } else {
                     bytes += flight.slots[chunk] as u64 * piece.slot + flight.held[chunk] as u64 * piece.held;
                 }
             }
-            bytes += 2 * decided.offload.min(2) as u64 * most_away;
+            bytes += 2 * decided.offload.min(2) as u64 * most_away.iter().sum::<u64>();
         }
         bytes + once.bytes()
     }
 }
 
 /// Sizes of a piece in each of its modes.
-fn sizes(plan: &Plan, frame: &Frame, (width, slot_width): (Widths, u8), tied: bool) -> Vec<PieceSize> {
+fn sizes(plan: &Plan, frame: &Frame, width: Formats, tied: bool) -> Vec<PieceSize> {
     let params = frame.params.iter();
     let own = params.clone().filter(|decl| !decl.tied && decl.experts.is_none());
     let experts = params.filter(|decl| decl.experts.is_some());
@@ -241,18 +244,19 @@ fn sizes(plan: &Plan, frame: &Frame, (width, slot_width): (Widths, u8), tied: bo
     if experts.clone().next().is_some() {
         banks.push(BankSize::of(plan, experts, false));
     }
-    let bytes = |elems: usize, width: u8| (elems * width as usize) as u64;
-    let bucket = |from: u8, width: u8| {
+    let bytes = |elems: usize, elem: Elem| elems as u64 * elem.bytes();
+    let bucket = |from: u8, elem: Elem| {
         let shared = banks.iter().filter(|bank| bank.zero >= from).map(|bank| bank.elems).sum();
-        if plan.zero >= from { bytes(shared, width) } else { 0 }
+        if plan.zero >= from { bytes(shared, elem) } else { 0 }
     };
     let state = banks.iter().map(|bank| bank.state(width)).sum();
     let (gathered, made) = (bucket(3, width.model), bucket(2, width.state));
     let of = |elems: &Elems| PieceSize {
         state,
-        slot: bytes(elems.slot, slot_width),
+        slot: width.bytes(elems.slot).iter().sum(),
+        slots: width.bytes(elems.slot),
         held: bytes(elems.held, width.model),
-        once: Once { work: bytes(elems.work, width.model), gathered, made },
+        once: Once { work: width.bytes(elems.work), gathered, made },
         banks: banks.clone(),
     };
     frame.modes.iter().map(of).collect()

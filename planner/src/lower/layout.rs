@@ -12,10 +12,10 @@ use std::ops::Range;
 
 use meshwright_hardware::mesh::{Axis, Mesh};
 use meshwright_hardware::params::{ParamSpec, Shard};
-use meshwright_hardware::program::{Buffer, Lifetime, View};
+use meshwright_hardware::program::{Buffer, Elem, Lifetime, View};
 use meshwright_hardware::units::Precision;
 
-use super::code::{ALIGN, Piece, Pieces};
+use super::code::{ALIGN, ByClass, Class, Piece, Pieces};
 use crate::model::{Home, ParamDecl, Value};
 use crate::plan::{Plan, Recompute};
 use crate::schedule::{Action, Pipeline, under_way};
@@ -111,6 +111,9 @@ pub struct Bank {
 /// Where a bank's weights or gradients stand at the moment: a buffer and a first element.
 pub type Place = (u32, usize);
 
+/// What a stage keeps of a piece for one microbatch: a buffer for each class that the piece has something of.
+pub type Slot = ByClass<Option<u32>>;
+
 /// One stage's buffers.
 #[derive(Clone, Debug)]
 pub struct Layout {
@@ -129,9 +132,9 @@ pub struct Layout {
     /// The bank of a tied table, where this stage has one.
     pub tied: Option<usize>,
     /// By piece: saved buffers, taken in turns by microbatches.
-    pub slots: Vec<Vec<u32>>,
+    pub slots: Vec<Vec<Slot>>,
     /// By piece whose activations go to the host: where they are between, in turns, and where backward finds them again.
-    pub hosted: Vec<Option<(Vec<u32>, u32)>>,
+    pub hosted: Vec<Option<(Vec<Slot>, Slot)>>,
     /// Whether a backward pass is being written: it finds offloaded activations elsewhere.
     pub backward: bool,
     /// By piece: what backward leaves for the pass of weights, in turns.
@@ -151,7 +154,7 @@ pub struct Layout {
     /// Where the second of two streams starts in what pieces exchange.
     second: usize,
     /// Working memory.
-    pub work: u32,
+    pub work: Slot,
     /// Targets of a microbatch, on the stage of the head.
     pub targets: Option<u32>,
     /// The loss's sum, on the stage of the head.
@@ -162,24 +165,29 @@ pub struct Layout {
     pub peer: Option<u32>,
 }
 
-/// Widths of elements in bytes.
+/// What elements are.
 #[derive(Clone, Copy, Debug)]
-pub struct Widths {
+pub struct Formats {
     /// Weights and activations.
-    pub model: u8,
+    pub model: Elem,
     /// Gradients' sums, moments and fp32 weights.
-    pub state: u8,
+    pub state: Elem,
 }
 
-impl Widths {
+impl Formats {
     /// Of a format: mixed precision keeps sums and state in fp32 (Micikevicius et al. 2018).
-    pub fn of(precision: Precision) -> Widths {
-        Widths { model: precision.stored().bytes() as u8, state: 4 }
+    pub fn of(precision: Precision) -> Formats {
+        Formats { model: Elem::of(precision), state: Elem::F32 }
     }
 
     /// Whether fp32 weights are kept beside narrower ones.
     pub fn master(self) -> bool {
-        self.model < self.state
+        self.model != self.state
+    }
+
+    /// Bytes of so many elements of each class.
+    pub fn bytes(self, elems: ByClass<usize>) -> ByClass<u64> {
+        Class::ALL.map(|class| elems[class as usize] as u64 * class.elem(self.model).bytes())
     }
 }
 
@@ -257,7 +265,7 @@ impl Layout {
             weights_at: Vec::new(),
             grads_at: Vec::new(),
             second: plan.residual_rows() * plan.job.model.hidden,
-            work: 0,
+            work: [None; 3],
             targets: None,
             loss: None,
             norm: 0,
@@ -268,7 +276,7 @@ impl Layout {
             layout.pieces.extend(At::of_place(plan, plan.place(stage, chunk)));
             layout.chunks.push(first..layout.pieces.len());
         }
-        let width = Widths::of(plan.job.precision);
+        let width = Formats::of(plan.job.precision);
         layout.add_banks(plan, pieces, width);
         layout.add_buckets(plan, width);
         for chunk in 0..plan.chunks {
@@ -276,11 +284,11 @@ impl Layout {
             layout.add_streams(plan, (stage, chunk), actions, width);
         }
         let work = Pieces::work_elems(layout.pieces.iter().map(|at| at.piece(plan, pieces)));
-        layout.work = layout.declare("work", work, Lifetime::Scratch, width.model);
-        layout.norm = layout.declare("norm", 1, Lifetime::Scratch, 4);
+        layout.work = layout.declare_classes(["work", "work.stats", "work.ids"], work, Lifetime::Scratch, width);
+        layout.norm = layout.declare("norm", 1, Lifetime::Scratch, Elem::F32);
         if layout.pieces.contains(&At::Head) {
-            layout.targets = Some(layout.declare("targets", plan.target_rows(), Lifetime::Scratch, 4));
-            layout.loss = Some(layout.declare("loss", 1, Lifetime::Scratch, 4));
+            layout.targets = Some(layout.declare("targets", plan.target_rows(), Lifetime::Scratch, Elem::U32));
+            layout.loss = Some(layout.declare("loss", 1, Lifetime::Scratch, Elem::F32));
         }
         if tied_apart(plan) && layout.tied.is_some() {
             layout.peer = Some(layout.declare("peer", tied_elems(plan), Lifetime::Scratch, width.state));
@@ -288,62 +296,82 @@ impl Layout {
         layout
     }
 
-    fn declare(&mut self, name: &str, elems: usize, lifetime: Lifetime, width: u8) -> u32 {
-        self.buffers.push(Buffer { name: name.to_owned(), elems, lifetime, width });
+    fn declare(&mut self, name: &str, elems: usize, lifetime: Lifetime, elem: Elem) -> u32 {
+        self.buffers.push(Buffer { name: name.to_owned(), elems, lifetime, elem });
         (self.buffers.len() - 1) as u32
     }
 
+    /// A buffer for each class that has elements.
+    fn declare_classes<S: AsRef<str>>(
+        &mut self,
+        names: ByClass<S>,
+        elems: ByClass<usize>,
+        lifetime: Lifetime,
+        width: Formats,
+    ) -> Slot {
+        Class::ALL.map(|class| {
+            let (name, elems) = (names[class as usize].as_ref(), elems[class as usize]);
+            (elems > 0).then(|| self.declare(name, elems, lifetime, class.elem(width.model)))
+        })
+    }
+
     /// Saved buffers of a chunk's pieces, as many as microbatches are under way at once.
-    fn add_slots(&mut self, plan: &Plan, pieces: &Pieces, chunk: usize, actions: &[Action], width: Widths) {
+    fn add_slots(&mut self, plan: &Plan, pieces: &Pieces, chunk: usize, actions: &[Action], width: Formats) {
         let (slots, held) = under_way(actions, chunk, plan.schedule.splits());
-        let declare = |layout: &mut Layout, what: &str, count: usize, at: At, elems: usize, width: u8| -> Vec<u32> {
-            let name = |turn| format!("{what}.{turn}.{}", at.name());
-            (0..count).map(|turn| layout.declare(&name(turn), elems, Lifetime::Saved, width)).collect()
+        let names = |what: &str, turn: usize, at: At| {
+            ["", ".stats", ".ids"].map(|of| format!("{what}{of}.{turn}.{}", at.name()))
         };
         let pool = self.add_pool(plan, pieces, chunk, width);
         for index in self.chunks[chunk].clone() {
             let at = self.pieces[index];
             let piece = at.piece(plan, pieces);
             if let Some(&[forward, back]) = pool.get(&index) {
-                let name = |turn| format!("host.{turn}.{}", at.name());
-                let between = (0..slots)
-                    .map(|turn| self.declare(&name(turn), piece.slot_elems, Lifetime::Hosted, width.model))
-                    .collect();
+                let place =
+                    |turn| self.declare_classes(names("host", turn, at), piece.slot_elems, Lifetime::Hosted, width);
+                let between = (0..slots).map(place).collect();
                 self.slots.push(vec![forward]);
                 self.hosted.push(Some((between, back)));
                 self.held.push(Vec::new());
                 continue;
             }
             self.hosted.push(None);
-            let elem = if at == At::Embed { 4 } else { width.model };
-            let saved = declare(self, "slot", slots, at, piece.slot_elems, elem);
+            let slot = |turn| self.declare_classes(names("slot", turn, at), piece.slot_elems, Lifetime::Saved, width);
+            let saved = (0..slots).map(slot).collect();
             self.slots.push(saved);
             let held = if piece.held_elems > 0 { held } else { 0 };
-            let left = declare(self, "held", held, at, piece.held_elems, width.model);
+            let name = |turn| format!("held.{turn}.{}", at.name());
+            let left = |turn| self.declare(&name(turn), piece.held_elems, Lifetime::Saved, width.model);
+            let left = (0..held).map(left).collect();
             self.held.push(left);
         }
     }
 
     /// By piece of a chunk whose activations go to the host: where they are made and where backward finds them. Neighbours
     /// take turns with two of each, so that one can be on its way while the other is in use.
-    fn add_pool(&mut self, plan: &Plan, pieces: &Pieces, chunk: usize, width: Widths) -> HashMap<usize, [u32; 2]> {
+    fn add_pool(&mut self, plan: &Plan, pieces: &Pieces, chunk: usize, width: Formats) -> HashMap<usize, [Slot; 2]> {
         let place = plan.place(self.stage, chunk);
         let layers = self.chunks[chunk].clone().filter(|&index| self.pieces[index].layer().is_some());
         let away: Vec<usize> = layers.take(plan.stages[place].offload).collect();
-        let most = away.iter().map(|&index| self.pieces[index].piece(plan, pieces).slot_elems).max().unwrap_or(0);
+        let slots = away.iter().map(|&index| self.pieces[index].piece(plan, pieces).slot_elems);
+        let most = slots.fold([0; 3], |most, slot| std::array::from_fn(|class| slot[class].max(most[class])));
         let mut pool = Vec::new();
         for turn in 0..away.len().min(2) {
-            pool.push(
-                ["forward", "backward"].map(|what| {
-                    self.declare(&format!("pool.{chunk}.{what}.{turn}"), most, Lifetime::Saved, width.model)
-                }),
-            );
+            pool.push(["forward", "backward"].map(|what| {
+                let names = ["pool", "pool.stats", "pool.ids"].map(|of| format!("{of}.{chunk}.{what}.{turn}"));
+                self.declare_classes(names, most, Lifetime::Saved, width)
+            }));
         }
-        away.into_iter().enumerate().map(|(i, index)| (index, pool[i % 2])).collect()
+        let of = |(i, index): (usize, usize)| {
+            // Of classes that only other pieces keep something of, it has none.
+            let kept = self.pieces[index].piece(plan, pieces).slot_elems;
+            let own = |slot: Slot| std::array::from_fn(|class| slot[class].filter(|_| kept[class] > 0));
+            (index, pool[i % 2].map(own))
+        };
+        away.into_iter().enumerate().map(of).collect()
     }
 
     /// Buffers for what a chunk takes from others and gives to them.
-    fn add_streams(&mut self, plan: &Plan, (stage, chunk): (usize, usize), actions: &[Action], width: Widths) {
+    fn add_streams(&mut self, plan: &Plan, (stage, chunk): (usize, usize), actions: &[Action], width: Formats) {
         let activation = plan.stream_elems();
         let (out, flow) = turns(&plan.pipeline(), (stage, chunk), actions);
         let last = plan.place(stage, chunk) + 1 == plan.mesh.pp * plan.chunks;
@@ -356,7 +384,7 @@ impl Layout {
         self.out.push(out);
     }
 
-    fn add_banks(&mut self, plan: &Plan, pieces: &Pieces, width: Widths) {
+    fn add_banks(&mut self, plan: &Plan, pieces: &Pieces, width: Formats) {
         for at in self.pieces.clone() {
             let params = &at.piece(plan, pieces).tape.params;
             let embeds = at == At::Embed && plan.job.model.tied;
@@ -386,7 +414,7 @@ impl Layout {
         at: At,
         name: &str,
         params: impl Iterator<Item = &'a ParamDecl> + Clone,
-        width: Widths,
+        width: Formats,
         tied: bool,
     ) -> usize {
         let (axis, zero) = sharing(plan, params.clone().any(|decl| decl.experts.is_some()), tied);
@@ -425,7 +453,7 @@ impl Layout {
 
     /// Two places as large as the largest piece needs, for weights that are gathered and gradients that are scattered: one is
     /// in use while the other is under way.
-    fn add_buckets(&mut self, plan: &Plan, width: Widths) {
+    fn add_buckets(&mut self, plan: &Plan, width: Formats) {
         for (from, what, width) in [(3, "gathered", width.model), (2, "made", width.state)] {
             let most = (0..self.pieces.len()).map(|index| self.bucket(index, from).1).max().unwrap_or(0);
             let several = if plan.zero >= from && most > 0 { 2 } else { 0 };
@@ -469,13 +497,18 @@ impl Layout {
     ) -> View {
         let whole = |buffer, offset| View { buffer, offset, elems, shard: None };
         let turn = |all: &[u32]| all[mb % all.len()];
-        let slot = || match &self.hosted[index] {
-            Some((_, back)) if self.backward => *back,
-            _ => turn(&self.slots[index]),
+        let class = piece.class(value) as usize;
+        let slot = || {
+            let slots = &self.slots[index];
+            let slot = match &self.hosted[index] {
+                Some((_, back)) if self.backward => back,
+                _ => &slots[mb % slots.len()],
+            };
+            slot[class].expect("a slot has all that is kept")
         };
         // A pass that does not leave a value for later has it in working memory.
         let inside = |value: Value| match (work.get(&value), piece.held.get(&value)) {
-            (Some(&start), _) => whole(self.work, start),
+            (Some(&start), _) => whole(self.work[class].expect("there is room for all that is made"), start),
             (None, Some(&start)) => whole(turn(&self.held[index]), start),
             (None, None) => unreachable!("{value:?} of {} has no place", piece.tape.name),
         };
@@ -516,8 +549,14 @@ impl Layout {
 
     /// Where the activation lies that enters the stage's `index`-th piece, if that is of the chunk, or else the next chunk.
     pub fn entry(&self, chunk: usize, index: usize, mb: usize, elems: usize) -> View {
-        let turns = if self.chunks[chunk].contains(&index) { &self.slots[index] } else { &self.out[chunk] };
-        View { buffer: turns[mb % turns.len()], offset: 0, elems, shard: None }
+        let buffer = if self.chunks[chunk].contains(&index) {
+            let class = if self.pieces[index] == At::Embed { Class::Ids } else { Class::Model };
+            let slots = &self.slots[index];
+            slots[mb % slots.len()][class as usize].expect("a slot has what enters the piece")
+        } else {
+            self.out[chunk][mb % self.out[chunk].len()]
+        };
+        View { buffer, offset: 0, elems, shard: None }
     }
 
     /// Where each named parameter lives.
@@ -533,8 +572,10 @@ impl Layout {
                 shard: decl.shard.clone(),
                 init: decl.init,
                 experts: decl.experts,
+                master: bank.master,
                 weights_over: (bank.zero >= 3).then_some(bank.axis),
                 grads_over: (bank.zero >= 2).then_some(bank.axis),
+                master_over: (bank.master.is_some() && bank.shards > 1).then_some(bank.axis),
             })
         });
         specs.collect()

@@ -180,7 +180,7 @@ impl Writer<'_> {
             let held = (!held.is_empty()).then(|| held[mb % held.len()]);
             let slots = &self.layout.slots[index];
             let slot = self.layout.hosted[index].as_ref().map_or(slots[mb % slots.len()], |(_, back)| *back);
-            let buffers = [slot].into_iter().chain(held).collect();
+            let buffers = slot.into_iter().flatten().chain(held).collect();
             self.push(Kind::Free { buffers }, Stream::Compute, layer);
         }
         if pass.done {

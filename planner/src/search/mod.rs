@@ -173,7 +173,7 @@ impl<'a> Search<'a> {
         Ok(Search {
             space: Space { job, devices: cluster.devices(), fix, pools: cluster.pools.len() > 1 },
             cluster,
-            links: seats::prices(cluster, job.precision).into_iter().map(Links::new).collect(),
+            links: seats::prices(cluster, job.precision)?.into_iter().map(Links::new).collect(),
             room: cluster.pools.iter().map(|pool| room(pool.device.memory.value.0)).collect(),
             shapes: Vec::new(),
             work: Vec::new(),

@@ -5,7 +5,7 @@
 //! Invariant: one pool seats everything.
 
 use meshwright_hardware::mesh::{Axis, Mesh};
-use meshwright_hardware::price::{Place, Prices};
+use meshwright_hardware::price::{Place, PriceError, Prices};
 use meshwright_hardware::profile::Cluster;
 use meshwright_hardware::units::Precision;
 
@@ -56,7 +56,7 @@ impl Seats {
 }
 
 /// Prices as the first rank of each pool pays them.
-pub fn prices(cluster: &Cluster, precision: Precision) -> Vec<Prices<'_>> {
+pub fn prices(cluster: &Cluster, precision: Precision) -> Result<Vec<Prices<'_>>, PriceError> {
     let of = |(pool, ranks): (usize, std::ops::Range<usize>)| {
         let place = Place { rank: ranks.start, class: 0, stage: 0, replicas: vec![0], pools: vec![pool] };
         Prices::at(cluster, Mesh::ONE, precision, &place)

@@ -124,18 +124,18 @@ impl<'a> Window<'a> {
     fn bytes(&self, mix: &Stage) -> u64 {
         let flight = &self.undecided.flights[self.stage];
         let (slots, held) = (flight.slots[0] as u64, flight.held[0] as u64);
-        let (mut bytes, mut once, mut away) = (self.fixed, self.once, 0);
+        let (mut bytes, mut once, mut away) = (self.fixed, self.once, [0u64; 3]);
         for (i, kind) in self.kinds().enumerate() {
             let piece = &self.undecided.sizes.layers[&kind][mix.mode(i) as usize];
             bytes += piece.state;
             once = once.max(piece.once);
             if i < mix.offload {
-                away = away.max(piece.slot);
+                away = std::array::from_fn(|class| away[class].max(piece.slots[class]));
             } else {
                 bytes += slots * piece.slot + held * piece.held;
             }
         }
-        bytes + 2 * mix.offload.min(2) as u64 * away + once.bytes()
+        bytes + 2 * mix.offload.min(2) as u64 * away.iter().sum::<u64>() + once.bytes()
     }
 
     /// Seconds of a mix a microbatch.

@@ -27,7 +27,7 @@ fn every_candidate_is_kept_or_counted() {
 
 /// The bound of decided stages, and the floor of the combination.
 fn bounds(plan: &Plan, cluster: &Cluster) -> (f64, f64) {
-    let mut links = Links::new(seats::prices(cluster, plan.job.precision).remove(0));
+    let mut links = Links::new(seats::prices(cluster, plan.job.precision).unwrap().remove(0));
     let work = ShapeWork::of(plan, &mut links.prices).unwrap();
     let sizes = Sizes::of(plan, &work.frames);
     let costs = Costs::of(plan, &work, &sizes, &mut links).unwrap();

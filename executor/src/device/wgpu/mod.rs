@@ -8,6 +8,7 @@
 //! Invariant: kernels touch only regions that were checked, and sums have a fixed order, so the same operands give the
 //! same bits.
 
+mod elements;
 mod gpu;
 mod memory;
 mod ops;
@@ -24,11 +25,12 @@ use std::sync::Arc;
 
 use meshwright_hardware::mesh::{Coord, Rank};
 use meshwright_hardware::op::Op;
-use meshwright_hardware::program::Buffer;
+use meshwright_hardware::program::{Buffer, Elem};
 
 use super::check::check;
 use super::{Backend, Device, Region, StepArgs};
 use crate::error::ExecutorError;
+use crate::kernels::{Half, narrow, widen};
 use ::wgpu::SubmissionIndex;
 use gpu::Gpu;
 use memory::{Memory, Slice};
@@ -54,6 +56,8 @@ pub struct Wgpu {
     submitted: Option<SubmissionIndex>,
     /// A region as the host sees it.
     host: Vec<f32>,
+    /// The words of a region of halves.
+    words: Vec<f32>,
 }
 
 impl Wgpu {
@@ -84,6 +88,7 @@ impl Wgpu {
             recorded: Vec::new(),
             submitted: None,
             host: Vec::new(),
+            words: Vec::new(),
         })
     }
 
@@ -126,18 +131,55 @@ impl Wgpu {
     /// Copies a region to `self.host`.
     fn fetch(&mut self, region: Region) -> Result<(), String> {
         let slice = self.slice(region)?;
-        let staging = Memory::staging(&mut self.staging, &self.gpu, region.elems)?.clone();
-        self.submit(Some(&slice))?;
+        self.fetch_words(&slice)?;
+        match half(slice.elem) {
+            None => std::mem::swap(&mut self.host, &mut self.words),
+            Some(format) => {
+                self.host.resize(region.elems, 0.0);
+                let first = region.start % 2;
+                let halves: &[u16] = bytemuck::cast_slice(&self.words);
+                widen(format, &halves[first..first + region.elems], &mut self.host);
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies the words of a slice to `self.words`.
+    fn fetch_words(&mut self, slice: &Slice) -> Result<(), String> {
+        let words = slice.words();
+        let staging = Memory::staging(&mut self.staging, &self.gpu, words.elems as usize)?.clone();
+        self.submit(Some(&words))?;
         let submitted = self.submitted.take().expect("the copy was submitted");
-        self.gpu.read(&staging, region.elems, submitted, &mut self.host)
+        self.gpu.read(&staging, words.elems as usize, submitted, &mut self.words)
     }
 
     /// Copies `self.host` to a region, after what was recorded.
     fn store(&mut self, region: Region) -> Result<(), String> {
         let slice = self.slice(region)?;
+        let words = slice.words();
+        if let Some(format) = half(slice.elem) {
+            let first = region.start % 2;
+            if first == 1 || region.elems % 2 == 1 {
+                // Neighbours share its words.
+                self.fetch_words(&slice)?;
+            }
+            self.words.resize(words.elems as usize, 0.0);
+            let halves: &mut [u16] = bytemuck::cast_slice_mut(&mut self.words);
+            narrow(format, &self.host, &mut halves[first..first + region.elems]);
+        }
         self.submit(None)?;
-        self.submitted = Some(self.gpu.write(&slice, &self.host)?);
+        let host = if half(slice.elem).is_some() { &self.words } else { &self.host };
+        self.submitted = Some(self.gpu.write(&words, host)?);
         Ok(())
+    }
+}
+
+/// The format of halves, if elements are some.
+fn half(elem: Elem) -> Option<Half> {
+    match elem {
+        Elem::F32 | Elem::U32 => None,
+        Elem::Bf16 => Some(Half::Bf16),
+        Elem::F16 => Some(Half::F16),
     }
 }
 

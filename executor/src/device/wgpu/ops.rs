@@ -8,7 +8,6 @@ use meshwright_hardware::mesh::Coord;
 use meshwright_hardware::op::{ActivationKind, AttentionDims, NormKind, Op};
 
 use super::memory::{Memory, Slice};
-use super::parts::FEW;
 use super::pipeline::{self as kernels, Call, Kernel};
 use super::{Region, StepArgs, Wgpu};
 use crate::device::check::shard;
@@ -99,7 +98,8 @@ impl Wgpu {
                 self.record(call(kernels::LOSS_STATS, &[&x[0], &x[1], &x[2]], &dims, rows))
             }
             Op::Loss { rows, vocab, shards, scale } => {
-                self.loss([rows, vocab, shard(shards, at.tp) * vocab, shards], scale, x)
+                let dims = [rows, vocab, shard(shards, at.tp) * vocab, shards];
+                self.loss(dims, [scale, scale * step.loss_scale], x)
             }
             Op::ExpertMatmul { layout, experts, sources, m, n, k, accumulate } => {
                 self.expert_matmul(layout, [experts, sources], [m, n, k], accumulate, regions)
@@ -109,11 +109,8 @@ impl Wgpu {
             | Op::Dispatch { .. }
             | Op::DispatchGrad { .. }
             | Op::Combine { .. }
-            | Op::CombineGrad { .. } => self.record_routing(op, x),
-            Op::ContextAttention(dims) => {
-                let groups = (dims.rows() * dims.heads).div_ceil(FEW);
-                self.context(kernels::CONTEXT_FORWARD, &[&x[0], &x[1], &x[2], &x[3]], &dims, at, groups)
-            }
+            | Op::CombineGrad { .. } => self.record_routing(op, step.loss_scale, x),
+            Op::ContextAttention(dims) => self.context_forward(&dims, at, x),
             Op::ContextAttentionGrad(dims) => self.context_grad(&dims, at, x),
             Op::LatentPack { rows, seq, heads, nope, rope, value, theta, cp } => {
                 let table = self.turns(seq * cp, rope, theta)?;
@@ -190,5 +187,6 @@ impl Wgpu {
 fn numbers(step: &StepArgs) -> Vec<f32> {
     let h = &step.adamw;
     let (rate, root_bias, kept) = (-h.lr / h.bias1, 1.0 / h.bias2.sqrt(), 1.0 - h.lr * h.weight_decay);
-    vec![h.grad_scale, step.clip, h.beta1, h.beta2, rate, root_bias, h.eps, kept]
+    debug_assert_eq!(h.grad_scale, 1.0, "as `StepArgs` says");
+    vec![1.0 / step.loss_scale, step.clip, h.beta1, h.beta2, rate, root_bias, h.eps, kept]
 }

@@ -116,13 +116,18 @@ impl Wgpu {
         self.attend(kernels::ATTENTION_DKV, &args, dims, tiles * dims.kv_heads)
     }
 
-    /// `[rows, vocabulary, first id, shards]`.
-    pub(super) fn loss(&mut self, dims: [usize; 4], scale: f32, x: &[Slice]) -> Result<(), String> {
-        let (rows, numbers) = (dims[0], vec![scale]);
+    /// `[rows, vocabulary, first id, shards]`; the loss's scale and that of its gradient.
+    pub(super) fn loss(
+        &mut self,
+        dims: [usize; 4],
+        [scale, gradient_scale]: [f32; 2],
+        x: &[Slice],
+    ) -> Result<(), String> {
+        let rows = dims[0];
         let losses = self.scratch(rows)?;
         let by_rows = call(kernels::LOSS_ROWS, &[&x[0], &x[1], &x[2], &losses], &dims, rows);
-        self.record(Call { numbers: numbers.clone(), ..by_rows })?;
-        self.record(Call { numbers, ..call(kernels::TOTAL, &[&losses, &x[3]], &[rows], 1) })
+        self.record(Call { numbers: vec![gradient_scale], ..by_rows })?;
+        self.record(Call { numbers: vec![scale], ..call(kernels::TOTAL, &[&losses, &x[3]], &[rows], 1) })
     }
 
     /// Elements before `whole` count once, the others `share` times.

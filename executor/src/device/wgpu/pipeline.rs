@@ -2,13 +2,17 @@
 //!
 //! In: a kernel, its arguments, dims and numbers. Out: a dispatch.
 //!
-//! Invariant: dims are parameters, so a kernel is compiled once; matmuls once a size of tiles, attention once a width of heads.
+//! Invariant: dims are parameters, so a kernel is compiled once for its arguments' elements; matmuls once a size of tiles,
+//! attention once a width of heads.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
 
 use wgpu::{BindGroup, BindGroupLayout, ComputePass, ComputePipeline, PipelineLayout, ShaderStages};
 
+use meshwright_hardware::program::Elem;
+
+use super::elements::accessors;
 use super::gpu::{BINDINGS, Gpu, PARAMS, now};
 use super::memory::Slice;
 
@@ -18,6 +22,8 @@ pub(super) struct Kernel {
     entry: &'static str,
     source: &'static str,
     bindings: usize,
+    /// The arguments that it writes, but for ids.
+    writes: &'static [usize],
 }
 
 macro_rules! module {
@@ -38,58 +44,60 @@ const FORWARD: &str = module!("attention", "attention_forward");
 const BACKWARD: &str = module!("attention", "attention_grad");
 
 macro_rules! kernels {
-    ($($name:ident = $entry:literal, $source:expr, $bindings:literal;)+) => {
-        $(pub(super) const $name: Kernel = Kernel { entry: $entry, source: $source, bindings: $bindings };)+
+    ($($name:ident = $entry:literal, $source:expr, $bindings:literal, $writes:expr;)+) => {
+        $(pub(super) const $name: Kernel =
+            Kernel { entry: $entry, source: $source, bindings: $bindings, writes: &$writes };)+
     };
 }
 
+// Entry point, module, bindings, and the arguments that are written.
 kernels! {
-    ADD = "add", ELEMENTWISE, 4;
-    ZERO = "zero", ELEMENTWISE, 1;
-    ACCUMULATE = "accumulate", ELEMENTWISE, 2;
-    COPY = "copy", ELEMENTWISE, 2;
-    COLUMNS = "columns", ELEMENTWISE, 2;
-    GELU = "gelu", ELEMENTWISE, 2;
-    GELU_GRAD = "gelu_grad", ELEMENTWISE, 3;
-    SWIGLU = "swiglu", ELEMENTWISE, 2;
-    SWIGLU_GRAD = "swiglu_grad", ELEMENTWISE, 3;
-    ROPE = "rope", ELEMENTWISE, 2;
-    EMBEDDING = "embed", EMBED, 3;
-    CHAIN = "chain", EMBED, 2;
-    EMBEDDING_GRAD = "embed_grad", EMBED, 4;
-    POSITIONS = "positions", EMBED, 2;
-    POSITIONS_GRAD = "positions_grad", EMBED, 2;
-    NORMALISE = "norm", NORM, 5;
-    NORM_GRAD = "norm_grad", NORM, 5;
-    NORM_SUMS = "norm_sums", NORM, 4;
-    ROW_SUMS = "row_sums", NORM, 2;
-    FOLD = "fold", NORM, 2;
-    LOSS_STATS = "loss_stats", LOSS, 3;
-    LOSS_ROWS = "loss", LOSS, 4;
-    TOTAL = "total", LOSS, 2;
-    SQUARES = "squares", OPTIMIZER, 2;
-    ADAMW = "adamw", OPTIMIZER, 6;
-    MATMUL = "matmul", module!("matmul"), 4;
-    ATTENTION = "attention", FORWARD, 3;
-    ROUTE = "route", EXPERTS, 3;
-    CHOICES = "choices", EXPERTS, 2;
-    TAKE_PLACES = "take_places", EXPERTS, 2;
-    PULLS = "pulls", EXPERTS, 2;
-    ROUTE_GRAD = "route_grad", EXPERTS, 5;
-    DISPATCH = "dispatch", EXPERTS, 3;
-    DISPATCH_GRAD = "dispatch_grad", EXPERTS, 3;
-    COMBINE = "combine", EXPERTS, 4;
-    COMBINE_GRAD = "combine_grad", EXPERTS, 4;
-    SHARES_GRAD = "shares_grad", EXPERTS, 4;
-    LATENT_PACK = "latent_pack", LATENT, 5;
-    LATENT_GRAD = "latent_grad", LATENT, 5;
-    CONTEXT_FORWARD = "context", CONTEXT, 4;
-    CONTEXT_DELTAS = "context_deltas", CONTEXT, 3;
-    CONTEXT_DQ = "context_dq", CONTEXT, 6;
-    CONTEXT_DKV = "context_dkv", CONTEXT, 6;
-    DELTAS = "deltas", BACKWARD, 3;
-    ATTENTION_DQ = "attention_dq", BACKWARD, 5;
-    ATTENTION_DKV = "attention_dkv", BACKWARD, 5;
+    ADD = "add", ELEMENTWISE, 4, [2];
+    ZERO = "zero", ELEMENTWISE, 1, [0];
+    ACCUMULATE = "accumulate", ELEMENTWISE, 2, [1];
+    COPY = "copy", ELEMENTWISE, 2, [1];
+    COLUMNS = "columns", ELEMENTWISE, 2, [1];
+    GELU = "gelu", ELEMENTWISE, 2, [1];
+    GELU_GRAD = "gelu_grad", ELEMENTWISE, 3, [2];
+    SWIGLU = "swiglu", ELEMENTWISE, 2, [1];
+    SWIGLU_GRAD = "swiglu_grad", ELEMENTWISE, 3, [2];
+    ROPE = "rope", ELEMENTWISE, 2, [0];
+    EMBEDDING = "embed", EMBED, 3, [2];
+    CHAIN = "chain", EMBED, 2, [];
+    EMBEDDING_GRAD = "embed_grad", EMBED, 4, [3];
+    POSITIONS = "positions", EMBED, 2, [1];
+    POSITIONS_GRAD = "positions_grad", EMBED, 2, [1];
+    NORMALISE = "norm", NORM, 5, [3, 4];
+    NORM_GRAD = "norm_grad", NORM, 5, [4];
+    NORM_SUMS = "norm_sums", NORM, 4, [3];
+    ROW_SUMS = "row_sums", NORM, 2, [1];
+    FOLD = "fold", NORM, 2, [1];
+    LOSS_STATS = "loss_stats", LOSS, 3, [2];
+    LOSS_ROWS = "loss", LOSS, 4, [2, 3];
+    TOTAL = "total", LOSS, 2, [1];
+    SQUARES = "squares", OPTIMIZER, 2, [1];
+    ADAMW = "adamw", OPTIMIZER, 6, [2, 3, 4, 5];
+    MATMUL = "matmul", module!("matmul"), 4, [2];
+    ATTENTION = "attention", FORWARD, 3, [1, 2];
+    ROUTE = "route", EXPERTS, 3, [1, 2];
+    CHOICES = "choices", EXPERTS, 2, [];
+    TAKE_PLACES = "take_places", EXPERTS, 2, [];
+    PULLS = "pulls", EXPERTS, 2, [1];
+    ROUTE_GRAD = "route_grad", EXPERTS, 5, [3];
+    DISPATCH = "dispatch", EXPERTS, 3, [2];
+    DISPATCH_GRAD = "dispatch_grad", EXPERTS, 3, [2];
+    COMBINE = "combine", EXPERTS, 4, [3];
+    COMBINE_GRAD = "combine_grad", EXPERTS, 4, [3];
+    SHARES_GRAD = "shares_grad", EXPERTS, 4, [3];
+    LATENT_PACK = "latent_pack", LATENT, 5, [3];
+    LATENT_GRAD = "latent_grad", LATENT, 5, [1, 2, 3];
+    CONTEXT_FORWARD = "context", CONTEXT, 4, [2, 3];
+    CONTEXT_DELTAS = "context_deltas", CONTEXT, 3, [2];
+    CONTEXT_DQ = "context_dq", CONTEXT, 6, [5];
+    CONTEXT_DKV = "context_dkv", CONTEXT, 6, [5];
+    DELTAS = "deltas", BACKWARD, 3, [2];
+    ATTENTION_DQ = "attention_dq", BACKWARD, 5, [4];
+    ATTENTION_DKV = "attention_dkv", BACKWARD, 5, [4];
 }
 
 /// Names and values that a kernel is compiled with.
@@ -128,11 +136,14 @@ impl Recorded {
     }
 }
 
+/// What a pipeline is compiled for: an entry point, its constants, its arguments' elements.
+type Key = (&'static str, Constants, Vec<Elem>);
+
 /// What is compiled so far.
 pub(super) struct Pipelines {
     /// By number of bindings, from one.
     layouts: Vec<(BindGroupLayout, PipelineLayout)>,
-    compiled: Mutex<HashMap<(&'static str, Constants), ComputePipeline>>,
+    compiled: Mutex<HashMap<Key, ComputePipeline>>,
 }
 
 impl Pipelines {
@@ -160,23 +171,30 @@ impl Pipelines {
     }
 
     /// A kernel's pipeline, compiled at its first call.
-    fn get(&self, device: &wgpu::Device, kernel: Kernel, constants: Constants) -> Result<ComputePipeline, String> {
+    fn get(
+        &self,
+        device: &wgpu::Device,
+        kernel: Kernel,
+        constants: Constants,
+        elems: Vec<Elem>,
+    ) -> Result<ComputePipeline, String> {
         // Held while compiling: another rank would compile the same.
         let mut compiled = self.compiled.lock().unwrap_or_else(|e| e.into_inner());
-        let key = (kernel.entry, constants);
+        let key = (kernel.entry, constants, elems);
         if let Some(pipeline) = compiled.get(&key) {
             return Ok(pipeline.clone());
         }
         let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let pipeline = self.compile(device, kernel, &key.1);
+        let pipeline = self.compile(device, kernel, &key.1, &key.2);
         match now(scope.pop()) {
             Some(error) => Err(format!("kernel {}: {error}", kernel.entry)),
             None => Ok(compiled.entry(key).or_insert(pipeline).clone()),
         }
     }
 
-    fn compile(&self, device: &wgpu::Device, kernel: Kernel, constants: &Constants) -> ComputePipeline {
-        let source = wgpu::ShaderSource::Wgsl(kernel.source.into());
+    fn compile(&self, device: &wgpu::Device, kernel: Kernel, constants: &Constants, elems: &[Elem]) -> ComputePipeline {
+        let source = accessors(elems, kernel.writes) + kernel.source;
+        let source = wgpu::ShaderSource::Wgsl(source.into());
         let descriptor = wgpu::ShaderModuleDescriptor { label: Some(kernel.entry), source };
         // SAFETY: kernels index only what `Device::run` has checked, every loop ends, and dims divided by are not 0.
         let module = unsafe { device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) };
@@ -201,6 +219,7 @@ impl Gpu {
     pub fn prepare(&self, call: Call) -> Result<Recorded, String> {
         let Call { kernel, args, dims, numbers, groups, constants } = call;
         let mut params = [0; PARAMS as usize / 4];
+        let elems = args.iter().map(|slice| slice.elem).collect();
         let mut entries = Vec::with_capacity(args.len());
         for (binding, slice) in args.iter().enumerate() {
             let (window, start) = slice.window(self)?;
@@ -214,7 +233,7 @@ impl Gpu {
             *to = u32::try_from(*dim).map_err(|_| format!("{}: a dim of {dim} is too large", kernel.entry))?;
         }
         params[24..].iter_mut().zip(&numbers).for_each(|(to, number)| *to = number.to_bits());
-        let pipeline = self.pipelines.get(&self.device, kernel, constants)?;
+        let pipeline = self.pipelines.get(&self.device, kernel, constants, elems)?;
         let bindings = self.device.create_bind_group(&wgpu::BindGroupDescriptor {
             label: None,
             layout: &self.pipelines.layouts[kernel.bindings - 1].0,

@@ -39,7 +39,7 @@ impl Wgpu {
     }
 
     /// Routing, dispatch and combination.
-    pub(super) fn record_routing(&mut self, op: &Op, x: &[Slice]) -> Result<(), String> {
+    pub(super) fn record_routing(&mut self, op: &Op, loss_scale: f32, x: &[Slice]) -> Result<(), String> {
         match *op {
             Op::Route { rows, experts, top_k, room } => {
                 let chosen = self.scratch(rows * top_k)?;
@@ -52,15 +52,19 @@ impl Wgpu {
             Op::RouteGrad { rows, experts, top_k, balance, .. } => {
                 // Places begin on cache lines, as bindings must.
                 let choices = (rows * top_k).next_multiple_of(64);
-                let both = self.scratch(choices + experts)?;
-                let (chosen, pull) = (both.part(0, rows * top_k), both.part(choices, experts));
+                let slopes = (choices + experts).next_multiple_of(64);
+                let all = self.scratch(slopes + rows * experts)?;
+                let (chosen, pull) = (all.part(0, rows * top_k), all.part(choices, experts));
+                // The kernel adds to them where they stand.
+                let dlogits = all.part(slopes, rows * experts);
                 let dims = [rows, experts, top_k];
                 self.record(each(kernels::CHOICES, &[&chosen, &x[0]], &dims))?;
-                let scale = balance * experts as f32 / (rows * top_k) as f32;
+                let scale = balance * loss_scale * experts as f32 / (rows * top_k) as f32;
                 let groups = experts.div_ceil(WIDTH);
                 let pulls = call(kernels::PULLS, &[&chosen, &pull], &[rows * top_k, experts], groups);
                 self.record(Call { numbers: vec![scale], ..pulls })?;
-                self.record(each(kernels::ROUTE_GRAD, &[&chosen, &x[0], &x[1], &x[2], &pull], &dims))
+                self.record(each(kernels::ROUTE_GRAD, &[&chosen, &x[0], &x[1], &dlogits, &pull], &dims))?;
+                self.record(each(kernels::COPY, &[&dlogits, &x[2]], &[rows * experts]))
             }
             Op::Dispatch { rows, cols, top_k, places } => {
                 self.record(each(kernels::ZERO, &[&x[2]], &[places * cols]))?;
@@ -101,17 +105,37 @@ impl Wgpu {
         self.record(Call { numbers, ..call(kernel, args, &[&own[..], &shared].concat(), groups) })
     }
 
+    /// Attention to blocks. Kernels add to results where they stand, so these stand in fp32 until they are whole.
+    pub(super) fn context_forward(&mut self, d: &ContextDims, at: Coord, x: &[Slice]) -> Result<(), String> {
+        let groups = (d.rows() * d.heads).div_ceil(FEW);
+        let n = d.rows() * d.heads * d.head_dim;
+        let out = self.scratch(n)?;
+        if d.hop > 0 {
+            self.record(each(kernels::COPY, &[&x[2], &out], &[n]))?;
+        }
+        self.context(kernels::CONTEXT_FORWARD, &[&x[0], &x[1], &out, &x[3]], d, at, groups)?;
+        self.record(each(kernels::COPY, &[&out, &x[2]], &[n]))
+    }
+
     pub(super) fn context_grad(&mut self, d: &ContextDims, at: Coord, x: &[Slice]) -> Result<(), String> {
         let lines = d.rows() * d.heads;
-        let deltas = self.scratch(lines)?;
+        let (queries, keys) = (d.rows() * d.stride, d.kv_elems());
+        // Parts begin on cache lines, as bindings must.
+        let [to_dq, to_dkv] = [lines, lines.next_multiple_of(64) + queries].map(|n| n.next_multiple_of(64));
+        let all = self.scratch(to_dkv + keys)?;
+        let (deltas, dq, dkv) = (all.part(0, lines), all.part(to_dq, queries), all.part(to_dkv, keys));
         let groups = lines.div_ceil(FEW);
         self.record(call(kernels::CONTEXT_DELTAS, &[&x[2], &x[4], &deltas], &[lines, d.head_dim], groups))?;
         if d.hop == 0 {
-            self.record(each(kernels::ZERO, &[&x[5]], &[d.rows() * d.stride]))?;
+            self.record(each(kernels::ZERO, &[&dq], &[queries]))?;
+        } else {
+            self.record(each(kernels::COPY, &[&x[5], &dq], &[queries]))?;
         }
-        self.record(each(kernels::ZERO, &[&x[6]], &[d.kv_elems()]))?;
-        self.context(kernels::CONTEXT_DQ, &[&x[0], &x[1], &x[3], &x[4], &deltas, &x[5]], d, at, groups)?;
-        let keys = (d.blocks * d.batch * d.keys * d.kv_heads).div_ceil(FEW);
-        self.context(kernels::CONTEXT_DKV, &[&x[0], &x[1], &x[3], &x[4], &deltas, &x[6]], d, at, keys)
+        self.record(each(kernels::ZERO, &[&dkv], &[keys]))?;
+        self.context(kernels::CONTEXT_DQ, &[&x[0], &x[1], &x[3], &x[4], &deltas, &dq], d, at, groups)?;
+        self.record(each(kernels::COPY, &[&dq, &x[5]], &[queries]))?;
+        let groups = (d.blocks * d.batch * d.keys * d.kv_heads).div_ceil(FEW);
+        self.context(kernels::CONTEXT_DKV, &[&x[0], &x[1], &x[3], &x[4], &deltas, &dkv], d, at, groups)?;
+        self.record(each(kernels::COPY, &[&dkv, &x[6]], &[keys]))
     }
 }

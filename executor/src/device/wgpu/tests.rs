@@ -3,7 +3,7 @@
 use super::*;
 use crate::kernels::AdamW;
 use meshwright_hardware::op::AttentionDims;
-use meshwright_hardware::program::Lifetime;
+use meshwright_hardware::program::{Elem, Lifetime};
 
 const AT: Coord = Coord::FIRST;
 
@@ -13,12 +13,12 @@ const SMALL: (u64, u64) = (1 << 16, 1 << 20);
 fn step() -> StepArgs {
     let (lr, beta1, beta2, eps, weight_decay) = (0.1, 0.9, 0.9, 1e-8, 0.0);
     let adamw = AdamW { lr, beta1, beta2, eps, weight_decay, bias1: 1.0, bias2: 1.0, grad_scale: 1.0 };
-    StepArgs { adamw, clip: 0.0 }
+    StepArgs { adamw, clip: 0.0, loss_scale: 1.0 }
 }
 
 /// A device on the first adapter, as if that were small.
 fn small(elems: usize) -> Result<Wgpu, ExecutorError> {
-    let buffer = Buffer { name: "weights".to_owned(), elems, lifetime: Lifetime::Persistent, width: 4 };
+    let buffer = Buffer { name: "weights".to_owned(), elems, lifetime: Lifetime::Persistent, elem: Elem::F32 };
     let mut gpu = gpu::alone(0);
     (gpu.limits.max_storage_buffer_binding_size, gpu.limits.max_buffer_size) = SMALL;
     gpu.limits.max_compute_workgroups_per_dimension = 6;

@@ -44,7 +44,7 @@ fn packed(row: u32, token: u32, head: u32, col: u32) -> f32 {
     if token >= p.d0.y || col >= p.d1.x {
         return 0.0;
     }
-    return b0[p.o0.x + (row + token) * packed_width() + head * p.d1.x + col];
+    return get0(p.o0.x + (row + token) * packed_width() + head * p.d1.x + col);
 }
 
 // Four tokens at a column, and four columns of a token.

@@ -78,7 +78,7 @@ fn attention(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) grou
         let lse = most + log(total);
         for (var i = 0u; i < 4u; i = i + 1u) {
             if query + i < p.d0.y {
-                b2[p.o0.z + (at.row + query + i) * p.d0.z + at.head] = lse[i];
+                put2(p.o0.z + (at.row + query + i) * p.d0.z + at.head, lse[i]);
             }
         }
     }
@@ -88,7 +88,7 @@ fn put_row(at: Place, query: u32, col: u32, values: vec4<f32>) {
     let to = p.o0.y + ((at.row + query) * p.d0.z + at.head) * p.d1.x + col;
     for (var i = 0u; i < 4u; i = i + 1u) {
         if query < p.d0.y && col + i < p.d1.x {
-            b1[to + i] = values[i];
+            put1(to + i, values[i]);
         }
     }
 }

@@ -10,9 +10,9 @@ fn deltas(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups:
     }
     var sum = 0.0;
     for (var c = 0u; c < p.d1.x; c = c + 1u) {
-        sum = sum + b0[p.o0.x + i * p.d1.x + c] * b1[p.o0.y + i * p.d1.x + c];
+        sum = sum + get0(p.o0.x + i * p.d1.x + c) * get1(p.o0.y + i * p.d1.x + c);
     }
-    b2[p.o0.z + i] = sum;
+    put2(p.o0.z + i, sum);
 }
 
 // Element of dout, b2, as `packed`.
@@ -20,7 +20,7 @@ fn dout(row: u32, token: u32, head: u32, col: u32) -> f32 {
     if token >= p.d0.y || col >= p.d1.x {
         return 0.0;
     }
-    return b2[p.o0.z + ((row + token) * p.d0.z + head) * p.d1.x + col];
+    return get2(p.o0.z + ((row + token) * p.d0.z + head) * p.d1.x + col);
 }
 
 // As `load_left` and `load_tokens`, of dout.
@@ -51,7 +51,7 @@ fn of_query(row: u32, query: u32, head: u32) -> vec2<f32> {
         return vec2<f32>();
     }
     let i = (row + query) * p.d0.z + head;
-    return vec2<f32>(b1[p.o0.y + i], b3[p.o0.w + i]);
+    return vec2<f32>(get1(p.o0.y + i), get3(p.o0.w + i));
 }
 
 fn weights(s: vec4<f32>, query: u32, key: u32, lse: f32) -> vec4<f32> {
@@ -104,7 +104,7 @@ fn put_row(row: u32, token: u32, head: u32, col: u32, values: vec4<f32>) {
     let to = p.o1.x + (row + token) * packed_width() + head * p.d1.x + col;
     for (var i = 0u; i < 4u; i = i + 1u) {
         if token < p.d0.y && col + i < p.d1.x {
-            b4[to + i] = values[i];
+            put4(to + i, values[i]);
         }
     }
 }

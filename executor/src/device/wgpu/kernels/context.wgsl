@@ -21,7 +21,7 @@ fn key_at(block: u32, sequence: u32, key: u32, head: u32) -> u32 {
 fn score(query: u32, key: u32) -> f32 {
     var sum = 0.0;
     for (var c = 0u; c < p.d1.y; c = c + 1u) {
-        sum = fma(b0[p.o0.x + query + c], b1[p.o0.y + key + c], sum);
+        sum = fma(get0(p.o0.x + query + c), get1(p.o0.y + key + c), sum);
     }
     return sum * p.f0.x;
 }
@@ -43,7 +43,7 @@ fn context(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
     let to = p.o0.z + line * width;
     var greatest = LEAST;
     if p.d2.w > 0u {
-        greatest = b3[p.o0.w + line];
+        greatest = get3(p.o0.w + line);
     }
     let before = greatest;
     for (var block = 0u; block < p.d2.z; block = block + 1u) {
@@ -58,7 +58,7 @@ fn context(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
         total = exp(before - greatest);
     }
     for (var c = 0u; c < width; c = c + 1u) {
-        b2[to + c] = select(0.0, b2[to + c] * total, p.d2.w > 0u);
+        put2(to + c, select(0.0, get2(to + c) * total, p.d2.w > 0u));
     }
     for (var block = 0u; block < p.d2.z; block = block + 1u) {
         for (var key = 0u; key < p.d0.z; key = key + 1u) {
@@ -68,15 +68,15 @@ fn context(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
                 total = total + weight;
                 let value = p.o0.y + source + p.d1.x * width;
                 for (var c = 0u; c < width; c = c + 1u) {
-                    b2[to + c] = fma(weight, b1[value + c], b2[to + c]);
+                    put2(to + c, fma(weight, get1(value + c), get2(to + c)));
                 }
             }
         }
     }
     for (var c = 0u; c < width; c = c + 1u) {
-        b2[to + c] = b2[to + c] / total;
+        put2(to + c, get2(to + c) / total);
     }
-    b3[p.o0.w + line] = greatest + log(total);
+    put3(p.o0.w + line, greatest + log(total));
 }
 
 // out b0, dout b1, deltas b2. d0: lines, width of a head. A thread a line.
@@ -88,20 +88,20 @@ fn context_deltas(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups)
     }
     var sum = 0.0;
     for (var i = line * p.d0.y; i < (line + 1u) * p.d0.y; i = i + 1u) {
-        sum = fma(b0[p.o0.x + i], b1[p.o0.y + i], sum);
+        sum = fma(get0(p.o0.x + i), get1(p.o0.y + i), sum);
     }
-    b2[p.o0.z + line] = sum;
+    put2(p.o0.z + line, sum);
 }
 
 // What a pair's weight and its score's gradient are. lse b2, dout b3, deltas b4.
 fn pair(query: u32, key: u32, line: u32) -> vec2<f32> {
-    let weight = exp(score(query, key) - b2[p.o0.z + line]);
+    let weight = exp(score(query, key) - get2(p.o0.z + line));
     let value = p.o0.y + key + p.d1.x * p.d1.y;
     var sum = 0.0;
     for (var c = 0u; c < p.d1.y; c = c + 1u) {
-        sum = fma(b3[p.o0.w + line * p.d1.y + c], b1[value + c], sum);
+        sum = fma(get3(p.o0.w + line * p.d1.y + c), get1(value + c), sum);
     }
-    return vec2<f32>(weight, weight * (sum - b4[p.o1.x + line]) * p.f0.x);
+    return vec2<f32>(weight, weight * (sum - get4(p.o1.x + line)) * p.f0.x);
 }
 
 // q b0, kv b1, lse b2, dout b3, deltas b4, dq b5. A thread a query's head.
@@ -121,7 +121,7 @@ fn context_dq(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gro
                 let source = key_at(block, row / p.d0.y, key, head / (heads / p.d1.x));
                 let d = pair(query, source, line).y;
                 for (var c = 0u; c < p.d1.y; c = c + 1u) {
-                    b5[p.o1.y + query + c] = fma(d, b1[p.o0.y + source + c], b5[p.o1.y + query + c]);
+                    put5(p.o1.y + query + c, fma(d, get1(p.o0.y + source + c), get5(p.o1.y + query + c)));
                 }
             }
         }
@@ -152,8 +152,8 @@ fn context_dkv(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gr
                 let of_query = row * p.d0.w + head;
                 let d = pair(query, source, of_query);
                 for (var c = 0u; c < p.d1.y; c = c + 1u) {
-                    b5[p.o1.y + source + c] = fma(d.y, b0[p.o0.x + query + c], b5[p.o1.y + source + c]);
-                    b5[p.o1.y + value + c] = fma(d.x, b3[p.o0.w + of_query * p.d1.y + c], b5[p.o1.y + value + c]);
+                    put5(p.o1.y + source + c, fma(d.y, get0(p.o0.x + query + c), get5(p.o1.y + source + c)));
+                    put5(p.o1.y + value + c, fma(d.x, get3(p.o0.w + of_query * p.d1.y + c), get5(p.o1.y + value + c)));
                 }
             }
         }

@@ -7,11 +7,11 @@ fn add(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: ve
     if i >= p.d0.x {
         return;
     }
-    var sum = b0[p.o0.x + i] + b1[p.o0.y + i];
+    var sum = get0(p.o0.x + i) + get1(p.o0.y + i);
     if p.d0.y != 0u {
-        sum = sum + b3[p.o0.w + i % p.d0.y];
+        sum = sum + get3(p.o0.w + i % p.d0.y);
     }
-    b2[p.o0.z + i] = sum;
+    put2(p.o0.z + i, sum);
 }
 
 // x b0.
@@ -19,7 +19,7 @@ fn add(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: ve
 fn zero(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) t: u32) {
     let i = group_index(id, groups) * WIDTH + t;
     if i < p.d0.x {
-        b0[p.o0.x + i] = 0.0;
+        put0(p.o0.x + i, 0.0);
     }
 }
 
@@ -28,7 +28,7 @@ fn zero(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: v
 fn accumulate(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) t: u32) {
     let i = group_index(id, groups) * WIDTH + t;
     if i < p.d0.x {
-        b1[p.o0.y + i] = b1[p.o0.y + i] + b0[p.o0.x + i];
+        put1(p.o0.y + i, get1(p.o0.y + i) + get0(p.o0.x + i));
     }
 }
 
@@ -37,7 +37,7 @@ fn accumulate(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gro
 fn copy(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) t: u32) {
     let i = group_index(id, groups) * WIDTH + t;
     if i < p.d0.x {
-        b1[p.o0.y + i] = b0[p.o0.x + i];
+        put1(p.o0.y + i, get0(p.o0.x + i));
     }
 }
 
@@ -51,9 +51,9 @@ fn columns(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
     }
     let at = i / p.d0.y * p.d0.z + p.d0.w + i % p.d0.y;
     if p.d1.x == 1u {
-        b1[p.o0.y + at] = b0[p.o0.x + i];
+        put1(p.o0.y + at, get0(p.o0.x + i));
     } else {
-        b1[p.o0.y + i] = b0[p.o0.x + at];
+        put1(p.o0.y + i, get0(p.o0.x + at));
     }
 }
 
@@ -72,8 +72,8 @@ fn gelu(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: v
     if i >= p.d0.x {
         return;
     }
-    let x = b0[p.o0.x + i];
-    b1[p.o0.y + i] = x * sigmoid(x * (TWICE_ROOT + TWICE_ROOT * CUBIC * x * x));
+    let x = get0(p.o0.x + i);
+    put1(p.o0.y + i, x * sigmoid(x * (TWICE_ROOT + TWICE_ROOT * CUBIC * x * x)));
 }
 
 // u b0, dout b1, du b2.
@@ -83,10 +83,10 @@ fn gelu_grad(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) grou
     if i >= p.d0.x {
         return;
     }
-    let x = b0[p.o0.x + i];
+    let x = get0(p.o0.x + i);
     let s = sigmoid(x * (TWICE_ROOT + TWICE_ROOT * CUBIC * x * x));
     let inner = TWICE_ROOT + 3.0 * TWICE_ROOT * CUBIC * x * x;
-    b2[p.o0.z + i] = (s + x * s * (1.0 - s) * inner) * b1[p.o0.y + i];
+    put2(p.o0.z + i, (s + x * s * (1.0 - s) * inner) * get1(p.o0.y + i));
 }
 
 // Rows [gate | up] of 2·`p.d0.y` columns b0, out b1.
@@ -98,8 +98,8 @@ fn swiglu(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups:
     }
     let cols = p.d0.y;
     let gate = p.o0.x + i / cols * cols + i;
-    let g = b0[gate];
-    b1[p.o0.y + i] = g * sigmoid(g) * b0[gate + cols];
+    let g = get0(gate);
+    put1(p.o0.y + i, g * sigmoid(g) * get0(gate + cols));
 }
 
 // u b0, dout b1, du b2.
@@ -111,12 +111,12 @@ fn swiglu_grad(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gr
     }
     let cols = p.d0.y;
     let gate = i / cols * cols + i;
-    let g = b0[p.o0.x + gate];
-    let up = b0[p.o0.x + gate + cols];
-    let d = b1[p.o0.y + i];
+    let g = get0(p.o0.x + gate);
+    let up = get0(p.o0.x + gate + cols);
+    let d = get1(p.o0.y + i);
     let s = sigmoid(g);
-    b2[p.o0.z + gate] = d * up * (s + g * s * (1.0 - s));
-    b2[p.o0.z + gate + cols] = d * g * s;
+    put2(p.o0.z + gate, d * up * (s + g * s * (1.0 - s)));
+    put2(p.o0.z + gate + cols, d * g * s);
 }
 
 // Turns pairs of the first heads of packed rows. x b0, table b1: `[positions, 2, half]`, cosines and sines.
@@ -132,11 +132,11 @@ fn rope(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: v
     let head = i / half % p.d0.w;
     let row = i / half / p.d0.w;
     let turn = p.o0.y + position(row % p.d0.y, p.d0.y, p.d1.y, p.d1.z) * 2u * half + pair;
-    let c = b1[turn];
-    let s = b1[turn + half] * p.f0.x;
+    let c = get1(turn);
+    let s = get1(turn + half) * p.f0.x;
     let low = p.o0.x + row * p.d0.z + head * 2u * half + pair;
-    let a = b0[low];
-    let b = b0[low + half];
-    b0[low] = a * c - b * s;
-    b0[low + half] = b * c + a * s;
+    let a = get0(low);
+    let b = get0(low + half);
+    put0(low, a * c - b * s);
+    put0(low + half, b * c + a * s);
 }

@@ -18,9 +18,9 @@ fn embed(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: 
     let cols = p.d0.y;
     let row = local_row(ids0[p.o0.x + i / cols], p.d0.w, p.d0.z);
     if row == NO_ID {
-        b2[p.o0.z + i] = 0.0;
+        put2(p.o0.z + i, 0.0);
     } else {
-        b2[p.o0.z + i] = b1[p.o0.y + row * cols + i % cols];
+        put2(p.o0.z + i, get1(p.o0.y + row * cols + i % cols));
     }
 }
 
@@ -61,11 +61,11 @@ fn embed_grad(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gro
         return;
     }
     let to = p.o0.w + row * cols + i % cols;
-    var sum = b3[to];
+    var sum = get3(to);
     for (var token = first; token != NO_ID; token = ids1[p.o0.y + token]) {
-        sum = sum + b2[p.o0.z + token * cols + i % cols];
+        sum = sum + get2(p.o0.z + token * cols + i % cols);
     }
-    b3[to] = sum;
+    put3(to, sum);
 }
 
 // table b0, x b1. d0: elements, columns, seq, first token; d1: ranks that share a sequence, this rank.
@@ -76,7 +76,7 @@ fn positions(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) grou
         return;
     }
     let at = position((p.d0.w + i / p.d0.y) % p.d0.z, p.d0.z, p.d1.x, p.d1.y);
-    b1[p.o0.y + i] = b1[p.o0.y + i] + b0[p.o0.x + at * p.d0.y + i % p.d0.y];
+    put1(p.o0.y + i, get1(p.o0.y + i) + get0(p.o0.x + at * p.d0.y + i % p.d0.y));
 }
 
 // dy b0, dtable b1. d0: rows, columns, seq, first token; d1: ranks that share a sequence, this rank. A thread an
@@ -91,9 +91,9 @@ fn positions_grad(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups)
     // The tokens whose place among `seq` is this one.
     let place = i / cols;
     let to = p.o0.y + position(place, p.d0.z, p.d1.x, p.d1.y) * cols + i % cols;
-    var sum = b1[to];
+    var sum = get1(to);
     for (var row = (place + p.d0.z - p.d0.w % p.d0.z) % p.d0.z; row < p.d0.x; row = row + p.d0.z) {
-        sum = sum + b0[p.o0.x + row * cols + i % cols];
+        sum = sum + get0(p.o0.x + row * cols + i % cols);
     }
-    b1[to] = sum;
+    put1(to, sum);
 }

@@ -6,7 +6,7 @@ fn next_best(row: u32, experts: u32, prob: u32, expert: u32) -> u32 {
     var best = NO_ID;
     var most = 0u;
     for (var e = 0u; e < experts; e = e + 1u) {
-        let own = bitcast<u32>(b1[p.o0.y + row * experts + e]);
+        let own = bitcast<u32>(get1(p.o0.y + row * experts + e));
         let left = own < prob || (own == prob && e > expert);
         if left && (best == NO_ID || own > most) {
             best = e;
@@ -26,28 +26,28 @@ fn route(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: 
     let experts = p.d0.y;
     var greatest = LEAST;
     for (var e = 0u; e < experts; e = e + 1u) {
-        greatest = max(greatest, b0[p.o0.x + row * experts + e]);
+        greatest = max(greatest, get0(p.o0.x + row * experts + e));
     }
     var sum = 0.0;
     for (var e = 0u; e < experts; e = e + 1u) {
-        sum = sum + exp(b0[p.o0.x + row * experts + e] - greatest);
+        sum = sum + exp(get0(p.o0.x + row * experts + e) - greatest);
     }
     for (var e = 0u; e < experts; e = e + 1u) {
-        b1[p.o0.y + row * experts + e] = exp(b0[p.o0.x + row * experts + e] - greatest) / sum;
+        put1(p.o0.y + row * experts + e, exp(get0(p.o0.x + row * experts + e) - greatest) / sum);
     }
     var chosen = 0.0;
     var last = NO_ID;
     var expert = 0u;
     for (var i = 0u; i < p.d0.z; i = i + 1u) {
         expert = next_best(row, experts, last, expert);
-        let prob = b1[p.o0.y + row * experts + expert];
+        let prob = get1(p.o0.y + row * experts + expert);
         last = bitcast<u32>(prob);
-        b2[p.o0.z + row * p.d0.z + i] = prob;
+        put2(p.o0.z + row * p.d0.z + i, prob);
         chosen = chosen + prob;
     }
     if p.d0.z > 1u {
         for (var i = 0u; i < p.d0.z; i = i + 1u) {
-            b2[p.o0.z + row * p.d0.z + i] = b2[p.o0.z + row * p.d0.z + i] / chosen;
+            put2(p.o0.z + row * p.d0.z + i, get2(p.o0.z + row * p.d0.z + i) / chosen);
         }
     }
 }
@@ -63,7 +63,7 @@ fn choices(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
     var expert = 0u;
     for (var i = 0u; i < p.d0.z; i = i + 1u) {
         expert = next_best(row, p.d0.y, last, expert);
-        last = bitcast<u32>(b1[p.o0.y + row * p.d0.y + expert]);
+        last = bitcast<u32>(get1(p.o0.y + row * p.d0.y + expert));
         ids0[p.o0.x + row * p.d0.z + i] = expert;
     }
 }
@@ -95,7 +95,7 @@ fn pulls(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: 
     for (var i = 0u; i < p.d0.x; i = i + 1u) {
         count = count + f32(ids0[p.o0.x + i] == expert);
     }
-    b1[p.o0.y + expert] = count * p.f0.x;
+    put1(p.o0.y + expert, count * p.f0.x);
 }
 
 // chosen b0 (bits), probs b1, dshares b2, dlogits b3, pull b4. d0: rows, experts, choices a row. A thread a row.
@@ -111,29 +111,29 @@ fn route_grad(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gro
     if top > 1u {
         sum = 0.0;
         for (var i = 0u; i < top; i = i + 1u) {
-            sum = sum + b1[p.o0.y + row * experts + ids0[p.o0.x + row * top + i]];
+            sum = sum + get1(p.o0.y + row * experts + ids0[p.o0.x + row * top + i]);
         }
     }
     var mean = 0.0;
     for (var i = 0u; i < top; i = i + 1u) {
-        let prob = b1[p.o0.y + row * experts + ids0[p.o0.x + row * top + i]];
-        mean = mean + prob / sum * b2[p.o0.z + row * top + i];
+        let prob = get1(p.o0.y + row * experts + ids0[p.o0.x + row * top + i]);
+        mean = mean + prob / sum * get2(p.o0.z + row * top + i);
     }
     for (var e = 0u; e < experts; e = e + 1u) {
-        b3[p.o0.w + row * experts + e] = b4[p.o1.x + e];
+        put3(p.o0.w + row * experts + e, get4(p.o1.x + e));
     }
     for (var i = 0u; i < top; i = i + 1u) {
         let to = p.o0.w + row * experts + ids0[p.o0.x + row * top + i];
-        let d = b2[p.o0.z + row * top + i];
-        b3[to] = b3[to] + select(d, (d - mean) / sum, top > 1u);
+        let d = get2(p.o0.z + row * top + i);
+        put3(to, get3(to) + select(d, (d - mean) / sum, top > 1u));
     }
     var inner = 0.0;
     for (var e = 0u; e < experts; e = e + 1u) {
-        inner = inner + b1[p.o0.y + row * experts + e] * b3[p.o0.w + row * experts + e];
+        inner = inner + get1(p.o0.y + row * experts + e) * get3(p.o0.w + row * experts + e);
     }
     for (var e = 0u; e < experts; e = e + 1u) {
         let to = p.o0.w + row * experts + e;
-        b3[to] = b1[p.o0.y + row * experts + e] * (b3[to] - inner);
+        put3(to, get1(p.o0.y + row * experts + e) * (get3(to) - inner));
     }
 }
 
@@ -147,7 +147,7 @@ fn dispatch(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) group
     let choice = i / p.d0.y;
     let place = ids0[p.o0.x + choice];
     if place != NO_ID {
-        b2[p.o0.z + place * p.d0.y + i % p.d0.y] = b1[p.o0.y + choice / p.d0.z * p.d0.y + i % p.d0.y];
+        put2(p.o0.z + place * p.d0.y + i % p.d0.y, get1(p.o0.y + choice / p.d0.z * p.d0.y + i % p.d0.y));
     }
 }
 
@@ -160,15 +160,15 @@ fn dispatch_grad(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) 
     }
     var sum = 0.0;
     if p.d0.w == 1u {
-        sum = b2[p.o0.z + i];
+        sum = get2(p.o0.z + i);
     }
     for (var j = 0u; j < p.d0.z; j = j + 1u) {
         let place = ids0[p.o0.x + i / p.d0.y * p.d0.z + j];
         if place != NO_ID {
-            sum = sum + b1[p.o0.y + place * p.d0.y + i % p.d0.y];
+            sum = sum + get1(p.o0.y + place * p.d0.y + i % p.d0.y);
         }
     }
-    b2[p.o0.z + i] = sum;
+    put2(p.o0.z + i, sum);
 }
 
 // places b0 (bits), y b1, shares b2, out b3. d0: elements of out, columns, choices a row. A thread an element.
@@ -183,10 +183,10 @@ fn combine(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
         let choice = i / p.d0.y * p.d0.z + j;
         let place = ids0[p.o0.x + choice];
         if place != NO_ID {
-            sum = sum + b2[p.o0.z + choice] * b1[p.o0.y + place * p.d0.y + i % p.d0.y];
+            sum = sum + get2(p.o0.z + choice) * get1(p.o0.y + place * p.d0.y + i % p.d0.y);
         }
     }
-    b3[p.o0.w + i] = sum;
+    put3(p.o0.w + i, sum);
 }
 
 // places b0 (bits), shares b1, dout b2, dy b3. d0: elements over all choices, columns, choices a row. A thread an element.
@@ -199,8 +199,8 @@ fn combine_grad(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) g
     let choice = i / p.d0.y;
     let place = ids0[p.o0.x + choice];
     if place != NO_ID {
-        let d = b2[p.o0.z + choice / p.d0.z * p.d0.y + i % p.d0.y];
-        b3[p.o0.w + place * p.d0.y + i % p.d0.y] = b1[p.o0.y + choice] * d;
+        let d = get2(p.o0.z + choice / p.d0.z * p.d0.y + i % p.d0.y);
+        put3(p.o0.w + place * p.d0.y + i % p.d0.y, get1(p.o0.y + choice) * d);
     }
 }
 
@@ -215,11 +215,11 @@ fn shares_grad(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gr
     var mine = 0.0;
     if place != NO_ID {
         for (var c = t; c < p.d0.y; c = c + WIDTH) {
-            mine = mine + b1[p.o0.y + place * p.d0.y + c] * b2[p.o0.z + choice / p.d0.z * p.d0.y + c];
+            mine = mine + get1(p.o0.y + place * p.d0.y + c) * get2(p.o0.z + choice / p.d0.z * p.d0.y + c);
         }
     }
     let sum = sum_all(t, mine);
     if t == 0u {
-        b3[p.o0.w + choice] = sum;
+        put3(p.o0.w + choice, sum);
     }
 }

@@ -26,25 +26,25 @@ fn latent_pack(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gr
     let to = p.o0.w + (3u * row * heads + line % heads) * width + c;
     let keys = to + heads * width;
     if c < nope {
-        b3[to] = b0[p.o0.x + i];
-        b3[keys] = b1[p.o0.y + line * (nope + value) + c];
+        put3(to, get0(p.o0.x + i));
+        put3(keys, get1(p.o0.y + line * (nope + value) + c));
     } else {
         let half = rope / 2u;
         let at = c - nope;
         let low = at % half;
         let turn = p.o1.x + position(row % p.d0.y, p.d0.y, p.d1.z, p.d1.w) * rope + low;
-        let cosine = b4[turn];
-        let sine = b4[turn + half];
+        let cosine = get4(turn);
+        let sine = get4(turn + half);
         let q = p.o0.x + line * width + nope + low;
-        b3[to] = turned(b0[q], b0[q + half], at >= half, cosine, sine);
+        put3(to, turned(get0(q), get0(q + half), at >= half, cosine, sine));
         let k = p.o0.z + row * rope + low;
-        b3[keys] = turned(b2[k], b2[k + half], at >= half, cosine, sine);
+        put3(keys, turned(get2(k), get2(k + half), at >= half, cosine, sine));
     }
     var v = 0.0;
     if c < value {
-        v = b1[p.o0.y + line * (nope + value) + nope + c];
+        v = get1(p.o0.y + line * (nope + value) + nope + c);
     }
-    b3[keys + heads * width] = v;
+    put3(keys + heads * width, v);
 }
 
 // dqkv b0, dq b1, dkv b2, dk_rope b3, table b4. A thread an element of dq; those of a token's first head add up all heads'
@@ -67,26 +67,26 @@ fn latent_grad(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gr
     let source = p.o0.x + (3u * row * heads + head) * width;
     let keys = source + heads * width;
     if c < nope {
-        b1[p.o0.y + i] = b0[source + c];
-        b2[p.o0.z + line * (nope + value) + c] = b0[keys + c];
+        put1(p.o0.y + i, get0(source + c));
+        put2(p.o0.z + line * (nope + value) + c, get0(keys + c));
     } else {
         let half = rope / 2u;
         let at = c - nope;
         let low = nope + at % half;
         let turn = p.o1.x + position(row % p.d0.y, p.d0.y, p.d1.z, p.d1.w) * rope + at % half;
-        let cosine = b4[turn];
-        let sine = -b4[turn + half];
-        b1[p.o0.y + i] = turned(b0[source + low], b0[source + low + half], at >= half, cosine, sine);
+        let cosine = get4(turn);
+        let sine = -get4(turn + half);
+        put1(p.o0.y + i, turned(get0(source + low), get0(source + low + half), at >= half, cosine, sine));
         if head == 0u {
             var sum = 0.0;
             for (var h = 0u; h < heads; h = h + 1u) {
                 let k = keys + h * width + low;
-                sum = sum + turned(b0[k], b0[k + half], at >= half, cosine, sine);
+                sum = sum + turned(get0(k), get0(k + half), at >= half, cosine, sine);
             }
-            b3[p.o0.w + row * rope + at] = sum;
+            put3(p.o0.w + row * rope + at, sum);
         }
     }
     if c < value {
-        b2[p.o0.z + line * (nope + value) + nope + c] = b0[keys + heads * width + c];
+        put2(p.o0.z + line * (nope + value) + nope + c, get0(keys + heads * width + c));
     }
 }

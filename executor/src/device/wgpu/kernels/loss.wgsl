@@ -12,23 +12,23 @@ fn loss_stats(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gro
     let logits = p.o0.x + row * vocab;
     var greatest = LEAST;
     for (var c = t; c < vocab; c = c + WIDTH) {
-        greatest = max(greatest, b0[logits + c]);
+        greatest = max(greatest, get0(logits + c));
     }
     greatest = max_all(t, greatest);
     var sum = 0.0;
     for (var c = t; c < vocab; c = c + WIDTH) {
-        sum = sum + exp(b0[logits + c] - greatest);
+        sum = sum + exp(get0(logits + c) - greatest);
     }
     sum = sum_all(t, sum);
     if t == 0u {
         let name = ids1[p.o0.y + row];
         var target_logit = 0.0;
         if name != NO_ID && name >= p.d0.z && name - p.d0.z < vocab {
-            target_logit = b0[logits + name - p.d0.z];
+            target_logit = get0(logits + name - p.d0.z);
         }
-        b2[p.o0.z + row] = greatest;
-        b2[p.o0.z + rows + row] = sum;
-        b2[p.o0.z + 2u * rows + row] = target_logit;
+        put2(p.o0.z + row, greatest);
+        put2(p.o0.z + rows + row, sum);
+        put2(p.o0.z + 2u * rows + row, target_logit);
     }
 }
 
@@ -46,34 +46,34 @@ fn loss(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: v
     let logits = p.o0.z + row * vocab;
     if name == NO_ID {
         for (var c = t; c < vocab; c = c + WIDTH) {
-            b2[logits + c] = 0.0;
+            put2(logits + c, 0.0);
         }
         if t == 0u {
-            b3[p.o0.w + row] = 0.0;
+            put3(p.o0.w + row, 0.0);
         }
         return;
     }
     var greatest = LEAST;
     var target_logit = 0.0;
     for (var shard = 0u; shard < p.d0.w; shard = shard + 1u) {
-        greatest = max(greatest, b1[p.o0.y + shard * 3u * rows + row]);
-        target_logit = target_logit + b1[p.o0.y + (shard * 3u + 2u) * rows + row];
+        greatest = max(greatest, get1(p.o0.y + shard * 3u * rows + row));
+        target_logit = target_logit + get1(p.o0.y + (shard * 3u + 2u) * rows + row);
     }
     var sum = 0.0;
     for (var shard = 0u; shard < p.d0.w; shard = shard + 1u) {
         let at = p.o0.y + shard * 3u * rows + row;
-        sum = sum + b1[at + rows] * exp(b1[at] - greatest);
+        sum = sum + get1(at + rows) * exp(get1(at) - greatest);
     }
     let scale = p.f0.x;
     for (var c = t; c < vocab; c = c + WIDTH) {
-        var slope = exp(b2[logits + c] - greatest) * (scale / sum);
+        var slope = exp(get2(logits + c) - greatest) * (scale / sum);
         if name >= p.d0.z && name - p.d0.z == c {
             slope = slope - scale;
         }
-        b2[logits + c] = slope;
+        put2(logits + c, slope);
     }
     if t == 0u {
-        b3[p.o0.w + row] = log(sum) + (greatest - target_logit);
+        put3(p.o0.w + row, log(sum) + (greatest - target_logit));
     }
 }
 
@@ -82,10 +82,10 @@ fn loss(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: v
 fn total(@builtin(local_invocation_index) t: u32) {
     var sum = 0.0;
     for (var i = t; i < p.d0.x; i = i + WIDTH) {
-        sum = sum + b0[p.o0.x + i];
+        sum = sum + get0(p.o0.x + i);
     }
     sum = sum_all(t, sum);
     if t == 0u {
-        b1[p.o0.y] = b1[p.o0.y] + sum * p.f0.x;
+        put1(p.o0.y, get1(p.o0.y) + sum * p.f0.x);
     }
 }

@@ -15,7 +15,7 @@ fn load_a(i: u32, k: u32, end: u32) -> f32 {
     if i >= p.d0.x || k >= end {
         return 0.0;
     }
-    return b0[p.o0.x + select(i * p.d0.z + k, k * p.d0.x + i, p.d0.w == 2u)];
+    return get0(p.o0.x + select(i * p.d0.z + k, k * p.d0.x + i, p.d0.w == 2u));
 }
 
 // Element (k, j) of B: nt holds B as [n, k], nn and tn as [k, n].
@@ -23,7 +23,7 @@ fn load_b(k: u32, j: u32, end: u32) -> f32 {
     if j >= p.d0.y || k >= end {
         return 0.0;
     }
-    return b1[p.o0.y + select(k * p.d0.y + j, j * p.d0.z + k, p.d0.w == 0u)];
+    return get1(p.o0.y + select(k * p.d0.y + j, j * p.d0.z + k, p.d0.w == 0u));
 }
 
 fn outer(before: mat4x4<f32>, a: vec4<f32>, b: vec4<f32>) -> mat4x4<f32> {
@@ -113,10 +113,10 @@ fn put(to: u32, row: u32, col: u32, value: f32) {
     let at = to + row * p.d0.y + col;
     var sum = value;
     if p.d1.x == 1u {
-        sum = sum + b3[p.o0.w + col];
+        sum = sum + get3(p.o0.w + col);
     }
     if p.d1.y == 1u {
-        sum = sum + b2[at];
+        sum = sum + get2(at);
     }
-    b2[at] = sum;
+    put2(at, sum);
 }

@@ -15,26 +15,26 @@ fn norm(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: v
     if p.d0.z == 1u {
         var sum = 0.0;
         for (var c = t; c < cols; c = c + WIDTH) {
-            sum = sum + b0[x + c];
+            sum = sum + get0(x + c);
         }
         mean = sum_all(t, sum) / f32(cols);
     }
     var squares = 0.0;
     for (var c = t; c < cols; c = c + WIDTH) {
-        let d = b0[x + c] - mean;
+        let d = get0(x + c) - mean;
         squares = squares + d * d;
     }
     let rstd = 1.0 / sqrt(sum_all(t, squares) / f32(cols) + EPS);
     for (var c = t; c < cols; c = c + WIDTH) {
-        var y = (b0[x + c] - mean) * rstd * b1[p.o0.y + c];
+        var y = (get0(x + c) - mean) * rstd * get1(p.o0.y + c);
         if p.d0.z == 1u {
-            y = y + b2[p.o0.z + c];
+            y = y + get2(p.o0.z + c);
         }
-        b3[p.o0.w + row * cols + c] = y;
+        put3(p.o0.w + row * cols + c, y);
     }
     if t == 0u {
-        b4[p.o1.x + 2u * row] = mean;
-        b4[p.o1.x + 2u * row + 1u] = rstd;
+        put4(p.o1.x + 2u * row, mean);
+        put4(p.o1.x + 2u * row + 1u, rstd);
     }
 }
 
@@ -46,14 +46,14 @@ fn norm_grad(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) grou
         return;
     }
     let cols = p.d0.y;
-    let mean = b2[p.o0.z + 2u * row];
-    let rstd = b2[p.o0.z + 2u * row + 1u];
+    let mean = get2(p.o0.z + 2u * row);
+    let rstd = get2(p.o0.z + 2u * row + 1u);
     var sum = 0.0;
     var sum_x = 0.0;
     for (var c = t; c < cols; c = c + WIDTH) {
-        let g = b3[p.o0.w + row * cols + c] * b1[p.o0.y + c];
+        let g = get3(p.o0.w + row * cols + c) * get1(p.o0.y + c);
         sum = sum + g;
-        sum_x = sum_x + g * ((b0[p.o0.x + row * cols + c] - mean) * rstd);
+        sum_x = sum_x + g * ((get0(p.o0.x + row * cols + c) - mean) * rstd);
     }
     var mean_g = 0.0;
     if p.d0.z == 1u {
@@ -61,14 +61,14 @@ fn norm_grad(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) grou
     }
     let mean_gx = sum_all(t, sum_x) / f32(cols);
     for (var c = t; c < cols; c = c + WIDTH) {
-        let g = b3[p.o0.w + row * cols + c] * b1[p.o0.y + c];
-        let hat = (b0[p.o0.x + row * cols + c] - mean) * rstd;
+        let g = get3(p.o0.w + row * cols + c) * get1(p.o0.y + c);
+        let hat = (get0(p.o0.x + row * cols + c) - mean) * rstd;
         var dx = (g - mean_g - hat * mean_gx) * rstd;
         let to = p.o1.x + row * cols + c;
         if p.d0.w == 1u {
-            dx = dx + b4[to];
+            dx = dx + get4(to);
         }
-        b4[to] = dx;
+        put4(to, dx);
     }
 }
 
@@ -86,13 +86,13 @@ fn norm_sums(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) grou
     var gain = 0.0;
     var bias = 0.0;
     for (var row = block * p.d0.z; row < min((block + 1u) * p.d0.z, p.d0.x); row = row + 1u) {
-        let dy = b2[p.o0.z + row * cols + c];
-        let hat = (b0[p.o0.x + row * cols + c] - b1[p.o0.y + 2u * row]) * b1[p.o0.y + 2u * row + 1u];
+        let dy = get2(p.o0.z + row * cols + c);
+        let hat = (get0(p.o0.x + row * cols + c) - get1(p.o0.y + 2u * row)) * get1(p.o0.y + 2u * row + 1u);
         gain = gain + dy * hat;
         bias = bias + dy;
     }
-    b3[p.o0.w + block * 2u * cols + c] = gain;
-    b3[p.o0.w + (block * 2u + 1u) * cols + c] = bias;
+    put3(p.o0.w + block * 2u * cols + c, gain);
+    put3(p.o0.w + (block * 2u + 1u) * cols + c, bias);
 }
 
 // dy b0, partial sums b1: `[blocks, columns]`. Dims as of `norm_sums`.
@@ -107,9 +107,9 @@ fn row_sums(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) group
     }
     var sum = 0.0;
     for (var row = block * p.d0.z; row < min((block + 1u) * p.d0.z, p.d0.x); row = row + 1u) {
-        sum = sum + b0[p.o0.x + row * cols + c];
+        sum = sum + get0(p.o0.x + row * cols + c);
     }
-    b1[p.o0.y + block * cols + c] = sum;
+    put1(p.o0.y + block * cols + c, sum);
 }
 
 // Adds blocks of partial sums to a vector, in order. Partial sums b0, vector b1. d0: columns, blocks, elements from
@@ -122,7 +122,7 @@ fn fold(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: v
     }
     var sum = 0.0;
     for (var block = 0u; block < p.d0.y; block = block + 1u) {
-        sum = sum + b0[p.o0.x + block * p.d0.z + p.d0.w + c];
+        sum = sum + get0(p.o0.x + block * p.d0.z + p.d0.w + c);
     }
-    b1[p.o0.y + c] = b1[p.o0.y + c] + sum;
+    put1(p.o0.y + c, get1(p.o0.y + c) + sum);
 }

@@ -1,5 +1,8 @@
 // What all kernels share: parameters, arguments, sums and maxima over a workgroup.
 //
+// Arguments are read and written through `get0(i), put0(i, x) ..`, which `elements.rs` writes for the elements that they have;
+// kernels compute in f32 whatever those are.
+//
 // Arguments are bound in windows of their buffers; `p.o0` and `p.o1` say where each begins in its window, in elements.
 // `p.d0 ..` are the op's dims and `p.f0 ..` its numbers, as `ops.rs` puts them there. A grid of more workgroups than a
 // dimension may have is folded in two; surplus workgroups end at once.
@@ -17,12 +20,6 @@ struct Params {
 
 var<immediate> p: Params;
 
-@group(0) @binding(0) var<storage, read_write> b0: array<f32>;
-@group(0) @binding(1) var<storage, read_write> b1: array<f32>;
-@group(0) @binding(2) var<storage, read_write> b2: array<f32>;
-@group(0) @binding(3) var<storage, read_write> b3: array<f32>;
-@group(0) @binding(4) var<storage, read_write> b4: array<f32>;
-@group(0) @binding(5) var<storage, read_write> b5: array<f32>;
 // Token ids are bits, which a load as floats might change.
 @group(0) @binding(0) var<storage, read_write> ids0: array<u32>;
 @group(0) @binding(1) var<storage, read_write> ids1: array<u32>;

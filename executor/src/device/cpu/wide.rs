@@ -1,0 +1,184 @@
+//! Ops over elements of two bytes, run by kernels of fp32 on widened copies: a slice of rows at a time, so that copies stay in
+//! the cache.
+//!
+//! In: an op and its arguments, some of two bytes. Out: the arguments written, rounded once.
+//!
+//! Invariant: how an op is cut depends on its dims alone, so the number of threads changes no bit.
+
+use meshwright_hardware::mesh::Coord;
+use meshwright_hardware::op::{Mode, NormKind, Op};
+
+use super::run::{Arg, Args, add_in_place, run_kernel};
+use super::{StepArgs, Team};
+use crate::kernels::{narrow_all, widen_all};
+
+/// Floats of a slice's copies, about: 1 MiB.
+const FLOATS: usize = 1 << 18;
+
+/// How an op is cut along its rows.
+struct Cut {
+    rows: usize,
+    /// Rows that stay together.
+    unit: usize,
+    /// Arguments that are not cut.
+    whole: Vec<usize>,
+}
+
+impl Cut {
+    fn new(rows: usize, unit: usize, whole: impl IntoIterator<Item = usize>) -> Cut {
+        // Rows that begin in the middle of a unit cannot be cut.
+        let unit = if unit > 0 && rows.is_multiple_of(unit) { unit } else { rows };
+        Cut { rows, unit, whole: whole.into_iter().collect() }
+    }
+
+    /// An op that is run as it is: all of it is one row.
+    fn none() -> Cut {
+        Cut::new(1, 1, [])
+    }
+
+    fn of(op: &Op) -> Cut {
+        match *op {
+            Op::EmbedGrad { rows, .. } => Cut::new(rows, 1, [2]),
+            Op::Positions { rows, seq, sp, .. } => Cut::new(rows, if sp == 1 { seq } else { rows }, [0]),
+            Op::PositionsGrad { rows, seq, sp, .. } => Cut::new(rows, if sp == 1 { seq } else { rows }, [1]),
+            Op::Norm { kind: NormKind::Layer, rows, .. } => Cut::new(rows, 1, [1, 2]),
+            Op::Norm { kind: NormKind::Rms, rows, .. } => Cut::new(rows, 1, [1]),
+            Op::NormGrad { rows, .. } => Cut::new(rows, 1, [1, 5, 6]),
+            Op::BiasGrad { rows, .. } => Cut::new(rows, 1, [1]),
+            Op::Rope { rows, seq, .. } => Cut::new(rows, seq, []),
+            Op::LatentPack { rows, seq, .. } | Op::LatentPackGrad { rows, seq, .. } => Cut::new(rows, seq, []),
+            Op::Attention(dims) | Op::AttentionGrad(dims) => Cut::new(dims.batch, 1, []),
+            Op::Activation { rows, .. } | Op::ActivationGrad { rows, .. } | Op::Columns { rows, .. } => {
+                Cut::new(rows, 1, [])
+            }
+            Op::Add { rows, bias, .. } => Cut::new(rows, 1, bias.then_some(2)),
+            Op::Copy { n } | Op::Accumulate { n } | Op::Zero { n } => Cut::new(n, 1, []),
+            Op::Embed { .. }
+            | Op::Matmul { .. }
+            | Op::ExpertMatmul { .. }
+            | Op::Route { .. }
+            | Op::RouteGrad { .. }
+            | Op::Dispatch { .. }
+            | Op::DispatchGrad { .. }
+            | Op::Combine { .. }
+            | Op::CombineGrad { .. }
+            | Op::ContextAttention(_)
+            | Op::ContextAttentionGrad(_)
+            | Op::LossStats { .. }
+            | Op::Loss { .. }
+            | Op::SquaredNorm { .. }
+            | Op::AdamW { .. } => Cut::none(),
+        }
+    }
+}
+
+/// The op over `count` of the rows that [`Cut::of`] counts.
+fn sliced(op: &Op, count: usize) -> Op {
+    let mut op = *op;
+    match &mut op {
+        Op::EmbedGrad { rows, .. }
+        | Op::Positions { rows, .. }
+        | Op::PositionsGrad { rows, .. }
+        | Op::Norm { rows, .. }
+        | Op::NormGrad { rows, .. }
+        | Op::BiasGrad { rows, .. }
+        | Op::Rope { rows, .. }
+        | Op::LatentPack { rows, .. }
+        | Op::LatentPackGrad { rows, .. }
+        | Op::Activation { rows, .. }
+        | Op::ActivationGrad { rows, .. }
+        | Op::Columns { rows, .. }
+        | Op::Add { rows, .. }
+        | Op::Copy { n: rows }
+        | Op::Accumulate { n: rows }
+        | Op::Zero { n: rows } => *rows = count,
+        Op::Attention(dims) | Op::AttentionGrad(dims) => dims.batch = count,
+        Op::Embed { .. }
+        | Op::Matmul { .. }
+        | Op::ExpertMatmul { .. }
+        | Op::Route { .. }
+        | Op::RouteGrad { .. }
+        | Op::Dispatch { .. }
+        | Op::DispatchGrad { .. }
+        | Op::Combine { .. }
+        | Op::CombineGrad { .. }
+        | Op::ContextAttention(_)
+        | Op::ContextAttentionGrad(_)
+        | Op::LossStats { .. }
+        | Op::Loss { .. }
+        | Op::SquaredNorm { .. }
+        | Op::AdamW { .. } => {}
+    }
+    op
+}
+
+/// Runs an op; `space` grows to what the copies need. `in_place` is the operand that an addition is written over, if one.
+pub(super) fn run(
+    team: &Team,
+    space: &mut Vec<f32>,
+    op: &Op,
+    args: &Args,
+    in_place: Option<usize>,
+    (at, step): (Coord, &StepArgs),
+) {
+    let (signature, cut) = (op.signature(), Cut::of(op));
+    let whole: Vec<bool> = (0..signature.len()).map(|i| cut.whole.contains(&i)).collect();
+    let of_row = |i: usize| signature[i].elems / cut.rows;
+    let halves = |of_whole: bool| {
+        let (whole, args) = (&whole, &args.0);
+        (0..args.len()).filter(move |&i| args[i].half.is_some() && whole[i] == of_whole)
+    };
+    let by_row: usize = halves(false).map(of_row).sum();
+    let units = FLOATS / (by_row * cut.unit).max(1);
+    let count = (units.max(1) * cut.unit).min(cut.rows);
+    let fixed: usize = halves(true).map(|i| signature[i].elems).sum();
+    space.resize(space.len().max(fixed + count * by_row), 0.0);
+    let (fixed, moving) = space.split_at_mut(fixed);
+    let mut copies: Vec<Option<Arg>> = vec![None; signature.len()];
+    let mut rest = fixed;
+    for i in halves(true) {
+        let (copy, tail) = std::mem::take(&mut rest).split_at_mut(signature[i].elems);
+        if signature[i].mode != Mode::Out {
+            widen(team, args.0[i], copy);
+        }
+        (copies[i], rest) = (Some(Arg::words_of(copy)), tail);
+    }
+    for row in (0..cut.rows).step_by(count) {
+        let rows = (cut.rows - row).min(count);
+        let part = |i: usize| args.0[i].part(row * of_row(i), rows * of_row(i));
+        let mut rest = &mut *moving;
+        for i in halves(false) {
+            let (copy, tail) = std::mem::take(&mut rest).split_at_mut(rows * of_row(i));
+            if signature[i].mode != Mode::Out {
+                widen(team, part(i), copy);
+            }
+            (copies[i], rest) = (Some(Arg::words_of(copy)), tail);
+        }
+        let all = (0..signature.len()).map(|i| copies[i].unwrap_or(if whole[i] { args.0[i] } else { part(i) }));
+        let (op, all) = (sliced(op, rows), Args(all.collect()));
+        match (op, in_place) {
+            // Copies are apart; what was fp32 is where it was.
+            (Op::Add { rows, cols, bias }, Some(operand)) if args.0[operand].half.is_none() => {
+                add_in_place(team, rows, cols, bias, operand, &all);
+            }
+            _ => run_kernel(team, &op, &all, at, step),
+        }
+        halves(false).filter(|&i| signature[i].mode != Mode::In).for_each(|i| narrow(team, all.read(i), part(i)));
+    }
+    for i in halves(true).filter(|&i| signature[i].mode != Mode::In) {
+        let copy = Args(vec![copies[i].expect("it was made above")]);
+        narrow(team, copy.read(0), args.0[i]);
+    }
+}
+
+fn widen(team: &Team, from: Arg, to: &mut [f32]) {
+    let half = from.half.expect("only elements of two bytes are copied");
+    // SAFETY: arguments are in bounds, and nobody writes them meanwhile.
+    widen_all(team, half, unsafe { from.halves() }, to);
+}
+
+fn narrow(team: &Team, from: &[f32], to: Arg) {
+    let half = to.half.expect("only elements of two bytes are copied");
+    // SAFETY: arguments are in bounds, and what is written is no other's.
+    narrow_all(team, half, from, unsafe { to.halves() });
+}
