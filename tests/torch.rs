@@ -109,7 +109,8 @@ fn the_command_trains_reports_and_calibrates_on_it() {
         metrics.lines().map(line).collect()
     };
     assert_alike(&losses("torch"), &losses("cpu"));
-    let output = meshwright(&place, &["hardware", "calibrate", "--device", "torch", "--seconds", "0.5", "-o", "me.toml"]);
+    let output =
+        meshwright(&place, &["hardware", "calibrate", "--device", "torch", "--seconds", "0.5", "-o", "me.toml"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let profile = std::fs::read_to_string(place.join("me.toml")).unwrap();
     for part in ["torch 2.11.", "oneDNN", "date = \"20"] {
@@ -138,7 +139,8 @@ fn where_torch_is_not_there_the_command_says_what_it_looked_for_and_runs_without
     assert!(!place.join("out").exists());
     let output = alone(&place, &empty, &["hardware", "list"]);
     let list = String::from_utf8_lossy(&output.stdout);
-    for line in ["cpu            usable: ", "torch          cannot be used: lib", "cuda:0         cannot be used: lib"] {
+    for line in ["cpu            usable: ", "torch          cannot be used: lib", "cuda:0         cannot be used: lib"]
+    {
         assert!(list.contains(line), "`{line}` in: {list}");
     }
 }

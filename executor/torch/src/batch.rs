@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use meshwright_executor::device::{Region, StepArgs};
 use meshwright_hardware::mesh::Coord;
 
-use crate::gaps::{CudaRank, Graph};
+use crate::cuda::{Graph, Rank};
 use crate::torch::Torch;
 use crate::view::Outcome;
 
@@ -41,7 +41,7 @@ enum Seen {
 
 impl Batches {
     /// Runs what waits on this thread's stream.
-    pub fn run(&mut self, torch: &mut Torch, rank: CudaRank) -> Outcome {
+    pub fn run(&mut self, torch: &mut Torch, rank: Rank) -> Outcome {
         let (calls, Some(step)) = (std::mem::take(&mut self.waiting), self.settings) else { return Ok(()) };
         if calls.is_empty() {
             return Ok(());

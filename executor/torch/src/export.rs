@@ -11,9 +11,9 @@ use meshwright_executor::device::torch::abi::{ABI, Declared, Description, Handle
 use meshwright_executor::device::{Region, StepArgs};
 use meshwright_hardware::mesh::Coord;
 
-use crate::gaps;
 use crate::torch::Torch;
 use crate::view::Outcome;
+use crate::{cuda, gaps};
 
 static TABLE: Table = Table {
     abi: ABI,
@@ -68,7 +68,7 @@ unsafe fn torch<'a>(handle: Handle) -> &'a mut Torch {
 }
 
 unsafe extern "C" fn cuda_devices() -> u32 {
-    gaps::cuda_devices()
+    cuda::devices()
 }
 
 unsafe extern "C" fn describe(device: i32, text: Sink) -> bool {
@@ -77,7 +77,7 @@ unsafe extern "C" fn describe(device: i32, text: Sink) -> bool {
             let driver = "oneDNN and MKL".to_owned();
             return Ok(Description { driver, ..Description::default() });
         }
-        let (title, driver, runtime) = gaps::cuda_describe(device)?;
+        let (title, driver, runtime) = cuda::describe(device)?;
         let (_, memory_bytes) = gaps::cuda_bytes(device)?;
         let version = |number: i32| format!("{}.{}", number / 1000, number % 1000 / 10);
         let driver = format!("CUDA {} by a driver for CUDA {}", version(runtime), version(driver));

@@ -10,6 +10,7 @@
 #![cfg(feature = "torch")]
 
 mod batch;
+mod cuda;
 mod export;
 mod gaps;
 mod ops;

@@ -16,7 +16,8 @@ use meshwright_hardware::op::Op;
 use tch::{Device, Kind, Tensor};
 
 use crate::batch::{Batches, Call};
-use crate::gaps::{self, CudaRank, Entered, Pool};
+use crate::cuda::{self, Rank};
+use crate::gaps::{self, Entered, Pool};
 use crate::view::{Args, Outcome, n};
 
 /// Bytes an element.
@@ -39,7 +40,7 @@ pub struct Torch {
 /// Where kernels run, and from where they take working memory.
 enum Place {
     Cpu(Pool),
-    Cuda(CudaRank),
+    Cuda(Rank),
 }
 
 /// Tensors that ops need again and again.
@@ -70,7 +71,7 @@ impl Torch {
             tch::set_num_threads(threads as i32);
             Place::Cpu(Pool::new())
         } else {
-            let rank = CudaRank::new(number)?;
+            let rank = Rank::new(number)?;
             rank.enter()?;
             Place::Cuda(rank)
         };
@@ -166,7 +167,7 @@ impl Torch {
         self.flush()?;
         match self.place {
             Place::Cpu(_) => Ok(()),
-            Place::Cuda(_) => gaps::cuda_sync(),
+            Place::Cuda(_) => cuda::sync(),
         }
     }
 

@@ -35,8 +35,6 @@ pub struct Library {
     pub table: &'static Table,
     /// Torch's version.
     pub version: String,
-    /// The folder of [`OURS`].
-    ours: PathBuf,
     /// The folder of [`TORCH`].
     torch: PathBuf,
 }
@@ -58,7 +56,9 @@ pub fn cuda(library: &'static Library) -> Result<u32, String> {
     static DEVICES: OnceLock<Result<u32, String>> = OnceLock::new();
     let open = || {
         open_global(&library.torch.join(TORCH_CUDA))?;
-        open_global(&library.ours.join(OURS_CUDA))?;
+        let folders = folders();
+        let ours = folders.iter().map(|folder| folder.join(OURS_CUDA)).find(|path| path.is_file());
+        open_global(&ours.ok_or_else(|| unbuilt(OURS_CUDA, &folders))?)?;
         // SAFETY: both parts of the library are open.
         let devices = unsafe { (library.table.cuda_devices)() };
         let none = "libtorch has CUDA, but sees no device: there is no NVIDIA GPU, or no driver for it";
@@ -69,9 +69,8 @@ pub fn cuda(library: &'static Library) -> Result<u32, String> {
 
 fn open() -> Result<Library, String> {
     let folders = folders();
-    let ours = folders.iter().find(|folder| folder.join(OURS).is_file()).cloned().ok_or_else(|| {
-        format!("{OURS} is in none of {}; scripts/torch builds it, or name its folder in {VARIABLE}", listed(&folders))
-    })?;
+    let ours = folders.iter().map(|folder| folder.join(OURS)).find(|path| path.is_file());
+    let ours = ours.ok_or_else(|| unbuilt(OURS, &folders))?;
     let torch = folders.iter().flat_map(|folder| inside(folder)).find(|folder| folder.join(TORCH).is_file());
     let torch = torch.or_else(of_python).ok_or_else(|| {
         let places = listed(&folders);
@@ -81,20 +80,23 @@ fn open() -> Result<Library, String> {
     })?;
     let version = version(&torch)?;
     open_global(&torch.join(TORCH))?;
-    let path = ours.join(OURS);
     // SAFETY: opening runs constructors: those of torch's headers, which register types.
-    let library = unsafe { Opened::open(Some(&path), RTLD_NOW | RTLD_LOCAL) }.map_err(|e| refused(&path, &e))?;
+    let library = unsafe { Opened::open(Some(&ours), RTLD_NOW | RTLD_LOCAL) }.map_err(|e| refused(&ours, &e))?;
     // SAFETY: the symbol is a function of this type in every library of that name.
     let table = unsafe { library.get::<unsafe extern "C" fn() -> *const Table>(SYMBOL.as_bytes()) };
-    let table = table.map_err(|e| refused(&path, &e))?;
+    let table = table.map_err(|e| refused(&ours, &e))?;
     // SAFETY: it gives a table that lives as long as the library, whose first field is its version.
     let table = unsafe { &*table() };
     if table.abi != ABI {
-        return Err(format!("{} is of another version of Meshwright; scripts/torch builds it anew", path.display()));
+        return Err(format!("{} is of another version of Meshwright; scripts/torch builds it anew", ours.display()));
     }
     // Torch runs threads of its own, so that nothing of it can be unloaded.
     std::mem::forget(library);
-    Ok(Library { table, version, ours, torch })
+    Ok(Library { table, version, torch })
+}
+
+fn unbuilt(library: &str, folders: &[PathBuf]) -> String {
+    format!("{library} is in none of {}; scripts/torch builds it, or name its folder in {VARIABLE}", listed(folders))
 }
 
 /// Opens a library for all that are opened later to see.
@@ -113,14 +115,14 @@ fn refused(path: &Path, error: &libloading::Error) -> String {
     format!("{} cannot be opened: {cause}", path.display())
 }
 
-/// Where to look: folders that the user names, that of the command, and a folder `torch` beside it or one or two above, as
-/// `target/torch` is.
+/// Where to look: folders that the user names, a folder `torch` beside the command or one or two above, as `target/torch`
+/// is, and that of the command.
 fn folders() -> Vec<PathBuf> {
     let named = std::env::var_os(VARIABLE).unwrap_or_default();
     let command = std::env::current_exe().and_then(|path| path.canonicalize()).unwrap_or_default();
     let named = std::env::split_paths(&named).filter(|path| !path.as_os_str().is_empty());
     let beside = command.ancestors().skip(1).take(3).map(|folder| folder.join("torch"));
-    named.chain(command.parent().map(Path::to_owned)).chain(beside).collect()
+    named.chain(beside).chain(command.parent().map(Path::to_owned)).collect()
 }
 
 /// Where libtorch may lie in a folder: in it, in an unpacked libtorch, in site-packages, in a virtual environment.

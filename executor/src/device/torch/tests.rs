@@ -30,7 +30,10 @@ fn libtorch_is_found_in_site_packages_archives_and_virtual_environments() {
 #[test]
 fn only_the_version_that_the_library_links_will_do() {
     let cases: [(&[(&str, &str)], Result<&str, &str>); 4] = [
-        (&[("version.py", "from typing import Optional\n__version__ = '2.11.0+cu130'\ndebug = False\n")], Ok("2.11.0+cu130")),
+        (
+            &[("version.py", "from typing import Optional\n__version__ = '2.11.0+cu130'\ndebug = False\n")],
+            Ok("2.11.0+cu130"),
+        ),
         (&[("build-version", "2.11.0+cpu\n")], Ok("2.11.0+cpu")),
         (&[("version.py", "__version__ = '2.10.0'\n")], Err("is torch 2.10.0; 2.11.0 is needed")),
         (&[("other.py", "")], Err("which torch is it?")),
