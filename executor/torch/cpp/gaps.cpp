@@ -18,6 +18,11 @@ thread_local std::string problem;
 using at::Tensor;
 using meshwright::attempt;
 
+namespace at::native {
+// oneDNN's product, result = beta · result + alpha · a · b; libtorch has it without a header.
+TORCH_API void mkldnn_matmul(const Tensor& a, const Tensor& b, const Tensor& result, float beta, float alpha);
+}
+
 namespace {
 
 std::optional<Tensor> maybe(const Tensor* tensor) {
@@ -29,6 +34,11 @@ std::optional<Tensor> maybe(const Tensor* tensor) {
 extern "C" {
 
 const char* gaps_problem() { return meshwright::problem.c_str(); }
+
+// The CPU's c = a · b, or c += a · b, of matrices or batches of them.
+bool gaps_cpu_matmul(const Tensor* a, const Tensor* b, bool accumulate, Tensor* c) {
+  return attempt([&] { at::native::mkldnn_matmul(*a, *b, *c, accumulate ? 1.0f : 0.0f, 1.0f); });
+}
 
 // x, y [rows, cols], mean, rstd [rows].
 bool gaps_layer_norm(const Tensor* x, const Tensor* gain, const Tensor* bias, double eps, Tensor* y, Tensor* mean,

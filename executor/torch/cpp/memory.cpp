@@ -7,6 +7,7 @@
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/InferenceMode.h>
+#include <c10/core/impl/alloc_cpu.h>
 
 #include <atomic>
 #include <map>
@@ -18,27 +19,39 @@ using meshwright::attempt;
 
 namespace {
 
-struct Pool : std::enable_shared_from_this<Pool> {
-  c10::Allocator* below;
-  std::mutex mutex;
-  // Free blocks by size.
-  std::map<size_t, std::vector<c10::DataPtr>> free;
-  std::atomic<uint64_t> bytes{0};
-};
-
-struct Block {
+// What stands before a block's memory, which begins on a cache line.
+struct Pool;
+struct alignas(64) Head {
+  // None for memory that no pool keeps.
   std::shared_ptr<Pool> pool;
   size_t size;
-  c10::DataPtr memory;
 };
 
-void give_back(void* context) {
-  std::unique_ptr<Block> block(static_cast<Block*>(context));
-  std::lock_guard<std::mutex> lock(block->pool->mutex);
-  block->pool->free[block->size].push_back(std::move(block->memory));
-}
+struct Pool {
+  std::mutex mutex;
+  // Free blocks by size.
+  std::map<size_t, std::vector<Head*>> free;
+  std::atomic<uint64_t> bytes{0};
+
+  ~Pool() {
+    for (auto& [size, blocks] : free)
+      for (Head* block : blocks) c10::free_cpu(block);
+  }
+};
 
 thread_local std::shared_ptr<Pool> current;
+
+Head* allocate(size_t size) { return new (c10::alloc_cpu(sizeof(Head) + size)) Head{nullptr, size}; }
+
+void give_back(void* memory) {
+  if (!memory) return;
+  Head* head = static_cast<Head*>(memory) - 1;
+  // A free block does not keep its pool alive.
+  std::shared_ptr<Pool> pool = std::move(head->pool);
+  if (!pool) return c10::free_cpu(head);
+  std::lock_guard<std::mutex> lock(pool->mutex);
+  pool->free[head->size].push_back(head);
+}
 
 // Sizes come in eighths of powers of two, so that one block serves ops of nearly the same size.
 size_t rounded(size_t bytes) {
@@ -47,28 +60,33 @@ size_t rounded(size_t bytes) {
   return (bytes + step - 1) / step * step;
 }
 
-struct Pools : c10::Allocator {
-  c10::Allocator* below;
-
-  c10::DataPtr allocate(size_t bytes) override {
-    if (!current || bytes == 0) return below->allocate(bytes);
-    size_t size = rounded(bytes);
-    auto block = std::make_unique<Block>(Block{current, size, {}});
-    {
-      std::lock_guard<std::mutex> lock(current->mutex);
-      auto& free = current->free[size];
-      if (!free.empty()) {
-        block->memory = std::move(free.back());
-        free.pop_back();
-      }
+Head* from(const std::shared_ptr<Pool>& pool, size_t size) {
+  Head* head = nullptr;
+  {
+    std::lock_guard<std::mutex> lock(pool->mutex);
+    auto& free = pool->free[size];
+    if (!free.empty()) {
+      head = free.back();
+      free.pop_back();
     }
-    if (!block->memory) {
-      block->memory = below->allocate(size);
-      current->bytes += size;
-    }
-    void* data = block->memory.get();
-    return {data, block.release(), &give_back, c10::Device(c10::kCPU)};
   }
+  if (!head) {
+    head = allocate(size);
+    pool->bytes += size;
+  }
+  head->pool = pool;
+  return head;
+}
+
+struct Pools : c10::Allocator {
+  c10::DataPtr allocate(size_t bytes) override {
+    if (bytes == 0) return {nullptr, nullptr, &give_back, c10::Device(c10::kCPU)};
+    Head* head = current ? from(current, rounded(bytes)) : ::allocate(bytes);
+    return {head + 1, head + 1, &give_back, c10::Device(c10::kCPU)};
+  }
+
+  // oneDNN asks for memory without a tensor.
+  c10::DeleterFnPtr raw_deleter() const override { return &give_back; }
 
   void copy_data(void* to, const void* from, size_t bytes) const override { default_copy_data(to, from, bytes); }
 };
@@ -78,7 +96,6 @@ void install() {
   static std::once_flag once;
   std::call_once(once, [] {
     static Pools pools;
-    pools.below = c10::GetCPUAllocator();
     c10::SetCPUAllocator(&pools, 1);
   });
 }

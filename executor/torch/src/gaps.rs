@@ -13,6 +13,7 @@ type Raw = *mut c_void;
 
 unsafe extern "C" {
     fn gaps_problem() -> *const c_char;
+    fn gaps_cpu_matmul(a: Raw, b: Raw, accumulate: bool, c: Raw) -> bool;
     fn gaps_layer_norm(x: Raw, gain: Raw, bias: Raw, eps: f64, y: Raw, mean: Raw, rstd: Raw) -> bool;
     fn gaps_layer_norm_grad(dy: Raw, x: Raw, mean: Raw, rstd: Raw, gain: Raw, dx: Raw, dgain: Raw, dbias: Raw) -> bool;
     fn gaps_rms_norm_grad(dy: Raw, x: Raw, rstd: Raw, gain: Raw, dx: Raw, dgain: Raw) -> bool;
@@ -90,6 +91,11 @@ macro_rules! call {
         // SAFETY: tensors live as long as the call; libtorch checks their shapes, or the kernel's caller here did.
         outcome(unsafe { $function($($argument),*) }, gaps_problem)
     };
+}
+
+/// `c = a · b` or `c += a · b` on the CPU, by oneDNN, of matrices or batches of them.
+pub fn cpu_matmul(a: &Tensor, b: &Tensor, accumulate: bool, c: &Tensor) -> Result<(), TchError> {
+    call!(gaps_cpu_matmul(raw(a), raw(b), accumulate, raw(c)))
 }
 
 /// LayerNorm of x `[rows, cols]`: y, and mean and 1/σ of each row.

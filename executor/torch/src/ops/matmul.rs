@@ -1,8 +1,9 @@
 //! Products of matrices, straight into their buffers.
 
 use meshwright_hardware::op::Layout;
-use tch::Tensor;
+use tch::{Device, Tensor};
 
+use crate::gaps;
 use crate::view::{Args, Outcome, n};
 
 /// Both operands as `[m, k]` and `[k, n]`.
@@ -14,19 +15,25 @@ fn operands(x: &Args, layout: Layout, [m, n, k]: [usize; 3]) -> Outcome<(Tensor,
     })
 }
 
+/// `c = a · b` or `c += a · b`. oneDNN's kernels are faster than MKL's, which ATen would take on the CPU for fp32.
+fn product(a: &Tensor, b: &Tensor, accumulate: bool, c: &Tensor) -> Outcome {
+    if c.device() == Device::Cpu {
+        return gaps::cpu_matmul(a, b, accumulate, c);
+    }
+    drop(match (c.dim(), accumulate) {
+        (2, false) => a.f_mm_out(c, b)?,
+        (2, true) => c.shallow_clone().f_addmm_(a, b)?,
+        (_, false) => a.f_bmm_out(c, b)?,
+        (_, true) => c.shallow_clone().f_baddbmm_(a, b)?,
+    });
+    Ok(())
+}
+
 pub fn one(x: &Args, layout: Layout, [m, n, k]: [usize; 3], bias: bool, accumulate: bool) -> Outcome {
     let (a, b) = operands(x, layout, [m, n, k])?;
     let mut c = x.of(x.len() - 1, [m, n])?;
-    drop(match (bias, accumulate) {
-        (false, false) => a.f_mm_out(&c, &b)?,
-        (true, false) => x.of(2, [n])?.f_addmm_out(&c, &a, &b)?,
-        (false, true) => c.f_addmm_(&a, &b)?,
-        (true, true) => {
-            drop(c.f_add_(&x.of(2, [n])?)?);
-            c.f_addmm_(&a, &b)?
-        }
-    });
-    Ok(())
+    product(&a, &b, accumulate, &c)?;
+    if bias { c.f_add_(&x.of(2, [n])?).map(drop) } else { Ok(()) }
 }
 
 /// Products by expert and source.
@@ -42,13 +49,13 @@ pub fn experts(
         let of = |argument: usize, rows: usize, cols: usize| {
             x.of(argument, [sources, experts, rows, cols])?.f_select(0, n(source))
         };
-        let (a, b, mut c) = match layout {
+        let (a, b, c) = match layout {
             Layout::Nt => (of(0, m, k)?, x.of(1, [experts, n_, k])?.f_transpose(1, 2)?, of(2, m, n_)?),
             Layout::Nn => (of(0, m, k)?, x.of(1, [experts, k, n_])?, of(2, m, n_)?),
             Layout::Tn => (of(0, k, m)?.f_transpose(1, 2)?, of(1, k, n_)?, x.of(2, [experts, m, n_])?),
         };
         let adds = accumulate || (layout == Layout::Tn && source > 0);
-        drop(if adds { c.f_baddbmm_(&a, &b)? } else { a.f_bmm_out(&c, &b)? });
+        product(&a, &b, adds, &c)?;
     }
     Ok(())
 }
