@@ -147,12 +147,7 @@ fn add(x: &Args, rows: usize, cols: usize, bias: bool) -> Outcome {
 }
 
 /// A table of numbers on the device, made once.
-fn table<'a>(
-    kept: &'a mut Kept,
-    key: String,
-    device: Device,
-    make: impl FnOnce() -> Outcome<Tensor>,
-) -> Outcome<&'a Tensor> {
+fn table(kept: &mut Kept, key: String, device: Device, make: impl FnOnce() -> Outcome<Tensor>) -> Outcome<&Tensor> {
     use std::collections::hash_map::Entry;
     match kept.tables.entry(key) {
         Entry::Occupied(known) => Ok(known.into_mut()),
