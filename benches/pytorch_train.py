@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Times the training of a decoder in idiomatic PyTorch, f32 on CPU: what the executor's throughput is held against.
+"""Times the training of a decoder in idiomatic PyTorch on CPU: what the executor's throughput is held against.
 
-Inputs: the model's and the batch's sizes as options. Outputs: one line of JSON with the median step time in seconds and
-tokens per second. Data are random tokens, which take as long as any.
+Inputs: the model's and the batch's sizes as options. Outputs: a line of JSON with the median step time in seconds and
+tokens per second; with --rounds, such a line for every line that comes in. Data are random tokens, which take as long as
+any. In bf16, autocast runs over fp32 weights.
 Invariant: a step is what the executor's is: gradients accumulated over microbatches, clipped to norm 1, one AdamW update;
 linear layers have biases and the head is tied to the embedding in the gpt2 dress only.
 
@@ -14,6 +15,7 @@ linear layers have biases and the head is tied to the embedding in the gpt2 dres
 import argparse
 import json
 import statistics
+import sys
 import time
 
 import torch
@@ -118,11 +120,13 @@ def optimizer_of(model):
     return torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), eps=1e-8, fused=True)
 
 
-def train_step(loss_of, model, optimizer, tokens, microbatch):
+def train_step(loss_of, model, optimizer, tokens, microbatch, autocast):
     optimizer.zero_grad(set_to_none=True)
     parts = tokens.split(microbatch)
     for part in parts:
-        (loss_of(part[:, :-1], part[:, 1:]) / len(parts)).backward()
+        with autocast():
+            loss = loss_of(part[:, :-1], part[:, 1:])
+        (loss / len(parts)).backward()
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
 
@@ -133,6 +137,8 @@ def arguments():
     sizes = dict(layers=6, hidden=384, heads=6, kv_heads=6, ffn=1024, vocab=256, seq=256, batch=8, microbatch=4)
     for name, value in (sizes | dict(steps=20, threads=2)).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value)
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--rounds", action="store_true", help="time as many steps again for every line of input")
     parser.add_argument("--compile", action="store_true", help="torch.compile the model")
     a = parser.parse_args()
     if a.batch % a.microbatch or a.heads % a.kv_heads or a.hidden % a.heads:
@@ -147,23 +153,35 @@ def main():
     model = Decoder(a)
     optimizer = optimizer_of(model)
     loss_of = torch.compile(model) if a.compile else model
-    times = []
-    for step in range(WARM_UP + a.steps):
-        tokens = torch.randint(a.vocab, (a.batch, a.seq + 1))
-        start = time.perf_counter()
-        train_step(loss_of, model, optimizer, tokens, a.microbatch)
-        if step >= WARM_UP:
-            times.append(time.perf_counter() - start)
-    median = statistics.median(times)
-    result = dict(
-        tokens_per_s=a.batch * a.seq / median,
-        step_time_s=median,
-        parameters=sum(p.numel() for p in model.parameters()),
-        torch=torch.__version__,
-        threads=a.threads,
-        compile=a.compile,
-    )
-    print(json.dumps(result))
+    bf16 = a.precision == "bf16"
+    autocast = lambda: torch.autocast("cpu", torch.bfloat16, enabled=bf16)
+
+    def median(warm_up):
+        times = []
+        for step in range(warm_up + a.steps):
+            tokens = torch.randint(a.vocab, (a.batch, a.seq + 1))
+            start = time.perf_counter()
+            train_step(loss_of, model, optimizer, tokens, a.microbatch, autocast)
+            if step >= warm_up:
+                times.append(time.perf_counter() - start)
+        return statistics.median(times)
+
+    def report(median):
+        result = dict(
+            tokens_per_s=a.batch * a.seq / median,
+            step_time_s=median,
+            parameters=sum(p.numel() for p in model.parameters()),
+            torch=torch.__version__,
+            threads=a.threads,
+            compile=a.compile,
+        )
+        print(json.dumps(result), flush=True)
+
+    if not a.rounds:
+        report(median(WARM_UP))
+        return
+    for _ in sys.stdin:
+        report(median(WARM_UP))
 
 
 if __name__ == "__main__":

@@ -36,35 +36,27 @@ impl Share {
     /// All cores on this many ranks; more ranks than cores have one thread each, and are emulated, as are several ranks
     /// on one adapter.
     pub fn of_ranks(device: Backend, ranks: usize) -> Share {
-        let threads = match device {
-            Backend::Cpu => (device_info().cores / ranks).max(1),
-            Backend::Wgpu(_) => 1,
-        };
+        let threads = if device.is_cpu() { (device_info().cores / ranks).max(1) } else { 1 };
         Share { device, ranks, threads }
     }
 
     /// As many ranks as cores, up to eight; one on an adapter.
     pub fn usual(device: Backend) -> Share {
-        let most = match device {
-            Backend::Cpu => device_info().cores,
-            Backend::Wgpu(_) => 1,
-        };
+        let most = if device.is_cpu() { device_info().cores } else { 1 };
         Share::of_ranks(device, [8, 4, 2, 1].into_iter().find(|ranks| most >= *ranks).unwrap_or(1))
     }
 
     /// Whether ranks share cores or an adapter, so that times say nothing of as many devices.
     pub fn emulated(self) -> bool {
-        match self.device {
-            Backend::Cpu => self.ranks > device_info().cores,
-            Backend::Wgpu(_) => self.ranks > 1,
-        }
+        self.ranks > if self.device.is_cpu() { device_info().cores } else { 1 }
     }
 
     /// In words: `2 rank(s) of 1 thread(s)`.
     pub fn words(self) -> String {
-        match self.device {
-            Backend::Cpu => format!("{} rank(s) of {} thread(s)", self.ranks, self.threads),
-            Backend::Wgpu(_) => format!("{} rank(s)", self.ranks),
+        if self.device.is_cpu() {
+            format!("{} rank(s) of {} thread(s)", self.ranks, self.threads)
+        } else {
+            format!("{} rank(s)", self.ranks)
         }
     }
 }
@@ -73,7 +65,7 @@ impl Share {
 pub fn measure(share: Share, precision: Precision, budget: Duration) -> Result<Machine, Failure> {
     let found = share.device.find()?;
     let Share { device, ranks, threads } = share;
-    let emulator = found.software && device != Backend::Cpu;
+    let emulator = found.software && !device.is_cpu();
     let elem = Elem::of(precision);
     let ops = default_ops(elem).into_iter().filter(|op| !emulator || op.flops() <= EMULATED_FLOPS).collect();
     let config = CalibrateConfig { device, ranks, threads_per_rank: threads, elem, ops, budget };
@@ -109,6 +101,9 @@ fn cache_file(share: Share, precision: Precision, found: &Found) -> Option<PathB
     let what = match share.device {
         Backend::Cpu => found.title.clone(),
         Backend::Wgpu(_) => format!("{} {} {}", found.name, found.title, found.driver),
+        Backend::Torch | Backend::Cuda(_) => {
+            format!("{} {} {} {}", found.name, found.title, found.driver, found.library)
+        }
     };
     let model: String = what.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
     let name = format!("{model}-{}x{}-{precision}-{}.toml", share.ranks, share.threads, env!("CARGO_PKG_VERSION"));
@@ -132,7 +127,8 @@ fn machine(share: Share, precision: Precision, found: &Found, curves: BTreeMap<S
         name: name.into(),
         title: match share.device {
             Backend::Cpu => format!("{}, {} thread(s) a rank", found.title, share.threads),
-            Backend::Wgpu(_) => format!("{} by {}", found.title, found.driver),
+            Backend::Torch => format!("{}, {} thread(s) a rank, by {}", found.title, share.threads, found.library),
+            Backend::Wgpu(_) | Backend::Cuda(_) => format!("{} by {}", found.title, found.driver),
         },
         vendor: "any".into(),
         kind: if found.software { DeviceKind::Cpu } else { DeviceKind::Gpu },

@@ -208,3 +208,19 @@ fn the_catalog_can_be_listed_and_shown() {
     assert!(show.contains("source"), "{show}");
     place.refused(&["hardware", "show", "h101"], 2, &["h101"]);
 }
+
+#[cfg(not(feature = "torch"))]
+#[test]
+fn a_build_without_torch_says_so() {
+    let place = Place::new("without-torch");
+    place.refused(&["run", "plan.toml", "--device", "abacus"], 2, &["abacus", "torch, cuda or cuda:N"]);
+    place.write("plan.toml", &tiny());
+    for device in ["torch", "cuda:1"] {
+        place.refused(&["run", "plan.toml", "--device", device], 4, &[device, "not built in: scripts/torch"]);
+    }
+    let list = place.run(&["hardware", "list"]);
+    let list = String::from_utf8_lossy(&list.stdout);
+    for line in ["torch          cannot be used: not built in", "cuda:0         cannot be used: not built in"] {
+        assert!(list.contains(line), "`{line}` in: {list}");
+    }
+}

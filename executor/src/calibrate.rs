@@ -320,7 +320,7 @@ impl<'a> Bench<'a> {
         let once = start.elapsed().max(Duration::from_nanos(50));
         let mut times = Vec::new();
         if self.rank == 0 {
-            let repeat = if shared.config.device == Backend::Cpu { REPEAT } else { QUEUED_REPEAT };
+            let repeat = if shared.config.device.is_cpu() { REPEAT } else { QUEUED_REPEAT };
             let calls = repeat.as_nanos().div_ceil(once.as_nanos()) as usize;
             let repeats = (budget.as_nanos() / (calls as u128 * once.as_nanos())) as usize;
             shared.calls.store(calls, Ordering::Release);

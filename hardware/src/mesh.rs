@@ -138,6 +138,7 @@ fn is_one(n: &usize) -> bool {
 
 /// A rank's position on each axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
 pub struct Coord {
     /// Position on the data axis.
     pub dp: usize,

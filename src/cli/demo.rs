@@ -27,7 +27,7 @@ const CALIBRATION: Duration = Duration::from_secs(18);
 /// Arguments of `demo`.
 #[derive(Args)]
 pub struct Demo {
-    /// What to run on: cpu, wgpu or wgpu:N, as `hardware list` shows them
+    /// What to run on: cpu, wgpu:N, torch or cuda:N, as `hardware list` shows them
     #[arg(long, default_value_t)]
     device: Backend,
     /// Files or folders of text to train on; else source text found on this machine

@@ -33,7 +33,7 @@ const CALIBRATION: Duration = Duration::from_secs(8);
 pub struct Run {
     /// A plan file
     plan: String,
-    /// What to run on: cpu, wgpu or wgpu:N, as `hardware list` shows them
+    /// What to run on: cpu, wgpu:N, torch or cuda:N, as `hardware list` shows them
     #[arg(long, default_value_t)]
     device: Backend,
     /// Files or folders of text to train on; else source text found on this machine

@@ -1,6 +1,6 @@
 //! Which device a run uses, by name, and which there are.
 //!
-//! In: `cpu`, `wgpu`, `wgpu:1`. Out: devices, or what was found instead.
+//! In: `cpu`, `wgpu:1`, `torch`, `cuda`. Out: devices, or what was found instead.
 //!
 //! Invariant: a name means the same device as long as the machine and its drivers are the same.
 
@@ -21,6 +21,10 @@ pub enum Backend {
     Cpu,
     /// The adapter of this number, by Vulkan, Metal or Direct3D 12.
     Wgpu(usize),
+    /// Processor cores, by libtorch.
+    Torch,
+    /// The CUDA device of this number, by libtorch.
+    Cuda(usize),
 }
 
 /// A device of this machine.
@@ -54,6 +58,20 @@ impl Backend {
             Backend::Wgpu(adapter) => Ok(Box::new(super::Wgpu::new(rank, buffers, adapter)?)),
             #[cfg(not(feature = "wgpu"))]
             Backend::Wgpu(_) => Err(self.missing(rank)),
+            #[cfg(all(feature = "torch", unix))]
+            Backend::Torch | Backend::Cuda(_) => Ok(Box::new(super::Torch::new(rank, buffers, self, threads)?)),
+            #[cfg(not(all(feature = "torch", unix)))]
+            Backend::Torch | Backend::Cuda(_) => {
+                Err(ExecutorError::Device { device: self.to_string(), rank, problem: TORCH_ABSENT.to_owned() })
+            }
+        }
+    }
+
+    /// Whether it runs on processor cores, which ranks share by threads.
+    pub fn is_cpu(self) -> bool {
+        match self {
+            Backend::Cpu | Backend::Torch => true,
+            Backend::Wgpu(_) | Backend::Cuda(_) => false,
         }
     }
 
@@ -62,11 +80,14 @@ impl Backend {
     /// # Errors
     /// [`ExecutorError::Device`] if there is no such device, or it cannot be used, naming those there are.
     pub fn find(self) -> Result<Found, ExecutorError> {
-        if self == Backend::Cpu {
-            // Without asking drivers of GPUs, which takes time.
-            return Ok(cpu());
-        }
-        let named = found().into_iter().find(|found| found.name == self.to_string());
+        // Without asking drivers that it does not need, which takes time.
+        let all = match self {
+            Backend::Cpu => vec![cpu()],
+            Backend::Wgpu(_) => wgpu(),
+            Backend::Torch => vec![torch()],
+            Backend::Cuda(_) => cuda(),
+        };
+        let named = all.into_iter().find(|found| found.name == self.to_string());
         match named {
             Some(Found { problem: Some(problem), .. }) => {
                 Err(ExecutorError::Device { device: self.to_string(), rank: 0, problem })
@@ -101,9 +122,9 @@ fn cpu() -> Found {
     }
 }
 
-/// All devices of this machine, usable or not.
-pub fn found() -> Vec<Found> {
-    let absent = |name: &str, problem: &str| Found {
+/// A device that is not there.
+fn absent(name: &str, problem: &str) -> Found {
+    Found {
         name: name.to_owned(),
         title: String::new(),
         driver: String::new(),
@@ -111,16 +132,57 @@ pub fn found() -> Vec<Found> {
         software: false,
         memory_bytes: 0,
         problem: Some(problem.to_owned()),
-    };
-    let mut all = vec![cpu()];
-    #[cfg(feature = "wgpu")]
-    match super::wgpu::adapters() {
-        adapters if adapters.is_empty() => all.push(absent("wgpu", "no adapter: no driver of Vulkan, Metal or D3D 12")),
-        adapters => all.extend(adapters),
     }
-    #[cfg(not(feature = "wgpu"))]
-    all.push(absent("wgpu", "not built in: build with the feature `wgpu`"));
-    all.push(absent("torch", "not built in"));
+}
+
+/// Why there is nothing of torch in this build.
+#[cfg(not(all(feature = "torch", unix)))]
+const TORCH_ABSENT: &str = "not built in: scripts/torch builds with the feature `torch`, on Linux";
+
+/// Adapters.
+#[cfg(feature = "wgpu")]
+fn wgpu() -> Vec<Found> {
+    match super::wgpu::adapters() {
+        adapters if adapters.is_empty() => {
+            vec![absent("wgpu", "no adapter: no driver of Vulkan, Metal or D3D 12")]
+        }
+        adapters => adapters,
+    }
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn wgpu() -> Vec<Found> {
+    vec![absent("wgpu", "not built in: build with the feature `wgpu`")]
+}
+
+/// Torch's CPU.
+#[cfg(all(feature = "torch", unix))]
+fn torch() -> Found {
+    super::torch::cpu()
+}
+
+#[cfg(not(all(feature = "torch", unix)))]
+fn torch() -> Found {
+    absent("torch", TORCH_ABSENT)
+}
+
+/// Torch's CUDA devices.
+#[cfg(all(feature = "torch", unix))]
+fn cuda() -> Vec<Found> {
+    super::torch::cuda()
+}
+
+#[cfg(not(all(feature = "torch", unix)))]
+fn cuda() -> Vec<Found> {
+    vec![absent("cuda:0", TORCH_ABSENT)]
+}
+
+/// All devices of this machine, usable or not.
+pub fn found() -> Vec<Found> {
+    let mut all = vec![cpu()];
+    all.extend(wgpu());
+    all.push(torch());
+    all.extend(cuda());
     all
 }
 
@@ -129,6 +191,8 @@ impl fmt::Display for Backend {
         match self {
             Backend::Cpu => f.write_str("cpu"),
             Backend::Wgpu(adapter) => write!(f, "wgpu:{adapter}"),
+            Backend::Torch => f.write_str("torch"),
+            Backend::Cuda(device) => write!(f, "cuda:{device}"),
         }
     }
 }
@@ -137,8 +201,18 @@ impl FromStr for Backend {
     type Err = ExecutorError;
 
     fn from_str(name: &str) -> Result<Self, ExecutorError> {
-        let unknown = || ExecutorError::bad_input("device", name, "there is no such kind", "give cpu, wgpu or wgpu:N");
+        let unknown = || {
+            ExecutorError::bad_input(
+                "device",
+                name,
+                "there is no such kind",
+                "give cpu, wgpu, wgpu:N, torch, cuda or cuda:N",
+            )
+        };
         match name.split_once(':') {
+            None if name == "torch" => Ok(Backend::Torch),
+            None if name == "cuda" => Ok(Backend::Cuda(0)),
+            Some(("cuda", device)) => device.parse().map(Backend::Cuda).map_err(|_| unknown()),
             None if name == "cpu" => Ok(Backend::Cpu),
             None if name == "wgpu" => Ok(Backend::Wgpu(0)),
             Some(("wgpu", adapter)) => adapter.parse().map(Backend::Wgpu).map_err(|_| unknown()),
@@ -153,12 +227,19 @@ mod tests {
 
     #[test]
     fn names_are_read_and_written() {
-        for (name, backend) in [("cpu", Backend::Cpu), ("wgpu:0", Backend::Wgpu(0)), ("wgpu:12", Backend::Wgpu(12))] {
+        for (name, backend) in [
+            ("cpu", Backend::Cpu),
+            ("wgpu:0", Backend::Wgpu(0)),
+            ("wgpu:12", Backend::Wgpu(12)),
+            ("torch", Backend::Torch),
+            ("cuda:3", Backend::Cuda(3)),
+        ] {
             assert_eq!(name.parse::<Backend>().unwrap(), backend);
             assert_eq!(backend.to_string(), name);
         }
         assert_eq!("wgpu".parse::<Backend>().unwrap(), Backend::Wgpu(0));
-        for name in ["abacus", "wgpu:", "wgpu:x", "cpu:1", ""] {
+        assert_eq!("cuda".parse::<Backend>().unwrap(), Backend::Cuda(0));
+        for name in ["abacus", "wgpu:", "wgpu:x", "cpu:1", "torch:1", "cuda:-1", ""] {
             let error = name.parse::<Backend>().unwrap_err();
             assert_eq!(error.exit_code(), 2);
             assert!(error.to_string().contains("cpu, wgpu"), "{error}");

@@ -9,12 +9,16 @@ mod backend;
 mod check;
 mod cpu;
 mod info;
+#[cfg(all(feature = "torch", unix))]
+pub mod torch;
 #[cfg(feature = "wgpu")]
 mod wgpu;
 
 pub use backend::{Backend, Found, found};
 pub use cpu::Cpu;
 pub use info::{DeviceInfo, device_info};
+#[cfg(all(feature = "torch", unix))]
+pub use torch::Torch;
 #[cfg(feature = "wgpu")]
 pub use wgpu::Wgpu;
 
@@ -25,7 +29,8 @@ use crate::error::ExecutorError;
 use crate::kernels::AdamW;
 
 /// A contiguous part of one of a rank's buffers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
 pub struct Region {
     /// Index in [`meshwright_hardware::program::RankProgram::buffers`].
     pub buffer: usize,
@@ -44,6 +49,7 @@ impl Region {
 
 /// What a step is told that is not in the program.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(C)]
 pub struct StepArgs {
     /// The optimizer's settings of this step; its `grad_scale` is 1, clipping comes on top.
     pub adamw: AdamW,

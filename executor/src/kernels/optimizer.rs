@@ -11,6 +11,7 @@ use super::team::{Split, Team};
 /// What a step of AdamW is told (Loshchilov & Hutter 2019, Algorithm 2, with the decay scaled by the learning rate as
 /// PyTorch does).
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(C)]
 pub struct AdamW {
     /// Learning rate of this step.
     pub lr: f32,

@@ -134,6 +134,16 @@ fn wgpu(rank: Rank, buffers: &[Buffer]) -> Result<Box<dyn Device>, ExecutorError
 #[cfg(feature = "wgpu")]
 conformance!(wgpu, crate::wgpu, crate::ALL);
 
+/// Torch's CPU, by the library that `scripts/torch` builds.
+#[cfg(all(feature = "torch", unix))]
+fn torch(rank: Rank, buffers: &[Buffer]) -> Result<Box<dyn Device>, ExecutorError> {
+    use meshwright_executor::device::{Backend, Torch};
+    Ok(Box::new(Torch::new(rank, buffers, Backend::Torch, 2)?))
+}
+
+#[cfg(all(feature = "torch", unix))]
+conformance!(torch, crate::torch);
+
 #[test]
 fn cases_cover_every_class_that_is_calibrated() {
     let classes = |ops: Vec<meshwright_hardware::op::Op>| -> std::collections::BTreeSet<&str> {

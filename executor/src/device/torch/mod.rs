@@ -1,0 +1,273 @@
+//! PyTorch's library as a device: its CPU by oneDNN and MKL, its CUDA by cuBLAS and cuDNN.
+//!
+//! In: buffer declarations and which of its devices, then ops. Out: changed buffers.
+//!
+//! The ops stand in a library of their own, `executor/torch`, which links libtorch and is opened at run time through
+//! [`abi`], so that the command starts where there is no torch.
+//!
+//! Invariant: the library is only given ops and regions that were checked.
+
+pub mod abi;
+mod library;
+#[cfg(test)]
+mod tests;
+
+use std::ffi::c_void;
+
+use meshwright_hardware::mesh::{Coord, Rank};
+use meshwright_hardware::op::Op;
+use meshwright_hardware::program::{Buffer, ELEM_BYTES, Lifetime};
+
+use super::check::check;
+use super::{Backend, Device, Found, Region, StepArgs, device_info};
+use crate::error::ExecutorError;
+use abi::{Declared, Description, Handle, Sink};
+use library::Library;
+
+/// A rank's buffers on one of torch's devices.
+pub struct Torch {
+    rank: Rank,
+    backend: Backend,
+    library: &'static Library,
+    handle: Handle,
+    /// Elements of each buffer.
+    sizes: Vec<usize>,
+    /// Ops that the library was told, with their numbers.
+    ops: Vec<(Op, u32)>,
+    /// A region as the host sees it, where it cannot reach it where it lies.
+    host: Vec<f32>,
+}
+
+// SAFETY: the library keeps no state of a thread's in a handle.
+unsafe impl Send for Torch {}
+
+/// The number of a device in [`abi`].
+fn number(backend: Backend) -> i32 {
+    match backend {
+        Backend::Cuda(device) => i32::try_from(device).unwrap_or(i32::MAX),
+        Backend::Torch | Backend::Cpu | Backend::Wgpu(_) => -1,
+    }
+}
+
+/// The library, opened as far as a device needs it.
+fn library(backend: Backend) -> Result<&'static Library, String> {
+    let library = library::cpu()?;
+    if let Backend::Cuda(device) = backend {
+        let devices = library::cuda(library)?;
+        if device >= devices as usize {
+            return Err(format!("there is none of this number; libtorch sees {devices}"));
+        }
+    }
+    Ok(library)
+}
+
+/// Calls a function of the library that says a problem to a sink.
+fn said<T>(call: impl FnOnce(Sink) -> Option<T>) -> Result<T, String> {
+    let mut problem = String::new();
+    let outcome = call(Sink::to(&mut problem));
+    outcome.ok_or(problem)
+}
+
+impl Torch {
+    /// Allocates a rank's buffers, all zeros, on [`Backend::Torch`] or [`Backend::Cuda`]; `threads` are the CPU's.
+    ///
+    /// # Errors
+    /// [`ExecutorError::Device`] if libtorch or the device is not there, saying where it was looked for, or a buffer
+    /// cannot be allocated.
+    pub fn new(rank: Rank, buffers: &[Buffer], backend: Backend, threads: usize) -> Result<Torch, ExecutorError> {
+        let failed = |problem| ExecutorError::Device { device: backend.to_string(), rank, problem };
+        let library = library(backend).map_err(failed)?;
+        let declared = buffers.iter().map(declare).collect::<Result<Vec<_>, _>>().map_err(failed)?;
+        let open = |problem| {
+            // SAFETY: `declared` has `len` entries, and the sink outlives the call.
+            let open =
+                unsafe { (library.table.open)(number(backend), threads, declared.as_ptr(), declared.len(), problem) };
+            (!open.is_null()).then_some(open)
+        };
+        let handle = said(open).map_err(failed)?;
+        let sizes = buffers.iter().map(|buffer| buffer.elems).collect();
+        Ok(Torch { rank, backend, library, handle, sizes, ops: Vec::new(), host: Vec::new() })
+    }
+
+    fn failed(&self, problem: String) -> ExecutorError {
+        ExecutorError::Device { device: self.backend.to_string(), rank: self.rank, problem }
+    }
+
+    fn inside(&self, region: &Region) -> Result<(), String> {
+        let end = region.start.checked_add(region.elems);
+        let inside = self.sizes.get(region.buffer).is_some_and(|&elems| end.is_some_and(|end| end <= elems));
+        if inside { Ok(()) } else { Err(format!("{region:?} is outside its buffer")) }
+    }
+
+    /// The number that the library gives an op.
+    fn number(&mut self, op: &Op) -> Result<u32, String> {
+        if let Some((_, number)) = self.ops.iter().find(|(known, _)| known == op) {
+            return Ok(*number);
+        }
+        let json = serde_json::to_string(op).map_err(|e| format!("{op:?}: {e}"))?;
+        // SAFETY: the text has `len` bytes.
+        let tell = |problem| unsafe { (self.library.table.op)(self.handle, json.as_ptr(), json.len(), problem) };
+        let number = said(|problem| u32::try_from(tell(problem)).ok())?;
+        self.ops.push((*op, number));
+        Ok(number)
+    }
+
+    fn run_op(&mut self, op: &Op, regions: &[Region], at: Coord, step: &StepArgs) -> Result<(), String> {
+        check(op, &op.signature(), regions)?;
+        regions.iter().try_for_each(|region| self.inside(region))?;
+        let (number, run) = (self.number(op)?, self.library.table.run);
+        // SAFETY: regions lie in their buffers, as many as the op has arguments and as long.
+        let run = |problem| unsafe { run(self.handle, number, regions.as_ptr(), regions.len(), &at, step, problem) };
+        said(|problem| run(problem).then_some(()))
+    }
+
+    /// The region where it lies, if the host can reach it.
+    fn reach(&mut self, region: Region) -> Result<Option<&mut [f32]>, String> {
+        self.inside(&region)?;
+        // SAFETY: the region is inside.
+        let address = unsafe { (self.library.table.address)(self.handle, &region) };
+        // SAFETY: what is there holds as many elements, and `&mut self` keeps everybody else away.
+        Ok((!address.is_null()).then(|| unsafe { std::slice::from_raw_parts_mut(address.cast(), region.elems) }))
+    }
+
+    /// Copies a region to `self.host`.
+    fn fetch(&mut self, region: Region) -> Result<(), String> {
+        self.host.resize(region.elems, 0.0);
+        let to: *mut c_void = self.host.as_mut_ptr().cast();
+        // SAFETY: the region is inside, and `to` holds as many elements.
+        said(|problem| unsafe { (self.library.table.read)(self.handle, &region, to, problem) }.then_some(()))
+    }
+
+    /// Copies `self.host` to a region.
+    fn store(&mut self, region: Region) -> Result<(), String> {
+        let from: *const c_void = self.host.as_ptr().cast();
+        // SAFETY: the region is inside, and `from` holds as many elements.
+        said(|problem| unsafe { (self.library.table.write)(self.handle, &region, from, problem) }.then_some(()))
+    }
+
+    /// Lends a region, where it lies or a copy that is fetched before and stored after.
+    fn lend(
+        &mut self,
+        region: Region,
+        (before, after): (bool, bool),
+        body: &mut dyn FnMut(&mut [f32]) -> Result<(), ExecutorError>,
+    ) -> Result<(), ExecutorError> {
+        match self.reach(region) {
+            Ok(Some(there)) => return body(there),
+            Ok(None) => {}
+            Err(problem) => return Err(self.failed(problem)),
+        }
+        if before {
+            self.fetch(region).map_err(|problem| self.failed(problem))?;
+        } else {
+            self.host.resize(region.elems, 0.0);
+        }
+        body(&mut self.host)?;
+        if after { self.store(region).map_err(|problem| self.failed(problem)) } else { Ok(()) }
+    }
+}
+
+fn declare(buffer: &Buffer) -> Result<Declared, String> {
+    if u64::from(buffer.width) != ELEM_BYTES {
+        return Err(format!("buffer `{}` is not fp32, all that this device runs", buffer.name));
+    }
+    let hosted = buffer.lifetime == Lifetime::Hosted;
+    Ok(Declared { elems: buffer.elems, width: u32::from(buffer.width), hosted })
+}
+
+impl Device for Torch {
+    fn run(&mut self, op: &Op, regions: &[Region], at: Coord, step: &StepArgs) -> Result<(), ExecutorError> {
+        self.run_op(op, regions, at, step).map_err(|problem| self.failed(problem))
+    }
+
+    fn with_host(
+        &mut self,
+        region: Region,
+        body: &mut dyn FnMut(&mut [f32]) -> Result<(), ExecutorError>,
+    ) -> Result<(), ExecutorError> {
+        self.lend(region, (true, true), body)
+    }
+
+    fn read_host(
+        &mut self,
+        region: Region,
+        body: &mut dyn FnMut(&mut [f32]) -> Result<(), ExecutorError>,
+    ) -> Result<(), ExecutorError> {
+        self.lend(region, (true, false), body)
+    }
+
+    fn write_host(
+        &mut self,
+        region: Region,
+        body: &mut dyn FnMut(&mut [f32]) -> Result<(), ExecutorError>,
+    ) -> Result<(), ExecutorError> {
+        self.lend(region, (false, true), body)
+    }
+
+    fn sync(&mut self) -> Result<(), ExecutorError> {
+        // SAFETY: the handle is open.
+        let sync = |problem| unsafe { (self.library.table.sync)(self.handle, problem) };
+        said(|problem| sync(problem).then_some(())).map_err(|problem| self.failed(problem))
+    }
+
+    fn buffer_bytes(&self) -> u64 {
+        // SAFETY: the handle is open.
+        unsafe { (self.library.table.buffer_bytes)(self.handle) }
+    }
+
+    fn scratch_bytes(&self) -> u64 {
+        // SAFETY: the handle is open.
+        unsafe { (self.library.table.scratch_bytes)(self.handle) }
+    }
+}
+
+impl Drop for Torch {
+    fn drop(&mut self) {
+        // SAFETY: the handle is open, and nobody has it after this.
+        unsafe { (self.library.table.close)(self.handle) }
+    }
+}
+
+/// What `hardware list` says of one of torch's devices.
+fn describe(backend: Backend) -> Found {
+    let described = library(backend).and_then(|library| {
+        let mut text = String::new();
+        // SAFETY: the sink outlives the call.
+        let known = unsafe { (library.table.describe)(number(backend), Sink::to(&mut text)) };
+        let description =
+            if known { serde_json::from_str::<Description>(&text).map_err(|e| e.to_string()) } else { Err(text) };
+        description.map(|description| (library, description))
+    });
+    let found = Found {
+        name: backend.to_string(),
+        title: String::new(),
+        driver: String::new(),
+        library: String::new(),
+        software: false,
+        memory_bytes: 0,
+        problem: None,
+    };
+    match described {
+        Err(problem) => Found { problem: Some(problem), ..found },
+        Ok((library, Description { title, driver, memory_bytes })) => {
+            let host = device_info();
+            let cpu = number(backend) < 0;
+            let title = if cpu { host.model } else { title };
+            let driver = if cpu { format!("{} core(s), {driver}", host.cores) } else { driver };
+            let memory_bytes = if cpu { host.memory_bytes } else { memory_bytes };
+            let library = format!("torch {}", library.version);
+            Found { title, driver, library, software: cpu, memory_bytes, ..found }
+        }
+    }
+}
+
+/// Torch's CPU.
+pub(super) fn cpu() -> Found {
+    describe(Backend::Torch)
+}
+
+/// Torch's CUDA devices, or the first with why there is none.
+pub(super) fn cuda() -> Vec<Found> {
+    let devices = library::cpu().and_then(library::cuda).unwrap_or(0) as usize;
+    (0..devices.max(1)).map(|device| describe(Backend::Cuda(device))).collect()
+}

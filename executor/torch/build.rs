@@ -1,0 +1,27 @@
+//! Compiles what tch does not wrap of libtorch, with the feature `torch` alone.
+
+fn main() {
+    #[cfg(feature = "torch")]
+    compile();
+}
+
+#[cfg(feature = "torch")]
+fn compile() {
+    println!("cargo:rerun-if-changed=cpp");
+    println!("cargo:rerun-if-env-changed=LIBTORCH");
+    // torch-sys looks there too.
+    let torch = std::env::var("LIBTORCH").expect("LIBTORCH names the folder of torch: scripts/torch sets it");
+    let mut build = cc::Build::new();
+    // Which variants of its kernels libtorch has, by processor: part of the type of their dispatcher.
+    if std::env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64") {
+        build.define("HAVE_AVX2_CPU_DEFINITION", None).define("HAVE_AVX512_CPU_DEFINITION", None);
+    }
+    build
+        .cpp(true)
+        .std("c++17")
+        .opt_level(2)
+        .warnings(false)
+        .include(format!("{torch}/include"))
+        .files(["cpp/gaps.cpp", "cpp/memory.cpp"])
+        .compile("meshwright_gaps");
+}

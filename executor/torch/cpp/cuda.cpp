@@ -1,0 +1,85 @@
+// What links CUDA's libraries: graphs, and what a device is called. A library of its own, opened only where CUDA is used.
+
+#include "gaps.h"
+
+#include <ATen/cuda/CUDAGraph.h>
+#include <c10/cuda/CUDAFunctions.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#include <cuda_runtime_api.h>
+
+#include <cstdio>
+
+namespace meshwright {
+thread_local std::string problem;
+}
+
+using at::cuda::CUDAGraph;
+using meshwright::attempt;
+
+extern "C" {
+
+const char* gaps_cuda_problem() { return meshwright::problem.c_str(); }
+
+uint32_t gaps_cuda_devices() { return static_cast<uint32_t>(c10::cuda::device_count()); }
+
+// Name and compute capability, into `text` of `room` bytes; driver's and runtime's versions.
+bool gaps_cuda_describe(int32_t device, char* text, size_t room, int32_t* driver, int32_t* runtime) {
+  return attempt([&] {
+    cudaDeviceProp properties;
+    C10_CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
+    std::snprintf(text, room, "%s, compute capability %d.%d", properties.name, properties.major, properties.minor);
+    C10_CUDA_CHECK(cudaDriverGetVersion(driver));
+    C10_CUDA_CHECK(cudaRuntimeGetVersion(runtime));
+  });
+}
+
+// A stream for a rank, as graphs cannot be captured on the default one, and a pool of memory for its graphs.
+bool gaps_cuda_rank(int32_t device, int64_t* stream, uint64_t* pool) {
+  return attempt([&] {
+    C10_CUDA_CHECK(cudaSetDevice(device));
+    *stream = c10::cuda::getStreamFromPool(false, device).id();
+    std::tie(pool[0], pool[1]) = at::cuda::graph_pool_handle();
+  });
+}
+
+// Makes a rank's stream this thread's.
+bool gaps_cuda_stream(int32_t device, int64_t stream) {
+  return attempt([&] {
+    C10_CUDA_CHECK(cudaSetDevice(device));
+    auto of_device = c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(device));
+    c10::Stream rank(c10::Stream::UNSAFE, of_device, stream);
+    c10::cuda::setCurrentCUDAStream(c10::cuda::CUDAStream(rank));
+  });
+}
+
+bool gaps_cuda_sync() {
+  return attempt([] { c10::cuda::getCurrentCUDAStream().synchronize(); });
+}
+
+// Graphs of a rank share a pool: they run one after another, and keep nothing from one to the next.
+void* gaps_graph_begin(const uint64_t* pool) {
+  CUDAGraph* graph = nullptr;
+  bool begun = attempt([&] {
+    graph = new CUDAGraph();
+    // Other threads' allocations, of other ranks, must not end the capture.
+    graph->capture_begin({pool[0], pool[1]}, cudaStreamCaptureModeThreadLocal);
+  });
+  if (!begun) {
+    delete graph;
+    return nullptr;
+  }
+  return graph;
+}
+
+bool gaps_graph_end(void* graph) {
+  return attempt([&] { static_cast<CUDAGraph*>(graph)->capture_end(); });
+}
+
+bool gaps_graph_replay(void* graph) {
+  return attempt([&] { static_cast<CUDAGraph*>(graph)->replay(); });
+}
+
+void gaps_graph_free(void* graph) { delete static_cast<CUDAGraph*>(graph); }
+
+}  // extern "C"

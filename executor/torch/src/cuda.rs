@@ -1,0 +1,151 @@
+//! The part that links CUDA's libraries: streams and graphs, the functions of `cpp/cuda.cpp`.
+//!
+//! In: calls. Out: calls of a library that the executor opened for all to see, or that it is not open.
+//!
+//! Invariant: functions are found by name at run time, so that this library needs nothing of CUDA.
+
+use std::ffi::{CStr, c_char, c_void};
+use std::sync::OnceLock;
+
+use tch::TchError;
+
+use crate::gaps::outcome;
+
+/// The functions of CUDA's part, a library that the executor opened for all to see.
+struct Part {
+    problem: unsafe extern "C" fn() -> *const c_char,
+    devices: unsafe extern "C" fn() -> u32,
+    describe: unsafe extern "C" fn(i32, *mut c_char, usize, *mut i32, *mut i32) -> bool,
+    rank: unsafe extern "C" fn(i32, *mut i64, *mut u64) -> bool,
+    stream: unsafe extern "C" fn(i32, i64) -> bool,
+    sync: unsafe extern "C" fn() -> bool,
+    begin: unsafe extern "C" fn(*const u64) -> *mut c_void,
+    end: unsafe extern "C" fn(*mut c_void) -> bool,
+    replay: unsafe extern "C" fn(*mut c_void) -> bool,
+    free: unsafe extern "C" fn(*mut c_void),
+}
+
+fn part() -> Result<&'static Part, TchError> {
+    static PART: OnceLock<Option<Part>> = OnceLock::new();
+    let find = || {
+        // SAFETY: the names are those of `cpp/cuda.cpp`, with its types.
+        unsafe {
+            Some(Part {
+                problem: function(c"gaps_cuda_problem")?,
+                devices: function(c"gaps_cuda_devices")?,
+                describe: function(c"gaps_cuda_describe")?,
+                rank: function(c"gaps_cuda_rank")?,
+                stream: function(c"gaps_cuda_stream")?,
+                sync: function(c"gaps_cuda_sync")?,
+                begin: function(c"gaps_graph_begin")?,
+                end: function(c"gaps_graph_end")?,
+                replay: function(c"gaps_graph_replay")?,
+                free: function(c"gaps_graph_free")?,
+            })
+        }
+    };
+    let missing = || TchError::Torch("the part that links CUDA's libraries is not open".to_owned());
+    PART.get_or_init(find).as_ref().ok_or_else(missing)
+}
+
+/// A function that some opened library has.
+///
+/// # Safety
+/// `F` must be its type.
+unsafe fn function<F: Copy>(name: &CStr) -> Option<F> {
+    // SAFETY: looking up a name runs nothing.
+    let address = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+    // SAFETY: `F` is a function pointer, by the caller's word.
+    (!address.is_null()).then(|| unsafe { std::mem::transmute_copy(&address) })
+}
+
+/// How many CUDA devices there are.
+pub fn devices() -> u32 {
+    // SAFETY: it takes nothing.
+    part().map_or(0, |part| unsafe { (part.devices)() })
+}
+
+/// A CUDA device's name and capability, and the versions of driver and runtime, as `1000·major + 10·minor`.
+pub fn describe(device: i32) -> Result<(String, i32, i32), TchError> {
+    let part = part()?;
+    let (mut text, mut driver, mut runtime) = ([0; 256], 0, 0);
+    // SAFETY: `text` has room for as many bytes as it says.
+    let done = unsafe { (part.describe)(device, text.as_mut_ptr(), text.len(), &mut driver, &mut runtime) };
+    outcome(done, part.problem)?;
+    // SAFETY: it ends with a zero.
+    let text = unsafe { CStr::from_ptr(text.as_ptr()) }.to_string_lossy().into_owned();
+    Ok((text, driver, runtime))
+}
+
+/// What a rank has of a CUDA device: a stream, and a pool of memory that its graphs share.
+#[derive(Clone, Copy, Debug)]
+pub struct Rank {
+    device: i32,
+    stream: i64,
+    pool: [u64; 2],
+}
+
+impl Rank {
+    pub fn new(device: i32) -> Result<Rank, TchError> {
+        let part = part()?;
+        let (mut stream, mut pool) = (0, [0; 2]);
+        // SAFETY: `pool` has room for two; libtorch checks the number of the device.
+        outcome(unsafe { (part.rank)(device, &mut stream, pool.as_mut_ptr()) }, part.problem)?;
+        Ok(Rank { device, stream, pool })
+    }
+
+    /// The device's number.
+    pub fn device(self) -> i32 {
+        self.device
+    }
+
+    /// Makes its stream this thread's.
+    pub fn enter(self) -> Result<(), TchError> {
+        let part = part()?;
+        // SAFETY: the stream is of this device.
+        outcome(unsafe { (part.stream)(self.device, self.stream) }, part.problem)
+    }
+}
+
+/// Waits for this thread's stream.
+pub fn sync() -> Result<(), TchError> {
+    let part = part()?;
+    // SAFETY: it takes nothing.
+    outcome(unsafe { (part.sync)() }, part.problem)
+}
+
+/// A sequence of CUDA kernels that starts with one call.
+pub struct Graph(*mut c_void);
+
+// SAFETY: libtorch keeps no state of a thread's in a graph.
+unsafe impl Send for Graph {}
+
+impl Graph {
+    /// Records what `body` asks of this thread's stream; nothing of it runs.
+    pub fn capture(rank: Rank, body: impl FnOnce() -> Result<(), TchError>) -> Result<Graph, TchError> {
+        let part = part()?;
+        // SAFETY: the pool has two numbers.
+        let graph = Graph(unsafe { (part.begin)(rank.pool.as_ptr()) });
+        outcome(!graph.0.is_null(), part.problem)?;
+        let recorded = body();
+        // SAFETY: the graph is being captured. A capture has to end even if it failed.
+        let ended = outcome(unsafe { (part.end)(graph.0) }, part.problem);
+        recorded.and(ended).map(|()| graph)
+    }
+
+    /// Runs it on this thread's stream.
+    pub fn replay(&self) -> Result<(), TchError> {
+        let part = part()?;
+        // SAFETY: the graph was captured.
+        outcome(unsafe { (part.replay)(self.0) }, part.problem)
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        if let (false, Ok(part)) = (self.0.is_null(), part()) {
+            // SAFETY: nobody has it after this.
+            unsafe { (part.free)(self.0) }
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! What tch does not wrap of libtorch: the functions of `cpp/`.
+//!
+//! In: tensors. Out: changed tensors, or libtorch's problem in words.
+//!
+//! Invariant: a tensor's pointer is alive as long as the call.
+
+use std::ffi::{CStr, c_char, c_void};
+
+use tch::{TchError, Tensor};
+
+/// A tensor of C++.
+type Raw = *mut c_void;
+
+unsafe extern "C" {
+    fn gaps_problem() -> *const c_char;
+    fn gaps_cpu_matmul(a: Raw, b: Raw, accumulate: bool, c: Raw) -> bool;
+    fn gaps_layer_norm(x: Raw, gain: Raw, bias: Raw, eps: f64, y: Raw, mean: Raw, rstd: Raw) -> bool;
+    fn gaps_layer_norm_grad(dy: Raw, x: Raw, mean: Raw, rstd: Raw, gain: Raw, dx: Raw, dgain: Raw, dbias: Raw) -> bool;
+    fn gaps_rms_norm_grad(dy: Raw, x: Raw, rstd: Raw, gain: Raw, dx: Raw, dgain: Raw) -> bool;
+    fn gaps_cpu_attention(q: Raw, k: Raw, v: Raw, causal: bool, mask: Raw, out: Raw, lse: Raw) -> bool;
+    fn gaps_cpu_attention_grad(
+        q: Raw,
+        k: Raw,
+        v: Raw,
+        out: Raw,
+        lse: Raw,
+        dout: Raw,
+        causal: bool,
+        mask: Raw,
+        dq: Raw,
+        dk: Raw,
+        dv: Raw,
+    ) -> bool;
+    fn gaps_cudnn_attention(q: Raw, k: Raw, v: Raw, causal: bool, out: Raw, lse: Raw) -> bool;
+    fn gaps_cutlass_attention(q: Raw, k: Raw, v: Raw, causal: bool, mask: Raw, out: Raw, lse: Raw) -> bool;
+    fn gaps_cutlass_attention_grad(
+        q: Raw,
+        k: Raw,
+        v: Raw,
+        out: Raw,
+        lse: Raw,
+        dout: Raw,
+        causal: bool,
+        mask: Raw,
+        dq: Raw,
+        dk: Raw,
+        dv: Raw,
+    ) -> bool;
+    fn gaps_adamw(
+        w: Raw,
+        g: Raw,
+        m: Raw,
+        v: Raw,
+        steps: Raw,
+        rate: Raw,
+        lr: f64,
+        beta1: f64,
+        beta2: f64,
+        weight_decay: f64,
+        eps: f64,
+    ) -> bool;
+    fn gaps_pool() -> *mut c_void;
+    fn gaps_free_pool(pool: *mut c_void);
+    fn gaps_pool_bytes(pool: *mut c_void) -> u64;
+    fn gaps_enter(pool: *mut c_void);
+    fn gaps_leave();
+    fn gaps_cuda_bytes(device: i32, now: *mut u64, most: *mut u64, all: *mut u64) -> bool;
+}
+
+fn raw(tensor: &Tensor) -> Raw {
+    tensor.as_ptr().cast_mut().cast()
+}
+
+fn maybe(tensor: Option<&Tensor>) -> Raw {
+    tensor.map_or(std::ptr::null_mut(), raw)
+}
+
+/// What `done` says, with the problem of the functions that `problem` belongs to.
+pub fn outcome(done: bool, problem: unsafe extern "C" fn() -> *const c_char) -> Result<(), TchError> {
+    if done {
+        return Ok(());
+    }
+    // SAFETY: a string that lives until this thread's next call.
+    let text = unsafe { CStr::from_ptr(problem()) };
+    Err(TchError::Torch(text.to_string_lossy().into_owned()))
+}
+
+/// Calls a function on tensors.
+macro_rules! call {
+    ($function:ident($($argument:expr),* $(,)?)) => {
+        // SAFETY: tensors live as long as the call; libtorch checks their shapes, or the kernel's caller here did.
+        outcome(unsafe { $function($($argument),*) }, gaps_problem)
+    };
+}
+
+/// `c = a · b` or `c += a · b` on the CPU, by oneDNN, of matrices or batches of them.
+pub fn cpu_matmul(a: &Tensor, b: &Tensor, accumulate: bool, c: &Tensor) -> Result<(), TchError> {
+    call!(gaps_cpu_matmul(raw(a), raw(b), accumulate, raw(c)))
+}
+
+/// LayerNorm of x `[rows, cols]`: y, and mean and 1/σ of each row.
+pub fn layer_norm(
+    x: &Tensor,
+    [gain, bias]: [&Tensor; 2],
+    eps: f64,
+    [y, mean, rstd]: [&Tensor; 3],
+) -> Result<(), TchError> {
+    call!(gaps_layer_norm(raw(x), raw(gain), raw(bias), eps, raw(y), raw(mean), raw(rstd)))
+}
+
+/// Its gradients.
+pub fn layer_norm_grad(
+    [dy, x, mean, rstd, gain]: [&Tensor; 5],
+    [dx, dgain, dbias]: [&Tensor; 3],
+) -> Result<(), TchError> {
+    call!(gaps_layer_norm_grad(raw(dy), raw(x), raw(mean), raw(rstd), raw(gain), raw(dx), raw(dgain), raw(dbias)))
+}
+
+/// Gradients of RMSNorm on CUDA: of x, and of the gain.
+pub fn rms_norm_grad([dy, x, rstd, gain]: [&Tensor; 4]) -> Result<[Tensor; 2], TchError> {
+    let given = [Tensor::new(), Tensor::new()];
+    call!(gaps_rms_norm_grad(raw(dy), raw(x), raw(rstd), raw(gain), raw(&given[0]), raw(&given[1])))?;
+    Ok(given)
+}
+
+/// Whether attention is causal, and what is added to its scores.
+#[derive(Clone, Copy)]
+pub struct Masking<'a> {
+    pub causal: bool,
+    pub mask: Option<&'a Tensor>,
+}
+
+/// Which of libtorch's kernels runs attention on CUDA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fused {
+    Cudnn,
+    Cutlass,
+}
+
+/// Flash attention on the CPU: q, k, v `[batch, heads, tokens, width]`, out `[batch, tokens, heads, width]`.
+pub fn cpu_attention([q, k, v]: [&Tensor; 3], masking: Masking<'_>, [out, lse]: [&Tensor; 2]) -> Result<(), TchError> {
+    let mask = maybe(masking.mask);
+    call!(gaps_cpu_attention(raw(q), raw(k), raw(v), masking.causal, mask, raw(out), raw(lse)))
+}
+
+/// Its gradients, added to `dq`, `dk`, `dv`; all `[batch, tokens, heads, width]`.
+pub fn cpu_attention_grad(
+    [q, k, v, out, lse, dout]: [&Tensor; 6],
+    masking: Masking<'_>,
+    [dq, dk, dv]: [&Tensor; 3],
+) -> Result<(), TchError> {
+    call!(gaps_cpu_attention_grad(
+        raw(q),
+        raw(k),
+        raw(v),
+        raw(out),
+        raw(lse),
+        raw(dout),
+        masking.causal,
+        maybe(masking.mask),
+        raw(dq),
+        raw(dk),
+        raw(dv)
+    ))
+}
+
+/// Attention on CUDA, all `[batch, heads, tokens, width]`: the output, and lse as the kernel lays it out.
+pub fn cuda_attention(fused: Fused, [q, k, v]: [&Tensor; 3], masking: Masking<'_>) -> Result<[Tensor; 2], TchError> {
+    let given = [Tensor::new(), Tensor::new()];
+    let [out, lse] = given.each_ref().map(raw);
+    match fused {
+        Fused::Cudnn => call!(gaps_cudnn_attention(raw(q), raw(k), raw(v), masking.causal, out, lse))?,
+        Fused::Cutlass => {
+            let mask = maybe(masking.mask);
+            call!(gaps_cutlass_attention(raw(q), raw(k), raw(v), masking.causal, mask, out, lse))?;
+        }
+    }
+    Ok(given)
+}
+
+/// Its gradients by CUTLASS; tch has cuDNN's.
+pub fn cutlass_attention_grad(
+    [q, k, v, out, lse, dout]: [&Tensor; 6],
+    masking: Masking<'_>,
+) -> Result<[Tensor; 3], TchError> {
+    let given = [Tensor::new(), Tensor::new(), Tensor::new()];
+    let [dq, dk, dv] = given.each_ref().map(raw);
+    call!(gaps_cutlass_attention_grad(
+        raw(q),
+        raw(k),
+        raw(v),
+        raw(out),
+        raw(lse),
+        raw(dout),
+        masking.causal,
+        maybe(masking.mask),
+        dq,
+        dk,
+        dv
+    ))?;
+    Ok(given)
+}
+
+/// What an update by AdamW is told: the rate on CUDA is a tensor, so that a graph of it takes a new one.
+pub struct Update<'a> {
+    pub steps: &'a Tensor,
+    pub rate: &'a Tensor,
+    pub lr: f64,
+    pub beta1: f64,
+    pub beta2: f64,
+    pub weight_decay: f64,
+    pub eps: f64,
+}
+
+/// One fused update of a vector.
+pub fn adamw([w, g, m, v]: [&Tensor; 4], u: &Update<'_>) -> Result<(), TchError> {
+    let (steps, rate) = (raw(u.steps), raw(u.rate));
+    call!(gaps_adamw(raw(w), raw(g), raw(m), raw(v), steps, rate, u.lr, u.beta1, u.beta2, u.weight_decay, u.eps))
+}
+
+/// Working memory of one rank on the CPU.
+pub struct Pool(*mut c_void);
+
+// SAFETY: the pool locks itself.
+unsafe impl Send for Pool {}
+
+impl Pool {
+    pub fn new() -> Pool {
+        // SAFETY: it takes nothing.
+        Pool(unsafe { gaps_pool() })
+    }
+
+    /// Bytes it took so far; it gives none back.
+    pub fn bytes(&self) -> u64 {
+        // SAFETY: the pool is alive.
+        unsafe { gaps_pool_bytes(self.0) }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        // SAFETY: blocks that are still out keep what they need alive.
+        unsafe { gaps_free_pool(self.0) }
+    }
+}
+
+/// While it lives, this thread's ops take working memory from a pool, and autograd keeps no books.
+pub struct Entered;
+
+impl Entered {
+    pub fn new(pool: Option<&Pool>) -> Entered {
+        // SAFETY: the pool, if any, is alive; it is shared until `gaps_leave`.
+        unsafe { gaps_enter(pool.map_or(std::ptr::null_mut(), |pool| pool.0)) };
+        Entered
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        // SAFETY: this thread entered.
+        unsafe { gaps_leave() }
+    }
+}
+
+/// Bytes that CUDA's allocator has handed out at most so far, and bytes of the device.
+pub fn cuda_bytes(device: i32) -> Result<(u64, u64), TchError> {
+    let (mut now, mut most, mut all) = (0, 0, 0);
+    call!(gaps_cuda_bytes(device, &mut now, &mut most, &mut all))?;
+    Ok((most, all))
+}

@@ -1,0 +1,278 @@
+//! Fused attention: flash attention on the CPU; cuDNN's on CUDA for 2-byte elements of usual widths, else CUTLASS's.
+//!
+//! In: queries, keys and values where they lie in packed rows. Out: results where they belong.
+//!
+//! Query heads that share keys are laid out as `[key heads, query heads of each]`, a sequence at a time, with the keys
+//! repeated by a stride of zero, where a kernel asks for as many key heads as query heads.
+//!
+//! Invariant: scores are never stored.
+
+use meshwright_hardware::op::AttentionDims;
+use tch::{Device, Kind, Tensor};
+
+use super::copy;
+use crate::gaps::{self, Fused, Masking};
+use crate::view::{Args, Outcome};
+
+/// Where rows of heads lie in an argument.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows {
+    pub argument: usize,
+    /// First element.
+    pub first: usize,
+    /// Elements from a sequence to the next, and from a token to the next.
+    pub sequence: usize,
+    pub token: usize,
+}
+
+/// Sizes of attention.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    pub batch: usize,
+    pub queries: usize,
+    pub keys: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub width: usize,
+}
+
+impl Sizes {
+    /// Query heads of a key head.
+    fn group(self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    /// Sequences of a part, of which there are so many.
+    fn parts(self, kernel: Kernel) -> usize {
+        if self.repeats(kernel) { self.batch } else { 1 }
+    }
+
+    /// Whether a kernel needs keys to be repeated.
+    fn repeats(self, kernel: Kernel) -> bool {
+        self.group() > 1 && kernel != Kernel::Cuda(Fused::Cudnn)
+    }
+}
+
+/// What runs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kernel {
+    Cpu,
+    Cuda(Fused),
+}
+
+fn kernel(x: &Args, sizes: Sizes, masking: Masking<'_>) -> Kernel {
+    let elements = &x.buffers[x.regions[0].buffer];
+    let cudnn = elements.kind() != Kind::Float
+        && sizes.width.is_multiple_of(8)
+        && sizes.width <= 128
+        && masking.mask.is_none()
+        && sizes.queries > 1;
+    match elements.device() {
+        Device::Cuda(_) if cudnn => Kernel::Cuda(Fused::Cudnn),
+        Device::Cuda(_) => Kernel::Cuda(Fused::Cutlass),
+        _ => Kernel::Cpu,
+    }
+}
+
+/// Heads of one part, `[batch, heads, tokens, width]`, or `[key heads, group, tokens, width]` of one sequence.
+fn heads(x: &Args, rows: Rows, sizes: Sizes, part: usize, of: Of, kernel: Kernel) -> Outcome<Tensor> {
+    let Rows { argument, first, sequence, token } = rows;
+    let Sizes { batch, queries, keys, heads, kv_heads, width } = sizes;
+    let tokens = if of == Of::Queries { queries } else { keys };
+    if !sizes.repeats(kernel) {
+        let heads = if of == Of::Queries { heads } else { kv_heads };
+        return x.strided(argument, [batch, heads, tokens, width], [sequence, width, token, 1], first);
+    }
+    let group = sizes.group();
+    let (of_group, group_stride, head_stride) = match of {
+        Of::Queries => (group, width, group * width),
+        Of::Keys => (group, 0, width),
+        Of::KeysOnce => (1, 0, width),
+    };
+    let size = [kv_heads, of_group, tokens, width];
+    x.strided(argument, size, [head_stride, group_stride, token, 1], first + part * sequence)
+}
+
+/// Which heads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Of {
+    Queries,
+    /// As many as query heads.
+    Keys,
+    /// Each once.
+    KeysOnce,
+}
+
+/// Each query's lse, of one part: `[batch, tokens, heads]`.
+fn lines(x: &Args, argument: usize, sizes: Sizes, part: usize, kernel: Kernel) -> Outcome<Tensor> {
+    let Sizes { batch, queries, heads, kv_heads, .. } = sizes;
+    if !sizes.repeats(kernel) {
+        return x.of(argument, [batch, queries, heads]);
+    }
+    let group = sizes.group();
+    x.strided(argument, [kv_heads, queries, group], [group, heads, 1], part * queries * heads)
+}
+
+/// Where results of attention lie: `[rows, heads · width]`.
+pub fn results(argument: usize, sizes: Sizes) -> Rows {
+    let token = sizes.heads * sizes.width;
+    Rows { argument, first: 0, sequence: sizes.queries * token, token }
+}
+
+/// Attention of `[q, k, v]` into arguments `out` and `lse`.
+pub fn attend(x: &Args, sizes: Sizes, qkv: [Rows; 3], masking: Masking<'_>, out: usize, lse: usize) -> Outcome {
+    let kernel = kernel(x, sizes, masking);
+    for part in 0..sizes.parts(kernel) {
+        let of = |rows, of| heads(x, rows, sizes, part, of, kernel);
+        let (q, k, v) = (of(qkv[0], Of::Queries)?, of(qkv[1], Of::Keys)?, of(qkv[2], Of::Keys)?);
+        let out = of(results(out, sizes), Of::Queries)?.f_transpose(1, 2)?;
+        let lse = lines(x, lse, sizes, part, kernel)?;
+        match kernel {
+            Kernel::Cpu => gaps::cpu_attention([&q, &k, &v], masking, [&out, &lse])?,
+            Kernel::Cuda(fused) => {
+                let [made, made_lse] = gaps::cuda_attention(fused, [&q, &k, &v], masking)?;
+                copy(&out, &made.f_transpose(1, 2)?)?;
+                copy(&lse, &tokens_of(fused, &made_lse, sizes)?.f_transpose(1, 2)?)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A kernel's lse as `[batch, heads, tokens]`: cuDNN's has one more axis, CUTLASS's is padded.
+fn tokens_of(fused: Fused, lse: &Tensor, sizes: Sizes) -> Outcome<Tensor> {
+    match fused {
+        Fused::Cudnn => lse.f_squeeze_dim(3),
+        Fused::Cutlass => lse.f_narrow(2, 0, sizes.queries as i64),
+    }
+}
+
+/// Arguments of attention's gradient.
+#[derive(Clone, Copy, Debug)]
+pub struct Gradient {
+    pub out: usize,
+    pub lse: usize,
+    pub dout: usize,
+    /// Where gradients of queries, keys and values go.
+    pub to: [Rows; 3],
+    /// Whether that of queries is added.
+    pub adds: bool,
+}
+
+/// Gradients of attention.
+pub fn attend_grad(x: &Args, sizes: Sizes, qkv: [Rows; 3], masking: Masking<'_>, g: Gradient) -> Outcome {
+    let kernel = kernel(x, sizes, masking);
+    for part in 0..sizes.parts(kernel) {
+        let of = |rows, of| heads(x, rows, sizes, part, of, kernel);
+        let given = [of(qkv[0], Of::Queries)?, of(qkv[1], Of::Keys)?, of(qkv[2], Of::Keys)?];
+        let [out, dout] = [g.out, g.dout].map(|argument| of(results(argument, sizes), Of::Queries));
+        let (out, dout, lse) = (out?, dout?, lines(x, g.lse, sizes, part, kernel)?);
+        let once = if sizes.repeats(kernel) { Of::KeysOnce } else { Of::Keys };
+        let to = [of(g.to[0], Of::Queries)?, of(g.to[1], once)?, of(g.to[2], once)?];
+        let [q, k, v] = &given;
+        match kernel {
+            Kernel::Cpu => on_cpu([q, k, v, &out, &lse, &dout], masking, &to, g.adds)?,
+            Kernel::Cuda(fused) => {
+                let made = on_cuda(fused, [q, k, v, &out, &lse, &dout], masking)?;
+                super::store(&to[0], &made[0], g.adds)?;
+                for (to, made) in to[1..].iter().zip(&made[1..]) {
+                    copy(to, &summed(made, to, 1)?)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Gradients of repeated keys, summed over the heads that share them, which lie on `axis`.
+fn summed(made: &Tensor, to: &Tensor, axis: i64) -> Outcome<Tensor> {
+    if made.size()[axis as usize] == to.size()[axis as usize] {
+        return Ok(made.shallow_clone());
+    }
+    made.f_sum_dim_intlist(axis, true, made.kind())
+}
+
+/// The CPU's kernel adds to its outputs; all it takes is `[batch, tokens, heads, width]`.
+fn on_cpu(given: [&Tensor; 6], masking: Masking<'_>, to: &[Tensor; 3], adds: bool) -> Outcome {
+    let turned = |tensor: &Tensor| tensor.f_transpose(1, 2);
+    let [q, k, v, out, lse, dout] = given;
+    let given = [turned(q)?, turned(k)?, turned(v)?, turned(out)?, lse.f_contiguous()?, turned(dout)?];
+    let repeated = to[1].size() != k.size();
+    let mut made = [turned(&to[0])?, turned(&to[1])?, turned(&to[2])?];
+    if !adds {
+        drop(made[0].f_zero_()?);
+    }
+    for (made, keys) in made[1..].iter_mut().zip([&given[1], &given[2]]) {
+        if repeated {
+            *made = Tensor::f_zeros(&keys.size()[..], (keys.kind(), keys.device()))?;
+        } else {
+            drop(made.f_zero_()?);
+        }
+    }
+    gaps::cpu_attention_grad(given.each_ref(), masking, made.each_ref())?;
+    if repeated {
+        for (to, made) in to[1..].iter().zip(&made[1..]) {
+            copy(&turned(to)?, &summed(made, &turned(to)?, 2)?)?;
+        }
+    }
+    Ok(())
+}
+
+/// CUDA's kernels give what they make, `[batch, heads, tokens, width]`.
+fn on_cuda(fused: Fused, [q, k, v, out, lse, dout]: [&Tensor; 6], masking: Masking<'_>) -> Outcome<[Tensor; 3]> {
+    let lse = lse.f_transpose(1, 2)?.f_contiguous()?;
+    match fused {
+        Fused::Cutlass => {
+            // As long as the kernel pads it.
+            let tokens = lse.size()[2];
+            let lse = lse.f_constant_pad_nd([0, (32 - tokens % 32) % 32])?;
+            gaps::cutlass_attention_grad([q, k, v, out, &lse, dout], masking)
+        }
+        Fused::Cudnn => {
+            let none = Tensor::new();
+            // Without dropout the state of the random numbers is not read.
+            let state = Tensor::f_zeros([1], (Kind::Int64, q.device()))?;
+            let (lse, queries, keys) = (lse.f_unsqueeze(3)?, q.size()[2], k.size()[2]);
+            let (dq, dk, dv) = Tensor::f_internal_scaled_dot_product_cudnn_attention_backward(
+                dout,
+                q,
+                k,
+                v,
+                out,
+                &lse,
+                &state,
+                &state,
+                &none,
+                &none,
+                &none,
+                queries,
+                keys,
+                0.0,
+                masking.causal,
+                None,
+            )?;
+            Ok([dq, dk, dv])
+        }
+    }
+}
+
+/// Queries, keys and values in packed rows.
+fn packed(argument: usize, d: &AttentionDims) -> [Rows; 3] {
+    let token = d.qkv_cols();
+    let first = [0, d.heads, d.heads + d.kv_heads].map(|heads| heads * d.head_dim);
+    first.map(|first| Rows { argument, first, sequence: d.seq * token, token })
+}
+
+fn sizes(d: &AttentionDims) -> Sizes {
+    let AttentionDims { batch, seq, heads, kv_heads, head_dim, .. } = *d;
+    Sizes { batch, queries: seq, keys: seq, heads, kv_heads, width: head_dim }
+}
+
+pub fn forward(x: &Args, d: &AttentionDims) -> Outcome {
+    attend(x, sizes(d), packed(0, d), Masking { causal: d.causal, mask: None }, 1, 2)
+}
+
+pub fn backward(x: &Args, d: &AttentionDims) -> Outcome {
+    let gradient = Gradient { out: 1, lse: 2, dout: 3, to: packed(4, d), adds: false };
+    attend_grad(x, sizes(d), packed(0, d), Masking { causal: d.causal, mask: None }, gradient)
+}

@@ -1,0 +1,64 @@
+//! Queries, keys and values of latent attention as packed rows, and back.
+
+use tch::{Device, Kind, Tensor};
+
+use super::copy;
+use super::rotary::{Turns, turned};
+use crate::torch::Kept;
+use crate::view::{Args, Outcome};
+
+/// Parts of arguments that stand for each other: in packed rows, and where they come from.
+struct Parts {
+    /// `[rows, heads, nope]` and `[rows, heads, value]`, which are copied.
+    plain: [(Tensor, Tensor); 3],
+    /// `[rows, heads, rope]`, which turn.
+    query: (Tensor, Tensor),
+    /// Of the packed keys `[rows, heads, rope]`, of what all heads share `[rows, 1, rope]`.
+    key: (Tensor, Tensor),
+    /// What lies behind packed values: nothing.
+    rest: Tensor,
+}
+
+/// Of arguments `packed`, `q`, `kv` and `k_rope`, by number.
+fn parts(x: &Args, [packed, q, kv, k]: [usize; 4], [heads, nope, value]: [usize; 3], turns: Turns) -> Outcome<Parts> {
+    let (rows, rope) = (turns.rows, turns.width);
+    let width = nope + rope;
+    let row = 3 * heads * width;
+    let inside = |kind: usize, first: usize, cols: usize| {
+        x.strided(packed, [rows, heads, cols], [row, width, 1], kind * heads * width + first)
+    };
+    let of_q = |first: usize, cols: usize| x.strided(q, [rows, heads, cols], [heads * width, width, 1], first);
+    let pair = nope + value;
+    let of_kv = |first: usize, cols: usize| x.strided(kv, [rows, heads, cols], [heads * pair, pair, 1], first);
+    Ok(Parts {
+        plain: [
+            (inside(0, 0, nope)?, of_q(0, nope)?),
+            (inside(1, 0, nope)?, of_kv(0, nope)?),
+            (inside(2, 0, value)?, of_kv(nope, value)?),
+        ],
+        query: (inside(0, nope, rope)?, of_q(nope, rope)?),
+        key: (inside(1, nope, rope)?, x.of(k, [rows, 1, rope])?),
+        rest: inside(2, value.min(width - 1), width - value)?,
+    })
+}
+
+pub fn forward(x: &Args, sizes: [usize; 3], turns: Turns, device: Device, kept: &mut Kept) -> Outcome {
+    let table = turns.table(device, kept)?;
+    let Parts { plain, query, key, mut rest } = parts(x, [3, 0, 1, 2], sizes, turns)?;
+    drop(rest.f_zero_()?);
+    plain.iter().try_for_each(|(packed, from)| copy(packed, from))?;
+    turned(&query.0, &query.1, &table, false)?;
+    // Once for all heads.
+    let once = key.1.f_empty_like()?;
+    turned(&once, &key.1, &table, false)?;
+    copy(&key.0, &once)
+}
+
+pub fn backward(x: &Args, sizes: [usize; 3], turns: Turns, device: Device, kept: &mut Kept) -> Outcome {
+    let table = turns.table(device, kept)?;
+    let Parts { plain, query, key, .. } = parts(x, [0, 1, 2, 3], sizes, turns)?;
+    plain.iter().try_for_each(|(packed, to)| copy(to, packed))?;
+    turned(&query.1, &query.0, &table, true)?;
+    let sum = key.0.f_sum_dim_intlist(1, true, Kind::Float)?;
+    turned(&key.1, &sum, &table, true)
+}

@@ -1,0 +1,52 @@
+//! Cross-entropy over a vocabulary that may be split, in parts of rows that stay in caches.
+
+use tch::{Kind, Tensor};
+
+use super::{copy, rows_at_once, rows_of};
+use crate::view::{Args, Outcome, n};
+
+/// Columns of this shard that targets are, and which targets it has.
+fn columns(targets: &Tensor, vocab: usize, shard: usize) -> Outcome<(Tensor, Tensor)> {
+    let local = targets.f_to_kind(Kind::Int64)?.f_sub_scalar_(n(shard * vocab))?;
+    let mine = local.f_ge(0)?.f_logical_and(&local.f_lt(n(vocab))?)?;
+    Ok((local.f_clamp(0, n(vocab) - 1)?.f_unsqueeze(1)?, mine))
+}
+
+/// Per row: the greatest logit, Σ exp(x − greatest), the target's logit or zero.
+pub fn stats(x: &Args, rows: usize, vocab: usize, shard: usize) -> Outcome {
+    let logits = x.of(0, [rows, vocab])?;
+    let [greatest, sums, targets] = [0, 1, 2].map(|i| x.strided(2, [rows], [1], i * rows));
+    let (greatest, sums, targets) = (greatest?, sums?, targets?);
+    let (columns, mine) = columns(&x.numbers(1)?, vocab, shard)?;
+    drop(logits.f_amax_out(&greatest, 1, false)?);
+    let at_once = rows_at_once(vocab, logits.device());
+    for first in (0..rows).step_by(at_once) {
+        let part = |tensor: &Tensor| rows_of(tensor, first, at_once.min(rows - first));
+        let weights = part(&logits)?.f_sub(&part(&greatest)?.f_unsqueeze(1)?)?.f_exp_()?;
+        copy(&part(&sums)?, &weights.f_sum_dim_intlist(1, false, Kind::Float)?)?;
+    }
+    let mut of_target = logits.f_gather(1, &columns, false)?.f_squeeze_dim(1)?;
+    copy(&targets, &of_target.f_masked_fill_(&mine.f_logical_not()?, 0.0)?)
+}
+
+/// Logits become `(softmax − onehot) · scale`, zeros where there is no target; the loss adds up.
+pub fn gradient(x: &Args, [rows, vocab, shards]: [usize; 3], shard: usize, scale: f64) -> Outcome {
+    let (targets, logits) = (x.numbers(0)?, x.of(2, [rows, vocab])?);
+    let stats = x.of(1, [shards, 3, rows])?;
+    let [greatest, sums, target] = [0, 1, 2].map(|i| stats.f_select(1, i));
+    let none = targets.f_eq(-1)?;
+    // log Σ exp over all shards, and the target's logit, which one of them has.
+    let mut lse = greatest?.f_add(&sums?.f_log()?)?.f_logsumexp(0, false)?;
+    let loss = lse.f_sub(&target?.f_sum_dim_intlist(0, false, Kind::Float)?)?.f_masked_fill_(&none, 0.0)?;
+    drop(x.flat(3)?.f_add_(&loss.f_sum(Kind::Float)?.f_mul_scalar_(scale)?)?);
+    // exp(x − lse) · scale in one exponential; of a row without a target, exp(−∞).
+    let less = lse.f_sub_scalar_(scale.ln())?.f_masked_fill_(&none, f64::INFINITY)?.f_unsqueeze(1)?;
+    let at_once = rows_at_once(vocab, logits.device());
+    for first in (0..rows).step_by(at_once) {
+        let part = |tensor: &Tensor| rows_of(tensor, first, at_once.min(rows - first));
+        drop(part(&logits)?.f_sub_(&part(&less)?)?.f_exp_()?);
+    }
+    let (columns, mine) = columns(&targets, vocab, shard)?;
+    let taken = mine.f_to_kind(Kind::Float)?.f_mul_scalar_(-scale)?.f_unsqueeze(1)?;
+    logits.shallow_clone().f_scatter_add_(1, &columns, &taken).map(drop)
+}

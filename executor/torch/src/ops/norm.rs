@@ -1,0 +1,81 @@
+//! LayerNorm and RMSNorm. Statistics are a row's mean and 1/σ, side by side.
+
+use meshwright_hardware::op::NormKind;
+use tch::{Device, Kind, Tensor};
+
+use super::{EPS, copy, store};
+use crate::gaps;
+use crate::view::{Args, Outcome, n};
+
+pub fn forward(x: &Args, kind: NormKind, rows: usize, cols: usize) -> Outcome {
+    let last = x.len() - 1;
+    let [rows_in, y] = [0, last - 1].map(|i| x.of(i, [rows, cols]));
+    let (rows_in, y, gain) = (rows_in?, y?, x.of(1, [cols])?);
+    let [mean, rstd] = [0, 1].map(|i| x.strided(last, [rows, 1], [2, 1], i));
+    let (mut mean, rstd) = (mean?, rstd?);
+    match kind {
+        NormKind::Layer => {
+            let options = (Kind::Float, y.device());
+            let [made_mean, made_rstd] = [(); 2].map(|()| Tensor::f_empty([n(rows), 1], options));
+            let (made_mean, made_rstd) = (made_mean?, made_rstd?);
+            gaps::layer_norm(&rows_in, [&gain, &x.of(2, [cols])?], EPS, [&y, &made_mean, &made_rstd])?;
+            copy(&mean, &made_mean)?;
+            copy(&rstd, &made_rstd)
+        }
+        NormKind::Rms if is_cuda(&y) => {
+            let (made, made_rstd) = rows_in.f_internal_fused_rms_norm([n(cols)], Some(&gain), EPS)?;
+            drop(mean.f_zero_()?);
+            copy(&rstd, &made_rstd)?;
+            copy(&y, &made)
+        }
+        NormKind::Rms => {
+            drop(mean.f_zero_()?);
+            let mut squares = rows_in.f_norm_scalaropt_dim(2, 1, true)?.f_square()?;
+            copy(&rstd, &squares.f_div_scalar_(n(cols))?.f_add_scalar_(EPS)?.f_rsqrt_()?)?;
+            let mut y = y;
+            drop(rows_in.f_mul_out(&y, &rstd)?);
+            y.f_mul_(&gain).map(drop)
+        }
+    }
+}
+
+pub fn backward(x: &Args, kind: NormKind, rows: usize, cols: usize, accumulate: bool) -> Outcome {
+    let [rows_in, dy, dx] = [0, 3, 4].map(|i| x.of(i, [rows, cols]));
+    let (rows_in, dy, dx, gain) = (rows_in?, dy?, dx?, x.of(1, [cols])?);
+    let (mean, rstd) = (x.strided(2, [rows, 1], [2, 1], 0)?, x.strided(2, [rows, 1], [2, 1], 1)?);
+    let mut dgain = x.of(5, [cols])?;
+    match kind {
+        NormKind::Layer => {
+            let made = if accumulate { dx.f_empty_like()? } else { dx.shallow_clone() };
+            let (made_gain, made_bias) = (dgain.f_empty_like()?, dgain.f_empty_like()?);
+            let (mean, rstd) = (mean.f_contiguous()?, rstd.f_contiguous()?);
+            gaps::layer_norm_grad([&dy, &rows_in, &mean, &rstd, &gain], [&made, &made_gain, &made_bias])?;
+            drop(dgain.f_add_(&made_gain)?);
+            drop(x.of(6, [cols])?.f_add_(&made_bias)?);
+            if accumulate { store(&dx, &made, true) } else { Ok(()) }
+        }
+        NormKind::Rms if is_cuda(&dx) => {
+            let [made, made_gain] = gaps::rms_norm_grad([&dy, &rows_in, &rstd.f_contiguous()?, &gain])?;
+            drop(dgain.f_add_(&made_gain)?);
+            store(&dx, &made, accumulate)
+        }
+        NormKind::Rms => {
+            // With x̂ = x/σ: dgain = Σ dy·x̂, dx = (gain·dy − x̂·mean(gain·dy·x̂))/σ.
+            let hat = rows_in.f_mul(&rstd)?;
+            let mut pull = dy.f_mul(&hat)?;
+            drop(dgain.f_add_(&pull.f_sum_dim_intlist(0, false, Kind::Float)?)?);
+            let mean = pull.f_mv(&gain)?.f_div_scalar_(-n(cols))?.f_unsqueeze(1)?;
+            drop(dy.f_mul_out(&pull, &gain)?);
+            drop(pull.f_addcmul_(&hat, &mean)?);
+            if accumulate {
+                dx.shallow_clone().f_addcmul_(&pull, &rstd).map(drop)
+            } else {
+                pull.f_mul_out(&dx, &rstd).map(drop)
+            }
+        }
+    }
+}
+
+fn is_cuda(tensor: &Tensor) -> bool {
+    matches!(tensor.device(), Device::Cuda(_))
+}

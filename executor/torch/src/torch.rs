@@ -1,0 +1,195 @@
+//! A rank's buffers as tensors, and ops on them.
+//!
+//! In: declared buffers and a device, then ops. Out: changed tensors.
+//!
+//! On the CPU ops run at once. On CUDA they wait in a batch until the host looks or waits (`batch.rs`).
+//!
+//! Invariant: buffers are allocated here and nowhere else; what kernels take besides is counted.
+
+use std::collections::HashMap;
+use std::ffi::c_void;
+
+use meshwright_executor::device::torch::abi::Declared;
+use meshwright_executor::device::{Region, StepArgs};
+use meshwright_hardware::mesh::Coord;
+use meshwright_hardware::op::Op;
+use tch::{Device, Kind, Tensor};
+
+use crate::batch::{Batches, Call};
+use crate::cuda::{self, Rank};
+use crate::gaps::{self, Entered, Pool};
+use crate::view::{Args, Outcome, n};
+
+/// Bytes an element.
+const ELEM: usize = 4;
+
+/// A rank's buffers on one of libtorch's devices.
+pub struct Torch {
+    pub(crate) device: Device,
+    pub(crate) buffers: Vec<Tensor>,
+    /// Bytes of those that are not the host's.
+    bytes: u64,
+    /// Bytes of the device that were handed out when the buffers were there.
+    before: u64,
+    place: Place,
+    ops: Vec<Op>,
+    pub(crate) kept: Kept,
+    batches: Batches,
+}
+
+/// Where kernels run, and from where they take working memory.
+enum Place {
+    Cpu(Pool),
+    Cuda(Rank),
+}
+
+/// Tensors that ops need again and again.
+#[derive(Default)]
+pub struct Kept {
+    /// By what they hold: places of tokens, angles, masks.
+    pub tables: HashMap<String, Tensor>,
+    /// The optimizer's settings of the step, with what they were made from.
+    pub settings: Option<(StepArgs, Settings)>,
+}
+
+/// What the optimizer reads on the device, one number each: steps so far, the learning rate.
+pub struct Settings {
+    pub steps: Tensor,
+    pub rate: Tensor,
+}
+
+/// The device of a number in the ABI.
+fn device(number: i32) -> Device {
+    usize::try_from(number).map_or(Device::Cpu, Device::Cuda)
+}
+
+impl Torch {
+    pub fn open(number: i32, threads: usize, declared: &[Declared]) -> Outcome<Torch> {
+        let device = device(number);
+        let place = if number < 0 {
+            // Of the whole process: ranks have the same number.
+            tch::set_num_threads(threads as i32);
+            Place::Cpu(Pool::new())
+        } else {
+            let rank = Rank::new(number)?;
+            rank.enter()?;
+            Place::Cuda(rank)
+        };
+        // Without the pool, which is for working memory.
+        let _entered = Entered::new(None);
+        let zeros = |buffer: &Declared| {
+            let place = if buffer.hosted { Device::Cpu } else { device };
+            Tensor::f_zeros(n(buffer.elems), (Kind::Float, place))
+        };
+        let buffers = declared.iter().map(zeros).collect::<Outcome<_>>()?;
+        let bytes = declared.iter().filter(|b| !b.hosted).map(|b| (b.elems * b.width as usize) as u64).sum();
+        let before = if number < 0 { 0 } else { gaps::cuda_bytes(number)?.0 };
+        let (ops, kept, batches) = (Vec::new(), Kept::default(), Batches::default());
+        Ok(Torch { device, buffers, bytes, before, place, ops, kept, batches })
+    }
+
+    /// The number of an op.
+    pub fn number(&mut self, op: Op) -> usize {
+        self.ops.push(op);
+        self.ops.len() - 1
+    }
+
+    pub fn run(&mut self, op: usize, regions: &[Region], at: Coord, step: &StepArgs) -> Outcome {
+        let call = Call { op, regions: regions.to_vec(), at };
+        match &self.place {
+            Place::Cuda(_) => {
+                self.batches.waiting.push(call);
+                self.batches.settings = Some(*step);
+                Ok(())
+            }
+            Place::Cpu(pool) => {
+                let _entered = Entered::new(Some(pool));
+                self.now(&call, step)
+            }
+        }
+    }
+
+    /// Runs an op's kernels, on the CPU or on this thread's stream.
+    pub fn now(&mut self, call: &Call, step: &StepArgs) -> Outcome {
+        let Torch { device, buffers, kept, ops, .. } = self;
+        let args = Args { buffers, regions: &call.regions };
+        crate::ops::run(&ops[call.op], &args, &call.at, step, *device, kept)
+    }
+
+    /// Runs what waits; on the CPU nothing ever does.
+    fn flush(&mut self) -> Outcome {
+        if let Place::Cuda(rank) = self.place {
+            rank.enter()?;
+            let _entered = Entered::new(None);
+            let mut batches = std::mem::take(&mut self.batches);
+            let outcome = batches.run(self, rank);
+            self.batches = batches;
+            outcome?;
+        }
+        Ok(())
+    }
+
+    /// Where a region lies, if the host can reach it there.
+    pub fn address(&self, region: &Region) -> Option<*mut c_void> {
+        let start = self.buffers[region.buffer].data_ptr();
+        let reached = matches!(self.device, Device::Cpu);
+        // SAFETY: the region lies in the buffer.
+        reached.then(|| unsafe { start.byte_add(ELEM * region.start) })
+    }
+
+    fn region(&self, region: &Region) -> Outcome<Tensor> {
+        self.buffers[region.buffer].f_narrow(0, n(region.start), n(region.elems))
+    }
+
+    /// Copies a region to the host.
+    ///
+    /// # Safety
+    /// `to` must hold as many elements.
+    pub unsafe fn read(&mut self, region: &Region, to: *mut c_void) -> Outcome {
+        self.flush()?;
+        // SAFETY: the caller's word; the tensor does not outlive this function.
+        let mut host = unsafe { host(to, region.elems)? };
+        host.f_copy_(&self.region(region)?)
+    }
+
+    /// Copies from the host to a region.
+    ///
+    /// # Safety
+    /// `from` must hold as many elements.
+    pub unsafe fn write(&mut self, region: &Region, from: *const c_void) -> Outcome {
+        self.flush()?;
+        // SAFETY: the caller's word; it is only read.
+        let host = unsafe { host(from.cast_mut(), region.elems)? };
+        self.region(region)?.f_copy_(&host)
+    }
+
+    pub fn sync(&mut self) -> Outcome {
+        self.flush()?;
+        match self.place {
+            Place::Cpu(_) => Ok(()),
+            Place::Cuda(_) => cuda::sync(),
+        }
+    }
+
+    pub fn buffer_bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub fn scratch_bytes(&self) -> u64 {
+        match &self.place {
+            Place::Cpu(pool) => pool.bytes(),
+            Place::Cuda(rank) => {
+                gaps::cuda_bytes(rank.device()).map_or(0, |(most, _)| most.saturating_sub(self.before))
+            }
+        }
+    }
+}
+
+/// Memory of the host as a tensor.
+///
+/// # Safety
+/// `address` must hold as many elements for as long as the tensor lives.
+unsafe fn host(address: *mut c_void, elems: usize) -> Outcome<Tensor> {
+    // SAFETY: the caller's word.
+    unsafe { Tensor::f_from_blob(address.cast(), &[n(elems)], &[1], Kind::Float, Device::Cpu) }
+}
