@@ -123,7 +123,7 @@ pub fn read(columns: &HashMap<String, String>) -> Result<Run, Skip> {
     let place = place::place(record.text("accelerator"), devices, record.size("devices_per_node"), interconnect, inner)
         .ok_or(Skip("accelerator has no profile"))?;
     let year = record.number("year").unwrap_or(2024.0) as u16;
-    let stack = place::stack(record.text("framework"), year, &place.device).ok_or(Skip("framework has no stack"))?;
+    let stack = place::stack(record.text("framework"), record.text("model_name"), year, &place.device).ok_or(Skip("framework has no stack"))?;
     let (seq, decoder_seq) = model::sequence(record.text("seq_len")).ok_or(Skip("sequence length not stated"))?;
     let shape = model::shape(&record, decoder_seq)?;
     let layouts = plan::layouts(&plan::Stated { record: &record, shape: &shape, seq, devices, place: &place, stack })?;
