@@ -29,7 +29,7 @@ pub struct Fitted {
 
 /// How strongly a stack's knobs are pulled to its family's: the loss of a knob off by its spread. Chosen by cross-validation
 /// over rows and over sources, as are the two below.
-const PULL: f64 = 0.1;
+const PULL: f64 = 0.025;
 
 /// The same of a family's knobs to usual values.
 const LOOSE: f64 = 0.1;
@@ -277,7 +277,7 @@ impl Fitted {
         let runs: Vec<&Run> = stacks.values().flat_map(some).collect();
         let usual = Knobs::default();
         [Part::Time, Part::Memory].into_iter().fold(start.clone(), |knobs, part| {
-            let aim = Aim { rows: self.rows(&runs, part), part, prior: &usual, pull: loose() };
+            let aim = Aim { rows: self.rows(&runs, part), part, prior: &usual, pull: LOOSE };
             search(&aim, &knobs, sweeps)
         })
     }
@@ -288,7 +288,7 @@ impl Fitted {
             return family.clone();
         }
         [Part::Time, Part::Memory].into_iter().fold(start.clone(), |knobs, part| {
-            let aim = Aim { rows: self.rows(runs, part), part, prior: family, pull: pull() };
+            let aim = Aim { rows: self.rows(runs, part), part, prior: family, pull: PULL };
             let mut other = family.clone();
             for index in (0..Knobs::ALL.len()).filter(|index| !part.knobs().contains(index)) {
                 *other.at(index) = *knobs.clone().at(index);
@@ -314,14 +314,6 @@ impl Fitted {
         let best = tried.min_by(|a, b| a.1.total_cmp(&b.1));
         best.map_or(1.0, |(percent, _)| f64::from(percent) / 100.0)
     }
-}
-
-fn pull() -> f64 {
-    std::env::var("MW_PULL").ok().and_then(|v| v.parse().ok()).unwrap_or(PULL)
-}
-
-fn loose() -> f64 {
-    std::env::var("MW_LOOSE").ok().and_then(|v| v.parse().ok()).unwrap_or(LOOSE)
 }
 
 /// Fits everything to all runs.
@@ -396,7 +388,8 @@ pub fn without_source(runs: &[&Run], source: &str, fitted: &Fitted) -> Fitted {
 
 /// In which of `count` parts a run is held out: by its name, so that others beside it change nothing (FNV-1a).
 pub fn part_of(run: &Run, count: u64) -> u64 {
-    run.id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)) % count
+    run.id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+        % count
 }
 
 #[cfg(test)]
@@ -438,9 +431,9 @@ mod tests {
         let runs = runs(&truth);
         assert!(median(&runs, |_| Knobs::default()) > 10.0);
         let fitted = fit(&runs.iter().collect::<Vec<_>>(), Effort { sweeps: 20, ..FULL });
-        let left = runs
-            .iter()
-            .map(|run| throughput_error(run, &timing(run, &fitted.knobs(run), fitted.power(run))).expect("it is measured"));
+        let left = runs.iter().map(|run| {
+            throughput_error(run, &timing(run, &fitted.knobs(run), fitted.power(run))).expect("it is measured")
+        });
         assert!(Stats::of(&left.collect::<Vec<_>>()).median < 2.0);
     }
 

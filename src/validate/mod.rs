@@ -62,8 +62,13 @@ fn site<'a>(run: &'a Run, knobs: &'a Knobs, power: f64) -> Site<'a> {
     Site { device: &run.device, stack: run.stack, knobs, topology: &run.topology, per_node: run.per_node, power }
 }
 
+/// What the driver shows of what is allocated: with fragments, context, and what libraries allocate beside the allocator.
+fn seen(bytes: f64, knobs: &Knobs) -> f64 {
+    bytes * (1.0 + knobs.fragments) + (CONTEXT_GB + knobs.reserve) * 1e9
+}
+
 fn fits(run: &Run, bytes: f64, knobs: &Knobs) -> bool {
-    bytes * (1.0 + knobs.fragments) <= run.device.memory.value.0 as f64 - CONTEXT_GB * 1e9
+    seen(bytes, knobs) <= run.device.memory.value.0 as f64
 }
 
 /// The step alone.
@@ -73,8 +78,7 @@ pub fn timing(run: &Run, knobs: &Knobs, power: f64) -> Timing {
     let mut best: Option<(Estimate, &Layout, bool)> = None;
     for layout in &run.layouts {
         let found = estimate(&run.shape, layout, &site);
-        let fits = run.layouts.len() == 1
-            || fits(run, memory::peak(&run.shape, layout, &site, true).total(), knobs);
+        let fits = run.layouts.len() == 1 || fits(run, memory::peak(&run.shape, layout, &site, true).total(), knobs);
         let better = match &best {
             Some((so_far, _, true)) => fits && found.step_time * 1.0001 < so_far.step_time,
             _ => true,
@@ -104,7 +108,7 @@ pub fn memory_of(run: &Run, layout: &Layout, knobs: &Knobs) -> Peak {
     let gb = match run.measure {
         row::Measure::Allocated => allocated,
         row::Measure::Reserved => allocated * (1.0 + knobs.fragments),
-        row::Measure::Device => allocated * (1.0 + knobs.fragments) + CONTEXT_GB * 1e9,
+        row::Measure::Device => seen(allocated, knobs),
     } / 1e9;
     Peak { gb, fits: fits(run, fullest, knobs) }
 }

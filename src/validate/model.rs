@@ -20,8 +20,8 @@ pub(super) fn shape(record: &Record, decoder_seq: Option<usize>) -> Result<Shape
     let missing = Skip("model's sizes not stated");
     // `12`, or an encoder's and a decoder's: `12+12`, `12 enc + 12 dec`.
     let mut depths = record.text("layers").split('+').map(|part| part.split_whitespace().next()?.parse::<f64>().ok());
-    let layers = depths.next().flatten().filter(|layers| *layers >= 1.0).ok_or(missing)? as usize;
-    let second = depths.next().flatten().map(|layers| layers as usize);
+    let layers = depths.next().flatten().filter(|layers| (1.0..=1e4).contains(layers)).ok_or(missing)? as usize;
+    let second = depths.next().flatten().filter(|layers| (1.0..=1e4).contains(layers)).map(|layers| layers as usize);
     let hidden = record.size("hidden").ok_or(missing)?;
     let encoder_decoder = record.text("arch") == "enc-dec";
     let heads = record.size("heads").unwrap_or_else(|| usual_heads(hidden));

@@ -95,8 +95,7 @@ fn base(stated: &Stated, (tp, pp, cp, dp): (usize, usize, usize, usize)) -> Layo
         "0" => 0,
         _ if zero_text.contains("fsdp") => 3,
         _ if zero_text.contains("none") => 0,
-        _ if stack.family == "fsdp" || stack.family == "xla" => 3,
-        _ => 1,
+        _ => stack.zero,
     };
     let ranks = dp * cp;
     let stated = number_after(&zero_text, "over ").or(number_after(&zero_text, "shard size "));
@@ -157,7 +156,7 @@ fn sequence_parallel(code: &str, stack: &Stack) -> bool {
     match code {
         "1" => true,
         "0" => false,
-        _ => stack.family == "megatron-core" || stack.family == "xla",
+        _ => stack.sequence_parallel,
     }
 }
 

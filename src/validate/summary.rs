@@ -42,7 +42,9 @@ pub fn measured_tokens_per_s(run: &Run, prediction: &Timing) -> Option<f64> {
     let of_step = |step: f64| tokens / step / run.devices as f64;
     let of_tflops = |tflops: f64| tflops * 1e12 / prediction.flops_per_token;
     let found = m.tokens_per_s.or_else(|| m.step_time_s.map(of_step)).or_else(|| m.tflops.map(of_tflops));
-    found.or_else(|| m.mfu.map(|mfu| mfu * peak(run) / prediction.flops_per_token)).filter(|rate| *rate > 0.0)
+    found
+        .or_else(|| m.mfu.map(|mfu| mfu * peak(run) / prediction.flops_per_token))
+        .filter(|rate| *rate > 0.0 && rate.is_finite())
 }
 
 /// The peak that a model FLOPs utilisation refers to: of 16 bits, or of the run's format where its source says so.

@@ -33,6 +33,10 @@ pub struct Stack {
     pub grad_bytes: f64,
     /// Bytes a parameter of weights as they are gathered, where they are sharded.
     pub gather_bytes: f64,
+    /// ZeRO stage of runs that state none.
+    pub zero: u8,
+    /// Whether runs with tensor parallelism that do not say so have sequence parallelism.
+    pub sequence_parallel: bool,
     /// Whether sharded weights exist only as the optimizer's masters, cast as they are gathered (PyTorch FSDP).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub casts: bool,
@@ -146,7 +150,7 @@ knobs! {
     scores = 0.0 in 0.0..1.2 by 1.0 of memory;
     /// Copies of the logits in 4 bytes at the peak.
     logits = 1.5 in 0.0..5.0 by 0.3 of memory;
-    /// GB that do not depend on the plan: workspaces, communication buffers.
+    /// GB beside the allocator: communication buffers.
     reserve = 1.0 in 0.0..12.0 by 0.6 of memory;
     /// What the allocator's fragments add to what is allocated.
     fragments = 0.04 in 0.0..0.4 by 0.6 of memory;

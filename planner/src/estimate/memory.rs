@@ -5,12 +5,17 @@
 //! Activations count what a layer's ops keep for backward, as in Korthikanti et al. 2022, §4: for GPT they give its 34·s·b·h
 //! + 5·a·s²·b. States: Rajbhandari et al. 2020, §5.
 //!
-//! Invariant: bytes as an allocator counts them; context and fragments are the caller's, by how a run was measured.
+//! Invariant: bytes as an allocator counts them; fragments, the driver's context and what libraries allocate beside the
+//! allocator (NCCL's buffers: the stack's reserve) are the caller's, by how a run was measured.
 
 use meshwright_hardware::profile::AttentionKernel;
 
 use super::{Layout, Recompute, Schedule, Site, StageLayers, stages_of};
 use crate::shape::Shape;
+
+/// Bytes of workspaces within the allocator: cuBLAS takes 32 MiB on Hopper, 8 MiB before (NVIDIA, cuBLAS documentation, §2.1.7),
+/// a stream each.
+const WORKSPACE: f64 = 64.0 * 1_048_576.0;
 
 /// Bytes by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -86,8 +91,9 @@ impl PerLayer {
     }
 
     fn held(&self, stage: &StageLayers) -> Held {
-        let mut dense =
-            stage.layers * self.attention + (stage.layers - stage.with_experts) * self.ffn + stage.with_experts * self.beside;
+        let mut dense = stage.layers * self.attention
+            + (stage.layers - stage.with_experts) * self.ffn
+            + stage.with_experts * self.beside;
         if stage.first {
             dense += self.table;
         }
@@ -134,7 +140,7 @@ fn of_stage(
     let kept = 1.0 - layout.offload;
     let tokens = (layout.micro * layout.seq) as f64 / layout.cp as f64;
     let tp = layout.tp as f64;
-    let mut working = knobs.reserve * 1e9;
+    let mut working = WORKSPACE;
     if stage.last {
         let tokens = shape.decoder.map_or(tokens, |(_, seq)| (layout.micro * seq) as f64);
         working += knobs.logits * 4.0 * tokens * shape.vocab as f64 / tp;
