@@ -34,6 +34,9 @@ const PULL: f64 = 0.025;
 /// The same of a family's knobs to usual values.
 const LOOSE: f64 = 0.1;
 
+/// The same of a family's knobs of memory, which say the same of all stacks: they follow the op list.
+const FIRM: f64 = 0.5;
+
 /// Rows that a stack counts for at most among its family's, so that none outweighs the others.
 const MOST: usize = 40;
 
@@ -41,7 +44,7 @@ const MOST: usize = 40;
 pub const FEW: usize = 4;
 
 /// Cost of saying wrongly whether a run fits.
-const FITS: f64 = 0.07;
+const FITS: f64 = 0.03;
 
 /// How hard is searched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +59,7 @@ pub struct Effort {
 pub const FULL: Effort = Effort { sweeps: 30, hops: 2 };
 
 /// For held-out figures, which take a fit for each part held out.
-pub const QUICK: Effort = Effort { sweeps: 10, hops: 0 };
+pub const QUICK: Effort = Effort { sweeps: 20, hops: 1 };
 
 /// What knobs bear on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -277,7 +280,12 @@ impl Fitted {
         let runs: Vec<&Run> = stacks.values().flat_map(some).collect();
         let usual = Knobs::default();
         [Part::Time, Part::Memory].into_iter().fold(start.clone(), |knobs, part| {
-            let aim = Aim { rows: self.rows(&runs, part), part, prior: &usual, pull: LOOSE };
+            let aim = Aim {
+                rows: self.rows(&runs, part),
+                part,
+                prior: &usual,
+                pull: if part == Part::Memory { FIRM } else { LOOSE },
+            };
             search(&aim, &knobs, sweeps)
         })
     }

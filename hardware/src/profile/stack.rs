@@ -121,7 +121,7 @@ knobs! {
     /// Bytes of memory-bound kernels, relative to the op list's.
     stream = 1.6 in 0.2..5.0 by 0.3 of time;
     /// Microseconds of host time a kernel, where that is longer than the kernel.
-    host = 15.0 in 0.5..80.0 by 0.4 of time;
+    host = 25.0 in 0.5..80.0 by 0.4 of time;
     /// Microseconds of host time of a layer's routing, exchange and grouped kernels, forward.
     host_experts = 1000.0 in 0.0..4000.0 by 0.5 of time;
     /// Share of tensor-parallel traffic that is not hidden.
