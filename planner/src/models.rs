@@ -102,7 +102,8 @@ mod tests {
             ("gshard-600b", 128, 619.0),
             ("glam-64b-64e", 1024, 1162.0),
             ("palm-540b", 2048, 540.35),
-            ("gopher-280b", 2048, 260.0),
+            // 280 with Transformer-XL's projection of relative positions, a square matrix a layer, which is not modelled.
+            ("gopher-280b", 2048, 280.0 - 80.0 * 16_384.0 * 16_384.0 / 1e9),
             ("wu-dao-2", 2048, 1750.0),
             ("llama3-405b", 8192, 405.9),
             ("mixtral-8x7b", 4096, 46.7),

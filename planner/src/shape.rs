@@ -179,6 +179,13 @@ impl Shape {
         self.layers + self.decoder.map_or(0, |(layers, _)| layers)
     }
 
+    /// Whether a layer, counted from 0, has experts.
+    pub fn has_experts(&self, layer: usize) -> bool {
+        self.experts
+            .as_ref()
+            .is_some_and(|e| layer >= e.dense_layers && (layer - e.dense_layers + 1).is_multiple_of(e.every.max(1)))
+    }
+
     /// Layers with experts.
     pub fn expert_layers(&self) -> usize {
         self.experts.as_ref().map_or(0, |e| (self.all_layers() - e.dense_layers.min(self.layers)) / e.every.max(1))
@@ -236,6 +243,11 @@ impl Shape {
         if experts.shared_ffn == 0 { 0.0 } else { self.ffn_parameters(experts.shared_ffn as f64) }
     }
 
+    /// Parameters of a layer with experts that are in none of the routed ones nor in attention: the router, shared experts.
+    pub fn beside_experts(&self) -> f64 {
+        self.experts.as_ref().map_or(0.0, |e| (e.count * self.hidden) as f64 + self.shared_parameters(e))
+    }
+
     /// Parameters of one routed expert; it has no biases.
     pub fn expert_parameters(&self, experts: &Experts) -> f64 {
         self.ffn_linears(experts.ffn as f64).iter().map(|linear| linear.parameters(false)).sum()
@@ -266,9 +278,7 @@ impl Shape {
         let attentions = (self.all_layers() + crossed) as f64;
         let mut all = attentions * self.attention_parameters() + dense * self.ffn_parameters(self.ffn as f64);
         if let Some(e) = &self.experts {
-            let router = (e.count * self.hidden) as f64;
-            let each = e.count as f64 * self.expert_parameters(e) + self.shared_parameters(e);
-            all += expert_layers * (router + each);
+            all += expert_layers * (e.count as f64 * self.expert_parameters(e) + self.beside_experts());
         }
         all
     }

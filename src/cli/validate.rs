@@ -9,7 +9,7 @@ use meshwright_hardware::profile::{Knobs, Stack, catalog};
 use crate::failure::Failure;
 use crate::runs::write_whole;
 use crate::validate::summary::{self, Summary};
-use crate::validate::{Prediction, Run, Skip, fit, predict, row};
+use crate::validate::{Prediction, Run, Skip, Timing, fit, predict, row};
 
 /// Arguments of `validate`.
 #[derive(Args)]
@@ -25,9 +25,18 @@ pub struct Validate {
     /// Fit the knobs of stacks and devices to these runs and write them into this folder of profiles
     #[arg(long, value_name = "PROFILES")]
     fit: Option<PathBuf>,
-    /// Predict every source with knobs fitted without it
-    #[arg(long)]
-    cross_validate: bool,
+    /// Predict what no fit has seen: every source, or every fifth of the rows, with knobs fitted without it
+    #[arg(long, value_enum, num_args = 0..=1, default_missing_value = "sources", value_name = "PARTS")]
+    cross_validate: Option<Parts>,
+}
+
+/// What is held out at a time.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Parts {
+    /// One source
+    Sources,
+    /// A fifth of the rows, spread by their names
+    Rows,
 }
 
 /// A line of the input and what became of it.
@@ -41,12 +50,15 @@ impl Validate {
     pub fn run(self) -> Result<(), Failure> {
         let (lines, runs) = read(&self.runs)?;
         if let Some(profiles) = &self.fit {
-            let fitted = fit::fit(&runs, 30);
+            let fitted = fit::fit(&runs.iter().collect::<Vec<_>>(), fit::FULL);
             write_profiles(profiles, &fitted, &runs, &self.runs)?;
-            let one = |run: &Run| predict(run, &fitted.stacks[&run.stack.name], fitted.power(run));
-            return self.show(&lines, &runs, runs.iter().map(one).collect());
+            return self.show(&lines, &runs, runs.iter().map(|run| by(&fitted, run)).collect());
         }
-        let predictions = if self.cross_validate { held_out(&runs) } else { as_profiled(&runs) };
+        let predictions = match self.cross_validate {
+            None => as_profiled(&runs),
+            Some(Parts::Sources) => sources_held_out(&runs),
+            Some(Parts::Rows) => rows_held_out(&runs),
+        };
         self.show(&lines, &runs, predictions)
     }
 
@@ -69,14 +81,29 @@ fn as_profiled(runs: &[Run]) -> Vec<Prediction> {
     runs.iter().map(|run| predict(run, &run.stack.knobs, 1.0)).collect()
 }
 
+fn by(fitted: &fit::Fitted, run: &Run) -> Prediction {
+    predict(run, &fitted.knobs(run), fitted.power(run))
+}
+
 /// Every source's runs with knobs that no run of it was fitted to.
-fn held_out(runs: &[Run]) -> Vec<Prediction> {
+fn sources_held_out(runs: &[Run]) -> Vec<Prediction> {
     let sources: Vec<&str> = runs.iter().map(|run| run.group.as_str()).collect::<BTreeSet<_>>().into_iter().collect();
-    let full = fit::fit(runs, 8);
-    let all = fit::both_cores(&sources, |source| ((*source).to_owned(), fit::held_out(runs, source, &full)));
+    let rows: Vec<&Run> = runs.iter().collect();
+    let full = fit::fit(&rows, fit::QUICK);
+    let all = fit::both_cores(&sources, |source| ((*source).to_owned(), fit::without_source(&rows, source, &full)));
     let all: BTreeMap<String, fit::Fitted> = all.into_iter().collect();
-    let one = |run: &Run| predict(run, &all[&run.group].stacks[&run.stack.name], all[&run.group].power(run));
-    runs.iter().map(one).collect()
+    runs.iter().map(|run| by(&all[&run.group], run)).collect()
+}
+
+/// Every fifth of the runs with knobs fitted to the others.
+fn rows_held_out(runs: &[Run]) -> Vec<Prediction> {
+    const PARTS: u64 = 5;
+    let without = |part: u64| {
+        let others: Vec<&Run> = runs.iter().filter(|run| fit::part_of(run, PARTS) != part).collect();
+        fit::fit(&others, fit::QUICK)
+    };
+    let all: Vec<fit::Fitted> = (0..PARTS).map(without).collect();
+    runs.iter().map(|run| by(&all[fit::part_of(run, PARTS) as usize], run)).collect()
 }
 
 /// Every line of the file, and the runs that can be predicted.
@@ -163,31 +190,32 @@ fn write_csv(path: &Path, lines: &[Line], runs: &[Run], predictions: &[Predictio
 fn csv_record(run: &Run, p: &Prediction) -> [String; COLUMNS.len()] {
     let some = |value: Option<f64>| value.map(|value| format!("{value:.6}")).unwrap_or_default();
     let number = |value: f64| format!("{value:.6}");
-    let flops = p.tokens_per_s * p.flops_per_token;
+    let Timing { layout, estimate, tokens_per_s, flops_per_token } = &p.timing;
+    let flops = tokens_per_s * flops_per_token;
     [
         run.id.clone(),
         "predicted".to_owned(),
         String::new(),
         run.device.name.clone(),
         run.stack.name.clone(),
-        number(p.estimate.step_time),
-        number(p.tokens_per_s),
+        number(estimate.step_time),
+        number(*tokens_per_s),
         number(flops / 1e12),
         number(flops / summary::peak(run)),
-        number(p.memory_gb),
-        u8::from(!p.fits).to_string(),
-        some(summary::measured_tokens_per_s(run, p)),
+        number(p.memory.gb),
+        u8::from(!p.memory.fits).to_string(),
+        some(summary::measured_tokens_per_s(run, &p.timing)),
         some(run.measured.memory_gb),
-        some(summary::throughput_error(run, p)),
-        some(summary::memory_error(run, p)),
-        number(p.estimate.compute),
-        number(p.estimate.recompute),
-        number(p.estimate.layer_traffic),
-        number(p.estimate.dp),
-        number(p.estimate.pipeline),
-        number(p.estimate.optimizer),
-        p.layout.micro.to_string(),
-        format!("{:?}", p.layout.recompute).to_lowercase(),
+        some(summary::throughput_error(run, &p.timing)),
+        some(summary::memory_error(run, &p.memory)),
+        number(estimate.compute),
+        number(estimate.recompute),
+        number(estimate.layer_traffic),
+        number(estimate.dp),
+        number(estimate.pipeline),
+        number(estimate.optimizer),
+        layout.micro.to_string(),
+        format!("{:?}", layout.recompute).to_lowercase(),
         run.assumed.join(" "),
     ]
 }

@@ -1,19 +1,20 @@
 //! Knobs fitted to measured runs.
 //!
-//! In: runs. Out: the knobs of each family and stack, and what each device sustains; held-out predictions for each source.
+//! In: runs. Out: the knobs of each family and stack, and what each device sustains.
 //!
-//! First every family's knobs on all its rows, then each stack's with a pull towards its family, and the devices' sustained
-//! rates between; knobs by pattern search from several starts on the absolute logarithm of predicted over measured. A source is held out
-//! by fitting again without it: its stack on what is left, or where nothing is, its family, or all.
+//! First every family's knobs on all its rows, pulled towards usual values, then each stack's, pulled towards its family's, and
+//! the devices' sustained rates between: a stack with few rows keeps to its family, one with many to its rows. Knobs of time
+//! and those of memory are fitted apart, by pattern search on the absolute logarithm of predicted over measured. What is
+//! held out is predicted by a fit without it: by its stack's knobs, or where no row of that is left, its family's, or the usual.
 //!
 //! Invariant: deterministic; no constant belongs to a row.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use meshwright_hardware::profile::Knobs;
 
 use super::summary::{measured_tokens_per_s, memory_error};
-use super::{Run, predict};
+use super::{Run, memory_of, timing};
 
 /// What a fit finds.
 #[derive(Clone, Debug, Default)]
@@ -26,84 +27,144 @@ pub struct Fitted {
     pub power: BTreeMap<String, f64>,
 }
 
-/// How strongly a stack's knobs are pulled to its family's: the loss of a knob off by a factor of e.
-const PULL: f64 = 0.15;
+/// How strongly a stack's knobs are pulled to its family's: the loss of a knob off by its spread. Chosen by cross-validation
+/// over rows and over sources, as are the two below.
+const PULL: f64 = 0.025;
 
 /// The same of a family's knobs to usual values.
 const LOOSE: f64 = 0.1;
 
-/// Rows that a stack counts for at most among its family's.
-const MOST: f64 = 30.0;
+/// The same of a family's knobs of memory, which say the same of all stacks: they follow the op list.
+const FIRM: f64 = 0.5;
+
+/// Rows that a stack counts for at most among its family's, so that none outweighs the others.
+const MOST: usize = 40;
 
 /// A stack with fewer rows has its family's knobs: a fit would only repeat the rows.
 pub const FEW: usize = 4;
 
-/// Leaps away from the best knobs of a stack.
-const HOPS: usize = 2;
-
-/// Weight of memory beside time.
-const MEMORY: f64 = 0.7;
-
 /// Cost of saying wrongly whether a run fits.
-const FITS: f64 = 0.05;
+const FITS: f64 = 0.03;
 
-/// A run, what its device sustains relative to its profile, and its weight.
+/// How hard is searched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Effort {
+    /// Sweeps over the knobs.
+    pub sweeps: usize,
+    /// Leaps away from the best knobs of a stack.
+    pub hops: usize,
+}
+
+/// For profiles.
+pub const FULL: Effort = Effort { sweeps: 30, hops: 2 };
+
+/// For held-out figures, which take a fit for each part held out.
+pub const QUICK: Effort = Effort { sweeps: 20, hops: 1 };
+
+/// What knobs bear on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Time,
+    Memory,
+}
+
+impl Part {
+    /// Places of its knobs in [`Knobs::ALL`].
+    fn knobs(self) -> Vec<usize> {
+        (0..Knobs::ALL.len()).filter(|index| Knobs::ALL[*index].memory == (self == Part::Memory)).collect()
+    }
+}
+
+/// A run, and what its device sustains relative to its profile.
 #[derive(Clone, Copy)]
 struct Row<'a> {
     run: &'a Run,
     power: f64,
-    weight: f64,
 }
 
-/// The loss of a run: absolute logarithms of time and of memory.
-fn loss(&Row { run, power, weight }: &Row, knobs: &Knobs) -> f64 {
-    let prediction = predict(run, knobs, power);
-    let mut loss = 0.0;
-    if let Some(measured) = measured_tokens_per_s(run, &prediction).filter(|_| run.timed) {
-        loss += blunt((prediction.tokens_per_s / measured).ln());
+impl Row<'_> {
+    /// The loss: of time, or of memory.
+    fn loss(&self, part: Part, knobs: &Knobs) -> f64 {
+        if part == Part::Time { self.time(knobs) } else { self.memory(knobs) }
     }
-    if let Some(error) = memory_error(run, &prediction) {
-        loss += MEMORY * blunt((1.0 + error / 100.0).max(0.05).ln());
+
+    fn time(&self, knobs: &Knobs) -> f64 {
+        let timing = timing(self.run, knobs, self.power);
+        measured_tokens_per_s(self.run, &timing).map_or(0.0, |measured| blunt((timing.tokens_per_s / measured).ln()))
     }
-    // A run that ended for want of memory must not fit, one that went on must.
-    if run.measured.oom == prediction.fits && run.measured.memory_gb.is_none() {
-        loss += FITS;
+
+    fn memory(&self, knobs: &Knobs) -> f64 {
+        let run = self.run;
+        let peak = match &run.layouts[..] {
+            [only] => memory_of(run, only, knobs),
+            _ => memory_of(run, &timing(run, knobs, self.power).layout, knobs),
+        };
+        // A run that ended for want of memory must not fit, one that went on must.
+        match memory_error(run, &peak) {
+            Some(error) => blunt((1.0 + error / 100.0).max(0.05).ln()),
+            None if run.measured.oom == peak.fits => FITS,
+            None => 0.0,
+        }
     }
-    loss * weight
+
+    /// Whether it says anything of a part.
+    fn bears(&self, part: Part) -> bool {
+        part == Part::Memory || self.run.timed
+    }
 }
 
 /// The absolute value, with a tip so that small errors are evened out, and a cap so that outliers do not lead.
 fn blunt(error: f64) -> f64 {
-    let error = error.abs().min(1.5);
-    if error < 0.02 { error * error / 0.04 + 0.01 } else { error }
+    let error = error.abs().min(CAP);
+    if error < TIP { error * error / (2.0 * TIP) + TIP / 2.0 } else { error }
 }
 
-fn total(rows: &[Row], knobs: &Knobs, prior: &Knobs, pull: f64) -> f64 {
-    rows.iter().map(|row| loss(row, knobs)).sum::<f64>() + pull * distance(knobs, prior)
+/// Below this error is noise.
+const TIP: f64 = 0.02;
+
+/// Above this error a row is not understood.
+const CAP: f64 = 1.5;
+
+/// What a search is about: rows, the part, where it is pulled to and how strongly.
+struct Aim<'a> {
+    rows: Vec<Row<'a>>,
+    part: Part,
+    prior: &'a Knobs,
+    pull: f64,
 }
 
-/// Squared distance of knobs by the logarithms of their ratios; a little is added so that zero is not endlessly far.
-fn distance(a: &Knobs, b: &Knobs) -> f64 {
-    let (mut a, mut b) = (a.clone(), b.clone());
-    let each = |index: usize| {
-        let (_, low, high) = Knobs::ALL[index];
-        let little = 0.02 * (high - low);
-        ((*a.at(index) + little) / (*b.at(index) + little)).ln().powi(2)
-    };
-    (0..Knobs::ALL.len()).map(each).sum()
+impl Aim<'_> {
+    fn cost(&self, knobs: &Knobs) -> f64 {
+        let rows: f64 = self.rows.iter().map(|row| row.loss(self.part, knobs)).sum();
+        rows + self.pull * self.distance(knobs)
+    }
+
+    /// Distance to the prior by the logarithms z of knobs' ratios in units of their spreads, ln(1 + z²): a prior with long tails
+    /// (Cauchy's), for a framework that does one thing otherwise. A little is added so that zero is not endlessly far.
+    fn distance(&self, knobs: &Knobs) -> f64 {
+        let (mut a, mut b) = (knobs.clone(), self.prior.clone());
+        let each = |index: usize| {
+            let knob = Knobs::ALL[index];
+            let little = 0.02 * (knob.high - knob.low);
+            (((*a.at(index) + little) / (*b.at(index) + little)).ln() / knob.spread).powi(2).ln_1p()
+        };
+        self.part.knobs().into_iter().map(each).sum()
+    }
 }
 
 /// Pattern search from `start` (Hooke & Jeeves 1961): a sweep over the knobs, then a leap the way it went; steps that fail
 /// shrink, and all grow again a few times, since a knob that was of no use may be of some once others have moved.
-fn search(rows: &[Row], start: &Knobs, prior: &Knobs, pull: f64, sweeps: usize) -> Knobs {
-    let cost = |knobs: &Knobs| total(rows, knobs, prior, pull);
+fn search(aim: &Aim, start: &Knobs, sweeps: usize) -> Knobs {
+    let cost = |knobs: &Knobs| aim.cost(knobs);
+    let all = aim.part.knobs();
     let mut best = start.clone();
     let mut least = cost(&best);
     for restart in 0..3 {
-        let mut steps = vec![0.3 / f64::from(1 + restart); Knobs::ALL.len()];
+        let mut steps: Vec<f64> =
+            all.iter().map(|index| Knobs::ALL[*index].spread.min(0.4) / f64::from(1 + restart)).collect();
         for _ in 0..sweeps {
             let (before, from) = (least, best.clone());
-            for (index, step) in steps.iter_mut().enumerate() {
+            for (&index, step) in all.iter().zip(&mut steps) {
                 let moved = neighbours(&best, index, *step).into_iter().find_map(|tried| {
                     let loss = cost(&tried);
                     (loss < least - 1e-9).then_some((tried, loss))
@@ -111,7 +172,7 @@ fn search(rows: &[Row], start: &Knobs, prior: &Knobs, pull: f64, sweeps: usize) 
                 *step = if moved.is_some() { (*step * 1.4).min(0.8) } else { (*step * 0.6).max(0.004) };
                 (best, least) = moved.unwrap_or((best, least));
             }
-            let leap = leap(&from, &best);
+            let leap = leap(&from, &best, &all);
             let loss = cost(&leap);
             if loss < least - 1e-9 {
                 (best, least) = (leap, loss);
@@ -126,22 +187,23 @@ fn search(rows: &[Row], start: &Knobs, prior: &Knobs, pull: f64, sweeps: usize) 
 
 /// The best of searches from several starts and from leaps away from the best so far (basin hopping: Wales & Doye 1997), for
 /// there are several valleys: slow links that something hides, or fast ones that nothing does.
-fn hop(rows: &[Row], starts: &[&Knobs], prior: &Knobs, sweeps: usize) -> Knobs {
+fn hop(aim: &Aim, starts: &[&Knobs], effort: Effort) -> Knobs {
     let exposed = Knobs { scale_out: 0.2, dp: 1.0, ..starts[0].clone() };
     let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
     let mut best: Option<(Knobs, f64)> = None;
     let keep = |knobs: Knobs, best: &mut Option<(Knobs, f64)>| {
-        let loss = total(rows, &knobs, prior, PULL);
+        let loss = aim.cost(&knobs);
         if best.as_ref().is_none_or(|(_, least)| loss < *least) {
             *best = Some((knobs, loss));
         }
     };
-    for start in starts.iter().copied().chain([&exposed]) {
-        keep(search(rows, start, prior, PULL, sweeps), &mut best);
+    let further = if aim.part == Part::Time { Some(&exposed) } else { None };
+    for start in starts.iter().copied().chain(further) {
+        keep(search(aim, start, effort.sweeps), &mut best);
     }
-    for _ in 0..HOPS {
+    for _ in 0..effort.hops {
         let (from, _) = best.clone().expect("there is a start");
-        keep(search(rows, &dice.thrown(&from), prior, PULL, sweeps / 2), &mut best);
+        keep(search(aim, &dice.thrown(&from, aim.part), effort.sweeps / 2), &mut best);
     }
     best.expect("there is a start").0
 }
@@ -158,12 +220,12 @@ impl Dice {
     }
 
     /// Knobs of which a few are up to three times as large or as small.
-    fn thrown(&mut self, from: &Knobs) -> Knobs {
+    fn thrown(&mut self, from: &Knobs, part: Part) -> Knobs {
         let mut to = from.clone();
-        for (index, &(_, low, high)) in Knobs::ALL.iter().enumerate() {
+        for index in part.knobs() {
             if self.next() < 0.25 {
-                let knob = to.at(index);
-                *knob = (*knob * 3_f64.powf(2.0 * self.next() - 1.0)).clamp(low, high);
+                let (knob, bounds) = (to.at(index), Knobs::ALL[index]);
+                *knob = (*knob * 3_f64.powf(2.0 * self.next() - 1.0)).clamp(bounds.low, bounds.high);
             }
         }
         to
@@ -172,7 +234,7 @@ impl Dice {
 
 /// Knobs with one of them a step up and a step down.
 fn neighbours(knobs: &Knobs, index: usize, step: f64) -> [Knobs; 2] {
-    let (_, low, high) = Knobs::ALL[index];
+    let (low, high) = (Knobs::ALL[index].low, Knobs::ALL[index].high);
     let moved = |up: bool| {
         let mut tried = knobs.clone();
         let knob = tried.at(index);
@@ -184,30 +246,64 @@ fn neighbours(knobs: &Knobs, index: usize, step: f64) -> [Knobs; 2] {
 }
 
 /// As far again from `from` through `to`.
-fn leap(from: &Knobs, to: &Knobs) -> Knobs {
+fn leap(from: &Knobs, to: &Knobs, all: &[usize]) -> Knobs {
     let (mut from, mut leap) = (from.clone(), to.clone());
-    for (index, &(_, low, high)) in Knobs::ALL.iter().enumerate() {
-        let knob = leap.at(index);
-        *knob = (2.0 * *knob - *from.at(index)).clamp(low, high);
+    for &index in all {
+        let (knob, bounds) = (leap.at(index), Knobs::ALL[index]);
+        *knob = (2.0 * *knob - *from.at(index)).clamp(bounds.low, bounds.high);
     }
     leap
 }
 
 impl Fitted {
+    /// A run's knobs: its stack's, or if no row of that was seen, its family's, or the usual ones.
+    pub fn knobs(&self, run: &Run) -> Knobs {
+        let found = self.stacks.get(&run.stack.name).or_else(|| self.families.get(&run.stack.family));
+        found.cloned().unwrap_or_default()
+    }
+
     /// What a run's device sustains, relative to its profile.
     pub fn power(&self, run: &Run) -> f64 {
         self.power.get(&run.device.name).copied().unwrap_or(1.0)
     }
 
-    /// Rows of several stacks of which none outweighs the others.
-    fn balanced<'a>(&self, runs: &[&'a Run]) -> Vec<Row<'a>> {
-        let stacks = grouped(runs.iter().copied(), |run| &run.stack.name);
-        let weight = |run: &Run| (MOST / stacks[run.stack.name.as_str()].len() as f64).min(1.0);
-        runs.iter().map(|run| Row { run, power: self.power(run), weight: weight(run) }).collect()
+    fn rows<'a>(&self, runs: &[&'a Run], part: Part) -> Vec<Row<'a>> {
+        let row = |run: &&'a Run| Row { run, power: self.power(run) };
+        runs.iter().map(row).filter(|row| row.bears(part)).collect()
     }
 
-    fn rows<'a>(&self, runs: impl Iterator<Item = &'a Run>) -> Vec<Row<'a>> {
-        runs.map(|run| Row { run, power: self.power(run), weight: 1.0 }).collect()
+    /// Knobs of a family, on rows of several stacks of which none outweighs the others.
+    fn family<'a>(&self, runs: &[&'a Run], start: &Knobs, sweeps: usize) -> Knobs {
+        let stacks = grouped(runs, |run| &run.stack.name);
+        // So many of a stack's rows, spread over them, say what all do.
+        let some = |rows: &Vec<&'a Run>| rows.iter().step_by(rows.len().div_ceil(MOST)).copied().collect::<Vec<_>>();
+        let runs: Vec<&Run> = stacks.values().flat_map(some).collect();
+        let usual = Knobs::default();
+        [Part::Time, Part::Memory].into_iter().fold(start.clone(), |knobs, part| {
+            let aim = Aim {
+                rows: self.rows(&runs, part),
+                part,
+                prior: &usual,
+                pull: if part == Part::Memory { FIRM } else { LOOSE },
+            };
+            search(&aim, &knobs, sweeps)
+        })
+    }
+
+    /// Knobs of a stack.
+    fn stack(&self, runs: &[&Run], start: &Knobs, family: &Knobs, effort: Effort) -> Knobs {
+        if runs.len() < FEW {
+            return family.clone();
+        }
+        [Part::Time, Part::Memory].into_iter().fold(start.clone(), |knobs, part| {
+            let aim = Aim { rows: self.rows(runs, part), part, prior: family, pull: PULL };
+            let mut other = family.clone();
+            for index in (0..Knobs::ALL.len()).filter(|index| !part.knobs().contains(index)) {
+                *other.at(index) = *knobs.clone().at(index);
+            }
+            let other = (effort.hops > 0).then_some(&other);
+            hop(&aim, &[Some(&knobs), other].into_iter().flatten().collect::<Vec<_>>(), effort)
+        })
     }
 
     /// The rate that a device sustains, least wrong over these runs; as its profile says if there are few.
@@ -215,11 +311,11 @@ impl Fitted {
         if runs.len() < 3 {
             return 1.0;
         }
+        let knobs: Vec<Knobs> = runs.iter().map(|run| self.knobs(run)).collect();
         let cost = |percent: u32| {
             let power = f64::from(percent) / 100.0;
-            let rows = runs.iter().map(|run| {
-                loss(&Row { run, power, weight: 1.0 }, self.stacks.get(&run.stack.name).unwrap_or(&run.stack.knobs))
-            });
+            let rows = runs.iter().zip(&knobs).filter(|(run, _)| run.timed);
+            let rows = rows.map(|(run, knobs)| Row { run, power }.loss(Part::Time, knobs));
             rows.sum::<f64>() + 20.0 * (power - 1.0).powi(2)
         };
         let tried = (70..=120).step_by(2).map(|percent| (percent, cost(percent)));
@@ -229,29 +325,25 @@ impl Fitted {
 }
 
 /// Fits everything to all runs.
-pub fn fit(runs: &[Run], sweeps: usize) -> Fitted {
+pub fn fit(runs: &[&Run], effort: Effort) -> Fitted {
     let mut fitted = Fitted::default();
-    for round in 0..3 {
-        let families: Vec<_> = grouped(runs.iter(), |run| &run.stack.family).into_iter().collect();
-        let families = both_cores(&families, |(family, rows)| {
+    let families: Vec<_> = grouped(runs, |run| &run.stack.family).into_iter().collect();
+    let groups: Vec<_> = grouped(runs, |run| &run.stack.name).into_iter().collect();
+    let rounds = if effort == FULL { 3 } else { 2 };
+    for round in 0..rounds {
+        let found = both_cores(&families, |(family, rows)| {
             let start = fitted.families.get(*family).cloned().unwrap_or_default();
-            ((*family).to_owned(), search(&fitted.balanced(rows), &start, &Knobs::default(), LOOSE, sweeps))
+            ((*family).to_owned(), fitted.family(rows, &start, effort.sweeps))
         });
-        fitted.families = families.into_iter().collect();
-        let groups: Vec<_> = grouped(runs.iter(), |run| &run.stack.name).into_iter().collect();
-        let stacks = both_cores(&groups, |(name, rows)| {
+        fitted.families = found.into_iter().collect();
+        let found = both_cores(&groups, |(name, rows)| {
             let family = &fitted.families[&rows[0].stack.family];
             let start = fitted.stacks.get(*name).unwrap_or(family);
-            if rows.len() < FEW {
-                return ((*name).to_owned(), family.clone());
-            }
-            let rows = fitted.rows(rows.iter().copied());
-            let found = hop(&rows, &[start, &Knobs::default()], family, sweeps);
-            ((*name).to_owned(), found)
+            ((*name).to_owned(), fitted.stack(rows, start, family, effort))
         });
-        fitted.stacks = stacks.into_iter().collect();
-        if round < 2 {
-            let devices = grouped(runs.iter(), |run| &run.device.name);
+        fitted.stacks = found.into_iter().collect();
+        if round + 1 < rounds {
+            let devices = grouped(runs, |run| &run.device.name);
             let power = devices.iter().map(|(name, runs)| ((*name).to_owned(), fitted.sustained(runs)));
             fitted.power = power.collect();
         }
@@ -270,10 +362,7 @@ pub fn both_cores<T: Sync, R: Send>(items: &[T], map: impl Fn(&T) -> R + Sync) -
     })
 }
 
-fn grouped<'a>(
-    runs: impl Iterator<Item = &'a Run>,
-    key: impl Fn(&'a Run) -> &'a String,
-) -> BTreeMap<&'a str, Vec<&'a Run>> {
+fn grouped<'a, 'b>(runs: &'b [&'a Run], key: impl Fn(&'a Run) -> &'a String) -> BTreeMap<&'a str, Vec<&'a Run>> {
     let mut groups: BTreeMap<&str, Vec<&Run>> = BTreeMap::new();
     for run in runs {
         groups.entry(key(run)).or_default().push(run);
@@ -281,35 +370,34 @@ fn grouped<'a>(
     groups
 }
 
-/// Knobs and devices for a source that no fit has seen: of its stack's other sources, else of its family's, else of all.
-pub fn held_out(runs: &[Run], source: &str, fitted: &Fitted) -> Fitted {
-    let others: Vec<&Run> = runs.iter().filter(|run| run.group != source).collect();
+/// Knobs and devices for one source by a fit that has not seen it; `fitted` is one that has, for other sources' stacks.
+pub fn without_source(runs: &[&Run], source: &str, fitted: &Fitted) -> Fitted {
+    let (own, others): (Vec<&Run>, Vec<&Run>) = runs.iter().partition(|run| run.group == source);
+    let mut found = Fitted { stacks: fitted.stacks.clone(), power: fitted.power.clone(), ..Fitted::default() };
     // A device's rate is learnt without the source too.
-    let mut found = Fitted { stacks: fitted.stacks.clone(), ..Fitted::default() };
-    for run in runs.iter().filter(|run| run.group == source) {
-        if !found.power.contains_key(&run.device.name) {
-            let same: Vec<&Run> = others.iter().filter(|r| r.device.name == run.device.name).copied().collect();
-            found.power.insert(run.device.name.clone(), found.sustained(&same));
-        }
+    for device in own.iter().map(|run| &run.device.name).collect::<BTreeSet<_>>() {
+        let same: Vec<&Run> = others.iter().filter(|r| r.device.name == *device).copied().collect();
+        found.power.insert(device.clone(), found.sustained(&same));
     }
-    for (device, power) in &fitted.power {
-        found.power.entry(device.clone()).or_insert(*power);
-    }
-    let mut stacks = BTreeMap::new();
-    for (name, own) in grouped(runs.iter().filter(|run| run.group == source), |run| &run.stack.name) {
-        let family = &own[0].stack.family;
-        let relatives: Vec<&Run> = others.iter().filter(|r| r.stack.family == *family).copied().collect();
+    found.stacks.clear();
+    for (family, own) in grouped(&own, |run| &run.stack.family) {
+        let relatives: Vec<&Run> = others.iter().filter(|r| r.stack.family == family).copied().collect();
+        // No relative is left: what is usual over all.
         let relatives = if relatives.is_empty() { others.iter().step_by(3).copied().collect() } else { relatives };
-        let family = search(&found.balanced(&relatives), &Knobs::default(), &Knobs::default(), LOOSE, 8);
-        let same: Vec<&Run> = others.iter().filter(|r| r.stack.name == name).copied().collect();
-        let knobs = match same.is_empty() {
-            true => family,
-            false => hop(&found.rows(same.into_iter()), &[&family], &family, 12),
-        };
-        stacks.insert(name.to_owned(), knobs);
+        let knobs = found.family(&relatives, &Knobs::default(), QUICK.sweeps);
+        for name in own.iter().map(|run| &run.stack.name).collect::<BTreeSet<_>>() {
+            let same: Vec<&Run> = others.iter().filter(|r| r.stack.name == *name).copied().collect();
+            found.stacks.insert(name.clone(), found.stack(&same, &knobs, &knobs, QUICK));
+        }
+        found.families.insert(family.to_owned(), knobs);
     }
-    found.stacks = stacks;
     found
+}
+
+/// In which of `count` parts a run is held out: by its name, so that others beside it change nothing (FNV-1a).
+pub fn part_of(run: &Run, count: u64) -> u64 {
+    run.id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+        % count
 }
 
 #[cfg(test)]
@@ -334,14 +422,14 @@ mod tests {
             let pairs = text.split(';').filter_map(|pair| pair.trim().split_once('='));
             let columns: HashMap<String, String> = pairs.map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
             let mut run = row::read(&columns).unwrap();
-            run.measured.tokens_per_s = Some(predict(&run, truth, 1.0).tokens_per_s);
+            run.measured.tokens_per_s = Some(timing(&run, truth, 1.0).tokens_per_s);
             run
         };
         plans.iter().enumerate().map(row).collect()
     }
 
     fn median(runs: &[Run], knobs: impl Fn(&Run) -> Knobs) -> f64 {
-        let error = |run: &Run| throughput_error(run, &predict(run, &knobs(run), 1.0));
+        let error = |run: &Run| throughput_error(run, &timing(run, &knobs(run), 1.0));
         Stats::of(&runs.iter().filter_map(error).collect::<Vec<_>>()).median
     }
 
@@ -350,11 +438,10 @@ mod tests {
         let truth = Knobs { matmul: 0.7, tp: 1.8, stream: 2.4, pp: 1.5, ..Knobs::default() };
         let runs = runs(&truth);
         assert!(median(&runs, |_| Knobs::default()) > 10.0);
-        let fitted = fit(&runs, 20);
-        let found = |run: &Run| fitted.stacks[&run.stack.name].clone();
-        let left = runs
-            .iter()
-            .map(|run| throughput_error(run, &predict(run, &found(run), fitted.power(run))).expect("it is measured"));
+        let fitted = fit(&runs.iter().collect::<Vec<_>>(), Effort { sweeps: 20, ..FULL });
+        let left = runs.iter().map(|run| {
+            throughput_error(run, &timing(run, &fitted.knobs(run), fitted.power(run))).expect("it is measured")
+        });
         assert!(Stats::of(&left.collect::<Vec<_>>()).median < 2.0);
     }
 
@@ -362,11 +449,15 @@ mod tests {
     fn a_source_that_is_held_out_is_not_read() {
         let truth = Knobs { matmul: 0.7, ..Knobs::default() };
         let mut runs = runs(&truth);
-        let full = fit(&runs, 4);
-        let before = held_out(&runs, "source-0", &full).stacks;
+        let held_out = |runs: &[Run]| {
+            let runs: Vec<&Run> = runs.iter().collect();
+            let without: Vec<&Run> = runs.iter().filter(|run| run.group != "source-0").copied().collect();
+            without_source(&runs, "source-0", &fit(&without, Effort { sweeps: 4, hops: 0 })).stacks
+        };
+        let before = held_out(&runs);
         for run in runs.iter_mut().filter(|run| run.group == "source-0") {
             run.measured.tokens_per_s = Some(1.0);
         }
-        assert_eq!(held_out(&runs, "source-0", &full).stacks, before);
+        assert_eq!(held_out(&runs), before);
     }
 }

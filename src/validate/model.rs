@@ -18,9 +18,10 @@ pub(super) fn sequence(text: &str) -> Option<(usize, Option<usize>)> {
 /// The model's sizes.
 pub(super) fn shape(record: &Record, decoder_seq: Option<usize>) -> Result<Shape, Skip> {
     let missing = Skip("model's sizes not stated");
-    let mut depths = record.text("layers").split('+').map(|part| part.trim().parse::<f64>().ok());
-    let layers = depths.next().flatten().filter(|layers| *layers >= 1.0).ok_or(missing)? as usize;
-    let second = depths.next().flatten().map(|layers| layers as usize);
+    // `12`, or an encoder's and a decoder's: `12+12`, `12 enc + 12 dec`.
+    let mut depths = record.text("layers").split('+').map(|part| part.split_whitespace().next()?.parse::<f64>().ok());
+    let layers = depths.next().flatten().filter(|layers| (1.0..=1e4).contains(layers)).ok_or(missing)? as usize;
+    let second = depths.next().flatten().filter(|layers| (1.0..=1e4).contains(layers)).map(|layers| layers as usize);
     let hidden = record.size("hidden").ok_or(missing)?;
     let encoder_decoder = record.text("arch") == "enc-dec";
     let heads = record.size("heads").unwrap_or_else(|| usual_heads(hidden));
@@ -29,7 +30,8 @@ pub(super) fn shape(record: &Record, decoder_seq: Option<usize>) -> Result<Shape
     let latent = (name.contains("DeepSeekV")
         || name.contains("DeepSeek-V")
         || name.contains("DeepSeek V")
-        || name.contains("Kimi"))
+        || name.contains("Kimi")
+        || record.text("notes").contains("multi-latent-attention"))
     .then_some(Latent { q_rank: 1536, kv_rank: 512, nope: 128, rope: 64, value: 128 });
     let experts =
         record.size("experts").filter(|count| *count > 1).map(|count| experts(record, count, name, latent.is_some()));
@@ -45,7 +47,7 @@ pub(super) fn shape(record: &Record, decoder_seq: Option<usize>) -> Result<Shape
         ffn: record.size("ffn_hidden").or(record.size("moe_ffn_hidden")).unwrap_or(4 * hidden),
         gated,
         vocab: record.size("vocab").unwrap_or(51_200),
-        tied: !gated,
+        tied: !gated && !record.text("notes").contains("untie-embeddings"),
         biased: !gated,
         learned_positions: !gated,
         parallel_block: name.contains("PaLM") || name.contains("Falcon"),
@@ -71,7 +73,7 @@ fn experts(record: &Record, count: usize, name: &str, latent: bool) -> Experts {
     };
     // Leading dense layers stand in no column: the name's, else the papers'.
     let stated = name.split_once(" dense").and_then(|(before, _)| before.rsplit(['(', ' ']).next()?.parse().ok());
-    let usual = if name.contains("V3") { 3 } else { usize::from(latent) };
+    let usual = if name.contains("V3") { 3 } else { usize::from(name.contains("DeepSeek") && latent) };
     let dense_layers = stated.unwrap_or(usual);
     Experts {
         count,

@@ -152,16 +152,17 @@ fn numbers(text: &str) -> Vec<(f64, &str)> {
     found
 }
 
-/// The stack whose longest word stands in a framework's description, of a fitting year; else the newest of that family of
-/// hardware.
-pub fn stack(framework: &str, year: u16, device: &Device) -> Option<&'static Stack> {
-    let fits = |stack: &&Stack| stack.years.is_none_or(|[first, last]| (first..=last).contains(&year));
-    let matched = |stack: &&'static Stack| {
+/// The stack whose longest word stands in a framework's description, of a fitting year; of several, one whose words stand in
+/// the model's name; else the newest of that family of hardware.
+pub fn stack(framework: &str, model: &str, year: u16, device: &Device) -> Option<&'static Stack> {
+    let dated = |stack: &Stack| stack.years.is_none_or(|[first, last]| (first..=last).contains(&year));
+    let named = |stack: &Stack| stack.models.iter().all(|word| model.contains(word.as_str()));
+    let matched = |stack: &Stack| {
         let words = stack.frameworks.iter().filter(|word| framework.contains(word.as_str()));
-        words.map(String::len).max()
+        Some((words.map(String::len).max()?, stack.models.len()))
     };
-    let best = catalog().stacks.iter().filter(fits).filter(|s| matched(s).is_some()).max_by_key(|s| matched(s));
-    best.or_else(|| {
+    let fits = catalog().stacks.iter().filter(|stack| dated(stack) && named(stack) && matched(stack).is_some());
+    fits.max_by_key(|stack| matched(stack)).or_else(|| {
         let usual = match device.name.as_str() {
             name if name.starts_with("tpu") => "maxtext",
             name if name.starts_with("trainium") => "neuronx",
@@ -196,12 +197,15 @@ mod tests {
     #[test]
     fn the_longest_word_of_a_fitting_year_names_the_stack() {
         let a100 = catalog().device("a100-80gb").unwrap();
-        let name = |framework, year| stack(framework, year, a100).unwrap().name.as_str();
+        let name = |framework, year| stack(framework, "GPT", year, a100).unwrap().name.as_str();
         assert_eq!(name("Megatron-LM", 2021), "megatron-2021");
         assert_eq!(name("Megatron-LM", 2024), "megatron-core");
         assert_eq!(name("Megatron-Core with MoE Parallel Folding", 2025), "megatron-moe-2025");
         assert_eq!(name("Megatron-LM fork (zero-bubble), schedule ZB-V", 2024), "megatron-zero-bubble");
         assert_eq!(name("Megatron-Bridge/Megatron-Core 26.04", 2026), "megatron-bridge-2026");
         assert_eq!(name("something new", 2026), "torchtitan");
+        let test = |model| stack("Megatron-Core main", model, 2025, a100).unwrap().name.as_str();
+        assert_eq!(test("gpt3_mcore_te_tp2_pp2_resume_torch_dist"), "megatron-core-ci");
+        assert_eq!(test("gpt3_mcore_te_tp2_pp2"), "megatron-core-ci-unfused");
     }
 }

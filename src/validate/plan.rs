@@ -12,6 +12,9 @@ use meshwright_planner::shape::Shape;
 use super::place;
 use super::row::{Record, Skip};
 
+/// Tokens of a packed SQuAD sample (Rajpurkar et al. 2016: contexts of some 120 words with question and answer).
+const SAMPLE: usize = 256;
+
 /// What a plan is read from.
 pub(super) struct Stated<'a> {
     pub(super) record: &'a Record<'a>,
@@ -39,6 +42,8 @@ pub(super) fn layouts(stated: &Stated) -> Result<Vec<Layout>, Skip> {
     let global = record.size("global_batch");
     let micros: Vec<usize> = match (known_micro, global) {
         (Some(micro), _) => vec![(micro.round() as usize).max(1)],
+        // torchtitan cuts a rank's batch into as many microbatches as there are stages (its `pipeline_parallel_microbatches`).
+        (None, Some(global)) if pp > 1 && stack.casts => vec![(global / dp / pp).max(1)],
         // Mixtures of experts train one sequence at a time at these lengths.
         (None, Some(_)) if shape.experts.is_some() => vec![1],
         (None, Some(global)) => {
@@ -53,7 +58,8 @@ pub(super) fn layouts(stated: &Stated) -> Result<Vec<Layout>, Skip> {
         "" if record.text("recompute").is_empty() => vec![Recompute::None, Recompute::Selective, Recompute::Full(1.0)],
         class => vec![recompute(class, record.text("recompute"), record.text("framework"))],
     };
-    let chunks = record.size("vpp").unwrap_or(1);
+    let interleaved = record.text("framework").contains("Interleaved");
+    let chunks = record.size("vpp").unwrap_or(if interleaved && pp > 1 { 2 } else { 1 });
     let all = micros.iter().flat_map(|&micro| kept.iter().map(move |&recompute| (micro, recompute)));
     Ok(all
         .map(|(micro, recompute)| {
@@ -89,8 +95,7 @@ fn base(stated: &Stated, (tp, pp, cp, dp): (usize, usize, usize, usize)) -> Layo
         "0" => 0,
         _ if zero_text.contains("fsdp") => 3,
         _ if zero_text.contains("none") => 0,
-        _ if stack.family == "fsdp" || stack.family == "xla" => 3,
-        _ => 1,
+        _ => stack.zero,
     };
     let ranks = dp * cp;
     let stated = number_after(&zero_text, "over ").or(number_after(&zero_text, "shard size "));
@@ -112,10 +117,13 @@ fn base(stated: &Stated, (tp, pp, cp, dp): (usize, usize, usize, usize)) -> Layo
         _ if record.text("precision").starts_with("int8") => Precision::Int8,
         _ => Precision::Bf16,
     };
-    let pure = record.text("precision").contains("pure") || record.text("precision").contains("+SR");
+    let pure = stack.pure || record.text("precision").contains("pure") || record.text("precision").contains("+SR");
     let adapters = matches!(record.text("task"), "lora" | "qlora");
+    let tuned = matches!(record.text("task"), "sft" | "lora" | "qlora");
+    let packed = tuned && record.text("notes").contains("packed SQuAD");
     Layout {
         seq,
+        span: if packed { seq.min(SAMPLE) } else { seq },
         micro: 1,
         global: 1,
         precision,
@@ -133,7 +141,11 @@ fn base(stated: &Stated, (tp, pp, cp, dp): (usize, usize, usize, usize)) -> Layo
         schedule: schedule(framework),
         graphs: record.text("notes").split_once("cuda_graph=").is_some_and(|(_, scope)| !scope.starts_with("none")),
         offload: offload(record.text("offload"), shape.layers),
-        state_bytes: if pure { 4.0 } else { 12.0 },
+        state_bytes: match () {
+            () if record.text("offload").contains("optimizer") => 0.0,
+            () if pure => 4.0,
+            () => 12.0,
+        },
         // QLoRA keeps frozen weights in NF4 with a scale for each block of 64 (Dettmers et al. 2023, §3).
         frozen_bytes: if record.text("task") == "qlora" { 0.53 } else { 2.0 },
         trained: if adapters { 0.01 } else { 1.0 },
@@ -144,7 +156,7 @@ fn sequence_parallel(code: &str, stack: &Stack) -> bool {
     match code {
         "1" => true,
         "0" => false,
-        _ => stack.family == "megatron-core" || stack.family == "xla",
+        _ => stack.sequence_parallel,
     }
 }
 

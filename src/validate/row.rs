@@ -117,13 +117,17 @@ pub fn read(columns: &HashMap<String, String>) -> Result<Run, Skip> {
     if record.text("notes").contains("unpacked") {
         return Err(Skip("sequences are not packed: tokens of a step are unknown"));
     }
+    if LIMITS.iter().any(|(column, most)| record.number(column).is_some_and(|value| value > *most)) {
+        return Err(Skip("a size is beyond any run's"));
+    }
     let devices = record.size("n_devices").ok_or(Skip("number of devices not stated"))?;
     let interconnect = record.text("interconnect");
     let inner = record.size("tp").unwrap_or(1);
     let place = place::place(record.text("accelerator"), devices, record.size("devices_per_node"), interconnect, inner)
         .ok_or(Skip("accelerator has no profile"))?;
     let year = record.number("year").unwrap_or(2024.0) as u16;
-    let stack = place::stack(record.text("framework"), year, &place.device).ok_or(Skip("framework has no stack"))?;
+    let stack = place::stack(record.text("framework"), record.text("model_name"), year, &place.device)
+        .ok_or(Skip("framework has no stack"))?;
     let (seq, decoder_seq) = model::sequence(record.text("seq_len")).ok_or(Skip("sequence length not stated"))?;
     let shape = model::shape(&record, decoder_seq)?;
     let layouts = plan::layouts(&plan::Stated { record: &record, shape: &shape, seq, devices, place: &place, stack })?;
@@ -137,11 +141,12 @@ pub fn read(columns: &HashMap<String, String>) -> Result<Run, Skip> {
         () => Measure::Allocated,
     };
     let kind = record.text("kind");
+    let positive = |column| record.number(column).filter(|value| *value > 0.0);
     let measured = Measured {
-        tokens_per_s: record.number("measured_tokens_per_s_per_device"),
-        step_time_s: record.number("measured_step_time_s").or(record.number("derived_step_time_s")),
-        tflops: record.number("measured_tflops_per_device"),
-        mfu: record.number("measured_mfu"),
+        tokens_per_s: positive("measured_tokens_per_s_per_device"),
+        step_time_s: positive("measured_step_time_s").or(positive("derived_step_time_s")),
+        tflops: positive("measured_tflops_per_device"),
+        mfu: positive("measured_mfu"),
         memory_gb: record.number("measured_peak_mem_gb").filter(|_| kind != "throughput"),
         oom: record.text("oom") == "1",
     };
@@ -169,6 +174,31 @@ pub fn read(columns: &HashMap<String, String>) -> Result<Run, Skip> {
         measured,
     })
 }
+
+/// Columns and the most that one may say: more is a slip, and would only keep the machine busy.
+const LIMITS: [(&str, f64); 21] = [
+    ("layers", 1e4),
+    ("hidden", 1e6),
+    ("ffn_hidden", 1e7),
+    ("moe_ffn_hidden", 1e7),
+    ("heads", 1e5),
+    ("kv_heads", 1e5),
+    ("head_dim", 1e5),
+    ("vocab", 1e8),
+    ("experts", 1e5),
+    ("top_k", 1e5),
+    ("seq_len", 1e9),
+    ("n_devices", 1e6),
+    ("devices_per_node", 1e6),
+    ("tp", 1e6),
+    ("pp", 1e4),
+    ("vpp", 1e4),
+    ("cp", 1e6),
+    ("ep", 1e6),
+    ("micro_batch", 1e7),
+    ("global_batch", 1e9),
+    ("year", 1e4),
+];
 
 /// Columns of plan and model without which a row can be predicted.
 const OPEN: [&str; 11] = [

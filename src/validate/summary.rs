@@ -11,7 +11,7 @@ use statrs::statistics::{Data, OrderStatistics};
 
 use meshwright_hardware::units::Precision;
 
-use super::{Prediction, Run, Skip};
+use super::{Peak, Prediction, Run, Skip, Timing};
 
 /// Median and 90th percentile of absolute errors in per cent.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -36,13 +36,15 @@ impl Stats {
 }
 
 /// Tokens a second and device that the run reached, from whichever figure its source prints.
-pub fn measured_tokens_per_s(run: &Run, prediction: &Prediction) -> Option<f64> {
+pub fn measured_tokens_per_s(run: &Run, prediction: &Timing) -> Option<f64> {
     let m = &run.measured;
     let tokens = prediction.layout.global as f64 * run.tokens_per_sequence;
     let of_step = |step: f64| tokens / step / run.devices as f64;
     let of_tflops = |tflops: f64| tflops * 1e12 / prediction.flops_per_token;
     let found = m.tokens_per_s.or_else(|| m.step_time_s.map(of_step)).or_else(|| m.tflops.map(of_tflops));
-    found.or_else(|| m.mfu.map(|mfu| mfu * peak(run) / prediction.flops_per_token)).filter(|rate| *rate > 0.0)
+    found
+        .or_else(|| m.mfu.map(|mfu| mfu * peak(run) / prediction.flops_per_token))
+        .filter(|rate| *rate > 0.0 && rate.is_finite())
 }
 
 /// The peak that a model FLOPs utilisation refers to: of 16 bits, or of the run's format where its source says so.
@@ -52,15 +54,15 @@ pub fn peak(run: &Run) -> f64 {
 }
 
 /// Signed error of throughput in per cent, where the row's time is meant to be compared.
-pub fn throughput_error(run: &Run, prediction: &Prediction) -> Option<f64> {
+pub fn throughput_error(run: &Run, prediction: &Timing) -> Option<f64> {
     let measured = measured_tokens_per_s(run, prediction).filter(|_| run.timed)?;
     Some((prediction.tokens_per_s / measured - 1.0) * 100.0)
 }
 
 /// Signed error of memory in per cent.
-pub fn memory_error(run: &Run, prediction: &Prediction) -> Option<f64> {
+pub fn memory_error(run: &Run, prediction: &Peak) -> Option<f64> {
     let measured = run.measured.memory_gb.filter(|gb| *gb > 0.0 && !run.measured.oom)?;
-    Some((prediction.memory_gb / measured - 1.0) * 100.0)
+    Some((prediction.gb / measured - 1.0) * 100.0)
 }
 
 /// Statistics by a key of each run.
@@ -93,10 +95,10 @@ impl<'a> Summary<'a> {
             }
         }
         let both = || runs.iter().zip(predictions);
-        let throughput = both().filter_map(|(run, p)| Some((run, throughput_error(run, p)?))).collect();
-        let memory = both().filter_map(|(run, p)| Some((run, memory_error(run, p)?))).collect();
+        let throughput = both().filter_map(|(run, p)| Some((run, throughput_error(run, &p.timing)?))).collect();
+        let memory = both().filter_map(|(run, p)| Some((run, memory_error(run, &p.memory)?))).collect();
         let count = |oom: bool, fits: Option<bool>| {
-            both().filter(|(run, p)| run.measured.oom == oom && fits.is_none_or(|fits| p.fits == fits)).count()
+            both().filter(|(run, p)| run.measured.oom == oom && fits.is_none_or(|fits| p.memory.fits == fits)).count()
         };
         let oom = [count(true, None), count(true, Some(false)), count(false, None), count(false, Some(true))];
         Summary { rows, skipped, throughput, memory, oom }

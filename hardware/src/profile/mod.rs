@@ -17,7 +17,7 @@ pub use cluster::{Cluster, Machine, Wan};
 pub use curve::{Curve, EfficiencyCurve, Sample};
 pub use device::{Device, DeviceKind, Efficiency, Gemm, Provenance};
 pub use error::{ProfileError, place_of};
-pub use stack::{AttentionKernel, Knobs, Stack};
+pub use stack::{AttentionKernel, Knob, Knobs, Stack};
 pub use system::{Link, LinkKind, System};
 
 use serde::{Deserialize, Serialize};

@@ -19,6 +19,9 @@ pub struct Stack {
     pub family: String,
     /// Words in a run's description of its framework that mean this stack; the longest found wins.
     pub frameworks: Vec<String>,
+    /// Words that must all stand in the model's name too, where a framework's tests say there which kernels they ask for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<String>,
     /// First and last year, where the words alone are not enough.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub years: Option<[u16; 2]>,
@@ -30,6 +33,16 @@ pub struct Stack {
     pub grad_bytes: f64,
     /// Bytes a parameter of weights as they are gathered, where they are sharded.
     pub gather_bytes: f64,
+    /// ZeRO stage of runs that state none.
+    pub zero: u8,
+    /// Whether runs with tensor parallelism that do not say so have sequence parallelism.
+    pub sequence_parallel: bool,
+    /// Whether sharded weights exist only as the optimizer's masters, cast as they are gathered (PyTorch FSDP).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub casts: bool,
+    /// Whether weights, gradients and moments are all kept in 16 bits.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pure: bool,
     /// What knobs were fitted on.
     pub source: String,
     /// What is fitted.
@@ -48,9 +61,24 @@ pub enum AttentionKernel {
     Flash,
 }
 
-/// Declares the knobs once: names, defaults, bounds and docs; for files, for the fit, and for reading.
+/// A knob's name, bounds and spread.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Knob {
+    /// Name in files.
+    pub name: &'static str,
+    /// Least value.
+    pub low: f64,
+    /// Greatest value.
+    pub high: f64,
+    /// By how much it usually differs between stacks of a family: the standard deviation of its logarithm.
+    pub spread: f64,
+    /// Whether it bears on memory; the others bear on time.
+    pub memory: bool,
+}
+
+/// Declares the knobs once: names, usual values, bounds, spreads and docs; for files, for the fit, and for reading.
 macro_rules! knobs {
-    ($($(#[$doc:meta])* $name:ident = $usual:literal in $low:literal .. $high:literal;)*) => {
+    ($($(#[$doc:meta])* $name:ident = $usual:literal in $low:literal .. $high:literal by $spread:literal of $part:ident;)*) => {
         /// The fitted numbers of a stack.
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
         #[serde(deny_unknown_fields, default)]
@@ -61,8 +89,14 @@ macro_rules! knobs {
         }
 
         impl Knobs {
-            /// Every knob's name, its least and its greatest value.
-            pub const ALL: &[(&str, f64, f64)] = &[$((stringify!($name), $low, $high),)*];
+            /// Every knob.
+            pub const ALL: &[Knob] = &[$(Knob {
+                name: stringify!($name),
+                low: $low,
+                high: $high,
+                spread: $spread,
+                memory: matches!(stringify!($part).as_bytes(), b"memory"),
+            },)*];
 
             /// A knob by its place in [`Knobs::ALL`].
             pub fn at(&mut self, index: usize) -> &mut f64 {
@@ -75,49 +109,49 @@ macro_rules! knobs {
 
 knobs! {
     /// Share of the device's matmul rate that layers reach.
-    matmul = 0.88 in 0.3..1.15;
+    matmul = 0.88 in 0.3..1.15 by 0.12 of time;
     /// The same of formats narrower than 16 bits: casts, scales, layers left in bf16.
-    narrow = 0.7 in 0.2..1.2;
+    narrow = 0.7 in 0.2..1.2 by 0.15 of time;
     /// The same of experts' grouped matmuls in 16 bits; in narrower formats they gain what dense layers gain.
-    experts = 0.7 in 0.1..1.2;
+    experts = 0.7 in 0.1..1.2 by 0.25 of time;
     /// Rate of tiled attention, relative to the device's measured one.
-    attention = 1.0 in 0.2..2.5;
+    attention = 1.0 in 0.2..2.5 by 0.3 of time;
     /// Time of attention backward for one of forward: 2.5 times its FLOPs at a lower rate.
-    attention_backward = 2.7 in 1.8..5.0;
+    attention_backward = 2.7 in 1.8..5.0 by 0.15 of time;
     /// Bytes of memory-bound kernels, relative to the op list's.
-    stream = 1.6 in 0.2..5.0;
+    stream = 1.6 in 0.2..5.0 by 0.3 of time;
     /// Microseconds of host time a kernel, where that is longer than the kernel.
-    host = 15.0 in 0.5..80.0;
+    host = 25.0 in 0.5..80.0 by 0.4 of time;
     /// Microseconds of host time of a layer's routing, exchange and grouped kernels, forward.
-    host_experts = 1000.0 in 0.0..4000.0;
+    host_experts = 1000.0 in 0.0..4000.0 by 0.5 of time;
     /// Share of tensor-parallel traffic that is not hidden.
-    tp = 1.0 in 0.05..3.0;
+    tp = 1.0 in 0.05..3.0 by 0.5 of time;
     /// Share of gradient and weight traffic over data-parallel ranks that is not hidden though it could be.
-    dp = 0.3 in 0.0..3.0;
+    dp = 0.3 in 0.0..3.0 by 1.0 of time;
     /// Share of context-parallel traffic that is not hidden.
-    cp = 0.3 in 0.0..3.0;
+    cp = 0.3 in 0.0..3.0 by 0.5 of time;
     /// Share of expert-parallel traffic that is not hidden.
-    ep = 0.8 in 0.05..4.0;
+    ep = 0.8 in 0.05..4.0 by 0.5 of time;
     /// Share of pipeline messages that are not hidden.
-    pp = 0.5 in 0.0..6.0;
+    pp = 0.5 in 0.0..6.0 by 0.6 of time;
     /// Share of scale-out bandwidth that collectives reach beyond the system's own.
-    scale_out = 0.8 in 0.03..1.6;
+    scale_out = 0.8 in 0.03..1.6 by 0.6 of time;
     /// Bytes the optimizer moves, relative to one pass over its state.
-    optimizer = 1.5 in 0.3..6.0;
+    optimizer = 1.5 in 0.3..6.0 by 0.5 of time;
     /// Milliseconds a step of its own: data, clipping, logging.
-    step = 20.0 in 0.0..1500.0;
+    step = 20.0 in 0.0..1500.0 by 1.0 of time;
     /// Slowdown by every doubling of nodes: stragglers, congestion.
-    straggle = 0.003 in 0.0..0.06;
+    straggle = 0.003 in 0.0..0.06 by 0.8 of time;
     /// Share of offloaded traffic that is not hidden.
-    offload = 0.3 in 0.0..2.0;
+    offload = 0.3 in 0.0..2.0 by 0.6 of time;
     /// Bytes kept for backward, relative to the op list's.
-    saved = 1.0 in 0.4..2.2;
+    saved = 1.0 in 0.4..2.2 by 0.12 of memory;
     /// Share of attention's scores that are kept where kernels should be tiled: fallbacks to unfused ones.
-    scores = 0.0 in 0.0..1.2;
+    scores = 0.0 in 0.0..1.2 by 1.0 of memory;
     /// Copies of the logits in 4 bytes at the peak.
-    logits = 1.5 in 0.0..5.0;
-    /// GB that do not depend on the plan: workspaces, communication buffers.
-    reserve = 1.0 in 0.0..12.0;
+    logits = 1.5 in 0.0..5.0 by 0.3 of memory;
+    /// GB beside the allocator: communication buffers.
+    reserve = 1.0 in 0.0..12.0 by 0.6 of memory;
     /// What the allocator's fragments add to what is allocated.
-    fragments = 0.04 in 0.0..0.4;
+    fragments = 0.04 in 0.0..0.4 by 0.6 of memory;
 }

@@ -23,6 +23,9 @@ const AMPERE_KERNEL: f64 = 0.57;
 /// Rate of matmuls whose rows do not start at multiples of 16 bytes, which the fast kernels need (NVIDIA, Matrix
 /// Multiplication Background User's Guide, §3): BLOOM's trials with heads of 108 beside 144 and 216.
 const MISALIGNED: f64 = 0.15;
+/// The same where rows start at those but not at multiples of 128 bytes, 64 elements, at which loads are whole lines (§3, table
+/// 2): BLOOM's trials of width 14400 beside 14336 and 13824.
+const HALF_ALIGNED: f64 = 0.85;
 /// What launching whole graphs leaves of host time.
 const GRAPHS: f64 = 0.2;
 /// Bytes a second to host memory, by PCIe 5 or a coherent link; the `offload` knob says what of it shows.
@@ -43,27 +46,15 @@ pub struct Pass {
     pub traffic: f64,
 }
 
-impl Pass {
-    /// A layer of which `share` is as `other`.
-    pub fn mix(&self, other: &Pass, share: f64) -> Pass {
-        let mix = |a: f64, b: f64| if share == 0.0 { a } else { a * (1.0 - share) + b * share };
-        Pass {
-            forward: mix(self.forward, other.forward),
-            backward: mix(self.backward, other.backward),
-            weight: mix(self.weight, other.weight),
-            recomputed: mix(self.recomputed, other.recomputed),
-            traffic: mix(self.traffic, other.traffic),
-        }
-    }
-}
-
 /// Costs of a microbatch.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Costs {
     /// Tokens a rank has of a microbatch, before TP.
     pub tokens: f64,
-    /// A layer: the mean of dense ones and of those with experts.
-    pub layer: Pass,
+    /// A dense layer.
+    pub dense: Pass,
+    /// A layer with experts.
+    pub expert: Pass,
     /// Logits and loss.
     pub head: Pass,
 }
@@ -113,14 +104,14 @@ pub fn costs(shape: &Shape, layout: &Layout, site: &Site) -> Costs {
         dense.add(&encoder, 1.0 - share);
         dense.add(&decoder, share);
     }
-    let mut layer = kernels.pass(shape, &dense);
+    let mut expert = Pass::default();
     if shape.experts.is_some() {
-        let mut expert = kernels.experts(shape, tokens);
-        expert.add(&attention, 1.0);
-        layer = layer.mix(&kernels.pass(shape, &expert), shape.expert_share());
+        let mut work = kernels.experts(shape, tokens);
+        work.add(&attention, 1.0);
+        expert = kernels.pass(shape, &work);
     }
     let head = kernels.head(shape, shape.decoder.map_or(tokens, |(_, seq)| (layout.micro * seq) as f64));
-    Costs { tokens, layer, head }
+    Costs { tokens, dense: kernels.pass(shape, &dense), expert, head }
 }
 
 /// The 16-bit format that attention and the head keep where linear layers are narrower.
@@ -155,7 +146,9 @@ impl Kernels<'_> {
         let peak = self.peak[usize::from(!narrow)];
         let units = gemm::on(self.site.device, FlopRate(peak), precision, batch, m, n, k).0;
         let bytes = batch * (m * k + k * n + m * n) * WIDTH;
-        (units / (rate * self.site.power)).max(self.site.stream(bytes))
+        let whole_lines = [n, k].iter().all(|side| side % 64.0 == 0.0);
+        let aligned = if whole_lines || self.site.device.kind != DeviceKind::Gpu { 1.0 } else { HALF_ALIGNED };
+        (units / (rate * aligned * self.site.power)).max(self.site.stream(bytes))
     }
 
     /// The stack's share of the matmul rate.
@@ -185,7 +178,7 @@ impl Kernels<'_> {
         for linear in shape.attention_linears() {
             self.linear(&mut work, &linear, tp, tokens);
         }
-        let seq = layout.seq as f64;
+        let seq = layout.span as f64;
         let spread = (shape.score_width() + shape.q()) / tp;
         let flops = 2.0 * tokens * seq * spread;
         let mut bytes = self.unsplit(shape, tokens, 4.0 + 6.0);
@@ -201,7 +194,7 @@ impl Kernels<'_> {
                 work.kernels = 8.0;
             }
             AttentionKernel::Unfused => {
-                let batch = layout.micro as f64 * shape.heads as f64 / tp;
+                let batch = (layout.micro * layout.seq) as f64 / seq * shape.heads as f64 / tp;
                 let width = shape.head_dim as f64;
                 let rate = site.knobs.matmul;
                 let forward =
@@ -289,7 +282,8 @@ impl Kernels<'_> {
     /// Logits, loss and their gradients.
     fn head(&self, shape: &Shape, tokens: f64) -> Pass {
         let (site, tp) = (self.site, self.layout.tp as f64);
-        let (vocab, hidden) = (shape.vocab as f64 / tp, shape.hidden as f64);
+        // Tables are padded to whole tiles.
+        let (vocab, hidden) = ((shape.vocab as f64 / tp / 128.0).ceil() * 128.0, shape.hidden as f64);
         let rate = site.knobs.matmul;
         let forward = self.matmul(false, rate, 1.0, tokens, vocab, hidden);
         let input = self.matmul(false, rate, 1.0, tokens, hidden, vocab);
@@ -325,7 +319,8 @@ impl Kernels<'_> {
         let again_host = if matches!(layout.recompute, Recompute::Full(_)) { 1.0 } else { 0.0 };
         let backward = hosted(kernels, host * (1.7 + again_host));
         let offload = if layout.offload > 0.0 {
-            let bytes = layout.offload * super::memory::saved_by_layer(shape, layout, site);
+            let [dense, expert] = super::memory::saved_by_layers(shape, layout, site);
+            let bytes = layout.offload * if shape.experts.is_some() { expert } else { dense };
             site.knobs.offload * bytes / HOST_LINK
         } else {
             0.0

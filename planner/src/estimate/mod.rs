@@ -1,6 +1,6 @@
 //! A plan's step time and memory in closed form, over every parallel axis.
 //!
-//! In: [`Shape`], [`Layout`], a [`Site`] (device, links, stack). Out: [`Estimate`].
+//! In: [`Shape`], [`Layout`], a [`Site`] (device, links, stack). Out: [`Estimate`]; memory in [`memory`].
 //!
 //! What a layer does is listed in [`layer`], priced there by the device's matmul units, its memory and the links' α–β models;
 //! this file composes layers into a step. The schedule's closed forms: Narayanan et al. 2021, §2.2 (1F1B, interleaved), Qi
@@ -45,6 +45,8 @@ pub enum Schedule {
     ZeroBubble2p,
     /// The same with two chunks a rank in a V.
     ZeroBubbleV,
+    /// Microbatches from both ends, each rank with a stage of either way; a forward beside a backward hides their traffic.
+    DualPipe,
 }
 
 /// The decisions that time and memory depend on.
@@ -52,6 +54,8 @@ pub enum Schedule {
 pub struct Layout {
     /// Tokens a sequence.
     pub seq: usize,
+    /// Tokens that attention spans: those of a sequence, or of a sample where several are packed into one.
+    pub span: usize,
     /// Sequences a microbatch.
     pub micro: usize,
     /// Sequences a step.
@@ -152,7 +156,7 @@ impl Site<'_> {
     }
 }
 
-/// A step, in seconds by cause, and memory in bytes.
+/// A step, in seconds by cause.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Estimate {
     /// Length of the step.
@@ -169,8 +173,6 @@ pub struct Estimate {
     pub pipeline: f64,
     /// The optimizer.
     pub optimizer: f64,
-    /// Bytes on the rank that needs most, as allocated.
-    pub memory: memory::Memory,
 }
 
 /// A stage's time for one microbatch.
@@ -179,6 +181,20 @@ struct Stage {
     forward: f64,
     backward: f64,
     weight: f64,
+    recomputed: f64,
+    traffic: f64,
+}
+
+impl Stage {
+    fn add(&mut self, pass: &layer::Pass, times: f64) {
+        if times > 0.0 {
+            self.forward += times * pass.forward;
+            self.backward += times * pass.backward;
+            self.weight += times * pass.weight;
+            self.recomputed += times * pass.recomputed;
+            self.traffic += times * pass.traffic;
+        }
+    }
 }
 
 /// The step of a plan.
@@ -206,10 +222,15 @@ pub fn estimate(shape: &Shape, layout: &Layout, site: &Site) -> Estimate {
             hops * (slowest.forward + slowest.backward - 2.0 * slowest.weight).max(0.0).min(busiest)
         }
         Schedule::ZeroBubble2p | Schedule::ZeroBubbleV => 0.05 * others,
+        Schedule::DualPipe => {
+            let side_by_side = busiest;
+            (hops - 1.0).max(0.0) / 2.0 * (side_by_side + slowest.backward - 3.0 * slowest.weight).max(0.0)
+        }
     };
     let messages = 2.0 * hop * (m * chunks + hops);
-    let dp = exposed_dp(shape, layout, site, slowest.backward);
-    let optimizer = optimizer(shape, layout, site);
+    let held = memory::parameters(shape, layout);
+    let dp = exposed_dp(held, layout, site, slowest.backward);
+    let optimizer = optimizer(held, layout, site);
     let nodes = (layout.devices() as f64 / site.per_node as f64).max(1.0);
     let fixed = knobs.step * 1e-3;
     let straggle = 1.0 + knobs.straggle * nodes.log2();
@@ -217,12 +238,11 @@ pub fn estimate(shape: &Shape, layout: &Layout, site: &Site) -> Estimate {
     Estimate {
         step_time,
         compute: m * busiest,
-        recompute: m * costs.layer.recomputed * (shape.layers as f64 / layout.pp as f64),
-        layer_traffic: m * costs.layer.traffic * (shape.layers as f64 / layout.pp as f64),
+        recompute: m * slowest.recomputed,
+        layer_traffic: m * slowest.traffic,
         dp,
         pipeline: bubble + messages,
         optimizer,
-        memory: memory::peak(shape, layout, site, true),
     }
 }
 
@@ -233,30 +253,59 @@ pub fn layers_of(layers: usize, stages: usize) -> Vec<usize> {
     (0..stages).map(|stage| each + usize::from(inner_first(stage) < extra)).collect()
 }
 
+/// What a stage has of the model.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StageLayers {
+    /// Its place.
+    pub index: usize,
+    /// Layers.
+    pub layers: f64,
+    /// Of these, layers with experts.
+    pub with_experts: f64,
+    /// Whether it has the table of tokens.
+    pub first: bool,
+    /// Whether it has the head.
+    pub last: bool,
+}
+
+/// Every stage's layers. Of several chunks a stage each has its part of the layers with experts.
+pub fn stages_of(shape: &Shape, layout: &Layout) -> Vec<StageLayers> {
+    let even = layout.vpp > 1 || layout.pp == 1;
+    let mut next = 0;
+    let stage = |(index, layers): (usize, usize)| {
+        let with = (next..next + layers).filter(|layer| shape.has_experts(*layer)).count();
+        next += layers;
+        let with_experts = if even { layers as f64 * shape.expert_share() } else { with as f64 };
+        let (first, last) = (index == 0, index + 1 == layout.pp);
+        StageLayers { index, layers: layers as f64, with_experts, first, last }
+    };
+    layers_of(shape.all_layers(), layout.pp).into_iter().enumerate().map(stage).collect()
+}
+
 fn stages(shape: &Shape, layout: &Layout, costs: &layer::Costs) -> Vec<Stage> {
-    let all = shape.all_layers();
-    let mean = &costs.layer;
-    let last = layout.pp - 1;
-    let held = layers_of(all, layout.pp);
-    let stage = |(index, &layers): (usize, &usize)| {
-        let n = layers as f64;
-        let mut stage = Stage { forward: n * mean.forward, backward: n * mean.backward, weight: n * mean.weight };
-        if index == last {
+    let stage = |held: StageLayers| {
+        let mut stage = Stage::default();
+        stage.add(&costs.dense, held.layers - held.with_experts);
+        stage.add(&costs.expert, held.with_experts);
+        if held.last {
             // A V brings the last chunk to the first rank; either way one rank has the head.
-            stage.forward += costs.head.forward;
-            stage.backward += costs.head.backward;
-            stage.weight += costs.head.weight;
+            stage.add(&costs.head, 1.0);
+        }
+        if layout.schedule == Schedule::DualPipe {
+            let (compute, traffic) = (stage.forward + stage.backward - stage.traffic, stage.traffic);
+            let shown = (traffic - compute).max(0.0);
+            let left = (compute + shown) / (compute + traffic);
+            (stage.forward, stage.backward, stage.traffic) = (stage.forward * left, stage.backward * left, shown);
         }
         stage
     };
-    held.iter().enumerate().map(stage).collect()
+    stages_of(shape, layout).into_iter().map(stage).collect()
 }
 
 /// Traffic of gradients and weights that no compute hides. ZeRO-3's is hidden layer by layer in [`layer`].
-fn exposed_dp(shape: &Shape, layout: &Layout, site: &Site, backward: f64) -> f64 {
+fn exposed_dp(held: memory::Held, layout: &Layout, site: &Site, backward: f64) -> f64 {
     let ranks = layout.dp * layout.cp;
     let stride = layout.tp;
-    let held = memory::parameters(shape, layout);
     let edp = (ranks * layout.tp / (layout.ep * layout.etp)).max(1);
     let time = |parameters: f64, stride: usize, ranks: usize| {
         let reduced = parameters * layout.gradient_bytes(site.stack) * layout.trained;
@@ -282,8 +331,7 @@ fn exposed_dp(shape: &Shape, layout: &Layout, site: &Site, backward: f64) -> f64
 }
 
 /// One pass over gradients, master weights and both moments of what this rank updates.
-fn optimizer(shape: &Shape, layout: &Layout, site: &Site) -> f64 {
-    let held = memory::parameters(shape, layout);
+fn optimizer(held: memory::Held, layout: &Layout, site: &Site) -> f64 {
     let ranks = (layout.dp * layout.cp) as f64;
     let edp = (ranks * layout.tp as f64 / (layout.ep * layout.etp) as f64).max(1.0);
     let (dense, expert) = match layout.zero {

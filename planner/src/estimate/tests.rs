@@ -15,6 +15,7 @@ fn shape(name: &str) -> Shape {
 fn layout() -> Layout {
     Layout {
         seq: 2048,
+        span: 2048,
         micro: 1,
         global: 1536,
         precision: Precision::Fp16,
@@ -55,13 +56,13 @@ fn a_gpt_layer_keeps_what_korthikanti_et_al_count() {
         for tp in [1.0, 8.0] {
             let layout = Layout { tp: tp as usize, recompute: Recompute::None, ..layout() };
             let paper = s * h * (10.0 + 24.0 / tp + 5.0 * a * s / (h * tp));
-            let ours = memory::saved_by_layer(&gpt, &layout, site);
+            let ours = memory::saved_by_layers(&gpt, &layout, site)[0];
             assert!((ours / paper - 1.0).abs() < 1e-9, "tp {tp}: {ours} against {paper}");
             let selective = Layout { recompute: Recompute::Selective, ..layout.clone() };
-            let ours = memory::saved_by_layer(&gpt, &selective, site);
+            let ours = memory::saved_by_layers(&gpt, &selective, site)[0];
             assert!((ours / (s * h * (10.0 + 24.0 / tp)) - 1.0).abs() < 1e-9, "tp {tp}");
         }
-        let full = memory::saved_by_layer(&gpt, &layout(), site);
+        let full = memory::saved_by_layers(&gpt, &layout(), site)[0];
         assert_eq!(full, 2.0 * s * h);
     });
 }
@@ -126,7 +127,7 @@ fn more_of_anything_takes_longer() {
         let time = |layout: &Layout| estimate(&model, layout, site).step_time;
         let least = time(&base);
         assert!(time(&Layout { global: 2 * base.global, ..base.clone() }) > 1.8 * least);
-        assert!(time(&Layout { seq: 4096, ..base.clone() }) > 2.0 * least);
+        assert!(time(&Layout { seq: 4096, span: 4096, ..base.clone() }) > 2.0 * least);
         assert!(time(&Layout { recompute: Recompute::Full(1.0), ..base.clone() }) > 1.2 * least);
         assert!(time(&Layout { recompute: Recompute::Selective, ..base.clone() }) > least);
         let fp8 = Layout { precision: Precision::Fp8, ..base.clone() };
