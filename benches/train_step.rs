@@ -25,6 +25,7 @@ fn trainer(dp: usize, threads_per_rank: usize) -> Trainer {
         seed: 0,
         model,
         optimizer,
+        fix: Default::default(),
     };
     let stages = vec![Stage { layers: 6, full: 0, selective: 0, offload: 0 }];
     let zero = u8::from(dp > 1);

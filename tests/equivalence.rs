@@ -40,6 +40,7 @@ fn job(model: Model) -> Job {
         seed: 3,
         model,
         optimizer,
+        fix: Default::default(),
     }
 }
 

@@ -70,6 +70,7 @@ fn trainer(dress: Dress, mesh: Mesh, golden: &Golden) -> Trainer {
         seed: 0,
         model,
         optimizer,
+        fix: Default::default(),
     };
     let stages = vec![Stage { layers: 2 / mesh.pp, full: 0, selective: 0, offload: 0 }; mesh.pp];
     let plan = Plan { zero: 1, mesh, stages, ..Plan::single(job, 1) };

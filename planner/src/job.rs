@@ -8,6 +8,7 @@ use meshwright_hardware::units::Precision;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Fault, PlanError};
+use crate::search::Fix;
 use crate::shape::{Family, Shape, USUAL_TARGET};
 
 /// Which usual decoder: what stands between its matmuls.
@@ -173,6 +174,9 @@ pub struct Job {
     /// How to train it.
     #[serde(default)]
     pub optimizer: Optimizer,
+    /// Decisions that a search is not to change.
+    #[serde(default, skip_serializing_if = "Fix::is_empty")]
+    pub fix: Fix,
 }
 
 /// Tokens of a sequence that an encoder has to guess: 15 % (Devlin et al. 2019, §3.1).

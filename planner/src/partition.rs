@@ -79,8 +79,9 @@ impl Problem {
         for all in &self.choices {
             let (mut next, mut how) = (vec![f64::INFINITY; width], vec![None; width]);
             for (index, choice) in all.iter().enumerate().filter(|(_, choice)| choice.seconds <= limit) {
-                for placed in 0..width.saturating_sub(choice.stage.layers) {
-                    let (sum, at) = (least[placed] + choice.seconds, placed + choice.stage.layers);
+                let reach = width.saturating_sub(choice.stage.layers);
+                for (placed, so_far) in least[..reach].iter().enumerate() {
+                    let (sum, at) = (so_far + choice.seconds, placed + choice.stage.layers);
                     if sum < next[at] {
                         (next[at], how[at]) = (sum, Some(index));
                     }

@@ -15,6 +15,7 @@ pub fn tiny_job(model: Model) -> Job {
         seed: 0,
         model,
         optimizer: Optimizer::default(),
+        fix: Default::default(),
     }
 }
 

@@ -94,6 +94,7 @@ impl Demo {
             seed: 0,
             model: models::load("demo-10m")?,
             optimizer,
+            fix: Default::default(),
         };
         let found = search(&job, cluster, &Fix::default(), 1)?;
         let considered = found.considered;

@@ -45,6 +45,18 @@ pub struct PlanCommand {
     /// Only plans with this tensor parallelism
     #[arg(long)]
     tp: Option<usize>,
+    /// Only plans with this context parallelism
+    #[arg(long)]
+    cp: Option<usize>,
+    /// Only plans with this expert parallelism
+    #[arg(long)]
+    ep: Option<usize>,
+    /// Only plans with this ZeRO stage
+    #[arg(long)]
+    zero: Option<u8>,
+    /// Only plans with at most this tensor parallelism
+    #[arg(long)]
+    max_tp: Option<usize>,
     /// Only plans with this many sequences a microbatch
     #[arg(long)]
     microbatch: Option<usize>,
@@ -64,7 +76,7 @@ impl PlanCommand {
     pub fn run(self) -> Result<(), Failure> {
         let job = self.job()?;
         let cluster = Cluster::parse(&self.cluster)?;
-        let fix = Fix { dp: self.dp, pp: self.pp, tp: self.tp, microbatch: self.microbatch, ..Fix::default() };
+        let fix = self.fix(&job.fix);
         check_fix(&job, &cluster, &fix)?;
         let found = sites::decide(&job, &cluster, None, &fix, self.top.max(1))?;
         if let Some(path) = &self.output {
@@ -80,6 +92,21 @@ impl PlanCommand {
             }
         }
         Ok(())
+    }
+
+    /// What the job fixes, and the command line over it.
+    fn fix(&self, job: &Fix) -> Fix {
+        Fix {
+            dp: self.dp.or(job.dp),
+            pp: self.pp.or(job.pp),
+            tp: self.tp.or(job.tp),
+            cp: self.cp.or(job.cp),
+            ep: self.ep.or(job.ep),
+            zero: self.zero.or(job.zero),
+            max_tp: self.max_tp.or(job.max_tp),
+            microbatch: self.microbatch.or(job.microbatch),
+            ..job.clone()
+        }
     }
 
     fn job(&self) -> Result<Job, Failure> {
@@ -114,13 +141,16 @@ fn read_job(name: &str, seq: Option<usize>, global_batch: Option<usize>) -> Resu
         seed: 0,
         model,
         optimizer: Optimizer::default(),
+        fix: Fix::default(),
     })
 }
 
 /// A fixed axis that can never be is the user's mistake, not an empty search.
 fn check_fix(job: &Job, cluster: &Cluster, fix: &Fix) -> Result<(), Failure> {
     let devices = cluster.devices();
-    for (key, value) in [("--dp", fix.dp), ("--pp", fix.pp), ("--tp", fix.tp), ("--microbatch", fix.microbatch)] {
+    let sizes =
+        [("--dp", fix.dp), ("--pp", fix.pp), ("--tp", fix.tp), ("--cp", fix.cp), ("--microbatch", fix.microbatch)];
+    for (key, value) in sizes {
         match value {
             Some(0) => return Err(Failure::input(format!("{key} is 0: it must be above zero"))),
             Some(n) if key != "--microbatch" && !devices.is_multiple_of(n) => {
@@ -147,6 +177,8 @@ fn to_json(found: &Found) -> serde_json::Value {
         "considered": found.considered, "rejected": found.rejected, "simulated": found.simulated,
         "seconds": found.seconds,
     });
+    all["gap"] = json!(found.gap());
+    all["bound_step_time_s"] = json!(found.bound);
     let others = found.best[1..].iter().map(|(plan, predicted)| figures_json(plan, &predicted.figures));
     all["alternatives"] = others.collect();
     all
@@ -170,6 +202,7 @@ fn print_found(job: &Job, cluster: &str, found: &Found) {
         print_figures(&predicted.figures);
     }
     println!("\n{} considered, {} simulated, {:.2} s", found.considered, found.simulated, found.seconds);
+    println!("no plan of the space is faster than the first by more than {:.1} %", found.gap() * 100.0);
     let mut reasons: Vec<_> = found.rejected.iter().collect();
     reasons.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
     for (reason, count) in reasons {

@@ -149,6 +149,14 @@ impl<'a> Prices<'a> {
         Ok(2.0 * side.powi(3) / seconds.0)
     }
 
+    /// The time of moving so many bytes through memory in ops without launches; nothing where curves price them.
+    pub fn streamed(&self, bytes: f64) -> Seconds {
+        if self.devices.iter().any(|device| !device.curves.is_empty()) {
+            return Seconds(0.0);
+        }
+        self.devices.iter().map(|device| stream(device, bytes)).fold(Seconds(0.0), Seconds::max)
+    }
+
     /// The time of a block: its ops one after another.
     pub fn block(&mut self, block: &Block) -> Result<Seconds, PriceError> {
         block.calls.iter().map(|call| self.op(&call.op)).sum()

@@ -85,7 +85,7 @@ impl Whole {
     pub fn of(plan: &Plan, costs: &Costs) -> Whole {
         let model = &plan.job.model;
         let mut whole = Whole { layers: model.depth(), hop: costs.hop, norm_sum: costs.norm_sum, ..Whole::default() };
-        let (mut shortest, mut most) = (f64::INFINITY, costs.embed.share.gather.max(costs.head.share.gather));
+        let (mut shortest, mut gathered, mut most) = (f64::INFINITY, 0.0, 0.0f64);
         for (kind, piece) in &costs.layers {
             let count = (0..model.depth()).filter(|&layer| model.kind(layer) == *kind).count() as f64;
             let mut one = Times::default();
@@ -95,6 +95,7 @@ impl Whole {
             }
             whole.times.plus(&one.scaled(count));
             whole.once.add(&piece.share, count);
+            gathered += count * piece.share.gather;
             most = most.max(piece.share.gather);
         }
         whole.times.layer(&costs.embed, Recompute::None);
@@ -107,7 +108,7 @@ impl Whole {
         whole.once.add(&costs.embed.share, 1.0);
         whole.once.add(&costs.head.share, 1.0);
         let chunks = (plan.mesh.pp * plan.chunks) as f64;
-        whole.times.beside += gathers(whole.once.gather, most * chunks) + 2.0 * (chunks - 1.0) * costs.hop;
+        whole.times.beside += gathers(gathered, most * chunks) + 2.0 * (chunks - 1.0) * costs.hop;
         whole
     }
 

@@ -47,6 +47,13 @@ pub fn of_shape(job: &Job, shape: &Shape, links: &mut Links) -> Result<f64, Pric
     let sums = if model.parallel_block { 2.0 } else { 4.0 };
     // Cut into a scatter and a gather it may be a little quicker than whole.
     let traffic = 0.9 * sums * summed;
+    // Two norms and two residuals, forward and backward, and the activation, each read and written once.
+    let kept = rows / if shape.sequence_parallel { shape.tp } else { 1 };
+    let width = job.precision.stored().bytes() as f64;
+    let through = if model.gated { 8.0 } else { 5.0 } * (1.0 - routing) * model.ffn as f64 / shape.tp as f64;
+    let elems =
+        if model.parallel_block { 8.0 } else { 16.0 } * (kept * job.model.hidden) as f64 + rows as f64 * through;
+    let traffic = traffic + 0.8 * links.prices.streamed(elems * width).0;
     Ok(layers * (attention + (1.0 - routing) * dense + routing * routed + core + traffic) + head)
 }
 

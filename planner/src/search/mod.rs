@@ -4,7 +4,7 @@
 //!
 //! Branch and bound, best first: shapes (what kernels see) by a floor of FLOPs and traffic; their combinations by a floor of
 //! priced passes; those by a bound once their stages are decided; and only then a simulation. It ends when nothing left is
-//! below the best simulation by more than the tolerance.
+//! below the best simulation by more than the tolerance, or after so many parts; what is left then is in the gap.
 //!
 //! Invariant: no combination that simulates faster than the best kept one, by more than the stated gap, was left out; equal
 //! inputs give equal answers on any number of cores.
@@ -42,6 +42,8 @@ use stages::Undecided;
 pub const USABLE_MEMORY: f64 = 0.94;
 /// Relative gap to the best bound at which a search ends.
 pub const TOLERANCE: f64 = 0.005;
+/// Parts of the space that a search opens at the most, once it has a plan; what is left then counts in the gap.
+const EFFORT: usize = 8000;
 /// Simulations at a time, whatever the number of cores, so that answers do not depend on it.
 const AT_ONCE: usize = 2;
 
@@ -74,16 +76,7 @@ pub fn search(job: &Job, cluster: &Cluster, fix: &Fix, top: usize) -> Result<Fou
     let started = Instant::now();
     let mut search = Search::of(job, cluster, fix)?;
     search.begin()?;
-    let t0 = started.elapsed();
     search.run(top.max(1))?;
-    eprintln!(
-        "begin {t0:?} shapes {} opened {} orders {} combos {} proved {}",
-        search.shapes.len(),
-        search.stats[0],
-        search.stats[1],
-        search.stats[2],
-        search.proved
-    );
     let Search { considered, rejected, best, simulated, mut queue, proved, .. } = search;
     if best.is_empty() {
         return Err(PlanError::Infeasible { considered, rejected });
@@ -164,7 +157,6 @@ struct Search<'a> {
     simulated: usize,
     /// The least bound of combinations of which one partition was simulated.
     proved: f64,
-    stats: [usize; 4],
 }
 
 impl<'a> Search<'a> {
@@ -187,7 +179,6 @@ impl<'a> Search<'a> {
             best: Vec::new(),
             simulated: 0,
             proved: f64::INFINITY,
-            stats: [0; 4],
         })
     }
 
@@ -256,30 +247,30 @@ impl<'a> Search<'a> {
 
     /// Takes the most promising part until what is left cannot be better.
     fn run(&mut self, top: usize) -> Result<(), PlanError> {
+        let mut effort = 0;
         while let Some(node) = self.queue.pop() {
-            if self.is_enough(node.seconds, top) {
+            effort += 1;
+            let tired = effort > EFFORT && !self.best.is_empty();
+            if tired || self.is_enough(node.seconds, top) {
                 self.queue.push(node);
                 break;
             }
             match node.known {
-                Known::Shape(index) => {
-                    self.stats[0] += 1;
-                    self.open(index, node.seconds)?
-                }
-                Known::Orders(index) => {
-                    self.stats[1] += 1;
-                    self.open_orders(index, node.seconds)?
-                }
+                Known::Shape(index) => self.open(index, node.seconds)?,
+                Known::Orders(index) => self.open_orders(index, node.seconds)?,
                 Known::AnyOrder(index, of) => self.order(index, of, node.seconds)?,
-                Known::Combination(index, of, group) => {
-                    self.stats[2] += 1;
-                    self.decide(index, of, &group, node.seconds)?
-                }
-                Known::Plan(plan) => self.simulate(*plan, top, node.seconds)?,
+                Known::Combination(index, of, group) => self.decide(index, of, &group, node.seconds)?,
+                Known::Plan(plan) => self.simulate(*plan, top)?,
             }
         }
-        let left: usize = self.queue.iter().map(|node| self.held(&node.known)).sum();
-        self.reject("slower by its bound", left);
+        let best = self.best.first().map_or(f64::INFINITY, |(_, predicted)| predicted.figures.step_time_s);
+        let (mut slower, mut open) = (0, 0);
+        for node in &self.queue {
+            let held = self.held(&node.known);
+            if node.seconds < best * (1.0 - TOLERANCE) { open += held } else { slower += held }
+        }
+        self.reject("slower by its bound", slower);
+        self.reject("not looked at: within the gap", open);
         Ok(())
     }
 
@@ -452,9 +443,6 @@ impl<'a> Search<'a> {
             return Ok(());
         }
         if of.pp > 1 && chunks == 1 {
-            if std::env::var("DBG").is_ok() && least < self.proved {
-                eprintln!("proved {least:.4} bound {bound:.4} {}", plan.summary());
-            }
             self.proved = self.proved.min(least);
         }
         self.push(bound.max(least), Known::Plan(Box::new(plan)));
@@ -481,7 +469,7 @@ impl<'a> Search<'a> {
     }
 
     /// Simulates a plan, with the next ones if they are as far, and keeps the best.
-    fn simulate(&mut self, plan: Plan, top: usize, bounds_dbg: f64) -> Result<(), PlanError> {
+    fn simulate(&mut self, plan: Plan, top: usize) -> Result<(), PlanError> {
         let mut batch = vec![plan];
         while batch.len() < AT_ONCE && matches!(self.queue.peek(), Some(Node { known: Known::Plan(_), .. })) {
             let Some(Node { known: Known::Plan(plan), .. }) = self.queue.pop() else { break };
@@ -495,15 +483,6 @@ impl<'a> Search<'a> {
         });
         for (plan, predicted) in batch.into_iter().zip(predicted) {
             let predicted = predicted?;
-            if std::env::var("DBG").is_ok() {
-                eprintln!(
-                    "{:.4} sim {:.4} bound {:.4} {}",
-                    bounds_dbg / predicted.figures.step_time_s,
-                    predicted.figures.step_time_s,
-                    bounds_dbg,
-                    plan.summary()
-                );
-            }
             let time = |predicted: &Predicted| predicted.figures.step_time_s;
             let at = self.best.partition_point(|(_, other)| time(other) <= time(&predicted));
             self.best.insert(at, (plan, predicted));

@@ -58,6 +58,13 @@ pub struct Fix {
     pub max_tp: Option<usize>,
 }
 
+impl Fix {
+    /// Whether nothing is fixed.
+    pub fn is_empty(&self) -> bool {
+        *self == Fix::default()
+    }
+}
+
 /// Whether a value is as fixed, or nothing is.
 fn allows<T: PartialEq>(fixed: &Option<T>, value: &T) -> bool {
     fixed.as_ref().is_none_or(|fixed| fixed == value)

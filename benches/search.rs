@@ -1,0 +1,44 @@
+//! How long a full search takes: GPT-3 on 4,096 and 16,384 A100s, LLaMA-3 405B on 16,384 H100s, DeepSeek-V3 on 2,048 H100s.
+//! `cargo bench --bench search`; combinations considered a second are criterion's throughput.
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use meshwright_hardware::profile::Cluster;
+use meshwright_hardware::units::Precision;
+use meshwright_planner::job::{Job, Optimizer};
+use meshwright_planner::models;
+use meshwright_planner::search::{Fix, search};
+
+const CASES: [(&str, &str, usize, usize); 4] = [
+    ("gpt3-175b", "512x dgx-a100-80gb", 2048, 1536),
+    ("gpt3-175b", "2048x dgx-a100-80gb", 2048, 1536),
+    ("llama3-405b", "2048x dgx-h100", 8192, 2048),
+    ("deepseek-v3", "256x dgx-h100", 4096, 15360),
+];
+
+fn benches(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("search");
+    group.sample_size(10);
+    for (name, text, seq, global_batch) in CASES {
+        let model = models::load(name).expect("it is embedded");
+        let job = Job {
+            seq,
+            target_seq: None,
+            global_batch,
+            precision: Precision::Bf16,
+            steps: 1,
+            seed: 0,
+            model,
+            optimizer: Optimizer::default(),
+            fix: Fix::default(),
+        };
+        let cluster = Cluster::parse(text).expect("it is in the catalog");
+        let found = search(&job, &cluster, &Fix::default(), 1).expect("it fits");
+        println!("{name} on {text}: {} considered, gap {:.2} %", found.considered, found.gap() * 100.0);
+        group.throughput(Throughput::Elements(found.considered as u64));
+        group.bench_function(format!("{name} on {text}"), |b| b.iter(|| search(&job, &cluster, &Fix::default(), 1)));
+    }
+    group.finish();
+}
+
+criterion_group!(all, benches);
+criterion_main!(all);
