@@ -161,8 +161,8 @@ fn collectives_are_the_same_in_all_classes_of_replicas() {
     let sum = |axis, elems| instr(Kind::Collective { op: Collective::AllReduce, axis, view: view(0, 0, elems) });
     let of = |mesh, roles| Program { classes: Classes::of_sizes(vec![2, 2]), ..program(mesh, roles) };
     let mesh = Mesh { dp: 4, ep: 2, ..Mesh::ONE };
-    let more = vec![load(T()), load(T()), sum(Axis::Ep, 4), sum(Axis::Dp, 4)];
-    verify(of(mesh, vec![more.clone(), vec![load(T()), sum(Axis::Dp, 4)]])).unwrap();
+    let more = vec![clear(T()), clear(T()), sum(Axis::Ep, 4), sum(Axis::Dp, 4)];
+    verify(of(mesh, vec![more.clone(), vec![clear(T()), sum(Axis::Dp, 4)]])).unwrap();
     let fault_of = |first: Vec<Instr>, second: Vec<Instr>| fault(of(mesh, vec![first, second]));
     assert!(matches!(fault_of(more.clone(), vec![sum(Axis::Dp, 8)]), Fault::Collective { other: 0 }));
     assert!(matches!(fault_of(more, vec![]), Fault::Deadlock));

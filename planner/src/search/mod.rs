@@ -4,7 +4,7 @@
 //!
 //! Branch and bound, best first: shapes (what kernels see) by a floor of FLOPs and traffic; their combinations by a floor of
 //! priced passes; those by a bound once their stages are decided; and only then a simulation. It ends when nothing left is
-//! below the best simulation by more than the tolerance, or after so many parts; what is left then is in the gap.
+//! below the best simulation by more than the tolerance, or after so many shapes; what is left then is in the gap.
 //!
 //! Invariant: no combination that simulates faster than the best kept one, by more than the stated gap, was left out; equal
 //! inputs give equal answers on any number of cores.
@@ -42,8 +42,8 @@ use stages::Undecided;
 pub const USABLE_MEMORY: f64 = 0.94;
 /// Relative gap to the best bound at which a search ends.
 pub const TOLERANCE: f64 = 0.005;
-/// Parts of the space that a search opens at the most, once it has a plan; what is left then counts in the gap.
-const EFFORT: usize = 8000;
+/// Shapes that a search opens at the most, once it has a plan; what is left then counts in the gap.
+const EFFORT: usize = 4500;
 /// Simulations at a time, whatever the number of cores, so that answers do not depend on it.
 const AT_ONCE: usize = 2;
 
@@ -249,7 +249,7 @@ impl<'a> Search<'a> {
     fn run(&mut self, top: usize) -> Result<(), PlanError> {
         let mut effort = 0;
         while let Some(node) = self.queue.pop() {
-            effort += 1;
+            effort += usize::from(matches!(node.known, Known::Shape(_)));
             let tired = effort > EFFORT && !self.best.is_empty();
             if tired || self.is_enough(node.seconds, top) {
                 self.queue.push(node);
