@@ -170,8 +170,8 @@ impl<'a> Prices<'a> {
 
     /// The first rank of the group on an axis of another mesh, the distance between its ranks, and their number.
     pub fn group(&self, mesh: &Mesh, axis: Axis) -> (Rank, usize, usize) {
-        let stride = mesh.stride(axis);
-        (self.at - mesh.coord_of(self.at).on(axis) * stride, stride, mesh.size(axis))
+        let (stride, size) = (mesh.stride(axis), mesh.size(axis));
+        (self.at - self.at / stride % size * stride, stride, size)
     }
 
     /// The time of a collective over `ranks` ranks from `group` on that are `stride` apart; `bytes` as in

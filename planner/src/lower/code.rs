@@ -146,6 +146,8 @@ pub struct Piece {
     pub backward: Code,
     /// Gradients of weights, where backward is split.
     pub weights: Code,
+    /// What backward makes again first.
+    pub again: Vec<Step>,
     /// The classes of values that are not weights or activations.
     special: HashMap<Value, Class>,
     /// Name and elements of the gradients made inside, and elements of held copies.
@@ -164,25 +166,51 @@ pub struct Pieces {
     pub head: Piece,
 }
 
-impl Pieces {
-    /// The pieces of a plan.
-    pub fn of(plan: &Plan, blocks: &mut Blocks) -> Pieces {
+/// What all pieces of a plan compute.
+#[derive(Clone, Debug)]
+pub struct Tapes {
+    /// The embedding.
+    pub embed: Tape,
+    /// Layers of each kind.
+    pub layers: BTreeMap<Kind, Tape>,
+    /// The head.
+    pub head: Tape,
+}
+
+impl Tapes {
+    /// The tapes of a plan.
+    pub fn of(plan: &Plan) -> Tapes {
         let local = local(plan);
         let model = &plan.job.model;
         let scale = 1.0 / plan.job.scored_tokens_per_step() as f32;
-        let split = plan.schedule.splits();
         let kinds: BTreeSet<Kind> = (0..model.depth()).map(|layer| model.kind(layer)).collect();
-        let elem = Elem::of(plan.job.precision);
-        let layers = |kind: Kind, blocks: &mut Blocks| {
+        let layer = |kind: Kind| {
             let mut tape = model::layer(model, local, kind);
             // Every rank of tensor parallelism routes the same tokens, unless experts are whole.
             tape.balance *= scale / if local.whole { 1.0 } else { local.tp as f32 };
+            (kind, tape)
+        };
+        Tapes {
+            embed: model::embed(model, local),
+            layers: kinds.into_iter().map(layer).collect(),
+            head: model::head(model, local, scale),
+        }
+    }
+}
+
+impl Pieces {
+    /// The pieces of a plan.
+    pub fn of(plan: &Plan, blocks: &mut Blocks) -> Pieces {
+        let Tapes { embed, layers, head } = Tapes::of(plan);
+        let split = plan.schedule.splits();
+        let elem = Elem::of(plan.job.precision);
+        let modes = |tape: Tape, blocks: &mut Blocks| {
             Recompute::ALL.map(|mode| Piece::of(tape.clone(), (mode, split), elem, blocks))
         };
         Pieces {
-            embed: Piece::of(model::embed(model, local), (Recompute::None, false), elem, blocks),
-            layers: kinds.into_iter().map(|kind| (kind, layers(kind, blocks))).collect(),
-            head: Piece::of_head(model::head(model, local, scale), elem, blocks),
+            embed: Piece::of(embed, (Recompute::None, false), elem, blocks),
+            layers: layers.into_iter().map(|(kind, tape)| (kind, modes(tape, blocks))).collect(),
+            head: Piece::of_head(head, elem, blocks),
         }
     }
 
@@ -221,6 +249,7 @@ impl Piece {
             forward: Code::default(),
             backward: Code::default(),
             weights: Code::default(),
+            again: Vec::new(),
             grads: backward.made.clone(),
             copies: Vec::new(),
         }
@@ -250,11 +279,12 @@ impl Piece {
             let Split { inputs, weights, held } = backward.split();
             piece.copies = held;
             piece.hold(&weights);
-            piece.backward = piece.code(&[(Phase::Recompute, again), (Phase::Backward, inputs)], blocks);
+            piece.backward = piece.code(&[(Phase::Recompute, again.clone()), (Phase::Backward, inputs)], blocks);
             piece.weights = piece.code(&[(Phase::Weights, weights)], blocks);
         } else {
-            piece.backward = piece.code(&[(Phase::Recompute, again), (Phase::Backward, steps)], blocks);
+            piece.backward = piece.code(&[(Phase::Recompute, again.clone()), (Phase::Backward, steps)], blocks);
         }
+        piece.again = again;
         piece
     }
 
@@ -301,19 +331,11 @@ impl Piece {
     /// Elements of a tensor, of a gradient made inside, or of a copy.
     pub fn elems(&self, value: Value) -> usize {
         match value {
-            Value::Tensor(t) => self.tape.tensors[t].elems,
             Value::Grad(g) => self.grads[g].1,
             Value::Held(h) => self.copies[h],
-            // What flows is as large as the piece's result, or, at the head, its input.
-            Value::Flow => self.of_home(&[Home::Output, Home::Input]),
-            Value::SecondFlow => self.of_home(&[Home::SecondOut, Home::Second]),
+            Value::Tensor(_) | Value::Flow | Value::SecondFlow => self.tape.elems(value),
             Value::Weight(_) | Value::WeightGrad(_) => unreachable!("{value:?} has no size of its own"),
         }
-    }
-
-    /// Elements of the first tensor of any of these homes.
-    fn of_home(&self, homes: &[Home]) -> usize {
-        self.tape.tensors.iter().find(|t| homes.contains(&t.home)).map_or(0, |t| t.elems)
     }
 
     /// Whether a value lives in working memory.
@@ -330,7 +352,7 @@ impl Piece {
         let steps: Vec<(Phase, &Step)> =
             lists.iter().flat_map(|(phase, list)| list.iter().map(|s| (*phase, s))).collect();
         self.place(&steps, &mut code);
-        for run in steps.chunk_by(|a, b| a.0 == b.0 && a.1.is_call() && b.1.is_call()) {
+        for run in runs(&steps) {
             code.segments.push(match run[0].1 {
                 Step::Collective(op, axis, value) => Segment::Collective(*op, *axis, *value),
                 Step::Call(..) => self.block(run[0].0, run, blocks),
@@ -388,6 +410,38 @@ impl Piece {
             code.work_elems[class] = code.work_elems[class].max(start + elems);
         }
     }
+}
+
+/// Cuts steps into what is one instruction each: a collective, or calls up to the next collective. A call that waits for
+/// what is on its way round a ring begins a new one, so that those before it do not wait too.
+pub fn runs<'a, 'b>(steps: &'a [(Phase, &'b Step)]) -> Vec<&'a [(Phase, &'b Step)]> {
+    let (mut all, mut start) = (Vec::new(), 0);
+    let mut under_way: Vec<Value> = Vec::new();
+    for (at, (phase, step)) in steps.iter().enumerate() {
+        let waits = waits_for(step, &under_way);
+        // What set out before it has come too.
+        under_way.drain(..waits);
+        let waits = waits > 0;
+        let joins = at > start && !waits && steps[start].0 == *phase && step.is_call() && steps[start].1.is_call();
+        if at > start && !joins {
+            all.push(&steps[start..at]);
+            start = at;
+        }
+        if let Step::Collective(Collective::Rotate, _, value) = step {
+            under_way.push(*value);
+        }
+    }
+    if start < steps.len() {
+        all.push(&steps[start..]);
+    }
+    all
+}
+
+/// How many of the values that are on their way, in the order in which they set out, must have come before a step.
+pub fn waits_for(step: &Step, under_way: &[Value]) -> usize {
+    let Step::Call(_, uses) = step else { return 0 };
+    let awaited = |value: &Value| uses.iter().any(|used| used.value == *value);
+    under_way.iter().rposition(awaited).map_or(0, |at| at + 1)
 }
 
 /// Elements to which views are aligned: 64 bytes.

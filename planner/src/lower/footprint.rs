@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 use meshwright_hardware::mesh::Axis;
 use meshwright_hardware::program::Elem;
 
-use super::code::{ALIGN, ByClass, Piece, Pieces};
+use super::code::{ALIGN, ByClass, Piece, Pieces, Tapes};
 use super::layout::{Formats, Sizes as BankSizes, bank_of, sharing, tied_apart, tied_elems, turns};
-use crate::model::{Kind, ParamDecl};
-use crate::plan::Plan;
+use crate::model::{Kind, ParamDecl, Tape};
+use crate::plan::{Plan, Recompute};
 use crate::schedule::{Action, Pipeline, under_way};
 
 /// Sizes of a bank on one rank.
@@ -122,6 +122,14 @@ impl Frame {
     }
 }
 
+impl Frame {
+    /// Of a tape whose activations are not counted.
+    fn bare(tape: &Tape, modes: usize) -> Frame {
+        let none = Elems { slot: [0; 3], held: 0, work: [0; 3] };
+        Frame { params: tape.params.clone(), modes: vec![none; modes] }
+    }
+}
+
 /// The same of all pieces.
 #[derive(Clone, Debug)]
 pub struct Frames {
@@ -135,6 +143,12 @@ impl Frames {
     pub fn of(pieces: &Pieces) -> Frames {
         let layers = pieces.layers.iter().map(|(&kind, modes)| (kind, Frame::of(modes))).collect();
         Frames { embed: Frame::of([&pieces.embed]), layers, head: Frame::of([&pieces.head]) }
+    }
+
+    /// Of tapes whose activations are not counted.
+    pub fn bare(tapes: &Tapes) -> Frames {
+        let layers = tapes.layers.iter().map(|(&kind, tape)| (kind, Frame::bare(tape, Recompute::ALL.len())));
+        Frames { embed: Frame::bare(&tapes.embed, 1), layers: layers.collect(), head: Frame::bare(&tapes.head, 1) }
     }
 
     /// Activations in a slot of a layer that keeps everything, elements.

@@ -222,6 +222,18 @@ impl Tape {
         self.nodes.iter().any(|node| matches!(node, Node::Ring(ring) if ring.kv.contains(&tensor)))
     }
 
+    /// Elements of a tensor, or of what flows back: as much as the piece's result, or, at the head, its input. What else
+    /// has a size has it elsewhere: 0.
+    pub fn elems(&self, value: Value) -> usize {
+        let of = |homes: [Home; 2]| self.tensors.iter().find(|t| homes.contains(&t.home)).map_or(0, |t| t.elems);
+        match value {
+            Value::Tensor(t) => self.tensors[t].elems,
+            Value::Flow => of([Home::Output, Home::Input]),
+            Value::SecondFlow => of([Home::SecondOut, Home::Second]),
+            Value::Grad(_) | Value::Held(_) | Value::Weight(_) | Value::WeightGrad(_) => 0,
+        }
+    }
+
     /// The forward pass.
     pub fn forward(&self) -> Vec<Step> {
         self.nodes.iter().flat_map(forward_steps).collect()

@@ -19,7 +19,7 @@
 //! Invariant: bound ≤ simulated step (tests over every schedule).
 
 use crate::plan::{Plan, Recompute, Schedule, Stage};
-use crate::schedule::{Action, Pipeline};
+use crate::schedule::Pipeline;
 
 use super::cost::{Costs, PieceCost, Share};
 
@@ -40,16 +40,27 @@ impl Times {
     /// Adds a piece.
     pub fn layer(&mut self, piece: &PieceCost, mode: Recompute) {
         self.forward += piece.pass.forward;
-        self.backward += piece.pass.backward[mode as usize] + piece.share.settle;
+        self.backward += piece.pass.backward[mode as usize] + piece.share.empty;
         self.weights += piece.pass.weights;
-        self.beside += piece.share.scatter + piece.pass.beside;
+        self.beside += piece.share.scatter + piece.pass.ring[0] + piece.pass.ring[1];
     }
 
-    fn plus(&mut self, other: &Times) {
+    /// Adds others.
+    pub fn plus(&mut self, other: &Times) {
         self.forward += other.forward;
         self.backward += other.backward;
         self.weights += other.weights;
         self.beside += other.beside;
+    }
+
+    /// Without others.
+    pub fn less(&self, other: &Times) -> Times {
+        Times {
+            forward: self.forward - other.forward,
+            backward: self.backward - other.backward,
+            weights: self.weights - other.weights,
+            beside: self.beside - other.beside,
+        }
     }
 
     /// Kernels in all.
@@ -68,6 +79,12 @@ impl Times {
 pub struct Whole {
     /// All stages together, nothing made again.
     pub times: Times,
+    /// Gathering all weights once, and those of the largest piece.
+    pub gathers: [f64; 2],
+    /// Scattering all gradients once, and those of the largest piece.
+    pub scatters: [f64; 2],
+    /// What goes round rings, forward and backward.
+    pub rings: [f64; 2],
     /// Once a step, of all stages together.
     pub once: Share,
     /// The shortest layer.
@@ -76,8 +93,10 @@ pub struct Whole {
     pub layers: usize,
     /// Head, loss and their load.
     pub head: f64,
-    hop: f64,
-    norm_sum: f64,
+    /// A message from stage to stage, on its way.
+    pub hop: f64,
+    /// Summing the norm over all ranks.
+    pub norm_sum: f64,
 }
 
 impl Whole {
@@ -85,7 +104,7 @@ impl Whole {
     pub fn of(plan: &Plan, costs: &Costs) -> Whole {
         let model = &plan.job.model;
         let mut whole = Whole { layers: model.depth(), hop: costs.hop, norm_sum: costs.norm_sum, ..Whole::default() };
-        let (mut shortest, mut gathered, mut most) = (f64::INFINITY, 0.0, 0.0f64);
+        let mut shortest = f64::INFINITY;
         for (kind, piece) in &costs.layers {
             let count = (0..model.depth()).filter(|&layer| model.kind(layer) == *kind).count() as f64;
             let mut one = Times::default();
@@ -93,31 +112,59 @@ impl Whole {
             if one.total() < shortest {
                 (shortest, whole.layer) = (one.total(), one);
             }
-            whole.times.plus(&one.scaled(count));
-            whole.once.add(&piece.share, count);
-            gathered += count * piece.share.gather;
-            most = most.max(piece.share.gather);
+            whole.add(piece, count);
         }
-        whole.times.layer(&costs.embed, Recompute::None);
-        whole.times.layer(&costs.head, Recompute::None);
+        whole.add(&costs.embed, 1.0);
+        whole.add(&costs.head, 1.0);
         whole.times.forward += costs.load[0];
         whole.times.backward += costs.load[1];
         let mut head = Times::default();
         head.layer(&costs.head, Recompute::None);
         whole.head = head.total() + costs.load[1];
-        whole.once.add(&costs.embed.share, 1.0);
-        whole.once.add(&costs.head.share, 1.0);
-        let chunks = (plan.mesh.pp * plan.chunks) as f64;
-        whole.times.beside += gathers(gathered, most * chunks) + 2.0 * (chunks - 1.0) * costs.hop;
         whole
+    }
+
+    fn add(&mut self, piece: &PieceCost, count: f64) {
+        let PieceCost { pass, share } = piece;
+        let mut one = Times::default();
+        one.layer(piece, Recompute::None);
+        self.times.plus(&one.scaled(count));
+        self.once.add(share, count);
+        for (sum, one) in [(&mut self.gathers, share.gather), (&mut self.scatters, share.scatter)] {
+            *sum = [sum[0] + count * one, sum[1].max(one)];
+        }
+        self.rings = [0, 1].map(|way| self.rings[way] + count * pass.ring[way]);
+    }
+
+    /// These passes, with what ranks share beside.
+    pub fn with(&self, rest: &Whole) -> Whole {
+        let mut whole = Whole { layers: self.layers, ..*rest };
+        whole.times.plus(&self.times);
+        whole.layer.plus(&self.layer);
+        whole.head += self.head;
+        whole
+    }
+
+    /// Seconds a microbatch takes all stages, in `chunks` chunks in all; forward and backward have their own gathers and
+    /// scatters beside them, but for the two pieces at each turn that buckets may hold from before. And seconds of its way
+    /// through all of them, messages not counted.
+    pub fn microbatch(&self, chunks: usize) -> (f64, f64) {
+        let chunks = 2.0 * chunks as f64;
+        let [gathered, scattered] = [self.gathers, self.scatters].map(|[sum, most]| sum - chunks * most);
+        let gathered = gathered.max(0.0);
+        let forward = self.times.forward.max(gathered + self.rings[0]);
+        let backward = self.times.backward.max(gathered + scattered.max(0.0) + self.rings[1]);
+        let beside = 2.0 * gathered + self.scatters[0] + self.rings[0] + self.rings[1] + (chunks - 2.0) * self.hop;
+        let way = forward + backward + self.times.weights;
+        (way.max(beside), way)
     }
 
     /// A step of any stages: floors of the paths above over all ways to spread the work, with `ratio` of 1F1B's (see
     /// [`least_ratio`]).
     pub fn floor(&self, pipeline: &Pipeline, ratio: f64) -> f64 {
         let (p, m) = (pipeline.stages as f64, pipeline.microbatches as f64);
-        let (work, once) = (self.times.total(), &self.once);
-        let even = m * work.max(self.times.beside) / p;
+        let ((busy, work), once) = (self.microbatch(pipeline.stages * pipeline.chunks), &self.once);
+        let even = m * busy / p;
         let each = (self.layers / (pipeline.stages * pipeline.chunks)).max(1) as f64;
         let fill = (p - 1.0) * each;
         let filled = match pipeline.schedule {
@@ -144,7 +191,8 @@ impl Whole {
 }
 
 impl Times {
-    fn scaled(&self, by: f64) -> Times {
+    /// So many of them.
+    pub fn scaled(&self, by: f64) -> Times {
         Times {
             forward: self.forward * by,
             backward: self.backward * by,
@@ -157,6 +205,7 @@ impl Times {
 impl Share {
     fn add(&mut self, other: &Share, times: f64) {
         self.clear += times * other.clear;
+        self.empty += times * other.empty;
         self.settle += times * other.settle;
         self.gather += times * other.gather;
         self.scatter += times * other.scatter;
@@ -247,102 +296,6 @@ pub fn of_stage(plan: &Plan, costs: &Costs, stage: usize) -> (f64, f64) {
     let chunks = (0..plan.chunks).map(|chunk| chunk_times(plan, costs, stage, chunk)).collect::<Vec<_>>();
     let tail = Tail::of(plan, costs, stage, &chunks);
     (chunks.iter().map(Times::longer).sum(), tail.before + costs.norm_sum + tail.after)
-}
-
-/// A step of decided stages, each with its own costs.
-pub fn step(plan: &Plan, costs: &[&Costs]) -> f64 {
-    let pipeline = plan.pipeline();
-    let times = |stage: usize| (0..plan.chunks).map(|chunk| chunk_times(plan, costs[stage], stage, chunk)).collect();
-    let all: Vec<Vec<Times>> = (0..plan.mesh.pp).map(times).collect();
-    let hop = costs.iter().map(|costs| costs.hop).fold(f64::INFINITY, f64::min);
-    let ends = ends_of_stages(&pipeline, &all, hop);
-    let tails: Vec<Tail> = (0..plan.mesh.pp).map(|stage| Tail::of(plan, costs[stage], stage, &all[stage])).collect();
-    let summed = ends.iter().zip(&tails).map(|(end, tail)| end + tail.before).fold(0.0, f64::max);
-    let norm = costs.iter().map(|costs| costs.norm_sum).fold(f64::INFINITY, f64::min);
-    summed + norm + tails.iter().map(|tail| tail.after).fold(0.0, f64::max)
-}
-
-/// When each stage's passes are done, were nothing in their way but each other.
-fn ends_of_stages(pipeline: &Pipeline, all: &[Vec<Times>], hop: f64) -> Vec<f64> {
-    let (p, m) = (pipeline.stages, pipeline.microbatches as f64);
-    let beside = |stage: usize| m * all[stage].iter().map(|chunk| chunk.beside).sum::<f64>();
-    if p == 1 {
-        let kernels = all[0].iter().map(Times::total).sum::<f64>();
-        return vec![(m * kernels).max(beside(0))];
-    }
-    let mut ends = Played::of(pipeline, all, hop).free;
-    let mut before = 0.0;
-    for (stage, end) in ends.iter_mut().enumerate() {
-        *end = end.max(before + beside(stage));
-        before += all[stage][0].forward + hop;
-    }
-    ends
-}
-
-/// A schedule played with whole passes.
-struct Played<'a> {
-    pipeline: &'a Pipeline,
-    all: &'a [Vec<Times>],
-    hop: f64,
-    /// By place and microbatch: when forward and backward are done; never, before they are.
-    done: [Vec<f64>; 2],
-    /// By stage: when it is free.
-    free: Vec<f64>,
-}
-
-impl<'a> Played<'a> {
-    fn of(pipeline: &'a Pipeline, all: &'a [Vec<Times>], hop: f64) -> Self {
-        let passes = pipeline.stages * pipeline.chunks * pipeline.microbatches;
-        let never = || vec![f64::INFINITY; passes];
-        let mut played = Played { pipeline, all, hop, done: [never(), never()], free: vec![0.0; pipeline.stages] };
-        let orders = pipeline.orders();
-        let mut next = vec![0; pipeline.stages];
-        let mut moved = true;
-        while moved {
-            moved = false;
-            for (stage, order) in orders.iter().enumerate() {
-                while let Some(&action) = order.get(next[stage]) {
-                    if !played.play(stage, action) {
-                        break;
-                    }
-                    next[stage] += 1;
-                    moved = true;
-                }
-            }
-        }
-        played
-    }
-
-    /// Plays an action if what it needs is there.
-    fn play(&mut self, stage: usize, action: Action) -> bool {
-        let (chunk, mb) = match action {
-            Action::Forward(chunk, mb) | Action::Backward(chunk, mb) | Action::Weights(chunk, mb) => (chunk, mb),
-        };
-        let (pipeline, times) = (self.pipeline, &self.all[stage][chunk]);
-        let place = pipeline.place(stage, chunk);
-        let at = |place: usize| place * pipeline.microbatches + mb;
-        let came = |place: usize, when: f64| when + if pipeline.chunk_at(place).0 == stage { 0.0 } else { self.hop };
-        let (needs, takes) = match action {
-            Action::Forward(..) if place == 0 => (0.0, times.forward),
-            Action::Forward(..) => (came(place - 1, self.done[0][at(place - 1)]), times.forward),
-            Action::Backward(..) if place + 1 == pipeline.stages * pipeline.chunks => {
-                (self.done[0][at(place)], times.backward)
-            }
-            Action::Backward(..) => (came(place + 1, self.done[1][at(place + 1)]), times.backward),
-            Action::Weights(..) => (0.0, times.weights),
-        };
-        if needs.is_infinite() {
-            return false;
-        }
-        let end = self.free[stage].max(needs) + takes;
-        self.free[stage] = end;
-        match action {
-            Action::Forward(..) => self.done[0][at(place)] = end,
-            Action::Backward(..) => self.done[1][at(place)] = end,
-            Action::Weights(..) => {}
-        }
-        true
-    }
 }
 
 /// What a stage does once a step, beside its passes.

@@ -7,16 +7,15 @@
 //!
 //! Invariant: only sums of the prices that the simulator uses.
 
-use std::collections::HashMap;
-
 use meshwright_hardware::mesh::{Axis, Mesh};
 use meshwright_hardware::op::Op;
 use meshwright_hardware::price::{PriceError, Prices};
 use meshwright_hardware::program::Collective;
 use meshwright_hardware::units::Bytes;
+use rustc_hash::FxHashMap;
 
-use crate::lower::{BankSize, Blocks, Code, Frames, Piece, PieceSize, Pieces, Segment, Sizes};
-use crate::model::Kind;
+use crate::lower::{BankSize, Blocks, Frames, PieceSize, Pieces, Sizes, Tapes, waits_for};
+use crate::model::{Backward, Kind, Step, Tape, Value};
 use crate::plan::Plan;
 
 /// First rank, distance and number of a group's ranks.
@@ -28,14 +27,14 @@ pub struct Links<'a> {
     pub prices: Prices<'a>,
     /// Whether all axes count as near as can be.
     pub nearest: bool,
-    known: HashMap<(Collective, u64, Group), f64>,
-    ops: HashMap<(&'static str, usize, usize), f64>,
+    known: FxHashMap<(Collective, u64, Group), f64>,
+    ops: FxHashMap<(&'static str, usize, usize), f64>,
 }
 
 impl<'a> Links<'a> {
     /// An empty memory.
     pub fn new(prices: Prices<'a>) -> Self {
-        Links { prices, nearest: false, known: HashMap::new(), ops: HashMap::new() }
+        Links { prices, nearest: false, known: FxHashMap::default(), ops: FxHashMap::default() }
     }
 
     /// Seconds of a collective over an axis; `bytes` of fp32 elements.
@@ -68,38 +67,86 @@ impl<'a> Links<'a> {
     }
 }
 
+/// A part of a pass.
+#[derive(Clone, Copy, Debug)]
+enum Part {
+    /// Kernels, which wait until so many of what goes round a ring have come.
+    Run(f64, usize),
+    /// What travels.
+    Collective(Collective, Axis, u64),
+}
+
 /// A pass over a piece: seconds of kernels, and what travels.
 #[derive(Clone, Debug, Default)]
 struct Work {
     kernels: f64,
-    /// While kernels wait.
-    here: Vec<(Collective, Axis, u64)>,
-    /// Beside kernels.
-    beside: Vec<(Collective, Axis, u64)>,
+    /// In order; of kernels only where something goes round a ring beside them.
+    parts: Vec<Part>,
 }
 
 impl Work {
-    fn of(code: &Code, piece: &Piece, blocks: &Blocks, prices: &mut Prices) -> Result<Work, PriceError> {
+    /// Of steps whose values are as large as `elems` says.
+    fn of(steps: &[&Step], elems: impl Fn(Value) -> usize, prices: &mut Prices) -> Result<Work, PriceError> {
         let mut work = Work::default();
-        for segment in &code.segments {
-            match segment {
-                Segment::Run { block, .. } => work.kernels += prices.block(blocks.get(*block))?.0,
-                Segment::Collective(op, axis, value) => {
-                    let list = if *op == Collective::Rotate { &mut work.beside } else { &mut work.here };
-                    list.push((*op, *axis, piece.elems(*value) as u64 * 4));
+        let ringed = steps.iter().any(|step| matches!(step, Step::Collective(Collective::Rotate, ..)));
+        let (mut under_way, mut awaited): (Vec<Value>, usize) = (Vec::new(), 0);
+        for step in steps {
+            match step {
+                Step::Call(op, _) => {
+                    let seconds = prices.op(op)?.0;
+                    work.kernels += seconds;
+                    if ringed {
+                        let waits = waits_for(step, &under_way[awaited..]);
+                        awaited += waits;
+                        work.run(seconds, awaited, waits > 0);
+                    }
+                }
+                Step::Collective(op, axis, value) => {
+                    if *op == Collective::Rotate {
+                        under_way.push(*value);
+                    }
+                    work.parts.push(Part::Collective(*op, *axis, elems(*value) as u64 * 4));
                 }
             }
         }
         Ok(work)
     }
 
-    /// Seconds in all, and of what travels beside.
+    /// Adds kernels, to those before them unless they wait for more.
+    fn run(&mut self, seconds: f64, awaited: usize, apart: bool) {
+        match self.parts.last_mut() {
+            Some(Part::Run(before, _)) if !apart => *before += seconds,
+            _ => self.parts.push(Part::Run(seconds, awaited)),
+        }
+    }
+
+    /// Seconds in all, were nothing else on the way, and of what goes round a ring.
     fn seconds(&self, links: &mut Links, mesh: &Mesh) -> Result<(f64, f64), PriceError> {
-        let mut sum = |list: &[(Collective, Axis, u64)]| -> Result<f64, PriceError> {
-            list.iter().map(|&(op, axis, bytes)| links.collective(mesh, op, axis, bytes)).sum()
-        };
-        let (here, beside) = (sum(&self.here)?, sum(&self.beside)?);
-        Ok(((self.kernels + here).max(beside), beside))
+        let (mut end, mut beside, mut ring) = (0.0f64, 0.0f64, 0.0);
+        let (mut came, mut last) = (Vec::new(), None);
+        for part in &self.parts {
+            match *part {
+                Part::Run(seconds, awaited) => {
+                    let since = if awaited > 0 { came[awaited - 1] } else { 0.0 };
+                    end = end.max(since) + seconds;
+                }
+                Part::Collective(Collective::Rotate, axis, bytes) => {
+                    let seconds = match last {
+                        Some((same, seconds)) if same == bytes => seconds,
+                        _ => links.collective(mesh, Collective::Rotate, axis, bytes)?,
+                    };
+                    last = Some((bytes, seconds));
+                    beside = beside.max(end) + seconds;
+                    ring += seconds;
+                    came.push(beside);
+                }
+                Part::Collective(op, axis, bytes) => end += links.collective(mesh, op, axis, bytes)?,
+            }
+        }
+        if came.is_empty() {
+            end += self.kernels;
+        }
+        Ok((end, ring))
     }
 }
 
@@ -112,13 +159,36 @@ struct PieceWork {
 }
 
 impl PieceWork {
-    /// One piece in each of its modes.
-    fn of(modes: &[&Piece], blocks: &Blocks, prices: &mut Prices) -> Result<PieceWork, PriceError> {
-        let first = modes[0];
-        let backward = modes.iter().map(|piece| Work::of(&piece.backward, piece, blocks, prices));
+    /// One piece in each of its modes: nothing made again, and what else is given.
+    fn of(
+        tape: &Tape,
+        back: &Backward,
+        again: &[Vec<Step>],
+        splits: bool,
+        prices: &mut Prices,
+    ) -> Result<PieceWork, PriceError> {
+        let split = splits.then(|| back.split());
+        let elems = |value: Value| match value {
+            Value::Grad(g) => back.made[g].1,
+            Value::Held(h) => split.as_ref().map_or(0, |split| split.held[h]),
+            value => tape.elems(value),
+        };
+        let forward: Vec<Step> = tape.forward();
+        let steps = split.as_ref().map_or(&back.steps, |split| &split.inputs);
+        let backward = again.iter().map(|again| {
+            let all: Vec<&Step> = again.iter().chain(steps).collect();
+            Work::of(&all, elems, prices)
+        });
         let backward = backward.collect::<Result<_, _>>()?;
-        let forward = Work::of(&first.forward, first, blocks, prices)?;
-        Ok(PieceWork { forward, backward, weights: Work::of(&first.weights, first, blocks, prices)? })
+        let forward = Work::of(&forward.iter().collect::<Vec<_>>(), elems, prices)?;
+        let weights = split.as_ref().map_or(&[][..], |split| &split.weights);
+        Ok(PieceWork { forward, backward, weights: Work::of(&weights.iter().collect::<Vec<_>>(), elems, prices)? })
+    }
+
+    /// The head, all in its backward pass.
+    fn of_head(tape: &Tape, prices: &mut Prices) -> Result<PieceWork, PriceError> {
+        let head = PieceWork::of(tape, &tape.backward(), &[tape.forward()], false, prices)?;
+        Ok(PieceWork { forward: Work::default(), ..head })
     }
 
     fn seconds(&self, links: &mut Links, mesh: &Mesh) -> Result<Pass, PriceError> {
@@ -127,8 +197,8 @@ impl PieceWork {
             *seconds = self.backward[mode.min(self.backward.len() - 1)].seconds(links, mesh)?.0;
         }
         let (forward, ahead) = self.forward.seconds(links, mesh)?;
-        let beside = ahead + self.backward[0].seconds(links, mesh)?.1;
-        Ok(Pass { forward, backward, weights: self.weights.seconds(links, mesh)?.0, beside })
+        let ring = [ahead, self.backward[0].seconds(links, mesh)?.1];
+        Ok(Pass { forward, backward, weights: self.weights.seconds(links, mesh)?.0, ring })
     }
 }
 
@@ -146,14 +216,46 @@ impl ShapeWork {
     pub fn of(plan: &Plan, prices: &mut Prices) -> Result<ShapeWork, PriceError> {
         let mut blocks = Blocks::apart();
         let pieces = Pieces::of(plan, &mut blocks);
-        let embed = PieceWork::of(&[&pieces.embed], &blocks, prices)?;
-        let head = PieceWork::of(&[&pieces.head], &blocks, prices)?;
+        let splits = plan.schedule.splits();
         let layers = pieces.layers.iter().map(|(&kind, modes)| {
-            let modes: Vec<&Piece> = modes.iter().collect();
-            Ok((kind, PieceWork::of(&modes, &blocks, prices)?))
+            let again: Vec<Vec<Step>> = modes.iter().map(|piece| piece.again.clone()).collect();
+            let tape = &modes[0].tape;
+            Ok((kind, PieceWork::of(tape, &tape.backward(), &again, splits, prices)?))
         });
         let layers = layers.collect::<Result<_, PriceError>>()?;
-        Ok(ShapeWork { frames: Frames::of(&pieces), embed, layers, head })
+        let frames = Frames::of(&pieces);
+        ShapeWork::with(&pieces.embed.tape, layers, &pieces.head.tape, frames, prices)
+    }
+
+    /// The same without recomputation, activations' memory not counted: all that floors need, much sooner.
+    pub fn quick(plan: &Plan, prices: &mut Prices) -> Result<ShapeWork, PriceError> {
+        let tapes = Tapes::of(plan);
+        let splits = plan.schedule.splits();
+        let layers = tapes
+            .layers
+            .iter()
+            .map(|(&kind, tape)| Ok((kind, PieceWork::of(tape, &tape.backward(), &[Vec::new()], splits, prices)?)));
+        let layers = layers.collect::<Result<_, PriceError>>()?;
+        ShapeWork::with(&tapes.embed, layers, &tapes.head, Frames::bare(&tapes), prices)
+    }
+
+    /// Parameters alone, which passes take nothing for.
+    pub fn idle(plan: &Plan) -> ShapeWork {
+        let none = || PieceWork { forward: Work::default(), backward: vec![Work::default()], weights: Work::default() };
+        let tapes = Tapes::of(plan);
+        let layers = tapes.layers.keys().map(|&kind| (kind, none())).collect();
+        ShapeWork { frames: Frames::bare(&tapes), embed: none(), layers, head: none() }
+    }
+
+    fn with(
+        embed: &Tape,
+        layers: Vec<(Kind, PieceWork)>,
+        head: &Tape,
+        frames: Frames,
+        prices: &mut Prices,
+    ) -> Result<ShapeWork, PriceError> {
+        let embed = PieceWork::of(embed, &embed.backward(), &[Vec::new()], false, prices)?;
+        Ok(ShapeWork { frames, embed, layers, head: PieceWork::of_head(head, prices)? })
     }
 
     /// Seconds of all kernels of a microbatch, nothing made again, without what travels.
@@ -176,8 +278,8 @@ pub struct Pass {
     pub backward: [f64; 3],
     /// Gradients of weights, where they are apart.
     pub weights: f64,
-    /// What travels beside kernels, forward and backward.
-    pub beside: f64,
+    /// What goes round a ring beside kernels, forward and backward.
+    pub ring: [f64; 2],
 }
 
 /// Seconds of what ranks with the same parameters do for each other, of one piece.
@@ -185,7 +287,9 @@ pub struct Pass {
 pub struct Share {
     /// Once a step, at its start: clearing gradients.
     pub clear: f64,
-    /// A microbatch, with backward's kernels: clearing the bucket of gradients, adding up what was scattered.
+    /// A microbatch, before backward's kernels: clearing the bucket of gradients.
+    pub empty: f64,
+    /// A microbatch, after a later piece's kernels: adding up what was scattered.
     pub settle: f64,
     /// A pass, beside kernels: gathering weights.
     pub gather: f64,
@@ -333,6 +437,6 @@ fn share(plan: &Plan, banks: &[BankSize], links: &mut Links) -> Result<Share, Pr
             _ => share.gather += gathered,
         }
     }
-    share.settle += links.vector("zero", bucket, 0, || Op::Zero { n: bucket })?;
+    share.empty += links.vector("zero", bucket, 0, || Op::Zero { n: bucket })?;
     Ok(share)
 }

@@ -1,28 +1,35 @@
-//! A floor of a shape before its pieces are made: its matmuls, its attention and the sums of tensor parallelism.
+//! A floor of a shape before anything of it is made: its matmuls, its attention and the sums of tensor parallelism.
 //!
-//! In: a job, a shape, prices. Out: seconds a microbatch takes on a rank that had the whole model.
+//! In: a job, a shape, prices. Out: [`Whole`] of the passes a microbatch takes on a rank that had the whole model, of which
+//! only what these ops take is counted.
 //!
-//! Invariant: no more than the pieces' priced passes, of which these ops are a part.
+//! Invariant: no more than the priced passes, of which these ops are a part.
 
 use meshwright_hardware::mesh::{Axis, Mesh};
 use meshwright_hardware::op::{AttentionDims, Layout, Op};
 use meshwright_hardware::price::PriceError;
 use meshwright_hardware::program::Collective;
 
+use super::bound::{Times, Whole};
 use super::cost::Links;
 use super::space::Shape;
 use crate::job::Job;
 use crate::shape::Linear;
 
-/// Seconds of a microbatch through all layers and the head, on one rank of TP, CP and EP.
-pub fn of_shape(job: &Job, shape: &Shape, links: &mut Links) -> Result<f64, PriceError> {
+/// A microbatch through all layers and the head, on one rank of TP, CP and EP.
+pub fn of_shape(job: &Job, shape: &Shape, links: &mut Links) -> Result<Whole, PriceError> {
+    let layers = job.model.depth();
     if job.target() > 0 {
-        return Ok(0.0);
+        return Ok(Whole { layers, ..Whole::default() });
     }
     let model = crate::shape::Shape::from(&job.model);
     let rows = shape.microbatch * job.seq / shape.cp;
-    let mut kernels = |linears: &[Linear]| -> Result<f64, PriceError> {
-        linears.iter().map(|linear| passes(linear, shape.tp, rows, links)).sum()
+    let mut kernels = |linears: &[Linear]| -> Result<Times, PriceError> {
+        let mut all = Times::default();
+        for linear in linears {
+            all.plus(&passes(linear, shape.tp, rows, links)?);
+        }
+        Ok(all)
     };
     let attention = kernels(&model.attention_linears())?;
     let dense = kernels(&model.ffn_linears(model.ffn as f64))?;
@@ -31,47 +38,99 @@ pub fn of_shape(job: &Job, shape: &Shape, links: &mut Links) -> Result<f64, Pric
         outputs: job.model.vocab as f64,
         split: crate::shape::Split::Columns,
     };
-    let head = if job.model.causal() { kernels(&[table])? } else { 0.0 };
+    let head = if job.model.causal() { kernels(&[table])? } else { Times::default() };
     // What routed experts get to do varies with their room: at the greatest rate, it is at least their share of the tokens.
-    let routed = match &model.experts {
-        Some(experts) => {
-            let each = experts.top_k as f64 * model.expert_parameters(experts);
-            0.9 * 6.0 * each * rows as f64 / shape.tp as f64 / links.prices.fastest_flops()?
-        }
-        None => 0.0,
+    let mut routed = Times::default();
+    if let Some(experts) = &model.experts {
+        let each = experts.top_k as f64 * model.expert_parameters(experts);
+        let once = 0.9 * 2.0 * each * rows as f64 / shape.tp as f64 / links.prices.fastest_flops()?;
+        routed = Times { forward: once, backward: once, weights: once, beside: 0.0 };
+        routed.plus(&kernels_of_shared(&model, shape, rows, links)?);
+    }
+    let mut same = beside(job, &model, shape, rows, links)?;
+    if model.latent.is_none() && shape.cp == 1 {
+        same.plus(&core(job, shape, links)?);
+    }
+    same.plus(&attention);
+    let routing = model.expert_share();
+    let mut times = same.scaled(layers as f64);
+    times.plus(&dense.scaled((1.0 - routing) * layers as f64));
+    times.plus(&routed.scaled(routing * layers as f64));
+    times.plus(&head);
+    // The shortest layer is of one kind or the other.
+    let other = match routing {
+        0.0 => dense,
+        1.0 => routed,
+        _ if routed.total() < dense.total() => routed,
+        _ => dense,
     };
-    let (layers, routing) = (job.model.depth() as f64, model.expert_share());
-    let core = if model.latent.is_none() && shape.cp == 1 { core(job, shape, links)? } else { 0.0 };
+    let mut layer = same;
+    layer.plus(&other);
+    if !shape.splits {
+        for times in [&mut times, &mut layer] {
+            (times.backward, times.weights) = (times.backward + times.weights, 0.0);
+        }
+    }
+    Ok(Whole { times, layer, layers, head: head.total(), ..Whole::default() })
+}
+
+/// The experts that every token goes to.
+fn kernels_of_shared(
+    model: &crate::shape::Shape,
+    shape: &Shape,
+    rows: usize,
+    links: &mut Links,
+) -> Result<Times, PriceError> {
+    let mut all = Times::default();
+    let width = model.experts.as_ref().map_or(0, |experts| experts.shared_ffn);
+    if width > 0 {
+        for linear in model.ffn_linears(width as f64) {
+            all.plus(&passes(&linear, shape.tp, rows, links)?);
+        }
+    }
+    Ok(all)
+}
+
+/// What a layer has beside matmuls and attention: sums of tensor parallelism; two norms and two residuals, forward and
+/// backward, and the activation, each read and written once.
+fn beside(
+    job: &Job,
+    model: &crate::shape::Shape,
+    shape: &Shape,
+    rows: usize,
+    links: &mut Links,
+) -> Result<Times, PriceError> {
     let mesh = Mesh { tp: shape.tp, ..Mesh::ONE };
     let summed = links.collective(&mesh, Collective::AllReduce, Axis::Tp, (rows * job.model.hidden * 4) as u64)?;
-    let sums = if model.parallel_block { 2.0 } else { 4.0 };
     // Cut into a scatter and a gather it may be a little quicker than whole.
-    let traffic = 0.9 * sums * summed;
-    // Two norms and two residuals, forward and backward, and the activation, each read and written once.
+    let sums = 0.9 * if model.parallel_block { 1.0 } else { 2.0 } * summed;
     let kept = rows / if shape.sequence_parallel { shape.tp } else { 1 };
     let width = job.precision.stored().bytes() as f64;
-    let through = if model.gated { 8.0 } else { 5.0 } * (1.0 - routing) * model.ffn as f64 / shape.tp as f64;
-    let elems =
-        if model.parallel_block { 8.0 } else { 16.0 } * (kept * job.model.hidden) as f64 + rows as f64 * through;
-    let traffic = traffic + 0.8 * links.prices.streamed(elems * width).0;
-    Ok(layers * (attention + (1.0 - routing) * dense + routing * routed + core + traffic) + head)
+    let gate = if model.gated { 8.0 } else { 5.0 };
+    let through = gate * (1.0 - model.expert_share()) * model.ffn as f64 / shape.tp as f64;
+    let each = if model.parallel_block { 8.0 } else { 16.0 };
+    let elems = each * (kept * job.model.hidden) as f64 + rows as f64 * through;
+    let streamed = 0.8 * links.prices.streamed(elems * width).0;
+    Ok(Times { forward: sums, backward: sums + streamed, ..Times::default() })
 }
 
 /// A linear layer's three matmuls.
-fn passes(linear: &Linear, tp: usize, rows: usize, links: &mut Links) -> Result<f64, PriceError> {
+fn passes(linear: &Linear, tp: usize, rows: usize, links: &mut Links) -> Result<Times, PriceError> {
     let (inputs, outputs) = linear.on_rank(tp as f64);
     let (k, n) = (inputs as usize, outputs as usize);
-    let matmul = |layout, m, n, k, accumulate| Op::Matmul { layout, m, n, k, bias: false, accumulate };
-    let all = [
-        matmul(Layout::Nt, rows, n, k, false),
-        matmul(Layout::Nn, rows, k, n, false),
-        matmul(Layout::Tn, n, k, rows, true),
-    ];
-    all.iter().map(|op| Ok(links.prices.op(op)?.0)).sum()
+    let mut matmul = |layout, m, n, k, accumulate| -> Result<f64, PriceError> {
+        Ok(links.prices.op(&Op::Matmul { layout, m, n, k, bias: false, accumulate })?.0)
+    };
+    Ok(Times {
+        forward: matmul(Layout::Nt, rows, n, k, false)?,
+        backward: matmul(Layout::Nn, rows, k, n, false)?,
+        weights: matmul(Layout::Tn, n, k, rows, true)?,
+        beside: 0.0,
+    })
 }
 
 /// Attention's scores and values, forward and backward.
-fn core(job: &Job, shape: &Shape, links: &mut Links) -> Result<f64, PriceError> {
+fn core(job: &Job, shape: &Shape, links: &mut Links) -> Result<Times, PriceError> {
     let model = &job.model;
     let dims = AttentionDims {
         batch: shape.microbatch,
@@ -81,5 +140,6 @@ fn core(job: &Job, shape: &Shape, links: &mut Links) -> Result<f64, PriceError> 
         head_dim: model.head_dim(),
         causal: model.causal(),
     };
-    Ok(links.prices.op(&Op::Attention(dims))?.0 + links.prices.op(&Op::AttentionGrad(dims))?.0)
+    let [forward, backward] = [Op::Attention(dims), Op::AttentionGrad(dims)].map(|op| links.prices.op(&op));
+    Ok(Times { forward: forward?.0, backward: backward?.0, ..Times::default() })
 }

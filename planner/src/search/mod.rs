@@ -12,17 +12,20 @@
 pub(crate) mod bound;
 pub(crate) mod cost;
 mod floor;
+mod play;
 mod seats;
 mod space;
+mod spread;
 mod stages;
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
 use std::time::Instant;
 
-use meshwright_hardware::mesh::Order;
+use meshwright_hardware::mesh::{Axis, Mesh, Order};
 use meshwright_hardware::profile::Cluster;
+use rustc_hash::FxHashMap;
 
 use crate::error::PlanError;
 use crate::job::Job;
@@ -74,15 +77,14 @@ impl Found {
 /// The `top` best plans for a job on all devices of a cluster.
 pub fn search(job: &Job, cluster: &Cluster, fix: &Fix, top: usize) -> Result<Found, PlanError> {
     let started = Instant::now();
-    let mut search = Search::of(job, cluster, fix)?;
+    let mut search = Search::of(job, cluster, fix, top.max(1))?;
     search.begin()?;
-    search.run(top.max(1))?;
-    let Search { considered, rejected, best, simulated, mut queue, proved, .. } = search;
+    search.run()?;
+    let Search { considered, rejected, best, simulated, proved, .. } = search;
     if best.is_empty() {
         return Err(PlanError::Infeasible { considered, rejected });
     }
-    let left = queue.pop().map_or(f64::INFINITY, |node| node.seconds);
-    let bound = left.min(proved).min(best[0].1.figures.step_time_s);
+    let bound = proved.min(best[0].1.figures.step_time_s);
     Ok(Found { best, considered, rejected, simulated, seconds: started.elapsed().as_secs_f64(), bound })
 }
 
@@ -94,8 +96,8 @@ enum Known {
     Orders(usize),
     /// A combination in all other orders.
     AnyOrder(usize, Combination),
-    /// One combination.
-    Combination(usize, Combination, Arc<Group>),
+    /// One combination, and whether its floor is already over every way to spread its layers.
+    Combination(usize, Combination, bool),
     /// One plan.
     Plan(Box<Plan>),
 }
@@ -134,6 +136,8 @@ struct Group {
     /// By pool.
     wholes: Vec<Whole>,
     sizes: Sizes,
+    /// Whether nothing of it can fit.
+    hopeless: bool,
 }
 
 struct Search<'a> {
@@ -144,13 +148,23 @@ struct Search<'a> {
     /// Bytes that a plan may declare on a device, by pool.
     room: Vec<u64>,
     shapes: Vec<Shape>,
-    /// By shape and pool, of shapes that were opened.
+    /// Best plans to keep.
+    top: usize,
+    /// By shape and pool, of shapes that were opened: for floors.
+    quick: Vec<Vec<ShapeWork>>,
+    /// By shape and pool, of shapes of which a combination was decided.
     work: Vec<Vec<ShapeWork>>,
-    flights: HashMap<Pipeline, Arc<Vec<InFlight>>>,
-    ratios: HashMap<(usize, usize), f64>,
-    groups: HashMap<(usize, usize, u8, Option<Order>), Arc<Group>>,
+    /// By shape: floors of its passes.
+    passes: Vec<Whole>,
+    rests: FxHashMap<(Shape, usize, u8), Option<Whole>>,
+    idle: Option<(Shape, ShapeWork)>,
+    lists: FxHashMap<(usize, usize, usize, usize, bool), Arc<Vec<Combination>>>,
+    orders: FxHashMap<([bool; 3], bool), Arc<Vec<Order>>>,
+    flights: FxHashMap<Pipeline, Arc<Vec<InFlight>>>,
+    ratios: FxHashMap<(usize, usize), f64>,
+    groups: FxHashMap<(usize, usize, u8, Order), Arc<Group>>,
     queue: BinaryHeap<Node>,
-    order: usize,
+    pushed: usize,
     considered: usize,
     rejected: BTreeMap<String, usize>,
     best: Vec<(Plan, Predicted)>,
@@ -160,7 +174,7 @@ struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    fn of(job: &'a Job, cluster: &'a Cluster, fix: &'a Fix) -> Result<Self, PlanError> {
+    fn of(job: &'a Job, cluster: &'a Cluster, fix: &'a Fix, top: usize) -> Result<Self, PlanError> {
         let room = |memory: u64| (memory as f64 * USABLE_MEMORY) as u64;
         Ok(Search {
             space: Space { job, devices: cluster.devices(), fix, pools: cluster.pools.len() > 1 },
@@ -168,12 +182,19 @@ impl<'a> Search<'a> {
             links: seats::prices(cluster, job.precision)?.into_iter().map(Links::new).collect(),
             room: cluster.pools.iter().map(|pool| room(pool.device.memory.value.0)).collect(),
             shapes: Vec::new(),
+            top,
+            quick: Vec::new(),
             work: Vec::new(),
-            flights: HashMap::new(),
-            ratios: HashMap::new(),
-            groups: HashMap::new(),
+            passes: Vec::new(),
+            rests: FxHashMap::default(),
+            idle: None,
+            lists: FxHashMap::default(),
+            orders: FxHashMap::default(),
+            flights: FxHashMap::default(),
+            ratios: FxHashMap::default(),
+            groups: FxHashMap::default(),
             queue: BinaryHeap::new(),
-            order: 0,
+            pushed: 0,
             considered: 0,
             rejected: BTreeMap::new(),
             best: Vec::new(),
@@ -189,8 +210,8 @@ impl<'a> Search<'a> {
     }
 
     fn push(&mut self, seconds: f64, known: Known) {
-        self.order += 1;
-        self.queue.push(Node { seconds, known, order: self.order });
+        self.pushed += 1;
+        self.queue.push(Node { seconds, known, order: self.pushed });
     }
 
     /// Queues all shapes.
@@ -198,32 +219,51 @@ impl<'a> Search<'a> {
         self.shapes = self.space.shapes(&mut self.rejected);
         self.considered = self.rejected.values().sum();
         self.work.resize_with(self.shapes.len(), Vec::new);
+        self.quick.resize_with(self.shapes.len(), Vec::new);
         for index in 0..self.shapes.len() {
             let shape = self.shapes[index];
             let (usual, others) = self.count(&shape);
             self.considered += usual + others;
             if self.least_bytes(&shape) > self.room.iter().copied().max().unwrap_or(0) {
                 self.reject("out of memory", usual + others);
+                self.passes.push(Whole::default());
                 continue;
             }
-            let seconds = self.floor_of_shape(&shape)?;
-            self.push(seconds, Known::Shape(index));
+            match self.floor_of_shape(index)? {
+                Some(seconds) => self.push(seconds, Known::Shape(index)),
+                None => self.reject("out of memory", usual + others),
+            }
         }
         Ok(())
     }
 
+    /// Combinations of a shape in the usual order of axes.
+    fn list(&mut self, shape: &Shape) -> Arc<Vec<Combination>> {
+        let Shape { tp, cp, ep, microbatch, splits, whole_experts, .. } = *shape;
+        let among = if ep > 1 { cp * if whole_experts { tp } else { 1 } } else { 1 };
+        let key = (tp * cp, among, ep, microbatch, splits);
+        let space = &self.space;
+        self.lists.entry(key).or_insert_with(|| Arc::new(space.combinations(shape).collect())).clone()
+    }
+
+    /// The other orders of axes in which a mesh differs from the usual one.
+    fn orders(&mut self, mesh: &Mesh) -> Arc<Vec<Order>> {
+        let several = [Axis::Tp, Axis::Data, Axis::Pp].map(|axis| mesh.size(axis) > 1);
+        let space = &self.space;
+        self.orders.entry((several, mesh.spread() > 1)).or_insert_with(|| Arc::new(space.orders(mesh))).clone()
+    }
+
     /// Combinations of a shape in the usual order of axes, and in all others.
-    fn count(&self, shape: &Shape) -> (usize, usize) {
-        let (mut usual, mut others) = (0, 0);
-        let mut last = (0, 0);
-        for of in self.space.combinations(shape) {
+    fn count(&mut self, shape: &Shape) -> (usize, usize) {
+        let list = self.list(shape);
+        let (mut others, mut last) = (0, (0, 0));
+        for of in list.iter() {
             if last.0 != of.pp {
-                last = (of.pp, self.space.orders(&self.space.mesh(shape, &of)).len());
+                last = (of.pp, self.orders(&self.space.mesh(shape, of)).len());
             }
-            usual += 1;
             others += last.1;
         }
-        (usual, others)
+        (list.len(), others)
     }
 
     /// What any stage of a shape needs at least: the head's logits and one layer's input.
@@ -234,24 +274,88 @@ impl<'a> Search<'a> {
         (scored * job.model.vocab / shape.tp) as u64 * width
     }
 
-    /// A floor of all combinations of a shape: its work spread evenly over all stages.
-    fn floor_of_shape(&mut self, shape: &Shape) -> Result<f64, PlanError> {
+    /// A floor of all combinations of a shape, before anything of it is made; none if nothing of it can fit.
+    fn floor_of_shape(&mut self, index: usize) -> Result<Option<f64>, PlanError> {
+        let shape = self.shapes[index];
+        if self.links.len() == 1 {
+            let work = floor::of_shape(self.space.job, &shape, &mut self.links[0])?;
+            self.passes.push(work);
+            let list = self.list(&shape);
+            let mut least = None;
+            let mut known = [None; 4];
+            let mut pp = 0;
+            for of in list.iter() {
+                if of.pp != pp {
+                    (pp, known) = (of.pp, [None; 4]);
+                }
+                let rest = match known[of.zero as usize] {
+                    Some(rest) => rest,
+                    None => *known[of.zero as usize].insert(self.rest(&shape, of)?),
+                };
+                let Some(rest) = rest else { continue };
+                let floor = work.with(&rest).floor(&self.pipeline(&shape, of), self.ratio(&shape, of));
+                least = Some(least.map_or(floor, |least: f64| least.min(floor)));
+            }
+            return Ok(least);
+        }
+        // On several pools: its work spread evenly over all stages.
         let mut rate = 0.0;
         for (pool, links) in self.cluster.pools.iter().zip(&mut self.links) {
-            rate += pool.devices() as f64 / floor::of_shape(self.space.job, shape, links)?;
+            rate += pool.devices() as f64 / floor::of_shape(self.space.job, &shape, links)?.times.total();
         }
         let each = self.space.devices as f64 / rate;
         let microbatches = self.space.job.global_batch * shape.tp * shape.cp;
-        Ok(each * microbatches as f64 / (self.space.devices * shape.microbatch) as f64)
+        Ok(Some(each * microbatches as f64 / (self.space.devices * shape.microbatch) as f64))
+    }
+
+    /// What ranks share in a step of a shape's mesh and ZeRO stage, whose passes take nothing; none if it cannot fit.
+    fn rest(&mut self, shape: &Shape, of: &Combination) -> Result<Option<Whole>, PlanError> {
+        let &Shape { tp, cp, ep, whole_experts, sequence_parallel, splits, .. } = shape;
+        let key = (
+            Shape { tp, cp, ep, whole_experts, microbatch: 1, sequence_parallel, ring: false, splits },
+            of.pp,
+            of.zero,
+        );
+        if let Some(known) = self.rests.get(&key) {
+            return Ok(*known);
+        }
+        let plan = self.space.plan(&key.0, of);
+        let idle = match self.idle.take() {
+            Some((same, idle)) if same == key.0 => idle,
+            _ => ShapeWork::idle(&plan),
+        };
+        let sizes = Sizes::of(&plan, &idle.frames);
+        let rest = if stages::hopeless(&plan, &sizes, self.room[0] * of.pp as u64) {
+            None
+        } else {
+            Some(Whole::of(&plan, &Costs::of(&plan, &idle, &sizes, &mut self.links[0])?))
+        };
+        self.idle = Some((key.0, idle));
+        self.rests.insert(key, rest);
+        Ok(rest)
+    }
+
+    fn pipeline(&self, shape: &Shape, of: &Combination) -> Pipeline {
+        let microbatches = self.space.job.global_batch / (of.dp * shape.microbatch);
+        Pipeline { schedule: of.schedule, stages: of.pp, chunks: of.chunks, microbatches }
+    }
+
+    /// What even 1F1B takes of its work (see [`least_ratio`]); 1 for other schedules.
+    fn ratio(&mut self, shape: &Shape, of: &Combination) -> f64 {
+        if of.schedule != Schedule::OneFOneB || of.chunks > 1 {
+            return 1.0;
+        }
+        let Pipeline { microbatches, stages, .. } = self.pipeline(shape, of);
+        *self.ratios.entry((microbatches, stages)).or_insert_with(|| least_ratio(microbatches, stages))
     }
 
     /// Takes the most promising part until what is left cannot be better.
-    fn run(&mut self, top: usize) -> Result<(), PlanError> {
+    fn run(&mut self) -> Result<(), PlanError> {
         let mut effort = 0;
         while let Some(node) = self.queue.pop() {
             effort += usize::from(matches!(node.known, Known::Shape(_)));
             let tired = effort > EFFORT && !self.best.is_empty();
-            if tired || self.is_enough(node.seconds, top) {
+            if tired || node.seconds >= self.cut() {
                 self.queue.push(node);
                 break;
             }
@@ -259,35 +363,33 @@ impl<'a> Search<'a> {
                 Known::Shape(index) => self.open(index, node.seconds)?,
                 Known::Orders(index) => self.open_orders(index, node.seconds)?,
                 Known::AnyOrder(index, of) => self.order(index, of, node.seconds)?,
-                Known::Combination(index, of, group) => self.decide(index, of, &group, node.seconds)?,
-                Known::Plan(plan) => self.simulate(*plan, top)?,
+                Known::Combination(index, of, false) => self.spread(index, of, node.seconds)?,
+                Known::Combination(index, of, true) => self.decide(index, of, node.seconds)?,
+                Known::Plan(plan) => self.simulate(*plan)?,
             }
         }
         let best = self.best.first().map_or(f64::INFINITY, |(_, predicted)| predicted.figures.step_time_s);
-        let (mut slower, mut open) = (0, 0);
-        for node in &self.queue {
+        let (mut slower, mut open, mut left) = (0, 0, f64::INFINITY);
+        for node in std::mem::take(&mut self.queue).into_vec() {
             let held = self.held(&node.known);
+            left = left.min(node.seconds);
             if node.seconds < best * (1.0 - TOLERANCE) { open += held } else { slower += held }
         }
         self.reject("slower by its bound", slower);
         self.reject("not looked at: within the gap", open);
+        self.proved = self.proved.min(left);
         Ok(())
     }
 
-    /// Whether a part with this bound cannot change the answer by more than the tolerance.
-    fn is_enough(&self, seconds: f64, top: usize) -> bool {
-        self.best.len() >= top && seconds >= self.best[0].1.figures.step_time_s * (1.0 - TOLERANCE)
-    }
-
     /// Combinations in a part of the space.
-    fn held(&self, known: &Known) -> usize {
+    fn held(&mut self, known: &Known) -> usize {
         match known {
             Known::Shape(index) => {
-                let (usual, others) = self.count(&self.shapes[*index]);
+                let (usual, others) = self.count(&self.shapes[*index].clone());
                 usual + others
             }
-            Known::Orders(index) => self.count(&self.shapes[*index]).1,
-            Known::AnyOrder(index, of) => self.space.orders(&self.space.mesh(&self.shapes[*index], of)).len(),
+            Known::Orders(index) => self.count(&self.shapes[*index].clone()).1,
+            Known::AnyOrder(index, of) => self.orders(&self.space.mesh(&self.shapes[*index], of)).len(),
             Known::Combination(..) | Known::Plan(_) => 1,
         }
     }
@@ -295,14 +397,13 @@ impl<'a> Search<'a> {
     /// Prices a shape and queues its combinations.
     fn open(&mut self, index: usize, least: f64) -> Result<(), PlanError> {
         let shape = self.shapes[index];
-        let Some(first) = self.space.combinations(&shape).next() else { return Ok(()) };
-        let plan = self.space.plan(&shape, &first);
-        let work = self.links.iter_mut().map(|links| ShapeWork::of(&plan, &mut links.prices));
-        let work = work.collect::<Result<Vec<_>, _>>()?;
-        let kernels = work[0].kernels(&plan) * plan.microbatches() as f64 / plan.mesh.pp as f64;
-        self.work[index] = work;
-        let all: Vec<Combination> = self.space.combinations(&shape).collect();
-        self.queue_all(index, &all, least)?;
+        let list = self.list(&shape);
+        let Some(first) = list.first() else { return Ok(()) };
+        let plan = self.space.plan(&shape, first);
+        let quick = self.links.iter_mut().map(|links| ShapeWork::quick(&plan, &mut links.prices));
+        self.quick[index] = quick.collect::<Result<Vec<_>, _>>()?;
+        let kernels = self.quick[index][0].kernels(&plan) * plan.microbatches() as f64 / plan.mesh.pp as f64;
+        self.queue_all(index, &list, least)?;
         if self.count(&shape).1 > 0 {
             self.push(least.max(kernels), Known::Orders(index));
         }
@@ -312,17 +413,26 @@ impl<'a> Search<'a> {
     /// Queues a shape's combinations in whichever unusual order of axes: by a floor with all axes as near as can be.
     fn open_orders(&mut self, index: usize, least: f64) -> Result<(), PlanError> {
         let shape = self.shapes[index];
-        let all: Vec<Combination> = self.space.combinations(&shape).collect();
-        for of in all {
-            let mesh = self.space.mesh(&shape, &of);
-            if self.space.orders(&mesh).is_empty() {
+        let list = self.list(&shape);
+        let mut last: Option<(usize, u8, Group)> = None;
+        let cut = self.cut();
+        for of in list.iter() {
+            let mesh = self.space.mesh(&shape, of);
+            let others = self.orders(&mesh).len();
+            if others == 0 {
                 continue;
             }
-            let floor = {
-                let group = self.group(index, &of, true)?;
-                self.floor(index, &of, &group).max(least)
-            };
-            self.push(floor, Known::AnyOrder(index, of));
+            if !matches!(&last, Some((pp, zero, _)) if (*pp, *zero) == (of.pp, of.zero)) {
+                last = Some((of.pp, of.zero, self.group(index, of, true, true)?));
+            }
+            let group = &last.as_ref().expect("it was just made").2;
+            let floor = self.floor(index, of, group).max(least);
+            if floor < cut {
+                self.push(floor, Known::AnyOrder(index, *of));
+            } else {
+                self.reject("slower by its bound", others);
+                self.proved = self.proved.min(floor);
+            }
         }
         Ok(())
     }
@@ -330,33 +440,59 @@ impl<'a> Search<'a> {
     /// Queues a combination in each unusual order of axes.
     fn order(&mut self, index: usize, of: Combination, least: f64) -> Result<(), PlanError> {
         let mesh = self.space.mesh(&self.shapes[index], &of);
-        let all = self.space.orders(&mesh).into_iter().map(|order| Combination { order, ..of }).collect::<Vec<_>>();
+        let orders = self.orders(&mesh);
+        let all = orders.iter().map(|&order| Combination { order, ..of }).collect::<Vec<_>>();
         self.queue_all(index, &all, least)
     }
 
     fn queue_all(&mut self, index: usize, all: &[Combination], least: f64) -> Result<(), PlanError> {
+        let mut groups: Vec<((usize, u8, Order), Option<Group>)> = Vec::new();
+        let cut = self.cut();
         for of in all {
-            if Seats::of(self.cluster, &self.space.mesh(&self.shapes[index], of)).is_none() {
+            let mesh = self.space.mesh(&self.shapes[index], of);
+            let key = (of.pp, of.zero, of.order);
+            let at = match groups.iter().rposition(|(other, _)| *other == key) {
+                Some(at) => at,
+                None => {
+                    let seated = Seats::of(self.cluster, &mesh).is_some();
+                    let group = if seated { Some(self.group(index, of, false, true)?) } else { None };
+                    groups.push((key, group));
+                    groups.len() - 1
+                }
+            };
+            let Some(group) = &groups[at].1 else {
                 self.reject("a stage or a replica would straddle two pools", 1);
                 continue;
+            };
+            if group.hopeless {
+                self.reject("out of memory", 1);
+                continue;
             }
-            let group = self.group(index, of, false)?;
-            let floor = self.floor(index, of, &group);
-            self.push(floor.max(least), Known::Combination(index, *of, group));
+            let floor = self.floor(index, of, group).max(least);
+            if floor < cut {
+                self.push(floor, Known::Combination(index, *of, false));
+            } else {
+                self.reject("slower by its bound", 1);
+                self.proved = self.proved.min(floor);
+            }
         }
         Ok(())
     }
 
-    /// What combinations of a shape's mesh and ZeRO stage share; `nearest` if its axes are to be as near as can be.
-    fn group(&mut self, index: usize, of: &Combination, nearest: bool) -> Result<Arc<Group>, PlanError> {
-        let key = (index, of.pp, of.zero, (!nearest).then_some(of.order));
-        if let Some(group) = self.groups.get(&key) {
-            return Ok(group.clone());
-        }
+    /// From where on a floor rules out what it is of.
+    fn cut(&self) -> f64 {
+        let known = self.best.len() >= self.top;
+        if known { self.best[0].1.figures.step_time_s * (1.0 - TOLERANCE) } else { f64::INFINITY }
+    }
+
+    /// What combinations of a shape's mesh and ZeRO stage share; `nearest` if its axes are to be as near as can be, `quick`
+    /// if it is for floors alone.
+    fn group(&mut self, index: usize, of: &Combination, nearest: bool, quick: bool) -> Result<Group, PlanError> {
         let plan = self.space.plan(&self.shapes[index], of);
-        let sizes = Sizes::of(&plan, &self.work[index][0].frames);
+        let works = if quick { &self.quick[index] } else { &self.work[index] };
+        let sizes = Sizes::of(&plan, &works[0].frames);
         let mut costs = Vec::new();
-        for (links, work) in self.links.iter_mut().zip(&self.work[index]) {
+        for (links, work) in self.links.iter_mut().zip(works) {
             links.nearest = nearest;
             let priced = Costs::of(&plan, work, &sizes, links);
             links.nearest = false;
@@ -364,26 +500,40 @@ impl<'a> Search<'a> {
         }
         let wholes = costs.iter().map(|costs| Whole::of(&plan, costs)).collect();
         let seats = Seats::of(self.cluster, &plan.mesh).expect("straddling meshes are left out before");
-        let group = Arc::new(Group { seats, costs, wholes, sizes });
+        let room = match &seats {
+            Seats::Stages(pools) => pools.iter().map(|&pool| self.room[pool]).sum(),
+            Seats::Replicas(_) => self.room.iter().copied().min().unwrap_or(0) * of.pp as u64,
+        };
+        let hopeless = stages::hopeless(&plan, &sizes, room);
+        Ok(Group { seats, costs, wholes, sizes, hopeless })
+    }
+
+    /// The same for the combination's own plans.
+    fn own_group(&mut self, index: usize, of: &Combination) -> Result<Arc<Group>, PlanError> {
+        let key = (index, of.pp, of.zero, of.order);
+        if let Some(group) = self.groups.get(&key) {
+            return Ok(group.clone());
+        }
+        if self.work[index].is_empty() {
+            let plan = self.space.plan(&self.shapes[index], of);
+            let work = self.links.iter_mut().map(|links| ShapeWork::of(&plan, &mut links.prices));
+            self.work[index] = work.collect::<Result<Vec<_>, _>>()?;
+        }
+        let group = Arc::new(self.group(index, of, false, false)?);
         self.groups.insert(key, group.clone());
         Ok(group)
     }
 
     fn floor(&mut self, index: usize, of: &Combination, group: &Group) -> f64 {
-        let microbatches = self.space.job.global_batch / (of.dp * self.shapes[index].microbatch);
-        let pipeline = Pipeline { schedule: of.schedule, stages: of.pp, chunks: of.chunks, microbatches };
-        let plain = of.schedule == Schedule::OneFOneB && of.chunks == 1;
-        let ratio = if plain {
-            *self.ratios.entry((microbatches, of.pp)).or_insert_with(|| least_ratio(microbatches, of.pp))
-        } else {
-            1.0
-        };
+        let shape = self.shapes[index];
+        let (pipeline, ratio) = (self.pipeline(&shape, of), self.ratio(&shape, of));
         match &group.wholes[..] {
             [whole] => whole.floor(&pipeline, ratio),
             all => {
                 // Work goes to each pool by its speed, were there nothing else.
                 let counts = group.seats.counts(all.len());
-                let rate: f64 = counts.iter().zip(all).map(|(&n, whole)| n as f64 / whole.times.longer()).sum();
+                let rate: f64 =
+                    counts.iter().zip(all).map(|(&n, whole)| n as f64 / whole.microbatch(of.pp * of.chunks).0).sum();
                 let batch = self.space.job.global_batch as f64 / self.shapes[index].microbatch as f64;
                 match group.seats {
                     Seats::Stages(_) => batch / of.dp as f64 / rate,
@@ -393,8 +543,24 @@ impl<'a> Search<'a> {
         }
     }
 
+    /// Queues a combination by a floor over every way to spread its layers over stages.
+    fn spread(&mut self, index: usize, of: Combination, least: f64) -> Result<(), PlanError> {
+        let mut floor = least;
+        if of.pp > 1 && of.chunks == 1 {
+            let group = self.group(index, &of, false, true)?;
+            if let Seats::Stages(pools) = &group.seats {
+                let costs: Vec<&Costs> = pools.iter().map(|&pool| &group.costs[pool]).collect();
+                let pipeline = self.pipeline(&self.shapes[index], &of);
+                floor = floor.max(spread::floor(&self.space.job.model, &pipeline, &costs, &|_, _| Some(0.0)));
+            }
+        }
+        self.push(floor, Known::Combination(index, of, true));
+        Ok(())
+    }
+
     /// Decides a combination's stages and queues the plan by its bound.
-    fn decide(&mut self, index: usize, of: Combination, group: &Group, least: f64) -> Result<(), PlanError> {
+    fn decide(&mut self, index: usize, of: Combination, least: f64) -> Result<(), PlanError> {
+        let group = &*self.own_group(index, &of)?;
         let chunks = of.chunks;
         let plan = self.space.plan(&self.shapes[index], &of);
         // Replicas in several pools have the same stages: as the slowest need them, in the least memory.
@@ -408,14 +574,14 @@ impl<'a> Search<'a> {
         };
         let flights = self.flights(plan.pipeline());
         let undecided = Undecided { plan: &plan, costs: &costs, sizes: &group.sizes, flights: &flights, room: &room };
-        let found = if stages::hopeless(&undecided) { None } else { undecided.decide() };
-        let Some(stages) = found else {
+        let found = if group.hopeless { None } else { undecided.decide() };
+        let Some((stages, problem)) = found else {
             self.reject("out of memory", 1);
             return Ok(());
         };
         let mut plan = Plan { stages, ..plan };
         let bound = match &group.seats {
-            Seats::Stages(_) => bound::step(&plan, &costs),
+            Seats::Stages(_) => play::step(&plan, &costs),
             Seats::Replicas(replicas) => {
                 let Some(shared) = crate::shares::Problem::of(&plan, self.cluster)?.solve() else {
                     self.reject("fewer microbatches than replicas", 1);
@@ -432,7 +598,7 @@ impl<'a> Search<'a> {
                 let classes = plan.classes();
                 let of_replica = |(replica, &pool): (usize, &usize)| {
                     let own = plan.of_class(classes.of_replica(replica));
-                    bound::step(&own, &vec![&group.costs[pool]; of.pp])
+                    play::step(&own, &vec![&group.costs[pool]; of.pp])
                 };
                 let firsts = replicas.iter().enumerate().filter(|(i, pool)| *i == 0 || replicas[i - 1] != **pool);
                 firsts.map(of_replica).fold(0.0, f64::max)
@@ -442,7 +608,11 @@ impl<'a> Search<'a> {
             self.reject("out of memory", 1);
             return Ok(());
         }
-        if of.pp > 1 && chunks == 1 {
+        if let (Some(problem), Seats::Stages(_)) = (problem, &group.seats) {
+            let takes = |stage: usize, layers: usize| Some(problem.choices[stage].get(layers - 1)?.seconds);
+            let floor = spread::floor(&plan.job.model, &plan.pipeline(), &costs, &takes);
+            self.proved = self.proved.min(floor.max(least));
+        } else if of.pp > 1 && chunks == 1 {
             self.proved = self.proved.min(least);
         }
         self.push(bound.max(least), Known::Plan(Box::new(plan)));
@@ -469,7 +639,7 @@ impl<'a> Search<'a> {
     }
 
     /// Simulates a plan, with the next ones if they are as far, and keeps the best.
-    fn simulate(&mut self, plan: Plan, top: usize) -> Result<(), PlanError> {
+    fn simulate(&mut self, plan: Plan) -> Result<(), PlanError> {
         let mut batch = vec![plan];
         while batch.len() < AT_ONCE && matches!(self.queue.peek(), Some(Node { known: Known::Plan(_), .. })) {
             let Some(Node { known: Known::Plan(plan), .. }) = self.queue.pop() else { break };
@@ -486,7 +656,7 @@ impl<'a> Search<'a> {
             let time = |predicted: &Predicted| predicted.figures.step_time_s;
             let at = self.best.partition_point(|(_, other)| time(other) <= time(&predicted));
             self.best.insert(at, (plan, predicted));
-            if self.best.len() > top {
+            if self.best.len() > self.top {
                 self.best.pop();
                 self.reject("slower when simulated", 1);
             }

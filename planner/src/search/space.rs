@@ -302,5 +302,7 @@ fn flags() -> impl Iterator<Item = (bool, bool, bool, bool)> {
 
 /// Divisors, ascending.
 pub fn divisors(n: usize) -> impl Iterator<Item = usize> {
-    (1..=n).filter(move |d| n.is_multiple_of(*d))
+    let low: Vec<usize> = (1..=n.isqrt()).filter(|&d| n.is_multiple_of(d)).collect();
+    let high: Vec<usize> = low.iter().rev().map(|d| n / d).filter(|&d| d * d > n).collect();
+    low.into_iter().chain(high)
 }

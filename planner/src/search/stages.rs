@@ -29,9 +29,14 @@ pub struct Undecided<'a> {
 }
 
 impl Undecided<'_> {
-    /// The best stages that fit.
-    pub fn decide(&self) -> Option<Vec<Stage>> {
-        if self.plan.chunks > 1 { self.even() } else { self.problem()?.solve().filter(|stages| self.fits(stages)) }
+    /// The best stages that fit; and of which problem, where layers may be spread over several.
+    pub fn decide(&self) -> Option<(Vec<Stage>, Option<Problem>)> {
+        if self.plan.chunks > 1 {
+            return self.even().map(|stages| (stages, None));
+        }
+        let problem = self.problem()?;
+        let stages = problem.solve().filter(|stages| self.fits(stages))?;
+        Some((stages, (self.plan.mesh.pp > 1).then_some(problem)))
     }
 
     /// Whether stages fit, exactly.
@@ -138,17 +143,28 @@ impl<'a> Window<'a> {
         bytes + 2 * mix.offload.min(2) as u64 * away.iter().sum::<u64>() + once.bytes()
     }
 
-    /// Seconds of a mix a microbatch.
+    /// Seconds of a mix a microbatch: forward and backward each with what travels beside them, but for those of two pieces at
+    /// each turn, which buckets may hold from before.
     fn seconds(&self, mix: &Stage) -> f64 {
         let plan = self.undecided.plan;
         let costs = self.undecided.costs[self.stage];
         let mut times = Times::default();
+        let (mut gathers, mut scatters, mut rings) = ([0.0, 0.0f64], [0.0, 0.0f64], [0.0; 2]);
         for (i, kind) in self.kinds().enumerate() {
-            times.layer(costs.layer(kind), mix.mode(i));
+            let piece = costs.layer(kind);
+            times.layer(piece, mix.mode(i));
+            for (sum, one) in [(&mut gathers, piece.share.gather), (&mut scatters, piece.share.scatter)] {
+                *sum = [sum[0] + one, sum[1].max(one)];
+            }
+            rings = [0, 1].map(|way| rings[way] + piece.pass.ring[way]);
         }
-        times.beside += 2.0 * mix.offload as f64 * costs.moves.unwrap_or(0.0);
+        let moves = mix.offload.saturating_sub(2) as f64 * costs.moves.unwrap_or(0.0);
         ends(&mut times, (self.stage, plan.mesh.pp), costs);
-        times.longer()
+        let [gathered, scattered] = [gathers, scatters].map(|[sum, most]| (sum - 2.0 * most).max(0.0));
+        let forward = times.forward.max(gathered + rings[0] + moves);
+        let backward = times.backward.max(gathered + scattered + rings[1] + moves);
+        let beside = times.beside + 2.0 * (gathered + moves);
+        (forward + backward + times.weights).max(beside)
     }
 
     /// Mixes that fit, the fastest among them: of mixes of two numbers that save enough, only those at the corners can be.
@@ -201,17 +217,14 @@ fn least(from: usize, to: usize, holds: &dyn Fn(usize) -> bool) -> usize {
     low
 }
 
-/// Whether even full recomputation in even stages is too much for every stage.
-pub fn hopeless(undecided: &Undecided) -> bool {
-    let plan = undecided.plan;
-    let lightest = |modes: &[crate::lower::PieceSize; 3]| {
-        modes[Recompute::Full as usize].state + modes[Recompute::Full as usize].slot
-    };
+/// Whether even full recomputation is too much for all stages together, which have so much room.
+pub fn hopeless(plan: &Plan, sizes: &Sizes, room: u64) -> bool {
+    let splits = plan.schedule.splits();
     let model = &plan.job.model;
-    let layers: u64 = undecided.sizes.layers.iter().fold(0, |sum, (kind, modes)| {
+    let layers: u64 = sizes.layers.iter().fold(0, |sum, (kind, modes)| {
         let count = (0..model.depth()).filter(|&layer| model.kind(layer) == *kind).count() as u64;
-        sum + count * if plan.schedule.splits() { modes[Recompute::Full as usize].state } else { lightest(modes) }
+        let least = &modes[Recompute::Full as usize];
+        sum + count * (least.state + if splits { 0 } else { least.slot })
     });
-    let room: u64 = undecided.room.iter().sum();
-    layers + undecided.sizes.embed.state + undecided.sizes.head.state > room
+    layers + sizes.embed.state + sizes.head.state > room
 }

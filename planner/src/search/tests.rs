@@ -32,7 +32,7 @@ fn bounds(plan: &Plan, cluster: &Cluster) -> (f64, f64) {
     let sizes = Sizes::of(plan, &work.frames);
     let costs = Costs::of(plan, &work, &sizes, &mut links).unwrap();
     let ratio = least_ratio(plan.microbatches(), plan.mesh.pp);
-    (bound::step(plan, &vec![&costs; plan.mesh.pp]), Whole::of(plan, &costs).floor(&plan.pipeline(), ratio))
+    (play::step(plan, &vec![&costs; plan.mesh.pp]), Whole::of(plan, &costs).floor(&plan.pipeline(), ratio))
 }
 
 #[test]

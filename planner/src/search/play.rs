@@ -1,0 +1,307 @@
+//! A step played piece by piece: the bound of a plan whose stages are decided.
+//!
+//! In: a plan, costs by stage. Out: seconds of a step.
+//!
+//! Every stage runs its schedule on two streams, as the program does: a piece's pass is one piece of work on the compute
+//! stream; gathered weights, scattered gradients, messages, ring hops and moves to the host go in program order on the
+//! other. What is left out (contention, copies into buckets, a ring's order within a pass) only adds.
+//!
+//! Invariant: bound ≤ simulated step (tests over every schedule).
+
+use crate::plan::{Plan, Recompute};
+use crate::schedule::{Action, Pipeline};
+
+use super::cost::{Costs, PieceCost, Share};
+
+/// A piece's part of an action, in seconds.
+#[derive(Clone, Copy, Debug, Default)]
+struct Item {
+    /// Which piece of the stage, where weights are gathered for passes.
+    gathers: Option<usize>,
+    /// Gathering them.
+    gather: f64,
+    kernels: f64,
+    /// What goes round a ring meanwhile.
+    ring: f64,
+    /// Scattering its gradients; adding up what came of them.
+    scatter: f64,
+    settle: f64,
+    /// Moving its activations to the host, or back.
+    moves: f64,
+    /// Summing its gradients, after the last microbatch.
+    reduce: f64,
+}
+
+/// A chunk's passes.
+struct Chunk {
+    /// Forward, backward, weights; of the last microbatch apart, after which gradients are summed.
+    passes: [[Vec<Item>; 2]; 3],
+}
+
+impl Chunk {
+    fn of(plan: &Plan, costs: &Costs, stage: usize, chunk: usize) -> Chunk {
+        let place = plan.place(stage, chunk);
+        let (first, decided) = (plan.first_layer(place), plan.stages[place]);
+        let model = &plan.job.model;
+        let mut passes: [[Vec<Item>; 2]; 3] = Default::default();
+        // A piece whose own weights stay whole takes a bucket too.
+        let gathered = costs.layers.iter().any(|(_, piece)| piece.share.gather > 0.0);
+        let mut add = |number: usize, piece: &PieceCost, mode: Recompute, away: bool| {
+            let PieceCost { pass, share } = piece;
+            let gathers = gathered.then_some(chunk * (plan.job.model.depth() + 2) + number);
+            let moves = if away { costs.moves.unwrap_or(0.0) } else { 0.0 };
+            let base = Item { gathers, gather: share.gather, moves, ..Item::default() };
+            let apart = pass.weights > 0.0;
+            let forward = Item { kernels: pass.forward, ring: pass.ring[0], ..base };
+            let kernels = pass.backward[mode as usize] + share.empty;
+            let reduce = if apart { 0.0 } else { share.reduce };
+            let (scatter, settle) = (share.scatter, share.settle);
+            let backward = Item { kernels, ring: pass.ring[1], scatter, settle, ..base };
+            let weights = Item { kernels: pass.weights, ..Item::default() };
+            // The head's forward is a part of its backward.
+            if pass.forward > 0.0 {
+                passes[0].iter_mut().for_each(|list| list.push(forward));
+            }
+            passes[1][0].push(backward);
+            passes[1][1].push(Item { reduce, ..backward });
+            if apart {
+                passes[2][0].push(weights);
+                passes[2][1].push(Item { reduce: share.reduce, ..weights });
+            }
+        };
+        if place == 0 {
+            add(0, &costs.embed, Recompute::None, false);
+        }
+        for i in 0..decided.layers {
+            add(1 + i, costs.layer(model.kind(first + i)), decided.mode(i), i < decided.offload);
+        }
+        if place + 1 == plan.mesh.pp * plan.chunks {
+            add(1 + decided.layers, &costs.head, Recompute::None, false);
+        }
+        for list in passes[1..].iter_mut().flatten() {
+            list.reverse();
+        }
+        passes.iter_mut().flatten().for_each(|list| merge(list));
+        Chunk { passes }
+    }
+}
+
+/// What runs one after another, with nothing beside, is one.
+fn merge(list: &mut Vec<Item>) {
+    let alone = |item: &Item| item.gathers.is_none() && item.ring + item.scatter + item.moves + item.reduce == 0.0;
+    list.dedup_by(|later, item| {
+        let both = alone(later) && alone(item);
+        if both {
+            item.kernels += later.kernels;
+        }
+        both
+    });
+}
+
+/// A stage's state.
+#[derive(Clone, Default)]
+struct Stage {
+    /// When each stream is free: kernels, what goes beside.
+    free: [f64; 2],
+    /// The pieces whose weights each bucket holds, and since when.
+    loaded: [Option<(usize, f64)>; 2],
+    /// When the latest scattered gradients have come, and how long adding them up takes.
+    late: (f64, f64),
+    /// The action to play next.
+    next: usize,
+}
+
+/// A step being played.
+struct Play<'a> {
+    plan: &'a Plan,
+    pipeline: Pipeline,
+    costs: &'a [&'a Costs],
+    hop: f64,
+    chunks: Vec<Vec<Chunk>>,
+    orders: Vec<Vec<Action>>,
+    stages: Vec<Stage>,
+    /// By place and microbatch: when what forward and backward made has come where it is needed; never, before.
+    came: [Vec<f64>; 2],
+}
+
+/// A step of decided stages, each with its own costs.
+pub fn step(plan: &Plan, costs: &[&Costs]) -> f64 {
+    let pipeline = plan.pipeline();
+    let stages = pipeline.stages;
+    let never = || vec![f64::INFINITY; stages * pipeline.chunks * pipeline.microbatches];
+    let of_stage = |stage: usize| (0..plan.chunks).map(|chunk| Chunk::of(plan, costs[stage], stage, chunk)).collect();
+    let mut play = Play {
+        plan,
+        pipeline,
+        costs,
+        hop: costs.iter().map(|costs| costs.hop).fold(f64::INFINITY, f64::min),
+        chunks: (0..stages).map(of_stage).collect(),
+        orders: pipeline.orders(),
+        stages: vec![Stage::default(); stages],
+        came: [never(), never()],
+    };
+    for stage in 0..stages {
+        play.stages[stage].free[0] = play.shares(stage).map(|share| share.clear).sum();
+    }
+    let mut moved = true;
+    while moved {
+        moved = false;
+        for stage in 0..stages {
+            while play.act(stage) {
+                moved = true;
+            }
+        }
+    }
+    play.update()
+}
+
+impl<'a> Play<'a> {
+    /// Plays a stage's next action, if there is one and what it needs has come.
+    fn act(&mut self, stage: usize) -> bool {
+        let Some(&action) = self.orders[stage].get(self.stages[stage].next) else { return false };
+        let (chunk, mb, what) = match action {
+            Action::Forward(chunk, mb) => (chunk, mb, 0),
+            Action::Backward(chunk, mb) => (chunk, mb, 1),
+            Action::Weights(chunk, mb) => (chunk, mb, 2),
+        };
+        let (place, depth) = (self.pipeline.place(stage, chunk), self.plan.mesh.pp * self.plan.chunks);
+        let at = |place: usize| place * self.pipeline.microbatches + mb;
+        let costs = self.costs[stage];
+        let (needs, arrival) = match what {
+            0 if place == 0 => (0.0, costs.load[0]),
+            0 => (self.came[0][at(place - 1)], self.received(stage, place - 1, costs)),
+            1 if place + 1 == depth => (self.came[0][at(place)], costs.load[1]),
+            1 => (self.came[1][at(place + 1)], self.received(stage, place + 1, costs)),
+            _ => (0.0, 0.0),
+        };
+        if needs.is_infinite() {
+            return false;
+        }
+        let free = &mut self.stages[stage].free[0];
+        *free = free.max(needs) + arrival;
+        let last = usize::from(mb + 1 == self.pipeline.microbatches);
+        let upcoming = self.upcoming(stage);
+        let items = &self.chunks[stage][chunk].passes[what][last];
+        for (i, item) in items.iter().enumerate() {
+            let next = items[i + 1..].iter().find(|item| item.kernels > 0.0).copied().or(upcoming);
+            self.stages[stage].run(item, next, what);
+        }
+        let to = if what == 0 { place + 1 } else { place.wrapping_sub(1) };
+        let end = if what < 2 && to < depth && self.pipeline.chunk_at(to).0 != stage {
+            let [compute, beside] = &mut self.stages[stage].free;
+            *beside = beside.max(*compute) + self.hop;
+            *beside
+        } else {
+            self.stages[stage].free[0]
+        };
+        if what < 2 {
+            self.came[what][at(place)] = end;
+        }
+        self.stages[stage].next += 1;
+        true
+    }
+
+    /// Seconds of receiving from another place.
+    fn received(&self, stage: usize, from: usize, costs: &Costs) -> f64 {
+        if self.pipeline.chunk_at(from).0 == stage { 0.0 } else { costs.recv }
+    }
+
+    /// The first piece that needs weights after a stage's next action.
+    fn upcoming(&self, stage: usize) -> Option<Item> {
+        let later = &self.orders[stage][self.stages[stage].next + 1..];
+        let mut firsts = later.iter().filter_map(|action| match *action {
+            Action::Forward(chunk, _) => self.chunks[stage][chunk].passes[0][0].first(),
+            Action::Backward(chunk, _) => self.chunks[stage][chunk].passes[1][0].first(),
+            Action::Weights(..) => None,
+        });
+        firsts.next().copied()
+    }
+
+    /// What ranks share of a stage's pieces, in order.
+    fn shares(&self, stage: usize) -> impl Iterator<Item = &'a Share> {
+        let (plan, costs) = (self.plan, self.costs[stage]);
+        let depth = plan.mesh.pp * plan.chunks;
+        (0..plan.chunks).flat_map(move |chunk| {
+            let place = plan.place(stage, chunk);
+            let first = plan.first_layer(place);
+            let layers = (first..first + plan.stages[place].layers).map(|i| &costs.layer(plan.job.model.kind(i)).share);
+            let embed = (place == 0).then_some(&costs.embed.share);
+            let head = (place + 1 == depth).then_some(&costs.head.share);
+            embed.into_iter().chain(layers).chain(head)
+        })
+    }
+
+    /// Norm and updates, once all passes are done.
+    fn update(self) -> f64 {
+        let mut summed = 0.0f64;
+        for (stage, state) in self.stages.iter().enumerate() {
+            let ends = stage == 0 || stage + 1 == self.plan.mesh.pp;
+            let tied = if ends { self.costs[stage].tied } else { 0.0 };
+            let [compute, beside] = state.free;
+            let compute = compute.max(state.late.0) + state.late.1;
+            let norms: f64 = self.shares(stage).map(|share| share.norm).sum();
+            summed = summed.max(compute.max(beside) + tied + norms);
+        }
+        summed += self.costs.iter().map(|costs| costs.norm_sum).fold(f64::INFINITY, f64::min);
+        let mut end = summed;
+        for stage in 0..self.stages.len() {
+            let (mut updated, mut renewed) = (summed, summed);
+            for share in self.shares(stage) {
+                updated += share.update;
+                renewed = renewed.max(updated) + share.renew;
+            }
+            end = end.max(updated).max(renewed);
+        }
+        end
+    }
+}
+
+impl Stage {
+    /// Runs a piece's part of an action; `next` is the piece that is gathered meanwhile.
+    fn run(&mut self, item: &Item, next: Option<Item>, what: usize) {
+        if let Some(piece) = item.gathers.filter(|_| what < 2) {
+            let turn = self.gather(piece, item.gather, None);
+            if let Some((next, seconds)) = next.and_then(|next| Some((next.gathers?, next.gather))) {
+                if next != piece {
+                    self.gather(next, seconds, Some(turn));
+                }
+            }
+            let (_, since) = self.loaded[turn].expect("it was just gathered");
+            self.free[0] = self.free[0].max(since);
+        }
+        let [compute, beside] = &mut self.free;
+        if what == 1 && item.moves > 0.0 {
+            // Fetched at the latest now, beside the piece before at the soonest.
+            *beside += item.moves;
+        }
+        let ringed = if item.ring > 0.0 { beside.max(*compute) + item.ring } else { 0.0 };
+        *beside = beside.max(ringed);
+        let run = *compute + item.kernels;
+        *compute = run.max(ringed);
+        if what == 0 && item.moves > 0.0 {
+            *beside = beside.max(*compute) + item.moves;
+        }
+        if item.scatter > 0.0 {
+            *beside = beside.max(*compute) + item.scatter;
+            // The piece before is added up after this one's kernels.
+            let (came, settle) = std::mem::replace(&mut self.late, (*beside, item.settle));
+            *compute = compute.max(came) + settle;
+        }
+        if item.reduce > 0.0 {
+            *beside = beside.max(*compute) + item.reduce;
+        }
+    }
+
+    /// Gathers a piece's weights, unless a bucket has them, into one that is not `busy`.
+    fn gather(&mut self, piece: usize, seconds: f64, busy: Option<usize>) -> usize {
+        let there = |loaded: &Option<(usize, f64)>| loaded.is_some_and(|(other, _)| other == piece);
+        if let Some(turn) = self.loaded.iter().position(there) {
+            return turn;
+        }
+        let turn = busy.map_or(0, |busy| 1 - busy);
+        let [compute, beside] = &mut self.free;
+        *beside = beside.max(*compute) + seconds;
+        self.loaded[turn] = Some((piece, *beside));
+        turn
+    }
+}
