@@ -226,6 +226,26 @@ impl Pieces {
     }
 }
 
+/// What of a tape is kept for backward in a recompute mode, and the steps that make the rest again.
+pub fn kept(tape: &Tape, backward: &Backward, mode: Recompute) -> (BTreeSet<usize>, Vec<Step>) {
+    let needed = Tape::tensors_of(&backward.steps);
+    let keeps = |t: &usize| match (tape.tensors[*t].home, mode) {
+        (Home::Input | Home::Second | Home::Ids, _) => true,
+        (Home::Inner { cheap }, Recompute::Selective) => !cheap,
+        (Home::Inner { .. }, Recompute::None) => true,
+        (Home::Inner { .. }, Recompute::Full) => false,
+        (Home::Gathered | Home::Output | Home::SecondOut | Home::Targets | Home::Loss, _) => false,
+    };
+    let mut kept_set: BTreeSet<usize> = needed.iter().copied().filter(keeps).collect();
+    kept_set.extend(tape.streams());
+    let gone = |t: &usize| tape.tensors[*t].home.is_inside() && !kept_set.contains(t);
+    // What only a ring's steps fill is filled by them again.
+    let refilled = |t: &usize| tape.fills_itself(*t);
+    let missing: BTreeSet<usize> = needed.into_iter().filter(|t| gone(t) && !refilled(t)).collect();
+    let again = tape.recompute(missing, &kept_set);
+    (kept_set, again)
+}
+
 /// What a rank of a plan holds of the model.
 pub fn local(plan: &Plan) -> Local {
     let Mesh { tp, cp, ep, .. } = plan.mesh;
@@ -257,21 +277,7 @@ impl Piece {
 
     fn of(tape: Tape, (mode, split): (Recompute, bool), elem: Elem, blocks: &mut Blocks) -> Piece {
         let backward = tape.backward();
-        let needed = Tape::tensors_of(&backward.steps);
-        let keeps = |t: &usize| match (tape.tensors[*t].home, mode) {
-            (Home::Input | Home::Second | Home::Ids, _) => true,
-            (Home::Inner { cheap }, Recompute::Selective) => !cheap,
-            (Home::Inner { .. }, Recompute::None) => true,
-            (Home::Inner { .. }, Recompute::Full) => false,
-            (Home::Gathered | Home::Output | Home::SecondOut | Home::Targets | Home::Loss, _) => false,
-        };
-        let mut kept_set: BTreeSet<usize> = needed.iter().copied().filter(keeps).collect();
-        kept_set.extend(tape.streams());
-        let gone = |t: &usize| tape.tensors[*t].home.is_inside() && !kept_set.contains(t);
-        // What only a ring's steps fill is filled by them again.
-        let refilled = |t: &usize| tape.fills_itself(*t);
-        let missing: BTreeSet<usize> = needed.into_iter().filter(|t| gone(t) && !refilled(t)).collect();
-        let again = tape.recompute(missing, &kept_set);
+        let (kept_set, again) = kept(&tape, &backward, mode);
         let steps = backward.steps.clone();
         let mut piece = Piece::empty(tape, &kept_set, &backward, elem);
         piece.forward = piece.code(&[(Phase::Forward, piece.tape.forward())], blocks);

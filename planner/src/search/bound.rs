@@ -18,6 +18,8 @@
 //!
 //! Invariant: bound ≤ simulated step (tests over every schedule).
 
+use crate::job::Model;
+use crate::model::Kind;
 use crate::plan::{Plan, Recompute, Schedule, Stage};
 use crate::schedule::Pipeline;
 
@@ -102,10 +104,19 @@ pub struct Whole {
 impl Whole {
     /// Of a plan's costs.
     pub fn of(plan: &Plan, costs: &Costs) -> Whole {
-        let model = &plan.job.model;
-        let mut whole = Whole { layers: model.depth(), hop: costs.hop, norm_sum: costs.norm_sum, ..Whole::default() };
+        let mut whole = Whole::of_passes(&plan.job.model, &costs.layers, &costs.embed, &costs.head);
+        (whole.hop, whole.norm_sum) = (costs.hop, costs.norm_sum);
+        whole.times.forward += costs.load[0];
+        whole.times.backward += costs.load[1];
+        whole.head += costs.load[1];
+        whole
+    }
+
+    /// Of pieces alone.
+    pub fn of_passes(model: &Model, layers: &[(Kind, PieceCost)], embed: &PieceCost, head: &PieceCost) -> Whole {
+        let mut whole = Whole { layers: model.depth(), ..Whole::default() };
         let mut shortest = f64::INFINITY;
-        for (kind, piece) in &costs.layers {
+        for (kind, piece) in layers {
             let count = (0..model.depth()).filter(|&layer| model.kind(layer) == *kind).count() as f64;
             let mut one = Times::default();
             one.layer(piece, Recompute::None);
@@ -114,13 +125,11 @@ impl Whole {
             }
             whole.add(piece, count);
         }
-        whole.add(&costs.embed, 1.0);
-        whole.add(&costs.head, 1.0);
-        whole.times.forward += costs.load[0];
-        whole.times.backward += costs.load[1];
-        let mut head = Times::default();
-        head.layer(&costs.head, Recompute::None);
-        whole.head = head.total() + costs.load[1];
+        whole.add(embed, 1.0);
+        whole.add(head, 1.0);
+        let mut last = Times::default();
+        last.layer(head, Recompute::None);
+        whole.head = last.total();
         whole
     }
 
@@ -138,7 +147,7 @@ impl Whole {
 
     /// These passes, with what ranks share beside.
     pub fn with(&self, rest: &Whole) -> Whole {
-        let mut whole = Whole { layers: self.layers, ..*rest };
+        let mut whole = Whole { layers: self.layers, rings: self.rings, ..*rest };
         whole.times.plus(&self.times);
         whole.layer.plus(&self.layer);
         whole.head += self.head;

@@ -14,9 +14,10 @@ use meshwright_hardware::program::Collective;
 use meshwright_hardware::units::Bytes;
 use rustc_hash::FxHashMap;
 
-use crate::lower::{BankSize, Blocks, Frames, PieceSize, Pieces, Sizes, Tapes, waits_for};
+use super::bound::Whole;
+use crate::lower::{BankSize, Blocks, Frames, PieceSize, Pieces, Sizes, Tapes, kept, waits_for};
 use crate::model::{Backward, Kind, Step, Tape, Value};
-use crate::plan::Plan;
+use crate::plan::{Plan, Recompute};
 
 /// First rank, distance and number of a group's ranks.
 type Group = (usize, usize, usize);
@@ -231,12 +232,26 @@ impl ShapeWork {
     pub fn quick(plan: &Plan, prices: &mut Prices) -> Result<ShapeWork, PriceError> {
         let tapes = Tapes::of(plan);
         let splits = plan.schedule.splits();
-        let layers = tapes
-            .layers
-            .iter()
-            .map(|(&kind, tape)| Ok((kind, PieceWork::of(tape, &tape.backward(), &[Vec::new()], splits, prices)?)));
+        let layers = tapes.layers.iter().map(|(&kind, tape)| {
+            let back = tape.backward();
+            let again = kept(tape, &back, Recompute::None).1;
+            Ok((kind, PieceWork::of(tape, &back, &[again], splits, prices)?))
+        });
         let layers = layers.collect::<Result<_, PriceError>>()?;
         ShapeWork::with(&tapes.embed, layers, &tapes.head, Frames::bare(&tapes), prices)
+    }
+
+    /// Floors of a plan's passes, whatever its mesh: with all axes as near as can be.
+    pub fn passes(&self, plan: &Plan, links: &mut Links) -> Result<Whole, PriceError> {
+        links.nearest = true;
+        let mut piece = |work: &PieceWork| -> Result<PieceCost, PriceError> {
+            Ok(PieceCost { pass: work.seconds(links, &plan.mesh)?, share: Share::default() })
+        };
+        let (embed, head) = (piece(&self.embed), piece(&self.head));
+        let layers: Result<Vec<_>, PriceError> =
+            self.layers.iter().map(|(kind, work)| Ok((*kind, piece(work)?))).collect();
+        links.nearest = false;
+        Ok(Whole::of_passes(&plan.job.model, &layers?, &embed?, &head?))
     }
 
     /// Parameters alone, which passes take nothing for.

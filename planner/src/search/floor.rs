@@ -46,12 +46,19 @@ pub fn of_shape(job: &Job, shape: &Shape, links: &mut Links) -> Result<Whole, Pr
         let once = 0.9 * 2.0 * each * rows as f64 / shape.tp as f64 / links.prices.fastest_flops()?;
         routed = Times { forward: once, backward: once, weights: once, beside: 0.0 };
         routed.plus(&kernels_of_shared(&model, shape, rows, links)?);
+        // There and back, forward and backward.
+        let own = if shape.whole_experts { rows / shape.tp } else { rows };
+        let places = experts.count * crate::model::room(experts, own);
+        let mesh = Mesh { dp: shape.ep, ep: shape.ep, ..Mesh::ONE };
+        let sent = links.collective(&mesh, Collective::AllToAll, Axis::Ep, (places * job.model.hidden * 4) as u64)?;
+        routed.plus(&Times { forward: 2.0 * sent, backward: 2.0 * sent, ..Times::default() });
     }
     let mut same = beside(job, &model, shape, rows, links)?;
     if model.latent.is_none() && shape.cp == 1 {
         same.plus(&core(job, shape, links)?);
     }
     same.plus(&attention);
+    same.plus(&gathered(job, shape, links)?);
     let routing = model.expert_share();
     let mut times = same.scaled(layers as f64);
     times.plus(&dense.scaled((1.0 - routing) * layers as f64));
@@ -66,12 +73,13 @@ pub fn of_shape(job: &Job, shape: &Shape, links: &mut Links) -> Result<Whole, Pr
     };
     let mut layer = same;
     layer.plus(&other);
+    let rings = rotations(job, shape, links)?.map(|seconds| seconds * layers as f64);
     if !shape.splits {
         for times in [&mut times, &mut layer] {
             (times.backward, times.weights) = (times.backward + times.weights, 0.0);
         }
     }
-    Ok(Whole { times, layer, layers, head: head.total(), ..Whole::default() })
+    Ok(Whole { times, layer, layers, rings, head: head.total(), ..Whole::default() })
 }
 
 /// The experts that every token goes to.
@@ -112,6 +120,38 @@ fn beside(
     let elems = each * (kept * job.model.hidden) as f64 + rows as f64 * through;
     let streamed = 0.8 * links.prices.streamed(elems * width).0;
     Ok(Times { forward: sums, backward: sums + streamed, ..Times::default() })
+}
+
+/// Elements of a rank's own keys and values.
+fn kv_elems(job: &Job, shape: &Shape) -> usize {
+    let model = &job.model;
+    let latent = model.family.as_ref().and_then(|family| family.latent.as_ref());
+    let (heads, width) =
+        latent.map_or((model.kv_heads, model.head_dim()), |latent| (model.heads, latent.nope + latent.rope));
+    shape.microbatch * job.seq / shape.cp * 2 * heads / shape.tp * width
+}
+
+/// What a layer sends round a ring of context parallelism, forward and backward.
+fn rotations(job: &Job, shape: &Shape, links: &mut Links) -> Result<[f64; 2], PriceError> {
+    if !shape.ring {
+        return Ok([0.0; 2]);
+    }
+    let mesh = Mesh { cp: shape.cp, ..Mesh::ONE };
+    let once = links.collective(&mesh, Collective::Rotate, Axis::Cp, (kv_elems(job, shape) * 4) as u64)?;
+    let hops = shape.cp as f64;
+    Ok([(hops - 1.0) * once, (2.0 * hops - 1.0) * once])
+}
+
+/// Gathering keys and values of context parallelism, forward and again in backward, and scattering their gradients.
+fn gathered(job: &Job, shape: &Shape, links: &mut Links) -> Result<Times, PriceError> {
+    if shape.ring || shape.cp == 1 {
+        return Ok(Times::default());
+    }
+    let mesh = Mesh { cp: shape.cp, ..Mesh::ONE };
+    let bytes = (kv_elems(job, shape) * shape.cp * 4) as u64;
+    let gather = links.collective(&mesh, Collective::AllGather, Axis::Cp, bytes)?;
+    let scatter = links.collective(&mesh, Collective::ReduceScatter, Axis::Cp, bytes)?;
+    Ok(Times { forward: gather, backward: gather + scatter, ..Times::default() })
 }
 
 /// A linear layer's three matmuls.

@@ -30,6 +30,7 @@ use rustc_hash::FxHashMap;
 use crate::error::PlanError;
 use crate::job::Job;
 use crate::lower::{InFlight, Sizes};
+use crate::partition::Problem;
 use crate::plan::{Plan, Schedule};
 use crate::predict::{Predicted, predict};
 use crate::schedule::Pipeline;
@@ -92,6 +93,8 @@ pub fn search(job: &Job, cluster: &Cluster, fix: &Fix, top: usize) -> Result<Fou
 enum Known {
     /// A shape, all of whose combinations in the usual order of axes wait for its costs.
     Shape(usize),
+    /// The same with its costs.
+    Priced(usize),
     /// The same in all other orders.
     Orders(usize),
     /// A combination in all other orders.
@@ -140,6 +143,14 @@ struct Group {
     hopeless: bool,
 }
 
+/// A combination of which one spreading of layers was chosen: no other ends before its floor.
+struct Decided {
+    floor: f64,
+    index: usize,
+    of: Combination,
+    problem: Option<Problem>,
+}
+
 struct Search<'a> {
     space: Space<'a>,
     cluster: &'a Cluster,
@@ -169,8 +180,10 @@ struct Search<'a> {
     rejected: BTreeMap<String, usize>,
     best: Vec<(Plan, Predicted)>,
     simulated: usize,
-    /// The least bound of combinations of which one partition was simulated.
+    /// The least bound of what was left out.
     proved: f64,
+    /// Combinations of which one spreading of layers was chosen.
+    decided: Vec<Decided>,
 }
 
 impl<'a> Search<'a> {
@@ -200,6 +213,7 @@ impl<'a> Search<'a> {
             best: Vec::new(),
             simulated: 0,
             proved: f64::INFINITY,
+            decided: Vec::new(),
         })
     }
 
@@ -220,14 +234,17 @@ impl<'a> Search<'a> {
         self.considered = self.rejected.values().sum();
         self.work.resize_with(self.shapes.len(), Vec::new);
         self.quick.resize_with(self.shapes.len(), Vec::new);
+        self.passes.resize_with(self.shapes.len(), Whole::default);
         for index in 0..self.shapes.len() {
             let shape = self.shapes[index];
             let (usual, others) = self.count(&shape);
             self.considered += usual + others;
             if self.least_bytes(&shape) > self.room.iter().copied().max().unwrap_or(0) {
                 self.reject("out of memory", usual + others);
-                self.passes.push(Whole::default());
                 continue;
+            }
+            if let [links] = &mut self.links[..] {
+                self.passes[index] = floor::of_shape(self.space.job, &shape, links)?;
             }
             match self.floor_of_shape(index)? {
                 Some(seconds) => self.push(seconds, Known::Shape(index)),
@@ -278,8 +295,7 @@ impl<'a> Search<'a> {
     fn floor_of_shape(&mut self, index: usize) -> Result<Option<f64>, PlanError> {
         let shape = self.shapes[index];
         if self.links.len() == 1 {
-            let work = floor::of_shape(self.space.job, &shape, &mut self.links[0])?;
-            self.passes.push(work);
+            let work = self.passes[index];
             let list = self.list(&shape);
             let mut least = None;
             let mut known = [None; 4];
@@ -353,14 +369,15 @@ impl<'a> Search<'a> {
     fn run(&mut self) -> Result<(), PlanError> {
         let mut effort = 0;
         while let Some(node) = self.queue.pop() {
-            effort += usize::from(matches!(node.known, Known::Shape(_)));
+            effort += usize::from(matches!(node.known, Known::Priced(_)));
             let tired = effort > EFFORT && !self.best.is_empty();
             if tired || node.seconds >= self.cut() {
                 self.queue.push(node);
                 break;
             }
             match node.known {
-                Known::Shape(index) => self.open(index, node.seconds)?,
+                Known::Shape(index) => self.price(index, node.seconds)?,
+                Known::Priced(index) => self.open(index, node.seconds)?,
                 Known::Orders(index) => self.open_orders(index, node.seconds)?,
                 Known::AnyOrder(index, of) => self.order(index, of, node.seconds)?,
                 Known::Combination(index, of, false) => self.spread(index, of, node.seconds)?,
@@ -368,6 +385,7 @@ impl<'a> Search<'a> {
                 Known::Plan(plan) => self.simulate(*plan)?,
             }
         }
+        self.fill()?;
         let best = self.best.first().map_or(f64::INFINITY, |(_, predicted)| predicted.figures.step_time_s);
         let (mut slower, mut open, mut left) = (0, 0, f64::INFINITY);
         for node in std::mem::take(&mut self.queue).into_vec() {
@@ -378,13 +396,57 @@ impl<'a> Search<'a> {
         self.reject("slower by its bound", slower);
         self.reject("not looked at: within the gap", open);
         self.proved = self.proved.min(left);
+        self.prove()
+    }
+
+    /// Simulates the most promising plans that are known beside the best, until there are as many as wanted.
+    fn fill(&mut self) -> Result<(), PlanError> {
+        let nodes = std::mem::take(&mut self.queue).into_sorted_vec();
+        let (mut plans, mut rest): (Vec<Node>, Vec<Node>) =
+            nodes.into_iter().partition(|node| matches!(node.known, Known::Plan(_)));
+        while let Some(Node { known: Known::Plan(plan), .. }) = plans.pop_if(|_| self.best.len() < self.top) {
+            self.simulate(*plan)?;
+        }
+        rest.append(&mut plans);
+        self.queue = rest.into();
+        Ok(())
+    }
+
+    /// Looks whether other spreadings of decided combinations may be better than the best plan.
+    fn prove(&mut self) -> Result<(), PlanError> {
+        let Some((_, best)) = self.best.first() else { return Ok(()) };
+        let wanted = best.figures.step_time_s * (1.0 - TOLERANCE);
+        for decided in std::mem::take(&mut self.decided) {
+            let Decided { floor, index, of, problem } = decided;
+            if floor >= wanted {
+                continue;
+            }
+            let group = self.own_group(index, &of)?;
+            let mut proved = floor;
+            if let (Some(problem), Seats::Stages(pools)) = (problem, &group.seats) {
+                let costs: Vec<&Costs> = pools.iter().map(|&pool| &group.costs[pool]).collect();
+                let takes = |stage: usize, layers: usize| Some(problem.choices[stage].get(layers - 1)?.seconds);
+                let (model, pipeline) = (&self.space.job.model, self.pipeline(&self.shapes[index], &of));
+                let may_end = |before: f64| spread::may_end(model, &pipeline, &costs, &takes, before);
+                if !may_end(wanted) {
+                    continue;
+                }
+                let mut ends = [floor, wanted];
+                for _ in 0..6 {
+                    let middle = (ends[0] + ends[1]) / 2.0;
+                    ends[usize::from(may_end(middle))] = middle;
+                }
+                proved = ends[0];
+            }
+            self.proved = self.proved.min(proved);
+        }
         Ok(())
     }
 
     /// Combinations in a part of the space.
     fn held(&mut self, known: &Known) -> usize {
         match known {
-            Known::Shape(index) => {
+            Known::Shape(index) | Known::Priced(index) => {
                 let (usual, others) = self.count(&self.shapes[*index].clone());
                 usual + others
             }
@@ -394,14 +456,29 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Prices a shape and queues its combinations.
-    fn open(&mut self, index: usize, least: f64) -> Result<(), PlanError> {
+    /// Prices a shape and queues it again by that.
+    fn price(&mut self, index: usize, least: f64) -> Result<(), PlanError> {
         let shape = self.shapes[index];
         let list = self.list(&shape);
         let Some(first) = list.first() else { return Ok(()) };
         let plan = self.space.plan(&shape, first);
         let quick = self.links.iter_mut().map(|links| ShapeWork::quick(&plan, &mut links.prices));
         self.quick[index] = quick.collect::<Result<Vec<_>, _>>()?;
+        if let [links] = &mut self.links[..] {
+            self.passes[index] = self.quick[index][0].passes(&plan, links)?;
+            let least = self.floor_of_shape(index)?.map_or(least, |floor| floor.max(least));
+            self.push(least, Known::Priced(index));
+            return Ok(());
+        }
+        self.open(index, least)
+    }
+
+    /// Queues a priced shape's combinations.
+    fn open(&mut self, index: usize, least: f64) -> Result<(), PlanError> {
+        let shape = self.shapes[index];
+        let list = self.list(&shape);
+        let Some(first) = list.first() else { return Ok(()) };
+        let plan = self.space.plan(&shape, first);
         let kernels = self.quick[index][0].kernels(&plan) * plan.microbatches() as f64 / plan.mesh.pp as f64;
         self.queue_all(index, &list, least)?;
         if self.count(&shape).1 > 0 {
@@ -481,8 +558,7 @@ impl<'a> Search<'a> {
 
     /// From where on a floor rules out what it is of.
     fn cut(&self) -> f64 {
-        let known = self.best.len() >= self.top;
-        if known { self.best[0].1.figures.step_time_s * (1.0 - TOLERANCE) } else { f64::INFINITY }
+        if !self.best.is_empty() { self.best[0].1.figures.step_time_s * (1.0 - TOLERANCE) } else { f64::INFINITY }
     }
 
     /// What combinations of a shape's mesh and ZeRO stage share; `nearest` if its axes are to be as near as can be, `quick`
@@ -561,7 +637,6 @@ impl<'a> Search<'a> {
     /// Decides a combination's stages and queues the plan by its bound.
     fn decide(&mut self, index: usize, of: Combination, least: f64) -> Result<(), PlanError> {
         let group = &*self.own_group(index, &of)?;
-        let chunks = of.chunks;
         let plan = self.space.plan(&self.shapes[index], &of);
         // Replicas in several pools have the same stages: as the slowest need them, in the least memory.
         let slowest = (0..group.costs.len())
@@ -608,12 +683,8 @@ impl<'a> Search<'a> {
             self.reject("out of memory", 1);
             return Ok(());
         }
-        if let (Some(problem), Seats::Stages(_)) = (problem, &group.seats) {
-            let takes = |stage: usize, layers: usize| Some(problem.choices[stage].get(layers - 1)?.seconds);
-            let floor = spread::floor(&plan.job.model, &plan.pipeline(), &costs, &takes);
-            self.proved = self.proved.min(floor.max(least));
-        } else if of.pp > 1 && chunks == 1 {
-            self.proved = self.proved.min(least);
+        if of.pp > 1 && of.chunks == 1 {
+            self.decided.push(Decided { floor: least, index, of, problem });
         }
         self.push(bound.max(least), Known::Plan(Box::new(plan)));
         Ok(())

@@ -2,19 +2,24 @@
 //!
 //! In: costs of each stage, a pipeline. Out: seconds of a step that no spreading undercuts.
 //!
-//! Paths through the simulated graph, with f, b and w seconds of a stage's passes, t = f + b + w, M microbatches, p stages:
+//! Paths through the simulated graph, with f, b and w seconds of a stage's passes, t = f + b + w, M microbatches, p stages. The
+//! last backward of stage s does not end before:
 //!
-//! - 1F1B: stage s starts after those before it, works M times, and those before it still have the last backward:
-//!   Σ_{i<s} t_i + M·t_s; and between the first backward and the last forward it works between two trips to the last stage:
-//!   Σ_i t_i + Σ_{i>s} t_i + (M − p + s)·t_s, for M ≥ p − s
-//! - GPipe: Σ_i t_i + (M − 1)·t_s
-//! - ZB-H1: stage s has r_s = min(s, max(M − p + 1 + s, 0)) + 1 passes of weights left when its last backward begins, and the
-//!   first stage one: Σ_{i<s} (f_i + b_i) + M·t_s − r_s·w_s + w_0
-//! - all: a stage sums its gradients after the pass that makes the last of them: Σ_{i<s} f_i + M·t_s + what of the sums that
-//!   pass does not hide
+//! - straight: the first microbatch has come, and the stage has worked: Σ_{i<s} f_i + M·t_s − r_s·w_s, where
+//!   r_s = min(s, (M − p + 1 + s)⁺) + 1 passes of weights are left in ZB-H1
+//! - in GPipe there is a trip to the last stage and back between, Σ_{i>s} (f_i + b_i)
+//! - else the first backward comes after such a trip, then the other backwards and what forwards are left:
+//!   Σ_{i≤s} f_i + Σ_{i>s} (f_i + b_i) + M·b_s + (M − p + s)⁺·f_s + M·w_s − r_s·w_s
+//! - and so again, since a stage has no more than p − s microbatches under way: n trips there and back pass before backward
+//!   n·(p − s) ends, in ZB-H1 with no weights among them for n·(p − s) ≤ s
+//! - in 1F1B, what lies between the first backward and the last forward lies between two trips, for M ≥ p − s
+//! - the last backward of the stage behind it, and its own
 //!
-//! Each depends on how many layers stand before stage s and on how many it has, so that the best spreading for their maximum
-//! is found stage by stage: best(s, n) = min_k max(best(s − 1, n − k), path_s(n − k, k)).
+//! A step ends after the last backward of any stage, its weights left and the sums of its gradients that those do not hide.
+//!
+//! [`floor`]: each path depends on how many layers stand before stage s and on how many it has, so that the best spreading for
+//! their maximum is found stage by stage: best(s, n) = min_k max(best(s − 1, n − k), path_s(n − k, k)). [`may_end`] is tighter:
+//! for a given end, the soonest last backward of stage s with n layers from there on is found from the last stage to the first.
 //!
 //! Invariant: no more than the played step of any spreading (tests against enumeration).
 
@@ -74,15 +79,30 @@ impl Sums {
 struct Paths<'a> {
     pipeline: &'a Pipeline,
     costs: &'a [&'a Costs],
-    /// Of each stage: layers of its own pool, and of the fastest.
-    own: Vec<usize>,
+    /// By pool, and of each stage which of them.
     sums: Vec<Sums>,
+    own: Vec<usize>,
+    /// Running sums of the fastest pool.
     low: Vec<Times>,
     hop: f64,
     /// Sums of gradients that the first stage's last pass does not hide.
     summed: f64,
-    /// What no step is without, beside its passes.
+    /// What no step is without, once all gradients are summed.
     rest: f64,
+}
+
+/// A stage's part in paths.
+struct Passed {
+    /// Its passes, as far as they are known.
+    own: Times,
+    /// When its last backward ends, at the soonest.
+    last: f64,
+    /// Its passes of weights after that.
+    weights: f64,
+    /// Sums of its gradients that its last pass does not hide.
+    exposed: f64,
+    /// All its work: grows with its layers, as paths need not.
+    busy: f64,
 }
 
 impl<'a> Paths<'a> {
@@ -112,53 +132,57 @@ impl<'a> Paths<'a> {
         let renews = least(&|costs| shared(model, costs, &|piece| piece.share.renew));
         let rest = norm + updates.max(renews) / pipeline.stages as f64;
         let summed = summed(costs[0]);
-        Paths { summed, pipeline, costs, own, sums, low, hop, rest }
+        Paths { pipeline, costs, sums, own, low, hop, summed, rest }
     }
 
-    /// Embedding and head of a stage.
+    /// Embedding and head of a stage, its loads and receives.
     fn ends(&self, stage: usize) -> Times {
-        let (costs, mut times) = (self.costs[stage], Times::default());
-        if stage == 0 {
-            times.layer(&costs.embed, Recompute::None);
-        }
-        if stage + 1 == self.pipeline.stages {
-            times.layer(&costs.head, Recompute::None);
-        }
+        let mut times = Times::default();
+        super::bound::ends(&mut times, (stage, self.pipeline.stages), self.costs[stage]);
         times
     }
 
-    /// The longest path through a stage that has layers `from..to` and takes `least` or more.
-    fn through(&self, stage: usize, (from, to): (usize, usize), least: f64) -> f64 {
-        let (last, m) = (self.pipeline.stages - 1, self.pipeline.microbatches as f64);
+    /// The soonest ends of a stage that has layers `from..to` and takes `least` or more a microbatch.
+    fn pass(&self, stage: usize, (from, to): (usize, usize), least: f64) -> Passed {
+        let (end, m) = (self.pipeline.stages - 1, self.pipeline.microbatches as f64);
         let mut own = self.sums[self.own[stage]].between(from, to);
         own.plus(&self.ends(stage));
-        own.backward += (least - own.total()).max(0.0);
+        let longer = (least - own.total()).max(0.0);
         let (mut before, mut after) = (self.low[from], self.low[self.low.len() - 1].less(&self.low[to]));
         if stage > 0 {
             before.plus(&self.ends(0));
         }
-        if stage < last {
-            after.plus(&self.ends(last));
+        if stage < end {
+            after.plus(&self.ends(end));
         }
-        let all = before.total() + own.total() + after.total();
         let (s, p) = (stage as f64, self.pipeline.stages as f64);
-        let [here, there] = [2.0 * s * self.hop, 2.0 * (p - 1.0) * self.hop];
-        let straight = before.forward + m * own.total() + here / 2.0 + self.exposed(stage, (from, to), &own);
-        let back = match self.pipeline.schedule {
-            Schedule::GPipe => all + (m - 1.0) * own.total() + there,
-            Schedule::ZeroBubble => {
-                let left = s.min((m - p + 1.0 + s).max(0.0)) + 1.0;
-                let first = if stage == 0 { own.weights } else { self.low[1].weights };
-                before.forward + before.backward + m * own.total() - left * own.weights + first + here
-            }
-            _ => {
-                let straight = before.total() + m * own.total() + here;
-                let between = m - p + s;
-                let trips = all + after.total() + between * own.total() + there;
-                if between >= 0.0 { straight.max(trips) } else { straight }
+        let (came, trip) =
+            (before.forward + s * self.hop, after.total() - after.weights + 2.0 * (p - 1.0 - s) * self.hop);
+        let splits = self.pipeline.schedule.splits();
+        let left = if splits { s.min((m - p + 1.0 + s).max(0.0)) + 1.0 } else { 0.0 };
+        let weights = left * own.weights;
+        let straight = came + m * (own.total() + longer) - weights;
+        let round = own.forward + trip + own.backward;
+        let once = came + round;
+        let (between, ahead) = (m - p + s, p - s);
+        let last = match self.pipeline.schedule {
+            Schedule::GPipe => straight + trip,
+            schedule => {
+                let most = if schedule.splits() { s.min(m - 1.0) } else { m - 1.0 };
+                let after = |rounds: f64| {
+                    let (forwards, backwards) = ((m - ahead * (rounds + 1.0)).max(0.0), m - ahead * rounds - 1.0);
+                    let left = forwards * own.forward + backwards * own.backward + m * own.weights - weights;
+                    once + rounds * round + left
+                };
+                straight.max(after(0.0)).max(after((most / ahead).floor()))
             }
         };
-        straight.max(back + self.summed)
+        let last = match self.pipeline.schedule {
+            Schedule::OneFOneB if between >= 0.0 => last.max(once + trip + between * (own.total() + longer)),
+            _ => last,
+        };
+        let exposed = self.exposed(stage, (from, to), &own);
+        Passed { own, last, weights, exposed, busy: m * (own.total() + longer) }
     }
 
     /// Sums of gradients that the last pass of a stage's own does not hide.
@@ -174,7 +198,54 @@ impl<'a> Paths<'a> {
         // Pieces whose weights are not apart are done with backward, before.
         (reduce - own.weights - if self.pipeline.schedule.splits() { 0.0 } else { own.backward }).max(0.0)
     }
+
+    /// The longest path through a stage, and all its work.
+    fn through(&self, stage: usize, span: (usize, usize), least: f64) -> (f64, f64) {
+        let passed = self.pass(stage, span, least);
+        let mut back = self.low[span.0].backward;
+        let mut first = passed.weights;
+        if stage > 0 {
+            back += self.ends(0).backward + stage as f64 * self.hop;
+            first = if self.pipeline.schedule.splits() { self.low[1].weights } else { 0.0 };
+        }
+        let ends = (passed.weights + passed.exposed).max(back + first + self.summed);
+        (passed.last + ends + self.rest, passed.busy)
+    }
+
+    /// Whether some spreading may end before a time: for each number of layers from a stage on, the soonest that the stage's
+    /// last backward can end decides.
+    fn may_end(&self, before: f64, least: &Least) -> bool {
+        let (stages, layers) = (self.pipeline.stages, self.low.len() - 1);
+        let mut soonest = vec![f64::INFINITY; layers + 1];
+        soonest[0] = f64::NEG_INFINITY;
+        for stage in (0..stages).rev() {
+            let mut next = vec![f64::INFINITY; layers + 1];
+            for held in stages - 1 - stage..=layers - 1 - stage {
+                if soonest[held] == f64::INFINITY {
+                    continue;
+                }
+                let to = layers - held;
+                for from in (stage..to).rev() {
+                    let Some(takes) = least(stage, to - from) else { break };
+                    let passed = self.pass(stage, (from, to), takes);
+                    let last = passed.last.max(soonest[held] + self.hop + passed.own.backward);
+                    if passed.busy >= before {
+                        break;
+                    }
+                    if last + passed.weights + passed.exposed + self.rest < before {
+                        let all = layers - from;
+                        next[all] = next[all].min(last);
+                    }
+                }
+            }
+            soonest = next;
+        }
+        soonest[layers] < f64::INFINITY
+    }
 }
+
+/// What a stage of so many layers takes a microbatch at the least where its memory decides that, or none if so many do not fit.
+pub type Least<'a> = dyn Fn(usize, usize) -> Option<f64> + 'a;
 
 /// Of all pieces together.
 fn shared(model: &Model, costs: &Costs, pick: &dyn Fn(&PieceCost) -> f64) -> f64 {
@@ -189,19 +260,23 @@ fn summed(costs: &Costs) -> f64 {
     if layer > 0.0 { (layer + late(&costs.embed)).max(0.0) } else { 0.0 }
 }
 
-/// A step of any spreading of layers over stages. `costs` are by stage; `least` is what a stage of so many layers takes a
-/// microbatch at the least where its memory decides that, or none if so many do not fit.
-pub fn floor(model: &Model, pipeline: &Pipeline, costs: &[&Costs], least: &dyn Fn(usize, usize) -> Option<f64>) -> f64 {
+/// Whether some spreading of layers over stages may end before a time.
+pub fn may_end(model: &Model, pipeline: &Pipeline, costs: &[&Costs], least: &Least, before: f64) -> bool {
+    Paths::of(model, pipeline, costs).may_end(before, least)
+}
+
+/// A step of any spreading of layers over stages; `costs` are by stage.
+pub fn floor(model: &Model, pipeline: &Pipeline, costs: &[&Costs], least: &Least) -> f64 {
     let (stages, layers) = (pipeline.stages, model.depth());
     let paths = Paths::of(model, pipeline, costs);
     let through = |stage: usize, from: usize, to: usize| match least(stage, to - from) {
         Some(least) => paths.through(stage, (from, to), least),
-        None => f64::INFINITY,
+        None => (f64::INFINITY, f64::INFINITY),
     };
     // Nothing above an even spreading is of use.
     let (mut even, mut from) = (0.0f64, 0);
     for (stage, held) in crate::estimate::layers_of(layers, stages).into_iter().enumerate() {
-        even = even.max(through(stage, from, from + held));
+        even = even.max(through(stage, from, from + held).0);
         from += held;
     }
     let mut best = vec![f64::INFINITY; layers + 1];
@@ -213,16 +288,17 @@ pub fn floor(model: &Model, pipeline: &Pipeline, costs: &[&Costs], least: &dyn F
             if best[from].is_infinite() {
                 continue;
             }
-            // More layers only take longer.
             for to in (if stage + 1 == stages { layers } else { from + 1 })..=most {
-                let path = through(stage, from, to);
-                if path > even {
+                let (path, busy) = through(stage, from, to);
+                if busy > even {
                     break;
                 }
-                next[to] = next[to].min(path.max(best[from]));
+                if path <= even {
+                    next[to] = next[to].min(path.max(best[from]));
+                }
             }
         }
         best = next;
     }
-    best[layers] + paths.rest
+    best[layers]
 }

@@ -158,11 +158,12 @@ impl<'a> Window<'a> {
             }
             rings = [0, 1].map(|way| rings[way] + piece.pass.ring[way]);
         }
-        let moves = mix.offload.saturating_sub(2) as f64 * costs.moves.unwrap_or(0.0);
+        let moves = mix.offload as f64 * costs.moves.unwrap_or(0.0);
+        let inner = mix.offload.saturating_sub(2) as f64 * costs.moves.unwrap_or(0.0);
         ends(&mut times, (self.stage, plan.mesh.pp), costs);
         let [gathered, scattered] = [gathers, scatters].map(|[sum, most]| (sum - 2.0 * most).max(0.0));
-        let forward = times.forward.max(gathered + rings[0] + moves);
-        let backward = times.backward.max(gathered + scattered + rings[1] + moves);
+        let forward = times.forward.max(gathered + rings[0] + inner);
+        let backward = times.backward.max(gathered + scattered + rings[1] + inner);
         let beside = times.beside + 2.0 * (gathered + moves);
         (forward + backward + times.weights).max(beside)
     }

@@ -58,3 +58,48 @@ fn what_fits_nowhere_is_counted_by_reason() {
     let message = error.to_string();
     assert!(message.contains("out of memory"), "{message}");
 }
+
+/// All ways to spread `layers` over `stages`, at least one each.
+fn spreadings(layers: usize, stages: usize) -> Vec<Vec<usize>> {
+    if stages == 1 {
+        return vec![vec![layers]];
+    }
+    let first = |held: usize| {
+        let with = move |rest: Vec<usize>| [vec![held], rest].concat();
+        spreadings(layers - held, stages - 1).into_iter().map(with)
+    };
+    (1..=layers + 1 - stages).flat_map(first).collect()
+}
+
+#[test]
+fn no_spreading_of_layers_is_below_its_floor() {
+    let mut model = tiny_model(Dress::Llama);
+    model.layers = 7;
+    let mut job = tiny_job(model);
+    job.global_batch = 24;
+    let cluster = cluster("2x dgx-h100");
+    let mut links = Links::new(seats::prices(&cluster, job.precision).unwrap().remove(0));
+    let space = Space { job: &job, devices: 16, fix: &Fix::default(), pools: false };
+    let mut looked = 0;
+    for shape in space.shapes(&mut BTreeMap::new()).into_iter().filter(|shape| shape.microbatch <= 2) {
+        for of in space.combinations(&shape).filter(|of| of.pp > 1 && of.chunks == 1) {
+            let plan = space.plan(&shape, &of);
+            let work = ShapeWork::of(&plan, &mut links.prices).unwrap();
+            let costs = Costs::of(&plan, &work, &Sizes::of(&plan, &work.frames), &mut links).unwrap();
+            let (all, model) = (vec![&costs; of.pp], &job.model);
+            let any = |_: usize, _: usize| Some(0.0);
+            let floor = spread::floor(model, &plan.pipeline(), &all, &any);
+            let played = spreadings(7, of.pp).into_iter().map(|held| {
+                let stage = |layers| crate::plan::Stage { layers, full: 0, selective: 0, offload: 0 };
+                play::step(&Plan { stages: held.into_iter().map(stage).collect(), ..plan.clone() }, &all)
+            });
+            let least = played.fold(f64::INFINITY, f64::min);
+            let at = (shape, of);
+            assert!(floor <= least * (1.0 + 1e-9), "{at:?}: {floor} above {least}");
+            assert!(spread::may_end(model, &plan.pipeline(), &all, &any, least * (1.0 + 1e-6)), "{at:?} at {least}");
+            assert!(!spread::may_end(model, &plan.pipeline(), &all, &any, floor * 0.9), "{at:?} below {floor}");
+            looked += 1;
+        }
+    }
+    assert!(looked > 50, "{looked}");
+}
