@@ -15,14 +15,9 @@
 
 use good_lp::{Expression, Solution, SolverModel, Variable, constraint, microlp, variable, variables};
 
-use meshwright_hardware::classes::Classes;
-use meshwright_hardware::price::{PriceError, Prices, places};
-use meshwright_hardware::profile::Cluster;
-
-use crate::lower::Sizes;
 use crate::plan::{Plan, Schedule};
 use crate::search::bound::of_stage;
-use crate::search::cost::{Costs, Links, ShapeWork};
+use crate::search::cost::Costs;
 
 /// Replicas that are alike.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -65,31 +60,24 @@ impl Shares {
 }
 
 impl Problem {
-    /// How a plan's batch can be shared on a cluster: by the pools that its replicas sit on, whatever shares it has.
-    ///
-    /// # Errors
-    /// [`PriceError`] if the cluster is too small or an op has no price there.
-    pub fn of(plan: &Plan, cluster: &Cluster) -> Result<Problem, PriceError> {
-        let mesh = plan.mesh;
-        let mut each: Vec<Class> = vec![Class { replicas: 1, seconds: 0.0, fixed: 0.0 }; mesh.dp];
-        for place in places(cluster, mesh, &Classes::ONE)? {
-            let mut links = Links::new(Prices::at(cluster, mesh, plan.job.precision, &place)?);
-            let work = ShapeWork::of(plan, &mut links.prices)?;
-            let costs = Costs::of(plan, &work, &Sizes::of(plan, &work.frames), &mut links)?;
-            let (seconds, tail) = of_stage(plan, &costs, place.stage);
-            // The first stage is the last to end.
-            let ends = if place.stage == 0 { tail } else { 0.0 };
-            for replica in place.replicas {
-                let Class { seconds: most, fixed, .. } = each[replica];
+    /// How a plan's batch can be shared among replicas, each with its costs, whatever shares the plan has.
+    pub fn of(plan: &Plan, replicas: &[&Costs]) -> Problem {
+        let runs = replicas.chunk_by(|a, b| std::ptr::eq(*a, *b));
+        let class = |run: &[&Costs]| {
+            let mut class = Class { replicas: run.len(), seconds: 0.0, fixed: 0.0 };
+            for stage in 0..plan.mesh.pp {
+                let (seconds, tail) = of_stage(plan, run[0], stage);
                 // Fill and drain: every stage but the slowest, once; by chunks where there are several.
-                let fill = most.min(seconds) / plan.chunks as f64;
-                each[replica] = Class { replicas: 1, seconds: most.max(seconds), fixed: fixed + fill + ends };
+                class.fixed += class.seconds.min(seconds) / plan.chunks as f64;
+                // The first stage is the last to end.
+                class.fixed += if stage == 0 { tail } else { 0.0 };
+                class.seconds = class.seconds.max(seconds);
             }
-        }
-        let runs = each.chunk_by(|a, b| (a.seconds, a.fixed) == (b.seconds, b.fixed));
-        let classes = runs.map(|run| Class { replicas: run.len(), ..run[0] }).collect();
-        let unit = if plan.schedule == Schedule::OneFOneB && plan.chunks > 1 { mesh.pp } else { 1 };
-        Ok(Problem { classes, microbatches: plan.job.global_batch / plan.microbatch, unit })
+            class
+        };
+        let classes = runs.map(class).collect();
+        let unit = if plan.schedule == Schedule::OneFOneB && plan.chunks > 1 { plan.mesh.pp } else { 1 };
+        Problem { classes, microbatches: plan.job.global_batch / plan.microbatch, unit }
     }
 
     /// The best shares; `None` if there are fewer rounds than replicas, or no whole number of rounds.

@@ -173,7 +173,9 @@ impl Whole {
     pub fn floor(&self, pipeline: &Pipeline, ratio: f64) -> f64 {
         let (p, m) = (pipeline.stages as f64, pipeline.microbatches as f64);
         let ((busy, work), once) = (self.microbatch(pipeline.stages * pipeline.chunks), &self.once);
-        let even = m * busy / p;
+        // Some stage has at least so many layers.
+        let most = if pipeline.chunks == 1 { self.layers.div_ceil(pipeline.stages) as f64 } else { 0.0 };
+        let even = m * (busy / p).max(most * self.layer.total());
         let each = (self.layers / (pipeline.stages * pipeline.chunks)).max(1) as f64;
         let fill = (p - 1.0) * each;
         let filled = match pipeline.schedule {

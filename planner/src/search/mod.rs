@@ -18,6 +18,7 @@ mod space;
 mod spread;
 mod stages;
 
+use std::cell::RefCell;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
@@ -34,6 +35,7 @@ use crate::partition::Problem;
 use crate::plan::{Plan, Schedule};
 use crate::predict::{Predicted, predict};
 use crate::schedule::Pipeline;
+use crate::shares;
 
 use bound::{Whole, least_ratio};
 use cost::{Costs, Links, ShapeWork};
@@ -399,6 +401,36 @@ impl<'a> Search<'a> {
         self.prove()
     }
 
+    /// Whether replicas in unlike pools cannot be through the batch before a time, however their layers are spread.
+    fn shared_end(&mut self, index: usize, of: &Combination, group: &Group, before: f64) -> bool {
+        if of.pp == 1 || of.chunks > 1 {
+            return false;
+        }
+        let shape = self.shapes[index];
+        let (plan, pipeline) = (self.space.plan(&shape, of), self.pipeline(&shape, of));
+        let batch = self.space.job.global_batch / shape.microbatch;
+        let flights = self.flights(plan.pipeline());
+        let room = vec![self.room.iter().copied().min().unwrap_or(0); of.pp];
+        let mut done = 0;
+        for (pool, count) in group.seats.counts(group.costs.len()).into_iter().enumerate() {
+            let costs = vec![&group.costs[pool]; of.pp];
+            let sizes = &group.sizes;
+            let undecided = Undecided { plan: &plan, costs: &costs, sizes, flights: &flights, room: &room };
+            let Some(problem) = undecided.problem() else { continue };
+            let takes = |stage: usize, layers: usize| Some(problem.choices[stage].get(layers - 1)?.seconds);
+            let model = &self.space.job.model;
+            let mut range = [0, batch + 1];
+            while range[1] - range[0] > 1 {
+                let microbatches = (range[0] + range[1]) / 2;
+                let pipeline = Pipeline { microbatches, ..pipeline };
+                let late = spread::may_end(model, &pipeline, &costs, &takes, before).is_none();
+                range[usize::from(late)] = microbatches;
+            }
+            done += count * range[0];
+        }
+        done < batch
+    }
+
     /// Simulates the most promising plans that are known beside the best, until there are as many as wanted.
     fn fill(&mut self) -> Result<(), PlanError> {
         let nodes = std::mem::take(&mut self.queue).into_sorted_vec();
@@ -425,18 +457,42 @@ impl<'a> Search<'a> {
             let mut proved = floor;
             if let (Some(problem), Seats::Stages(pools)) = (problem, &group.seats) {
                 let costs: Vec<&Costs> = pools.iter().map(|&pool| &group.costs[pool]).collect();
-                let takes = |stage: usize, layers: usize| Some(problem.choices[stage].get(layers - 1)?.seconds);
-                let (model, pipeline) = (&self.space.job.model, self.pipeline(&self.shapes[index], &of));
+                let plan = self.space.plan(&self.shapes[index], &of);
+                let flights = self.flights(plan.pipeline());
+                let room: Vec<u64> = pools.iter().map(|&pool| self.room[pool]).collect();
+                let sizes = &group.sizes;
+                let undecided = Undecided { plan: &plan, costs: &costs, sizes, flights: &flights, room: &room };
+                let known = RefCell::new(FxHashMap::default());
+                let takes = |stage: usize, layers: usize| {
+                    let choice = problem.choices[stage].get(layers - 1)?;
+                    let mut known = known.borrow_mut();
+                    *known
+                        .entry((stage, layers))
+                        .or_insert_with(|| Some(undecided.busy(stage, layers)?.max(choice.seconds)))
+                };
+                let (model, pipeline) = (&self.space.job.model, plan.pipeline());
                 let may_end = |before: f64| spread::may_end(model, &pipeline, &costs, &takes, before);
-                if !may_end(wanted) {
-                    continue;
-                }
+                let Some(mut held) = may_end(wanted) else { continue };
                 let mut ends = [floor, wanted];
                 for _ in 0..6 {
                     let middle = (ends[0] + ends[1]) / 2.0;
-                    ends[usize::from(may_end(middle))] = middle;
+                    let found = may_end(middle);
+                    ends[usize::from(found.is_some())] = middle;
+                    held = found.unwrap_or(held);
                 }
                 proved = ends[0];
+                // It may have been chosen for less than the whole schedule.
+                let stage = |(stage, &layers): (usize, &usize)| problem.choices[stage][layers - 1].stage;
+                let other = Plan { stages: held.iter().enumerate().map(stage).collect(), ..plan.clone() };
+                let better = play::step(&other, &costs) < wanted && self.fits(&other, &group);
+                if better && !self.best.iter().any(|(plan, _)| *plan == other) {
+                    self.simulate(other)?;
+                }
+            }
+            if let Seats::Replicas(_) = &group.seats {
+                if self.shared_end(index, &of, &group, wanted) {
+                    continue;
+                }
             }
             self.proved = self.proved.min(proved);
         }
@@ -630,8 +686,51 @@ impl<'a> Search<'a> {
                 floor = floor.max(spread::floor(&self.space.job.model, &pipeline, &costs, &|_, _| Some(0.0)));
             }
         }
+        if self.links.len() > 1 {
+            let group = self.group(index, &of, false, true)?;
+            if let Seats::Replicas(_) = group.seats {
+                floor = floor.max(self.shared(index, &of, &group));
+            }
+        }
         self.push(floor, Known::Combination(index, of, true));
         Ok(())
+    }
+
+    /// A floor where replicas sit in unlike pools: the soonest that those of all pools together can be through the batch, each
+    /// pool with the microbatches that its own floor lets it end by then.
+    fn shared(&mut self, index: usize, of: &Combination, group: &Group) -> f64 {
+        let shape = self.shapes[index];
+        let batch = self.space.job.global_batch / shape.microbatch;
+        let counts = group.seats.counts(group.wholes.len());
+        let pipeline = self.pipeline(&shape, of);
+        let plain = of.schedule == Schedule::OneFOneB && of.chunks == 1;
+        let most = |whole: &Whole, end: f64, ratios: &mut FxHashMap<(usize, usize), f64>| {
+            let mut range = [0, batch + 1];
+            while range[1] - range[0] > 1 {
+                let microbatches = (range[0] + range[1]) / 2;
+                let ratio = if plain {
+                    let known = ratios.entry((microbatches, of.pp));
+                    *known.or_insert_with(|| least_ratio(microbatches, of.pp))
+                } else {
+                    1.0
+                };
+                let late = whole.floor(&Pipeline { microbatches, ..pipeline }, ratio) > end;
+                range[usize::from(late)] = microbatches;
+            }
+            range[0]
+        };
+        let mut ends = [0.0, f64::INFINITY];
+        let mut end = self.floor(index, of, group);
+        for _ in 0..24 {
+            let through = counts.iter().zip(&group.wholes);
+            let done: usize = through.map(|(count, whole)| count * most(whole, end, &mut self.ratios)).sum();
+            ends[usize::from(done >= batch)] = end;
+            if ends[1] < ends[0] * 1.001 {
+                break;
+            }
+            end = if ends[1].is_finite() { (ends[0] + ends[1]) / 2.0 } else { 1.5 * end };
+        }
+        ends[0]
     }
 
     /// Decides a combination's stages and queues the plan by its bound.
@@ -658,7 +757,8 @@ impl<'a> Search<'a> {
         let bound = match &group.seats {
             Seats::Stages(_) => play::step(&plan, &costs),
             Seats::Replicas(replicas) => {
-                let Some(shared) = crate::shares::Problem::of(&plan, self.cluster)?.solve() else {
+                let of_replicas: Vec<&Costs> = replicas.iter().map(|&pool| &group.costs[pool]).collect();
+                let Some(shared) = shares::Problem::of(&plan, &of_replicas).solve() else {
                     self.reject("fewer microbatches than replicas", 1);
                     return Ok(());
                 };

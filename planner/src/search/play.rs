@@ -126,20 +126,8 @@ struct Play<'a> {
 
 /// A step of decided stages, each with its own costs.
 pub fn step(plan: &Plan, costs: &[&Costs]) -> f64 {
-    let pipeline = plan.pipeline();
-    let stages = pipeline.stages;
-    let never = || vec![f64::INFINITY; stages * pipeline.chunks * pipeline.microbatches];
-    let of_stage = |stage: usize| (0..plan.chunks).map(|chunk| Chunk::of(plan, costs[stage], stage, chunk)).collect();
-    let mut play = Play {
-        plan,
-        pipeline,
-        costs,
-        hop: costs.iter().map(|costs| costs.hop).fold(f64::INFINITY, f64::min),
-        chunks: (0..stages).map(of_stage).collect(),
-        orders: pipeline.orders(),
-        stages: vec![Stage::default(); stages],
-        came: [never(), never()],
-    };
+    let mut play = Play::of(plan, costs);
+    let stages = plan.mesh.pp;
     for stage in 0..stages {
         play.stages[stage].free[0] = play.shares(stage).map(|share| share.clear).sum();
     }
@@ -155,7 +143,36 @@ pub fn step(plan: &Plan, costs: &[&Costs]) -> f64 {
     play.update()
 }
 
+/// How long a stage of one chunk is busy with a step's passes, were the others endlessly fast.
+pub fn alone(plan: &Plan, costs: &[&Costs], stage: usize) -> f64 {
+    let mut play = Play::of(plan, costs);
+    for place in (0..plan.mesh.pp).filter(|place| *place != stage) {
+        let own = place * play.pipeline.microbatches..(place + 1) * play.pipeline.microbatches;
+        play.came.iter_mut().for_each(|came| came[own.clone()].fill(0.0));
+    }
+    while play.act(stage) {}
+    play.stages[stage].free[0]
+}
+
 impl<'a> Play<'a> {
+    fn of(plan: &'a Plan, costs: &'a [&'a Costs]) -> Play<'a> {
+        let pipeline = plan.pipeline();
+        let stages = pipeline.stages;
+        let never = || vec![f64::INFINITY; stages * pipeline.chunks * pipeline.microbatches];
+        let of_stage =
+            |stage: usize| (0..plan.chunks).map(|chunk| Chunk::of(plan, costs[stage], stage, chunk)).collect();
+        Play {
+            plan,
+            pipeline,
+            costs,
+            hop: costs.iter().map(|costs| costs.hop).fold(f64::INFINITY, f64::min),
+            chunks: (0..stages).map(of_stage).collect(),
+            orders: pipeline.orders(),
+            stages: vec![Stage::default(); stages],
+            came: [never(), never()],
+        }
+    }
+
     /// Plays a stage's next action, if there is one and what it needs has come.
     fn act(&mut self, stage: usize) -> bool {
         let Some(&action) = self.orders[stage].get(self.stages[stage].next) else { return false };

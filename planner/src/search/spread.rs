@@ -212,14 +212,15 @@ impl<'a> Paths<'a> {
         (passed.last + ends + self.rest, passed.busy)
     }
 
-    /// Whether some spreading may end before a time: for each number of layers from a stage on, the soonest that the stage's
-    /// last backward can end decides.
-    fn may_end(&self, before: f64, least: &Least) -> bool {
+    /// A spreading that may end before a time, if there is one: for each number of layers from a stage on, the soonest that
+    /// the stage's last backward can end decides.
+    fn may_end(&self, before: f64, least: &Least) -> Option<Vec<usize>> {
         let (stages, layers) = (self.pipeline.stages, self.low.len() - 1);
+        let mut taken = Vec::with_capacity(stages);
         let mut soonest = vec![f64::INFINITY; layers + 1];
         soonest[0] = f64::NEG_INFINITY;
         for stage in (0..stages).rev() {
-            let mut next = vec![f64::INFINITY; layers + 1];
+            let (mut next, mut how) = (vec![f64::INFINITY; layers + 1], vec![0; layers + 1]);
             for held in stages - 1 - stage..=layers - 1 - stage {
                 if soonest[held] == f64::INFINITY {
                     continue;
@@ -234,13 +235,22 @@ impl<'a> Paths<'a> {
                     }
                     if last + passed.weights + passed.exposed + self.rest < before {
                         let all = layers - from;
-                        next[all] = next[all].min(last);
+                        if last < next[all] {
+                            (next[all], how[all]) = (last, to - from);
+                        }
                     }
                 }
             }
             soonest = next;
+            taken.push(how);
         }
-        soonest[layers] < f64::INFINITY
+        let mut left = if soonest[layers] < f64::INFINITY { layers } else { return None };
+        let held = taken.iter().rev().map(|how| {
+            let own = how[left];
+            left -= own;
+            own
+        });
+        Some(held.collect())
     }
 }
 
@@ -260,8 +270,8 @@ fn summed(costs: &Costs) -> f64 {
     if layer > 0.0 { (layer + late(&costs.embed)).max(0.0) } else { 0.0 }
 }
 
-/// Whether some spreading of layers over stages may end before a time.
-pub fn may_end(model: &Model, pipeline: &Pipeline, costs: &[&Costs], least: &Least, before: f64) -> bool {
+/// A spreading of layers over stages that may end before a time, if there is one.
+pub fn may_end(model: &Model, pipeline: &Pipeline, costs: &[&Costs], least: &Least, before: f64) -> Option<Vec<usize>> {
     Paths::of(model, pipeline, costs).may_end(before, least)
 }
 

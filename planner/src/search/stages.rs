@@ -66,14 +66,41 @@ impl Undecided<'_> {
         (least..=most).map_while(|count| self.fastest(stage, count)).collect()
     }
 
-    /// The fastest way that fits for so many layers. Unlike layers count as those around the stage's share of the model.
+    /// The fastest way that fits for so many layers.
     fn fastest(&self, stage: usize, count: usize) -> Option<Choice> {
-        let (layers, stages) = (self.plan.job.model.depth(), self.plan.mesh.pp);
-        let first = (stage * layers / stages).min(layers - count);
-        let window = Window::of(self, stage, first, count);
+        let window = Window::of(self, stage, count);
         let ways = window.ways(self.room[stage]);
-        let timed = ways.into_iter().map(|stage| Choice { seconds: window.seconds(&stage), stage });
+        let several = ways.len() > 1;
+        let timed = ways.into_iter().map(|stage| {
+            let mut seconds = window.seconds(&stage);
+            if several && stage.offload > 0 {
+                // Moves come in each other's way: the warm-up and a few rounds show how much.
+                seconds = seconds.max(self.alone(&window, stage, 4 * self.plan.mesh.pp + 4));
+            }
+            Choice { seconds, stage }
+        });
         timed.min_by(|a, b| a.seconds.total_cmp(&b.seconds))
+    }
+
+    /// Seconds a microbatch that a stage is busy with `way` when `most` of the microbatches are played alone.
+    fn alone(&self, window: &Window, way: Stage, most: usize) -> f64 {
+        let stage = window.stage;
+        let mut stages = vec![Stage { layers: 0, full: 0, selective: 0, offload: 0 }; self.plan.mesh.pp];
+        stages[stage] = way;
+        if stage > 0 {
+            stages[0].layers = window.first;
+        }
+        let microbatches = self.plan.microbatches().min(most);
+        let mut plan = Plan { stages, ..self.plan.clone() };
+        plan.job.global_batch = microbatches * plan.mesh.dp * plan.microbatch;
+        super::play::alone(&plan, self.costs, stage) / microbatches as f64
+    }
+
+    /// What a stage of so many layers is busy a microbatch at the least, whichever way it fits: played alone.
+    pub fn busy(&self, stage: usize, count: usize) -> Option<f64> {
+        let window = Window::of(self, stage, count);
+        let ways = window.ways(self.room[stage]).into_iter();
+        ways.map(|way| self.alone(&window, way, usize::MAX)).min_by(f64::total_cmp)
     }
 
     /// Layers spread over chunks as evenly as they allow, those of the middle one more; each stage recomputes alike.
@@ -115,7 +142,10 @@ struct Window<'a> {
 }
 
 impl<'a> Window<'a> {
-    fn of(undecided: &'a Undecided, stage: usize, first: usize, count: usize) -> Self {
+    /// Unlike layers count as those around the stage's share of the model.
+    fn of(undecided: &'a Undecided, stage: usize, count: usize) -> Self {
+        let (layers, stages) = (undecided.plan.job.model.depth(), undecided.plan.mesh.pp);
+        let first = (stage * layers / stages).min(layers - count);
         let (fixed, once) = undecided.sizes.fixed(undecided.plan, &undecided.flights[stage], stage);
         Window { undecided, stage, first, count, fixed, once }
     }

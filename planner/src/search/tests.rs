@@ -96,8 +96,14 @@ fn no_spreading_of_layers_is_below_its_floor() {
             let least = played.fold(f64::INFINITY, f64::min);
             let at = (shape, of);
             assert!(floor <= least * (1.0 + 1e-9), "{at:?}: {floor} above {least}");
-            assert!(spread::may_end(model, &plan.pipeline(), &all, &any, least * (1.0 + 1e-6)), "{at:?} at {least}");
-            assert!(!spread::may_end(model, &plan.pipeline(), &all, &any, floor * 0.9), "{at:?} below {floor}");
+            assert!(
+                spread::may_end(model, &plan.pipeline(), &all, &any, least * (1.0 + 1e-6)).is_some(),
+                "{at:?} at {least}"
+            );
+            assert!(
+                spread::may_end(model, &plan.pipeline(), &all, &any, floor * 0.9).is_none(),
+                "{at:?} below {floor}"
+            );
             looked += 1;
         }
     }
