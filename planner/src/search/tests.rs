@@ -1,5 +1,9 @@
+use super::bound::{Whole, least_ratio};
+use super::cost::{Costs, Links, ShapeWork};
+use super::space::Space;
 use super::*;
 use crate::job::Dress;
+use crate::lower::Sizes;
 use crate::testing::{tiny_job, tiny_model};
 
 fn cluster(text: &str) -> Cluster {

@@ -1,0 +1,240 @@
+//! The search itself: parts of the space in a queue, the most promising first.
+//!
+//! In: a job, a cluster, what is fixed. Out: the best plans, what was left out and its least bound.
+//!
+//! Invariant: every combination is in the queue, kept, or counted with its reason; what is left out has a bound in `proved`.
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::sync::Arc;
+
+use meshwright_hardware::mesh::Order;
+use meshwright_hardware::profile::Cluster;
+use rustc_hash::FxHashMap;
+
+use crate::error::PlanError;
+use crate::job::Job;
+use crate::lower::InFlight;
+use crate::plan::Plan;
+use crate::predict::{Predicted, predict};
+use crate::schedule::Pipeline;
+
+use super::bound::Whole;
+use super::cost::{Links, ShapeWork};
+use super::open::Group;
+use super::prove::Decided;
+use super::seats;
+use super::space::{Combination, Fix, Shape, Space};
+use super::{AT_ONCE, EFFORT, TOLERANCE, USABLE_MEMORY};
+
+/// What is known of a part of the space.
+pub(super) enum Known {
+    /// A shape, all of whose combinations in the usual order of axes wait for its costs.
+    Shape(usize),
+    /// The same with its costs.
+    Priced(usize),
+    /// The same in all other orders.
+    Orders(usize),
+    /// A combination in all other orders.
+    AnyOrder(usize, Combination),
+    /// One combination, and whether its floor is already over every way to spread its layers.
+    Combination(usize, Combination, bool),
+    /// One plan.
+    Plan(Box<Plan>),
+}
+
+/// A part of the space with the least its steps can take.
+pub(super) struct Node {
+    pub(super) seconds: f64,
+    pub(super) known: Known,
+    /// Place in the enumeration, which breaks ties.
+    pub(super) order: usize,
+}
+
+impl PartialEq for Node {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+impl Eq for Node {}
+impl PartialOrd for Node {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Node {
+    /// The heap's greatest is the one of least seconds, then the first enumerated.
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.seconds.total_cmp(&self.seconds).then(other.order.cmp(&self.order))
+    }
+}
+
+/// A search under way.
+pub(super) struct Search<'a> {
+    pub(super) space: Space<'a>,
+    pub(super) cluster: &'a Cluster,
+    /// By pool.
+    pub(super) links: Vec<Links<'a>>,
+    /// Bytes that a plan may declare on a device, by pool.
+    pub(super) room: Vec<u64>,
+    pub(super) shapes: Vec<Shape>,
+    /// Best plans to keep.
+    pub(super) top: usize,
+    /// By shape and pool, of shapes that were opened: for floors.
+    pub(super) quick: Vec<Vec<ShapeWork>>,
+    /// By shape and pool, of shapes of which a combination was decided.
+    pub(super) work: Vec<Vec<ShapeWork>>,
+    /// By shape: floors of its passes.
+    pub(super) passes: Vec<Whole>,
+    pub(super) rests: FxHashMap<(Shape, usize, u8), Option<Whole>>,
+    pub(super) idle: Option<(Shape, ShapeWork)>,
+    pub(super) lists: FxHashMap<(usize, usize, usize, usize, bool), Arc<Vec<Combination>>>,
+    pub(super) orders: FxHashMap<([bool; 3], bool), Arc<Vec<Order>>>,
+    pub(super) flights: FxHashMap<Pipeline, Arc<Vec<InFlight>>>,
+    pub(super) ratios: FxHashMap<(usize, usize), f64>,
+    pub(super) groups: FxHashMap<(usize, usize, u8, Order), Arc<Group>>,
+    pub(super) queue: BinaryHeap<Node>,
+    pub(super) pushed: usize,
+    pub(super) considered: usize,
+    pub(super) rejected: BTreeMap<String, usize>,
+    pub(super) best: Vec<(Plan, Predicted)>,
+    pub(super) simulated: usize,
+    /// The least bound of what was left out.
+    pub(super) proved: f64,
+    /// Combinations of which one spreading of layers was chosen.
+    pub(super) decided: Vec<Decided>,
+}
+
+impl<'a> Search<'a> {
+    pub(super) fn of(job: &'a Job, cluster: &'a Cluster, fix: &'a Fix, top: usize) -> Result<Self, PlanError> {
+        let room = |memory: u64| (memory as f64 * USABLE_MEMORY) as u64;
+        Ok(Search {
+            space: Space { job, devices: cluster.devices(), fix, pools: cluster.pools.len() > 1 },
+            cluster,
+            links: seats::prices(cluster, job.precision)?.into_iter().map(Links::new).collect(),
+            room: cluster.pools.iter().map(|pool| room(pool.device.memory.value.0)).collect(),
+            shapes: Vec::new(),
+            top,
+            quick: Vec::new(),
+            work: Vec::new(),
+            passes: Vec::new(),
+            rests: FxHashMap::default(),
+            idle: None,
+            lists: FxHashMap::default(),
+            orders: FxHashMap::default(),
+            flights: FxHashMap::default(),
+            ratios: FxHashMap::default(),
+            groups: FxHashMap::default(),
+            queue: BinaryHeap::new(),
+            pushed: 0,
+            considered: 0,
+            rejected: BTreeMap::new(),
+            best: Vec::new(),
+            simulated: 0,
+            proved: f64::INFINITY,
+            decided: Vec::new(),
+        })
+    }
+
+    pub(super) fn reject(&mut self, reason: impl Into<String>, count: usize) {
+        if count > 0 {
+            *self.rejected.entry(reason.into()).or_default() += count;
+        }
+    }
+
+    pub(super) fn push(&mut self, seconds: f64, known: Known) {
+        self.pushed += 1;
+        self.queue.push(Node { seconds, known, order: self.pushed });
+    }
+
+    /// Takes the most promising part until what is left cannot be better.
+    pub(super) fn run(&mut self) -> Result<(), PlanError> {
+        let mut effort = 0;
+        while let Some(node) = self.queue.pop() {
+            effort += usize::from(matches!(node.known, Known::Priced(_)));
+            let tired = effort > EFFORT && !self.best.is_empty();
+            if tired || node.seconds >= self.cut() {
+                self.queue.push(node);
+                break;
+            }
+            match node.known {
+                Known::Shape(index) => self.price(index, node.seconds)?,
+                Known::Priced(index) => self.open(index, node.seconds)?,
+                Known::Orders(index) => self.open_orders(index, node.seconds)?,
+                Known::AnyOrder(index, of) => self.order(index, of, node.seconds)?,
+                Known::Combination(index, of, false) => self.spread(index, of, node.seconds)?,
+                Known::Combination(index, of, true) => self.decide(index, of, node.seconds)?,
+                Known::Plan(plan) => self.simulate(*plan)?,
+            }
+        }
+        self.fill()?;
+        let best = self.best.first().map_or(f64::INFINITY, |(_, predicted)| predicted.figures.step_time_s);
+        let (mut slower, mut open, mut left) = (0, 0, f64::INFINITY);
+        for node in std::mem::take(&mut self.queue).into_vec() {
+            let held = self.held(&node.known);
+            left = left.min(node.seconds);
+            if node.seconds < best * (1.0 - TOLERANCE) { open += held } else { slower += held }
+        }
+        self.reject("slower by its bound", slower);
+        self.reject("not looked at: within the gap", open);
+        self.proved = self.proved.min(left);
+        self.prove()
+    }
+
+    /// From where on a floor rules out what it is of.
+    pub(super) fn cut(&self) -> f64 {
+        if !self.best.is_empty() { self.best[0].1.figures.step_time_s * (1.0 - TOLERANCE) } else { f64::INFINITY }
+    }
+
+    /// Combinations in a part of the space.
+    pub(super) fn held(&mut self, known: &Known) -> usize {
+        match known {
+            Known::Shape(index) | Known::Priced(index) => {
+                let (usual, others) = self.count(&self.shapes[*index].clone());
+                usual + others
+            }
+            Known::Orders(index) => self.count(&self.shapes[*index].clone()).1,
+            Known::AnyOrder(index, of) => self.orders(&self.space.mesh(&self.shapes[*index], of)).len(),
+            Known::Combination(..) | Known::Plan(_) => 1,
+        }
+    }
+
+    /// Simulates the most promising plans that are known beside the best, until there are as many as wanted.
+    pub(super) fn fill(&mut self) -> Result<(), PlanError> {
+        let nodes = std::mem::take(&mut self.queue).into_sorted_vec();
+        let (mut plans, mut rest): (Vec<Node>, Vec<Node>) =
+            nodes.into_iter().partition(|node| matches!(node.known, Known::Plan(_)));
+        while let Some(Node { known: Known::Plan(plan), .. }) = plans.pop_if(|_| self.best.len() < self.top) {
+            self.simulate(*plan)?;
+        }
+        rest.append(&mut plans);
+        self.queue = rest.into();
+        Ok(())
+    }
+
+    /// Simulates a plan, with the next ones if they are as far, and keeps the best.
+    pub(super) fn simulate(&mut self, plan: Plan) -> Result<(), PlanError> {
+        let mut batch = vec![plan];
+        while batch.len() < AT_ONCE && matches!(self.queue.peek(), Some(Node { known: Known::Plan(_), .. })) {
+            let Some(Node { known: Known::Plan(plan), .. }) = self.queue.pop() else { break };
+            batch.push(*plan);
+        }
+        self.simulated += batch.len();
+        let cluster = self.cluster;
+        let predicted: Vec<Result<Predicted, PlanError>> = std::thread::scope(|scope| {
+            let running: Vec<_> = batch.iter().map(|plan| scope.spawn(|| predict(plan, cluster))).collect();
+            running.into_iter().map(|one| one.join().expect("a prediction does not panic")).collect()
+        });
+        for (plan, predicted) in batch.into_iter().zip(predicted) {
+            let predicted = predicted?;
+            let time = |predicted: &Predicted| predicted.figures.step_time_s;
+            let at = self.best.partition_point(|(_, other)| time(other) <= time(&predicted));
+            self.best.insert(at, (plan, predicted));
+            if self.best.len() > self.top {
+                self.best.pop();
+                self.reject("slower when simulated", 1);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,339 @@
+//! Shapes and their combinations: floors, from coarse to fine, by which they wait in the queue.
+//!
+//! In: shapes of the space. Out: nodes of the queue.
+//!
+//! A shape waits by its matmuls ([`super::floor`]), then by its priced passes, each with what ranks share on the mesh of each of
+//! its combinations; then its combinations wait by their own floors, in the usual order of axes and in all others.
+//!
+//! Invariant: a floor never decreases on the way, and no plan of what it is of undercuts it.
+
+use std::sync::Arc;
+
+use meshwright_hardware::mesh::{Axis, Mesh, Order};
+
+use crate::error::PlanError;
+use crate::lower::Sizes;
+use crate::plan::Schedule;
+use crate::schedule::Pipeline;
+
+use super::bound::{Whole, least_ratio};
+use super::cost::{Costs, ShapeWork};
+use super::engine::{Known, Search};
+use super::seats::Seats;
+use super::space::{Combination, Shape};
+use super::{floor, stages};
+
+/// What combinations of one shape, mesh and ZeRO stage share.
+pub(super) struct Group {
+    pub(super) seats: Seats,
+    /// By pool.
+    pub(super) costs: Vec<Costs>,
+    /// By pool.
+    pub(super) wholes: Vec<Whole>,
+    pub(super) sizes: Sizes,
+    /// Whether nothing of it can fit.
+    pub(super) hopeless: bool,
+}
+
+impl Search<'_> {
+    /// Queues all shapes.
+    pub(super) fn begin(&mut self) -> Result<(), PlanError> {
+        self.shapes = self.space.shapes(&mut self.rejected);
+        self.considered = self.rejected.values().sum();
+        self.work.resize_with(self.shapes.len(), Vec::new);
+        self.quick.resize_with(self.shapes.len(), Vec::new);
+        self.passes.resize_with(self.shapes.len(), Whole::default);
+        for index in 0..self.shapes.len() {
+            let shape = self.shapes[index];
+            let (usual, others) = self.count(&shape);
+            self.considered += usual + others;
+            if self.least_bytes(&shape) > self.room.iter().copied().max().unwrap_or(0) {
+                self.reject("out of memory", usual + others);
+                continue;
+            }
+            if let [links] = &mut self.links[..] {
+                self.passes[index] = floor::of_shape(self.space.job, &shape, links)?;
+            }
+            match self.floor_of_shape(index)? {
+                Some(seconds) => self.push(seconds, Known::Shape(index)),
+                None => self.reject("out of memory", usual + others),
+            }
+        }
+        Ok(())
+    }
+
+    /// Combinations of a shape in the usual order of axes.
+    pub(super) fn list(&mut self, shape: &Shape) -> Arc<Vec<Combination>> {
+        let Shape { tp, cp, ep, microbatch, splits, whole_experts, .. } = *shape;
+        let among = if ep > 1 { cp * if whole_experts { tp } else { 1 } } else { 1 };
+        let key = (tp * cp, among, ep, microbatch, splits);
+        let space = &self.space;
+        self.lists.entry(key).or_insert_with(|| Arc::new(space.combinations(shape).collect())).clone()
+    }
+
+    /// The other orders of axes in which a mesh differs from the usual one.
+    pub(super) fn orders(&mut self, mesh: &Mesh) -> Arc<Vec<Order>> {
+        let several = [Axis::Tp, Axis::Data, Axis::Pp].map(|axis| mesh.size(axis) > 1);
+        let space = &self.space;
+        self.orders.entry((several, mesh.spread() > 1)).or_insert_with(|| Arc::new(space.orders(mesh))).clone()
+    }
+
+    /// Combinations of a shape in the usual order of axes, and in all others.
+    pub(super) fn count(&mut self, shape: &Shape) -> (usize, usize) {
+        let list = self.list(shape);
+        let (mut others, mut last) = (0, (0, 0));
+        for of in list.iter() {
+            if last.0 != of.pp {
+                last = (of.pp, self.orders(&self.space.mesh(shape, of)).len());
+            }
+            others += last.1;
+        }
+        (list.len(), others)
+    }
+
+    /// What any stage of a shape needs at least: the head's logits and one layer's input.
+    pub(super) fn least_bytes(&self, shape: &Shape) -> u64 {
+        let (job, width) = (self.space.job, self.space.job.precision.stored().bytes());
+        let rows = if job.target() > 0 { job.target() } else { job.seq / shape.cp } * shape.microbatch;
+        let scored = if job.model.causal() || job.target() > 0 { rows } else { 0 };
+        (scored * job.model.vocab / shape.tp) as u64 * width
+    }
+
+    /// A floor of all combinations of a shape, before anything of it is made; none if nothing of it can fit.
+    pub(super) fn floor_of_shape(&mut self, index: usize) -> Result<Option<f64>, PlanError> {
+        let shape = self.shapes[index];
+        if self.links.len() == 1 {
+            let work = self.passes[index];
+            let list = self.list(&shape);
+            let mut least = None;
+            let mut known = [None; 4];
+            let mut pp = 0;
+            for of in list.iter() {
+                if of.pp != pp {
+                    (pp, known) = (of.pp, [None; 4]);
+                }
+                let rest = match known[of.zero as usize] {
+                    Some(rest) => rest,
+                    None => *known[of.zero as usize].insert(self.rest(&shape, of)?),
+                };
+                let Some(rest) = rest else { continue };
+                let floor = work.with(&rest).floor(&self.pipeline(&shape, of), self.ratio(&shape, of));
+                least = Some(least.map_or(floor, |least: f64| least.min(floor)));
+            }
+            return Ok(least);
+        }
+        // On several pools: its work spread evenly over all stages.
+        let mut rate = 0.0;
+        for (pool, links) in self.cluster.pools.iter().zip(&mut self.links) {
+            rate += pool.devices() as f64 / floor::of_shape(self.space.job, &shape, links)?.times.total();
+        }
+        let each = self.space.devices as f64 / rate;
+        let microbatches = self.space.job.global_batch * shape.tp * shape.cp;
+        Ok(Some(each * microbatches as f64 / (self.space.devices * shape.microbatch) as f64))
+    }
+
+    /// What ranks share in a step of a shape's mesh and ZeRO stage, whose passes take nothing; none if it cannot fit.
+    pub(super) fn rest(&mut self, shape: &Shape, of: &Combination) -> Result<Option<Whole>, PlanError> {
+        let &Shape { tp, cp, ep, whole_experts, sequence_parallel, splits, .. } = shape;
+        let key = (
+            Shape { tp, cp, ep, whole_experts, microbatch: 1, sequence_parallel, ring: false, splits },
+            of.pp,
+            of.zero,
+        );
+        if let Some(known) = self.rests.get(&key) {
+            return Ok(*known);
+        }
+        let plan = self.space.plan(&key.0, of);
+        let idle = match self.idle.take() {
+            Some((same, idle)) if same == key.0 => idle,
+            _ => ShapeWork::idle(&plan),
+        };
+        let sizes = Sizes::of(&plan, &idle.frames);
+        let rest = if stages::hopeless(&plan, &sizes, self.room[0] * of.pp as u64) {
+            None
+        } else {
+            Some(Whole::of(&plan, &Costs::of(&plan, &idle, &sizes, &mut self.links[0])?))
+        };
+        self.idle = Some((key.0, idle));
+        self.rests.insert(key, rest);
+        Ok(rest)
+    }
+
+    pub(super) fn pipeline(&self, shape: &Shape, of: &Combination) -> Pipeline {
+        let microbatches = self.space.job.global_batch / (of.dp * shape.microbatch);
+        Pipeline { schedule: of.schedule, stages: of.pp, chunks: of.chunks, microbatches }
+    }
+
+    /// What even 1F1B takes of its work (see [`least_ratio`]); 1 for other schedules.
+    pub(super) fn ratio(&mut self, shape: &Shape, of: &Combination) -> f64 {
+        if of.schedule != Schedule::OneFOneB || of.chunks > 1 {
+            return 1.0;
+        }
+        let Pipeline { microbatches, stages, .. } = self.pipeline(shape, of);
+        *self.ratios.entry((microbatches, stages)).or_insert_with(|| least_ratio(microbatches, stages))
+    }
+
+    /// Prices a shape and queues it again by that.
+    pub(super) fn price(&mut self, index: usize, least: f64) -> Result<(), PlanError> {
+        let shape = self.shapes[index];
+        let list = self.list(&shape);
+        let Some(first) = list.first() else { return Ok(()) };
+        let plan = self.space.plan(&shape, first);
+        let quick = self.links.iter_mut().map(|links| ShapeWork::quick(&plan, &mut links.prices));
+        self.quick[index] = quick.collect::<Result<Vec<_>, _>>()?;
+        if let [links] = &mut self.links[..] {
+            self.passes[index] = self.quick[index][0].passes(&plan, links)?;
+            let least = self.floor_of_shape(index)?.map_or(least, |floor| floor.max(least));
+            self.push(least, Known::Priced(index));
+            return Ok(());
+        }
+        self.open(index, least)
+    }
+
+    /// Queues a priced shape's combinations.
+    pub(super) fn open(&mut self, index: usize, least: f64) -> Result<(), PlanError> {
+        let shape = self.shapes[index];
+        let list = self.list(&shape);
+        let Some(first) = list.first() else { return Ok(()) };
+        let plan = self.space.plan(&shape, first);
+        let kernels = self.quick[index][0].kernels(&plan) * plan.microbatches() as f64 / plan.mesh.pp as f64;
+        self.queue_all(index, &list, least)?;
+        if self.count(&shape).1 > 0 {
+            self.push(least.max(kernels), Known::Orders(index));
+        }
+        Ok(())
+    }
+
+    /// Queues a shape's combinations in whichever unusual order of axes: by a floor with all axes as near as can be.
+    pub(super) fn open_orders(&mut self, index: usize, least: f64) -> Result<(), PlanError> {
+        let shape = self.shapes[index];
+        let list = self.list(&shape);
+        let mut last: Option<(usize, u8, Group)> = None;
+        let cut = self.cut();
+        for of in list.iter() {
+            let mesh = self.space.mesh(&shape, of);
+            let others = self.orders(&mesh).len();
+            if others == 0 {
+                continue;
+            }
+            if !matches!(&last, Some((pp, zero, _)) if (*pp, *zero) == (of.pp, of.zero)) {
+                last = Some((of.pp, of.zero, self.group(index, of, true, true)?));
+            }
+            let group = &last.as_ref().expect("it was just made").2;
+            let floor = self.floor(index, of, group).max(least);
+            if floor < cut {
+                self.push(floor, Known::AnyOrder(index, *of));
+            } else {
+                self.reject("slower by its bound", others);
+                self.proved = self.proved.min(floor);
+            }
+        }
+        Ok(())
+    }
+
+    /// Queues a combination in each unusual order of axes.
+    pub(super) fn order(&mut self, index: usize, of: Combination, least: f64) -> Result<(), PlanError> {
+        let mesh = self.space.mesh(&self.shapes[index], &of);
+        let orders = self.orders(&mesh);
+        let all = orders.iter().map(|&order| Combination { order, ..of }).collect::<Vec<_>>();
+        self.queue_all(index, &all, least)
+    }
+
+    pub(super) fn queue_all(&mut self, index: usize, all: &[Combination], least: f64) -> Result<(), PlanError> {
+        let mut groups: Vec<((usize, u8, Order), Option<Group>)> = Vec::new();
+        let cut = self.cut();
+        for of in all {
+            let mesh = self.space.mesh(&self.shapes[index], of);
+            let key = (of.pp, of.zero, of.order);
+            let at = match groups.iter().rposition(|(other, _)| *other == key) {
+                Some(at) => at,
+                None => {
+                    let seated = Seats::of(self.cluster, &mesh).is_some();
+                    let group = if seated { Some(self.group(index, of, false, true)?) } else { None };
+                    groups.push((key, group));
+                    groups.len() - 1
+                }
+            };
+            let Some(group) = &groups[at].1 else {
+                self.reject("a stage or a replica would straddle two pools", 1);
+                continue;
+            };
+            if group.hopeless {
+                self.reject("out of memory", 1);
+                continue;
+            }
+            let floor = self.floor(index, of, group).max(least);
+            if floor < cut {
+                self.push(floor, Known::Combination(index, *of, false));
+            } else {
+                self.reject("slower by its bound", 1);
+                self.proved = self.proved.min(floor);
+            }
+        }
+        Ok(())
+    }
+
+    /// What combinations of a shape's mesh and ZeRO stage share; `nearest` if its axes are to be as near as can be, `quick`
+    /// if it is for floors alone.
+    pub(super) fn group(
+        &mut self,
+        index: usize,
+        of: &Combination,
+        nearest: bool,
+        quick: bool,
+    ) -> Result<Group, PlanError> {
+        let plan = self.space.plan(&self.shapes[index], of);
+        let works = if quick { &self.quick[index] } else { &self.work[index] };
+        let sizes = Sizes::of(&plan, &works[0].frames);
+        let mut costs = Vec::new();
+        for (links, work) in self.links.iter_mut().zip(works) {
+            links.nearest = nearest;
+            let priced = Costs::of(&plan, work, &sizes, links);
+            links.nearest = false;
+            costs.push(priced?);
+        }
+        let wholes = costs.iter().map(|costs| Whole::of(&plan, costs)).collect();
+        let seats = Seats::of(self.cluster, &plan.mesh).expect("straddling meshes are left out before");
+        let room = match &seats {
+            Seats::Stages(pools) => pools.iter().map(|&pool| self.room[pool]).sum(),
+            Seats::Replicas(_) => self.room.iter().copied().min().unwrap_or(0) * of.pp as u64,
+        };
+        let hopeless = stages::hopeless(&plan, &sizes, room);
+        Ok(Group { seats, costs, wholes, sizes, hopeless })
+    }
+
+    /// The same for the combination's own plans.
+    pub(super) fn own_group(&mut self, index: usize, of: &Combination) -> Result<Arc<Group>, PlanError> {
+        let key = (index, of.pp, of.zero, of.order);
+        if let Some(group) = self.groups.get(&key) {
+            return Ok(group.clone());
+        }
+        if self.work[index].is_empty() {
+            let plan = self.space.plan(&self.shapes[index], of);
+            let work = self.links.iter_mut().map(|links| ShapeWork::of(&plan, &mut links.prices));
+            self.work[index] = work.collect::<Result<Vec<_>, _>>()?;
+        }
+        let group = Arc::new(self.group(index, of, false, false)?);
+        self.groups.insert(key, group.clone());
+        Ok(group)
+    }
+
+    pub(super) fn floor(&mut self, index: usize, of: &Combination, group: &Group) -> f64 {
+        let shape = self.shapes[index];
+        let (pipeline, ratio) = (self.pipeline(&shape, of), self.ratio(&shape, of));
+        match &group.wholes[..] {
+            [whole] => whole.floor(&pipeline, ratio),
+            all => {
+                // Work goes to each pool by its speed, were there nothing else.
+                let counts = group.seats.counts(all.len());
+                let rate: f64 =
+                    counts.iter().zip(all).map(|(&n, whole)| n as f64 / whole.microbatch(of.pp * of.chunks).0).sum();
+                let batch = self.space.job.global_batch as f64 / self.shapes[index].microbatch as f64;
+                match group.seats {
+                    Seats::Stages(_) => batch / of.dp as f64 / rate,
+                    Seats::Replicas(_) => batch / of.pp as f64 / rate,
+                }
+            }
+        }
+    }
+}
