@@ -138,6 +138,18 @@ pub fn train_config(plan: &Plan, threads_per_rank: usize, checkpoints: Option<Ch
     }
 }
 
+/// Writes a table as CSV, whole or not at all.
+pub fn write_csv(path: &Path, header: &[&str], records: impl Iterator<Item = Vec<String>>) -> Result<(), Failure> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    let unwritten = |error: csv::Error| Failure { message: format!("{}: {error}", path.display()), code: 1 };
+    writer.write_record(header).map_err(unwritten)?;
+    for record in records {
+        writer.write_record(record).map_err(unwritten)?;
+    }
+    let bytes = writer.into_inner().map_err(|error| Failure { message: error.to_string(), code: 1 })?;
+    write_whole(path, &String::from_utf8_lossy(&bytes))
+}
+
 /// Writes a file whole: aside, to disk, then renamed.
 pub fn write_whole(path: &Path, text: &str) -> Result<(), Failure> {
     let mut aside = path.as_os_str().to_owned();

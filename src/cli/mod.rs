@@ -4,6 +4,7 @@
 
 mod demo;
 mod explain;
+mod gains;
 mod hardware;
 mod plan;
 mod report;
@@ -40,6 +41,8 @@ enum Command {
     Report(report::Report),
     /// Predict published runs again and say how far off
     Validate(validate::Validate),
+    /// Search for better plans than published runs had, and say how much faster, both simulated
+    Gains(gains::Gains),
     /// Known accelerators and systems, and this machine
     #[command(subcommand)]
     Hardware(hardware::Hardware),
@@ -57,6 +60,7 @@ pub fn main() -> ExitCode {
         Command::Run(run) => run.run(),
         Command::Report(report) => report.run(),
         Command::Validate(validate) => validate.run(),
+        Command::Gains(gains) => gains.run(),
         Command::Hardware(hardware) => hardware.run(),
         Command::Models => models(),
     };

@@ -7,7 +7,7 @@ use clap::Args;
 use meshwright_hardware::profile::{Knobs, Stack, catalog};
 
 use crate::failure::Failure;
-use crate::runs::write_whole;
+use crate::runs::{write_csv, write_whole};
 use crate::validate::summary::{self, Summary};
 use crate::validate::{Prediction, Run, Skip, Timing, fit, predict, row};
 
@@ -40,7 +40,7 @@ enum Parts {
 }
 
 /// A line of the input and what became of it.
-struct Line {
+pub(super) struct Line {
     id: String,
     result: Result<usize, Skip>,
 }
@@ -64,7 +64,7 @@ impl Validate {
 
     fn show(&self, lines: &[Line], runs: &[Run], predictions: Vec<Prediction>) -> Result<(), Failure> {
         if let Some(output) = &self.output {
-            write_csv(output, lines, runs, &predictions)?;
+            write_lines(output, lines, runs, &predictions)?;
         }
         let reasons = lines.iter().map(|line| line.result.err());
         let summary = Summary::of(reasons, runs, &predictions);
@@ -107,7 +107,7 @@ fn rows_held_out(runs: &[Run]) -> Vec<Prediction> {
 }
 
 /// Every line of the file, and the runs that can be predicted.
-fn read(path: &Path) -> Result<(Vec<Line>, Vec<Run>), Failure> {
+pub(super) fn read(path: &Path) -> Result<(Vec<Line>, Vec<Run>), Failure> {
     let what = path.display().to_string();
     let fault = |error: csv::Error| Failure::input(format!("{what}: {error}; a table of runs is CSV with a header"));
     let text = std::fs::read_to_string(path).map_err(|error| Failure::input(format!("{what}: {error}")))?;
@@ -168,23 +168,16 @@ const COLUMNS: [&str; 24] = [
     "assumed",
 ];
 
-fn write_csv(path: &Path, lines: &[Line], runs: &[Run], predictions: &[Prediction]) -> Result<(), Failure> {
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    let unwritten = |error: csv::Error| Failure { message: format!("{}: {error}", path.display()), code: 1 };
-    writer.write_record(COLUMNS).map_err(unwritten)?;
-    for line in lines {
-        let record = match line.result {
-            Err(Skip(reason)) => {
-                let mut record = vec![line.id.clone(), "skipped".to_owned(), reason.to_owned()];
-                record.resize(COLUMNS.len(), String::new());
-                record
-            }
-            Ok(index) => csv_record(&runs[index], &predictions[index]).to_vec(),
-        };
-        writer.write_record(record).map_err(unwritten)?;
-    }
-    let bytes = writer.into_inner().map_err(|error| Failure { message: error.to_string(), code: 1 })?;
-    write_whole(path, &String::from_utf8_lossy(&bytes))
+fn write_lines(path: &Path, lines: &[Line], runs: &[Run], predictions: &[Prediction]) -> Result<(), Failure> {
+    let record = |line: &Line| match line.result {
+        Err(Skip(reason)) => {
+            let mut record = vec![line.id.clone(), "skipped".to_owned(), reason.to_owned()];
+            record.resize(COLUMNS.len(), String::new());
+            record
+        }
+        Ok(index) => csv_record(&runs[index], &predictions[index]).to_vec(),
+    };
+    write_csv(path, &COLUMNS, lines.iter().map(record))
 }
 
 fn csv_record(run: &Run, p: &Prediction) -> [String; COLUMNS.len()] {

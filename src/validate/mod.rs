@@ -6,6 +6,7 @@
 
 pub mod convention;
 pub mod fit;
+pub mod gain;
 mod model;
 pub mod place;
 mod plan;

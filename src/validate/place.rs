@@ -4,7 +4,7 @@
 //!
 //! Invariant: an accelerator or framework that is not known is a reason to skip, never a guess.
 
-use meshwright_hardware::profile::{Cluster, Device, Figure, LinkKind, Stack, catalog};
+use meshwright_hardware::profile::{Cluster, Device, Figure, LinkKind, Machine, Stack, catalog};
 use meshwright_hardware::topology::Topology;
 use meshwright_hardware::units::ByteRate;
 
@@ -43,6 +43,8 @@ const ACCELERATORS: &[(&[&str], &str, &str)] = &[
 pub struct Place {
     /// The accelerator.
     pub device: Device,
+    /// Its systems.
+    pub machine: Machine,
     /// Links of all ranks.
     pub topology: Topology,
     /// Devices that scale-up links join.
@@ -85,9 +87,9 @@ pub fn place(
     let per_node = system.count;
     // A node more than needed, so that a plan whose product is no whole number of nodes has its links too.
     let nodes = devices.div_ceil(per_node).max(slices) + 1;
-    let machine = meshwright_hardware::profile::Machine { nodes, system, device: device.clone() };
-    let topology = Topology::of(&Cluster { pools: vec![machine], wan: None });
-    Some(Place { device, topology, per_node, slices })
+    let machine = Machine { nodes, system, device: device.clone() };
+    let topology = Topology::of(&Cluster { pools: vec![machine.clone()], wan: None });
+    Some(Place { device, machine, topology, per_node, slices })
 }
 
 /// Sides of a slice of a torus, as equal as its size allows, largest first.

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use meshwright_hardware::profile::{Device, Stack};
+use meshwright_hardware::profile::{Device, Machine, Stack};
 use meshwright_hardware::topology::Topology;
 use meshwright_planner::estimate::Layout;
 use meshwright_planner::shape::Shape;
@@ -67,6 +67,8 @@ pub struct Run {
     pub devices: usize,
     /// The accelerator.
     pub device: Device,
+    /// Its systems, a node more than needed.
+    pub machine: Machine,
     /// Links.
     pub topology: Topology,
     /// Devices a node.
@@ -163,6 +165,7 @@ pub fn read(columns: &HashMap<String, String>) -> Result<Run, Skip> {
         tokens_per_sequence,
         devices,
         device: place.device,
+        machine: place.machine,
         topology: place.topology,
         per_node: place.per_node,
         stack,

@@ -14,7 +14,7 @@ use meshwright_hardware::program::Collective;
 use meshwright_hardware::units::Bytes;
 use rustc_hash::FxHashMap;
 
-use super::bound::Whole;
+use super::bound::{Times, Whole};
 use crate::lower::{BankSize, Blocks, Frames, PieceSize, Pieces, Sizes, Tapes, kept, waits_for};
 use crate::model::{Backward, Kind, Step, Tape, Value};
 use crate::plan::{Plan, Recompute};
@@ -30,12 +30,20 @@ pub struct Links<'a> {
     pub nearest: bool,
     known: FxHashMap<(Collective, u64, Group), f64>,
     ops: FxHashMap<(&'static str, usize, usize), f64>,
+    /// Of linear layers by rows, outputs and inputs.
+    pub linears: FxHashMap<(usize, usize, usize), Times>,
 }
 
 impl<'a> Links<'a> {
     /// An empty memory.
     pub fn new(prices: Prices<'a>) -> Self {
-        Links { prices, nearest: false, known: FxHashMap::default(), ops: FxHashMap::default() }
+        Links {
+            prices,
+            nearest: false,
+            known: FxHashMap::default(),
+            ops: FxHashMap::default(),
+            linears: FxHashMap::default(),
+        }
     }
 
     /// Seconds of a collective over an axis; `bytes` of fp32 elements.

@@ -97,7 +97,14 @@ impl Search<'_> {
             Seats::Replicas(_) => vec![self.room.iter().copied().min().unwrap_or(0); of.pp],
         };
         let flights = self.flights(plan.pipeline());
-        let undecided = Undecided { plan: &plan, costs: &costs, sizes: &group.sizes, flights: &flights, room: &room };
+        let undecided = Undecided {
+            plan: &plan,
+            costs: &costs,
+            sizes: &group.sizes,
+            flights: &flights,
+            room: &room,
+            orders: Default::default(),
+        };
         let found = if group.hopeless { None } else { undecided.decide() };
         let Some((stages, problem)) = found else {
             self.reject("out of memory", 1);

@@ -158,15 +158,20 @@ fn gathered(job: &Job, shape: &Shape, links: &mut Links) -> Result<Times, PriceE
 fn passes(linear: &Linear, tp: usize, rows: usize, links: &mut Links) -> Result<Times, PriceError> {
     let (inputs, outputs) = linear.on_rank(tp as f64);
     let (k, n) = (inputs as usize, outputs as usize);
+    if let Some(&known) = links.linears.get(&(rows, n, k)) {
+        return Ok(known);
+    }
     let mut matmul = |layout, m, n, k, accumulate| -> Result<f64, PriceError> {
         Ok(links.prices.op(&Op::Matmul { layout, m, n, k, bias: false, accumulate })?.0)
     };
-    Ok(Times {
+    let times = Times {
         forward: matmul(Layout::Nt, rows, n, k, false)?,
         backward: matmul(Layout::Nn, rows, k, n, false)?,
         weights: matmul(Layout::Tn, n, k, rows, true)?,
         beside: 0.0,
-    })
+    };
+    links.linears.insert((rows, n, k), times);
+    Ok(times)
 }
 
 /// Attention's scores and values, forward and backward.

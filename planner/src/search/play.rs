@@ -143,15 +143,34 @@ pub fn step(plan: &Plan, costs: &[&Costs]) -> f64 {
     play.update()
 }
 
-/// How long a stage of one chunk is busy with a step's passes, were the others endlessly fast.
-pub fn alone(plan: &Plan, costs: &[&Costs], stage: usize) -> f64 {
-    let mut play = Play::of(plan, costs);
-    for place in (0..plan.mesh.pp).filter(|place| *place != stage) {
-        let own = place * play.pipeline.microbatches..(place + 1) * play.pipeline.microbatches;
-        play.came.iter_mut().for_each(|came| came[own.clone()].fill(0.0));
+/// How long a stage of one chunk is busy with its actions, were the others endlessly fast.
+pub fn alone(plan: &Plan, costs: &Costs, stage: usize, actions: &[Action]) -> f64 {
+    let (first, last) = (stage == 0, stage + 1 == plan.mesh.pp);
+    let chunk = [Chunk::of(plan, costs, stage, 0)];
+    let mut state = Stage::default();
+    for (at, action) in actions.iter().enumerate() {
+        let (what, arrives, sends) = match action {
+            Action::Forward(..) => (0, if first { costs.load[0] } else { costs.recv }, !last),
+            Action::Backward(..) => (1, if last { costs.load[1] } else { costs.recv }, !first),
+            Action::Weights(..) => (2, 0.0, false),
+        };
+        state.free[0] += arrives;
+        state.run_all(&chunk[0].passes[what][0], upcoming(&chunk, &actions[at + 1..]), what);
+        if sends {
+            state.send(costs.hop);
+        }
     }
-    while play.act(stage) {}
-    play.stages[stage].free[0]
+    state.free[0]
+}
+
+/// The first piece that needs weights in later actions.
+fn upcoming(chunks: &[Chunk], later: &[Action]) -> Option<Item> {
+    let mut firsts = later.iter().filter_map(|action| match *action {
+        Action::Forward(chunk, _) => chunks[chunk].passes[0][0].first(),
+        Action::Backward(chunk, _) => chunks[chunk].passes[1][0].first(),
+        Action::Weights(..) => None,
+    });
+    firsts.next().copied()
 }
 
 impl<'a> Play<'a> {
@@ -197,17 +216,11 @@ impl<'a> Play<'a> {
         let free = &mut self.stages[stage].free[0];
         *free = free.max(needs) + arrival;
         let last = usize::from(mb + 1 == self.pipeline.microbatches);
-        let upcoming = self.upcoming(stage);
-        let items = &self.chunks[stage][chunk].passes[what][last];
-        for (i, item) in items.iter().enumerate() {
-            let next = items[i + 1..].iter().find(|item| item.kernels > 0.0).copied().or(upcoming);
-            self.stages[stage].run(item, next, what);
-        }
+        let next = upcoming(&self.chunks[stage], &self.orders[stage][self.stages[stage].next + 1..]);
+        self.stages[stage].run_all(&self.chunks[stage][chunk].passes[what][last], next, what);
         let to = if what == 0 { place + 1 } else { place.wrapping_sub(1) };
         let end = if what < 2 && to < depth && self.pipeline.chunk_at(to).0 != stage {
-            let [compute, beside] = &mut self.stages[stage].free;
-            *beside = beside.max(*compute) + self.hop;
-            *beside
+            self.stages[stage].send(self.hop)
         } else {
             self.stages[stage].free[0]
         };
@@ -221,17 +234,6 @@ impl<'a> Play<'a> {
     /// Seconds of receiving from another place.
     fn received(&self, stage: usize, from: usize, costs: &Costs) -> f64 {
         if self.pipeline.chunk_at(from).0 == stage { 0.0 } else { costs.recv }
-    }
-
-    /// The first piece that needs weights after a stage's next action.
-    fn upcoming(&self, stage: usize) -> Option<Item> {
-        let later = &self.orders[stage][self.stages[stage].next + 1..];
-        let mut firsts = later.iter().filter_map(|action| match *action {
-            Action::Forward(chunk, _) => self.chunks[stage][chunk].passes[0][0].first(),
-            Action::Backward(chunk, _) => self.chunks[stage][chunk].passes[1][0].first(),
-            Action::Weights(..) => None,
-        });
-        firsts.next().copied()
     }
 
     /// What ranks share of a stage's pieces, in order.
@@ -274,6 +276,21 @@ impl<'a> Play<'a> {
 }
 
 impl Stage {
+    /// Runs an action's pieces; `after` is the first piece of a later one.
+    fn run_all(&mut self, items: &[Item], after: Option<Item>, what: usize) {
+        for (i, item) in items.iter().enumerate() {
+            let next = items[i + 1..].iter().find(|item| item.kernels > 0.0).copied().or(after);
+            self.run(item, next, what);
+        }
+    }
+
+    /// Sends what the latest kernels made; when it has come.
+    fn send(&mut self, hop: f64) -> f64 {
+        let [compute, beside] = &mut self.free;
+        *beside = beside.max(*compute) + hop;
+        *beside
+    }
+
     /// Runs a piece's part of an action; `next` is the piece that is gathered meanwhile.
     fn run(&mut self, item: &Item, next: Option<Item>, what: usize) {
         if let Some(piece) = item.gathers.filter(|_| what < 2) {

@@ -66,7 +66,8 @@ impl Search<'_> {
         let flights = self.flights(plan.pipeline());
         let room: Vec<u64> = pools.iter().map(|&pool| self.room[pool]).collect();
         let sizes = &group.sizes;
-        let undecided = Undecided { plan: &plan, costs: &costs, sizes, flights: &flights, room: &room };
+        let undecided =
+            Undecided { plan: &plan, costs: &costs, sizes, flights: &flights, room: &room, orders: Default::default() };
         let known = RefCell::new(FxHashMap::default());
         let takes = |stage: usize, layers: usize| {
             let choice = problem.choices[stage].get(layers - 1)?;
@@ -107,7 +108,14 @@ impl Search<'_> {
         for (pool, count) in group.seats.counts(group.costs.len()).into_iter().enumerate() {
             let costs = vec![&group.costs[pool]; of.pp];
             let sizes = &group.sizes;
-            let undecided = Undecided { plan: &plan, costs: &costs, sizes, flights: &flights, room: &room };
+            let undecided = Undecided {
+                plan: &plan,
+                costs: &costs,
+                sizes,
+                flights: &flights,
+                room: &room,
+                orders: Default::default(),
+            };
             let Some(problem) = undecided.problem() else { continue };
             let takes = |stage: usize, layers: usize| Some(problem.choices[stage].get(layers - 1)?.seconds);
             let model = &self.space.job.model;

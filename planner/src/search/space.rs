@@ -173,17 +173,17 @@ impl Space<'_> {
         }
     }
 
-    /// Sequences a microbatch: powers of two, and all that one replica has.
+    /// Sequences a microbatch: powers of two, and what one replica has, in up to three parts.
     fn microbatches(&self, rest: usize) -> Vec<usize> {
         let batch = self.job.global_batch;
         if let Some(fixed) = self.fix.microbatch {
             return vec![fixed];
         }
-        let mut all: Vec<usize> = (0..).map(|i| 1 << i).take_while(|&size| size <= batch).collect();
-        all.extend(divisors(rest).filter(|dp| batch.is_multiple_of(*dp)).map(|dp| batch / dp));
+        let parts = divisors(rest).flat_map(|dp| [dp, 2 * dp, 3 * dp]).filter(|parts| batch.is_multiple_of(*parts));
+        let mut all: Vec<usize> = parts.map(|parts| batch / parts).collect();
+        all.extend((0..).map(|i| 1 << i).take_while(|&size| size <= batch && batch.is_multiple_of(size)));
         all.sort_unstable();
         all.dedup();
-        all.retain(|size| batch.is_multiple_of(*size));
         all
     }
 

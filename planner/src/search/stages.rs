@@ -7,9 +7,12 @@
 //!
 //! Invariant: what is returned fits, by [`Sizes::stage`].
 
+use std::cell::OnceCell;
+
 use crate::lower::{InFlight, Once, Sizes};
 use crate::partition::{Choice, Problem};
 use crate::plan::{Plan, Recompute, Stage};
+use crate::schedule::{Action, Pipeline};
 
 use super::bound::{Times, ends};
 use super::cost::Costs;
@@ -26,6 +29,8 @@ pub struct Undecided<'a> {
     pub flights: &'a [InFlight],
     /// Bytes that each stage may hold.
     pub room: &'a [u64],
+    /// What stages do in a few microbatches, and in all.
+    pub orders: [OnceCell<Vec<Vec<Action>>>; 2],
 }
 
 impl Undecided<'_> {
@@ -75,32 +80,31 @@ impl Undecided<'_> {
             let mut seconds = window.seconds(&stage);
             if several && stage.offload > 0 {
                 // Moves come in each other's way: the warm-up and a few rounds show how much.
-                seconds = seconds.max(self.alone(&window, stage, 4 * self.plan.mesh.pp + 4));
+                seconds = seconds.max(self.alone(&window, stage, false));
             }
             Choice { seconds, stage }
         });
         timed.min_by(|a, b| a.seconds.total_cmp(&b.seconds))
     }
 
-    /// Seconds a microbatch that a stage is busy with `way` when `most` of the microbatches are played alone.
-    fn alone(&self, window: &Window, way: Stage, most: usize) -> f64 {
-        let stage = window.stage;
+    /// Seconds a microbatch that a stage is busy with `way`, were the others endlessly fast: by all microbatches, or by the warm-up
+    /// and a few rounds.
+    fn alone(&self, window: &Window, way: Stage, all: bool) -> f64 {
+        let (stage, pipeline) = (window.stage, self.plan.pipeline());
+        let microbatches = if all { pipeline.microbatches } else { pipeline.settled() };
+        let orders = self.orders[usize::from(all)].get_or_init(|| Pipeline { microbatches, ..pipeline }.orders());
         let mut stages = vec![Stage { layers: 0, full: 0, selective: 0, offload: 0 }; self.plan.mesh.pp];
+        stages[0].layers = window.first;
         stages[stage] = way;
-        if stage > 0 {
-            stages[0].layers = window.first;
-        }
-        let microbatches = self.plan.microbatches().min(most);
-        let mut plan = Plan { stages, ..self.plan.clone() };
-        plan.job.global_batch = microbatches * plan.mesh.dp * plan.microbatch;
-        super::play::alone(&plan, self.costs, stage) / microbatches as f64
+        let plan = Plan { stages, ..self.plan.clone() };
+        super::play::alone(&plan, self.costs[stage], stage, &orders[stage]) / microbatches as f64
     }
 
     /// What a stage of so many layers is busy a microbatch at the least, whichever way it fits: played alone.
     pub fn busy(&self, stage: usize, count: usize) -> Option<f64> {
         let window = Window::of(self, stage, count);
         let ways = window.ways(self.room[stage]).into_iter();
-        ways.map(|way| self.alone(&window, way, usize::MAX)).min_by(f64::total_cmp)
+        ways.map(|way| self.alone(&window, way, true)).min_by(f64::total_cmp)
     }
 
     /// Layers spread over chunks as evenly as they allow, those of the middle one more; each stage recomputes alike.
