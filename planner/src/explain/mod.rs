@@ -87,7 +87,7 @@ pub fn explain(plan: &Plan, cluster: &Cluster, again: bool) -> Result<Explanatio
     let binding = binding::of(plan, cluster, &seen, &usable_memory_bytes)?;
     let shadow_prices = shadow::shadow_prices(plan, cluster, &seen, again)?;
     let alternatives = alternatives::alternatives(plan, cluster, &seen)?;
-    let training = days_to_train(seen.figures.step_time(), &plan.job, cluster);
+    let training = days_to_train(seen.figures.step_time(), seen.figures.busy(), &plan.job, cluster);
     let Seen { figures, time, memory, sites } = seen;
     Ok(Explanation {
         figures,
@@ -103,7 +103,7 @@ pub fn explain(plan: &Plan, cluster: &Cluster, again: bool) -> Result<Explanatio
 }
 
 /// Maps over items on all cores, in their order.
-fn parallel<T: Sync, R: Send>(items: &[T], map: impl Fn(&T) -> R + Sync) -> Vec<R> {
+pub(crate) fn parallel<T: Sync, R: Send>(items: &[T], map: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get()).min(items.len().max(1));
     let every = |first: usize| items.iter().skip(first).step_by(threads).map(&map).collect::<Vec<R>>();
     let mut parts: Vec<_> = std::thread::scope(|scope| {
