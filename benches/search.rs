@@ -30,6 +30,7 @@ fn benches(criterion: &mut Criterion) {
             model,
             optimizer: Optimizer::default(),
             fix: Fix::default(),
+            goal: Default::default(),
         };
         let cluster = Cluster::parse(text).expect("it is in the catalog");
         let found = search(&job, &cluster, &Fix::default(), 1).expect("it fits");

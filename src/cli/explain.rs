@@ -175,6 +175,7 @@ fn print_binding(explained: &Explanation) {
     }
 }
 
+/// Dollars, with as many digits as they deserve.
 fn money(dollars: f64) -> String {
     let sign = if dollars < 0.0 { "-" } else { "" };
     match dollars.abs() {
@@ -259,7 +260,7 @@ fn print_training(training: &Training) {
 }
 
 /// A count with as many digits as it deserves.
-fn brief(number: f64) -> String {
+pub fn brief(number: f64) -> String {
     match number.abs() {
         size if size >= 100.0 => format!("{number:.0}"),
         size if size >= 1.0 => format!("{number:.1}"),

@@ -4,8 +4,10 @@
 
 mod demo;
 mod explain;
+mod goal;
 mod hardware;
 mod plan;
+mod progress;
 mod report;
 mod train;
 mod validate;

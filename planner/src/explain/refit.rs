@@ -9,7 +9,6 @@ use meshwright_hardware::units::Bytes;
 use crate::lower::{Blocks, Layout, Pieces};
 use crate::plan::{Plan, Stage};
 use crate::schedule::Action;
-use crate::search::USABLE_MEMORY;
 
 /// A stage that does not fit, even if all its layers recompute everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +39,7 @@ pub fn usable(plan: &Plan, cluster: &Cluster) -> Vec<u64> {
         });
         pool.unwrap_or(&cluster.pools[0]).device.memory.value.0
     };
-    (0..plan.mesh.pp).map(|stage| (device(stage) as f64 * USABLE_MEMORY) as u64).collect()
+    (0..plan.mesh.pp).map(|stage| plan.job.goal.usable(device(stage))).collect()
 }
 
 /// The plan with its layers spread evenly over as many stages as it has; what is left over goes to the middle, for the

@@ -12,6 +12,7 @@
 pub(crate) mod bound;
 pub(crate) mod cost;
 mod floor;
+mod manner;
 mod seats;
 mod space;
 mod stages;
@@ -33,6 +34,7 @@ use crate::schedule::Pipeline;
 
 use bound::{Whole, least_ratio};
 use cost::{Costs, Links, ShapeWork};
+pub use manner::{Manner, Progress};
 use seats::Seats;
 pub use space::Fix;
 use space::{Combination, Shape, Space};
@@ -73,8 +75,14 @@ impl Found {
 
 /// The `top` best plans for a job on all devices of a cluster.
 pub fn search(job: &Job, cluster: &Cluster, fix: &Fix, top: usize) -> Result<Found, PlanError> {
+    search_so(job, cluster, fix, top, &Manner::FULL)
+}
+
+/// The same, in some manner. Where nothing is below the manner's limit, nothing fits.
+pub fn search_so(job: &Job, cluster: &Cluster, fix: &Fix, top: usize, so: &Manner) -> Result<Found, PlanError> {
     let started = Instant::now();
     let mut search = Search::of(job, cluster, fix)?;
+    search.manner = *so;
     search.begin()?;
     search.run(top.max(1))?;
     let Search { considered, rejected, best, simulated, mut queue, proved, .. } = search;
@@ -84,6 +92,15 @@ pub fn search(job: &Job, cluster: &Cluster, fix: &Fix, top: usize) -> Result<Fou
     let left = queue.pop().map_or(f64::INFINITY, |node| node.seconds);
     let bound = left.min(proved).min(best[0].1.figures.step_time_s);
     Ok(Found { best, considered, rejected, simulated, seconds: started.elapsed().as_secs_f64(), bound })
+}
+
+/// Whether any plan fits: the search up to the first whose stages find room, without its simulation.
+pub fn fits(job: &Job, cluster: &Cluster, fix: &Fix) -> Result<bool, PlanError> {
+    let mut search = Search::of(job, cluster, fix)?;
+    search.begin()?;
+    search.only_fits = true;
+    search.run(1)?;
+    Ok(search.fitting)
 }
 
 /// What is known of a part of the space.
@@ -157,11 +174,16 @@ struct Search<'a> {
     simulated: usize,
     /// The least bound of combinations of which one partition was simulated.
     proved: f64,
+    manner: Manner<'a>,
+    /// Whether the first plan that fits ends it, unsimulated.
+    only_fits: bool,
+    /// Whether any plan fits so far.
+    fitting: bool,
 }
 
 impl<'a> Search<'a> {
     fn of(job: &'a Job, cluster: &'a Cluster, fix: &'a Fix) -> Result<Self, PlanError> {
-        let room = |memory: u64| (memory as f64 * USABLE_MEMORY) as u64;
+        let room = |memory: u64| job.goal.usable(memory);
         Ok(Search {
             space: Space { job, devices: cluster.devices(), fix, pools: cluster.pools.len() > 1 },
             cluster,
@@ -179,6 +201,9 @@ impl<'a> Search<'a> {
             best: Vec::new(),
             simulated: 0,
             proved: f64::INFINITY,
+            manner: Manner::FULL,
+            only_fits: false,
+            fitting: false,
         })
     }
 
@@ -249,9 +274,10 @@ impl<'a> Search<'a> {
     fn run(&mut self, top: usize) -> Result<(), PlanError> {
         let mut effort = 0;
         while let Some(node) = self.queue.pop() {
+            self.tell(node.seconds);
             effort += usize::from(matches!(node.known, Known::Shape(_)));
-            let tired = effort > EFFORT && !self.best.is_empty();
-            if tired || self.is_enough(node.seconds, top) {
+            let tired = effort > self.manner.effort && !self.best.is_empty();
+            if tired || self.is_enough(node.seconds, top) || (self.only_fits && self.fitting) {
                 self.queue.push(node);
                 break;
             }
@@ -276,7 +302,16 @@ impl<'a> Search<'a> {
 
     /// Whether a part with this bound cannot change the answer by more than the tolerance.
     fn is_enough(&self, seconds: f64, top: usize) -> bool {
-        self.best.len() >= top && seconds >= self.best[0].1.figures.step_time_s * (1.0 - TOLERANCE)
+        let best = self.best.first().map(|(_, predicted)| predicted.figures.step_time_s);
+        let near = |best: f64| self.best.len() >= top && seconds >= best * (1.0 - self.manner.tolerance);
+        self.manner.ends(best, seconds) || best.is_some_and(near)
+    }
+
+    fn tell(&self, bound: f64) {
+        if let Some(watch) = self.manner.watch {
+            let best = self.best.first().map(|(_, predicted)| predicted.figures.step_time_s);
+            watch(&Progress { considered: self.considered, simulated: self.simulated, best, bound });
+        }
     }
 
     /// Combinations in a part of the space.
@@ -445,6 +480,7 @@ impl<'a> Search<'a> {
         if of.pp > 1 && chunks == 1 {
             self.proved = self.proved.min(least);
         }
+        self.fitting = true;
         self.push(bound.max(least), Known::Plan(Box::new(plan)));
         Ok(())
     }
