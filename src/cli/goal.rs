@@ -60,6 +60,21 @@ impl GoalArguments {
     }
 }
 
+/// How the user named all devices; parts have names of their own.
+pub struct Names<'a> {
+    /// All devices.
+    pub whole: &'a Cluster,
+    /// As they were given.
+    pub text: &'a str,
+}
+
+impl Names<'_> {
+    /// The name of the whole or a part.
+    pub fn of(&self, cluster: &Cluster) -> String {
+        if cluster == self.whole { self.text.to_owned() } else { cluster.to_string() }
+    }
+}
+
 /// What training by an offer takes, for people; `known` where the user said how many steps.
 pub fn print_training(offer: &Offer, known: bool) {
     let training = &offer.training;
@@ -75,7 +90,7 @@ pub fn print_training(offer: &Offer, known: bool) {
 }
 
 /// The front, for people.
-pub fn print_front(chosen: &Chosen) {
+pub fn print_front(chosen: &Chosen, names: &Names) {
     if chosen.front.len() < 2 {
         return;
     }
@@ -89,7 +104,7 @@ pub fn print_front(chosen: &Chosen) {
             "{:>10}{cost:>14}{energy:>12}{:>7.1} %   {}: {}",
             Seconds(training.days * 86400.0).to_string(),
             100.0 * offer.headroom,
-            offer.cluster,
+            names.of(&offer.cluster),
             offer.plan.summary()
         );
     }
@@ -117,17 +132,17 @@ pub fn print_gap(chosen: &Chosen, goal: &Goal) {
 }
 
 /// An offer, for scripts.
-pub fn offer_json(offer: &Offer) -> Value {
+fn offer_json(offer: &Offer, names: &Names) -> Value {
     let mut all = figures_json(&offer.plan, &offer.figures);
-    all["cluster"] = json!(offer.cluster.to_string());
+    all["cluster"] = json!(names.of(&offer.cluster));
     all["headroom"] = json!(offer.headroom);
     all["training"] = serde_json::to_value(&offer.training).expect("training is numbers and text");
     all
 }
 
 /// What was chosen, for scripts.
-pub fn chosen_json(chosen: &Chosen, goal: &Goal) -> Value {
-    let mut all = offer_json(&chosen.best[0]);
+pub fn chosen_json(chosen: &Chosen, goal: &Goal, names: &Names) -> Value {
+    let mut all = offer_json(&chosen.best[0], names);
     all["search"] = json!({
         "considered": chosen.considered, "rejected": chosen.rejected, "simulated": chosen.simulated,
         "seconds": chosen.seconds, "clusters": chosen.searched,
@@ -141,11 +156,11 @@ pub fn chosen_json(chosen: &Chosen, goal: &Goal) -> Value {
         Objective::Energy => "energy_kwh",
     };
     all["bound"] = json!({ counted: chosen.bound });
-    all["alternatives"] = chosen.best[1..].iter().map(offer_json).collect();
+    all["alternatives"] = chosen.best[1..].iter().map(|offer| offer_json(offer, names)).collect();
     let brief = |offer: &Offer| {
         let training = &offer.training;
         json!({
-            "cluster": offer.cluster.to_string(), "summary": offer.plan.summary(), "headroom": offer.headroom,
+            "cluster": names.of(&offer.cluster), "summary": offer.plan.summary(), "headroom": offer.headroom,
             "step_time_s": offer.figures.step_time_s, "days": training.days, "dollars": training.dollars,
             "energy_kwh": training.energy_kwh, "plan": offer.plan,
         })

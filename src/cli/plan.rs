@@ -14,7 +14,7 @@ use meshwright_planner::sites;
 use serde_json::json;
 
 use super::explain::print_sites;
-use super::goal::{GoalArguments, advice_text, chosen_json, print_front, print_gap, print_training};
+use super::goal::{GoalArguments, Names, advice_text, chosen_json, print_front, print_gap, print_training};
 use super::progress::Line;
 use crate::failure::Failure;
 use crate::runs::write_whole;
@@ -89,12 +89,12 @@ impl PlanCommand {
         if let Some(path) = &self.output {
             write_whole(path, &first.plan.to_toml())?;
         }
+        let names = Names { whole: &cluster, text: &self.cluster };
         if self.json {
-            println!("{}", chosen_json(&chosen, &job.goal));
+            println!("{}", chosen_json(&chosen, &job.goal, &names));
         } else {
-            self.print(&job, known, &chosen);
-            // A part of the cluster has a name of its own.
-            let cluster = if first.cluster == cluster { self.cluster.clone() } else { first.cluster.to_string() };
+            self.print(&job, known, &chosen, &names);
+            let cluster = names.of(&first.cluster);
             match &self.output {
                 Some(path) => println!("\nnext: meshwright simulate {} --cluster \"{cluster}\"", path.display()),
                 None => println!("\nnext: add -o plan.toml to keep the best one"),
@@ -130,18 +130,18 @@ impl PlanCommand {
         Err(Failure { message: message + &advice_text(&advice, job), code: 3 })
     }
 
-    fn print(&self, job: &Job, known: bool, chosen: &Chosen) {
+    fn print(&self, job: &Job, known: bool, chosen: &Chosen, names: &Names) {
         let parameters = job.model.parameters(job.seq) as f64 / 1e9;
         println!(
             "{} ({parameters:.3} B parameters), {} sequences of {} tokens a step, {}, on {}",
             job.model.name, job.global_batch, job.seq, job.precision, self.cluster
         );
-        let several = chosen.best.iter().any(|offer| offer.cluster != chosen.best[0].cluster);
-        let whole = chosen.best[0].cluster.to_string();
+        let in_part = chosen.best.iter().any(|offer| offer.cluster != *names.whole);
         for (place, offer) in chosen.best.iter().enumerate() {
             println!("\n{}. {}", place + 1, offer.plan.summary());
-            if several || whole != self.cluster {
-                println!("   on      {:>12}   {}", format!("{} devices", offer.cluster.devices()), offer.cluster);
+            if in_part {
+                let devices = offer.cluster.devices() * offer.cluster.sites();
+                println!("   on      {:>12}   {}", format!("{devices} devices"), names.of(&offer.cluster));
             }
             print_figures(&offer.figures);
             print_training(offer, known);
@@ -153,7 +153,7 @@ impl PlanCommand {
         for (reason, count) in reasons {
             println!("  {count:>6} {reason}");
         }
-        print_front(chosen);
+        print_front(chosen, names);
     }
 
     /// What the job fixes, and the command line over it.

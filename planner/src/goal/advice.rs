@@ -318,8 +318,13 @@ impl Case {
             (1, _) => "1 node more".to_owned(),
             (nodes, _) => format!("{nodes} nodes more"),
         };
+        // A machine from a file has no name that a cluster could be written with.
+        let how = match catalog().system(&pool.system.name) {
+            Ok(_) => format!("--cluster \"{cluster}\""),
+            Err(_) => format!("nodes = {} in the machine's file", sizes[high].nodes),
+        };
         let offer = case.offer(&QUICK).filter(|offer| offer.keeps(&self.job.goal))?;
-        Some(Advice::of(more, format!("--cluster \"{cluster}\""), &offer))
+        Some(Advice::of(more, how, &offer))
     }
 
     /// The least memory of a device with which a plan fits, and the smallest device that has it.
