@@ -192,6 +192,20 @@ fn a_job_that_does_not_fit_is_told_what_would_make_it() {
     assert_eq!(place.planned("1x dgx-a100-80gb", &[])["plan"]["mesh"]["dp"], 8);
 }
 
+/// Forty devices cannot share 32 sequences, four heads and four layers evenly.
+#[test]
+fn devices_that_nothing_divides_by_are_told_apart_from_too_few() {
+    let place = Place::new("goals-indivisible");
+    let five = "5x dgx-a100-80gb";
+    let advised = place.advised(five, &[]);
+    assert_eq!(how(&advised, "--cluster"), ALL);
+    let batch = how(&advised, "--global-batch");
+    assert_eq!(place.planned(five, &["--global-batch", &batch])["cluster"], five);
+    // Who does not ask for all of them gets fewer at once.
+    let cheap = place.planned(five, &["--objective", "cost"]);
+    assert_ne!(cheap["cluster"], five);
+}
+
 #[test]
 fn memory_is_left_free() {
     let place = Place::new("goals-headroom");

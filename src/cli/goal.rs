@@ -75,12 +75,22 @@ impl Names<'_> {
     }
 }
 
+/// Energy in the unit that suits it.
+fn energy(kwh: Option<f64>, unknown: &str) -> String {
+    match kwh {
+        None => unknown.to_owned(),
+        Some(kwh) if kwh < 1e4 => format!("{} kWh", brief(kwh)),
+        Some(kwh) if kwh < 1e7 => format!("{} MWh", brief(kwh / 1e3)),
+        Some(kwh) => format!("{} GWh", brief(kwh / 1e6)),
+    }
+}
+
 /// What training by an offer takes, for people; `known` where the user said how many steps.
 pub fn print_training(offer: &Offer, known: bool) {
     let training = &offer.training;
     let (days, tokens) = (Seconds(training.days * 86400.0), offer.plan.job.tokens());
     let cost = training.dollars.map_or("no price known".to_owned(), |dollars| Dollars(dollars).to_string());
-    let energy = training.energy_kwh.map_or("no power known".to_owned(), |kwh| format!("{} kWh", brief(kwh)));
+    let energy = energy(training.energy_kwh, "no power known");
     let steps = training.steps;
     let yours = if known { "" } else { " (--tokens sets yours)" };
     println!(
@@ -95,13 +105,13 @@ pub fn print_front(chosen: &Chosen, names: &Names) {
         return;
     }
     println!("\nno plan that was found beats one of these in time, cost, energy and memory left free at once");
-    println!("{:>10}{:>14}{:>12}{:>9}   plan", "train", "cost", "energy", "free");
+    println!("{:>10}{:>16}{:>12}{:>9}   plan", "train", "cost", "energy", "free");
     for offer in &chosen.front {
         let training = &offer.training;
         let cost = training.dollars.map_or("–".to_owned(), |dollars| Dollars(dollars).to_string());
-        let energy = training.energy_kwh.map_or("–".to_owned(), |kwh| format!("{} kWh", brief(kwh)));
+        let energy = energy(training.energy_kwh, "–");
         println!(
-            "{:>10}{cost:>14}{energy:>12}{:>7.1} %   {}: {}",
+            "{:>10}{cost:>16}{energy:>12}{:>7.1} %   {}: {}",
             Seconds(training.days * 86400.0).to_string(),
             100.0 * offer.headroom,
             names.of(&offer.cluster),

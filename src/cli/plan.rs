@@ -117,7 +117,7 @@ impl PlanCommand {
                 }
                 Err(PlanError::Infeasible { considered, rejected }) => {
                     line.say(help);
-                    let advice = advise(job, cluster, fix, &rejected);
+                    let advice = advise(job, cluster, fix);
                     let error = PlanError::Infeasible { considered, rejected: rejected.clone() };
                     (error.to_string(), rejected, advice)
                 }

@@ -7,8 +7,6 @@
 //!
 //! Invariant: every advice was followed by the search, which found a plan that fits and keeps the limits.
 
-use std::collections::BTreeMap;
-
 use meshwright_hardware::profile::{Cluster, Device, DeviceKind, Machine, System, catalog};
 use meshwright_hardware::units::{Bytes, Dollars, Precision, Seconds, Tokens};
 use serde::Serialize;
@@ -54,17 +52,13 @@ struct Case {
     fix: Fix,
 }
 
-/// What would make a job fit that no plan fits, for reasons that were counted: changes of decisions and of the job first,
-/// then more hardware.
-pub fn advise(job: &Job, cluster: &Cluster, fix: &Fix, rejected: &BTreeMap<String, usize>) -> Vec<Advice> {
+/// What would make a job fit that no plan fits: changes of decisions and of the job first, then more hardware.
+pub fn advise(job: &Job, cluster: &Cluster, fix: &Fix) -> Vec<Advice> {
     let case = Case { job: job.clone(), cluster: cluster.clone(), fix: fix.clone() };
-    let lacks_memory = rejected.keys().any(|reason| reason.starts_with("out of memory"));
     let mut all = case.lifted();
     all.extend(case.less_headroom());
-    if !lacks_memory {
-        all.extend(case.fewer_nodes());
-        all.extend(case.other_batch());
-    }
+    all.extend(case.fewer_nodes());
+    all.extend(case.other_batch());
     all.extend(case.narrower());
     all.extend(case.shorter());
     all.extend(case.smaller_batch());

@@ -26,8 +26,8 @@ use crate::job::Job;
 use crate::search::{Fix, Found, Manner, Progress, TOLERANCE};
 use crate::sites::decide_so;
 
-/// The relative gap at which the search of a part ends, and of a changed job.
-pub const QUICK: Manner<'static> = Manner { tolerance: 0.02, ..Manner::FULL };
+/// How parts are searched for the front alone, and changed jobs: not as far as the answer is.
+pub const QUICK: Manner<'static> = Manner { tolerance: 0.02, effort: 2000, ..Manner::FULL };
 /// Share of memory that one more look at the whole cluster leaves free, for the front.
 const ROOMIER: f64 = 0.3;
 /// Parts looked at at a time, whatever the number of cores, so that answers do not depend on it.

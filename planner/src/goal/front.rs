@@ -47,9 +47,12 @@ pub fn front(offers: &[Offer]) -> Vec<Offer> {
         }
     }
     let mut kept: Vec<usize> = Vec::new();
-    for measure in 0..4 {
-        let best = on.iter().min_by(|&&a, &&b| measures[a][measure].total_cmp(&measures[b][measure]));
-        kept.extend(best.filter(|best| !kept.contains(best)));
+    let best =
+        |measure: usize| on.iter().copied().min_by(|&a, &b| measures[a][measure].total_cmp(&measures[b][measure]));
+    for at in (0..4).filter_map(best) {
+        if !kept.contains(&at) {
+            kept.push(at);
+        }
     }
     while kept.len() < MOST {
         let nearest = |at: usize| {
