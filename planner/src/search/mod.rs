@@ -290,10 +290,11 @@ impl<'a> Search<'a> {
             }
         }
         let best = self.best.first().map_or(f64::INFINITY, |(_, predicted)| predicted.figures.step_time_s);
+        let matters = (best * (1.0 - TOLERANCE)).min(self.manner.below);
         let (mut slower, mut open) = (0, 0);
         for node in &self.queue {
             let held = self.held(&node.known);
-            if node.seconds < best * (1.0 - TOLERANCE) { open += held } else { slower += held }
+            if node.seconds < matters { open += held } else { slower += held }
         }
         self.reject("slower by its bound", slower);
         self.reject("not looked at: within the gap", open);
