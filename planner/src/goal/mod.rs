@@ -5,6 +5,7 @@
 //! Invariant: without a goal nothing changes: the fastest plan on all devices.
 
 mod advice;
+mod case;
 mod choose;
 mod front;
 mod offer;
