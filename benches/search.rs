@@ -4,6 +4,7 @@
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use meshwright_hardware::profile::Cluster;
 use meshwright_hardware::units::Precision;
+use meshwright_planner::goal::Goal;
 use meshwright_planner::job::{Job, Optimizer};
 use meshwright_planner::models;
 use meshwright_planner::search::{Fix, search};
@@ -30,6 +31,8 @@ fn benches(criterion: &mut Criterion) {
             model,
             optimizer: Optimizer::default(),
             fix: Fix::default(),
+            goal: Goal::default(),
+            goal: Default::default(),
         };
         let cluster = Cluster::parse(text).expect("it is in the catalog");
         let found = search(&job, &cluster, &Fix::default(), 1).expect("it fits");

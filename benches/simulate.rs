@@ -27,6 +27,7 @@ fn plan() -> Plan {
         model,
         optimizer,
         fix: Default::default(),
+        goal: Default::default(),
     };
     let stages = vec![Stage { layers: 12, full: 0, selective: 0, offload: 0 }; 8];
     Plan { zero: 1, mesh: Mesh { dp: 16, pp: 8, tp: 8, ..Mesh::ONE }, stages, ..Plan::single(job, 1) }

@@ -26,6 +26,7 @@ fn trainer(dp: usize, threads_per_rank: usize) -> Trainer {
         model,
         optimizer,
         fix: Default::default(),
+        goal: Default::default(),
     };
     let stages = vec![Stage { layers: 6, full: 0, selective: 0, offload: 0 }];
     let zero = u8::from(dp > 1);

@@ -2,6 +2,9 @@
 //!
 //! A thin library over the three crates: what the command line does, for programs and tests.
 
+#[macro_use]
+mod out;
+
 pub mod cli;
 pub mod failure;
 pub mod machine;

@@ -41,6 +41,7 @@ fn job(model: Model) -> Job {
         model,
         optimizer,
         fix: Default::default(),
+        goal: Default::default(),
     }
 }
 

@@ -71,6 +71,7 @@ fn trainer(dress: Dress, mesh: Mesh, golden: &Golden) -> Trainer {
         model,
         optimizer,
         fix: Default::default(),
+        goal: Default::default(),
     };
     let stages = vec![Stage { layers: 2 / mesh.pp, full: 0, selective: 0, offload: 0 }; mesh.pp];
     let plan = Plan { zero: 1, mesh, stages, ..Plan::single(job, 1) };

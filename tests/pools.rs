@@ -115,3 +115,37 @@ fn the_command_simulates_unlike_pools() {
         assert!(code == Some(2) && err.contains("192 ranks, the cluster 64"), "{err}");
     }
 }
+
+/// Replicas on unlike pools: every place has its own column, and each pool's parts their own worth.
+#[test]
+fn unlike_replicas_are_explained_place_by_place() {
+    let explain = |more: &[&str]| {
+        let plan = case("pools-shares");
+        let arguments = [&["explain", &plan, "--cluster", BOTH, "--no-search"], more].concat();
+        let output = Command::new(env!("CARGO_BIN_EXE_meshwright")).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let all: Value = serde_json::from_str(&explain(&["--json"])).unwrap();
+    let places: Vec<_> =
+        all["places"].as_array().unwrap().iter().map(|at| (&at["stage"], &at["replicas"], &at["device"])).collect();
+    let [zero, one, four, eight, h100, a100]: [Value; 6] =
+        [0.into(), 1.into(), 4.into(), 8.into(), "h100".into(), "a100-80gb".into()];
+    let (fast, slow) = ((&four, &h100), (&eight, &a100));
+    assert_eq!(
+        places,
+        [(&zero, fast.0, fast.1), (&one, fast.0, fast.1), (&zero, slow.0, slow.1), (&one, slow.0, slow.1)]
+    );
+    for key in ["stages", "memory", "usable_memory_bytes"] {
+        assert_eq!(all[key].as_array().unwrap().len(), 4, "{key}");
+    }
+    assert!(all["usable_memory_bytes"][0].as_u64() < all["usable_memory_bytes"][2].as_u64());
+    let worth = |more: &str| {
+        let prices = all["shadow_prices"].as_array().unwrap();
+        prices.iter().find(|price| price["more"] == more).unwrap()["tokens_per_s"].as_f64().unwrap()
+    };
+    // Their shares make both pools wait for the slower one, whose FLOPs alone are worth something.
+    assert!(worth("10 % more FLOP/s, a100-80gb") > 10.0 * worth("10 % more FLOP/s, h100").max(1.0));
+    let text = explain(&[]);
+    assert!(text.contains("place 2: stage 0 of 8 replicas on a100-80gb") && text.contains("usable"), "{text}");
+}

@@ -250,6 +250,9 @@ const NANOS: &[Unit] =
     &[("ns", 1.0), ("us", 1e3), ("ms", 1e6), ("s", 1e9), ("min", 60e9), ("h", 3600e9), ("d", 86400e9)];
 const POWER: &[Unit] = &[("W", 1.0), ("kW", 1e3), ("MW", 1e6), ("GW", 1e9)];
 const MONEY: &[Unit] = &[("USD", 1.0)];
+const MONEY_READ: &[Unit] = &[("kUSD", 1e3), ("MUSD", 1e6), ("BUSD", 1e9)];
+const TOKENS: &[Unit] = &[("tokens", 1.0), ("k tokens", 1e3), ("M tokens", 1e6), ("G tokens", 1e9), ("T tokens", 1e12)];
+const TOKENS_READ: &[Unit] = &[("k", 1e3), ("M", 1e6), ("G", 1e9), ("B", 1e9), ("T", 1e12)];
 
 /// A size in memory or on a wire. Prints binary units; reads `GiB` (2³⁰) and `GB` (10⁹) alike.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -305,10 +308,15 @@ real!(
     /// Power.
     Watts, "a power", [POWER]
 );
+real!(
+    /// Tokens to train on. Prints `300 G tokens`; reads that, `300G`, and `300B`, where B is 10⁹.
+    Tokens, "a count of tokens", [TOKENS, TOKENS_READ]
+);
 
 shown_rounded!(Bytes: BINARY, Nanos: NANOS, Flops: FLOP, Seconds: TIME, ByteRate: BYTE_RATE, FlopRate: FLOP_RATE, Watts: POWER);
+shown_rounded!(Tokens: TOKENS);
 
-/// US dollars. Prints `$1.23`; reads that and `1.23 USD`.
+/// US dollars. Prints `$1.23`; reads that, `1.23 USD`, and `$1.5M` or `1.5 MUSD`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Dollars(pub f64);
@@ -326,8 +334,15 @@ impl FromStr for Dollars {
     type Err = UnitError;
 
     fn from_str(text: &str) -> Result<Self, UnitError> {
-        let with_unit = text.trim().strip_prefix('$').map(|number| format!("{number} USD"));
-        parse(with_unit.as_deref().unwrap_or(text), "an amount of money", &[MONEY]).map(Dollars)
+        let what = "an amount of money";
+        let Some(number) = text.trim().strip_prefix('$') else {
+            return parse(text, what, &[MONEY, MONEY_READ]).map(Dollars);
+        };
+        let (digits, size) = match number.strip_suffix(['k', 'M', 'B']) {
+            Some(digits) => (digits, &number[digits.len()..]),
+            None => (number, ""),
+        };
+        parse(&format!("{digits} {size}USD"), what, &[MONEY, MONEY_READ]).map(Dollars)
     }
 }
 
@@ -525,6 +540,20 @@ mod tests {
     }
 
     #[test]
+    fn tokens_and_money_read_as_people_write_them() {
+        for text in ["300G", "300 G tokens", "300B", "0.3 T", "3e11 tokens"] {
+            assert_eq!(text.parse(), Ok(Tokens(3e11)), "{text}");
+        }
+        assert_eq!(Tokens(1.5e13).to_string(), "15 T tokens");
+        for text in ["$1.5M", "1.5MUSD", "1,500,000 USD", "$1500k", "$1500000"] {
+            assert_eq!(text.parse(), Ok(Dollars(1.5e6)), "{text}");
+        }
+        let bare = "300".parse::<Tokens>().unwrap_err().to_string();
+        assert!(bare.contains("`300` is not a count of tokens: no unit") && bare.contains("G tokens"), "{bare}");
+        assert!("$1.5X".parse::<Dollars>().is_err() && "$".parse::<Dollars>().is_err());
+    }
+
+    #[test]
     fn what_is_not_a_quantity_is_told_the_units() {
         let bare = "80".parse::<Bytes>().unwrap_err().to_string();
         assert!(bare.contains("`80` is not a size: no unit") && bare.contains("GiB"), "{bare}");
@@ -550,6 +579,7 @@ mod tests {
             prop_assert_eq!(Seconds(real).exact().parse(), Ok(Seconds(real)));
             prop_assert_eq!(ByteRate(real).exact().parse(), Ok(ByteRate(real)));
             prop_assert_eq!(Dollars(real).exact().parse(), Ok(Dollars(real)));
+            prop_assert_eq!(Tokens(real).exact().parse(), Ok(Tokens(real)));
             let any = f64::from_bits(bits).abs();
             if any.is_normal() {
                 prop_assert_eq!(Flops(any).exact().parse(), Ok(Flops(any)));

@@ -61,6 +61,16 @@ pub enum PlanError {
         /// How many fell for which reason.
         rejected: BTreeMap<String, usize>,
     },
+    /// A goal needs a figure that a profile does not have.
+    #[error("{wanted} needs {what}; {without} has none")]
+    Unknown {
+        /// The goal.
+        wanted: String,
+        /// The figure.
+        what: String,
+        /// The pools without.
+        without: String,
+    },
     /// A plan for another number of sites than the cluster has.
     #[error(
         "the plan is for {plan} sites, the cluster has {cluster}; write `[sites]` with `count = {cluster}` into the plan for \
@@ -93,6 +103,7 @@ impl PlanError {
             | PlanError::Text { .. }
             | PlanError::Value { .. }
             | PlanError::UnknownModel { .. }
+            | PlanError::Unknown { .. }
             | PlanError::Sites { .. }
             | PlanError::Profile(_)
             | PlanError::Price(_) => 2,
@@ -138,6 +149,12 @@ impl Fault {
     /// A refusal of `value` at `key`.
     pub fn new(key: &str, value: impl ToString, problem: impl Into<String>) -> Self {
         Fault { key: key.to_owned(), value: value.to_string(), problem: problem.into() }
+    }
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "`{}` is {}: {}", self.key, self.value, self.problem)
     }
 }
 

@@ -1,17 +1,25 @@
 //! Goodput: what failures and checkpoints leave of the time, and so how long, how dear and how hungry a training run is.
 //!
-//! In: a step's time, a job, a cluster; or the four durations of [`Failing`] themselves. Out: [`Training`].
+//! In: a step, a job, a cluster; or the durations of [`Failing`] themselves. Out: [`Training`], or what none undercuts: [`Least`].
 //!
 //! Failures are a Poisson process of the whole cluster. Work is lost back to the last checkpoint; the interval between
 //! checkpoints is Daly's. [`Failing::simulate`] plays the same by chance, seeded, and confirms the closed form.
 //!
-//! Invariant: equal inputs give equal answers; goodput is in (0, 1].
+//! Invariant: equal inputs give equal answers; goodput is in (0, 1]; no [`Training`] is below its [`Least`].
 
+use meshwright_hardware::mesh::Mesh;
+use meshwright_hardware::price::Prices;
 use meshwright_hardware::profile::{Cluster, Figure, Machine};
 use meshwright_hardware::units::{ByteRate, Bytes, Seconds};
 use serde::Serialize;
 
 use crate::job::Job;
+use crate::shape::Shape;
+
+/// Of its power limit, what a device draws while it waits for others. In training of three models power falls to 75, 50 and
+/// 20 % of the limit where ranks wait for each other at the end of a step (Patel et al. 2024, Characterizing Power Management
+/// Opportunities for LLMs in the Cloud, section 4; recalled); assumption: half.
+pub const WAITING_POWER: f64 = 0.5;
 
 /// What a device writes of a checkpoint where its system's profile does not say.
 fn usual_storage() -> Figure<ByteRate> {
@@ -53,6 +61,19 @@ impl Failing {
         }
         let small = write / (2.0 * mtbf);
         Seconds((2.0 * write * mtbf).sqrt() * (1.0 + small.sqrt() / 3.0 + small / 9.0) - write)
+    }
+
+    /// How many times its work an expected run takes at the least, whatever the interval: where the derivative of eq. 20 by τ
+    /// is zero, with x = τ/M, (1 − x)·e^(x + δ/M) = 1.
+    pub fn least(&self) -> f64 {
+        let (write, restart) = (self.write.0 / self.mtbf.0, self.restart.0 / self.mtbf.0);
+        let (mut low, mut high) = (0.0_f64, 1.0_f64);
+        for _ in 0..64 {
+            let x = (low + high) / 2.0;
+            if (1.0 - x) * (x + write).exp() > 1.0 { low = x } else { high = x }
+        }
+        // There (e^(x + δ/M) − 1)/x = e^(x + δ/M).
+        restart.exp() * (low + write).exp() * (1.0 - 1e-9)
     }
 
     /// The expected time of `work` in intervals of `every`, each with its checkpoint (Daly 2006, eq. 20):
@@ -146,7 +167,7 @@ pub struct Training {
     pub days_p90: f64,
     /// By the systems' prices; none where one has none.
     pub dollars: Option<f64>,
-    /// Of devices at their power limit and their hosts; none where a device's power is unknown.
+    /// Of devices and their hosts; none where a device's power is unknown.
     pub energy_kwh: Option<f64>,
     /// What the figures rest on.
     pub assumptions: Vec<String>,
@@ -165,11 +186,12 @@ pub fn dollars_per_hour(cluster: &Cluster) -> Option<f64> {
     cluster.pools.iter().map(price).sum::<Option<f64>>().map(|site| site * cluster.sites() as f64)
 }
 
-/// Power of all devices at their limits, with their hosts, in kW.
-pub fn kilowatts(cluster: &Cluster) -> Option<f64> {
+/// Power of all devices that compute for a share `busy` of the time and wait for the rest, with their hosts, in kW.
+pub fn kilowatts(cluster: &Cluster, busy: f64) -> Option<f64> {
+    let of_limit = WAITING_POWER + (1.0 - WAITING_POWER) * busy;
     let power = |pool: &Machine| {
         let host = pool.system.host_power.as_ref().map_or(0.0, |host| host.value.0);
-        pool.device.power.as_ref().map(|own| (own.value.0 + host) * pool.devices() as f64 / 1e3)
+        pool.device.power.as_ref().map(|own| (own.value.0 * of_limit + host) * pool.devices() as f64 / 1e3)
     };
     cluster.pools.iter().map(power).sum::<Option<f64>>().map(|site| site * cluster.sites() as f64)
 }
@@ -184,19 +206,39 @@ pub fn mtbf(cluster: &Cluster) -> Option<Seconds> {
 /// Simulated runs behind [`Training::days_p90`].
 const RUNS: usize = 200;
 
-/// A job's training on all devices of a cluster, at `step` a step.
-pub fn days_to_train(step: Seconds, job: &Job, cluster: &Cluster) -> Training {
+/// What writing and restarting take on a cluster, and from which figures.
+struct Habits {
+    storage: Figure<ByteRate>,
+    detect: Figure<Seconds>,
+    bytes: Bytes,
+    write: Seconds,
+    restart: Seconds,
+}
+
+impl Habits {
+    fn of(job: &Job, cluster: &Cluster) -> Habits {
+        let slowest = |pool: &Machine| pool.system.storage.clone().unwrap_or_else(usual_storage);
+        let storage = cluster.pools.iter().map(slowest).min_by(|a, b| a.value.0.total_cmp(&b.value.0));
+        let storage = storage.unwrap_or_else(usual_storage);
+        let longest = |pool: &Machine| pool.system.restart.clone().unwrap_or_else(usual_restart);
+        let detect = cluster.pools.iter().map(longest).max_by(|a, b| a.value.0.total_cmp(&b.value.0));
+        let detect = detect.unwrap_or_else(usual_restart);
+        let bytes = checkpoint_bytes(job);
+        // Sites keep their own copies.
+        let write = bytes / (storage.value * cluster.devices() as f64);
+        Habits { restart: detect.value + write, storage, detect, bytes, write }
+    }
+
+    fn failing(&self, cluster: &Cluster) -> Option<Failing> {
+        let Habits { write, restart, .. } = *self;
+        mtbf(cluster).map(|mtbf| Failing { mtbf, write, restart })
+    }
+}
+
+/// A job's training on all devices of a cluster, at `step` a step, of which devices compute for a share `busy`.
+pub fn days_to_train(step: Seconds, busy: f64, job: &Job, cluster: &Cluster) -> Training {
     let work = step * job.steps as f64;
-    let bytes = checkpoint_bytes(job);
-    let slowest = |pool: &Machine| pool.system.storage.clone().unwrap_or_else(usual_storage);
-    let storage = cluster.pools.iter().map(slowest).min_by(|a, b| a.value.0.total_cmp(&b.value.0));
-    let storage = storage.unwrap_or_else(usual_storage);
-    let longest = |pool: &Machine| pool.system.restart.clone().unwrap_or_else(usual_restart);
-    let detect = cluster.pools.iter().map(longest).max_by(|a, b| a.value.0.total_cmp(&b.value.0));
-    let detect = detect.unwrap_or_else(usual_restart);
-    // Sites keep their own copies.
-    let write = bytes / (storage.value * cluster.devices() as f64);
-    let restart = detect.value + write;
+    let habits = Habits::of(job, cluster);
     let mut training = Training {
         steps: job.steps,
         days_without_failures: days(work.0),
@@ -204,24 +246,74 @@ pub fn days_to_train(step: Seconds, job: &Job, cluster: &Cluster) -> Training {
         goodput: 1.0,
         mtbf_s: None,
         failures: 0.0,
-        checkpoint_bytes: bytes.0,
-        checkpoint_write_s: write.0,
-        restart_s: restart.0,
+        checkpoint_bytes: habits.bytes.0,
+        checkpoint_write_s: habits.write.0,
+        restart_s: habits.restart.0,
         checkpoint_every_steps: None,
         days_p90: days(work.0),
         dollars: None,
         energy_kwh: None,
         assumptions: Vec::new(),
     };
-    match mtbf(cluster) {
-        Some(mtbf) => training.fail(Failing { mtbf, write, restart }, step, work),
+    match habits.failing(cluster) {
+        Some(failing) => training.fail(failing, step, work),
         None => training.assumptions.push("no `mtbf` in the device's profile: nothing fails".to_owned()),
     }
     let hours = training.days * 24.0;
     training.dollars = dollars_per_hour(cluster).map(|rate| rate * hours);
-    training.energy_kwh = kilowatts(cluster).map(|power| power * hours);
-    training.assume(cluster, &storage, &detect);
+    training.energy_kwh = kilowatts(cluster, busy).map(|power| power * hours);
+    training.assume(cluster, &habits.storage, &habits.detect);
     training
+}
+
+/// What no training undercuts whose steps take at least some time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Least {
+    /// Expected.
+    pub days: f64,
+    /// None where a system has no price.
+    pub dollars: Option<f64>,
+    /// Devices wait for as long as they need not compute; none where a device's power is unknown.
+    pub energy_kwh: Option<f64>,
+}
+
+/// What no training of a job on all devices of a cluster undercuts, if no step is shorter than `step`.
+pub fn least_training(step: Seconds, job: &Job, cluster: &Cluster) -> Least {
+    let longer = Habits::of(job, cluster).failing(cluster).map_or(1.0, |failing| failing.least());
+    let days = days(step.0 * job.steps as f64) * longer;
+    let busy = (least_busy(job, cluster) / step.0).min(1.0);
+    Least {
+        days,
+        dollars: dollars_per_hour(cluster).map(|rate| rate * days * 24.0),
+        energy_kwh: kilowatts(cluster, busy).map(|power| power * days * 24.0),
+    }
+}
+
+/// Seconds of a step for which devices compute at the least, in the mean: its matmuls at the rate that none exceeds.
+fn least_busy(job: &Job, cluster: &Cluster) -> f64 {
+    // What curves price has no greatest rate, and what two streams do is not counted.
+    if job.target() > 0 || cluster.pools.iter().any(|pool| !pool.device.curves.is_empty()) {
+        return 0.0;
+    }
+    let fastest = |pool: &Machine| {
+        let alone = Cluster { pools: vec![pool.clone()], wan: None };
+        Prices::new(&alone, Mesh::ONE, job.precision).and_then(|prices| prices.fastest_flops())
+    };
+    let Ok(rates) = cluster.pools.iter().map(fastest).collect::<Result<Vec<f64>, _>>() else { return 0.0 };
+    let fastest = rates.into_iter().fold(0.0, f64::max);
+    matmul_flops(job) / (fastest * (cluster.devices() * cluster.sites()) as f64)
+}
+
+/// FLOPs of a step's matmuls with weights, forward and backward, without what experts have no room for.
+fn matmul_flops(job: &Job) -> f64 {
+    let shape = Shape::from(&job.model);
+    let linears = |all: Vec<crate::shape::Linear>| all.iter().map(|one| one.inputs * one.outputs).sum::<f64>();
+    let (layers, routed) = (job.model.depth() as f64, shape.expert_share());
+    let dense = linears(shape.attention_linears()) + (1.0 - routed) * linears(shape.ffn_linears(shape.ffn as f64));
+    let experts = |e: &crate::shape::Experts| 0.9 * e.top_k as f64 * shape.expert_parameters(e);
+    let experts = routed * shape.experts.as_ref().map_or(0.0, experts);
+    let head = if job.model.causal() { (job.model.vocab * job.model.hidden) as f64 } else { 0.0 };
+    6.0 * (layers * (dense + experts) + head) * job.tokens_per_step() as f64
 }
 
 fn days(seconds: f64) -> f64 {
@@ -260,7 +352,11 @@ impl Training {
             seen.push("a failure anywhere stops all sites".to_owned());
         }
         if self.energy_kwh.is_some() {
-            seen.push("energy at the devices' power limit, with hosts, without cooling".to_owned());
+            let waiting = 100.0 * WAITING_POWER;
+            seen.push(format!(
+                "energy at the devices' power limit while they compute and {waiting:.0} % of it while they wait, with hosts, \
+                 without cooling (Patel et al. 2024)"
+            ));
         }
         self.assumptions.extend(seen);
     }

@@ -4,10 +4,11 @@
 //!
 //! Invariant: a `Model` and a `Job` that were read satisfy their `check`; they name no hardware and no partitioning.
 
-use meshwright_hardware::units::Precision;
+use meshwright_hardware::units::{Precision, Tokens};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Fault, PlanError};
+use crate::goal::Goal;
 use crate::search::Fix;
 use crate::shape::{Family, Shape, USUAL_TARGET};
 
@@ -177,6 +178,9 @@ pub struct Job {
     /// Decisions that a search is not to change.
     #[serde(default, skip_serializing_if = "Fix::is_empty")]
     pub fix: Fix,
+    /// What a plan for it is to be good at.
+    #[serde(default, skip_serializing_if = "Goal::is_empty")]
+    pub goal: Goal,
 }
 
 /// Tokens of a sequence that an encoder has to guess: 15 % (Devlin et al. 2019, §3.1).
@@ -192,12 +196,40 @@ fn usual_steps() -> usize {
     1000
 }
 
+/// Whether a job file gives its steps, which have a default.
+fn says_steps(text: &str) -> bool {
+    toml::from_str::<toml::Table>(text).is_ok_and(|table| table.contains_key("steps"))
+}
+
+/// Whether a job file says how long to train: by steps or by tokens.
+pub fn says_length(text: &str) -> bool {
+    let tokens = |table: &toml::Table| table.get("goal").is_some_and(|goal| goal.get("tokens").is_some());
+    toml::from_str::<toml::Table>(text).is_ok_and(|table| table.contains_key("steps") || tokens(&table))
+}
+
 impl Job {
     /// Reads a job file; errors name file, line, key and value.
     pub fn from_toml(file: &str, text: &str) -> Result<Job, PlanError> {
-        let job: Job = toml::from_str(text).map_err(|error| PlanError::of_toml(file, text, &error))?;
+        let mut job: Job = toml::from_str(text).map_err(|error| PlanError::of_toml(file, text, &error))?;
+        if let Some(tokens) = job.goal.tokens.filter(|_| says_steps(text)) {
+            let problem = format!("`goal.tokens` is {tokens} already: give one of the two");
+            return Err(PlanError::of_fault(file, text, Fault::new("steps", job.steps, problem)));
+        }
         job.check().map_err(|fault| PlanError::of_fault(file, text, fault))?;
+        job.settle();
         Ok(job)
+    }
+
+    /// Makes `steps` as many as the goal's tokens take, if it names any.
+    pub fn settle(&mut self) {
+        if let Some(tokens) = self.goal.tokens {
+            self.steps = (tokens.0 / self.tokens_per_step() as f64).ceil().max(1.0) as usize;
+        }
+    }
+
+    /// Tokens of all steps.
+    pub fn tokens(&self) -> Tokens {
+        Tokens(self.tokens_per_step() as f64 * self.steps as f64)
     }
 
     /// Refuses a job that no plan could run.
@@ -223,6 +255,7 @@ impl Job {
         {
             return Err(Fault::new(&format!("optimizer.{key}"), value, "it must be in [0, 1)"));
         }
+        self.goal.check()?;
         match self.precision {
             Precision::Fp32 | Precision::Tf32 | Precision::Bf16 | Precision::Fp16 | Precision::Fp8 => Ok(()),
             Precision::Fp4 | Precision::Int8 => {

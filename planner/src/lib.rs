@@ -7,6 +7,7 @@
 pub mod error;
 pub mod estimate;
 pub mod explain;
+pub mod goal;
 pub mod goodput;
 pub mod job;
 pub mod lower;

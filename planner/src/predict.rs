@@ -150,6 +150,11 @@ impl Figures {
         self.bubble_fraction /= longer;
     }
 
+    /// Share of the ranks' time in which they compute.
+    pub fn busy(&self) -> f64 {
+        1.0 - self.bubble_fraction
+    }
+
     /// Step time, in its type.
     pub fn step_time(&self) -> Seconds {
         Seconds(self.step_time_s)

@@ -22,7 +22,7 @@ use crate::job::Job;
 use crate::lower::{Blocks, Layout, Pieces};
 use crate::plan::Plan;
 use crate::predict::predict;
-use crate::search::{Fix, Found, USABLE_MEMORY, search};
+use crate::search::{Fix, Found, Manner, search_so};
 
 /// How sites share their work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -156,7 +156,19 @@ pub fn outer(plan: &Plan, cluster: &Cluster, inner: Seconds) -> Result<Option<Ou
 /// The best plans for a job on a cluster; on one of several sites, the best of a site with its share of the batch, which meet
 /// as `sites` says, or as usual.
 pub fn decide(job: &Job, cluster: &Cluster, sites: Option<Sites>, fix: &Fix, top: usize) -> Result<Found, PlanError> {
-    let Some(wan) = cluster.wan else { return search(job, cluster, fix, top) };
+    decide_so(job, cluster, sites, fix, top, &Manner::FULL)
+}
+
+/// The same, by searches in some manner.
+pub fn decide_so(
+    job: &Job,
+    cluster: &Cluster,
+    sites: Option<Sites>,
+    fix: &Fix,
+    top: usize,
+    so: &Manner,
+) -> Result<Found, PlanError> {
+    let Some(wan) = cluster.wan else { return search_so(job, cluster, fix, top, so) };
     let sites = sites.unwrap_or(Sites::usual(wan.sites));
     if !job.global_batch.is_multiple_of(sites.count) {
         let considered = 1;
@@ -166,13 +178,14 @@ pub fn decide(job: &Job, cluster: &Cluster, sites: Option<Sites>, fix: &Fix, top
     let own = Job { global_batch: job.global_batch / sites.count, ..job.clone() };
     let site = Cluster { wan: None, ..cluster.clone() };
     // What the outer state needs is known only then: a few more, of which some may not fit.
-    let mut found = search(&own, &site, fix, top + 8)?;
-    let usable = site.pools.iter().map(|pool| pool.device.memory.value.0).min().unwrap_or(0) as f64 * USABLE_MEMORY;
+    // And a step that is short enough inside a site may be too long with its meetings.
+    let mut found = search_so(&own, &site, fix, top + 8, &Manner { enough: 0.0, ..*so })?;
+    let usable = job.goal.usable(site.pools.iter().map(|pool| pool.device.memory.value.0).min().unwrap_or(0));
     let mut best = Vec::new();
     for (plan, _) in std::mem::take(&mut found.best) {
         let plan = Plan { sites: Some(sites), job: job.clone(), ..plan };
         let predicted = predict(&plan, cluster)?;
-        let fits = predicted.figures.peak_memory_bytes as f64 <= usable;
+        let fits = predicted.figures.peak_memory_bytes <= usable;
         match fits && best.len() < top {
             true => best.push((plan, predicted)),
             false => {

@@ -16,6 +16,7 @@ pub fn tiny_job(model: Model) -> Job {
         model,
         optimizer: Optimizer::default(),
         fix: Default::default(),
+        goal: Default::default(),
     }
 }
 

@@ -95,6 +95,7 @@ impl Demo {
             model: models::load("demo-10m")?,
             optimizer,
             fix: Default::default(),
+            goal: Default::default(),
         };
         // Attention to other ranks' keys is not among the ops that are timed.
         let fix = Fix { cp: Some(1), ..Fix::default() };

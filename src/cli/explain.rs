@@ -113,14 +113,30 @@ fn shown(explained: &Explanation) -> Vec<usize> {
     stages
 }
 
-fn heading(stages: &[usize], width: usize) -> String {
-    stages.iter().map(|stage| format!("{:>width$}", format!("stage {stage}"))).collect()
+/// The heads of columns; of places, where a stage has several.
+fn heading(explained: &Explanation, shown: &[usize], width: usize) -> String {
+    let what = if has_places(explained) { "place" } else { "stage" };
+    shown.iter().map(|at| format!("{:>width$}", format!("{what} {at}"))).collect()
+}
+
+/// Whether some stage has replicas that are unlike, so that it has several columns.
+fn has_places(explained: &Explanation) -> bool {
+    explained.places.iter().enumerate().any(|(at, place)| at != place.stage)
+}
+
+/// A column's stage, and where it is one of several, its replicas and devices.
+fn name(explained: &Explanation, at: usize) -> String {
+    let place = &explained.places[at];
+    match has_places(explained) {
+        true => format!("stage {} of {} replicas on {}", place.stage, place.replicas, place.device),
+        false => format!("stage {at}"),
+    }
 }
 
 fn print_time(explained: &Explanation) {
     let stages = shown(explained);
     println!("\nwhere a step's time goes, predicted");
-    println!("{:<14}{:>9}{:>8}{}", "", "mean", "share", heading(&stages, 9));
+    println!("{:<14}{:>9}{:>8}{}", "", "mean", "share", heading(explained, &stages, 9));
     for cause in Cause::ALL {
         let mean = StageTime::mean(&explained.stages, cause);
         if explained.stages.iter().all(|stage| stage.nanos(cause) == 0) {
@@ -132,12 +148,15 @@ fn print_time(explained: &Explanation) {
         let each: String = stages.iter().map(of).collect();
         println!("{name:<14}{:>9}{share:>6.1} %{each}", Seconds(mean).to_string());
     }
+    if has_places(explained) {
+        stages.iter().for_each(|&at| println!("   place {at}: {}", name(explained, at)));
+    }
 }
 
 fn print_memory(explained: &Explanation) {
     let stages = shown(explained);
     println!("\nwhere a rank's bytes go, predicted");
-    println!("{:<14}{}", "", heading(&stages, 10));
+    println!("{:<14}{}", "", heading(explained, &stages, 10));
     let row = |name: &str, of: &dyn Fn(usize) -> u64| {
         let each: String = stages.iter().map(|&stage| format!("{:>10}", Bytes(of(stage)).to_string())).collect();
         println!("{name:<14}{each}");
@@ -163,11 +182,15 @@ fn print_binding(explained: &Explanation) {
     };
     println!("\nwhat binds, predicted");
     let busy = Seconds(binding.busy_s);
-    println!("   stage {} sets the pace: busy for {busy} of a step, most of it {limit}", binding.bottleneck_stage);
+    println!(
+        "   {} sets the pace: busy for {busy} of a step, most of it {limit}",
+        name(explained, binding.bottleneck_stage)
+    );
     let left = Bytes(binding.headroom_bytes.unsigned_abs());
+    let fullest = name(explained, binding.memory_stage);
     match binding.headroom_bytes {
-        0.. => println!("   memory: stage {} has least left, {left}", binding.memory_stage),
-        _ => println!("   memory: stage {} does not fit: it needs {left} more", binding.memory_stage),
+        0.. => println!("   memory: {fullest} has least left, {left}"),
+        _ => println!("   memory: {fullest} does not fit: it needs {left} more"),
     }
     if let Some(link) = binding.link {
         let exposed = Seconds(link.exposed_s);
@@ -175,6 +198,7 @@ fn print_binding(explained: &Explanation) {
     }
 }
 
+/// Dollars, with as many digits as they deserve.
 fn money(dollars: f64) -> String {
     let sign = if dollars < 0.0 { "-" } else { "" };
     match dollars.abs() {
@@ -191,7 +215,7 @@ fn print_prices(prices: &[ShadowPrice], cluster: &Cluster) {
             println!("   at {} a device-hour: {}", price.value, price.source);
         }
     }
-    println!("{:<34}{:<10}{:>11}{:>10}{:>12}{:>14}", "", "decided", "tokens/s", "$/hour", "$/M tokens", "$ of the job");
+    println!("{:<42}{:<10}{:>11}{:>10}{:>12}{:>14}", "", "decided", "tokens/s", "$/hour", "$/M tokens", "$ of the job");
     for price in prices {
         let decided = match price.decided {
             Decided::Held => "held",
@@ -201,7 +225,7 @@ fn print_prices(prices: &[ShadowPrice], cluster: &Cluster) {
         let cell = |value: Option<f64>| value.map_or("–".to_owned(), money);
         let (hour, token, job) = (price.dollars_per_hour, price.dollars_per_m_tokens, price.job_dollars);
         println!(
-            "{:<34}{decided:<10}{:>+11.0}{:>10}{:>12}{:>14}",
+            "{:<42}{decided:<10}{:>+11.0}{:>10}{:>12}{:>14}",
             price.more,
             price.tokens_per_s,
             cell(hour),
@@ -259,7 +283,7 @@ fn print_training(training: &Training) {
 }
 
 /// A count with as many digits as it deserves.
-fn brief(number: f64) -> String {
+pub fn brief(number: f64) -> String {
     match number.abs() {
         size if size >= 100.0 => format!("{number:.0}"),
         size if size >= 1.0 => format!("{number:.1}"),

@@ -5,8 +5,10 @@
 mod demo;
 mod explain;
 mod gains;
+mod goal;
 mod hardware;
 mod plan;
+mod progress;
 mod report;
 mod train;
 mod validate;

@@ -3,16 +3,19 @@
 use clap::Args;
 use meshwright_hardware::profile::Cluster;
 use meshwright_hardware::units::{Bytes, Precision};
-use meshwright_planner::job::{Job, Optimizer};
+use meshwright_planner::PlanError;
+use meshwright_planner::goal::{Chosen, advise, advise_limits, choose, missed};
+use meshwright_planner::job::{Job, Optimizer, says_length};
 use meshwright_planner::models;
 use meshwright_planner::plan::Plan;
 use meshwright_planner::predict::{Figures, predict};
-use meshwright_planner::search::{Fix, Found};
+use meshwright_planner::search::Fix;
 use meshwright_planner::sites;
 use serde_json::json;
 
 use super::explain::print_sites;
-
+use super::goal::{GoalArguments, Names, advice_text, chosen_json, print_front, print_gap, print_training};
+use super::progress::Line;
 use crate::failure::Failure;
 use crate::runs::write_whole;
 
@@ -60,6 +63,8 @@ pub struct PlanCommand {
     /// Only plans with this many sequences a microbatch
     #[arg(long)]
     microbatch: Option<usize>,
+    #[command(flatten)]
+    goal: GoalArguments,
     /// How many plans to show
     #[arg(long, default_value_t = 3)]
     top: usize,
@@ -74,24 +79,81 @@ pub struct PlanCommand {
 impl PlanCommand {
     /// Searches and prints.
     pub fn run(self) -> Result<(), Failure> {
-        let job = self.job()?;
-        let cluster = Cluster::parse(&self.cluster)?;
+        let (job, known) = self.job()?;
+        let mut cluster = Cluster::parse(&self.cluster)?;
+        self.goal.amend(&mut cluster);
         let fix = self.fix(&job.fix);
         check_fix(&job, &cluster, &fix)?;
-        let found = sites::decide(&job, &cluster, None, &fix, self.top.max(1))?;
+        let chosen = self.choose(&job, &cluster, &fix)?;
+        let first = &chosen.best[0];
         if let Some(path) = &self.output {
-            write_whole(path, &found.best[0].0.to_toml())?;
+            write_whole(path, &first.plan.to_toml())?;
         }
+        let names = Names { whole: &cluster, text: &self.cluster };
         if self.json {
-            println!("{}", to_json(&found));
+            println!("{}", chosen_json(&chosen, &job.goal, &names));
         } else {
-            print_found(&job, &self.cluster, &found);
+            self.print(&job, known, &chosen, &names);
+            let cluster = names.of(&first.cluster);
             match &self.output {
-                Some(path) => println!("\nnext: meshwright simulate {} --cluster \"{}\"", path.display(), self.cluster),
+                Some(path) => println!("\nnext: meshwright simulate {} --cluster \"{cluster}\"", path.display()),
                 None => println!("\nnext: add -o plan.toml to keep the best one"),
             }
         }
         Ok(())
+    }
+
+    /// Searches. Where nothing fits, or nothing keeps the limits, the failure says what would do.
+    fn choose(&self, job: &Job, cluster: &Cluster, fix: &Fix) -> Result<Chosen, Failure> {
+        let line = Line::new();
+        let help = "looking for what would do …";
+        let (message, rejected, advice) =
+            match choose(job, cluster, fix, self.top, &|cluster, progress| line.show(cluster, progress)) {
+                Ok(chosen) if !chosen.best.is_empty() => return Ok(chosen),
+                Ok(chosen) => {
+                    line.say(help);
+                    let advice = advise_limits(job, cluster, fix, &chosen);
+                    (missed(job, &chosen), chosen.rejected, advice)
+                }
+                Err(PlanError::Infeasible { considered, rejected }) => {
+                    line.say(help);
+                    let advice = advise(job, cluster, fix);
+                    let error = PlanError::Infeasible { considered, rejected: rejected.clone() };
+                    (error.to_string(), rejected, advice)
+                }
+                Err(error) => return Err(error.into()),
+            };
+        drop(line);
+        if self.json {
+            println!("{}", json!({ "error": message, "rejected": rejected, "advice": advice }));
+        }
+        Err(Failure { message: message + &advice_text(&advice, job), code: 3 })
+    }
+
+    fn print(&self, job: &Job, known: bool, chosen: &Chosen, names: &Names) {
+        let parameters = job.model.parameters(job.seq) as f64 / 1e9;
+        println!(
+            "{} ({parameters:.3} B parameters), {} sequences of {} tokens a step, {}, on {}",
+            job.model.name, job.global_batch, job.seq, job.precision, self.cluster
+        );
+        let in_part = chosen.best.iter().any(|offer| offer.cluster != *names.whole);
+        for (place, offer) in chosen.best.iter().enumerate() {
+            println!("\n{}. {}", place + 1, offer.plan.summary());
+            if in_part {
+                let devices = offer.cluster.devices() * offer.cluster.sites();
+                println!("   on      {:>12}   {}", format!("{devices} devices"), names.of(&offer.cluster));
+            }
+            print_figures(&offer.figures);
+            print_training(offer, known);
+        }
+        println!("\n{} considered, {} simulated, {:.2} s", chosen.considered, chosen.simulated, chosen.seconds);
+        print_gap(chosen, &job.goal);
+        let mut reasons: Vec<_> = chosen.rejected.iter().collect();
+        reasons.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+        for (reason, count) in reasons {
+            println!("  {count:>6} {reason}");
+        }
+        print_front(chosen, names);
     }
 
     /// What the job fixes, and the command line over it.
@@ -109,17 +171,33 @@ impl PlanCommand {
         }
     }
 
-    fn job(&self) -> Result<Job, Failure> {
-        let mut job = read_job(&self.job, self.seq, self.global_batch)?;
+    /// The job, and whether it is known how long to train.
+    fn job(&self) -> Result<(Job, bool), Failure> {
+        let (mut job, known) = read_job(&self.job, self.seq, self.global_batch)?;
         job.precision = self.precision.unwrap_or(job.precision);
-        job.steps = self.steps.unwrap_or(job.steps);
-        job.check().map_err(|f| Failure::input(format!("`{}` is {}: {}", f.key, f.value, f.problem)))?;
-        Ok(job)
+        job.goal = self.goal.over(&job.goal);
+        let fault = |f: meshwright_planner::error::Fault| Failure::input(f.to_string());
+        job.goal.check().map_err(fault)?;
+        match self.steps {
+            Some(steps) => (job.steps, job.goal.tokens) = (steps, None),
+            None => job.settle(),
+        }
+        // Steps say it from here on.
+        job.goal.tokens = None;
+        job.check().map_err(fault)?;
+        let known = known || self.steps.is_some() || self.goal.says_tokens();
+        if job.goal.limits_training() && !known {
+            let what = if job.goal.deadline.is_some() { "deadline" } else { "budget" };
+            return Err(Failure::input(format!(
+                "a {what} is for a whole training run: give --tokens, as `300G`, or --steps"
+            )));
+        }
+        Ok((job, known))
     }
 }
 
-/// A job of a job file, or of a model and two figures.
-fn read_job(name: &str, seq: Option<usize>, global_batch: Option<usize>) -> Result<Job, Failure> {
+/// A job of a job file, or of a model and two figures; and whether it says how long to train.
+fn read_job(name: &str, seq: Option<usize>, global_batch: Option<usize>) -> Result<(Job, bool), Failure> {
     if name.ends_with(".toml") {
         let text =
             std::fs::read_to_string(name).map_err(|error| Failure::input(format!("cannot read {name}: {error}")))?;
@@ -127,12 +205,12 @@ fn read_job(name: &str, seq: Option<usize>, global_batch: Option<usize>) -> Resu
             let mut job = Job::from_toml(name, &text)?;
             job.seq = seq.unwrap_or(job.seq);
             job.global_batch = global_batch.unwrap_or(job.global_batch);
-            return Ok(job);
+            return Ok((job, says_length(&text)));
         }
     }
     let model = models::load(name)?;
     let needs = |what: &str| Failure::input(format!("`{name}` is a model, not a job: give --{what}"));
-    Ok(Job {
+    let job = Job {
         seq: seq.ok_or_else(|| needs("seq"))?,
         target_seq: None,
         global_batch: global_batch.ok_or_else(|| needs("global-batch"))?,
@@ -142,7 +220,9 @@ fn read_job(name: &str, seq: Option<usize>, global_batch: Option<usize>) -> Resu
         model,
         optimizer: Optimizer::default(),
         fix: Fix::default(),
-    })
+        goal: Default::default(),
+    };
+    Ok((job, false))
 }
 
 /// A fixed axis that can never be is the user's mistake, not an empty search.
@@ -170,44 +250,11 @@ fn check_fix(job: &Job, cluster: &Cluster, fix: &Fix) -> Result<(), Failure> {
     Ok(())
 }
 
-fn to_json(found: &Found) -> serde_json::Value {
-    let (plan, predicted) = &found.best[0];
-    let mut all = figures_json(plan, &predicted.figures);
-    all["search"] = json!({
-        "considered": found.considered, "rejected": found.rejected, "simulated": found.simulated,
-        "seconds": found.seconds,
-    });
-    all["gap"] = json!(found.gap());
-    all["bound_step_time_s"] = json!(found.bound);
-    let others = found.best[1..].iter().map(|(plan, predicted)| figures_json(plan, &predicted.figures));
-    all["alternatives"] = others.collect();
-    all
-}
-
 /// The figures of a plan with the plan, for scripts.
 pub fn figures_json(plan: &Plan, figures: &Figures) -> serde_json::Value {
     let mut all = serde_json::to_value(figures).expect("figures are numbers");
     all["plan"] = serde_json::to_value(plan).expect("a plan is tables of strings and numbers");
     all
-}
-
-fn print_found(job: &Job, cluster: &str, found: &Found) {
-    let parameters = job.model.parameters(job.seq) as f64 / 1e9;
-    println!(
-        "{} ({parameters:.3} B parameters), {} sequences of {} tokens a step, {}, on {cluster}",
-        job.model.name, job.global_batch, job.seq, job.precision
-    );
-    for (place, (plan, predicted)) in found.best.iter().enumerate() {
-        println!("\n{}. {}", place + 1, plan.summary());
-        print_figures(&predicted.figures);
-    }
-    println!("\n{} considered, {} simulated, {:.2} s", found.considered, found.simulated, found.seconds);
-    println!("no plan of the space is faster than the first by more than {:.1} %", found.gap() * 100.0);
-    let mut reasons: Vec<_> = found.rejected.iter().collect();
-    reasons.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
-    for (reason, count) in reasons {
-        println!("  {count:>6} {reason}");
-    }
 }
 
 /// A prediction for people.

@@ -8,6 +8,7 @@ use meshwright_hardware::mesh::{Mesh, Order};
 use meshwright_hardware::profile::Cluster;
 use meshwright_planner::error::PlanError;
 use meshwright_planner::estimate::{self, Layout, Recompute, layers_of};
+use meshwright_planner::goal::Goal;
 use meshwright_planner::job::{Dress, Job, Model, Optimizer};
 use meshwright_planner::plan::{Plan, Schedule, Stage};
 use meshwright_planner::predict::predict;
@@ -75,6 +76,7 @@ pub fn simulated(run: &Run) -> Result<(Plan, Cluster), Skip> {
         model: model(&run.shape)?,
         optimizer: Optimizer::default(),
         fix: Fix::default(),
+        goal: Goal::default(),
     };
     let plan = plan(&layout, job)?;
     plan.check().map_err(|_| Skip("its plan is none that programs are made of"))?;

@@ -53,6 +53,15 @@ impl Machine {
         self.nodes * self.system.count
     }
 
+    /// What [`Cluster::parse`] reads as this pool, if the catalog has its system; else how many of which system.
+    pub fn words(&self) -> String {
+        let usual = catalog().systems.iter().find(|system| system.name == self.system.name);
+        match usual {
+            Some(usual) if usual.count != self.system.count => format!("{}x {}", self.devices(), self.device.name),
+            _ => format!("{}x {}", self.nodes, self.system.name),
+        }
+    }
+
     /// Reads a machine file; errors name `file`, line, key and value.
     pub fn from_toml(file: &str, text: &str) -> Result<Self, ProfileError> {
         let machine: Machine = toml::from_str(text).map_err(|error| ProfileError::of_toml(file, text, &error))?;
@@ -157,6 +166,19 @@ impl Cluster {
     /// The pool whose device a rank is, if there is one.
     pub fn pool_of(&self, rank: usize) -> Option<usize> {
         self.ranks().position(|ranks| ranks.contains(&rank))
+    }
+}
+
+impl std::fmt::Display for Cluster {
+    /// What [`Cluster::parse`] reads, of pools from the catalog.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let pools = self.pools.iter().map(Machine::words).collect::<Vec<_>>().join(" + ");
+        match self.wan {
+            None => f.pad(&pools),
+            Some(Wan { sites, bandwidth, latency }) => {
+                f.pad(&format!("{sites}x({pools}) @ {} {}", bandwidth.exact(), latency.exact()))
+            }
+        }
     }
 }
 

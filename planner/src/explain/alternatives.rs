@@ -57,12 +57,12 @@ fn weigh(change: &Change, plan: Plan, cluster: &Cluster, seen: &Seen) -> Result<
     if let Err(fault) = plan.check() {
         return Ok(cannot(String::new(), format!("`{}` is {}: {}", fault.key, fault.value, fault.problem)));
     }
-    let usable = usable(&plan, cluster);
     let plan = match change.keeps_stages {
         true => plan,
-        false => match fit(plan.clone(), &usable) {
-            Ok(plan) => plan,
-            Err(tight) => return Ok(cannot(summary(&plan), tight.to_string())),
+        false => match usable(&plan, cluster).map(|usable| fit(plan.clone(), &usable)) {
+            Ok(Ok(plan)) => plan,
+            Ok(Err(tight)) => return Ok(cannot(summary(&plan), tight.to_string())),
+            Err(problem) => return Ok(cannot(summary(&plan), problem.to_string())),
         },
     };
     let other = match see(&plan, cluster) {
@@ -71,8 +71,10 @@ fn weigh(change: &Change, plan: Plan, cluster: &Cluster, seen: &Seen) -> Result<
         Err(PlanError::Price(problem)) => return Ok(cannot(summary(&plan), problem.to_string())),
         Err(error) => return Err(error),
     };
-    let over = other.memory.iter().zip(&usable).enumerate().find(|(_, (memory, usable))| memory.total() > **usable);
-    if let Some((stage, (memory, &usable))) = over {
+    let over =
+        other.memory.iter().zip(&other.usable).enumerate().find(|(_, (memory, usable))| memory.total() > **usable);
+    if let Some((place, (memory, &usable))) = over {
+        let stage = other.places[place].stage;
         let tight = super::refit::Tight { stage, bytes: memory.total(), usable };
         return Ok(cannot(summary(&plan), tight.to_string()));
     }

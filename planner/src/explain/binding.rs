@@ -40,11 +40,11 @@ pub struct Link {
 pub struct Binding {
     /// What the bottleneck stage spends most on.
     pub limit: Limit,
-    /// The stage that waits least for others.
+    /// The place of the stage that waits least for others.
     pub bottleneck_stage: usize,
     /// Of its step, what it does not wait for others.
     pub busy_s: f64,
-    /// The stage with least memory left.
+    /// The place of the stage with least memory left.
     pub memory_stage: usize,
     /// What it may declare and does not; below zero if it does not fit.
     pub headroom_bytes: i64,
@@ -53,10 +53,10 @@ pub struct Binding {
 }
 
 /// What binds a plan.
-pub fn of(plan: &Plan, cluster: &Cluster, seen: &Seen, usable: &[u64]) -> Result<Binding, PlanError> {
+pub fn of(plan: &Plan, cluster: &Cluster, seen: &Seen) -> Result<Binding, PlanError> {
     let stages = seen.time.iter().enumerate();
     let (bottleneck_stage, slowest) = stages.max_by_key(|(_, time)| time.busy()).expect("a plan has stages");
-    let left = seen.memory.iter().zip(usable).map(|(memory, &usable)| usable as i64 - memory.total() as i64);
+    let left = seen.memory.iter().zip(&seen.usable).map(|(memory, &usable)| usable as i64 - memory.total() as i64);
     let (memory_stage, headroom_bytes) = left.enumerate().min_by_key(|(_, left)| *left).expect("a plan has stages");
     let exposed: u64 = Cause::ALL.iter().filter(|c| c.is_exposed()).map(|&cause| slowest.nanos(cause)).sum();
     let bubble = slowest.nanos(Cause::Bubble);

@@ -11,7 +11,7 @@ mod refit;
 mod shadow;
 mod time;
 
-use meshwright_hardware::price::price;
+use meshwright_hardware::price::{Place, places, price};
 use meshwright_hardware::profile::Cluster;
 use serde::Serialize;
 
@@ -33,11 +33,13 @@ pub struct Explanation {
     /// The prediction.
     #[serde(flatten)]
     pub figures: Figures,
-    /// Where a step's time goes, by stage.
+    /// What the entries of the lists below stand for: one a stage, or where its replicas are unlike, several.
+    pub places: Vec<Seat>,
+    /// Where a step's time goes, by place.
     pub stages: Vec<StageTime>,
-    /// Where bytes go, by stage.
+    /// Where bytes go, by place.
     pub memory: Vec<StageMemory>,
-    /// Bytes that a rank may declare, by stage.
+    /// Bytes that a rank may declare, by place.
     pub usable_memory_bytes: Vec<u64>,
     /// What binds.
     pub binding: Binding,
@@ -51,15 +53,37 @@ pub struct Explanation {
     pub sites: Option<Outer>,
 }
 
+/// Ranks of a stage that do the same on the same devices.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Seat {
+    /// Their stage.
+    pub stage: usize,
+    /// Of how many replicas.
+    pub replicas: usize,
+    /// What they sit on.
+    pub device: String,
+}
+
+impl Seat {
+    fn of(place: &Place, cluster: &Cluster) -> Seat {
+        let names: Vec<&str> = place.devices(cluster).iter().map(|device| device.name.as_str()).collect();
+        Seat { stage: place.stage, replicas: place.replicas.len(), device: names.join(" and ") }
+    }
+}
+
 /// What a prediction shows of time and memory.
 #[derive(Clone, Debug)]
 pub struct Seen {
     /// The prediction.
     pub figures: Figures,
-    /// By stage.
+    /// What the entries of the lists below stand for.
+    pub places: Vec<Seat>,
+    /// By place.
     pub time: Vec<StageTime>,
-    /// By stage.
+    /// By place.
     pub memory: Vec<StageMemory>,
+    /// Bytes that a rank may declare, by place.
+    pub usable: Vec<u64>,
     /// Of meetings of sites.
     pub sites: Option<Outer>,
 }
@@ -71,29 +95,32 @@ pub fn see(plan: &Plan, cluster: &Cluster) -> Result<Seen, PlanError> {
     let durations = price(program, cluster, plan.job.precision)?;
     let overlap = cluster.pools.iter().all(|pool| pool.device.overlap);
     let mut time = time::split(program, &durations, &predicted.trace, overlap);
-    let memory = program.roles.iter().map(StageMemory::of).collect();
+    let seats = places(cluster, program.mesh, &program.classes)?;
+    let memory = seats.iter().map(|at| StageMemory::of(&program.roles[program.role(at.class, at.stage)])).collect();
+    let usable = seats.iter().map(|place| plan.job.goal.usable(place.capacity(cluster).0)).collect();
+    let places = seats.iter().map(|place| Seat::of(place, cluster)).collect();
     let sites = sites::outer(plan, cluster, predicted.trace.step_time().seconds())?;
     if let Some(outer) = &sites {
         let more = ((outer.step_s - outer.inner_step_s) * 1e9).round() as u64;
         time.iter_mut().for_each(|stage| stage.add(Cause::Sites, more));
     }
-    Ok(Seen { figures: predicted.figures, time, memory, sites })
+    Ok(Seen { figures: predicted.figures, places, time, memory, usable, sites })
 }
 
 /// Explains a plan; with `again`, also by searching on changed clusters.
 pub fn explain(plan: &Plan, cluster: &Cluster, again: bool) -> Result<Explanation, PlanError> {
     let seen = see(plan, cluster)?;
-    let usable_memory_bytes = refit::usable(plan, cluster);
-    let binding = binding::of(plan, cluster, &seen, &usable_memory_bytes)?;
+    let binding = binding::of(plan, cluster, &seen)?;
     let shadow_prices = shadow::shadow_prices(plan, cluster, &seen, again)?;
     let alternatives = alternatives::alternatives(plan, cluster, &seen)?;
-    let training = days_to_train(seen.figures.step_time(), &plan.job, cluster);
-    let Seen { figures, time, memory, sites } = seen;
+    let training = days_to_train(seen.figures.step_time(), seen.figures.busy(), &plan.job, cluster);
+    let Seen { figures, places, time, memory, usable, sites } = seen;
     Ok(Explanation {
         figures,
+        places,
         stages: time,
         memory,
-        usable_memory_bytes,
+        usable_memory_bytes: usable,
         binding,
         shadow_prices,
         alternatives,
@@ -103,7 +130,7 @@ pub fn explain(plan: &Plan, cluster: &Cluster, again: bool) -> Result<Explanatio
 }
 
 /// Maps over items on all cores, in their order.
-fn parallel<T: Sync, R: Send>(items: &[T], map: impl Fn(&T) -> R + Sync) -> Vec<R> {
+pub(crate) fn parallel<T: Sync, R: Send>(items: &[T], map: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get()).min(items.len().max(1));
     let every = |first: usize| items.iter().skip(first).step_by(threads).map(&map).collect::<Vec<R>>();
     let mut parts: Vec<_> = std::thread::scope(|scope| {

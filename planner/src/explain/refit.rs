@@ -2,6 +2,7 @@
 //!
 //! In: a plan whose decisions contradict its stages or memory. Out: the plan, or the stage that cannot fit.
 
+use meshwright_hardware::price::{PriceError, places};
 use meshwright_hardware::profile::Cluster;
 use meshwright_hardware::program::Lifetime;
 use meshwright_hardware::units::Bytes;
@@ -9,7 +10,6 @@ use meshwright_hardware::units::Bytes;
 use crate::lower::{Blocks, Layout, Pieces};
 use crate::plan::{Plan, Stage};
 use crate::schedule::Action;
-use crate::search::USABLE_MEMORY;
 
 /// A stage that does not fit, even if all its layers recompute everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,18 +29,14 @@ impl std::fmt::Display for Tight {
     }
 }
 
-/// Bytes that a rank of each stage may declare.
-pub fn usable(plan: &Plan, cluster: &Cluster) -> Vec<u64> {
-    let device = |stage| {
-        let mut rank = plan.mesh.rank(stage, 0, 0, 0);
-        let pool = cluster.pools.iter().find(|pool| {
-            let here = rank < pool.devices();
-            rank = rank.saturating_sub(pool.devices());
-            here
-        });
-        pool.unwrap_or(&cluster.pools[0]).device.memory.value.0
+/// Bytes that a rank of each stage may declare: on the smallest of the devices that its replicas sit on.
+pub fn usable(plan: &Plan, cluster: &Cluster) -> Result<Vec<u64>, PriceError> {
+    let places = places(cluster, plan.mesh, &plan.classes())?;
+    let least = |stage| {
+        let own = places.iter().filter(|place| place.stage == stage);
+        own.map(|place| place.capacity(cluster).0).min().unwrap_or(0)
     };
-    (0..plan.mesh.pp).map(|stage| (device(stage) as f64 * USABLE_MEMORY) as u64).collect()
+    Ok((0..plan.mesh.pp).map(|stage| plan.job.goal.usable(least(stage))).collect())
 }
 
 /// The plan with its layers spread evenly over as many stages as it has; what is left over goes to the middle, for the

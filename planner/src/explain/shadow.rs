@@ -33,8 +33,8 @@ pub enum Decided {
 /// What more of something is worth.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ShadowPrice {
-    /// More of what.
-    pub more: &'static str,
+    /// More of what; where there are several pools, of which.
+    pub more: String,
     /// What was decided again.
     pub decided: Decided,
     /// The step with it.
@@ -75,13 +75,13 @@ struct Books<'a> {
 
 impl Books<'_> {
     /// The price of a gain over `from` tokens a second on a cluster that costs `dearer` times as much.
-    fn entry(&self, more: &'static str, decided: Decided, (from, to): (f64, f64), dearer: f64) -> ShadowPrice {
+    fn entry(&self, more: impl Into<String>, decided: Decided, (from, to): (f64, f64), dearer: f64) -> ShadowPrice {
         let hour = dollars_per_hour(self.cluster);
         let a_token = |tokens_per_s: f64| hour.map(|hour| hour / 3600.0 / tokens_per_s);
         let saved = a_token(from).zip(a_token(to)).map(|(before, after)| before - after * dearer);
         let job_tokens = self.plan.job.tokens_per_step() as f64 * self.plan.job.steps as f64;
         ShadowPrice {
-            more,
+            more: more.into(),
             decided,
             step_time_s: self.plan.job.tokens_per_step() as f64 / to,
             tokens_per_s: to - from,
@@ -143,26 +143,37 @@ fn possible(plan: &Plan, cluster: &Cluster) -> Result<Option<f64>, PlanError> {
     }
 }
 
-/// The plan as it is on a cluster with faster parts.
+/// A part of a machine made faster.
+type Faster = fn(&mut Machine);
+
+/// The plan as it is on a cluster with faster parts: of each pool alone, where there are several.
 fn held(books: &Books) -> Result<Vec<ShadowPrice>, PlanError> {
     let cluster = books.cluster;
-    let mut faster = vec![
-        ("10 % more FLOP/s", with(cluster, |m| m.device.peak.values_mut().for_each(scale))),
-        ("10 % more memory bandwidth", with(cluster, |m| scale(&mut m.device.memory_bandwidth))),
-        ("10 % more scale-up bandwidth", with(cluster, |m| scale(&mut m.system.scale_up.bandwidth))),
+    let parts: [(&str, Faster); 4] = [
+        ("10 % more FLOP/s", |m| m.device.peak.values_mut().for_each(scale)),
+        ("10 % more memory bandwidth", |m| scale(&mut m.device.memory_bandwidth)),
+        ("10 % more scale-up bandwidth", |m| scale(&mut m.system.scale_up.bandwidth)),
+        ("10 % more scale-out bandwidth", |m| m.system.scale_out.iter_mut().for_each(|out| scale(&mut out.bandwidth))),
     ];
-    if cluster.pools.iter().any(|pool| pool.system.scale_out.is_some()) {
-        let out = |machine: &mut Machine| machine.system.scale_out.iter_mut().for_each(|out| scale(&mut out.bandwidth));
-        faster.push(("10 % more scale-out bandwidth", with(cluster, out)));
+    let mut faster = Vec::new();
+    for (at, (more, change)) in parts.into_iter().enumerate() {
+        for (pool, machine) in cluster.pools.iter().enumerate() {
+            if at == 3 && machine.system.scale_out.is_none() {
+                continue;
+            }
+            let mut changed = cluster.clone();
+            change(&mut changed.pools[pool]);
+            faster.push((of_pool(more, machine, cluster), changed));
+        }
     }
     if let Some(wan) = cluster.wan {
         let wan = Some(meshwright_hardware::profile::Wan { bandwidth: wan.bandwidth * MORE, ..wan });
-        faster.push(("10 % more bandwidth between sites", Cluster { wan, ..cluster.clone() }));
+        faster.push(("10 % more bandwidth between sites".to_owned(), Cluster { wan, ..cluster.clone() }));
     }
     let measured = is_measured(cluster);
     let priced = parallel(&faster, |(more, faster)| -> Result<ShadowPrice, PlanError> {
         let to = predict(books.plan, faster)?.figures.tokens_per_s;
-        let mut entry = books.entry(more, Decided::Held, (books.tokens_per_s, to), 1.0);
+        let mut entry = books.entry(more.as_str(), Decided::Held, (books.tokens_per_s, to), 1.0);
         if measured {
             entry.note =
                 "the device's times are measured whole: this part alone changes what no curve prices".to_owned();
@@ -177,7 +188,7 @@ fn refitted(books: &Books) -> Result<Option<ShadowPrice>, PlanError> {
     let (plan, cluster) = (books.plan, books.cluster);
     let tokens_with = |gigabytes: u64| -> Result<Option<f64>, PlanError> {
         let larger = more_memory(cluster, gigabytes);
-        match fit(plan.clone(), &usable(plan, &larger)) {
+        match fit(plan.clone(), &usable(plan, &larger)?) {
             Ok(fitted) => Ok(Some(predict(&fitted, &larger)?.figures.tokens_per_s)),
             Err(_) => Ok(None),
         }
@@ -185,7 +196,7 @@ fn refitted(books: &Books) -> Result<Option<ShadowPrice>, PlanError> {
     let from = tokens_with(0)?.unwrap_or(0.0).max(books.tokens_per_s);
     let to = tokens_with(1)?.unwrap_or(0.0).max(from);
     let mut entry = books.entry("1 GB more memory", Decided::Refitted, (from, to), 1.0);
-    let fitted = fit(plan.clone(), &usable(plan, cluster));
+    let fitted = fit(plan.clone(), &usable(plan, cluster)?);
     if let Err(tight) = fitted {
         entry.note = format!("not even full recompute fits: the plan {tight}");
     } else if fitted.is_ok_and(|fitted| fitted.stages.iter().all(|stage| stage.full + stage.selective == 0)) {
@@ -204,40 +215,38 @@ fn refitted(books: &Books) -> Result<Option<ShadowPrice>, PlanError> {
     Ok(Some(entry))
 }
 
-/// More memory and a node more, with the search's best before and after.
+/// What is more, and where there are several pools, of which.
+fn of_pool(more: &str, pool: &Machine, cluster: &Cluster) -> String {
+    if cluster.pools.len() > 1 { format!("{more}, {}", pool.device.name) } else { more.to_owned() }
+}
+
+/// More memory and a node more of each pool, with the search's best before and after.
 fn searched(books: &Books) -> Result<Vec<ShadowPrice>, PlanError> {
     let cluster = books.cluster;
-    let node = with_one_more_node(cluster);
-    let clusters = [cluster.clone(), more_memory(cluster, 1), node.clone()];
-    let best = parallel(&clusters, |cluster| decide(books.plan, cluster));
-    let mut best = best.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter();
-    let mut next = || best.next().flatten();
-    let (now, memory, larger) = (next(), next(), next());
-    let Some((from, plan)) = now else { return Ok(Vec::new()) };
-    let entry = |more, found: Option<(f64, String)>, dearer: f64| {
+    let mut clusters = vec![(String::new(), cluster.clone()), ("1 GB more memory".to_owned(), more_memory(cluster, 1))];
+    for (at, pool) in cluster.pools.iter().enumerate() {
+        let mut larger = cluster.clone();
+        larger.pools[at].nodes += 1;
+        clusters.push((of_pool("one more node", pool, cluster), larger));
+    }
+    let best = parallel(&clusters, |(_, cluster)| decide(books.plan, cluster));
+    let mut best = best.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().zip(clusters);
+    let Some((Some((from, plan)), _)) = best.next() else { return Ok(Vec::new()) };
+    let entry = |more: String, larger: &Cluster, found: Option<(f64, String)>| {
         let Some((to, changed)) = found.filter(|(to, _)| *to > from) else {
             // What brings nothing need not be bought.
             let note = format!("no plan beats {plan}");
             return ShadowPrice { note, ..books.entry(more, Decided::Searched, (from, from), 1.0) };
         };
+        let dearer = dollars_per_hour(larger).zip(dollars_per_hour(cluster)).map_or(1.0, |(more, now)| more / now);
         let note = if changed == plan { format!("with {plan}") } else { format!("{plan} becomes {changed}") };
         ShadowPrice { note, ..books.entry(more, Decided::Searched, (from, to), dearer) }
     };
-    let dearer = dollars_per_hour(&node).zip(dollars_per_hour(cluster)).map_or(1.0, |(more, now)| more / now);
-    Ok(vec![entry("1 GB more memory", memory, 1.0), entry("one more node", larger, dearer)])
+    Ok(best.map(|(found, (more, larger))| entry(more, &larger, found)).collect())
 }
 
 fn more_memory(cluster: &Cluster, gigabytes: u64) -> Cluster {
     with(cluster, |machine| machine.device.memory.value = Bytes(machine.device.memory.value.0 + gigabytes * GB))
-}
-
-/// A node more in the largest pool.
-fn with_one_more_node(cluster: &Cluster) -> Cluster {
-    let mut larger = cluster.clone();
-    if let Some(pool) = larger.pools.iter_mut().max_by_key(|pool| pool.devices()) {
-        pool.nodes += 1;
-    }
-    larger
 }
 
 /// Tokens a second of the search's best plan, and the plan in a line; none if nothing fits.

@@ -129,7 +129,7 @@ fn memory_is_worth_something_where_it_binds_and_nothing_where_it_does_not() {
     let a100 = cluster("16x dgx-a100-80gb");
     let mesh = Mesh { dp: 2, pp: 8, tp: 8, ..Mesh::ONE };
     let tight = Plan { microbatch: 4, ..plan(job, mesh, Schedule::OneFOneB, 1, 1) };
-    let tight = fit(tight.clone(), &usable(&tight, &a100)).unwrap();
+    let tight = fit(tight.clone(), &usable(&tight, &a100).unwrap()).unwrap();
     assert!(tight.stages.iter().any(|stage: &Stage| stage.selective + stage.full > 0), "{}", tight.summary());
     let price = price_of_memory(&tight, &a100);
     assert!(price.tokens_per_s > 0.0 || price.note.contains("GB more give"), "{price:?}");
@@ -151,7 +151,7 @@ fn refitting_recomputes_no_more_than_it_must() {
     };
     let mesh = Mesh { dp: 2, pp: 8, tp: 8, ..Mesh::ONE };
     let plan = Plan { microbatch: 4, ..plan(job, mesh, Schedule::OneFOneB, 1, 1) };
-    let usable = usable(&plan, &cluster("16x dgx-a100-80gb"));
+    let usable = usable(&plan, &cluster("16x dgx-a100-80gb")).unwrap();
     let fitted = fit(plan, &usable).unwrap();
     let bytes = |plan: &Plan| see(plan, &cluster("16x dgx-a100-80gb")).unwrap().memory;
     for (stage, memory) in bytes(&fitted).iter().enumerate() {
@@ -178,7 +178,7 @@ fn alternatives_change_one_thing_and_say_why_they_lose() {
     let mesh = Mesh { dp: 4, pp: 8, tp: 4, ..Mesh::ONE };
     let cluster = cluster("16x dgx-a100-80gb");
     let plan = plan(job, mesh, Schedule::OneFOneB, 1, 1);
-    let plan = fit(plan.clone(), &usable(&plan, &cluster)).unwrap();
+    let plan = fit(plan.clone(), &usable(&plan, &cluster).unwrap()).unwrap();
     let all = explain(&plan, &cluster, false).unwrap().alternatives;
     let find = |name: &str| all.iter().find(|a| a.change.contains(name)).unwrap_or_else(|| panic!("{name} in {all:?}"));
     for name in

@@ -69,7 +69,7 @@ fn llama_3_had_the_failures_and_goodput_foretold() {
     (job.seq, job.precision) = (8192, meshwright_hardware::units::Precision::Bf16);
     let cluster = Cluster::parse("2048x dgx-h100").unwrap();
     job.steps = 9700;
-    let training = days_to_train(Seconds(432.0), &job, &cluster);
+    let training = days_to_train(Seconds(432.0), 1.0, &job, &cluster);
     assert!((48.0..49.0).contains(&training.days_without_failures));
     let per_54_days = training.failures / training.days * 54.0;
     assert!((per_54_days / 419.0 - 1.0).abs() < 0.01, "{per_54_days}");
@@ -87,7 +87,7 @@ fn a_cluster_without_mtbf_never_fails_and_says_so() {
     let mut cluster = Cluster::parse("1x dgx-h100").unwrap();
     cluster.pools[0].device.mtbf = None;
     let job = tiny_job(models::load("demo-10m").unwrap());
-    let training = days_to_train(Seconds(1.0), &job, &cluster);
+    let training = days_to_train(Seconds(1.0), 1.0, &job, &cluster);
     assert!(training.goodput == 1.0 && training.failures == 0.0 && training.checkpoint_every_steps.is_none());
     assert!(training.assumptions[0].contains("mtbf"));
 }
@@ -99,4 +99,36 @@ fn more_devices_fail_more_often_and_pools_add_up() {
     let (a, b, both) = (mtbf("8x dgx-h100"), mtbf("16x dgx-a100-80gb"), mtbf("8x dgx-h100 + 16x dgx-a100-80gb"));
     assert!((1.0 / a + 1.0 / b - 1.0 / both).abs() < 1e-12);
     assert!((mtbf("3x(8x dgx-h100) @ 10 Gbit/s 50 ms") * 3.0 / a - 1.0).abs() < 1e-9);
+}
+
+/// Whatever the step, no interval in whole steps takes less time, money or energy than the least.
+#[test]
+fn nothing_undercuts_the_least() {
+    for (mtbf, write, restart) in REGIMES {
+        let failing = failing(mtbf, write, restart);
+        let work = Seconds(1e6);
+        let best =
+            (1..=4000).map(|i| failing.expected(work, Seconds(mtbf * i as f64 / 2000.0)).0).fold(f64::MAX, f64::min);
+        let least = failing.least() * work.0;
+        assert!(least <= best && least > 0.999 * best, "M {mtbf}, δ {write}: {least} for {best}");
+    }
+    let mut job = tiny_job(models::load("llama3-8b").unwrap());
+    (job.seq, job.global_batch, job.precision) = (8192, 128, meshwright_hardware::units::Precision::Bf16);
+    job.steps = 5000;
+    let cluster = Cluster::parse("16x dgx-h100").unwrap();
+    for step in [1.0, 10.0, 1000.0] {
+        let least = least_training(Seconds(step), &job, &cluster);
+        for (longer, busy) in [(1.0, 1.0), (1.1, 0.9)] {
+            let training = days_to_train(Seconds(step * longer), busy, &job, &cluster);
+            assert!(least.days <= training.days && least.dollars <= training.dollars);
+            assert!(least.energy_kwh <= training.energy_kwh, "{least:?} {training:?}");
+        }
+    }
+}
+
+#[test]
+fn who_waits_draws_half() {
+    let cluster = Cluster::parse("1x dgx-h100").unwrap();
+    let power = |busy| kilowatts(&cluster, busy).unwrap();
+    assert!((power(1.0) - 10.2).abs() < 1e-9 && (power(0.0) - (10.2 - 2.8)).abs() < 1e-9);
 }

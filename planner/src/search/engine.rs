@@ -25,7 +25,7 @@ use super::open::Group;
 use super::prove::Decided;
 use super::seats;
 use super::space::{Combination, Fix, Shape, Space};
-use super::{AT_ONCE, EFFORT, TOLERANCE, USABLE_MEMORY};
+use super::{AT_ONCE, Manner, Progress};
 
 /// What is known of a part of the space.
 pub(super) enum Known {
@@ -69,6 +69,10 @@ impl Ord for Node {
     }
 }
 
+/// What combinations in the usual order of axes follow from: ranks of TP and CP, ranks that experts may spread over beside data,
+/// EP, microbatch, whether backward is split.
+pub(super) type ListKey = (usize, usize, usize, usize, bool);
+
 /// A search under way.
 pub(super) struct Search<'a> {
     pub(super) space: Space<'a>,
@@ -88,7 +92,7 @@ pub(super) struct Search<'a> {
     pub(super) passes: Vec<Whole>,
     pub(super) rests: FxHashMap<(Shape, usize, u8), Option<Whole>>,
     pub(super) idle: Option<(Shape, ShapeWork)>,
-    pub(super) lists: FxHashMap<(usize, usize, usize, usize, bool), Arc<Vec<Combination>>>,
+    pub(super) lists: FxHashMap<ListKey, Arc<Vec<Combination>>>,
     pub(super) orders: FxHashMap<([bool; 3], bool), Arc<Vec<Order>>>,
     pub(super) flights: FxHashMap<Pipeline, Arc<Vec<InFlight>>>,
     pub(super) ratios: FxHashMap<(usize, usize), f64>,
@@ -103,11 +107,19 @@ pub(super) struct Search<'a> {
     pub(super) proved: f64,
     /// Combinations of which one spreading of layers was chosen.
     pub(super) decided: Vec<Decided>,
+    pub(super) manner: Manner<'a>,
+    /// A plan that fits, where that is all that is asked for.
+    pub(super) fitting: Option<Box<Plan>>,
 }
 
 impl<'a> Search<'a> {
-    pub(super) fn of(job: &'a Job, cluster: &'a Cluster, fix: &'a Fix, top: usize) -> Result<Self, PlanError> {
-        let room = |memory: u64| (memory as f64 * USABLE_MEMORY) as u64;
+    pub(super) fn of(
+        job: &'a Job,
+        cluster: &'a Cluster,
+        fix: &'a Fix,
+        (top, manner): (usize, Manner<'a>),
+    ) -> Result<Self, PlanError> {
+        let room = |memory: u64| job.goal.usable(memory);
         Ok(Search {
             space: Space { job, devices: cluster.devices(), fix, pools: cluster.pools.len() > 1 },
             cluster,
@@ -133,6 +145,8 @@ impl<'a> Search<'a> {
             simulated: 0,
             proved: f64::INFINITY,
             decided: Vec::new(),
+            manner,
+            fitting: None,
         })
     }
 
@@ -147,13 +161,31 @@ impl<'a> Search<'a> {
         self.queue.push(Node { seconds, known, order: self.pushed });
     }
 
-    /// Takes the most promising part until what is left cannot be better.
+    /// Finds the best plans, and what no other undercuts.
     pub(super) fn run(&mut self) -> Result<(), PlanError> {
+        self.look()?;
+        self.fill()?;
+        let cut = self.cut();
+        let (mut slower, mut open, mut left) = (0, 0, f64::INFINITY);
+        for node in std::mem::take(&mut self.queue).into_vec() {
+            let held = self.held(&node.known);
+            left = left.min(node.seconds);
+            if node.seconds < cut { open += held } else { slower += held }
+        }
+        self.reject("slower by its bound", slower);
+        self.reject("not looked at: within the gap", open);
+        self.proved = self.proved.min(left);
+        self.prove()
+    }
+
+    /// Takes the most promising part until what is left cannot be better.
+    pub(super) fn look(&mut self) -> Result<(), PlanError> {
         let mut effort = 0;
         while let Some(node) = self.queue.pop() {
+            self.tell(node.seconds);
             effort += usize::from(matches!(node.known, Known::Priced(_)));
-            let tired = effort > EFFORT && !self.best.is_empty();
-            if tired || node.seconds >= self.cut() {
+            let tired = effort > self.manner.effort && !self.best.is_empty();
+            if tired || node.seconds >= self.cut() || self.manner.enough(self.best_step()) {
                 self.queue.push(node);
                 break;
             }
@@ -164,26 +196,31 @@ impl<'a> Search<'a> {
                 Known::AnyOrder(index, of) => self.order(index, of, node.seconds)?,
                 Known::Combination(index, of, false) => self.spread(index, of, node.seconds)?,
                 Known::Combination(index, of, true) => self.decide(index, of, node.seconds)?,
+                Known::Plan(plan) if self.manner.unsimulated => {
+                    self.fitting = Some(plan);
+                    break;
+                }
                 Known::Plan(plan) => self.simulate(*plan)?,
             }
         }
-        self.fill()?;
-        let best = self.best.first().map_or(f64::INFINITY, |(_, predicted)| predicted.figures.step_time_s);
-        let (mut slower, mut open, mut left) = (0, 0, f64::INFINITY);
-        for node in std::mem::take(&mut self.queue).into_vec() {
-            let held = self.held(&node.known);
-            left = left.min(node.seconds);
-            if node.seconds < best * (1.0 - TOLERANCE) { open += held } else { slower += held }
-        }
-        self.reject("slower by its bound", slower);
-        self.reject("not looked at: within the gap", open);
-        self.proved = self.proved.min(left);
-        self.prove()
+        Ok(())
+    }
+
+    fn best_step(&self) -> Option<f64> {
+        self.best.first().map(|(_, predicted)| predicted.figures.step_time_s)
     }
 
     /// From where on a floor rules out what it is of.
     pub(super) fn cut(&self) -> f64 {
-        if !self.best.is_empty() { self.best[0].1.figures.step_time_s * (1.0 - TOLERANCE) } else { f64::INFINITY }
+        let near = self.best_step().map_or(f64::INFINITY, |best| best * (1.0 - self.manner.tolerance));
+        near.min(self.manner.below)
+    }
+
+    fn tell(&self, bound: f64) {
+        if let Some(watch) = self.manner.watch {
+            let (considered, simulated) = (self.considered, self.simulated);
+            watch(&Progress { considered, simulated, best: self.best_step(), bound });
+        }
     }
 
     /// Combinations in a part of the space.

@@ -14,6 +14,7 @@ pub(crate) mod cost;
 mod decide;
 mod engine;
 mod floor;
+mod manner;
 mod open;
 mod play;
 mod prove;
@@ -33,6 +34,7 @@ use crate::plan::Plan;
 use crate::predict::Predicted;
 
 use engine::Search;
+pub use manner::{Manner, Progress};
 pub use space::Fix;
 
 /// Share of a device's memory that a plan may declare; the rest is the runtime's, the allocator's and the network's.
@@ -70,8 +72,13 @@ impl Found {
 
 /// The `top` best plans for a job on all devices of a cluster.
 pub fn search(job: &Job, cluster: &Cluster, fix: &Fix, top: usize) -> Result<Found, PlanError> {
+    search_so(job, cluster, fix, top, &Manner::FULL)
+}
+
+/// The same, in some manner. Where nothing is below the manner's limit, nothing fits.
+pub fn search_so(job: &Job, cluster: &Cluster, fix: &Fix, top: usize, so: &Manner) -> Result<Found, PlanError> {
     let started = Instant::now();
-    let mut search = Search::of(job, cluster, fix, top.max(1))?;
+    let mut search = Search::of(job, cluster, fix, (top.max(1), *so))?;
     search.begin()?;
     search.run()?;
     let Search { considered, rejected, best, simulated, proved, .. } = search;
@@ -80,6 +87,15 @@ pub fn search(job: &Job, cluster: &Cluster, fix: &Fix, top: usize) -> Result<Fou
     }
     let bound = proved.min(best[0].1.figures.step_time_s);
     Ok(Found { best, considered, rejected, simulated, seconds: started.elapsed().as_secs_f64(), bound })
+}
+
+/// Whether any plan fits: the search up to the first whose stages find room, without its simulation.
+pub fn fits(job: &Job, cluster: &Cluster, fix: &Fix) -> Result<bool, PlanError> {
+    let manner = Manner { unsimulated: true, ..Manner::FULL };
+    let mut search = Search::of(job, cluster, fix, (1, manner))?;
+    search.begin()?;
+    search.look()?;
+    Ok(search.fitting.is_some())
 }
 
 #[cfg(test)]

@@ -81,7 +81,7 @@ impl Chunk {
         for list in passes[1..].iter_mut().flatten() {
             list.reverse();
         }
-        passes.iter_mut().flatten().for_each(|list| merge(list));
+        passes.iter_mut().flatten().for_each(merge);
         Chunk { passes }
     }
 }
@@ -295,10 +295,9 @@ impl Stage {
     fn run(&mut self, item: &Item, next: Option<Item>, what: usize) {
         if let Some(piece) = item.gathers.filter(|_| what < 2) {
             let turn = self.gather(piece, item.gather, None);
-            if let Some((next, seconds)) = next.and_then(|next| Some((next.gathers?, next.gather))) {
-                if next != piece {
-                    self.gather(next, seconds, Some(turn));
-                }
+            let next = next.and_then(|next| Some((next.gathers?, next.gather)));
+            if let Some((next, seconds)) = next.filter(|(next, _)| *next != piece) {
+                self.gather(next, seconds, Some(turn));
             }
             let (_, since) = self.loaded[turn].expect("it was just gathered");
             self.free[0] = self.free[0].max(since);

@@ -19,7 +19,7 @@ use super::open::Group;
 use super::seats::Seats;
 use super::space::Combination;
 use super::stages::Undecided;
-use super::{TOLERANCE, play, spread};
+use super::{play, spread};
 
 /// A combination of which one spreading of layers was chosen: no other ends before its floor.
 pub(super) struct Decided {
@@ -32,8 +32,10 @@ pub(super) struct Decided {
 impl Search<'_> {
     /// Looks whether other spreadings of decided combinations may be better than the best plan.
     pub(super) fn prove(&mut self) -> Result<(), PlanError> {
-        let Some((_, best)) = self.best.first() else { return Ok(()) };
-        let wanted = best.figures.step_time_s * (1.0 - TOLERANCE);
+        if self.best.is_empty() {
+            return Ok(());
+        }
+        let wanted = self.cut();
         for decided in std::mem::take(&mut self.decided) {
             let Decided { floor, index, of, problem } = decided;
             if floor >= wanted {

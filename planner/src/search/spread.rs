@@ -221,15 +221,15 @@ impl<'a> Paths<'a> {
         soonest[0] = f64::NEG_INFINITY;
         for stage in (0..stages).rev() {
             let (mut next, mut how) = (vec![f64::INFINITY; layers + 1], vec![0; layers + 1]);
-            for held in stages - 1 - stage..=layers - 1 - stage {
-                if soonest[held] == f64::INFINITY {
+            for (held, &behind) in soonest.iter().enumerate().take(layers - stage) {
+                if behind == f64::INFINITY {
                     continue;
                 }
                 let to = layers - held;
                 for from in (stage..to).rev() {
                     let Some(takes) = least(stage, to - from) else { break };
                     let passed = self.pass(stage, (from, to), takes);
-                    let last = passed.last.max(soonest[held] + self.hop + passed.own.backward);
+                    let last = passed.last.max(behind + self.hop + passed.own.backward);
                     if passed.busy >= before {
                         break;
                     }
@@ -294,17 +294,18 @@ pub fn floor(model: &Model, pipeline: &Pipeline, costs: &[&Costs], least: &Least
     for stage in 0..stages {
         let mut next = vec![f64::INFINITY; layers + 1];
         let most = layers + 1 + stage - stages;
-        for from in stage..most {
-            if best[from].is_infinite() {
+        for (from, &so_far) in best.iter().enumerate().take(most) {
+            if so_far.is_infinite() {
                 continue;
             }
-            for to in (if stage + 1 == stages { layers } else { from + 1 })..=most {
+            let fewest = if stage + 1 == stages { layers } else { from + 1 };
+            for (to, longest) in next.iter_mut().enumerate().take(most + 1).skip(fewest) {
                 let (path, busy) = through(stage, from, to);
                 if busy > even {
                     break;
                 }
                 if path <= even {
-                    next[to] = next[to].min(path.max(best[from]));
+                    *longest = longest.min(path.max(so_far));
                 }
             }
         }

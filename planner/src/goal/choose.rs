@@ -1,0 +1,361 @@
+//! Choosing: the plans that serve a goal best, on all of a cluster or on a part of it.
+//!
+//! In: a job with its goal, a cluster, what is fixed. Out: [`Chosen`]: the best plans, a bound, the Pareto front.
+//!
+//! Parts of the cluster are searched for their fastest plans, largest first, each only as far as it can still better what was
+//! found: a step above some length cannot, as [`least_training`] says. Prices are a part's own, so that its fastest plan is
+//! its cheapest too; of energy it need not be, and the gap says how much that can matter.
+//!
+//! Invariant: no plan on the whole or on any part that keeps the limits is better than the bound; equal inputs give equal
+//! answers. Where time is wanted on all devices, parts stand in the front alone, and not all need be looked at.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use meshwright_hardware::profile::Cluster;
+use meshwright_hardware::units::Seconds;
+
+use super::front::front;
+use super::offer::{Offer, keeps, measure};
+use super::parts::parts;
+use super::{Goal, Objective};
+use crate::error::PlanError;
+use crate::explain::parallel;
+use crate::goodput::{Least, dollars_per_hour, kilowatts, least_training};
+use crate::job::Job;
+use crate::search::{Fix, Found, Manner, Progress, TOLERANCE};
+use crate::sites::decide_so;
+
+/// How parts are searched for the front alone, and changed jobs: not as far as the answer is.
+pub const QUICK: Manner<'static> = Manner { tolerance: 0.02, effort: 2000, ..Manner::FULL };
+/// Share of memory that one more look at the whole cluster leaves free, for the front.
+const ROOMIER: f64 = 0.3;
+/// Parts looked at at a time, whatever the number of cores, so that answers do not depend on it.
+const AT_ONCE: usize = 2;
+/// Relative difference in what is wanted below which the faster of two plans is the better one.
+const ALIKE: f64 = 0.001;
+/// Combinations that are looked at for the front alone: as many as for the answer itself, or these.
+const FOR_FRONT: usize = 1_000_000;
+
+/// Is told which cluster is searched, and how far that is.
+pub type Watch<'a> = dyn Fn(&Cluster, &Progress) + Sync + 'a;
+
+/// What was chosen, and from what.
+#[derive(Clone, Debug)]
+pub struct Chosen {
+    /// The best offers that keep the limits, best first; none if plans fit but none keeps them.
+    pub best: Vec<Offer>,
+    /// What no plan undercuts that keeps the limits, in days, dollars or kWh, as the objective counts.
+    pub bound: f64,
+    /// What no plan on the first one's devices undercuts, in seconds a step.
+    pub bound_step_s: f64,
+    /// How much better than the first any plan can be, as a fraction.
+    pub gap: f64,
+    /// The Pareto front of all offers that keep the limits.
+    pub front: Vec<Offer>,
+    /// All offers, whether they keep the limits or not.
+    pub offers: Vec<Offer>,
+    /// Clusters that were searched: the whole and parts of it.
+    pub searched: usize,
+    /// Combinations looked at.
+    pub considered: usize,
+    /// How many fell for which reason.
+    pub rejected: BTreeMap<String, usize>,
+    /// How many were simulated.
+    pub simulated: usize,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// Chooses plans for a job.
+///
+/// # Errors
+/// [`PlanError::Infeasible`] if nothing fits on the cluster, nor, unless time alone is wanted, on any part of it;
+/// [`PlanError::Unknown`] if what is wanted needs a price or a power that the cluster's profiles lack.
+pub fn choose(job: &Job, cluster: &Cluster, fix: &Fix, top: usize, watch: &Watch) -> Result<Chosen, PlanError> {
+    known(&job.goal, cluster)?;
+    let mut choice = Choice::of(job, cluster, fix, top.max(1), watch);
+    choice.whole(cluster)?;
+    // For the front alone halves will do.
+    let parts = parts(cluster, !choice.on_all_devices());
+    let mut looks: Vec<Look> = parts.into_iter().map(|cluster| Look { cluster, roomier: false }).collect();
+    if choice.gets_roomier() {
+        looks.insert(looks.len().min(1), Look { cluster: cluster.clone(), roomier: true });
+    }
+    for some in looks.chunks(AT_ONCE) {
+        if choice.on_all_devices() && choice.for_front >= FOR_FRONT.max(choice.considered) {
+            break;
+        }
+        choice.look_at(some)?;
+    }
+    choice.end()
+}
+
+/// What else is searched.
+struct Look {
+    cluster: Cluster,
+    /// Whether only plans that leave more memory free will do.
+    roomier: bool,
+}
+
+/// Refuses goals that need figures which the profiles do not have.
+fn known(goal: &Goal, cluster: &Cluster) -> Result<(), PlanError> {
+    let unknown = |wanted: &str, what: &str, lacks: &dyn Fn(&meshwright_hardware::profile::Machine) -> bool| {
+        let without = cluster.pools.iter().filter(|pool| lacks(pool)).map(|pool| pool.words()).collect::<Vec<_>>();
+        Err(PlanError::Unknown { wanted: wanted.to_owned(), what: what.to_owned(), without: without.join(", ") })
+    };
+    let priceless = dollars_per_hour(cluster).is_none();
+    let price =
+        |wanted: &str| unknown(wanted, "a price of a device-hour (give --price)", &|p| p.system.price.is_none());
+    match goal {
+        Goal { budget: Some(_), .. } if priceless => price("a budget"),
+        Goal { objective: Objective::Cost, .. } if priceless => price("the objective cost"),
+        Goal { objective: Objective::Energy, .. } if kilowatts(cluster, 1.0).is_none() => {
+            unknown("the objective energy", "the power of the device", &|pool| pool.device.power.is_none())
+        }
+        _ => Ok(()),
+    }
+}
+
+struct Choice<'a> {
+    job: &'a Job,
+    fix: &'a Fix,
+    top: usize,
+    watch: &'a Watch<'a>,
+    started: Instant,
+    /// What is known of clusters, the whole first: what no plan undercuts, in seconds a step, as far as it can matter.
+    bounds: Vec<(Cluster, f64)>,
+    offers: Vec<Offer>,
+    /// How many of `offers` are the whole's own, in order.
+    own: usize,
+    /// Combinations looked at on the whole, or for the answer.
+    considered: usize,
+    /// Combinations looked at for the front alone.
+    for_front: usize,
+    rejected: BTreeMap<String, usize>,
+    simulated: usize,
+    /// Why nothing fits on the whole.
+    infeasible: Option<PlanError>,
+}
+
+impl<'a> Choice<'a> {
+    fn of(job: &'a Job, cluster: &Cluster, fix: &'a Fix, top: usize, watch: &'a Watch) -> Self {
+        Choice {
+            job,
+            fix,
+            top,
+            watch,
+            started: Instant::now(),
+            bounds: vec![(cluster.clone(), f64::INFINITY)],
+            offers: Vec::new(),
+            own: 0,
+            considered: 0,
+            for_front: 0,
+            rejected: BTreeMap::new(),
+            simulated: 0,
+            infeasible: None,
+        }
+    }
+
+    fn goal(&self) -> &'a Goal {
+        &self.job.goal
+    }
+
+    /// Whether only plans on all devices will do: where they are to be fast, whatever they cost.
+    fn on_all_devices(&self) -> bool {
+        self.goal().objective == Objective::Time && self.goal().budget.is_none()
+    }
+
+    fn search(&self, job: &Job, cluster: &Cluster, so: &Manner) -> Result<Found, PlanError> {
+        let watch = |progress: &Progress| (self.watch)(cluster, progress);
+        decide_so(job, cluster, None, self.fix, self.top, &Manner { watch: Some(&watch), ..*so })
+    }
+
+    /// Takes in what was found on a cluster, for the answer or for the front alone; returns its bound.
+    fn take(&mut self, found: Found, cluster: &Cluster, answers: bool) -> f64 {
+        if answers {
+            self.considered += found.considered;
+            self.simulated += found.simulated;
+            found.rejected.into_iter().for_each(|(reason, count)| *self.rejected.entry(reason).or_default() += count);
+        } else {
+            self.for_front += found.considered;
+        }
+        for (plan, predicted) in found.best {
+            self.offers.push(Offer::of(self.job, plan, predicted.figures, cluster));
+        }
+        found.bound
+    }
+
+    /// Searches the whole.
+    fn whole(&mut self, cluster: &Cluster) -> Result<(), PlanError> {
+        match self.search(self.job, cluster, &Manner::FULL) {
+            Ok(found) => self.bounds[0].1 = self.take(found, cluster, true),
+            Err(error @ PlanError::Infeasible { .. }) if !self.on_all_devices() => self.infeasible = Some(error),
+            Err(error) => return Err(error),
+        }
+        self.own = self.offers.len();
+        Ok(())
+    }
+
+    /// Whether it is worth a look whether plans leave much more memory free than those that were found.
+    fn gets_roomier(&self) -> bool {
+        let job = self.roomier();
+        self.own > 0 && job.goal.check().is_ok() && self.offers.iter().all(|offer| offer.headroom < job.goal.headroom)
+    }
+
+    fn roomier(&self) -> Job {
+        let mut job = self.job.clone();
+        job.goal.headroom += ROOMIER;
+        job
+    }
+
+    /// Searches parts as far as they can matter.
+    fn look_at(&mut self, looks: &[Look]) -> Result<(), PlanError> {
+        let far = |look: &Look| if look.roomier { f64::INFINITY } else { self.longest_step(&look.cluster) };
+        let asked: Vec<(&Look, f64)> = looks.iter().map(|look| (look, far(look))).collect();
+        let found = parallel(&asked, |&(look, below)| {
+            let so = if self.on_all_devices() || look.roomier { QUICK } else { Manner::FULL };
+            let job = if look.roomier { self.roomier() } else { self.job.clone() };
+            let possible = below > 0.0 && could_fit(&job, &look.cluster);
+            possible.then(|| self.search(&job, &look.cluster, &Manner { below, ..so }))
+        });
+        for ((look, below), found) in asked.into_iter().zip(found) {
+            let answers = !self.on_all_devices() && !look.roomier;
+            let bound = match found {
+                Some(Ok(found)) => self.take(found, &look.cluster, answers),
+                // No plan, or none that could matter; what the profile lacks for it, it lacks for the whole too.
+                Some(Err(PlanError::Infeasible { .. } | PlanError::Price(_))) | None => below,
+                Some(Err(error)) => return Err(error),
+            };
+            if !look.roomier {
+                let bound = if below > 0.0 { bound.min(below) } else { f64::INFINITY };
+                self.bounds.push((look.cluster.clone(), bound));
+            }
+        }
+        Ok(())
+    }
+
+    /// The least that was offered within the limits.
+    fn value(&self, objective: Objective) -> f64 {
+        let kept = self.offers.iter().filter(|offer| offer.keeps(self.goal()));
+        kept.filter_map(|offer| offer.measure(objective)).fold(f64::INFINITY, f64::min)
+    }
+
+    /// The longest step on a part at which training can keep the limits and better what was offered, in what is wanted; for
+    /// the front, in dollars or in energy.
+    fn longest_step(&self, part: &Cluster) -> f64 {
+        let better: &[Objective] = match self.goal().objective {
+            Objective::Time if self.on_all_devices() => &[Objective::Cost, Objective::Energy],
+            Objective::Time => &[Objective::Time],
+            Objective::Cost => &[Objective::Cost],
+            Objective::Energy => &[Objective::Energy],
+        };
+        let targets: Vec<(Objective, f64)> =
+            better.iter().map(|&objective| (objective, self.value(objective) * (1.0 - TOLERANCE))).collect();
+        longest_step(self.job, part, &|least| {
+            let betters =
+                |&(objective, target): &(Objective, f64)| measure(objective, least).is_some_and(|v| v < target);
+            keeps(self.goal(), least) && targets.iter().any(betters)
+        })
+    }
+
+    /// What no plan undercuts that keeps the limits.
+    fn bound(&self) -> f64 {
+        let of = |(cluster, step): &(Cluster, f64)| {
+            let least = least_training(Seconds(*step), self.job, cluster);
+            let value = measure(self.goal().objective, &least).unwrap_or(f64::INFINITY);
+            if keeps(self.goal(), &least) { value } else { f64::INFINITY }
+        };
+        let finite = self.bounds.iter().filter(|(_, step)| step.is_finite());
+        finite.map(of).fold(f64::INFINITY, f64::min)
+    }
+
+    /// Sorts out what was offered.
+    fn end(self) -> Result<Chosen, PlanError> {
+        if self.offers.is_empty() {
+            let none = PlanError::Infeasible { considered: self.considered, rejected: self.rejected };
+            return Err(self.infeasible.unwrap_or(none));
+        }
+        let (goal, objective) = (self.goal(), self.goal().objective);
+        let kept: Vec<Offer> = self.offers.iter().filter(|offer| offer.keeps(goal)).cloned().collect();
+        let value = |offer: &Offer| offer.measure(objective).unwrap_or(f64::INFINITY);
+        let mut best: Vec<Offer> = Vec::new();
+        if self.on_all_devices() {
+            // As the search sorted them.
+            best.extend(self.offers[..self.own].iter().filter(|offer| offer.keeps(goal)).cloned());
+        } else {
+            let mut left: Vec<&Offer> = Vec::new();
+            for offer in &kept {
+                if !left.iter().any(|other| other.plan == offer.plan && other.cluster == offer.cluster) {
+                    left.push(offer);
+                }
+            }
+            while best.len() < self.top && !left.is_empty() {
+                // Who pays as much has it sooner.
+                let least = left.iter().map(|offer| value(offer)).fold(f64::INFINITY, f64::min);
+                let alike = (0..left.len()).filter(|&at| value(left[at]) <= least * (1.0 + ALIKE));
+                let first = alike.min_by(|&a, &b| left[a].training.days.total_cmp(&left[b].training.days));
+                best.push(left.remove(first.unwrap_or(0)).clone());
+            }
+        }
+        let (bound, step, gap) = match best.first() {
+            None => (self.bound(), f64::INFINITY, 0.0),
+            Some(first) if self.on_all_devices() => {
+                let step = self.bounds[0].1;
+                let days = least_training(Seconds(step), self.job, &first.cluster).days;
+                (days.min(value(first)), step, (1.0 - step / first.figures.step_time_s).max(0.0))
+            }
+            Some(first) => {
+                let bound = self.bound().min(value(first));
+                let step = self.bounds.iter().find(|(cluster, _)| *cluster == first.cluster);
+                let step = step.map_or(0.0, |(_, step)| *step).min(first.figures.step_time_s);
+                (bound, step, 1.0 - bound / value(first))
+            }
+        };
+        Ok(Chosen {
+            front: front(&kept),
+            best,
+            bound,
+            bound_step_s: step,
+            gap,
+            searched: self.bounds.len(),
+            offers: self.offers,
+            considered: self.considered,
+            rejected: self.rejected,
+            simulated: self.simulated,
+            seconds: self.started.elapsed().as_secs_f64(),
+        })
+    }
+}
+
+/// The longest step on a cluster at which what no training undercuts still passes a test that longer ones fail; zero if none.
+pub fn longest_step(job: &Job, cluster: &Cluster, passes: &dyn Fn(&Least) -> bool) -> f64 {
+    const SHORTEST: f64 = 1e-9;
+    let passes = |step: f64| passes(&least_training(Seconds(step), job, cluster));
+    if !passes(SHORTEST) {
+        return 0.0;
+    }
+    let (mut low, mut high) = (SHORTEST, 1.0);
+    while passes(high) {
+        if high > 1e30 {
+            return f64::INFINITY;
+        }
+        (low, high) = (high, high * 2.0);
+    }
+    for _ in 0..60 {
+        let middle = (low + high) / 2.0;
+        if passes(middle) { low = middle } else { high = middle }
+    }
+    high
+}
+
+/// Whether weights, gradients and optimizer state alone leave room, were they spread over all devices.
+pub fn could_fit(job: &Job, cluster: &Cluster) -> bool {
+    let weights = job.precision.stored().bytes();
+    // Gradients and two moments in fp32, and where weights are narrower, fp32 weights.
+    let each = weights + 12 + if weights < 4 { 4 } else { 0 };
+    let usable = |pool: &meshwright_hardware::profile::Machine| {
+        pool.devices() as u64 * job.goal.usable(pool.device.memory.value.0)
+    };
+    job.model.parameters(job.seq) * each <= cluster.pools.iter().map(usable).sum()
+}

@@ -1,0 +1,66 @@
+//! Offers: a plan, the devices that it needs, and what training by it takes.
+//!
+//! In: a plan's prediction on a cluster. Out: [`Offer`].
+//!
+//! Invariant: all devices of the cluster are paid for and draw power, from the first step to the last.
+
+use meshwright_hardware::profile::Cluster;
+
+use super::{Goal, Objective};
+use crate::goodput::{Least, Training, days_to_train};
+use crate::job::Job;
+use crate::plan::Plan;
+use crate::predict::Figures;
+
+/// A plan and what it takes.
+#[derive(Clone, Debug)]
+pub struct Offer {
+    /// The devices that it needs: all that the user has, or fewer nodes.
+    pub cluster: Cluster,
+    /// The plan.
+    pub plan: Plan,
+    /// Of a step.
+    pub figures: Figures,
+    /// Of all steps.
+    pub training: Training,
+    /// Share of its device's memory that the rank leaves free that leaves least.
+    pub headroom: f64,
+}
+
+impl Offer {
+    /// What a job's training takes by a plan.
+    pub fn of(job: &Job, plan: Plan, figures: Figures, cluster: &Cluster) -> Offer {
+        let plan = Plan { job: job.clone(), ..plan };
+        let training = days_to_train(figures.step_time(), figures.busy(), job, cluster);
+        let alone = 1.0 - figures.peak_memory_bytes as f64 / cluster.pools[0].device.memory.value.0 as f64;
+        let headroom = figures.pools.iter().map(|pool| pool.headroom).reduce(f64::min).unwrap_or(alone);
+        Offer { cluster: cluster.clone(), plan, figures, training, headroom }
+    }
+
+    /// Days, dollars or kWh; none where a price or a power is unknown.
+    pub fn measure(&self, objective: Objective) -> Option<f64> {
+        let Training { days, dollars, energy_kwh, .. } = self.training;
+        measure(objective, &Least { days, dollars, energy_kwh })
+    }
+
+    /// Whether it keeps a goal's limits.
+    pub fn keeps(&self, goal: &Goal) -> bool {
+        let Training { days, dollars, energy_kwh, .. } = self.training;
+        keeps(goal, &Least { days, dollars, energy_kwh })
+    }
+}
+
+/// What of this is to be least.
+pub fn measure(objective: Objective, of: &Least) -> Option<f64> {
+    match objective {
+        Objective::Time => Some(of.days),
+        Objective::Cost => of.dollars,
+        Objective::Energy => of.energy_kwh,
+    }
+}
+
+/// Whether this keeps a goal's limits. What has no known price is in no budget.
+pub fn keeps(goal: &Goal, of: &Least) -> bool {
+    goal.deadline.is_none_or(|deadline| of.days * 86400.0 <= deadline.0)
+        && goal.budget.is_none_or(|budget| of.dollars.is_some_and(|dollars| dollars <= budget.0))
+}

@@ -1,0 +1,60 @@
+//! The manner of a search: when it has seen enough, and who watches.
+//!
+//! In: limits in seconds a step, a watcher. Out: [`Manner`], which [`super::search_so`] asks at every turn.
+//!
+//! Invariant: the watcher changes nothing.
+
+use super::{EFFORT, TOLERANCE};
+
+/// When a search has seen enough, and who watches it.
+#[derive(Clone, Copy)]
+pub struct Manner<'a> {
+    /// It ends with a plan whose step is at most this long, in seconds; 0 for none.
+    pub enough: f64,
+    /// It does not look at what takes this long or longer, in seconds a step.
+    pub below: f64,
+    /// Relative gap to the best bound at which it ends.
+    pub tolerance: f64,
+    /// Shapes that it opens at the most, once it has a plan.
+    pub effort: usize,
+    /// Whether it ends with the first plan that fits, unsimulated.
+    pub unsimulated: bool,
+    /// Is told how far it is.
+    pub watch: Option<&'a (dyn Fn(&Progress) + Sync)>,
+}
+
+/// How far a search is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Progress {
+    /// Combinations there are.
+    pub considered: usize,
+    /// Plans simulated.
+    pub simulated: usize,
+    /// The shortest step so far, in seconds.
+    pub best: Option<f64>,
+    /// What no plan that is left undercuts, in seconds a step.
+    pub bound: f64,
+}
+
+impl Manner<'_> {
+    /// The whole search.
+    pub const FULL: Manner<'static> = Manner {
+        enough: 0.0,
+        below: f64::INFINITY,
+        tolerance: TOLERANCE,
+        effort: EFFORT,
+        unsimulated: false,
+        watch: None,
+    };
+
+    /// Whether a search ends whose best step is `best`.
+    pub(super) fn enough(&self, best: Option<f64>) -> bool {
+        best.is_some_and(|best| best <= self.enough)
+    }
+}
+
+impl Default for Manner<'_> {
+    fn default() -> Self {
+        Manner::FULL
+    }
+}

@@ -1,0 +1,199 @@
+//! Goals on the command line: what a plan is to be good at, what was chosen for it, and what would do where nothing does.
+//!
+//! In: arguments, [`Chosen`], [`Advice`]. Out: a job's goal; text and JSON.
+
+use clap::Args;
+use meshwright_hardware::profile::{Cluster, Figure};
+use meshwright_hardware::units::{Dollars, Seconds, Tokens};
+use meshwright_planner::goal::{Advice, Chosen, Goal, Objective, Offer};
+use meshwright_planner::job::Job;
+use serde_json::{Value, json};
+
+use super::explain::brief;
+use super::plan::figures_json;
+
+/// Arguments that say what a plan is to be good at; over a job's `[goal]`.
+#[derive(Args)]
+pub struct GoalArguments {
+    /// time, cost or energy; the last two may leave nodes unused
+    #[arg(long)]
+    objective: Option<Objective>,
+    /// Tokens to train on, as `300G` or `15T`, instead of --steps
+    #[arg(long, conflicts_with = "steps")]
+    tokens: Option<Tokens>,
+    /// Share of a device's memory to leave free, beyond the runtime's 6 %
+    #[arg(long)]
+    headroom: Option<f64>,
+    /// From the first step to the last, failures included, as `30d`
+    #[arg(long)]
+    deadline: Option<Seconds>,
+    /// For all devices over that time, as `$500k` or `500000 USD`
+    #[arg(long)]
+    budget: Option<Dollars>,
+    /// Price of a device-hour, as `$2.50`, instead of its system's
+    #[arg(long)]
+    price: Option<Dollars>,
+}
+
+impl GoalArguments {
+    /// Whether they say how long to train.
+    pub fn says_tokens(&self) -> bool {
+        self.tokens.is_some()
+    }
+
+    /// What the job wants, and the command line over it.
+    pub fn over(&self, job: &Goal) -> Goal {
+        Goal {
+            objective: self.objective.unwrap_or(job.objective),
+            tokens: self.tokens.or(job.tokens),
+            headroom: self.headroom.unwrap_or(job.headroom),
+            deadline: self.deadline.or(job.deadline),
+            budget: self.budget.or(job.budget),
+        }
+    }
+
+    /// What the user knows better than the profiles.
+    pub fn amend(&self, cluster: &mut Cluster) {
+        if let Some(price) = self.price {
+            cluster.pools.iter_mut().for_each(|pool| pool.system.price = Some(Figure::new(price, "the command line")));
+        }
+    }
+}
+
+/// How the user named all devices; parts have names of their own.
+pub struct Names<'a> {
+    /// All devices.
+    pub whole: &'a Cluster,
+    /// As they were given.
+    pub text: &'a str,
+}
+
+impl Names<'_> {
+    /// The name of the whole or a part.
+    pub fn of(&self, cluster: &Cluster) -> String {
+        if cluster == self.whole { self.text.to_owned() } else { cluster.to_string() }
+    }
+}
+
+/// Energy in the unit that suits it.
+fn energy(kwh: Option<f64>, unknown: &str) -> String {
+    match kwh {
+        None => unknown.to_owned(),
+        Some(kwh) if kwh < 1e4 => format!("{} kWh", brief(kwh)),
+        Some(kwh) if kwh < 1e7 => format!("{} MWh", brief(kwh / 1e3)),
+        Some(kwh) => format!("{} GWh", brief(kwh / 1e6)),
+    }
+}
+
+/// What training by an offer takes, for people; `known` where the user said how many steps.
+pub fn print_training(offer: &Offer, known: bool) {
+    let training = &offer.training;
+    let (days, tokens) = (Seconds(training.days * 86400.0), offer.plan.job.tokens());
+    let cost = training.dollars.map_or("no price known".to_owned(), |dollars| Dollars(dollars).to_string());
+    let energy = energy(training.energy_kwh, "no power known");
+    let steps = training.steps;
+    let yours = if known { "" } else { " (--tokens sets yours)" };
+    println!(
+        "   train   {:>12}   {cost}, {energy}; {tokens} in {steps} steps{yours}, failures included",
+        days.to_string()
+    );
+}
+
+/// The front, for people.
+pub fn print_front(chosen: &Chosen, names: &Names) {
+    if chosen.front.len() < 2 {
+        return;
+    }
+    println!("\nno plan that was found beats one of these in time, cost, energy and memory left free at once");
+    println!("{:>10}{:>16}{:>12}{:>9}   plan", "train", "cost", "energy", "free");
+    for offer in &chosen.front {
+        let training = &offer.training;
+        let cost = training.dollars.map_or("–".to_owned(), |dollars| Dollars(dollars).to_string());
+        let energy = energy(training.energy_kwh, "–");
+        println!(
+            "{:>10}{cost:>16}{energy:>12}{:>7.1} %   {}: {}",
+            Seconds(training.days * 86400.0).to_string(),
+            100.0 * offer.headroom,
+            names.of(&offer.cluster),
+            offer.plan.summary()
+        );
+    }
+    println!("   of {} plans on {} clusters, the whole and parts of it", chosen.offers.len(), chosen.searched);
+}
+
+/// How good the first is at the most, for people.
+pub fn print_gap(chosen: &Chosen, goal: &Goal) {
+    let percent = 100.0 * chosen.gap;
+    let whole = goal.objective == Objective::Time && goal.budget.is_none();
+    match goal.objective {
+        Objective::Time if whole => {
+            println!("no plan of the space is faster than the first by more than {percent:.1} %")
+        }
+        objective => {
+            let better = match objective {
+                Objective::Time => "trains faster",
+                Objective::Cost => "costs less",
+                Objective::Energy => "takes less energy",
+            };
+            let clusters = chosen.searched;
+            println!("no plan on {clusters} clusters, the whole and parts of it, {better} by more than {percent:.1} %");
+        }
+    }
+}
+
+/// An offer, for scripts.
+fn offer_json(offer: &Offer, names: &Names) -> Value {
+    let mut all = figures_json(&offer.plan, &offer.figures);
+    all["cluster"] = json!(names.of(&offer.cluster));
+    all["headroom"] = json!(offer.headroom);
+    all["training"] = serde_json::to_value(&offer.training).expect("training is numbers and text");
+    all
+}
+
+/// What was chosen, for scripts.
+pub fn chosen_json(chosen: &Chosen, goal: &Goal, names: &Names) -> Value {
+    let mut all = offer_json(&chosen.best[0], names);
+    all["search"] = json!({
+        "considered": chosen.considered, "rejected": chosen.rejected, "simulated": chosen.simulated,
+        "seconds": chosen.seconds, "clusters": chosen.searched,
+    });
+    all["objective"] = json!(goal.objective);
+    all["gap"] = json!(chosen.gap);
+    all["bound_step_time_s"] = json!(chosen.bound_step_s);
+    let counted = match goal.objective {
+        Objective::Time => "days",
+        Objective::Cost => "dollars",
+        Objective::Energy => "energy_kwh",
+    };
+    all["bound"] = json!({ counted: chosen.bound });
+    all["alternatives"] = chosen.best[1..].iter().map(|offer| offer_json(offer, names)).collect();
+    let brief = |offer: &Offer| {
+        let training = &offer.training;
+        json!({
+            "cluster": names.of(&offer.cluster), "summary": offer.plan.summary(), "headroom": offer.headroom,
+            "step_time_s": offer.figures.step_time_s, "days": training.days, "dollars": training.dollars,
+            "energy_kwh": training.energy_kwh, "plan": offer.plan,
+        })
+    };
+    all["pareto"] = chosen.front.iter().map(brief).collect();
+    all
+}
+
+/// Advice, for people: nothing if there is none.
+pub fn advice_text(all: &[Advice], job: &Job) -> String {
+    if all.is_empty() {
+        return "\nno single change that was tried would do".to_owned();
+    }
+    let limited = job.goal.limits_training();
+    let mut text = "\nwhat would do, each by a search with that change alone:".to_owned();
+    for advice in all {
+        let Advice { change, how, plan, step_time_s, days, dollars, .. } = advice;
+        text += &format!("\n   {change:<32} {how}\n   {:<32} then {} a step", "", Seconds(*step_time_s));
+        if limited {
+            let cost = dollars.map_or(String::new(), |dollars| format!(", {}", Dollars(dollars)));
+            text += &format!(", {}{cost}", Seconds(days * 86400.0));
+        }
+        text += &format!(": {plan}");
+    }
+    text
+}
