@@ -15,9 +15,14 @@
 
 use good_lp::{Expression, Solution, SolverModel, Variable, constraint, microlp, variable, variables};
 
+use meshwright_hardware::price::PriceError;
+use meshwright_hardware::profile::Cluster;
+
+use crate::lower::Sizes;
 use crate::plan::{Plan, Schedule};
 use crate::search::bound::of_stage;
-use crate::search::cost::Costs;
+use crate::search::cost::{Costs, Links, ShapeWork};
+use crate::search::seats::{self, Seats};
 
 /// Replicas that are alike.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -60,8 +65,26 @@ impl Shares {
 }
 
 impl Problem {
-    /// How a plan's batch can be shared among replicas, each with its costs, whatever shares the plan has.
-    pub fn of(plan: &Plan, replicas: &[&Costs]) -> Problem {
+    /// How a plan's batch can be shared on a cluster: by the pools that its replicas sit on, whatever shares it has.
+    ///
+    /// # Errors
+    /// [`PriceError`] if an op has no price there.
+    pub fn of(plan: &Plan, cluster: &Cluster) -> Result<Problem, PriceError> {
+        let costs = seats::prices(cluster, plan.job.precision)?.into_iter().map(|prices| {
+            let mut links = Links::new(prices);
+            let work = ShapeWork::of(plan, &mut links.prices)?;
+            Costs::of(plan, &work, &Sizes::of(plan, &work.frames), &mut links)
+        });
+        let costs: Vec<Costs> = costs.collect::<Result<_, PriceError>>()?;
+        let pools = match Seats::of(cluster, &plan.mesh) {
+            Some(Seats::Replicas(pools)) => pools,
+            Some(Seats::Stages(_)) | None => vec![0; plan.mesh.dp],
+        };
+        Ok(Problem::among(plan, &pools.iter().map(|&pool| &costs[pool]).collect::<Vec<_>>()))
+    }
+
+    /// The same among replicas, each with its costs.
+    pub(crate) fn among(plan: &Plan, replicas: &[&Costs]) -> Problem {
         let runs = replicas.chunk_by(|a, b| std::ptr::eq(*a, *b));
         let class = |run: &[&Costs]| {
             let mut class = Class { replicas: run.len(), seconds: 0.0, fixed: 0.0 };

@@ -115,7 +115,7 @@ impl Search<'_> {
             Seats::Stages(_) => play::step(&plan, &costs),
             Seats::Replicas(replicas) => {
                 let of_replicas: Vec<&Costs> = replicas.iter().map(|&pool| &group.costs[pool]).collect();
-                let Some(shared) = shares::Problem::of(&plan, &of_replicas).solve() else {
+                let Some(shared) = shares::Problem::among(&plan, &of_replicas).solve() else {
                     self.reject("fewer microbatches than replicas", 1);
                     return Ok(());
                 };

@@ -18,7 +18,7 @@ mod manner;
 mod open;
 mod play;
 mod prove;
-mod seats;
+pub(crate) mod seats;
 mod space;
 mod spread;
 mod stages;
