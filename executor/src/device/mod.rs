@@ -8,6 +8,7 @@
 mod backend;
 mod check;
 mod cpu;
+pub mod cut;
 mod info;
 #[cfg(all(feature = "torch", unix))]
 pub mod torch;

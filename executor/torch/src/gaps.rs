@@ -53,6 +53,7 @@ unsafe extern "C" {
         v: Raw,
         steps: Raw,
         rate: Raw,
+        overflow: Raw,
         lr: f64,
         beta1: f64,
         beta2: f64,
@@ -93,7 +94,7 @@ macro_rules! call {
     };
 }
 
-/// `c = a · b` or `c += a · b` on the CPU, by oneDNN, of matrices or batches of them.
+/// `c = a · b` or `c += a · b` on the CPU, of matrices or batches of them; `c` may be in fp32 where `a` and `b` are not.
 pub fn cpu_matmul(a: &Tensor, b: &Tensor, accumulate: bool, c: &Tensor) -> Result<(), TchError> {
     call!(gaps_cpu_matmul(raw(a), raw(b), accumulate, raw(c)))
 }
@@ -205,6 +206,8 @@ pub fn cutlass_attention_grad(
 pub struct Update<'a> {
     pub steps: &'a Tensor,
     pub rate: &'a Tensor,
+    /// One if nothing is to be updated, else zero.
+    pub overflow: &'a Tensor,
     pub lr: f64,
     pub beta1: f64,
     pub beta2: f64,
@@ -214,8 +217,21 @@ pub struct Update<'a> {
 
 /// One fused update of a vector.
 pub fn adamw([w, g, m, v]: [&Tensor; 4], u: &Update<'_>) -> Result<(), TchError> {
-    let (steps, rate) = (raw(u.steps), raw(u.rate));
-    call!(gaps_adamw(raw(w), raw(g), raw(m), raw(v), steps, rate, u.lr, u.beta1, u.beta2, u.weight_decay, u.eps))
+    let [steps, rate, overflow] = [u.steps, u.rate, u.overflow].map(raw);
+    call!(gaps_adamw(
+        raw(w),
+        raw(g),
+        raw(m),
+        raw(v),
+        steps,
+        rate,
+        overflow,
+        u.lr,
+        u.beta1,
+        u.beta2,
+        u.weight_decay,
+        u.eps
+    ))
 }
 
 /// Working memory of one rank on the CPU.

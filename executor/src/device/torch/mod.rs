@@ -16,12 +16,12 @@ use std::ffi::c_void;
 
 use meshwright_hardware::mesh::{Coord, Rank};
 use meshwright_hardware::op::Op;
-use meshwright_hardware::program::{Buffer, ELEM_BYTES, Lifetime};
+use meshwright_hardware::program::{Buffer, Elem, Lifetime};
 
 use super::check::check;
 use super::{Backend, Device, Found, Region, StepArgs, device_info};
 use crate::error::ExecutorError;
-use abi::{Declared, Description, Handle, Sink};
+use abi::{Declared, Description, Format, Handle, Sink};
 use library::Library;
 
 /// A rank's buffers on one of torch's devices.
@@ -77,7 +77,7 @@ impl Torch {
     pub fn new(rank: Rank, buffers: &[Buffer], backend: Backend, threads: usize) -> Result<Torch, ExecutorError> {
         let failed = |problem| ExecutorError::Device { device: backend.to_string(), rank, problem };
         let library = library(backend).map_err(failed)?;
-        let declared = buffers.iter().map(declare).collect::<Result<Vec<_>, _>>().map_err(failed)?;
+        let declared: Vec<Declared> = buffers.iter().map(declare).collect();
         let open = |problem| {
             // SAFETY: `declared` has `len` entries, and the sink outlives the call.
             let open =
@@ -167,12 +167,13 @@ impl Torch {
     }
 }
 
-fn declare(buffer: &Buffer) -> Result<Declared, String> {
-    if u64::from(buffer.width) != ELEM_BYTES {
-        return Err(format!("buffer `{}` is not fp32, all that this device runs", buffer.name));
-    }
-    let hosted = buffer.lifetime == Lifetime::Hosted;
-    Ok(Declared { elems: buffer.elems, width: u32::from(buffer.width), hosted })
+fn declare(buffer: &Buffer) -> Declared {
+    let format = match buffer.elem {
+        Elem::F32 | Elem::U32 => Format::Word,
+        Elem::Bf16 => Format::Bf16,
+        Elem::F16 => Format::F16,
+    };
+    Declared { elems: buffer.elems, format, hosted: buffer.lifetime == Lifetime::Hosted }
 }
 
 impl Device for Torch {

@@ -18,7 +18,11 @@ pub fn forward(x: &Args, kind: NormKind, rows: usize, cols: usize) -> Outcome {
             let options = (Kind::Float, y.device());
             let [made_mean, made_rstd] = [(); 2].map(|()| Tensor::f_empty([n(rows), 1], options));
             let (made_mean, made_rstd) = (made_mean?, made_rstd?);
-            gaps::layer_norm(&rows_in, [&gain, &x.of(2, [cols])?], EPS, [&y, &made_mean, &made_rstd])?;
+            // On the CPU what rows are scaled by decides what statistics are.
+            let bias = x.of(2, [cols])?;
+            let kind = if is_cuda(&y) { y.kind() } else { Kind::Float };
+            let (gain, bias) = (gain.f_to_kind(kind)?, bias.f_to_kind(kind)?);
+            gaps::layer_norm(&rows_in, [&gain, &bias], EPS, [&y, &made_mean, &made_rstd])?;
             copy(&mean, &made_mean)?;
             copy(&rstd, &made_rstd)
         }
