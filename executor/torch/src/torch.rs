@@ -15,8 +15,8 @@ use meshwright_hardware::mesh::Coord;
 use meshwright_hardware::op::Op;
 use tch::{Device, Kind, Tensor};
 
-use crate::batch::{Batches, Call};
-use crate::cuda::{self, Rank};
+use crate::batch::{Batches, Call, Waiting};
+use crate::cuda::{self, Event, Rank};
 use crate::gaps::{self, Entered, Pool};
 use crate::view::{Args, Outcome, n};
 
@@ -35,6 +35,10 @@ pub struct Torch {
     ops: Vec<Op>,
     pub(crate) kept: Kept,
     batches: Batches,
+    /// Of marks, by their numbers, on CUDA; kept from step to step.
+    pub(crate) events: Vec<Event>,
+    /// Marks since they were asked for.
+    marked: usize,
 }
 
 /// Where kernels run, and from where they take working memory.
@@ -108,7 +112,7 @@ impl Torch {
         let bytes = declared.iter().filter(|buffer| !buffer.hosted).map(bytes).sum();
         let before = if number < 0 { 0 } else { gaps::cuda_bytes(number)?.0 };
         let (ops, kept, batches) = (Vec::new(), Kept::default(), Batches::default());
-        Ok(Torch { device, buffers, bytes, before, place, ops, kept, batches })
+        Ok(Torch { device, buffers, bytes, before, place, ops, kept, batches, events: Vec::new(), marked: 0 })
     }
 
     /// The number of an op.
@@ -121,7 +125,7 @@ impl Torch {
         let call = Call { op, regions: regions.to_vec(), at };
         match &self.place {
             Place::Cuda(_) => {
-                self.batches.waiting.push(call);
+                self.batches.waiting.push(Waiting::Op(call));
                 self.batches.settings = Some(*step);
                 Ok(())
             }
@@ -196,6 +200,33 @@ impl Torch {
             Place::Cpu(_) => Ok(()),
             Place::Cuda(_) => cuda::sync(),
         }
+    }
+
+    /// Notes a moment between ops, where they wait; its number.
+    pub fn mark(&mut self) -> Outcome<Option<usize>> {
+        let Place::Cuda(rank) = self.place else { return Ok(None) };
+        let number = self.marked;
+        if number == self.events.len() {
+            rank.enter()?;
+            self.events.push(Event::new()?);
+        }
+        self.batches.waiting.push(Waiting::Mark(number));
+        self.marked += 1;
+        Ok(Some(number))
+    }
+
+    /// How many nanoseconds ago each mark was passed; waits for them.
+    pub fn marks(&mut self, ago: &mut [u64]) -> Outcome {
+        self.sync()?;
+        if std::mem::take(&mut self.marked) > 0 {
+            let now = Event::new()?;
+            now.record()?;
+            cuda::sync()?;
+            for (ago, event) in ago.iter_mut().zip(&self.events) {
+                *ago = event.until(&now)?;
+            }
+        }
+        Ok(())
     }
 
     pub fn buffer_bytes(&self) -> u64 {

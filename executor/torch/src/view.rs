@@ -31,9 +31,14 @@ impl Args<'_> {
         &self.buffers[self.regions[argument].buffer]
     }
 
+    /// What an argument's elements are; numbers of tokens and places are said to be floats.
+    pub fn kind(&self, argument: usize) -> Kind {
+        self.memory(argument).kind()
+    }
+
     /// Whether an argument's elements are of two bytes.
     pub fn is_half(&self, argument: usize) -> bool {
-        self.memory(argument).kind() != Kind::Float
+        self.kind(argument) != Kind::Float
     }
 
     /// Whether arguments lie on a CUDA device.

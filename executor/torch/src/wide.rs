@@ -12,9 +12,9 @@ use tch::{Device, Kind, Tensor};
 
 use crate::view::{Args, Outcome, n};
 
-/// Floats of the copies of a part, about: 2 MiB on the CPU; on CUDA few launches count for more.
+/// Floats of the copies of a part, about: 1 MiB on the CPU; on CUDA few launches count for more.
 fn floats(device: Device) -> usize {
-    if matches!(device, Device::Cuda(_)) { 1 << 26 } else { 1 << 19 }
+    if matches!(device, Device::Cuda(_)) { 1 << 26 } else { 1 << 18 }
 }
 
 /// Whether operators take these elements as they are, and round what they give once.
@@ -22,18 +22,22 @@ pub fn is_native(op: &Op, x: &Args) -> bool {
     if (0..x.len()).all(|argument| !x.is_half(argument)) {
         return true;
     }
+    // Kernels of `cpp/fused.cpp`.
+    let fused = !x.is_cuda() && (0..x.len()).all(|argument| x.kind(argument) != Kind::Half);
     match op {
         Op::Matmul { .. } | Op::ExpertMatmul { .. } | Op::Embed { .. } | Op::Positions { .. } => true,
         Op::PositionsGrad { .. } | Op::Columns { .. } | Op::Dispatch { .. } | Op::DispatchGrad { .. } => true,
         Op::LossStats { .. } | Op::Loss { .. } | Op::Zero { .. } | Op::Copy { .. } | Op::Accumulate { .. } => true,
         Op::SquaredNorm { .. } | Op::AdamW { .. } => true,
-        Op::Activation { kind, .. } | Op::ActivationGrad { kind, .. } => kind.width() == 1,
+        Op::Activation { kind, .. } | Op::ActivationGrad { kind, .. } => kind.width() == 1 || fused,
+        Op::NormGrad { kind: NormKind::Rms, .. } | Op::Rope { .. } => fused,
         Op::Add { bias, .. } => !bias,
         Op::Norm { kind: NormKind::Layer, .. } => true,
         // CUDA's kernels are of two bytes, and keep statistics in fp32.
-        Op::Norm { kind: NormKind::Rms, .. } | Op::Attention(_) | Op::AttentionGrad(_) => x.is_cuda(),
+        Op::Norm { kind: NormKind::Rms, .. } => x.is_cuda() || fused,
+        Op::Attention(_) | Op::AttentionGrad(_) => x.is_cuda(),
         Op::EmbedGrad { .. }
-        | Op::NormGrad { .. }
+        | Op::NormGrad { kind: NormKind::Layer, .. }
         | Op::Route { .. }
         | Op::RouteGrad { .. }
         | Op::Combine { .. }
@@ -41,7 +45,6 @@ pub fn is_native(op: &Op, x: &Args) -> bool {
         | Op::LatentPack { .. }
         | Op::LatentPackGrad { .. }
         | Op::BiasGrad { .. }
-        | Op::Rope { .. }
         | Op::ContextAttention(_)
         | Op::ContextAttentionGrad(_) => false,
     }

@@ -18,7 +18,7 @@ pub const SYMBOL: &str = "meshwright_torch";
 /// The version of this file, and the sizes of what crosses.
 pub const ABI: u64 = {
     let sizes = [size_of::<Declared>(), size_of::<Region>(), size_of::<Coord>(), size_of::<StepArgs>()];
-    (2 << 48) + ((sizes[0] << 36) + (sizes[1] << 24) + (sizes[2] << 12) + sizes[3]) as u64
+    (3 << 48) + ((sizes[0] << 36) + (sizes[1] << 24) + (sizes[2] << 12) + sizes[3]) as u64
 };
 
 /// What an element of a buffer is.
@@ -71,6 +71,9 @@ impl Sink {
     }
 }
 
+/// What `mark` gives for a device whose ops run at once.
+pub const NO_CLOCK: i64 = i64::MAX;
+
 /// A rank's buffers on a device of torch's.
 pub type Handle = *mut c_void;
 
@@ -113,6 +116,10 @@ pub struct Table {
     pub write: unsafe extern "C" fn(Handle, region: *const Region, from: *const c_void, problem: Sink) -> bool,
     /// Waits for all that was asked for.
     pub sync: unsafe extern "C" fn(Handle, problem: Sink) -> bool,
+    /// Notes a moment in line with ops; its number since `marks`, [`NO_CLOCK`] if the device keeps no time.
+    pub mark: unsafe extern "C" fn(Handle, problem: Sink) -> i64,
+    /// How many nanoseconds ago each of `count` marks was passed, which are all there are and are forgotten; waits for them.
+    pub marks: unsafe extern "C" fn(Handle, ago: *mut u64, count: usize, problem: Sink) -> bool,
     /// Bytes of declared buffers.
     pub buffer_bytes: unsafe extern "C" fn(Handle) -> u64,
     /// Bytes of working memory that kernels held besides at most.

@@ -13,6 +13,7 @@ mod library;
 mod tests;
 
 use std::ffi::c_void;
+use std::time::{Duration, Instant};
 
 use meshwright_hardware::mesh::{Coord, Rank};
 use meshwright_hardware::op::Op;
@@ -21,7 +22,7 @@ use meshwright_hardware::program::{Buffer, Elem, Lifetime};
 use super::check::check;
 use super::{Backend, Device, Found, Region, StepArgs, device_info};
 use crate::error::ExecutorError;
-use abi::{Declared, Description, Format, Handle, Sink};
+use abi::{Declared, Description, Format, Handle, NO_CLOCK, Sink};
 use library::Library;
 
 /// A rank's buffers on one of torch's devices.
@@ -34,6 +35,8 @@ pub struct Torch {
     sizes: Vec<usize>,
     /// Ops that the library was told, with their numbers.
     ops: Vec<(Op, u32)>,
+    /// Marks since they were asked for.
+    marked: usize,
     /// A region as the host sees it, where it cannot reach it where it lies.
     host: Vec<f32>,
 }
@@ -86,7 +89,7 @@ impl Torch {
         };
         let handle = said(open).map_err(failed)?;
         let sizes = buffers.iter().map(|buffer| buffer.elems).collect();
-        Ok(Torch { rank, backend, library, handle, sizes, ops: Vec::new(), host: Vec::new() })
+        Ok(Torch { rank, backend, library, handle, sizes, ops: Vec::new(), marked: 0, host: Vec::new() })
     }
 
     fn failed(&self, problem: String) -> ExecutorError {
@@ -209,6 +212,25 @@ impl Device for Torch {
         // SAFETY: the handle is open.
         let sync = |problem| unsafe { (self.library.table.sync)(self.handle, problem) };
         said(|problem| sync(problem).then_some(())).map_err(|problem| self.failed(problem))
+    }
+
+    fn mark(&mut self) -> Result<Option<usize>, ExecutorError> {
+        // SAFETY: the handle is open.
+        let mark = |problem| unsafe { (self.library.table.mark)(self.handle, problem) };
+        let mark = said(|problem| usize::try_from(mark(problem)).ok()).map_err(|problem| self.failed(problem))?;
+        let mark = (mark != NO_CLOCK as usize).then_some(mark);
+        self.marked += usize::from(mark.is_some());
+        Ok(mark)
+    }
+
+    fn marks(&mut self) -> Result<Vec<Instant>, ExecutorError> {
+        let mut ago = vec![0; std::mem::take(&mut self.marked)];
+        // SAFETY: there is room for as many as there are marks.
+        let mut marks =
+            |problem| unsafe { (self.library.table.marks)(self.handle, ago.as_mut_ptr(), ago.len(), problem) };
+        said(|problem| marks(problem).then_some(())).map_err(|problem| self.failed(problem))?;
+        let now = Instant::now();
+        Ok(ago.into_iter().map(|nanos| now.checked_sub(Duration::from_nanos(nanos)).unwrap_or(now)).collect())
     }
 
     fn buffer_bytes(&self) -> u64 {

@@ -1,7 +1,6 @@
 //! How libtorch is looked for, and what the library is never given. No libtorch is opened here.
 
 use super::library::{inside, version};
-use super::*;
 
 /// A folder with files, of a test's own.
 fn folder(name: &str, files: &[(&str, &str)]) -> std::path::PathBuf {
