@@ -159,7 +159,8 @@ fn under_low_limits_ops_are_right_or_refused_by_the_limits_name() {
 
 #[test]
 fn an_adapter_with_too_little_memory_of_a_workgroup_or_too_few_threads_is_refused() {
-    let lower: [(&str, fn(&mut ::wgpu::Limits)); 4] = [
+    type Lower = fn(&mut ::wgpu::Limits);
+    let lower: [(&str, Lower); 4] = [
         ("max_compute_workgroup_storage_size", |limits| limits.max_compute_workgroup_storage_size = 8 << 10),
         ("max_compute_invocations_per_workgroup", |limits| limits.max_compute_invocations_per_workgroup = 128),
         ("max_storage_buffers_per_shader_stage", |limits| limits.max_storage_buffers_per_shader_stage = 4),
