@@ -134,6 +134,7 @@ pub fn train_config(plan: &Plan, threads_per_rank: usize, checkpoints: Option<Ch
         global_batch: plan.job.global_batch,
         device: Backend::Cpu,
         threads_per_rank,
+        traced: true,
         checkpoints,
     }
 }

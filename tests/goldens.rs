@@ -96,6 +96,7 @@ fn trainer(dress: Dress, mesh: Mesh, golden: &Golden) -> Trainer {
         global_batch: 4,
         device: Backend::Cpu,
         threads_per_rank: 1,
+        traced: true,
         checkpoints: None,
     };
     let (ids, targets) = (golden.ids.clone(), golden.targets.clone());

@@ -101,6 +101,12 @@ fn two_bytes_learn_as_four_do_on_wgpu() {
     learns_alike(Backend::Wgpu(0));
 }
 
+#[cfg(all(feature = "torch", unix))]
+#[test]
+fn two_bytes_learn_as_four_do_on_torch() {
+    learns_alike(Backend::Torch);
+}
+
 #[test]
 fn measured_buffers_are_the_declared_ones_in_every_precision() {
     let bytes = |precision| {

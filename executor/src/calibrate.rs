@@ -43,6 +43,8 @@ const QUEUED_REPEAT: Duration = Duration::from_millis(5);
 const REPEATS: usize = 31;
 /// Share of the budget that ops get; the rest is for communication.
 const OPS_SHARE: f64 = 0.85;
+/// Kinds of collectives.
+const COLLECTIVES: usize = 5;
 /// Sizes of messages and collectives, bytes.
 const MESSAGES: [usize; 4] = [1 << 12, 1 << 16, 1 << 20, 1 << 24];
 /// Sizes of inputs, elements.
@@ -65,7 +67,8 @@ pub struct CalibrateConfig {
     pub budget: Duration,
 }
 
-/// Times everything; curves by class: [`Op::class`], `send`, `recv`, `load`, `all-reduce`, `reduce-scatter`, `all-gather`.
+/// Times everything; curves by class: [`Op::class`], `send`, `recv`, `load`, `all-reduce`, `reduce-scatter`, `all-gather`,
+/// `all-to-all`, `rotate`.
 ///
 /// Curves of ops are over the dims that [`dims`] gives, of collectives over `[ranks, bytes]`, of messages over `[bytes]`
 /// and of inputs over `[elements]`. With one rank there are none of communication.
@@ -172,7 +175,7 @@ impl<'a> Bench<'a> {
             self.op(op, left)?;
         }
         let left = config.budget.saturating_sub(start.elapsed());
-        let kinds = 3 * self.shared.groups.len() + 2;
+        let kinds = COLLECTIVES * self.shared.groups.len() + 2;
         self.communication(left / (kinds * MESSAGES.len()) as u32)?;
         self.inputs(left / (kinds * MESSAGES.len()) as u32)?;
         Ok(self.timings)
@@ -219,10 +222,12 @@ impl<'a> Bench<'a> {
     /// Times collectives in groups of every size, and messages between pairs of ranks.
     fn communication(&mut self, budget: Duration) -> Result<(), ExecutorError> {
         let (shared, rank) = (self.shared, self.rank);
-        let kinds = [
+        let kinds: [_; COLLECTIVES] = [
             ("all-reduce", Collective::AllReduce),
             ("reduce-scatter", Collective::ReduceScatter),
             ("all-gather", Collective::AllGather),
+            ("all-to-all", Collective::AllToAll),
+            ("rotate", Collective::Rotate),
         ];
         for (size, group) in &shared.groups {
             for ((class, kind), bytes) in kinds.into_iter().flat_map(|kind| MESSAGES.map(|bytes| (kind, bytes))) {
@@ -426,8 +431,19 @@ mod tests {
         ];
         let curves = calibrate(&config(2, ops)).unwrap();
         let classes: Vec<&str> = curves.keys().map(String::as_str).collect();
-        let communication =
-            ["all-gather", "all-reduce", "embed", "load", "loss", "recv", "reduce-scatter", "send", "zero"];
+        let communication = [
+            "all-gather",
+            "all-reduce",
+            "all-to-all",
+            "embed",
+            "load",
+            "loss",
+            "recv",
+            "reduce-scatter",
+            "rotate",
+            "send",
+            "zero",
+        ];
         assert_eq!(classes, communication);
         let [small, large] = [0, 1].map(|i| curves["zero"].samples()[i].seconds);
         assert!(large > 20.0 * small, "256 times the work: {small} s, then {large} s");
@@ -455,7 +471,7 @@ mod tests {
     fn the_default_grid_covers_every_class_and_fits_the_arena() {
         let ops = default_ops(Elem::F32);
         let classes: std::collections::BTreeSet<&str> = ops.iter().map(Op::class).collect();
-        assert_eq!(classes.len(), 27);
+        assert_eq!(classes.len(), 30);
         assert!(ops.iter().all(|op| footprint(op) <= ARENA));
     }
 }

@@ -3,6 +3,8 @@
 //! In: a program, the rank, its device, the transport, data and the step's settings. Out: changed buffers, and a span an
 //! instruction.
 //!
+//! A device that keeps time itself is not waited for between blocks: its marks say when they ran.
+//!
 //! Invariant: instructions run in list order, whatever their stream; a verified program's waits point backwards, so they
 //! hold by themselves. Nothing is computed here: ops run on the device, bytes move through the transport.
 
@@ -32,7 +34,9 @@ pub fn run_step(
 ) -> Result<(), ExecutorError> {
     let at = program.mesh.coord_of(rank);
     let mut step = Step { program, rank, at, device, transport, load, args };
-    program.roles[program.role_of(at)].instrs.iter().try_for_each(|instr| clock.time(|| step.run(instr)))
+    program.roles[program.role_of(at)].instrs.iter().try_for_each(|instr| step.timed(instr, clock))?;
+    clock.settle(step.device.marks()?);
+    Ok(())
 }
 
 /// What instructions of a step share.
@@ -47,6 +51,42 @@ struct Step<'a> {
 }
 
 impl Step<'_> {
+    /// Runs an instruction and has its span kept.
+    fn timed(&mut self, instr: &Instr, clock: &mut Clock) -> Result<(), ExecutorError> {
+        match &instr.kind {
+            Kind::Run { .. } if !clock.is_on() => self.run(instr),
+            Kind::Run { .. } => {
+                let begin = match clock.last_mark() {
+                    // Where one block ends the next begins.
+                    Some(mark) => Some(mark),
+                    None => self.device.mark()?,
+                };
+                let Some(begin) = begin else {
+                    return clock.time(|| {
+                        self.run(instr)?;
+                        // So that a span holds its own work, whenever the device does it.
+                        self.device.sync()
+                    });
+                };
+                self.run(instr)?;
+                if let Some(end) = self.device.mark()? {
+                    clock.between(begin, end);
+                }
+                Ok(())
+            }
+            // Buffers are kept for the whole run.
+            Kind::Free { .. } => {
+                clock.nothing();
+                Ok(())
+            }
+            Kind::Load { .. } | Kind::Send { .. } | Kind::Recv { .. } | Kind::Collective { .. } | Kind::Move { .. } => {
+                // What comes before is not part of its span.
+                self.device.sync()?;
+                clock.time(|| self.run(instr))
+            }
+        }
+    }
+
     fn run(&mut self, instr: &Instr) -> Result<(), ExecutorError> {
         let (rank, transport, load) = (self.rank, self.transport, self.load);
         match &instr.kind {
@@ -56,9 +96,7 @@ impl Step<'_> {
             }
             Kind::Run { block, args, .. } => {
                 let program = self.program;
-                self.run_block(&program.blocks[*block as usize], args)?;
-                // So that an instruction's span holds its own work, whenever the device does it.
-                self.device.sync()
+                self.run_block(&program.blocks[*block as usize], args)
             }
             Kind::Send { to, tag, view } => {
                 let to = self.peer(*to);
@@ -82,7 +120,6 @@ impl Step<'_> {
                     Ok(())
                 })
             }
-            // Buffers are kept for the whole run.
             Kind::Free { .. } => Ok(()),
         }
     }

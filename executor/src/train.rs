@@ -118,6 +118,8 @@ pub struct StepOutcome {
     pub grad_norm: f64,
     /// What gradients were scaled by.
     pub loss_scale: f64,
+    /// Seconds from the first instruction to the last; all of the call, if steps are not traced.
+    pub seconds: f64,
     /// When every instruction of every rank ran.
     pub trace: Trace,
 }
@@ -242,13 +244,13 @@ impl Trainer {
         while self.next_step < self.config.steps {
             let step = self.next_step;
             let outcome = self.step()?;
-            let seconds = outcome.trace.step_time().seconds().0;
+            let seconds = outcome.seconds;
             losses.push(outcome.loss);
             step_times.push(seconds);
             if step < first_step + WARM_UP || traces.len() == TRACED {
                 traces.pop_front();
             }
-            let metrics = self.metrics(step, &outcome, seconds);
+            let metrics = self.metrics(step, &outcome);
             traces.push_back(outcome.trace);
             let last = on_step(&metrics).is_break() || self.next_step == self.config.steps;
             if let Some((checkpoints, every)) = &checkpoints
@@ -297,12 +299,13 @@ impl Trainer {
         if let Some(failed) = outcomes.iter().position(own) {
             outcomes.swap(0, failed);
         }
-        let lanes = outcomes.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let trace = trace(outcomes.into_iter().collect::<Result<Vec<_>, _>>()?);
+        let seconds = if config.traced { trace.step_time().seconds().0 } else { epoch.elapsed().as_secs_f64() };
         self.next_step += 1;
         let loss_scale = f64::from(args.loss_scale);
         let grad_norm = self.grad_norm()? / loss_scale;
         self.scaler.next(grad_norm.is_finite());
-        Ok(StepOutcome { loss: self.loss()?, grad_norm, loss_scale, trace: trace(lanes) })
+        Ok(StepOutcome { loss: self.loss()?, grad_norm, loss_scale, seconds, trace })
     }
 
     /// The sum of what the last stage's ranks add up, one of each tensor-parallel group.
@@ -331,7 +334,8 @@ impl Trainer {
         (0..self.devices.len()).map(of_rank).collect()
     }
 
-    fn metrics(&self, step: usize, outcome: &StepOutcome, seconds: f64) -> StepMetrics {
+    fn metrics(&self, step: usize, outcome: &StepOutcome) -> StepMetrics {
+        let seconds = outcome.seconds;
         StepMetrics {
             step,
             loss: outcome.loss,
@@ -362,7 +366,7 @@ fn run_rank(
         load(source, step, first, input, (config.microbatch_size, program.mesh.cp, at.cp), host)
     };
     let body = || {
-        let mut clock = Clock::new(epoch);
+        let mut clock = if config.traced { Clock::new(epoch) } else { Clock::off(epoch) };
         transport.barrier(rank)?;
         run_step(program, rank, device, transport, &load, args, &mut clock)?;
         Ok(Lane { rank, role: program.role_of(at), spans: clock.into_spans() })

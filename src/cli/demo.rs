@@ -97,9 +97,7 @@ impl Demo {
             fix: Default::default(),
             goal: Default::default(),
         };
-        // Attention to other ranks' keys is not among the ops that are timed.
-        let fix = Fix { cp: Some(1), ..Fix::default() };
-        let found = search(&job, cluster, &fix, 1)?;
+        let found = search(&job, cluster, &Fix::default(), 1)?;
         let considered = found.considered;
         let (mut plan, predicted) = found.best.into_iter().next().expect("a search that succeeds has a plan");
         println!("predicted:");

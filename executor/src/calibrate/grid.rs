@@ -5,7 +5,7 @@
 //! Invariant: every op fits the arena that operands are taken from.
 
 use meshwright_hardware::mesh::Axis;
-use meshwright_hardware::op::{ActivationKind, AttentionDims, Layout, NormKind, Op};
+use meshwright_hardware::op::{ActivationKind, AttentionDims, ContextDims, Layout, NormKind, Op};
 use meshwright_hardware::program::Elem;
 
 /// Tokens at once.
@@ -20,6 +20,7 @@ pub fn default_ops(elem: Elem) -> Vec<Op> {
     let master = elem != Elem::F32;
     let mut ops = matmuls();
     ops.extend(attentions());
+    ops.extend(contexts());
     for rows in ROWS {
         for cols in COLS.into_iter().filter(|cols| rows * cols <= MOST) {
             ops.extend(row_wise(rows, cols));
@@ -69,6 +70,37 @@ fn attentions() -> Vec<Op> {
     ops
 }
 
+/// Attention of two ranks that share sequences, as [`position`](meshwright_hardware::op::position) cuts them: to all keys at
+/// once, or to a block, which are the same work a key.
+fn contexts() -> Vec<Op> {
+    let mut ops = Vec::new();
+    for keys in [64, 256, 1024] {
+        for (batch, heads) in [(1, 2), (1, 8), (4, 8)] {
+            for head_dim in [32, 64, 128] {
+                let (cp, kv_heads, seq) = (2, heads, keys / 2);
+                let stride = (heads + 2 * kv_heads) * head_dim;
+                let d = ContextDims {
+                    batch,
+                    seq,
+                    keys: seq,
+                    heads,
+                    kv_heads,
+                    head_dim,
+                    stride,
+                    causal: true,
+                    cp,
+                    blocks: cp,
+                    hop: 0,
+                };
+                if d.forward_flops() < 3e8 {
+                    ops.extend([Op::ContextAttention(d), Op::ContextAttentionGrad(d)]);
+                }
+            }
+        }
+    }
+    ops
+}
+
 fn row_wise(rows: usize, cols: usize) -> Vec<Op> {
     let (seq, vocab, shards, accumulate) = (128, cols, 1, true);
     let mut ops = vec![
@@ -79,6 +111,7 @@ fn row_wise(rows: usize, cols: usize) -> Vec<Op> {
         Op::BiasGrad { rows, cols },
         Op::Rope { rows, seq, stride: cols, heads: cols / 32, head_dim: 32, theta: 1e4, cp: 1, inverse: false },
         Op::Add { rows, cols, bias: false },
+        Op::Columns { rows, stride: 3 * cols, first: cols, cols, into: false },
         Op::LossStats { rows, vocab, shards },
         Op::Loss { rows, vocab, shards, scale: 1.0 },
     ];

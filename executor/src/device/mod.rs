@@ -8,6 +8,7 @@
 mod backend;
 mod check;
 mod cpu;
+pub mod cut;
 mod info;
 #[cfg(all(feature = "torch", unix))]
 pub mod torch;
@@ -21,6 +22,8 @@ pub use info::{DeviceInfo, device_info};
 pub use torch::Torch;
 #[cfg(feature = "wgpu")]
 pub use wgpu::Wgpu;
+
+use std::time::Instant;
 
 use meshwright_hardware::mesh::Coord;
 use meshwright_hardware::op::Op;
@@ -124,6 +127,23 @@ pub trait Device: Send {
     /// [`ExecutorError::Device`] if something that was asked for earlier failed.
     fn sync(&mut self) -> Result<(), ExecutorError> {
         Ok(())
+    }
+
+    /// Notes the moment at which all that was asked for before is done, in line with ops; nobody waits for it. Gives the mark's
+    /// number since [`Device::marks`], from 0 on, or none if the device keeps no time: then the host has to wait to know.
+    ///
+    /// # Errors
+    /// [`ExecutorError::Device`] if something that was asked for earlier failed.
+    fn mark(&mut self) -> Result<Option<usize>, ExecutorError> {
+        Ok(None)
+    }
+
+    /// The moments of all marks, which are forgotten; waits until they are there.
+    ///
+    /// # Errors
+    /// [`ExecutorError::Device`] if something that was asked for earlier failed.
+    fn marks(&mut self) -> Result<Vec<Instant>, ExecutorError> {
+        self.sync().map(|()| Vec::new())
     }
 
     /// Bytes held for the declared buffers.

@@ -52,6 +52,8 @@ pub struct TrainConfig {
     pub device: Backend,
     /// Threads of each rank on the CPU.
     pub threads_per_rank: usize,
+    /// Whether steps are looked into, instruction by instruction; without, their traces are empty.
+    pub traced: bool,
     /// Where to save and how often; `None` saves nothing.
     pub checkpoints: Option<CheckpointConfig>,
 }

@@ -252,6 +252,7 @@ fn config(mesh: Mesh, microbatches: usize) -> TrainConfig {
         global_batch: GLOBAL_BATCH,
         device: Backend::Cpu,
         threads_per_rank: 1,
+        traced: true,
         checkpoints: None,
     }
 }

@@ -142,7 +142,7 @@ fn torch(rank: Rank, buffers: &[Buffer]) -> Result<Box<dyn Device>, ExecutorErro
 }
 
 #[cfg(all(feature = "torch", unix))]
-conformance!(torch, crate::torch);
+conformance!(torch, crate::torch, crate::ALL);
 
 #[test]
 fn cases_cover_every_class_that_is_calibrated() {

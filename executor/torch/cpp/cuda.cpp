@@ -80,6 +80,32 @@ bool gaps_graph_replay(void* graph) {
   return attempt([&] { static_cast<CUDAGraph*>(graph)->replay(); });
 }
 
+// Events that keep time.
+void* gaps_event() {
+  cudaEvent_t event = nullptr;
+  bool made = attempt([&] { C10_CUDA_CHECK(cudaEventCreate(&event)); });
+  return made ? event : nullptr;
+}
+
+// In a graph an event has to be an outside one, so that it can be asked for its moment.
+bool gaps_event_record(void* event) {
+  return attempt([&] {
+    auto stream = c10::cuda::getCurrentCUDAStream();
+    cudaStreamCaptureStatus capturing;
+    C10_CUDA_CHECK(cudaStreamIsCapturing(stream, &capturing));
+    auto how = capturing == cudaStreamCaptureStatusActive ? cudaEventRecordExternal : cudaEventRecordDefault;
+    C10_CUDA_CHECK(cudaEventRecordWithFlags(static_cast<cudaEvent_t>(event), stream, how));
+  });
+}
+
+bool gaps_event_elapsed(void* from, void* to, float* ms) {
+  return attempt([&] {
+    C10_CUDA_CHECK(cudaEventElapsedTime(ms, static_cast<cudaEvent_t>(from), static_cast<cudaEvent_t>(to)));
+  });
+}
+
+void gaps_event_free(void* event) { cudaEventDestroy(static_cast<cudaEvent_t>(event)); }
+
 void gaps_graph_free(void* graph) { delete static_cast<CUDAGraph*>(graph); }
 
 }  // extern "C"

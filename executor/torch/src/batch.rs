@@ -1,7 +1,7 @@
-//! Batches of ops on CUDA: those between two looks of the host. A batch that comes again is captured as one CUDA graph,
-//! and from then on starts with one call.
+//! Batches of ops on CUDA: those between two looks of the host, whatever blocks they belong to. A batch that comes again is
+//! captured as one CUDA graph, and from then on starts with one call.
 //!
-//! In: calls. Out: the same kernels in the same order.
+//! In: calls, and marks between them. Out: the same kernels in the same order.
 //!
 //! Invariant: a graph holds nothing that changes from step to step: regions are fixed, and settings lie on the device.
 
@@ -22,13 +22,21 @@ pub struct Call {
     pub at: Coord,
 }
 
-/// Calls that wait, and batches that were seen.
+/// What waits.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Waiting {
+    Op(Call),
+    /// The moment of the event of this number.
+    Mark(usize),
+}
+
+/// What waits, and batches that were seen.
 #[derive(Default)]
 pub struct Batches {
-    pub waiting: Vec<Call>,
+    pub waiting: Vec<Waiting>,
     /// What the optimizer was last told.
     pub settings: Option<StepArgs>,
-    seen: HashMap<Vec<Call>, Seen>,
+    seen: HashMap<Vec<Waiting>, Seen>,
 }
 
 /// What is known of a batch.
@@ -42,24 +50,34 @@ enum Seen {
 impl Batches {
     /// Runs what waits on this thread's stream.
     pub fn run(&mut self, torch: &mut Torch, rank: Rank) -> Outcome {
-        let (calls, Some(step)) = (std::mem::take(&mut self.waiting), self.settings) else { return Ok(()) };
-        if calls.is_empty() {
-            return Ok(());
-        }
+        let all = std::mem::take(&mut self.waiting);
+        let run = |torch: &mut Torch, step: &StepArgs| {
+            all.iter().try_for_each(|waiting| match waiting {
+                Waiting::Op(call) => torch.now(call, step),
+                Waiting::Mark(number) => torch.events[*number].record(),
+            })
+        };
+        let Some(step) = self.settings.filter(|_| all.iter().any(|waiting| matches!(waiting, Waiting::Op(_)))) else {
+            // Marks alone.
+            return all.iter().try_for_each(|waiting| match waiting {
+                Waiting::Op(_) => Ok(()),
+                Waiting::Mark(number) => torch.events[*number].record(),
+            });
+        };
         // Outside of any graph: a graph reads what it finds there.
         crate::ops::settle(&step, torch.device, &mut torch.kept)?;
-        match self.seen.get(&calls) {
+        match self.seen.get(&all) {
             Some(Seen::Captured(graph)) => graph.replay(),
             // The first time warms up: libraries choose kernels, tables are made.
             None => {
-                calls.iter().try_for_each(|call| torch.now(call, &step))?;
-                self.seen.insert(calls, Seen::Ran);
+                run(torch, &step)?;
+                self.seen.insert(all, Seen::Ran);
                 Ok(())
             }
             Some(Seen::Ran) => {
-                let graph = Graph::capture(rank, || calls.iter().try_for_each(|call| torch.now(call, &step)))?;
+                let graph = Graph::capture(rank, || run(torch, &step))?;
                 graph.replay()?;
-                self.seen.insert(calls, Seen::Captured(graph));
+                self.seen.insert(all, Seen::Captured(graph));
                 Ok(())
             }
         }

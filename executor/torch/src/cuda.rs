@@ -23,6 +23,10 @@ struct Part {
     end: unsafe extern "C" fn(*mut c_void) -> bool,
     replay: unsafe extern "C" fn(*mut c_void) -> bool,
     free: unsafe extern "C" fn(*mut c_void),
+    event: unsafe extern "C" fn() -> *mut c_void,
+    record: unsafe extern "C" fn(*mut c_void) -> bool,
+    elapsed: unsafe extern "C" fn(*mut c_void, *mut c_void, *mut f32) -> bool,
+    free_event: unsafe extern "C" fn(*mut c_void),
 }
 
 fn part() -> Result<&'static Part, TchError> {
@@ -41,6 +45,10 @@ fn part() -> Result<&'static Part, TchError> {
                 end: function(c"gaps_graph_end")?,
                 replay: function(c"gaps_graph_replay")?,
                 free: function(c"gaps_graph_free")?,
+                event: function(c"gaps_event")?,
+                record: function(c"gaps_event_record")?,
+                elapsed: function(c"gaps_event_elapsed")?,
+                free_event: function(c"gaps_event_free")?,
             })
         }
     };
@@ -112,6 +120,46 @@ pub fn sync() -> Result<(), TchError> {
     let part = part()?;
     // SAFETY: it takes nothing.
     outcome(unsafe { (part.sync)() }, part.problem)
+}
+
+/// A moment between kernels.
+pub struct Event(*mut c_void);
+
+// SAFETY: CUDA keeps no state of a thread's in an event.
+unsafe impl Send for Event {}
+
+impl Event {
+    /// On this thread's device.
+    pub fn new() -> Result<Event, TchError> {
+        let part = part()?;
+        // SAFETY: it takes nothing.
+        let event = unsafe { (part.event)() };
+        outcome(!event.is_null(), part.problem).map(|()| Event(event))
+    }
+
+    /// Has this thread's stream note the moment at which what was asked for before is done, in a graph at every replay.
+    pub fn record(&self) -> Result<(), TchError> {
+        let part = part()?;
+        // SAFETY: the event is alive.
+        outcome(unsafe { (part.record)(self.0) }, part.problem)
+    }
+
+    /// Nanoseconds from here to a later event; both have to be over.
+    pub fn until(&self, later: &Event) -> Result<u64, TchError> {
+        let (part, mut ms) = (part()?, 0.0);
+        // SAFETY: both are alive.
+        outcome(unsafe { (part.elapsed)(self.0, later.0, &mut ms) }, part.problem)?;
+        Ok((f64::from(ms) * 1e6) as u64)
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        if let Ok(part) = part() {
+            // SAFETY: nobody has it after this.
+            unsafe { (part.free_event)(self.0) }
+        }
+    }
 }
 
 /// A sequence of CUDA kernels that starts with one call.

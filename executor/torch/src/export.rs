@@ -7,7 +7,7 @@
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use meshwright_executor::device::torch::abi::{ABI, Declared, Description, Handle, Sink, Table};
+use meshwright_executor::device::torch::abi::{ABI, Declared, Description, Handle, NO_CLOCK, Sink, Table};
 use meshwright_executor::device::{Region, StepArgs};
 use meshwright_hardware::mesh::Coord;
 
@@ -27,6 +27,8 @@ static TABLE: Table = Table {
     read,
     write,
     sync,
+    mark,
+    marks,
     buffer_bytes,
     scratch_bytes,
 };
@@ -152,6 +154,19 @@ unsafe extern "C" fn write(handle: Handle, region: *const Region, from: *const c
 unsafe extern "C" fn sync(handle: Handle, problem: Sink) -> bool {
     // SAFETY: the handle is open.
     told(problem, || unsafe { torch(handle) }.sync()).is_some()
+}
+
+unsafe extern "C" fn mark(handle: Handle, problem: Sink) -> i64 {
+    // SAFETY: the handle is open.
+    let mark = told(problem, || unsafe { torch(handle) }.mark());
+    mark.map_or(-1, |mark| mark.map_or(NO_CLOCK, |mark| mark as i64))
+}
+
+unsafe extern "C" fn marks(handle: Handle, ago: *mut u64, count: usize, problem: Sink) -> bool {
+    // SAFETY: the handle is open; there is room for `count`, though none may lie nowhere.
+    let (torch, ago) =
+        unsafe { (torch(handle), if count == 0 { &mut [][..] } else { std::slice::from_raw_parts_mut(ago, count) }) };
+    told(problem, || torch.marks(ago)).is_some()
 }
 
 unsafe extern "C" fn buffer_bytes(handle: Handle) -> u64 {

@@ -31,6 +31,11 @@ unsafe extern "C" {
         dk: Raw,
         dv: Raw,
     ) -> bool;
+    fn gaps_cpu_swiglu(u: Raw, out: Raw) -> bool;
+    fn gaps_cpu_swiglu_grad(u: Raw, dout: Raw, du: Raw) -> bool;
+    fn gaps_cpu_rms_norm(x: Raw, gain: Raw, eps: f64, y: Raw, stats: Raw) -> bool;
+    fn gaps_cpu_rms_norm_grad(x: Raw, gain: Raw, stats: Raw, dy: Raw, accumulate: bool, dx: Raw, dgain: Raw) -> bool;
+    fn gaps_cpu_rope(x: Raw, cos: Raw, sin: Raw, inverse: bool) -> bool;
     fn gaps_cudnn_attention(q: Raw, k: Raw, v: Raw, causal: bool, out: Raw, lse: Raw) -> bool;
     fn gaps_cutlass_attention(q: Raw, k: Raw, v: Raw, causal: bool, mask: Raw, out: Raw, lse: Raw) -> bool;
     fn gaps_cutlass_attention_grad(
@@ -53,6 +58,7 @@ unsafe extern "C" {
         v: Raw,
         steps: Raw,
         rate: Raw,
+        overflow: Raw,
         lr: f64,
         beta1: f64,
         beta2: f64,
@@ -93,9 +99,38 @@ macro_rules! call {
     };
 }
 
-/// `c = a · b` or `c += a · b` on the CPU, by oneDNN, of matrices or batches of them.
+/// `c = a · b` or `c += a · b` on the CPU, of matrices or batches of them; `c` may be in fp32 where `a` and `b` are not.
 pub fn cpu_matmul(a: &Tensor, b: &Tensor, accumulate: bool, c: &Tensor) -> Result<(), TchError> {
     call!(gaps_cpu_matmul(raw(a), raw(b), accumulate, raw(c)))
+}
+
+/// SwiGLU of u `[rows, 2 · cols]` on the CPU, in fp32 or bf16, as all that follow up to LayerNorm.
+pub fn cpu_swiglu(u: &Tensor, out: &Tensor) -> Result<(), TchError> {
+    call!(gaps_cpu_swiglu(raw(u), raw(out)))
+}
+
+/// Its gradient.
+pub fn cpu_swiglu_grad(u: &Tensor, dout: &Tensor, du: &Tensor) -> Result<(), TchError> {
+    call!(gaps_cpu_swiglu_grad(raw(u), raw(dout), raw(du)))
+}
+
+/// RMSNorm of x `[rows, cols]` by a gain in fp32: y, and `[0, 1/σ]` of each row.
+pub fn cpu_rms_norm([x, gain]: [&Tensor; 2], eps: f64, [y, stats]: [&Tensor; 2]) -> Result<(), TchError> {
+    call!(gaps_cpu_rms_norm(raw(x), raw(gain), eps, raw(y), raw(stats)))
+}
+
+/// Its gradients: `dgain` is added to, and so is `dx`, if it accumulates.
+pub fn cpu_rms_norm_grad(
+    [x, gain, stats, dy]: [&Tensor; 4],
+    accumulate: bool,
+    [dx, dgain]: [&Tensor; 2],
+) -> Result<(), TchError> {
+    call!(gaps_cpu_rms_norm_grad(raw(x), raw(gain), raw(stats), raw(dy), accumulate, raw(dx), raw(dgain)))
+}
+
+/// Turns heads `[rows, heads, width]` in place by `[rows, …, width / 2]` in fp32.
+pub fn cpu_rope(heads: &Tensor, [cos, sin]: &[Tensor; 2], inverse: bool) -> Result<(), TchError> {
+    call!(gaps_cpu_rope(raw(heads), raw(cos), raw(sin), inverse))
 }
 
 /// LayerNorm of x `[rows, cols]`: y, and mean and 1/σ of each row.
@@ -205,6 +240,8 @@ pub fn cutlass_attention_grad(
 pub struct Update<'a> {
     pub steps: &'a Tensor,
     pub rate: &'a Tensor,
+    /// One if nothing is to be updated, else zero.
+    pub overflow: &'a Tensor,
     pub lr: f64,
     pub beta1: f64,
     pub beta2: f64,
@@ -214,8 +251,21 @@ pub struct Update<'a> {
 
 /// One fused update of a vector.
 pub fn adamw([w, g, m, v]: [&Tensor; 4], u: &Update<'_>) -> Result<(), TchError> {
-    let (steps, rate) = (raw(u.steps), raw(u.rate));
-    call!(gaps_adamw(raw(w), raw(g), raw(m), raw(v), steps, rate, u.lr, u.beta1, u.beta2, u.weight_decay, u.eps))
+    let [steps, rate, overflow] = [u.steps, u.rate, u.overflow].map(raw);
+    call!(gaps_adamw(
+        raw(w),
+        raw(g),
+        raw(m),
+        raw(v),
+        steps,
+        rate,
+        overflow,
+        u.lr,
+        u.beta1,
+        u.beta2,
+        u.weight_decay,
+        u.eps
+    ))
 }
 
 /// Working memory of one rank on the CPU.

@@ -16,3 +16,4 @@ mod gaps;
 mod ops;
 mod torch;
 mod view;
+mod wide;

@@ -9,19 +9,19 @@
 use std::collections::HashMap;
 use std::ffi::c_void;
 
-use meshwright_executor::device::torch::abi::Declared;
+use meshwright_executor::device::torch::abi::{Declared, Format};
 use meshwright_executor::device::{Region, StepArgs};
 use meshwright_hardware::mesh::Coord;
 use meshwright_hardware::op::Op;
 use tch::{Device, Kind, Tensor};
 
-use crate::batch::{Batches, Call};
-use crate::cuda::{self, Rank};
+use crate::batch::{Batches, Call, Waiting};
+use crate::cuda::{self, Event, Rank};
 use crate::gaps::{self, Entered, Pool};
 use crate::view::{Args, Outcome, n};
 
-/// Bytes an element.
-const ELEM: usize = 4;
+/// Bytes of a word.
+const WORD: usize = 4;
 
 /// A rank's buffers on one of libtorch's devices.
 pub struct Torch {
@@ -35,6 +35,10 @@ pub struct Torch {
     ops: Vec<Op>,
     pub(crate) kept: Kept,
     batches: Batches,
+    /// Of marks, by their numbers, on CUDA; kept from step to step.
+    pub(crate) events: Vec<Event>,
+    /// Marks since they were asked for.
+    marked: usize,
 }
 
 /// Where kernels run, and from where they take working memory.
@@ -48,19 +52,41 @@ enum Place {
 pub struct Kept {
     /// By what they hold: places of tokens, angles, masks.
     pub tables: HashMap<String, Tensor>,
-    /// The optimizer's settings of the step, with what they were made from.
+    /// The step's settings, with what they were made from.
     pub settings: Option<(StepArgs, Settings)>,
 }
 
-/// What the optimizer reads on the device, one number each: steps so far, the learning rate.
+impl Kept {
+    /// The step's settings, which are settled before an op runs.
+    pub fn settings(&self) -> &Settings {
+        let (_, settings) = self.settings.as_ref().expect("they are settled before");
+        settings
+    }
+}
+
+/// What ops read of a step on the device, one number each.
 pub struct Settings {
+    /// Steps so far.
     pub steps: Tensor,
+    /// The learning rate.
     pub rate: Tensor,
+    /// What gradients are scaled by, and its logarithm.
+    pub scale: Tensor,
+    pub log_scale: Tensor,
 }
 
 /// The device of a number in the ABI.
 fn device(number: i32) -> Device {
     usize::try_from(number).map_or(Device::Cpu, Device::Cuda)
+}
+
+/// As libtorch calls it; words are floats, of which some are numbers of tokens or places.
+fn kind(format: Format) -> Kind {
+    match format {
+        Format::Word => Kind::Float,
+        Format::Bf16 => Kind::BFloat16,
+        Format::F16 => Kind::Half,
+    }
 }
 
 impl Torch {
@@ -79,13 +105,14 @@ impl Torch {
         let _entered = Entered::new(None);
         let zeros = |buffer: &Declared| {
             let place = if buffer.hosted { Device::Cpu } else { device };
-            Tensor::f_zeros(n(buffer.elems), (Kind::Float, place))
+            Tensor::f_zeros(n(buffer.elems), (kind(buffer.format), place))
         };
         let buffers = declared.iter().map(zeros).collect::<Outcome<_>>()?;
-        let bytes = declared.iter().filter(|b| !b.hosted).map(|b| (b.elems * b.width as usize) as u64).sum();
+        let bytes = |buffer: &Declared| (buffer.elems * kind(buffer.format).elt_size_in_bytes()) as u64;
+        let bytes = declared.iter().filter(|buffer| !buffer.hosted).map(bytes).sum();
         let before = if number < 0 { 0 } else { gaps::cuda_bytes(number)?.0 };
         let (ops, kept, batches) = (Vec::new(), Kept::default(), Batches::default());
-        Ok(Torch { device, buffers, bytes, before, place, ops, kept, batches })
+        Ok(Torch { device, buffers, bytes, before, place, ops, kept, batches, events: Vec::new(), marked: 0 })
     }
 
     /// The number of an op.
@@ -98,7 +125,7 @@ impl Torch {
         let call = Call { op, regions: regions.to_vec(), at };
         match &self.place {
             Place::Cuda(_) => {
-                self.batches.waiting.push(call);
+                self.batches.waiting.push(Waiting::Op(call));
                 self.batches.settings = Some(*step);
                 Ok(())
             }
@@ -129,12 +156,13 @@ impl Torch {
         Ok(())
     }
 
-    /// Where a region lies, if the host can reach it there.
+    /// Where a region of words lies, if the host can reach it there.
     pub fn address(&self, region: &Region) -> Option<*mut c_void> {
-        let start = self.buffers[region.buffer].data_ptr();
-        let reached = matches!(self.device, Device::Cpu);
+        let buffer = &self.buffers[region.buffer];
+        let start = buffer.data_ptr();
+        let reached = matches!(self.device, Device::Cpu) && buffer.kind() == Kind::Float;
         // SAFETY: the region lies in the buffer.
-        reached.then(|| unsafe { start.byte_add(ELEM * region.start) })
+        reached.then(|| unsafe { start.byte_add(WORD * region.start) })
     }
 
     fn region(&self, region: &Region) -> Outcome<Tensor> {
@@ -147,8 +175,10 @@ impl Torch {
     /// `to` must hold as many elements.
     pub unsafe fn read(&mut self, region: &Region, to: *mut c_void) -> Outcome {
         self.flush()?;
+        let _entered = Entered::new(None);
         // SAFETY: the caller's word; the tensor does not outlive this function.
         let mut host = unsafe { host(to, region.elems)? };
+        // Widens, if elements are narrower.
         host.f_copy_(&self.region(region)?)
     }
 
@@ -158,6 +188,7 @@ impl Torch {
     /// `from` must hold as many elements.
     pub unsafe fn write(&mut self, region: &Region, from: *const c_void) -> Outcome {
         self.flush()?;
+        let _entered = Entered::new(None);
         // SAFETY: the caller's word; it is only read.
         let host = unsafe { host(from.cast_mut(), region.elems)? };
         self.region(region)?.f_copy_(&host)
@@ -169,6 +200,33 @@ impl Torch {
             Place::Cpu(_) => Ok(()),
             Place::Cuda(_) => cuda::sync(),
         }
+    }
+
+    /// Notes a moment between ops, where they wait; its number.
+    pub fn mark(&mut self) -> Outcome<Option<usize>> {
+        let Place::Cuda(rank) = self.place else { return Ok(None) };
+        let number = self.marked;
+        if number == self.events.len() {
+            rank.enter()?;
+            self.events.push(Event::new()?);
+        }
+        self.batches.waiting.push(Waiting::Mark(number));
+        self.marked += 1;
+        Ok(Some(number))
+    }
+
+    /// How many nanoseconds ago each mark was passed; waits for them.
+    pub fn marks(&mut self, ago: &mut [u64]) -> Outcome {
+        self.sync()?;
+        if std::mem::take(&mut self.marked) > 0 {
+            let now = Event::new()?;
+            now.record()?;
+            cuda::sync()?;
+            for (ago, event) in ago.iter_mut().zip(&self.events) {
+                *ago = event.until(&now)?;
+            }
+        }
+        Ok(())
     }
 
     pub fn buffer_bytes(&self) -> u64 {
@@ -185,7 +243,7 @@ impl Torch {
     }
 }
 
-/// Memory of the host as a tensor.
+/// Words of the host as a tensor.
 ///
 /// # Safety
 /// `address` must hold as many elements for as long as the tensor lives.

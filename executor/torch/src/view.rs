@@ -5,7 +5,7 @@
 //! Invariant: a view lies in its region.
 
 use meshwright_executor::device::Region;
-use tch::{Kind, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 /// What ops give.
 pub type Outcome<T = ()> = Result<T, TchError>;
@@ -25,6 +25,25 @@ impl Args<'_> {
     /// How many there are.
     pub fn len(&self) -> usize {
         self.regions.len()
+    }
+
+    fn memory(&self, argument: usize) -> &Tensor {
+        &self.buffers[self.regions[argument].buffer]
+    }
+
+    /// What an argument's elements are; numbers of tokens and places are said to be floats.
+    pub fn kind(&self, argument: usize) -> Kind {
+        self.memory(argument).kind()
+    }
+
+    /// Whether an argument's elements are of two bytes.
+    pub fn is_half(&self, argument: usize) -> bool {
+        self.kind(argument) != Kind::Float
+    }
+
+    /// Whether arguments lie on a CUDA device.
+    pub fn is_cuda(&self) -> bool {
+        matches!(self.memory(0).device(), Device::Cuda(_))
     }
 
     /// An argument, row-major.

@@ -6,111 +6,15 @@
 //! Invariant: how an op is cut depends on its dims alone, so the number of threads changes no bit.
 
 use meshwright_hardware::mesh::Coord;
-use meshwright_hardware::op::{Mode, NormKind, Op};
+use meshwright_hardware::op::{Mode, Op};
 
+use super::super::cut::{Cut, sliced};
 use super::run::{Arg, Args, add_in_place, run_kernel};
 use super::{StepArgs, Team};
 use crate::kernels::{narrow_all, widen_all};
 
 /// Floats of a slice's copies, about: 1 MiB.
 const FLOATS: usize = 1 << 18;
-
-/// How an op is cut along its rows.
-struct Cut {
-    rows: usize,
-    /// Rows that stay together.
-    unit: usize,
-    /// Arguments that are not cut.
-    whole: Vec<usize>,
-}
-
-impl Cut {
-    fn new(rows: usize, unit: usize, whole: impl IntoIterator<Item = usize>) -> Cut {
-        // Rows that begin in the middle of a unit cannot be cut.
-        let unit = if unit > 0 && rows.is_multiple_of(unit) { unit } else { rows };
-        Cut { rows, unit, whole: whole.into_iter().collect() }
-    }
-
-    /// An op that is run as it is: all of it is one row.
-    fn none() -> Cut {
-        Cut::new(1, 1, [])
-    }
-
-    fn of(op: &Op) -> Cut {
-        match *op {
-            Op::EmbedGrad { rows, .. } => Cut::new(rows, 1, [2]),
-            Op::Positions { rows, seq, sp, .. } => Cut::new(rows, if sp == 1 { seq } else { rows }, [0]),
-            Op::PositionsGrad { rows, seq, sp, .. } => Cut::new(rows, if sp == 1 { seq } else { rows }, [1]),
-            Op::Norm { kind: NormKind::Layer, rows, .. } => Cut::new(rows, 1, [1, 2]),
-            Op::Norm { kind: NormKind::Rms, rows, .. } => Cut::new(rows, 1, [1]),
-            Op::NormGrad { rows, .. } => Cut::new(rows, 1, [1, 5, 6]),
-            Op::BiasGrad { rows, .. } => Cut::new(rows, 1, [1]),
-            Op::Rope { rows, seq, .. } => Cut::new(rows, seq, []),
-            Op::LatentPack { rows, seq, .. } | Op::LatentPackGrad { rows, seq, .. } => Cut::new(rows, seq, []),
-            Op::Attention(dims) | Op::AttentionGrad(dims) => Cut::new(dims.batch, 1, []),
-            Op::Activation { rows, .. } | Op::ActivationGrad { rows, .. } | Op::Columns { rows, .. } => {
-                Cut::new(rows, 1, [])
-            }
-            Op::Add { rows, bias, .. } => Cut::new(rows, 1, bias.then_some(2)),
-            Op::Copy { n } | Op::Accumulate { n } | Op::Zero { n } => Cut::new(n, 1, []),
-            Op::Embed { .. }
-            | Op::Matmul { .. }
-            | Op::ExpertMatmul { .. }
-            | Op::Route { .. }
-            | Op::RouteGrad { .. }
-            | Op::Dispatch { .. }
-            | Op::DispatchGrad { .. }
-            | Op::Combine { .. }
-            | Op::CombineGrad { .. }
-            | Op::ContextAttention(_)
-            | Op::ContextAttentionGrad(_)
-            | Op::LossStats { .. }
-            | Op::Loss { .. }
-            | Op::SquaredNorm { .. }
-            | Op::AdamW { .. } => Cut::none(),
-        }
-    }
-}
-
-/// The op over `count` of the rows that [`Cut::of`] counts.
-fn sliced(op: &Op, count: usize) -> Op {
-    let mut op = *op;
-    match &mut op {
-        Op::EmbedGrad { rows, .. }
-        | Op::Positions { rows, .. }
-        | Op::PositionsGrad { rows, .. }
-        | Op::Norm { rows, .. }
-        | Op::NormGrad { rows, .. }
-        | Op::BiasGrad { rows, .. }
-        | Op::Rope { rows, .. }
-        | Op::LatentPack { rows, .. }
-        | Op::LatentPackGrad { rows, .. }
-        | Op::Activation { rows, .. }
-        | Op::ActivationGrad { rows, .. }
-        | Op::Columns { rows, .. }
-        | Op::Add { rows, .. }
-        | Op::Copy { n: rows }
-        | Op::Accumulate { n: rows }
-        | Op::Zero { n: rows } => *rows = count,
-        Op::Attention(dims) | Op::AttentionGrad(dims) => dims.batch = count,
-        Op::Embed { .. }
-        | Op::Matmul { .. }
-        | Op::ExpertMatmul { .. }
-        | Op::Route { .. }
-        | Op::RouteGrad { .. }
-        | Op::Dispatch { .. }
-        | Op::DispatchGrad { .. }
-        | Op::Combine { .. }
-        | Op::CombineGrad { .. }
-        | Op::ContextAttention(_)
-        | Op::ContextAttentionGrad(_)
-        | Op::LossStats { .. }
-        | Op::Loss { .. }
-        | Op::SquaredNorm { .. }
-        | Op::AdamW { .. } => {}
-    }
-    op
-}
 
 /// Runs an op; `space` grows to what the copies need. `in_place` is the operand that an addition is written over, if one.
 pub(super) fn run(
@@ -129,8 +33,7 @@ pub(super) fn run(
         (0..args.len()).filter(move |&i| args[i].half.is_some() && whole[i] == of_whole)
     };
     let by_row: usize = halves(false).map(of_row).sum();
-    let units = FLOATS / (by_row * cut.unit).max(1);
-    let count = (units.max(1) * cut.unit).min(cut.rows);
+    let count = cut.at_once(by_row, FLOATS);
     let fixed: usize = halves(true).map(|i| signature[i].elems).sum();
     space.resize(space.len().max(fixed + count * by_row), 0.0);
     let (fixed, moving) = space.split_at_mut(fixed);

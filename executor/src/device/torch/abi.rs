@@ -18,8 +18,20 @@ pub const SYMBOL: &str = "meshwright_torch";
 /// The version of this file, and the sizes of what crosses.
 pub const ABI: u64 = {
     let sizes = [size_of::<Declared>(), size_of::<Region>(), size_of::<Coord>(), size_of::<StepArgs>()];
-    (1 << 48) + ((sizes[0] << 36) + (sizes[1] << 24) + (sizes[2] << 12) + sizes[3]) as u64
+    (3 << 48) + ((sizes[0] << 36) + (sizes[1] << 24) + (sizes[2] << 12) + sizes[3]) as u64
 };
+
+/// What an element of a buffer is.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// fp32, or a number of a token or place.
+    Word = 0,
+    /// bf16.
+    Bf16 = 1,
+    /// fp16.
+    F16 = 2,
+}
 
 /// A declared buffer.
 #[repr(C)]
@@ -27,8 +39,8 @@ pub const ABI: u64 = {
 pub struct Declared {
     /// Number of elements.
     pub elems: usize,
-    /// Bytes an element: 4.
-    pub width: u32,
+    /// What an element is.
+    pub format: Format,
     /// Whether it stands for memory of the host beside that of the device.
     pub hosted: bool,
 }
@@ -58,6 +70,9 @@ impl Sink {
         unsafe { (self.put)(self.to, text.as_ptr(), text.len()) }
     }
 }
+
+/// What `mark` gives for a device whose ops run at once.
+pub const NO_CLOCK: i64 = i64::MAX;
 
 /// A rank's buffers on a device of torch's.
 pub type Handle = *mut c_void;
@@ -93,14 +108,18 @@ pub struct Table {
         step: *const StepArgs,
         problem: Sink,
     ) -> bool,
-    /// Where a region lies, if the host can reach it there; else null.
+    /// Where a region lies, if the host can reach it there and its elements are words; else null.
     pub address: unsafe extern "C" fn(Handle, region: *const Region) -> *mut c_void,
-    /// Copies a region to the host, after all that was asked for.
+    /// Copies a region to the host as words, floats widened, after all that was asked for.
     pub read: unsafe extern "C" fn(Handle, region: *const Region, to: *mut c_void, problem: Sink) -> bool,
-    /// Copies from the host to a region, after all that was asked for.
+    /// Copies words from the host to a region, floats rounded to its elements, after all that was asked for.
     pub write: unsafe extern "C" fn(Handle, region: *const Region, from: *const c_void, problem: Sink) -> bool,
     /// Waits for all that was asked for.
     pub sync: unsafe extern "C" fn(Handle, problem: Sink) -> bool,
+    /// Notes a moment in line with ops; its number since `marks`, [`NO_CLOCK`] if the device keeps no time.
+    pub mark: unsafe extern "C" fn(Handle, problem: Sink) -> i64,
+    /// How many nanoseconds ago each of `count` marks was passed, which are all there are and are forgotten; waits for them.
+    pub marks: unsafe extern "C" fn(Handle, ago: *mut u64, count: usize, problem: Sink) -> bool,
     /// Bytes of declared buffers.
     pub buffer_bytes: unsafe extern "C" fn(Handle) -> u64,
     /// Bytes of working memory that kernels held besides at most.

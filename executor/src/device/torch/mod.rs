@@ -13,15 +13,16 @@ mod library;
 mod tests;
 
 use std::ffi::c_void;
+use std::time::{Duration, Instant};
 
 use meshwright_hardware::mesh::{Coord, Rank};
 use meshwright_hardware::op::Op;
-use meshwright_hardware::program::{Buffer, ELEM_BYTES, Lifetime};
+use meshwright_hardware::program::{Buffer, Elem, Lifetime};
 
 use super::check::check;
 use super::{Backend, Device, Found, Region, StepArgs, device_info};
 use crate::error::ExecutorError;
-use abi::{Declared, Description, Handle, Sink};
+use abi::{Declared, Description, Format, Handle, NO_CLOCK, Sink};
 use library::Library;
 
 /// A rank's buffers on one of torch's devices.
@@ -34,6 +35,8 @@ pub struct Torch {
     sizes: Vec<usize>,
     /// Ops that the library was told, with their numbers.
     ops: Vec<(Op, u32)>,
+    /// Marks since they were asked for.
+    marked: usize,
     /// A region as the host sees it, where it cannot reach it where it lies.
     host: Vec<f32>,
 }
@@ -77,7 +80,7 @@ impl Torch {
     pub fn new(rank: Rank, buffers: &[Buffer], backend: Backend, threads: usize) -> Result<Torch, ExecutorError> {
         let failed = |problem| ExecutorError::Device { device: backend.to_string(), rank, problem };
         let library = library(backend).map_err(failed)?;
-        let declared = buffers.iter().map(declare).collect::<Result<Vec<_>, _>>().map_err(failed)?;
+        let declared: Vec<Declared> = buffers.iter().map(declare).collect();
         let open = |problem| {
             // SAFETY: `declared` has `len` entries, and the sink outlives the call.
             let open =
@@ -86,7 +89,7 @@ impl Torch {
         };
         let handle = said(open).map_err(failed)?;
         let sizes = buffers.iter().map(|buffer| buffer.elems).collect();
-        Ok(Torch { rank, backend, library, handle, sizes, ops: Vec::new(), host: Vec::new() })
+        Ok(Torch { rank, backend, library, handle, sizes, ops: Vec::new(), marked: 0, host: Vec::new() })
     }
 
     fn failed(&self, problem: String) -> ExecutorError {
@@ -167,12 +170,13 @@ impl Torch {
     }
 }
 
-fn declare(buffer: &Buffer) -> Result<Declared, String> {
-    if u64::from(buffer.width) != ELEM_BYTES {
-        return Err(format!("buffer `{}` is not fp32, all that this device runs", buffer.name));
-    }
-    let hosted = buffer.lifetime == Lifetime::Hosted;
-    Ok(Declared { elems: buffer.elems, width: u32::from(buffer.width), hosted })
+fn declare(buffer: &Buffer) -> Declared {
+    let format = match buffer.elem {
+        Elem::F32 | Elem::U32 => Format::Word,
+        Elem::Bf16 => Format::Bf16,
+        Elem::F16 => Format::F16,
+    };
+    Declared { elems: buffer.elems, format, hosted: buffer.lifetime == Lifetime::Hosted }
 }
 
 impl Device for Torch {
@@ -208,6 +212,25 @@ impl Device for Torch {
         // SAFETY: the handle is open.
         let sync = |problem| unsafe { (self.library.table.sync)(self.handle, problem) };
         said(|problem| sync(problem).then_some(())).map_err(|problem| self.failed(problem))
+    }
+
+    fn mark(&mut self) -> Result<Option<usize>, ExecutorError> {
+        // SAFETY: the handle is open.
+        let mark = |problem| unsafe { (self.library.table.mark)(self.handle, problem) };
+        let mark = said(|problem| usize::try_from(mark(problem)).ok()).map_err(|problem| self.failed(problem))?;
+        let mark = (mark != NO_CLOCK as usize).then_some(mark);
+        self.marked += usize::from(mark.is_some());
+        Ok(mark)
+    }
+
+    fn marks(&mut self) -> Result<Vec<Instant>, ExecutorError> {
+        let mut ago = vec![0; std::mem::take(&mut self.marked)];
+        // SAFETY: there is room for as many as there are marks.
+        let mut marks =
+            |problem| unsafe { (self.library.table.marks)(self.handle, ago.as_mut_ptr(), ago.len(), problem) };
+        said(|problem| marks(problem).then_some(())).map_err(|problem| self.failed(problem))?;
+        let now = Instant::now();
+        Ok(ago.into_iter().map(|nanos| now.checked_sub(Duration::from_nanos(nanos)).unwrap_or(now)).collect())
     }
 
     fn buffer_bytes(&self) -> u64 {

@@ -1,7 +1,6 @@
 //! How libtorch is looked for, and what the library is never given. No libtorch is opened here.
 
 use super::library::{inside, version};
-use super::*;
 
 /// A folder with files, of a test's own.
 fn folder(name: &str, files: &[(&str, &str)]) -> std::path::PathBuf {
@@ -47,10 +46,4 @@ fn only_the_version_that_the_library_links_will_do() {
         }
         std::fs::remove_dir_all(root).unwrap();
     }
-}
-
-#[test]
-fn a_buffer_of_another_width_is_refused_by_name() {
-    let buffer = Buffer { name: "weights".to_owned(), elems: 4, lifetime: Lifetime::Persistent, width: 2 };
-    assert!(declare(&buffer).unwrap_err().contains("`weights`"));
 }

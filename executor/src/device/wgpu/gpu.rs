@@ -24,6 +24,8 @@ const LIBRARY: &str = "wgpu 30";
 pub(super) const PARAMS: u32 = 128;
 /// Bindings of a kernel at most.
 pub(super) const BINDINGS: u32 = 6;
+/// What an adapter needs to keep time between dispatches.
+const CLOCK: Features = Features::TIMESTAMP_QUERY.union(Features::TIMESTAMP_QUERY_INSIDE_ENCODERS);
 /// Bytes of memory that a workgroup shares at most, and its invocations.
 const WORKGROUP: (u32, u32) = (16 << 10, 256);
 
@@ -32,6 +34,8 @@ pub(super) struct Gpu {
     pub device: Device,
     pub queue: Queue,
     pub limits: Limits,
+    /// Whether it says when what it was told was done.
+    pub keeps_time: bool,
     pub pipelines: Pipelines,
     /// What went wrong where nobody could be told.
     fault: Arc<Mutex<Option<String>>>,
@@ -67,9 +71,8 @@ fn enumerate() -> &'static [Adapter] {
     })
 }
 
-/// What an adapter lacks, if anything.
-fn lacks(adapter: &Adapter) -> Option<String> {
-    let limits = adapter.limits();
+/// What an adapter with these limits lacks, if anything.
+fn lacks(adapter: &Adapter, limits: &Limits) -> Option<String> {
     let (memory, invocations) = WORKGROUP;
     let needs = [
         ("max_immediate_size", limits.max_immediate_size, PARAMS),
@@ -98,7 +101,7 @@ pub fn adapters() -> Vec<Found> {
             library: LIBRARY.to_owned(),
             software,
             memory_bytes: if software { device_info().memory_bytes } else { adapter.limits().max_buffer_size },
-            problem: lacks(adapter),
+            problem: lacks(adapter, &adapter.limits()),
         }
     };
     enumerate().iter().enumerate().map(describe).collect()
@@ -113,29 +116,31 @@ pub(super) fn open(number: usize) -> Option<Result<Arc<Gpu>, String>> {
     if let Some(gpu) = open.get(&number) {
         return Some(Ok(Arc::clone(gpu)));
     }
-    let gpu = Gpu::new(adapter).map(Arc::new);
+    let gpu = Gpu::new(adapter, adapter.limits()).map(Arc::new);
     if let Ok(gpu) = &gpu {
         open.insert(number, Arc::clone(gpu));
     }
     Some(gpu)
 }
 
-/// An adapter's device, opened for a test alone.
+/// The first adapter's device, opened for a test alone, with lower limits than the adapter's.
 #[cfg(test)]
-pub(super) fn alone(number: usize) -> Gpu {
-    let adapter = enumerate().get(number).expect("a wgpu adapter; scripts/test installs a software one");
-    Gpu::new(adapter).expect("the adapter can be used")
+pub(super) fn limited(lower: impl FnOnce(&mut Limits)) -> Result<Gpu, String> {
+    let adapter = enumerate().first().expect("a wgpu adapter; scripts/test installs a software one");
+    let mut limits = adapter.limits();
+    lower(&mut limits);
+    Gpu::new(adapter, limits)
 }
 
 impl Gpu {
-    fn new(adapter: &Adapter) -> Result<Gpu, String> {
-        if let Some(problem) = lacks(adapter) {
+    fn new(adapter: &Adapter, limits: Limits) -> Result<Gpu, String> {
+        if let Some(problem) = lacks(adapter, &limits) {
             return Err(problem);
         }
-        let limits = adapter.limits();
+        let keeps_time = adapter.features().contains(CLOCK);
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("meshwright"),
-            required_features: Features::IMMEDIATES,
+            required_features: Features::IMMEDIATES | if keeps_time { CLOCK } else { Features::empty() },
             required_limits: limits.clone(),
             ..Default::default()
         };
@@ -148,7 +153,7 @@ impl Gpu {
         device.set_device_lost_callback(move |reason, message| {
             lock(&lost).get_or_insert(format!("it was lost ({reason:?}): {message}"));
         });
-        Ok(Gpu { pipelines: Pipelines::new(&device), device, queue, limits, fault })
+        Ok(Gpu { pipelines: Pipelines::new(&device), device, queue, limits, keeps_time, fault })
     }
 
     /// What has gone wrong so far, if anything.
@@ -156,17 +161,29 @@ impl Gpu {
         lock(&self.fault).clone().map_or(Ok(()), Err)
     }
 
-    /// Submits recorded dispatches, then a copy; gives what to wait for.
+    /// Submits recorded dispatches and marks, then a copy; gives what to wait for.
     pub fn submit(
         &self,
         recorded: &mut Vec<Recorded>,
         copy: Option<(&Slice, &wgpu::Buffer)>,
     ) -> Result<SubmissionIndex, String> {
         let mut encoder = self.device.create_command_encoder(&Default::default());
-        if !recorded.is_empty() {
-            let mut pass = encoder.begin_compute_pass(&Default::default());
-            recorded.drain(..).for_each(|dispatch| dispatch.encode(&mut pass));
+        let mut all = recorded.drain(..).peekable();
+        while let Some(next) = all.next() {
+            match next {
+                Recorded::Mark(set, number) => encoder.write_timestamp(&set, number),
+                Recorded::Dispatch(first) => {
+                    let mut pass = encoder.begin_compute_pass(&Default::default());
+                    first.encode(&mut pass);
+                    while let Some(Recorded::Dispatch(dispatch)) =
+                        all.next_if(|next| matches!(next, Recorded::Dispatch(_)))
+                    {
+                        dispatch.encode(&mut pass);
+                    }
+                }
+            }
         }
+        drop(all);
         if let Some((from, to)) = copy {
             encoder.copy_buffer_to_buffer(&from.buffer, 4 * from.start, to, 0, 4 * from.elems);
         }
@@ -189,15 +206,28 @@ impl Gpu {
         submitted: SubmissionIndex,
         host: &mut Vec<f32>,
     ) -> Result<(), String> {
-        let slice = staging.slice(..4 * elems as u64);
+        self.read_bytes(staging, 4 * elems as u64, submitted, |bytes| {
+            host.clear();
+            host.extend_from_slice(bytemuck::cast_slice(bytes));
+        })
+    }
+
+    /// Shows a staging buffer's first bytes when a submission is done.
+    pub fn read_bytes(
+        &self,
+        staging: &wgpu::Buffer,
+        bytes: u64,
+        submitted: SubmissionIndex,
+        show: impl FnOnce(&[u8]),
+    ) -> Result<(), String> {
+        let slice = staging.slice(..bytes);
         let mapped = Arc::new(Mutex::new(Ok(())));
         let outcome = Arc::clone(&mapped);
         slice.map_async(wgpu::MapMode::Read, move |result| *lock(&outcome) = result);
         self.wait(submitted)?;
         lock(&mapped).clone().map_err(|e| e.to_string())?;
         let bytes = slice.get_mapped_range().map_err(|e| e.to_string())?;
-        host.clear();
-        host.extend_from_slice(bytemuck::cast_slice(&bytes));
+        show(&bytes);
         drop(bytes);
         staging.unmap();
         Ok(())

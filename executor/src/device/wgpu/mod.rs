@@ -10,6 +10,7 @@
 
 mod elements;
 mod gpu;
+mod marks;
 mod memory;
 mod ops;
 mod parts;
@@ -22,6 +23,7 @@ pub use gpu::adapters;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use meshwright_hardware::mesh::{Coord, Rank};
 use meshwright_hardware::op::Op;
@@ -33,6 +35,7 @@ use crate::error::ExecutorError;
 use crate::kernels::{Half, narrow, widen};
 use ::wgpu::SubmissionIndex;
 use gpu::Gpu;
+use marks::Marks;
 use memory::{Memory, Slice};
 use pipeline::Recorded;
 
@@ -52,6 +55,8 @@ pub struct Wgpu {
     /// Cosines and sines of positions, by positions, half a head's width and the bits of theta.
     turns: HashMap<(usize, usize, u32), Memory>,
     recorded: Vec<Recorded>,
+    /// The adapter's clock, if it has one, once somebody asked for it.
+    marks: Option<Marks>,
     /// The last of what was submitted, until it was waited for.
     submitted: Option<SubmissionIndex>,
     /// A region as the host sees it.
@@ -86,6 +91,7 @@ impl Wgpu {
             staging: None,
             turns: HashMap::new(),
             recorded: Vec::new(),
+            marks: None,
             submitted: None,
             host: Vec::new(),
             words: Vec::new(),
@@ -110,13 +116,31 @@ impl Wgpu {
     }
 
     fn record(&mut self, call: pipeline::Call) -> Result<(), String> {
-        self.recorded.push(self.gpu.prepare(call)?);
+        self.recorded.push(Recorded::Dispatch(self.gpu.prepare(call)?));
         if self.recorded.len() >= BATCH { self.submit(None) } else { Ok(()) }
+    }
+
+    /// Records a mark; gives its number.
+    fn note(&mut self) -> Result<usize, String> {
+        if self.marks.as_ref().is_some_and(Marks::full) {
+            self.submit(None)?;
+            self.wait()?;
+        }
+        let marks = match &mut self.marks {
+            Some(marks) => marks,
+            none => none.insert(Marks::new(&self.gpu)?),
+        };
+        let (number, mark) = marks.next(&self.gpu)?;
+        self.recorded.push(mark);
+        Ok(number)
     }
 
     /// Submits what is recorded, and a copy to the staging memory after it.
     fn submit(&mut self, copy: Option<&Slice>) -> Result<(), String> {
         if !self.recorded.is_empty() || copy.is_some() {
+            if let Some(marks) = &mut self.marks {
+                marks.submitting();
+            }
             let to = copy.map(|from| (from, &self.staging.as_ref().expect("the caller made it").buffer));
             self.submitted = Some(self.gpu.submit(&mut self.recorded, to)?);
         }
@@ -227,12 +251,28 @@ impl Device for Wgpu {
         self.submit(None).and_then(|()| self.wait()).map_err(|problem| self.failed(problem))
     }
 
+    fn mark(&mut self) -> Result<Option<usize>, ExecutorError> {
+        if !self.gpu.keeps_time {
+            return Ok(None);
+        }
+        self.note().map(Some).map_err(|problem| self.failed(problem))
+    }
+
+    fn marks(&mut self) -> Result<Vec<Instant>, ExecutorError> {
+        let marks = self.submit(None).and_then(|()| self.wait()).and_then(|()| match &mut self.marks {
+            Some(marks) => marks.take(&self.gpu),
+            None => Ok(Vec::new()),
+        });
+        marks.map_err(|problem| self.failed(problem))
+    }
+
     fn buffer_bytes(&self) -> u64 {
         self.memory.iter().map(Memory::bytes).sum()
     }
 
     fn scratch_bytes(&self) -> u64 {
-        self.scratch.iter().chain(&self.staging).chain(self.turns.values()).map(Memory::bytes).sum()
+        let memory = self.scratch.iter().chain(&self.staging).chain(self.turns.values()).map(Memory::bytes);
+        memory.sum::<u64>() + self.marks.as_ref().map_or(0, Marks::bytes)
     }
 }
 

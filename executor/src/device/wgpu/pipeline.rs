@@ -118,15 +118,22 @@ pub(super) struct Call {
     pub constants: Constants,
 }
 
+/// What can be submitted.
+pub(super) enum Recorded {
+    Dispatch(Dispatch),
+    /// The moment at which what comes before is done, into this place of a set.
+    Mark(wgpu::QuerySet, u32),
+}
+
 /// A call that can be submitted.
-pub(super) struct Recorded {
+pub(super) struct Dispatch {
     pipeline: ComputePipeline,
     bindings: BindGroup,
     params: [u32; PARAMS as usize / 4],
     groups: (u32, u32),
 }
 
-impl Recorded {
+impl Dispatch {
     /// Puts the call into a pass.
     pub fn encode(self, pass: &mut ComputePass<'_>) {
         pass.set_pipeline(&self.pipeline);
@@ -216,7 +223,7 @@ impl Pipelines {
 
 impl Gpu {
     /// Makes a call ready.
-    pub fn prepare(&self, call: Call) -> Result<Recorded, String> {
+    pub fn prepare(&self, call: Call) -> Result<Dispatch, String> {
         let Call { kernel, args, dims, numbers, groups, constants } = call;
         let mut params = [0; PARAMS as usize / 4];
         let elems = args.iter().map(|slice| slice.elem).collect();
@@ -243,8 +250,11 @@ impl Gpu {
         let wide = groups.clamp(1, most);
         let high = groups.div_ceil(wide);
         if high > most {
-            return Err(format!("{}: {groups} workgroups are more than the adapter takes", kernel.entry));
+            return Err(format!(
+                "{}: {groups} workgroups are too many, the adapter's max_compute_workgroups_per_dimension is {most}",
+                kernel.entry
+            ));
         }
-        Ok(Recorded { pipeline, bindings, params, groups: (wide as u32, high as u32) })
+        Ok(Dispatch { pipeline, bindings, params, groups: (wide as u32, high as u32) })
     }
 }

@@ -3,6 +3,7 @@
 use meshwright_hardware::op::ActivationKind;
 use tch::Tensor;
 
+use crate::gaps;
 use crate::view::{Args, Outcome};
 
 /// `[gate | up]` of packed rows.
@@ -15,6 +16,9 @@ pub fn forward(x: &Args, kind: ActivationKind, rows: usize, cols: usize) -> Outc
     let mut out = x.of(1, [rows, cols])?;
     drop(match kind {
         ActivationKind::Gelu => x.of(0, [rows, cols])?.f_gelu_out(&out, "tanh")?,
+        ActivationKind::SwiGlu if !x.is_cuda() => {
+            return gaps::cpu_swiglu(&x.of(0, [rows, 2 * cols])?, &out);
+        }
         ActivationKind::SwiGlu => {
             let [gate, up] = halves(x, 0, rows, cols)?;
             drop(gate.f_silu_out(&out)?);
@@ -30,6 +34,10 @@ pub fn backward(x: &Args, kind: ActivationKind, rows: usize, cols: usize) -> Out
         ActivationKind::Gelu => {
             let [u, du] = [0, 2].map(|i| x.of(i, [rows, cols]));
             drop(u?.f_gelu_backward_grad_input(&du?, &dout, "tanh")?);
+        }
+        ActivationKind::SwiGlu if !x.is_cuda() => {
+            let [u, du] = [0, 2].map(|i| x.of(i, [rows, 2 * cols]));
+            return gaps::cpu_swiglu_grad(&u?, &dout, &du?);
         }
         ActivationKind::SwiGlu => {
             let ([gate, up], [dgate, mut dup]) = (halves(x, 0, rows, cols)?, halves(x, 2, rows, cols)?);

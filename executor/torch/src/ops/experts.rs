@@ -3,6 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 use super::{copy, store};
+use crate::torch::Kept;
 use crate::view::{Args, Outcome, n};
 
 /// Probabilities' order: likeliest first, of equals the first.
@@ -27,14 +28,14 @@ pub fn route(x: &Args, [rows, experts, top_k, room]: [usize; 4], device: Device)
     copy(&x.numbers(3)?, &places.f_squeeze_dim(1)?)
 }
 
-pub fn route_grad(x: &Args, [rows, experts, top_k]: [usize; 3], balance: f64) -> Outcome {
+pub fn route_grad(x: &Args, [rows, experts, top_k]: [usize; 3], balance: f64, kept: &Kept) -> Outcome {
     let (probs, dshares) = (x.of(0, [rows, experts])?, x.of(1, [rows, top_k])?);
     let chosen = best(&probs, top_k)?;
     let ones = Tensor::f_ones([n(rows), n(top_k)], (Kind::Float, probs.device()))?;
     let mut times = probs.f_zeros_like()?;
     drop(times.f_scatter_(1, &chosen, &ones)?);
     let counts = times.f_sum_dim_intlist(0, true, Kind::Float)?;
-    let pull = counts.f_mul_scalar(balance * experts as f64 / (rows * top_k) as f64)?;
+    let pull = counts.f_mul_scalar(balance * experts as f64 / (rows * top_k) as f64)?.f_mul_(&kept.settings().scale)?;
     let dchosen = if top_k == 1 {
         dshares
     } else {

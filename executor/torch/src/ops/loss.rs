@@ -3,6 +3,7 @@
 use tch::{Kind, Tensor};
 
 use super::{copy, rows_at_once, rows_of};
+use crate::torch::{Kept, Settings};
 use crate::view::{Args, Outcome, n};
 
 /// Columns of this shard that targets are, and which targets it has.
@@ -18,19 +19,21 @@ pub fn stats(x: &Args, rows: usize, vocab: usize, shard: usize) -> Outcome {
     let [greatest, sums, targets] = [0, 1, 2].map(|i| x.strided(2, [rows], [1], i * rows));
     let (greatest, sums, targets) = (greatest?, sums?, targets?);
     let (columns, mine) = columns(&x.numbers(1)?, vocab, shard)?;
-    drop(logits.f_amax_out(&greatest, 1, false)?);
+    copy(&greatest, &logits.f_amax(1, false)?)?;
     let at_once = rows_at_once(vocab, logits.device());
     for first in (0..rows).step_by(at_once) {
         let part = |tensor: &Tensor| rows_of(tensor, first, at_once.min(rows - first));
-        let weights = part(&logits)?.f_sub(&part(&greatest)?.f_unsqueeze(1)?)?.f_exp_()?;
+        // In fp32, as the greatest is, whatever logits are.
+        let mut weights = part(&logits)?.f_sub(&part(&greatest)?.f_unsqueeze(1)?)?;
+        let weights = weights.f_exp_()?;
         copy(&part(&sums)?, &weights.f_sum_dim_intlist(1, false, Kind::Float)?)?;
     }
     let mut of_target = logits.f_gather(1, &columns, false)?.f_squeeze_dim(1)?;
     copy(&targets, &of_target.f_masked_fill_(&mine.f_logical_not()?, 0.0)?)
 }
 
-/// Logits become `(softmax − onehot) · scale`, zeros where there is no target; the loss adds up.
-pub fn gradient(x: &Args, [rows, vocab, shards]: [usize; 3], shard: usize, scale: f64) -> Outcome {
+/// Logits become `(softmax − onehot) · scale · loss scale`, zeros where there is no target; the loss adds up, times `scale`.
+pub fn gradient(x: &Args, [rows, vocab, shards]: [usize; 3], shard: usize, scale: f64, kept: &Kept) -> Outcome {
     let (targets, logits) = (x.numbers(0)?, x.of(2, [rows, vocab])?);
     let stats = x.of(1, [shards, 3, rows])?;
     let [greatest, sums, target] = [0, 1, 2].map(|i| stats.f_select(1, i));
@@ -40,13 +43,21 @@ pub fn gradient(x: &Args, [rows, vocab, shards]: [usize; 3], shard: usize, scale
     let loss = lse.f_sub(&target?.f_sum_dim_intlist(0, false, Kind::Float)?)?.f_masked_fill_(&none, 0.0)?;
     drop(x.flat(3)?.f_add_(&loss.f_sum(Kind::Float)?.f_mul_scalar_(scale)?)?);
     // exp(x − lse) · scale in one exponential; of a row without a target, exp(−∞).
-    let less = lse.f_sub_scalar_(scale.ln())?.f_masked_fill_(&none, f64::INFINITY)?.f_unsqueeze(1)?;
+    let Settings { scale: loss_scale, log_scale, .. } = kept.settings();
+    let less =
+        lse.f_sub_scalar_(scale.ln())?.f_sub_(log_scale)?.f_masked_fill_(&none, f64::INFINITY)?.f_unsqueeze(1)?;
+    let (columns, mine) = columns(&targets, vocab, shard)?;
+    let taken = mine.f_to_kind(Kind::Float)?.f_mul_(loss_scale)?.f_mul_scalar_(-scale)?.f_unsqueeze(1)?;
     let at_once = rows_at_once(vocab, logits.device());
     for first in (0..rows).step_by(at_once) {
         let part = |tensor: &Tensor| rows_of(tensor, first, at_once.min(rows - first));
-        drop(part(&logits)?.f_sub_(&part(&less)?)?.f_exp_()?);
+        let mut there = part(&logits)?;
+        // Where they lie, if they are in fp32; else in a copy, so that they are rounded once.
+        let mut shifted = if x.is_half(2) { there.f_sub(&part(&less)?)? } else { there.f_sub_(&part(&less)?)? };
+        let made = shifted.f_exp_()?.f_scatter_add_(1, &part(&columns)?, &part(&taken)?)?;
+        if x.is_half(2) {
+            copy(&there, &made)?;
+        }
     }
-    let (columns, mine) = columns(&targets, vocab, shard)?;
-    let taken = mine.f_to_kind(Kind::Float)?.f_mul_scalar_(-scale)?.f_unsqueeze(1)?;
-    logits.shallow_clone().f_scatter_add_(1, &columns, &taken).map(drop)
+    Ok(())
 }

@@ -1,8 +1,9 @@
 //! Products of matrices, straight into their buffers.
 
 use meshwright_hardware::op::Layout;
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
+use super::{copy, store};
 use crate::gaps;
 use crate::view::{Args, Outcome, n};
 
@@ -15,12 +16,18 @@ fn operands(x: &Args, layout: Layout, [m, n, k]: [usize; 3]) -> Outcome<(Tensor,
     })
 }
 
-/// `c = a · b` or `c += a · b`. oneDNN's kernels are faster than MKL's, which ATen would take on the CPU for fp32.
+/// `c = a · b` or `c += a · b`; `c` may be in fp32 where `a` and `b` are not. On the CPU oneDNN's kernels are faster than MKL's,
+/// which ATen would take for fp32.
 fn product(a: &Tensor, b: &Tensor, accumulate: bool, c: &Tensor) -> Outcome {
     if c.device() == Device::Cpu {
         return gaps::cpu_matmul(a, b, accumulate, c);
     }
+    let (widens, full) = (a.kind() != c.kind(), Kind::Float);
     drop(match (c.dim(), accumulate) {
+        (2, false) if widens => a.f_mm_dtype_out(c, b, full)?,
+        (2, true) if widens => c.f_addmm_dtype_out(c, a, b, full)?,
+        (_, false) if widens => a.f_bmm_dtype_out(c, b, full)?,
+        (_, true) if widens => c.f_baddbmm_dtype_out(c, a, b, full)?,
         (2, false) => a.f_mm_out(c, b)?,
         (2, true) => c.shallow_clone().f_addmm_(a, b)?,
         (_, false) => a.f_bmm_out(c, b)?,
@@ -31,9 +38,17 @@ fn product(a: &Tensor, b: &Tensor, accumulate: bool, c: &Tensor) -> Outcome {
 
 pub fn one(x: &Args, layout: Layout, [m, n, k]: [usize; 3], bias: bool, accumulate: bool) -> Outcome {
     let (a, b) = operands(x, layout, [m, n, k])?;
-    let mut c = x.of(x.len() - 1, [m, n])?;
-    product(&a, &b, accumulate, &c)?;
-    if bias { c.f_add_(&x.of(2, [n])?).map(drop) } else { Ok(()) }
+    let c = x.of(x.len() - 1, [m, n])?;
+    if bias && accumulate && c.kind() != Kind::Float {
+        let mut sum = c.f_to_kind(Kind::Float)?;
+        product(&a, &b, true, &sum.f_add_(&x.of(2, [n])?)?)?;
+        return copy(&c, &sum);
+    }
+    if bias {
+        // First, so that the sum is rounded once.
+        store(&c, &x.of(2, [n])?, accumulate)?;
+    }
+    product(&a, &b, accumulate || bias, &c)
 }
 
 /// Products by expert and source.

@@ -26,12 +26,22 @@ pub use optimizer::settle;
 
 use crate::torch::Kept;
 use crate::view::{Args, Outcome, n};
+use crate::wide;
 
 /// Added to a variance: as every other device's.
 const EPS: f64 = 1e-5;
 
 /// Runs an op on regions that were checked.
 pub fn run(op: &Op, x: &Args, at: &Coord, step: &StepArgs, device: Device, kept: &mut Kept) -> Outcome {
+    settle(step, device, kept)?;
+    if wide::is_native(op, x) {
+        return kernel(op, x, at, step, device, kept);
+    }
+    wide::run(op, x, device, |op, x| kernel(op, x, at, step, device, kept))
+}
+
+/// Runs an op whose elements its operators take.
+fn kernel(op: &Op, x: &Args, at: &Coord, step: &StepArgs, device: Device, kept: &mut Kept) -> Outcome {
     match *op {
         Op::Embed { rows, cols, vocab, shards } => embed::forward(x, [rows, cols, vocab], shard(shards, at.tp)),
         Op::EmbedGrad { rows, cols, vocab, shards } => embed::backward(x, [rows, cols, vocab], shard(shards, at.tp)),
@@ -51,7 +61,7 @@ pub fn run(op: &Op, x: &Args, at: &Coord, step: &StepArgs, device: Device, kept:
         }
         Op::Route { rows, experts, top_k, room } => experts::route(x, [rows, experts, top_k, room], device),
         Op::RouteGrad { rows, experts, top_k, balance, .. } => {
-            experts::route_grad(x, [rows, experts, top_k], f64::from(balance))
+            experts::route_grad(x, [rows, experts, top_k], f64::from(balance), kept)
         }
         Op::Dispatch { rows, cols, top_k, places } => experts::dispatch(x, [rows, cols, top_k, places]),
         Op::DispatchGrad { rows, cols, top_k, places, accumulate } => {
@@ -88,7 +98,7 @@ pub fn run(op: &Op, x: &Args, at: &Coord, step: &StepArgs, device: Device, kept:
         Op::Add { rows, cols, bias } => add(x, rows, cols, bias),
         Op::LossStats { rows, vocab, shards } => loss::stats(x, rows, vocab, shard(shards, at.tp)),
         Op::Loss { rows, vocab, shards, scale } => {
-            loss::gradient(x, [rows, vocab, shards], shard(shards, at.tp), f64::from(scale))
+            loss::gradient(x, [rows, vocab, shards], shard(shards, at.tp), f64::from(scale), kept)
         }
         Op::Zero { .. } => x.flat(0)?.f_zero_().map(drop),
         Op::Copy { .. } => copy(&x.flat(1)?, &x.flat(0)?),
@@ -99,7 +109,6 @@ pub fn run(op: &Op, x: &Args, at: &Coord, step: &StepArgs, device: Device, kept:
         }
         Op::AdamW { n, decayed, shards, axis, master } => {
             let decayed = decayed.saturating_sub(shard(shards, at.on(axis)) * n).min(n);
-            settle(step, device, kept)?;
             optimizer::adamw(x, n, decayed, master, step, kept)
         }
     }
@@ -120,7 +129,7 @@ fn store(out: &Tensor, from: &Tensor, accumulate: bool) -> Outcome {
     if accumulate { out.shallow_clone().f_add_(from).map(drop) } else { copy(out, from) }
 }
 
-/// `sums += Σ_r rows[r]`.
+/// `sums += Σ_r rows[r]`, in fp32.
 fn add_column_sums(sums: &Tensor, rows: &Tensor) -> Outcome {
     let added = rows.f_sum_dim_intlist(0, false, Kind::Float)?;
     sums.shallow_clone().f_add_(&added).map(drop)
@@ -128,11 +137,11 @@ fn add_column_sums(sums: &Tensor, rows: &Tensor) -> Outcome {
 
 /// `table[to[r]] += rows[r]`, in the order of rows: on CUDA by sorting, as additions there would meet in any order.
 fn scatter_rows(table: &Tensor, to: &Tensor, rows: &Tensor) -> Outcome {
-    let (to, mut table) = (to.f_to_kind(Kind::Int64)?, table.shallow_clone());
+    let (to, mut table, rows) = (to.f_to_kind(Kind::Int64)?, table.shallow_clone(), rows.f_to_kind(table.kind())?);
     if matches!(table.device(), Device::Cuda(_)) {
-        return table.f_index_put_(&[Some(to)], rows, true).map(drop);
+        return table.f_index_put_(&[Some(to)], &rows, true).map(drop);
     }
-    table.f_scatter_add_(0, &to.f_unsqueeze(1)?.f_expand_as(rows)?, rows).map(drop)
+    table.f_scatter_add_(0, &to.f_unsqueeze(1)?.f_expand_as(&rows)?, &rows).map(drop)
 }
 
 /// The residual, which may be written over one of its operands.

@@ -18,7 +18,11 @@ pub fn forward(x: &Args, kind: NormKind, rows: usize, cols: usize) -> Outcome {
             let options = (Kind::Float, y.device());
             let [made_mean, made_rstd] = [(); 2].map(|()| Tensor::f_empty([n(rows), 1], options));
             let (made_mean, made_rstd) = (made_mean?, made_rstd?);
-            gaps::layer_norm(&rows_in, [&gain, &x.of(2, [cols])?], EPS, [&y, &made_mean, &made_rstd])?;
+            // On the CPU what rows are scaled by decides what statistics are.
+            let bias = x.of(2, [cols])?;
+            let kind = if is_cuda(&y) { y.kind() } else { Kind::Float };
+            let (gain, bias) = (gain.f_to_kind(kind)?, bias.f_to_kind(kind)?);
+            gaps::layer_norm(&rows_in, [&gain, &bias], EPS, [&y, &made_mean, &made_rstd])?;
             copy(&mean, &made_mean)?;
             copy(&rstd, &made_rstd)
         }
@@ -29,12 +33,8 @@ pub fn forward(x: &Args, kind: NormKind, rows: usize, cols: usize) -> Outcome {
             copy(&y, &made)
         }
         NormKind::Rms => {
-            drop(mean.f_zero_()?);
-            let mut squares = rows_in.f_norm_scalaropt_dim(2, 1, true)?.f_square()?;
-            copy(&rstd, &squares.f_div_scalar_(n(cols))?.f_add_scalar_(EPS)?.f_rsqrt_()?)?;
-            let mut y = y;
-            drop(rows_in.f_mul_out(&y, &rstd)?);
-            y.f_mul_(&gain).map(drop)
+            let gain = gain.f_to_kind(Kind::Float)?;
+            gaps::cpu_rms_norm([&rows_in, &gain], EPS, [&y, &x.of(last, [rows, 2])?])
         }
     }
 }
@@ -60,18 +60,8 @@ pub fn backward(x: &Args, kind: NormKind, rows: usize, cols: usize, accumulate: 
             store(&dx, &made, accumulate)
         }
         NormKind::Rms => {
-            // With x̂ = x/σ: dgain = Σ dy·x̂, dx = (gain·dy − x̂·mean(gain·dy·x̂))/σ.
-            let hat = rows_in.f_mul(&rstd)?;
-            let mut pull = dy.f_mul(&hat)?;
-            drop(dgain.f_add_(&pull.f_sum_dim_intlist(0, false, Kind::Float)?)?);
-            let mean = pull.f_mv(&gain)?.f_div_scalar_(-n(cols))?.f_unsqueeze(1)?;
-            drop(dy.f_mul_out(&pull, &gain)?);
-            drop(pull.f_addcmul_(&hat, &mean)?);
-            if accumulate {
-                dx.shallow_clone().f_addcmul_(&pull, &rstd).map(drop)
-            } else {
-                pull.f_mul_out(&dx, &rstd).map(drop)
-            }
+            let (gain, stats) = (gain.f_to_kind(Kind::Float)?, x.of(2, [rows, 2])?);
+            gaps::cpu_rms_norm_grad([&rows_in, &gain, &stats, &dy], accumulate, [&dx, &dgain])
         }
     }
 }

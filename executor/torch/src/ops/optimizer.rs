@@ -54,52 +54,59 @@ fn translated(step: &StepArgs) -> (f64, f64, f64) {
 
 /// Puts a step's settings where kernels find them on the device.
 pub fn settle(step: &StepArgs, device: Device, kept: &mut Kept) -> Outcome {
+    if kept.settings.as_ref().is_some_and(|(known, _)| known == step) {
+        return Ok(());
+    }
     let (steps, rate, _) = translated(step);
+    let scale = f64::from(step.loss_scale);
+    let values = [steps, rate, scale, scale.ln()];
     match &mut kept.settings {
-        Some((known, _)) if known == step => {}
-        Some((known, settings)) => {
+        Some((known, Settings { steps, rate, scale, log_scale })) => {
             *known = *step;
-            drop(settings.steps.f_fill_(steps)?);
-            drop(settings.rate.f_fill_(rate)?);
+            for (tensor, value) in [steps, rate, scale, log_scale].into_iter().zip(values) {
+                drop(tensor.f_fill_(value)?);
+            }
         }
         none => {
             let of = |value: f64| Tensor::f_full([1], value, (Kind::Float, device));
-            *none = Some((*step, Settings { steps: of(steps)?, rate: of(rate)?.f_squeeze()? }));
+            let [steps, rate, scale, log_scale] = values.map(of);
+            let settings = Settings { steps: steps?, rate: rate?.f_squeeze()?, scale: scale?, log_scale: log_scale? };
+            *none = Some((*step, settings));
         }
     }
     Ok(())
 }
 
-/// AdamW with clipping to the norm in the first argument.
+/// AdamW with clipping to the norm in the first argument, whose square stands there, as scaled; where it is not finite nothing
+/// is updated.
 pub fn adamw(x: &Args, elems: usize, decayed: usize, master: bool, step: &StepArgs, kept: &Kept) -> Outcome {
-    let (_, settings) = kept.settings.as_ref().expect("they are settled before");
+    let settings = kept.settings();
     let (g, m, v) = (x.flat(1)?, x.flat(3)?, x.flat(4)?);
     let updated = x.flat(if master { 5 } else { 2 })?;
-    let shrink = if step.clip > 0.0 {
-        // min(1, clip / (norm + 1e-6)), on the device: nobody waits for the norm.
-        let mut norm = x.flat(0)?.f_sqrt()?.f_add_scalar_(1e-6)?;
-        Some(norm.f_reciprocal_()?.f_mul_scalar_(f64::from(step.clip))?.f_clamp_max_(1.0)?)
-    } else {
-        None
-    };
-    let at_once = if matches!(g.device(), Device::Cuda(_)) { elems.max(1) } else { CLIPPED };
+    // On the device, so that nobody waits for the norm: min(1, clip / (norm + 1e-6)) / scale.
+    let square = x.flat(0)?;
+    let overflow = square.f_isfinite()?.f_logical_not()?.f_to_kind(Kind::Float)?;
+    let mut shrink = settings.scale.f_reciprocal()?;
+    if step.clip > 0.0 {
+        let mut norm = square.f_sqrt()?.f_div_(&settings.scale)?.f_add_scalar_(1e-6)?;
+        drop(shrink.f_mul_(&norm.f_reciprocal_()?.f_mul_scalar_(f64::from(step.clip))?.f_clamp_max_(1.0)?)?);
+    }
+    let at_once = if x.is_cuda() { elems.max(1) } else { CLIPPED };
     for (from, to, decays) in [(0, decayed, true), (decayed, elems, false)] {
         for first in (from..to).step_by(at_once) {
             let count = at_once.min(to - first);
             let part = |tensor: &Tensor| tensor.f_narrow(0, n(first), n(count));
-            let g = match &shrink {
-                Some(shrink) => part(&g)?.f_mul(shrink)?,
-                None => part(&g)?,
-            };
-            gaps::adamw([&part(&updated)?, &g, &part(&m)?, &part(&v)?], &update(step, settings, decays))?;
+            let g = part(&g)?.f_mul(&shrink)?;
+            let update = update(step, settings, decays, &overflow);
+            gaps::adamw([&part(&updated)?, &g, &part(&m)?, &part(&v)?], &update)?;
         }
     }
     if master { copy(&x.flat(2)?, &updated) } else { Ok(()) }
 }
 
-fn update<'a>(step: &StepArgs, settings: &'a Settings, decays: bool) -> Update<'a> {
+fn update<'a>(step: &StepArgs, settings: &'a Settings, decays: bool, overflow: &'a Tensor) -> Update<'a> {
     let (h, (_, lr, decay)) = (&step.adamw, translated(step));
     let [beta1, beta2, eps] = [h.beta1, h.beta2, h.eps].map(f64::from);
     let weight_decay = if decays { decay } else { 0.0 };
-    Update { steps: &settings.steps, rate: &settings.rate, lr, beta1, beta2, weight_decay, eps }
+    Update { steps: &settings.steps, rate: &settings.rate, overflow, lr, beta1, beta2, weight_decay, eps }
 }

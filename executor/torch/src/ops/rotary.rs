@@ -4,6 +4,7 @@ use meshwright_hardware::op::position;
 use tch::{Device, Tensor};
 
 use super::{copy, table};
+use crate::gaps;
 use crate::torch::Kept;
 use crate::view::{Outcome, n};
 
@@ -59,7 +60,11 @@ pub fn turned(to: &Tensor, from: &Tensor, [cos, sin]: &[Tensor; 2], inverse: boo
 }
 
 /// Turns `[rows, heads, width]` in place.
-pub fn turn(heads: &Tensor, [cos, sin]: &[Tensor; 2], inverse: bool) -> Outcome {
+pub fn turn(heads: &Tensor, table: &[Tensor; 2], inverse: bool) -> Outcome {
+    if heads.device() == Device::Cpu {
+        return gaps::cpu_rope(heads, table, inverse);
+    }
+    let [cos, sin] = table;
     let [mut low, mut high] = halves(heads)?;
     let before = low.f_empty_like()?;
     copy(&before, &low)?;

@@ -1,0 +1,260 @@
+// The CPU's kernels that ATen has only in pieces: each op goes over its rows once, computes in fp32 and rounds once. Plain
+// loops, which the compiler turns into vectors for the processors it knows.
+//
+// Sums over rows go by blocks of a fixed size, added in order: the number of threads changes no bit.
+
+#include "gaps.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+using at::Tensor;
+using meshwright::attempt;
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define VECTORS __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define VECTORS
+#endif
+#define INLINE static inline __attribute__((always_inline))
+
+namespace {
+
+// Sums that are made side by side.
+constexpr int64_t LANES = 32;
+
+// Elements of a buffer: fp32 or bf16.
+struct Row {
+  char* start;
+  bool narrow;
+
+  explicit Row(const Tensor& tensor)
+      : start(static_cast<char*>(const_cast<void*>(tensor.const_data_ptr()))),
+        narrow(tensor.scalar_type() == at::kBFloat16) {
+    TORCH_CHECK(narrow || tensor.scalar_type() == at::kFloat, "a kernel of fp32 and bf16");
+  }
+
+  Row at(int64_t elem) const {
+    Row part = *this;
+    part.start += elem * (narrow ? 2 : 4);
+    return part;
+  }
+};
+
+INLINE void load(Row row, float* to, int64_t n) {
+  if (!row.narrow) return void(std::memcpy(to, row.start, n * sizeof(float)));
+  auto* from = reinterpret_cast<const uint16_t*>(row.start);
+  for (int64_t i = 0; i < n; ++i) {
+    uint32_t bits = static_cast<uint32_t>(from[i]) << 16;
+    std::memcpy(&to[i], &bits, sizeof bits);
+  }
+}
+
+// To nearest, the even one of two; what is not a number stays so.
+INLINE void store(const float* from, Row row, int64_t n) {
+  if (!row.narrow) return void(std::memcpy(row.start, from, n * sizeof(float)));
+  auto* to = reinterpret_cast<uint16_t*>(row.start);
+  for (int64_t i = 0; i < n; ++i) {
+    uint32_t bits;
+    std::memcpy(&bits, &from[i], sizeof bits);
+    uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    to[i] = (bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded;
+  }
+}
+
+// e^x within two units in the last place, by Cody and Waite's reduction and a polynomial of degree six.
+INLINE float exponential(float x) {
+  x = x > 88.0f ? 88.0f : x;
+  x = x < -87.0f ? -87.0f : x;
+  // Adding and taking away 1.5 · 2^23 rounds to a whole number.
+  float n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;
+  float r = x - n * 0.693145752f - n * 1.42860677e-6f;
+  float p = 1.38888889e-3f;
+  p = p * r + 8.33333333e-3f;
+  p = p * r + 4.16666667e-2f;
+  p = p * r + 1.66666667e-1f;
+  p = p * r + 0.5f;
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
+  uint32_t bits = static_cast<uint32_t>(static_cast<int32_t>(n) + 127) << 23;
+  float scale;
+  std::memcpy(&scale, &bits, sizeof bits);
+  return p * scale;
+}
+
+// Σ a·b, by lanes that the compiler may add side by side.
+INLINE float dot(const float* a, const float* b, int64_t n) {
+  float lanes[LANES] = {};
+  int64_t i = 0;
+  for (; i + LANES <= n; i += LANES)
+    for (int64_t lane = 0; lane < LANES; ++lane) lanes[lane] += a[i + lane] * b[i + lane];
+  float sum = 0;
+  for (float lane : lanes) sum += lane;
+  for (; i < n; ++i) sum += a[i] * b[i];
+  return sum;
+}
+
+// Rows of floats, one after another, in memory of the thread's own.
+float* rows(int64_t count, int64_t cols) {
+  thread_local std::vector<float> memory;
+  if (memory.size() < static_cast<size_t>(count * cols)) memory.resize(count * cols);
+  return memory.data();
+}
+
+VECTORS void swiglu(Row u, Row out, int64_t from, int64_t to, int64_t cols, float* space) {
+  float *__restrict gate = space, *__restrict up = space + cols;
+  for (int64_t row = from; row < to; ++row) {
+    load(u.at(2 * row * cols), gate, 2 * cols);
+    for (int64_t i = 0; i < cols; ++i) up[i] *= gate[i] / (1.0f + exponential(-gate[i]));
+    store(up, out.at(row * cols), cols);
+  }
+}
+
+VECTORS void swiglu_grad(Row u, Row dout, Row du, int64_t from, int64_t to, int64_t cols, float* space) {
+  float *__restrict gate = space, *__restrict up = space + cols, *__restrict d = space + 2 * cols;
+  for (int64_t row = from; row < to; ++row) {
+    load(u.at(2 * row * cols), gate, 2 * cols);
+    load(dout.at(row * cols), d, cols);
+    for (int64_t i = 0; i < cols; ++i) {
+      float share = 1.0f / (1.0f + exponential(-gate[i])), silu = gate[i] * share;
+      float dgate = d[i] * up[i] * (share + silu * (1.0f - share));
+      up[i] = d[i] * silu;
+      gate[i] = dgate;
+    }
+    store(gate, du.at(2 * row * cols), 2 * cols);
+  }
+}
+
+VECTORS void rms_norm(Row x, const float* gain, Row y, float* stats, float eps, int64_t from, int64_t to, int64_t cols,
+                      float* values) {
+  for (int64_t row = from; row < to; ++row) {
+    load(x.at(row * cols), values, cols);
+    float rstd = 1.0f / std::sqrt(dot(values, values, cols) / cols + eps);
+    for (int64_t i = 0; i < cols; ++i) values[i] *= rstd * gain[i];
+    store(values, y.at(row * cols), cols);
+    stats[2 * row] = 0;
+    stats[2 * row + 1] = rstd;
+  }
+}
+
+// With x̂ = x/σ: dgain += Σ dy·x̂, dx (+)= (gain·dy − x̂·mean(gain·dy·x̂))/σ.
+VECTORS void rms_norm_grad(Row x, const float* gain, const float* stats, Row dy, Row dx, bool accumulate, float* dgain,
+                           int64_t from, int64_t to, int64_t cols, float* space) {
+  float *__restrict hat = space, *__restrict d = space + cols, *__restrict made = space + 2 * cols;
+  for (int64_t row = from; row < to; ++row) {
+    load(x.at(row * cols), hat, cols);
+    load(dy.at(row * cols), d, cols);
+    if (accumulate) load(dx.at(row * cols), made, cols);
+    float rstd = stats[2 * row + 1];
+    for (int64_t i = 0; i < cols; ++i) {
+      hat[i] *= rstd;
+      dgain[i] += d[i] * hat[i];
+      d[i] *= gain[i];
+    }
+    float mean = dot(d, hat, cols) / cols;
+    if (!accumulate) std::fill_n(made, cols, 0.0f);
+    for (int64_t i = 0; i < cols; ++i) made[i] += (d[i] - hat[i] * mean) * rstd;
+    store(made, dx.at(row * cols), cols);
+  }
+}
+
+VECTORS void rope(Row x, const float* cos, const float* sin, float sign, int64_t from, int64_t to, int64_t stride,
+                  int64_t heads, int64_t half, float* space) {
+  float *__restrict low = space, *__restrict high = space + half;
+  for (int64_t row = from; row < to; ++row) {
+    const float *c = cos + row * half, *s = sin + row * half;
+    for (int64_t head = 0; head < heads; ++head) {
+      Row place = x.at(row * stride + 2 * head * half);
+      load(place, low, 2 * half);
+      for (int64_t i = 0; i < half; ++i) {
+        float turned = low[i] * c[i] - sign * high[i] * s[i];
+        high[i] = high[i] * c[i] + sign * low[i] * s[i];
+        low[i] = turned;
+      }
+      store(low, place, 2 * half);
+    }
+  }
+}
+
+// Rows that a thread takes at least: 16 Ki elements.
+int64_t grain(int64_t cols) { return std::max<int64_t>(1, (1 << 14) / std::max<int64_t>(cols, 1)); }
+
+// Rows whose sums are made apart.
+constexpr int64_t BLOCK = 64;
+
+}  // namespace
+
+extern "C" {
+
+// u [rows, 2 · cols], rows of [gate | up]; out [rows, cols].
+bool gaps_cpu_swiglu(const Tensor* u, const Tensor* out) {
+  return attempt([&] {
+    Row from(*u), to(*out);
+    int64_t cols = out->size(1);
+    at::parallel_for(0, out->size(0), grain(cols),
+                     [=](int64_t first, int64_t last) { swiglu(from, to, first, last, cols, rows(2, cols)); });
+  });
+}
+
+bool gaps_cpu_swiglu_grad(const Tensor* u, const Tensor* dout, const Tensor* du) {
+  return attempt([&] {
+    Row from(*u), d(*dout), to(*du);
+    int64_t cols = dout->size(1);
+    at::parallel_for(0, dout->size(0), grain(cols),
+                     [=](int64_t first, int64_t last) { swiglu_grad(from, d, to, first, last, cols, rows(3, cols)); });
+  });
+}
+
+// x, y [rows, cols], gain [cols] in fp32, stats [rows, 2] in fp32.
+bool gaps_cpu_rms_norm(const Tensor* x, const Tensor* gain, double eps, const Tensor* y, const Tensor* stats) {
+  return attempt([&] {
+    Row from(*x), to(*y);
+    auto* weights = gain->const_data_ptr<float>();
+    auto* kept = stats->mutable_data_ptr<float>();
+    int64_t cols = x->size(1);
+    at::parallel_for(0, x->size(0), grain(cols), [=](int64_t first, int64_t last) {
+      rms_norm(from, weights, to, kept, static_cast<float>(eps), first, last, cols, rows(1, cols));
+    });
+  });
+}
+
+// dgain [cols] in fp32 is added to, and so is dx, if `accumulate`.
+bool gaps_cpu_rms_norm_grad(const Tensor* x, const Tensor* gain, const Tensor* stats, const Tensor* dy, bool accumulate,
+                            const Tensor* dx, const Tensor* dgain) {
+  return attempt([&] {
+    Row from(*x), d(*dy), to(*dx);
+    auto *weights = gain->const_data_ptr<float>(), *kept = stats->const_data_ptr<float>();
+    int64_t all = x->size(0), cols = x->size(1), blocks = (all + BLOCK - 1) / BLOCK;
+    Tensor sums = at::zeros({blocks, cols}, dgain->options());
+    auto* parts = sums.mutable_data_ptr<float>();
+    at::parallel_for(0, blocks, 1, [=](int64_t first, int64_t last) {
+      for (int64_t block = first; block < last; ++block)
+        rms_norm_grad(from, weights, kept, d, to, accumulate, parts + block * cols, block * BLOCK,
+                      std::min(all, (block + 1) * BLOCK), cols, rows(3, cols));
+    });
+    auto* sum = dgain->mutable_data_ptr<float>();
+    for (int64_t block = 0; block < blocks; ++block)
+      for (int64_t i = 0; i < cols; ++i) sum[i] += parts[block * cols + i];
+  });
+}
+
+// Turns heads of x [rows, heads, width], whose rows are `stride` apart, by cos and sin [rows, width / 2] in fp32; back, if
+// `inverse`.
+bool gaps_cpu_rope(const Tensor* x, const Tensor* cos, const Tensor* sin, bool inverse) {
+  return attempt([&] {
+    Row heads(*x);
+    auto *c = cos->const_data_ptr<float>(), *s = sin->const_data_ptr<float>();
+    int64_t stride = x->stride(0), count = x->size(1), half = x->size(2) / 2;
+    float sign = inverse ? -1.0f : 1.0f;
+    at::parallel_for(0, x->size(0), grain(2 * count * half), [=](int64_t first, int64_t last) {
+      rope(heads, c, s, sign, first, last, stride, count, half, rows(2, half));
+    });
+  });
+}
+
+}  // extern "C"

@@ -1,0 +1,91 @@
+//! Ops over elements of two bytes whose operators would round in between: they run in fp32 on widened copies, some rows at a
+//! time, so that copies stay in caches.
+//!
+//! In: an op and its arguments. Out: the arguments written, rounded once.
+//!
+//! Invariant: how an op is cut depends on its dims alone.
+
+use meshwright_executor::device::Region;
+use meshwright_executor::device::cut::{Cut, sliced};
+use meshwright_hardware::op::{Mode, NormKind, Op};
+use tch::{Device, Kind, Tensor};
+
+use crate::view::{Args, Outcome, n};
+
+/// Floats of the copies of a part, about: 1 MiB on the CPU; on CUDA few launches count for more.
+fn floats(device: Device) -> usize {
+    if matches!(device, Device::Cuda(_)) { 1 << 26 } else { 1 << 18 }
+}
+
+/// Whether operators take these elements as they are, and round what they give once.
+pub fn is_native(op: &Op, x: &Args) -> bool {
+    if (0..x.len()).all(|argument| !x.is_half(argument)) {
+        return true;
+    }
+    // Kernels of `cpp/fused.cpp`.
+    let fused = !x.is_cuda() && (0..x.len()).all(|argument| x.kind(argument) != Kind::Half);
+    match op {
+        Op::Matmul { .. } | Op::ExpertMatmul { .. } | Op::Embed { .. } | Op::Positions { .. } => true,
+        Op::PositionsGrad { .. } | Op::Columns { .. } | Op::Dispatch { .. } | Op::DispatchGrad { .. } => true,
+        Op::LossStats { .. } | Op::Loss { .. } | Op::Zero { .. } | Op::Copy { .. } | Op::Accumulate { .. } => true,
+        Op::SquaredNorm { .. } | Op::AdamW { .. } => true,
+        Op::Activation { kind, .. } | Op::ActivationGrad { kind, .. } => kind.width() == 1 || fused,
+        Op::NormGrad { kind: NormKind::Rms, .. } | Op::Rope { .. } => fused,
+        Op::Add { bias, .. } => !bias,
+        Op::Norm { kind: NormKind::Layer, .. } => true,
+        // CUDA's kernels are of two bytes, and keep statistics in fp32.
+        Op::Norm { kind: NormKind::Rms, .. } => x.is_cuda() || fused,
+        Op::Attention(_) | Op::AttentionGrad(_) => x.is_cuda(),
+        Op::EmbedGrad { .. }
+        | Op::NormGrad { kind: NormKind::Layer, .. }
+        | Op::Route { .. }
+        | Op::RouteGrad { .. }
+        | Op::Combine { .. }
+        | Op::CombineGrad { .. }
+        | Op::LatentPack { .. }
+        | Op::LatentPackGrad { .. }
+        | Op::BiasGrad { .. }
+        | Op::ContextAttention(_)
+        | Op::ContextAttentionGrad(_) => false,
+    }
+}
+
+/// Runs `kernel` on the op's parts, with copies in fp32 of what is narrower.
+pub fn run(op: &Op, x: &Args, device: Device, mut kernel: impl FnMut(&Op, &Args) -> Outcome) -> Outcome {
+    let (signature, cut) = (op.signature(), Cut::of(op));
+    let whole: Vec<bool> = (0..x.len()).map(|i| cut.whole.contains(&i)).collect();
+    let of_row = |i: usize| signature[i].elems / cut.rows;
+    let by_row: usize = (0..x.len()).filter(|&i| x.is_half(i) && !whole[i]).map(of_row).sum();
+    let count = cut.at_once(by_row, floats(device));
+    let widened = |i: usize, first: usize, elems: usize| -> Outcome<Tensor> {
+        if signature[i].mode == Mode::Out {
+            return Tensor::f_empty([n(elems)], (Kind::Float, device));
+        }
+        x.strided(i, [elems], [1], first)?.f_to_kind(Kind::Float)
+    };
+    // What every part needs whole; nothing narrow of it is written.
+    let fixed = |i: usize| -> Outcome<Option<Tensor>> {
+        (whole[i] && x.is_half(i)).then(|| widened(i, 0, signature[i].elems)).transpose()
+    };
+    let fixed = (0..x.len()).map(fixed).collect::<Outcome<Vec<_>>>()?;
+    for row in (0..cut.rows).step_by(count) {
+        let rows = (cut.rows - row).min(count);
+        let (mut buffers, mut regions): (Vec<Tensor>, Vec<Region>) = Default::default();
+        for i in 0..x.len() {
+            let (first, elems) = if whole[i] { (0, signature[i].elems) } else { (row * of_row(i), rows * of_row(i)) };
+            let Region { buffer, start, .. } = x.regions[i];
+            let (memory, start) = match &fixed[i] {
+                Some(copy) => (copy.shallow_clone(), 0),
+                None if x.is_half(i) => (widened(i, first, elems)?, 0),
+                None => (x.buffers[buffer].shallow_clone(), start + first),
+            };
+            regions.push(Region { buffer: i, start, elems });
+            buffers.push(memory);
+        }
+        kernel(&sliced(op, rows), &Args { buffers: &buffers, regions: &regions })?;
+        for i in (0..x.len()).filter(|&i| x.is_half(i) && !whole[i] && signature[i].mode != Mode::In) {
+            x.strided(i, [regions[i].elems], [1], row * of_row(i))?.f_copy_(&buffers[i])?;
+        }
+    }
+    Ok(())
+}
