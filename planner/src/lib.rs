@@ -21,6 +21,7 @@ pub mod search;
 pub mod shape;
 pub mod shares;
 pub mod sites;
+mod solver;
 #[cfg(test)]
 mod testing;
 

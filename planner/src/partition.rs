@@ -16,11 +16,12 @@
 //! Invariant: an answer satisfies every constraint in whole numbers.
 
 use good_lp::{
-    Expression, ProblemVariables, Solution, SolverModel, Variable, WithMipGap, WithTimeLimit, constraint, microlp,
-    variable, variables,
+    Expression, ProblemVariables, Solution, SolverModel, Variable, WithMipGap, WithTimeLimit, constraint, variable,
+    variables,
 };
 
 use crate::plan::Stage;
+use crate::solver;
 
 /// A number of layers on a stage, in the fastest way that fits.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -154,7 +155,7 @@ impl Problem {
 
 /// The linear program of a problem; times count in the least bottleneck, so that the solver sees numbers near one.
 struct Model {
-    problem: good_lp::solvers::microlp::MicroLpProblem,
+    problem: solver::Model,
     objective: Expression,
     z: Vec<Vec<Variable>>,
 }
@@ -172,7 +173,7 @@ impl Model {
             |s: usize| -> Expression { worthy.choices[s].iter().zip(&z[s]).map(|(c, &z)| c.seconds / least * z).sum() };
         let total: Expression = (0..z.len()).map(time).sum();
         let objective = (problem.microbatches - 1) as f64 * slowest + total;
-        let mut model = vars.minimise(objective.clone()).using(microlp);
+        let mut model = vars.minimise(objective.clone()).using(solver::solver);
         for (s, all) in z.iter().enumerate() {
             model.add_constraint(constraint!(time(s) <= slowest));
             model.add_constraint(constraint!(all.iter().sum::<Expression>() == 1));

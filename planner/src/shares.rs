@@ -13,7 +13,7 @@
 //!
 //! Invariant: the shares are whole rounds, at least one a replica, and M microbatches in all.
 
-use good_lp::{Expression, Solution, SolverModel, Variable, constraint, microlp, variable, variables};
+use good_lp::{Expression, Solution, SolverModel, Variable, constraint, variable, variables};
 
 use meshwright_hardware::price::PriceError;
 use meshwright_hardware::profile::Cluster;
@@ -23,6 +23,7 @@ use crate::plan::{Plan, Schedule};
 use crate::search::bound::of_stage;
 use crate::search::cost::{Costs, Links, ShapeWork};
 use crate::search::seats::{self, Seats};
+use crate::solver;
 
 /// Replicas that are alike.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -139,7 +140,7 @@ impl Problem {
         let most = (rounds - replicas + 1) as f64;
         let count = || if whole { variable().integer() } else { variable() };
         let c: Vec<Variable> = self.classes.iter().map(|_| vars.add(count().min(1.0).max(most))).collect();
-        let mut model = vars.minimise(slowest).using(microlp);
+        let mut model = vars.minimise(slowest).using(solver::solver);
         let mut handed = Expression::default();
         for (class, &c) in self.classes.iter().zip(&c) {
             model.add_constraint(constraint!(class.fixed / step + self.round(class) / step * c <= slowest));
