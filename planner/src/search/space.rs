@@ -173,13 +173,15 @@ impl Space<'_> {
         }
     }
 
-    /// Sequences a microbatch: powers of two, and what one replica has, in up to three parts.
+    /// Sequences a microbatch: powers of two, and what one replica has, in one to four, six or eight parts.
     fn microbatches(&self, rest: usize) -> Vec<usize> {
         let batch = self.job.global_batch;
         if let Some(fixed) = self.fix.microbatch {
             return vec![fixed];
         }
-        let parts = divisors(rest).flat_map(|dp| [dp, 2 * dp, 3 * dp]).filter(|parts| batch.is_multiple_of(*parts));
+        let parts = divisors(rest)
+            .flat_map(|dp| [1, 2, 3, 4, 6, 8].map(|parts| parts * dp))
+            .filter(|parts| batch.is_multiple_of(*parts));
         let mut all: Vec<usize> = parts.map(|parts| batch / parts).collect();
         all.extend((0..).map(|i| 1 << i).take_while(|&size| size <= batch && batch.is_multiple_of(size)));
         all.sort_unstable();
