@@ -163,7 +163,7 @@ impl<'a> Search<'a> {
 
     /// Finds the best plans, and what no other undercuts.
     pub(super) fn run(&mut self) -> Result<(), PlanError> {
-        self.look()?;
+        let reached = self.look()?;
         self.fill()?;
         let cut = self.cut();
         let (mut slower, mut open, mut left) = (0, 0, f64::INFINITY);
@@ -175,14 +175,17 @@ impl<'a> Search<'a> {
         self.reject("slower by its bound", slower);
         self.reject("not looked at: within the gap", open);
         self.proved = self.proved.min(left);
-        self.prove()
+        self.prove()?;
+        self.tell(reached);
+        Ok(())
     }
 
-    /// Takes the most promising part until what is left cannot be better.
-    pub(super) fn look(&mut self) -> Result<(), PlanError> {
-        let mut effort = 0;
+    /// Takes the most promising part until what is left cannot be better; the bound of the last.
+    pub(super) fn look(&mut self) -> Result<f64, PlanError> {
+        let (mut effort, mut reached) = (0, 0.0);
         while let Some(node) = self.queue.pop() {
-            self.tell(node.seconds);
+            reached = node.seconds;
+            self.tell(reached);
             effort += usize::from(matches!(node.known, Known::Priced(_)));
             let tired = effort > self.manner.effort && !self.best.is_empty();
             if tired || node.seconds >= self.cut() || self.manner.enough(self.best_step()) {
@@ -203,7 +206,7 @@ impl<'a> Search<'a> {
                 Known::Plan(plan) => self.simulate(*plan)?,
             }
         }
-        Ok(())
+        Ok(reached)
     }
 
     fn best_step(&self) -> Option<f64> {
