@@ -1,19 +1,20 @@
-//! How long a full search takes: GPT-3 on 4,096 and 16,384 A100s, LLaMA-3 405B on 16,384 H100s, DeepSeek-V3 on 2,048 H100s.
+//! How long a full search takes: GPT-3 on 4,096 and 16,384 A100s, LLaMA-3 405B on 16,384 H100s, DeepSeek-V3 on 2,048 H100s,
+//! LLaMA-2 70B on two unlike pools.
 //! `cargo bench --bench search`; combinations considered a second are criterion's throughput.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use meshwright_hardware::profile::Cluster;
 use meshwright_hardware::units::Precision;
-use meshwright_planner::goal::Goal;
 use meshwright_planner::job::{Job, Optimizer};
 use meshwright_planner::models;
 use meshwright_planner::search::{Fix, search};
 
-const CASES: [(&str, &str, usize, usize); 4] = [
+const CASES: [(&str, &str, usize, usize); 5] = [
     ("gpt3-175b", "512x dgx-a100-80gb", 2048, 1536),
     ("gpt3-175b", "2048x dgx-a100-80gb", 2048, 1536),
     ("llama3-405b", "2048x dgx-h100", 8192, 2048),
     ("deepseek-v3", "256x dgx-h100", 4096, 15360),
+    ("llama2-70b", "8x dgx-h100 + 16x dgx-a100-80gb", 4096, 1024),
 ];
 
 fn benches(criterion: &mut Criterion) {
@@ -31,7 +32,6 @@ fn benches(criterion: &mut Criterion) {
             model,
             optimizer: Optimizer::default(),
             fix: Fix::default(),
-            goal: Goal::default(),
             goal: Default::default(),
         };
         let cluster = Cluster::parse(text).expect("it is in the catalog");

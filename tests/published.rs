@@ -102,3 +102,22 @@ fn a_file_that_is_no_table_of_runs_is_refused() {
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("nowhere.csv"));
 }
+
+#[test]
+fn found_plans_are_never_slower_than_published_ones() {
+    let wanted = ["llm-foundry-035", "llm-foundry-102", "llm-foundry-215", "nemo-24.07-005", "zero-bubble-034"];
+    let table = std::fs::read_to_string(file("tests/published/runs.csv")).unwrap();
+    let kept = |line: &&str| line.starts_with("id,") || wanted.iter().any(|id| line.starts_with(&format!("{id},")));
+    let lines: Vec<&str> = table.lines().filter(kept).collect();
+    assert_eq!(lines.len(), wanted.len() + 1);
+    let [runs, output] = ["gains-runs.csv", "gains.csv"].map(scratch);
+    std::fs::write(&runs, lines.join("\n")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_meshwright"));
+    let done = command.arg("gains").arg(&runs).arg("-o").arg(&output).arg("--json").output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let json: Value = serde_json::from_slice(&done.stdout).unwrap();
+    assert_eq!((json["compared"].as_u64(), json["worse"].as_u64()), (Some(wanted.len() as u64), Some(0)), "{json}");
+    assert!(json["mean_gain"].as_f64().unwrap() > 0.05, "{json}");
+    let ratios: Vec<f64> = rows(&output).iter().map(|row| row["ratio"].parse().unwrap()).collect();
+    assert!(ratios.len() == wanted.len() && ratios.iter().all(|ratio| *ratio >= 1.0), "{ratios:?}");
+}
