@@ -1,14 +1,12 @@
-//! Bounds: what no simulation of a plan undercuts.
+//! Floors of combinations: what no step undercuts, however its layers are spread over stages.
 //!
-//! In: costs, a pipeline, and for the tighter bounds the stages. Out: seconds of a step.
+//! In: costs, a pipeline. Out: seconds of a step.
 //!
-//! With decided stages the bound is the schedule itself, whole passes of chunks for instructions: f, b and w seconds of a chunk's
-//! forward, backward and weights, messages of h seconds. What is left out (traffic beside kernels that delays them) only adds.
+//! Every floor is a path through the simulated graph, or a mean of such paths over stages. With f, b and w seconds of a stage's
+//! forward, backward and weights, t = f + b + w, messages of h seconds, M microbatches, p stages:
 //!
-//! Without stages, floors over all ways to spread work: every one is a path through the simulated graph, or a mean of such paths.
-//! With t = f + b + w of a stage, M microbatches, p stages:
-//!
-//! - stage s starts after those before it, works M times, and those before it still have the last backward:
+//! - a stage works M times, and some stage has at least as many layers as are even
+//! - stage s starts after those before it, and those before it still have the last backward:
 //!   T ≥ Σ_{i<s} t_i + M·t_s; in ZB-H1, T ≥ Σ_{i<s} f_i + M·t_s
 //! - in 1F1B, what stage s does between the first backward and the last forward lies between two trips to the last stage:
 //!   T ≥ Σ_i t_i + Σ_{i>s} t_i + (M − p + s)·t_s, for M ≥ p − s
@@ -16,7 +14,7 @@
 //!   last one's way back: T ≥ Σ f + Σ b + 2·(p·v − 1)·h + (M·v − (v − 1)·p − 1) times a chunk of the last stage
 //! - in GPipe all forwards come before all backwards: T ≥ Σ_i t_i + (M − 1)·(max f + max b) + 2·(p − 1)·h
 //!
-//! Invariant: bound ≤ simulated step (tests over every schedule).
+//! Invariant: floor ≤ played bound ≤ simulated step (tests over every schedule).
 
 use crate::job::Model;
 use crate::model::Kind;
