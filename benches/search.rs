@@ -1,4 +1,4 @@
-//! How long a full search takes: GPT-3 on 4,096 and 16,384 A100s, LLaMA-3 405B on 16,384 H100s, DeepSeek-V3 on 2,048 H100s,
+//! How long a full search takes: GPT-3 on 4,096 and 16,384 A100s, LLaMA-3 405B on 16,384 H100s, DeepSeek-V3 on 2,048 H800s,
 //! LLaMA-2 70B on two unlike pools.
 //! `cargo bench --bench search`; combinations considered a second are criterion's throughput.
 
@@ -13,7 +13,7 @@ const CASES: [(&str, &str, usize, usize); 5] = [
     ("gpt3-175b", "512x dgx-a100-80gb", 2048, 1536),
     ("gpt3-175b", "2048x dgx-a100-80gb", 2048, 1536),
     ("llama3-405b", "2048x dgx-h100", 8192, 2048),
-    ("deepseek-v3", "256x dgx-h100", 4096, 15360),
+    ("deepseek-v3", "256x h800-8", 4096, 15360),
     ("llama2-70b", "8x dgx-h100 + 16x dgx-a100-80gb", 4096, 1024),
 ];
 
