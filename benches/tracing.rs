@@ -34,6 +34,7 @@ fn plans(seq: usize) -> Vec<(&'static str, Plan)> {
         model: models::load("demo-10m").expect("it is embedded"),
         optimizer: Optimizer { warmup_steps: 10, ..Optimizer::default() },
         fix: Default::default(),
+        goal: Default::default(),
     };
     let stage = |layers| Stage { layers, full: 0, selective: 0, offload: 0 };
     let single = Plan { stages: vec![stage(6)], ..Plan::single(job, 2) };
