@@ -21,7 +21,7 @@ use super::open::Group;
 use super::prove::Decided;
 use super::seats::Seats;
 use super::space::Combination;
-use super::stages::Undecided;
+use super::stages::{Undecided, least};
 use super::{play, spread};
 
 impl Search<'_> {
@@ -55,19 +55,16 @@ impl Search<'_> {
         let pipeline = self.pipeline(&shape, of);
         let plain = of.schedule == Schedule::OneFOneB && of.chunks == 1;
         let most = |whole: &Whole, end: f64, ratios: &mut FxHashMap<(usize, usize), f64>| {
-            let mut range = [0, batch + 1];
-            while range[1] - range[0] > 1 {
-                let microbatches = (range[0] + range[1]) / 2;
+            let late = |microbatches: usize| {
                 let ratio = if plain {
                     let known = ratios.entry((microbatches, of.pp));
                     *known.or_insert_with(|| least_ratio(microbatches, of.pp))
                 } else {
                     1.0
                 };
-                let late = whole.floor(&Pipeline { microbatches, ..pipeline }, ratio) > end;
-                range[usize::from(late)] = microbatches;
-            }
-            range[0]
+                whole.floor(&Pipeline { microbatches, ..pipeline }, ratio) > end
+            };
+            least(1, batch + 1, late) - 1
         };
         let mut ends = [0.0, f64::INFINITY];
         let mut end = self.floor(index, of, group);

@@ -18,7 +18,7 @@ use super::engine::Search;
 use super::open::Group;
 use super::seats::Seats;
 use super::space::Combination;
-use super::stages::Undecided;
+use super::stages::{Undecided, least};
 use super::{play, spread};
 
 /// A combination of which one spreading of layers was chosen: no other ends before its floor.
@@ -121,14 +121,11 @@ impl Search<'_> {
             let Some(problem) = undecided.problem() else { continue };
             let takes = |stage: usize, layers: usize| Some(problem.choices[stage].get(layers - 1)?.seconds);
             let model = &self.space.job.model;
-            let mut range = [0, batch + 1];
-            while range[1] - range[0] > 1 {
-                let microbatches = (range[0] + range[1]) / 2;
+            let late = |microbatches: usize| {
                 let pipeline = Pipeline { microbatches, ..pipeline };
-                let late = spread::may_end(model, &pipeline, &costs, &takes, before).is_none();
-                range[usize::from(late)] = microbatches;
-            }
-            done += count * range[0];
+                spread::may_end(model, &pipeline, &costs, &takes, before).is_none()
+            };
+            done += count * (least(1, batch + 1, late) - 1);
         }
         done < batch
     }

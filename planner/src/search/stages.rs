@@ -243,7 +243,7 @@ impl<'a> Window<'a> {
 }
 
 /// The least number in a range at which a condition that stays true once it is holds; the range's end if it never does.
-fn least(from: usize, to: usize, holds: &dyn Fn(usize) -> bool) -> usize {
+pub fn least(from: usize, to: usize, mut holds: impl FnMut(usize) -> bool) -> usize {
     let (mut low, mut high) = (from, to);
     while low < high {
         let middle = (low + high) / 2;
