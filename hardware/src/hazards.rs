@@ -1,6 +1,6 @@
 //! What instructions touch, and what must therefore have ended before them.
 //!
-//! In: a stage's buffers and instructions, in order. Out: for each instruction, the latest one of the other stream that it
+//! In: a stage's buffers and instructions, in order. Out: for each instruction, the latest one of each other stream that it
 //! depends on; whether what it reads was written.
 //!
 //! Each buffer is a list of segments, split where views begin and end; a segment knows who wrote it last, who read it
@@ -11,26 +11,33 @@
 
 use crate::mesh::Mesh;
 use crate::op::Mode;
-use crate::program::{Block, Buffer, Instr, Kind, Lifetime, Program, View};
+use crate::program::{Block, Buffer, Instr, Kind, Lifetime, Program, Stream, View};
 
-/// Inserts the waits that a program needs between its streams, and no others.
+/// By stream, its latest instruction that something depends on.
+pub(crate) type Latest = [Option<u32>; Stream::COUNT];
+
+/// Inserts the waits that a program needs between its streams, and none that an earlier one of the same streams makes idle.
 pub fn add_waits(program: &mut Program) {
     let uses: Vec<Vec<FormalUse>> = program.blocks.iter().map(formal_uses).collect();
     let mesh = program.mesh;
     for role in &mut program.roles {
         let mut tracker = Tracker::new(&role.buffers);
-        let mut covered = [None; 2];
+        let mut covered = [Latest::default(); Stream::COUNT];
         for (index, instr) in role.instrs.iter_mut().enumerate() {
             let stream = instr.stream as usize;
-            let mut needed = None;
+            let mut needed = Latest::default();
             accesses(instr, &uses, &mesh, &role.buffers, |access| {
-                needed = needed.max(tracker.touch(&access, stream, index as u32).other);
+                let others = tracker.touch(&access, stream, index as u32).others;
+                needed.iter_mut().zip(others).for_each(|(needed, other)| *needed = (*needed).max(other));
             });
             instr.waits.clear();
-            if needed > covered[stream] {
-                covered[stream] = needed;
-                instr.waits.extend(needed);
+            for (covered, needed) in covered[stream].iter_mut().zip(needed) {
+                if needed > *covered {
+                    *covered = needed;
+                    instr.waits.extend(needed);
+                }
             }
+            instr.waits.sort_unstable();
         }
     }
 }
@@ -120,7 +127,7 @@ struct Segment {
     /// Stream and index of the last write.
     write: Option<(usize, u32)>,
     /// By stream, the last read since.
-    reads: [Option<u32>; 2],
+    reads: Latest,
     /// Whether it holds anything.
     holds: bool,
 }
@@ -128,8 +135,8 @@ struct Segment {
 /// What a touch found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Touch {
-    /// The latest instruction of the other stream that it depends on.
-    pub other: Option<u32>,
+    /// What it depends on, by stream; nothing of its own.
+    pub others: Latest,
     /// Whether all of the part held something before.
     pub held: bool,
     /// Whether any of it did.
@@ -146,7 +153,7 @@ impl Tracker {
     pub fn new(buffers: &[Buffer]) -> Self {
         let whole = |buffer: &Buffer| {
             let holds = buffer.lifetime == Lifetime::Persistent;
-            vec![Segment { start: 0, write: None, reads: [None; 2], holds }]
+            vec![Segment { start: 0, write: None, reads: Latest::default(), holds }]
         };
         Tracker { segments: buffers.iter().map(whole).collect(), elems: buffers.iter().map(|b| b.elems).collect() }
     }
@@ -162,15 +169,16 @@ impl Tracker {
         let first = split(segments, access.start);
         let last =
             if access.end >= self.elems[access.buffer as usize] { segments.len() } else { split(segments, access.end) };
-        let mut found = Touch { other: None, held: true, held_any: false };
+        let mut found = Touch { others: Latest::default(), held: true, held_any: false };
         for segment in &mut segments[first..last] {
             if let Some((by, at)) = segment.write
                 && by != stream
             {
-                found.other = found.other.max(Some(at));
+                found.others[by] = found.others[by].max(Some(at));
             }
             if access.writes {
-                found.other = found.other.max(segment.reads[1 - stream]);
+                let read = |other: usize| if other == stream { None } else { segment.reads[other] };
+                found.others = std::array::from_fn(|other| found.others[other].max(read(other)));
             }
             found.held &= segment.holds;
             found.held_any |= segment.holds;
@@ -179,7 +187,7 @@ impl Tracker {
             }
             if access.writes {
                 segment.write = Some((stream, index));
-                segment.reads = [None; 2];
+                segment.reads = Latest::default();
                 segment.holds = !access.frees;
             }
         }

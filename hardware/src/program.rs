@@ -308,6 +308,13 @@ pub enum Stream {
     Compute,
     /// Communication that may run beside kernels.
     Comm,
+    /// Moves to the host's memory and back: devices have engines of their own for them.
+    Host,
+}
+
+impl Stream {
+    /// How many there are.
+    pub const COUNT: usize = 3;
 }
 
 /// One instruction.
@@ -317,7 +324,7 @@ pub struct Instr {
     pub kind: Kind,
     /// Where it queues.
     pub stream: Stream,
-    /// Earlier instructions of the same rank on the other stream that must have ended.
+    /// Earlier instructions of the same rank on other streams that must have ended.
     pub waits: Vec<u32>,
     /// Which microbatch it serves, if one.
     pub microbatch: Option<u32>,

@@ -2,7 +2,7 @@
 //!
 //! In: a verified program and a duration of each instruction. Out: a [`Trace`].
 //!
-//! A lane is a rank, or one rank standing for all that do the same on the same devices. Each of its two streams runs in list order; an
+//! A lane is a rank, or one rank standing for all that do the same on the same devices. Each of its streams runs in list order; an
 //! instruction starts when the one before it on its stream and those it waits for have ended, a receive ends after its
 //! message was sent, and a collective proceeds when all lanes of its group have reached it.
 //!
@@ -37,7 +37,7 @@ pub struct LaneDurations {
     pub ranks: usize,
     /// Nanoseconds, one an instruction.
     pub nanos: Vec<u64>,
-    /// Whether its device runs both streams at once.
+    /// Whether its device runs its streams at once.
     pub overlap: bool,
     /// What compute takes longer, of its own time, while a collective runs beside it and takes units and memory bandwidth
     /// from it; 0 where durations were measured so.
@@ -73,7 +73,7 @@ pub enum SimulateError {
     },
 }
 
-/// Runs the program on paper. Without `overlap` both streams of every lane are one, whatever its device can do.
+/// Runs the program on paper. Without `overlap` all streams of a lane are one, whatever its device can do.
 pub fn simulate(
     program: &Program,
     durations: &Durations,
@@ -97,7 +97,7 @@ struct State<'a> {
     contention: f64,
     spans: Vec<Span>,
     /// End of the last instruction of each stream.
-    free: [u64; 2],
+    free: [u64; Stream::COUNT],
     /// Start and end of the latest collective beside compute.
     beside: (u64, u64),
     /// By stage and line: ends of sends, in order, and receives so far.
@@ -145,7 +145,7 @@ impl<'a> Simulation<'a> {
                 overlap: overlap && given.overlap,
                 contention: given.contention,
                 spans: Vec::with_capacity(wanted),
-                free: [0; 2],
+                free: [0; Stream::COUNT],
                 beside: (0, 0),
                 sent: HashMap::new(),
                 received: HashMap::new(),
@@ -167,7 +167,7 @@ impl<'a> Simulation<'a> {
         let instrs = &program.roles[self.lanes[lane].role].instrs;
         while let Some(instr) = instrs.get(self.lanes[lane].spans.len()) {
             let state = &self.lanes[lane];
-            let stream = if state.overlap && instr.stream == Stream::Comm { 1 } else { 0 };
+            let stream = if state.overlap { instr.stream as usize } else { 0 };
             let waited = instr.waits.iter().map(|&wait| state.spans[wait as usize].end.0);
             let start = waited.fold(state.free[stream], u64::max);
             let duration = state.nanos[state.spans.len()];
@@ -190,7 +190,7 @@ impl<'a> Simulation<'a> {
                 Kind::Load { .. } | Kind::Move { .. } | Kind::Free { .. } => start + duration,
             };
             let state = &mut self.lanes[lane];
-            if let (Kind::Collective { .. }, 1) = (&instr.kind, stream) {
+            if stream > 0 && matches!(instr.kind, Kind::Collective { .. }) {
                 state.beside = (end - duration, end);
             }
             state.free[stream] = end;

@@ -61,8 +61,12 @@ mod tests {
             Kind::Move { from: view, to: plain },
         ];
         let instr = |(i, kind): (usize, Kind)| Instr {
+            stream: match kind {
+                Kind::Send { .. } => Stream::Comm,
+                Kind::Move { .. } => Stream::Host,
+                _ => Stream::Compute,
+            },
             kind,
-            stream: if i == 2 { Stream::Comm } else { Stream::Compute },
             waits: (0..i as u32 / 2).collect(),
             microbatch: (i % 2 == 0).then_some(i as u32),
             layer: (i > 3).then_some(9),

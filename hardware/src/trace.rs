@@ -5,7 +5,7 @@
 //! start of the step.
 
 use crate::mesh::Rank;
-use crate::program::{Program, Stream};
+use crate::program::Program;
 use crate::units::Nanos;
 use serde::{Deserialize, Serialize};
 
@@ -106,7 +106,7 @@ impl Trace {
                     "name": instr.name(program),
                     "cat": instr.phase().map_or("communication", |p| p.name()),
                     "pid": lane.rank,
-                    "tid": match instr.stream { Stream::Compute => 0, Stream::Comm => 1 },
+                    "tid": instr.stream as usize,
                     "ts": span.start.0 as f64 / 1e3,
                     "dur": span.duration().0 as f64 / 1e3,
                     "args": { "instruction": index, "microbatch": instr.microbatch, "layer": instr.layer },

@@ -192,7 +192,7 @@ pub enum Fault {
         buffer: String,
     },
     /// Two streams that touch the same elements in no certain order.
-    #[error("`{buffer}` was last used by instruction {needed} of the other stream; wait for it")]
+    #[error("`{buffer}` was last used by instruction {needed} of another stream; wait for it")]
     Race {
         /// The buffer.
         buffer: String,

@@ -108,6 +108,17 @@ fn a_lane_whose_device_cannot_overlap_does_not() {
 }
 
 #[test]
+fn moves_hold_up_neither_kernels_nor_messages() {
+    let away = instr(Kind::Move { from: VIEW, to: VIEW }, Stream::Host, &[0]);
+    let first = vec![run(&[]), away.clone(), send(1, &[0]), run(&[]), away];
+    let program = program(Mesh { pp: 2, ..Mesh::ONE }, vec![first, vec![recv(0)]]);
+    let durations = durations(&[(0, 0, &[10, 50, 4, 10, 50]), (1, 1, &[1])]);
+    let trace = simulate(&program, &durations, true, Origin::Predicted).unwrap();
+    assert_eq!(spans(&trace, 0), [(0, 10), (10, 60), (10, 14), (10, 20), (60, 110)]);
+    assert_eq!(spans(&trace, 1), [(0, 15)]);
+}
+
+#[test]
 fn compute_beside_a_collective_takes_longer() {
     let reduce = |waits: &[u32]| Instr { stream: Stream::Comm, ..all_reduce(Axis::Dp, waits) };
     let program = program(Mesh { dp: 2, ..Mesh::ONE }, vec![vec![run(&[]), reduce(&[0]), run(&[]), run(&[])]]);

@@ -1,25 +1,28 @@
 //! What is read was written, what is kept is freed, and streams wait for what they share.
 
 use super::{Fault, Place, VerifyError, at};
-use crate::hazards::{Access, Tracker, accesses, formal_uses};
-use crate::program::{Lifetime, Program};
+use crate::hazards::{Access, Latest, Tracker, accesses, formal_uses};
+use crate::program::{Lifetime, Program, Stream};
 
 pub(super) fn check(program: &Program) -> Result<(), VerifyError> {
     let uses: Vec<_> = program.blocks.iter().map(formal_uses).collect();
     for (number, role) in program.roles.iter().enumerate() {
         let mut tracker = Tracker::new(&role.buffers);
-        let mut covered = [None; 2];
+        let mut covered = [Latest::default(); Stream::COUNT];
         for (index, instr) in role.instrs.iter().enumerate() {
             let stream = instr.stream as usize;
-            let others = instr.waits.iter().filter(|&&wait| role.instrs[wait as usize].stream != instr.stream);
-            covered[stream] = covered[stream].max(others.max().copied());
+            for &wait in &instr.waits {
+                let other = &mut covered[stream][role.instrs[wait as usize].stream as usize];
+                *other = (*other).max(Some(wait));
+            }
             let mut fault = None;
             accesses(instr, &uses, &program.mesh, &role.buffers, |access| {
                 let touch = tracker.touch(&access, stream, index as u32);
                 let name = || role.buffers[access.buffer as usize].name.clone();
                 let Access { start, end, .. } = access;
-                let found = if touch.other > covered[stream] {
-                    touch.other.map(|needed| Fault::Race { buffer: name(), needed })
+                let early = |(needed, covered): (&Option<u32>, &Option<u32>)| needed.filter(|_| needed > covered);
+                let found = if let Some(needed) = touch.others.iter().zip(&covered[stream]).find_map(early) {
+                    Some(Fault::Race { buffer: name(), needed })
                 } else if access.reads && !touch.held {
                     Some(Fault::Unwritten { buffer: name(), start, end })
                 } else if access.frees && !touch.held_any {

@@ -191,9 +191,30 @@ fn waits_are_added_where_streams_share_and_nowhere_else() {
     verify(program).unwrap();
 }
 
+/// Compute writes what comm sums and the host's stream clears, then adds both.
+fn three_streams() -> Program {
+    let sum = comm(Kind::Collective { op: Collective::AllReduce, axis: Axis::Dp, view: W(0) });
+    let host = Instr { stream: Stream::Host, ..clear(W(4)) };
+    let mesh = Mesh { dp: 2, ..Mesh::ONE };
+    let list = [clear(T()), clear(W(0)), clear(W(4)), sum, host, accumulate(W(0), T()), accumulate(W(4), T())];
+    program(mesh, vec![list.to_vec()])
+}
+
+#[test]
+fn each_stream_waits_for_each_other_once() {
+    let mut program = three_streams();
+    add_waits(&mut program);
+    let waits: Vec<Vec<u32>> = program.roles[0].instrs.iter().map(|instr| instr.waits.clone()).collect();
+    assert_eq!(waits, [vec![], vec![], vec![], vec![1], vec![2], vec![3], vec![4]]);
+    verify(program).unwrap();
+}
+
 #[test]
 fn every_wait_added_is_needed() {
-    let mut whole = two_streams();
+    [two_streams(), three_streams()].into_iter().for_each(is_needed);
+}
+
+fn is_needed(mut whole: Program) {
     add_waits(&mut whole);
     for index in 0..whole.roles[0].instrs.len() {
         let mut less = whole.clone();

@@ -205,7 +205,8 @@ struct Splitter<'a> {
 
 impl Splitter<'_> {
     fn run(mut self, step: u64) -> StageTime {
-        let (beside, queue): (Vec<usize>, Vec<usize>) = (0..self.instrs.len()).partition(|&at| self.is_beside(at));
+        let (mut beside, queue): (Vec<usize>, Vec<usize>) = (0..self.instrs.len()).partition(|&at| self.is_beside(at));
+        beside.sort_by_key(|&at| self.lane.spans[at].start);
         let (mut clock, mut next) = (0, 0);
         let mut received: HashMap<(usize, u32), usize> = HashMap::new();
         for at in queue {
@@ -219,7 +220,7 @@ impl Splitter<'_> {
     }
 
     fn is_beside(&self, at: usize) -> bool {
-        self.overlap && self.instrs[at].stream == Stream::Comm
+        self.overlap && self.instrs[at].stream != Stream::Compute
     }
 
     /// The queue waits: for what runs beside, or for others.

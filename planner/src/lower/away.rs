@@ -8,16 +8,16 @@
 
 use meshwright_hardware::program::{Kind, Stream, View};
 
-use super::layout::Slot;
+use super::layout::{Hosted, Slot};
 use super::pass::{Pass, What};
 use super::step::Writer;
 
 impl Writer<'_> {
     /// After its forward pass: a piece's activations, to the host.
     pub(super) fn send_away(&mut self, index: usize, mb: usize, layer: Option<u32>) {
-        let Some((between, _)) = self.layout.hosted[index].clone() else { return };
-        let here = self.layout.slots[index][0];
-        self.carry(here, between[mb % between.len()], layer);
+        let Some(Hosted { between, .. }) = &self.layout.hosted[index] else { return };
+        let (slots, there) = (&self.layout.slots[index], between[mb % between.len()]);
+        self.carry(slots[mb % slots.len()], there, layer);
     }
 
     /// Before its backward pass: a piece's activations, fetched now or before, and those of the next piece, beside it.
@@ -34,9 +34,10 @@ impl Writer<'_> {
     }
 
     fn fetch_one(&mut self, index: usize, mb: usize) {
-        let Some((between, back)) = self.layout.hosted[index].clone() else { return };
+        let Some(Hosted { between, back }) = &self.layout.hosted[index] else { return };
+        let (there, here) = (between[mb % between.len()], back[mb % back.len()]);
         let layer = self.layout.pieces[index].layer();
-        self.carry(between[mb % between.len()], back, layer);
+        self.carry(there, here, layer);
     }
 
     /// Moves as much as the smaller buffer of each class holds, and frees where it was.
@@ -44,8 +45,8 @@ impl Writer<'_> {
         for (from, to) in from.into_iter().zip(to).filter_map(|(from, to)| from.zip(to)) {
             let elems = self.all(from).elems.min(self.all(to).elems);
             let view = |buffer| View { buffer, offset: 0, elems, shard: None };
-            self.push(Kind::Move { from: view(from), to: view(to) }, Stream::Comm, layer);
-            self.push(Kind::Free { buffers: vec![from] }, Stream::Comm, layer);
+            self.push(Kind::Move { from: view(from), to: view(to) }, Stream::Host, layer);
+            self.push(Kind::Free { buffers: vec![from] }, Stream::Host, layer);
         }
     }
 }

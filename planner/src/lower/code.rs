@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use meshwright_hardware::mesh::{Axis, Mesh};
-use meshwright_hardware::op::{Op, Takes};
+use meshwright_hardware::op::{Mode, Op, Takes};
 use meshwright_hardware::program::{ArgView, Block, BlockParam, Call, Collective, Elem, Phase};
 
 use crate::model::{self, Backward, Home, Kind, Local, Split, Step, Tape, Use, Value};
@@ -441,6 +441,26 @@ pub fn runs<'a, 'b>(steps: &'a [(Phase, &'b Step)]) -> Vec<&'a [(Phase, &'b Step
         all.push(&steps[start..]);
     }
     all
+}
+
+/// What of a piece's forward pass comes after the instruction that writes the last of what backward needs.
+pub fn after_saves(steps: &[Step], saved: impl Fn(usize) -> bool) -> &[Step] {
+    let is_saved = |value: Value| matches!(value, Value::Tensor(t) if saved(t));
+    let saves = |step: &Step| match step {
+        Step::Call(op, uses) => {
+            uses.iter().zip(op.signature()).any(|(at, param)| param.mode != Mode::In && is_saved(at.value))
+        }
+        Step::Collective(_, _, value) => is_saved(*value),
+    };
+    let phased: Vec<(Phase, &Step)> = steps.iter().map(|step| (Phase::Forward, step)).collect();
+    let (mut done, mut last) = (0, 0);
+    for run in runs(&phased) {
+        done += run.len();
+        if run.iter().any(|(_, step)| saves(step)) {
+            last = done;
+        }
+    }
+    &steps[last..]
 }
 
 /// How many of the values that are on their way, in the order in which they set out, must have come before a step.

@@ -10,7 +10,7 @@ use meshwright_hardware::mesh::Axis;
 use meshwright_hardware::program::Elem;
 
 use super::code::{ALIGN, ByClass, Piece, Pieces, Tapes};
-use super::layout::{Formats, Sizes as BankSizes, bank_of, sharing, tied_apart, tied_elems, turns};
+use super::layout::{Formats, Sizes as BankSizes, bank_of, places_away, sharing, tied_apart, tied_elems, turns};
 use crate::model::{Kind, ParamDecl, Tape};
 use crate::plan::{Plan, Recompute};
 use crate::schedule::{Action, Pipeline, under_way};
@@ -151,9 +151,9 @@ impl Frames {
         Frames { embed: Frame::bare(&tapes.embed, 1), layers: layers.collect(), head: Frame::bare(&tapes.head, 1) }
     }
 
-    /// Activations in a slot of a layer that keeps everything, elements.
-    pub fn slot(&self) -> usize {
-        self.layers.values().next().map_or(0, |frame| frame.modes[0].slot[0])
+    /// What a layer of a kind keeps that keeps everything, elements by class.
+    pub fn slot(&self, kind: Kind) -> ByClass<usize> {
+        self.layers[&kind].modes[0].slot
     }
 }
 
@@ -243,7 +243,8 @@ impl Sizes {
                     bytes += flight.slots[chunk] as u64 * piece.slot + flight.held[chunk] as u64 * piece.held;
                 }
             }
-            bytes += 2 * decided.offload.min(2) as u64 * most_away.iter().sum::<u64>();
+            let places = places_away(decided.offload, plan.microbatches()).iter().sum::<usize>() as u64;
+            bytes += places * most_away.iter().sum::<u64>();
         }
         bytes + once.bytes()
     }

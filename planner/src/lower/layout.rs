@@ -20,6 +20,15 @@ use crate::model::{Home, ParamDecl, Value};
 use crate::plan::{Plan, Recompute};
 use crate::schedule::{Action, Pipeline, under_way};
 
+/// Places on the device for layers that move to the host, and for those that come back: one is on its way while another
+/// computes; forward, its output already goes to the place of a third.
+pub const AWAY: [usize; 2] = [3, 2];
+
+/// Places of both kinds for so many layers that move, each of so many microbatches.
+pub fn places_away(layers: usize, microbatches: usize) -> [usize; 2] {
+    AWAY.map(|places| places.min(layers * microbatches))
+}
+
 /// A piece's place in the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum At {
@@ -133,8 +142,8 @@ pub struct Layout {
     pub tied: Option<usize>,
     /// By piece: saved buffers, taken in turns by microbatches.
     pub slots: Vec<Vec<Slot>>,
-    /// By piece whose activations go to the host: where they are between, in turns, and where backward finds them again.
-    pub hosted: Vec<Option<(Vec<Slot>, Slot)>>,
+    /// By piece whose activations go to the host: where they are then.
+    pub hosted: Vec<Option<Hosted>>,
     /// Whether a backward pass is being written: it finds offloaded activations elsewhere.
     pub backward: bool,
     /// By piece: what backward leaves for the pass of weights, in turns.
@@ -243,6 +252,15 @@ pub(super) fn sharing(plan: &Plan, experts: bool, tied: bool) -> (Axis, u8) {
     (axis, if mesh.size(axis) > 1 { zero } else { 0 })
 }
 
+/// Where a piece's activations are that go to the host, by microbatch in turns.
+#[derive(Clone, Debug)]
+pub struct Hosted {
+    /// On the host.
+    pub between: Vec<Slot>,
+    /// Where backward finds them again.
+    pub back: Vec<Slot>,
+}
+
 impl Layout {
     /// The layout of a stage that runs `actions`.
     pub fn of(plan: &Plan, pieces: &Pieces, stage: usize, actions: &[Action]) -> Layout {
@@ -325,12 +343,12 @@ impl Layout {
         for index in self.chunks[chunk].clone() {
             let at = self.pieces[index];
             let piece = at.piece(plan, pieces);
-            if let Some(&[forward, back]) = pool.get(&index) {
+            if let Some([forward, back]) = pool.get(&index).cloned() {
                 let place =
                     |turn| self.declare_classes(names("host", turn, at), piece.slot_elems, Lifetime::Hosted, width);
                 let between = (0..slots).map(place).collect();
-                self.slots.push(vec![forward]);
-                self.hosted.push(Some((between, back)));
+                self.slots.push(forward);
+                self.hosted.push(Some(Hosted { between, back }));
                 self.held.push(Vec::new());
                 continue;
             }
@@ -347,25 +365,35 @@ impl Layout {
     }
 
     /// By piece of a chunk whose activations go to the host: where they are made and where backward finds them. Neighbours
-    /// take turns with two of each, so that one can be on its way while the other is in use.
-    fn add_pool(&mut self, plan: &Plan, pieces: &Pieces, chunk: usize, width: Formats) -> HashMap<usize, [Slot; 2]> {
+    /// take turns (see [`AWAY`]).
+    fn add_pool(
+        &mut self,
+        plan: &Plan,
+        pieces: &Pieces,
+        chunk: usize,
+        width: Formats,
+    ) -> HashMap<usize, [Vec<Slot>; 2]> {
         let place = plan.place(self.stage, chunk);
         let layers = self.chunks[chunk].clone().filter(|&index| self.pieces[index].layer().is_some());
         let away: Vec<usize> = layers.take(plan.stages[place].offload).collect();
         let slots = away.iter().map(|&index| self.pieces[index].piece(plan, pieces).slot_elems);
         let most = slots.fold([0; 3], |most, slot| std::array::from_fn(|class| slot[class].max(most[class])));
-        let mut pool = Vec::new();
-        for turn in 0..away.len().min(2) {
-            pool.push(["forward", "backward"].map(|what| {
-                let names = ["pool", "pool.stats", "pool.ids"].map(|of| format!("{of}.{chunk}.{what}.{turn}"));
-                self.declare_classes(names, most, Lifetime::Saved, width)
-            }));
-        }
+        let mut declare = |(what, turns): (&str, usize)| -> Vec<Slot> {
+            let name = |of: &str, turn: usize| format!("{of}.{chunk}.{what}.{turn}");
+            let names = |turn| ["pool", "pool.stats", "pool.ids"].map(|of| name(of, turn));
+            (0..turns).map(|turn| self.declare_classes(names(turn), most, Lifetime::Saved, width)).collect()
+        };
+        let places = places_away(away.len(), plan.microbatches());
+        let pools = [("forward", places[0]), ("backward", places[1])].map(&mut declare);
+        let count = away.len();
         let of = |(i, index): (usize, usize)| {
             // Of classes that only other pieces keep something of, it has none.
             let kept = self.pieces[index].piece(plan, pieces).slot_elems;
             let own = |slot: Slot| std::array::from_fn(|class| slot[class].filter(|_| kept[class] > 0));
-            (index, pool[i % 2].map(own))
+            let turns = |pool: &[Slot], i: usize| -> Vec<Slot> {
+                (0..pool.len()).map(|mb| own(pool[(mb * count + i) % pool.len()])).collect()
+            };
+            (index, [turns(&pools[0], i), turns(&pools[1], count - 1 - i)])
         };
         away.into_iter().enumerate().map(of).collect()
     }
@@ -501,7 +529,7 @@ impl Layout {
         let slot = || {
             let slots = &self.slots[index];
             let slot = match &self.hosted[index] {
-                Some((_, back)) if self.backward => back,
+                Some(Hosted { back, .. }) if self.backward => &back[mb % back.len()],
                 _ => &slots[mb % slots.len()],
             };
             slot[class].expect("a slot has all that is kept")

@@ -179,7 +179,8 @@ impl Writer<'_> {
             let held = &self.layout.held[index];
             let held = (!held.is_empty()).then(|| held[mb % held.len()]);
             let slots = &self.layout.slots[index];
-            let slot = self.layout.hosted[index].as_ref().map_or(slots[mb % slots.len()], |(_, back)| *back);
+            let slot = self.layout.hosted[index].as_ref().map_or(slots, |hosted| &hosted.back);
+            let slot = slot[mb % slot.len()];
             let buffers = slot.into_iter().flatten().chain(held).collect();
             self.push(Kind::Free { buffers }, Stream::Compute, layer);
         }

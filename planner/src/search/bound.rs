@@ -34,6 +34,8 @@ pub struct Times {
     pub weights: f64,
     /// What travels beside.
     pub beside: f64,
+    /// Moves to the host and back, beside both.
+    pub moves: f64,
 }
 
 impl Times {
@@ -51,6 +53,7 @@ impl Times {
         self.backward += other.backward;
         self.weights += other.weights;
         self.beside += other.beside;
+        self.moves += other.moves;
     }
 
     /// Without others.
@@ -60,6 +63,7 @@ impl Times {
             backward: self.backward - other.backward,
             weights: self.weights - other.weights,
             beside: self.beside - other.beside,
+            moves: self.moves - other.moves,
         }
     }
 
@@ -68,9 +72,9 @@ impl Times {
         self.forward + self.backward + self.weights
     }
 
-    /// The longer of kernels and what travels.
+    /// The longest of kernels, what travels and moves.
     pub fn longer(&self) -> f64 {
-        self.total().max(self.beside)
+        self.total().max(self.beside).max(self.moves)
     }
 }
 
@@ -132,7 +136,7 @@ impl Whole {
     }
 
     fn add(&mut self, piece: &PieceCost, count: f64) {
-        let PieceCost { pass, share } = piece;
+        let PieceCost { pass, share, .. } = piece;
         let mut one = Times::default();
         one.layer(piece, Recompute::None);
         self.times.plus(&one.scaled(count));
@@ -207,6 +211,7 @@ impl Times {
             backward: self.backward * by,
             weights: self.weights * by,
             beside: self.beside * by,
+            moves: self.moves * by,
         }
     }
 }
@@ -275,10 +280,12 @@ fn chunk_times(plan: &Plan, costs: &Costs, stage: usize, chunk: usize) -> Times 
         times.layer(piece, decided.mode(i));
         gathered += piece.share.gather;
         most = most.max(piece.share.gather);
+        if i < decided.offload {
+            times.moves += 2.0 * piece.moves.all;
+        }
     }
     times.beside += gathers(gathered, most);
     ends(&mut times, (place, depth), costs);
-    times.beside += 2.0 * decided.offload as f64 * costs.moves.unwrap_or(0.0);
     times
 }
 

@@ -11,11 +11,11 @@ use meshwright_hardware::mesh::{Axis, Mesh};
 use meshwright_hardware::op::Op;
 use meshwright_hardware::price::{PriceError, Prices};
 use meshwright_hardware::program::Collective;
-use meshwright_hardware::units::Bytes;
+use meshwright_hardware::units::{Bytes, Seconds};
 use rustc_hash::FxHashMap;
 
 use super::bound::{Times, Whole};
-use crate::lower::{BankSize, Blocks, Frames, PieceSize, Pieces, Sizes, Tapes, kept, waits_for};
+use crate::lower::{BankSize, Blocks, Frames, PieceSize, Pieces, Sizes, Tapes, after_saves, kept, waits_for};
 use crate::model::{Backward, Kind, Step, Tape, Value};
 use crate::plan::{Plan, Recompute};
 
@@ -160,9 +160,11 @@ impl Work {
 }
 
 /// A piece's passes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct PieceWork {
     forward: Work,
+    /// Of forward, what comes after the last that is kept.
+    tail: Work,
     backward: Vec<Work>,
     weights: Work,
 }
@@ -191,7 +193,8 @@ impl PieceWork {
         let backward = backward.collect::<Result<_, _>>()?;
         let forward = Work::of(&forward.iter().collect::<Vec<_>>(), elems, prices)?;
         let weights = split.as_ref().map_or(&[][..], |split| &split.weights);
-        Ok(PieceWork { forward, backward, weights: Work::of(&weights.iter().collect::<Vec<_>>(), elems, prices)? })
+        let weights = Work::of(&weights.iter().collect::<Vec<_>>(), elems, prices)?;
+        Ok(PieceWork { forward, tail: Work::default(), backward, weights })
     }
 
     /// The head, all in its backward pass.
@@ -207,7 +210,8 @@ impl PieceWork {
         }
         let (forward, ahead) = self.forward.seconds(links, mesh)?;
         let ring = [ahead, self.backward[0].seconds(links, mesh)?.1];
-        Ok(Pass { forward, backward, weights: self.weights.seconds(links, mesh)?.0, ring })
+        let tail = self.tail.seconds(links, mesh)?.0;
+        Ok(Pass { forward, tail, backward, weights: self.weights.seconds(links, mesh)?.0, ring })
     }
 }
 
@@ -229,7 +233,10 @@ impl ShapeWork {
         let layers = pieces.layers.iter().map(|(&kind, modes)| {
             let again: Vec<Vec<Step>> = modes.iter().map(|piece| piece.again.clone()).collect();
             let tape = &modes[0].tape;
-            Ok((kind, PieceWork::of(tape, &tape.backward(), &again, splits, prices)?))
+            let forward = tape.forward();
+            let tail: Vec<&Step> = after_saves(&forward, |t| modes[0].kept.contains_key(&t)).iter().collect();
+            let tail = Work::of(&tail, |value| tape.elems(value), prices)?;
+            Ok((kind, PieceWork { tail, ..PieceWork::of(tape, &tape.backward(), &again, splits, prices)? }))
         });
         let layers = layers.collect::<Result<_, PriceError>>()?;
         let frames = Frames::of(&pieces);
@@ -253,7 +260,7 @@ impl ShapeWork {
     pub fn passes(&self, plan: &Plan, links: &mut Links) -> Result<Whole, PriceError> {
         links.nearest = true;
         let mut piece = |work: &PieceWork| -> Result<PieceCost, PriceError> {
-            Ok(PieceCost { pass: work.seconds(links, &plan.mesh)?, share: Share::default() })
+            Ok(PieceCost { pass: work.seconds(links, &plan.mesh)?, ..PieceCost::default() })
         };
         let (embed, head) = (piece(&self.embed), piece(&self.head));
         let layers: Result<Vec<_>, PriceError> =
@@ -264,7 +271,7 @@ impl ShapeWork {
 
     /// Parameters alone, which passes take nothing for.
     pub fn idle(plan: &Plan) -> ShapeWork {
-        let none = || PieceWork { forward: Work::default(), backward: vec![Work::default()], weights: Work::default() };
+        let none = || PieceWork { backward: vec![Work::default()], ..PieceWork::default() };
         let tapes = Tapes::of(plan);
         let layers = tapes.layers.keys().map(|&kind| (kind, none())).collect();
         ShapeWork { frames: Frames::bare(&tapes), embed: none(), layers, head: none() }
@@ -297,6 +304,8 @@ impl ShapeWork {
 pub struct Pass {
     /// Forward.
     pub forward: f64,
+    /// Of forward, what comes after the last that is kept.
+    pub tail: f64,
     /// Backward, by recompute mode; of inputs alone where it is split.
     pub backward: [f64; 3],
     /// Gradients of weights, where they are apart.
@@ -335,6 +344,17 @@ pub struct PieceCost {
     pub pass: Pass,
     /// Its parameters.
     pub share: Share,
+    /// Moving what it keeps to the host or back.
+    pub moves: Moves,
+}
+
+/// Seconds of moving what a piece keeps: numbers of the model's format first, which its kernels use at once, then others.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Moves {
+    /// The first.
+    pub first: f64,
+    /// All.
+    pub all: f64,
 }
 
 /// Costs of all plans of a shape, mesh and ZeRO stage.
@@ -356,8 +376,8 @@ pub struct Costs {
     pub norm_sum: f64,
     /// Sending a tied table's gradient to its other stage and adding it up; what its ranks then sum.
     pub tied: f64,
-    /// Moving a layer's activations to the host or back, by kind.
-    pub moves: Option<f64>,
+    /// Whether activations can go to the host.
+    pub hosted: bool,
 }
 
 impl Costs {
@@ -365,12 +385,22 @@ impl Costs {
     pub fn of(plan: &Plan, work: &ShapeWork, sizes: &Sizes, links: &mut Links) -> Result<Costs, PriceError> {
         let mesh = &plan.mesh;
         let mut piece = |work: &PieceWork, size: &PieceSize| -> Result<PieceCost, PriceError> {
-            Ok(PieceCost { pass: work.seconds(links, mesh)?, share: share(plan, &size.banks, links)? })
+            Ok(PieceCost {
+                pass: work.seconds(links, mesh)?,
+                share: share(plan, &size.banks, links)?,
+                ..PieceCost::default()
+            })
         };
         let embed = piece(&work.embed, &sizes.embed)?;
         let head = piece(&work.head, &sizes.head)?;
         let layers = work.layers.iter().map(|(kind, work)| Ok((*kind, piece(work, &sizes.layers[kind][0])?)));
-        let layers = layers.collect::<Result<_, PriceError>>()?;
+        let mut layers: Vec<(Kind, PieceCost)> = layers.collect::<Result<_, PriceError>>()?;
+        let hosted = links.prices.moved(Bytes(0)).is_ok();
+        if hosted {
+            for (kind, piece) in &mut layers {
+                piece.moves = moves(work.frames.slot(*kind), &links.prices)?;
+            }
+        }
         let twin = sizes.twin.as_ref();
         let tied = match twin {
             Some(bank) => {
@@ -396,7 +426,6 @@ impl Costs {
                 norm_sum += links.collective(mesh, Collective::AllReduce, axis, 4)?;
             }
         }
-        let slot = work.frames.slot();
         Ok(Costs {
             embed,
             layers,
@@ -406,7 +435,7 @@ impl Costs {
             load: [links.prices.load(plan.rows())?.0, links.prices.load(plan.target_rows())?.0],
             norm_sum,
             tied,
-            moves: links.prices.moved(Bytes(slot as u64 * 4)).ok().map(|seconds| seconds.0),
+            hosted,
         })
     }
 
@@ -415,6 +444,13 @@ impl Costs {
         let found = self.layers.iter().find(|(other, _)| *other == kind);
         &found.expect("every kind of the model is priced").1
     }
+}
+
+/// Moves of what is kept, by class; each that there is takes one.
+fn moves(kept: [usize; 3], prices: &Prices) -> Result<Moves, PriceError> {
+    let one = |elems: usize| if elems > 0 { prices.moved(Bytes(elems as u64 * 4)) } else { Ok(Seconds(0.0)) };
+    let [first, full, ids] = [one(kept[0])?.0, one(kept[1])?.0, one(kept[2])?.0];
+    Ok(Moves { first, all: first + full + ids })
 }
 
 /// Summing a bank's gradients over those that hold the same, up to ZeRO-1.

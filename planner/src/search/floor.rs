@@ -44,7 +44,7 @@ pub fn of_shape(job: &Job, shape: &Shape, links: &mut Links) -> Result<Whole, Pr
     if let Some(experts) = &model.experts {
         let each = experts.top_k as f64 * model.expert_parameters(experts);
         let once = 0.9 * 2.0 * each * rows as f64 / shape.tp as f64 / links.prices.fastest_flops()?;
-        routed = Times { forward: once, backward: once, weights: once, beside: 0.0 };
+        routed = Times { forward: once, backward: once, weights: once, ..Times::default() };
         routed.plus(&kernels_of_shared(&model, shape, rows, links)?);
         // There and back, forward and backward.
         let own = if shape.whole_experts { rows / shape.tp } else { rows };
@@ -168,7 +168,7 @@ fn passes(linear: &Linear, tp: usize, rows: usize, links: &mut Links) -> Result<
         forward: matmul(Layout::Nt, rows, n, k, false)?,
         backward: matmul(Layout::Nn, rows, k, n, false)?,
         weights: matmul(Layout::Tn, n, k, rows, true)?,
-        beside: 0.0,
+        ..Times::default()
     };
     links.linears.insert((rows, n, k), times);
     Ok(times)

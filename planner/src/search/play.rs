@@ -2,16 +2,17 @@
 //!
 //! In: a plan, costs by stage. Out: seconds of a step.
 //!
-//! Every stage runs its schedule on two streams, as the program does: a piece's pass is one piece of work on the compute
-//! stream; gathered weights, scattered gradients, messages, ring hops and moves to the host go in program order on the
-//! other. What is left out (contention, copies into buckets, a ring's order within a pass) only adds.
+//! Every stage runs its schedule on three streams, as the program does: a piece's pass is one piece of work on the compute
+//! stream; gathered weights, scattered gradients, messages and ring hops go in program order on the second, moves to the host
+//! and back on the third. What is left out (contention, copies into buckets, a ring's order within a pass) only adds.
 //!
 //! Invariant: bound ≤ simulated step (tests over every schedule).
 
+use crate::lower::AWAY;
 use crate::plan::{Plan, Recompute};
 use crate::schedule::{Action, Pipeline};
 
-use super::cost::{Costs, PieceCost, Share};
+use super::cost::{Costs, Moves, PieceCost, Share};
 
 /// A piece's part of an action, in seconds.
 #[derive(Clone, Copy, Debug, Default)]
@@ -21,13 +22,15 @@ struct Item {
     /// Gathering them.
     gather: f64,
     kernels: f64,
+    /// Of these, forward's after the last that makes what is kept, and backward's before the first that needs it.
+    apart: f64,
     /// What goes round a ring meanwhile.
     ring: f64,
     /// Scattering its gradients; adding up what came of them.
     scatter: f64,
     settle: f64,
     /// Moving its activations to the host, or back.
-    moves: f64,
+    moves: Option<Moves>,
     /// Summing its gradients, after the last microbatch.
     reduce: f64,
 }
@@ -46,17 +49,16 @@ impl Chunk {
         let mut passes: [[Vec<Item>; 2]; 3] = Default::default();
         // A piece whose own weights stay whole takes a bucket too.
         let gathered = costs.layers.iter().any(|(_, piece)| piece.share.gather > 0.0);
-        let mut add = |number: usize, piece: &PieceCost, mode: Recompute, away: bool| {
-            let PieceCost { pass, share } = piece;
+        let mut add = |number: usize, piece: &PieceCost, mode: Recompute, moves: Option<Moves>| {
+            let PieceCost { pass, share, .. } = piece;
             let gathers = gathered.then_some(chunk * (plan.job.model.depth() + 2) + number);
-            let moves = if away { costs.moves.unwrap_or(0.0) } else { 0.0 };
             let base = Item { gathers, gather: share.gather, moves, ..Item::default() };
             let apart = pass.weights > 0.0;
-            let forward = Item { kernels: pass.forward, ring: pass.ring[0], ..base };
+            let forward = Item { kernels: pass.forward, apart: pass.tail, ring: pass.ring[0], ..base };
             let kernels = pass.backward[mode as usize] + share.empty;
             let reduce = if apart { 0.0 } else { share.reduce };
             let (scatter, settle) = (share.scatter, share.settle);
-            let backward = Item { kernels, ring: pass.ring[1], scatter, settle, ..base };
+            let backward = Item { kernels, apart: share.empty, ring: pass.ring[1], scatter, settle, ..base };
             let weights = Item { kernels: pass.weights, ..Item::default() };
             // The head's forward is a part of its backward.
             if pass.forward > 0.0 {
@@ -70,13 +72,15 @@ impl Chunk {
             }
         };
         if place == 0 {
-            add(0, &costs.embed, Recompute::None, false);
+            add(0, &costs.embed, Recompute::None, None);
         }
         for i in 0..decided.layers {
-            add(1 + i, costs.layer(model.kind(first + i)), decided.mode(i), i < decided.offload);
+            let piece = costs.layer(model.kind(first + i));
+            let moves = (i < decided.offload).then_some(piece.moves);
+            add(1 + i, piece, decided.mode(i), moves);
         }
         if place + 1 == plan.mesh.pp * plan.chunks {
-            add(1 + decided.layers, &costs.head, Recompute::None, false);
+            add(1 + decided.layers, &costs.head, Recompute::None, None);
         }
         for list in passes[1..].iter_mut().flatten() {
             list.reverse();
@@ -88,7 +92,8 @@ impl Chunk {
 
 /// What runs one after another, with nothing beside, is one.
 fn merge(list: &mut Vec<Item>) {
-    let alone = |item: &Item| item.gathers.is_none() && item.ring + item.scatter + item.moves + item.reduce == 0.0;
+    let beside = |item: &Item| item.ring + item.scatter + item.reduce > 0.0;
+    let alone = |item: &Item| item.gathers.is_none() && item.moves.is_none() && !beside(item);
     list.dedup_by(|later, item| {
         let both = alone(later) && alone(item);
         if both {
@@ -101,8 +106,12 @@ fn merge(list: &mut Vec<Item>) {
 /// A stage's state.
 #[derive(Clone, Default)]
 struct Stage {
-    /// When each stream is free: kernels, what goes beside.
-    free: [f64; 2],
+    /// When each stream is free: kernels, what goes beside, moves to the host.
+    free: [f64; 3],
+    /// Forward and backward: when the places for what is on its way to the host, and back, are free.
+    places: [[f64; 3]; 2],
+    /// How many layers have moved.
+    moved: [usize; 2],
     /// The pieces whose weights each bucket holds, and since when.
     loaded: [Option<(usize, f64)>; 2],
     /// When the latest scattered gradients have come, and how long adding them up takes.
@@ -256,7 +265,7 @@ impl<'a> Play<'a> {
         for (stage, state) in self.stages.iter().enumerate() {
             let ends = stage == 0 || stage + 1 == self.plan.mesh.pp;
             let tied = if ends { self.costs[stage].tied } else { 0.0 };
-            let [compute, beside] = state.free;
+            let [compute, beside, _] = state.free;
             let compute = compute.max(state.late.0) + state.late.1;
             let norms: f64 = self.shares(stage).map(|share| share.norm).sum();
             summed = summed.max(compute.max(beside) + tied + norms);
@@ -286,7 +295,7 @@ impl Stage {
 
     /// Sends what the latest kernels made; when it has come.
     fn send(&mut self, hop: f64) -> f64 {
-        let [compute, beside] = &mut self.free;
+        let [compute, beside, _] = &mut self.free;
         *beside = beside.max(*compute) + hop;
         *beside
     }
@@ -302,18 +311,33 @@ impl Stage {
             let (_, since) = self.loaded[turn].expect("it was just gathered");
             self.free[0] = self.free[0].max(since);
         }
-        let [compute, beside] = &mut self.free;
-        if what == 1 && item.moves > 0.0 {
-            // Fetched at the latest now, beside the piece before at the soonest.
-            *beside += item.moves;
+        let [compute, beside, host] = &mut self.free;
+        let moves = item.moves.map(|moves| (moves, self.moved[what] % AWAY[what]));
+        if let Some((moves, turn)) = moves {
+            if what == 1 {
+                *host = host.max(self.places[1][turn]);
+                *compute = compute.max(*host + moves.first - item.apart);
+                *host += moves.all;
+            } else {
+                *compute = compute.max(self.places[0][turn]);
+            }
         }
         let ringed = if item.ring > 0.0 { beside.max(*compute) + item.ring } else { 0.0 };
         *beside = beside.max(ringed);
         let run = *compute + item.kernels;
         *compute = run.max(ringed);
-        if what == 0 && item.moves > 0.0 {
-            *beside = beside.max(*compute) + item.moves;
+        if let Some((moves, turn)) = moves {
+            self.moved[what] += 1;
+            self.places[what][turn] = if what == 0 {
+                let started = host.max(*compute - item.apart);
+                *host = started + moves.all;
+                // What is written after the piece before it waits for this.
+                started + moves.first
+            } else {
+                *compute
+            };
         }
+        let [compute, beside, _] = &mut self.free;
         if item.scatter > 0.0 {
             *beside = beside.max(*compute) + item.scatter;
             // The piece before is added up after this one's kernels.
@@ -332,7 +356,7 @@ impl Stage {
             return turn;
         }
         let turn = busy.map_or(0, |busy| 1 - busy);
-        let [compute, beside] = &mut self.free;
+        let [compute, beside, _] = &mut self.free;
         *beside = beside.max(*compute) + seconds;
         self.loaded[turn] = Some((piece, *beside));
         turn

@@ -70,7 +70,7 @@ impl Sums {
             forward: (high.forward - low.forward).max(gathered),
             backward: (high.backward - low.backward).max(gathered + scattered),
             weights: high.weights - low.weights,
-            beside: 0.0,
+            ..Times::default()
         }
     }
 }
@@ -122,7 +122,7 @@ impl<'a> Paths<'a> {
                 forward: a.forward.min(b.forward),
                 backward: a.backward.min(b.backward),
                 weights: a.weights.min(b.weights),
-                beside: 0.0,
+                ..Times::default()
             })
         });
         let low = low.map(Option::unwrap_or_default).collect();

@@ -9,7 +9,7 @@
 
 use std::cell::OnceCell;
 
-use crate::lower::{InFlight, Once, Sizes};
+use crate::lower::{InFlight, Once, Sizes, places_away};
 use crate::partition::{Choice, Problem};
 use crate::plan::{Plan, Recompute, Stage};
 use crate::schedule::{Action, Pipeline};
@@ -174,7 +174,8 @@ impl<'a> Window<'a> {
                 bytes += slots * piece.slot + held * piece.held;
             }
         }
-        bytes + 2 * mix.offload.min(2) as u64 * away.iter().sum::<u64>() + once.bytes()
+        let places = places_away(mix.offload, self.undecided.plan.microbatches()).iter().sum::<usize>() as u64;
+        bytes + places * away.iter().sum::<u64>() + once.bytes()
     }
 
     /// Seconds of a mix a microbatch: forward and backward each with what travels beside them, but for those of two pieces at
@@ -184,6 +185,7 @@ impl<'a> Window<'a> {
         let costs = self.undecided.costs[self.stage];
         let mut times = Times::default();
         let (mut gathers, mut scatters, mut rings) = ([0.0, 0.0f64], [0.0, 0.0f64], [0.0; 2]);
+        let (mut moves, mut most) = (0.0, 0.0f64);
         for (i, kind) in self.kinds().enumerate() {
             let piece = costs.layer(kind);
             times.layer(piece, mix.mode(i));
@@ -191,15 +193,18 @@ impl<'a> Window<'a> {
                 *sum = [sum[0] + one, sum[1].max(one)];
             }
             rings = [0, 1].map(|way| rings[way] + piece.pass.ring[way]);
+            if i < mix.offload {
+                moves += piece.moves.all;
+                most = most.max(piece.moves.all);
+            }
         }
-        let moves = mix.offload as f64 * costs.moves.unwrap_or(0.0);
-        let inner = mix.offload.saturating_sub(2) as f64 * costs.moves.unwrap_or(0.0);
+        let inner = (moves - 2.0 * most).max(0.0);
         ends(&mut times, (self.stage, plan.mesh.pp), costs);
         let [gathered, scattered] = [gathers, scatters].map(|[sum, most]| (sum - 2.0 * most).max(0.0));
-        let forward = times.forward.max(gathered + rings[0] + inner);
-        let backward = times.backward.max(gathered + scattered + rings[1] + inner);
-        let beside = times.beside + 2.0 * (gathered + moves);
-        (forward + backward + times.weights).max(beside)
+        let forward = times.forward.max(gathered + rings[0]).max(inner);
+        let backward = times.backward.max(gathered + scattered + rings[1]).max(inner);
+        let beside = times.beside + 2.0 * gathered;
+        (forward + backward + times.weights).max(beside).max(2.0 * moves)
     }
 
     /// Mixes that fit, the fastest among them: of mixes of two numbers that save enough, only those at the corners can be.
@@ -233,7 +238,7 @@ impl<'a> Window<'a> {
     /// The fewest layers on the host that make the rest fit.
     fn away(&self, room: u64) -> Option<Stage> {
         let plan = self.undecided.plan;
-        if plan.schedule.splits() || self.undecided.costs[self.stage].moves.is_none() {
+        if plan.schedule.splits() || !self.undecided.costs[self.stage].hosted {
             return None;
         }
         let mix = |offload: usize| Stage { layers: self.count, full: 0, selective: 0, offload };

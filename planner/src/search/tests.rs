@@ -53,6 +53,34 @@ fn no_bound_is_above_its_simulation() {
     }
 }
 
+/// Plans of a model of 8 layers, of which each stage keeps some on the host.
+#[test]
+fn what_moves_to_the_host_is_played_as_it_is_simulated() {
+    let mut model = tiny_model(Dress::Llama);
+    (model.layers, model.hidden, model.ffn) = (8, 512, 2048);
+    let mut job = tiny_job(model);
+    (job.seq, job.global_batch) = (512, 32);
+    let cluster = cluster("1x dgx-h100");
+    let fix = Fix::default();
+    let space = Space { job: &job, devices: 8, fix: &fix, pools: false };
+    let mut looked = 0;
+    for shape in space.shapes(&mut BTreeMap::new()).into_iter().filter(|shape| shape.microbatch == 1 && !shape.splits) {
+        for of in space.combinations(&shape).filter(|of| of.pp <= 4 && of.chunks == 1) {
+            let layers = 8 / of.pp;
+            for offload in [1, layers] {
+                let stage = crate::plan::Stage { layers, full: 0, selective: 0, offload };
+                let plan = Plan { stages: vec![stage; of.pp], ..space.plan(&shape, &of) };
+                let simulated = crate::predict::predict(&plan, &cluster).unwrap().figures.step_time_s;
+                let bound = bounds(&plan, &cluster).0;
+                assert!(bound <= simulated * (1.0 + 1e-6), "{}: {bound} above {simulated}", plan.summary());
+                assert!(bound >= simulated * 0.95, "{}: {bound} far below {simulated}", plan.summary());
+                looked += 1;
+            }
+        }
+    }
+    assert!(looked > 50, "{looked}");
+}
+
 #[test]
 fn what_fits_nowhere_is_counted_by_reason() {
     let mut model = tiny_model(Dress::Llama);
