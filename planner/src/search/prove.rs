@@ -5,11 +5,12 @@
 //! Invariant: `proved` is no more than any plan's step of the space.
 
 use std::cell::RefCell;
+use std::rc::Rc;
 
 use rustc_hash::FxHashMap;
 
 use crate::error::PlanError;
-use crate::partition::Problem;
+use crate::partition::{Choice, Problem};
 use crate::plan::Plan;
 use crate::schedule::Pipeline;
 
@@ -29,15 +30,60 @@ pub(super) struct Decided {
     pub(super) problem: Option<Problem>,
 }
 
+/// Spreadings of a combination that are played, and of those how many are simulated.
+const PLAYS: usize = 256;
+const SIMULATIONS: usize = 4;
+
+/// The ways in which so many layers fit on a stage.
+struct Ways<'a> {
+    undecided: &'a Undecided<'a>,
+    known: RefCell<FxHashMap<(usize, usize), Rc<Vec<Choice>>>>,
+}
+
+impl Ways<'_> {
+    fn of(&self, stage: usize, layers: usize) -> Rc<Vec<Choice>> {
+        let mut known = self.known.borrow_mut();
+        known.entry((stage, layers)).or_insert_with(|| Rc::new(self.undecided.ways(stage, layers))).clone()
+    }
+
+    /// Spreadings in each way that may end before a time, played; none if they are too many.
+    fn played(&self, all: Vec<Vec<usize>>, before: f64) -> Option<Vec<(f64, Plan)>> {
+        let Undecided { plan, costs, .. } = self.undecided;
+        let (mut played, mut left) = (Vec::new(), PLAYS);
+        for held in all {
+            let mut some = vec![Vec::with_capacity(held.len())];
+            for (stage, &layers) in held.iter().enumerate() {
+                let ways = self.of(stage, layers);
+                let soon = ways.iter().filter(|way| way.seconds * (plan.microbatches() as f64) < before);
+                let more =
+                    |way: &Choice| some.iter().map(|first| [&first[..], &[way.stage]].concat()).collect::<Vec<_>>();
+                some = soon.flat_map(more).collect();
+                if some.len() > left {
+                    return None;
+                }
+            }
+            left -= some.len();
+            for stages in some.into_iter().filter(|stages| self.undecided.fits(stages)) {
+                let plan = Plan { stages, ..Plan::clone(plan) };
+                let seconds = play::step(&plan, costs);
+                if seconds < before {
+                    played.push((seconds, plan));
+                }
+            }
+        }
+        Some(played)
+    }
+}
+
 impl Search<'_> {
     /// Looks whether other spreadings of decided combinations may be better than the best plan.
     pub(super) fn prove(&mut self) -> Result<(), PlanError> {
         if self.best.is_empty() {
             return Ok(());
         }
-        let wanted = self.cut();
         for decided in std::mem::take(&mut self.decided) {
             let Decided { floor, index, of, problem } = decided;
+            let wanted = self.cut();
             if floor >= wanted {
                 self.proved = self.proved.min(floor);
                 continue;
@@ -53,9 +99,9 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// What no spreading of a combination's layers undercuts, between two ends; the one that comes nearest is simulated if it
-    /// may be better than what is known.
-    pub(super) fn other(
+    /// What no spreading of a combination's layers undercuts, between two ends. Where few are left that may be better than what
+    /// is known, each is played, in each way that its stages fit, and the most promising are simulated.
+    fn other(
         &mut self,
         index: usize,
         of: &Combination,
@@ -70,30 +116,39 @@ impl Search<'_> {
         let sizes = &group.sizes;
         let undecided =
             Undecided { plan: &plan, costs: &costs, sizes, flights: &flights, room: &room, orders: Default::default() };
-        let known = RefCell::new(FxHashMap::default());
+        let ways = Ways { undecided: &undecided, known: Default::default() };
         let takes = |stage: usize, layers: usize| {
-            let choice = problem.choices[stage].get(layers - 1)?;
-            let busy = || Some(undecided.busy(stage, layers)?.max(choice.seconds));
-            *known.borrow_mut().entry((stage, layers)).or_insert_with(busy)
+            problem.choices[stage].get(layers - 1)?;
+            ways.of(stage, layers).iter().map(|way| way.seconds).min_by(f64::total_cmp)
         };
-        let pipeline = plan.pipeline();
-        let may_end = |before: f64| spread::may_end(&plan.job.model, &pipeline, &costs, &takes, before);
-        let Some(mut held) = may_end(wanted) else { return Ok(wanted) };
+        let (model, pipeline) = (&plan.job.model, plan.pipeline());
+        let may_end = |before: f64| spread::may_end(model, &pipeline, &costs, &takes, before).is_some();
+        if !may_end(wanted) {
+            return Ok(wanted);
+        }
+        let all = spread::all(model, &pipeline, &costs, &takes, (wanted, PLAYS));
+        if let Some(played) = all.and_then(|all| ways.played(all, wanted)) {
+            return self.nearest(played, wanted);
+        }
         let mut ends = [floor, wanted];
         for _ in 0..6 {
             let middle = (ends[0] + ends[1]) / 2.0;
-            let found = may_end(middle);
-            ends[usize::from(found.is_some())] = middle;
-            held = found.unwrap_or(held);
-        }
-        let stage = |(stage, &layers): (usize, &usize)| problem.choices[stage][layers - 1].stage;
-        let other = Plan { stages: held.iter().enumerate().map(stage).collect(), ..plan.clone() };
-        let better = play::step(&other, &costs) < wanted && self.fits(&other, &group);
-        if better && !self.best.iter().any(|(plan, _)| *plan == other) {
-            self.considered += 1;
-            self.simulate(other)?;
+            ends[usize::from(may_end(middle))] = middle;
         }
         Ok(ends[0])
+    }
+
+    /// Simulates the first of these plans that are not known; what the rest do not undercut.
+    fn nearest(&mut self, mut played: Vec<(f64, Plan)>, wanted: f64) -> Result<f64, PlanError> {
+        played.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let mut left = played.into_iter();
+        for (_, plan) in left.by_ref().take(SIMULATIONS) {
+            if !self.best.iter().any(|(known, _)| *known == plan) {
+                self.considered += 1;
+                self.simulate(plan)?;
+            }
+        }
+        Ok(left.next().map_or(wanted, |(seconds, _)| seconds))
     }
 
     /// Whether replicas in unlike pools cannot be through the batch before a time, however their layers are spread.

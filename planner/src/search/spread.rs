@@ -212,46 +212,91 @@ impl<'a> Paths<'a> {
         (passed.last + ends + self.rest, passed.busy)
     }
 
-    /// A spreading that may end before a time, if there is one: for each number of layers from a stage on, the soonest that
-    /// the stage's last backward can end decides.
-    fn may_end(&self, before: f64, least: &Least) -> Option<Vec<usize>> {
+    /// For each number of layers from a stage on, the soonest that the stage's last backward can end in a step that ends
+    /// before a time, and how many of them it has then.
+    fn soonest(&self, before: f64, least: &Least) -> Vec<Vec<(f64, usize)>> {
         let (stages, layers) = (self.pipeline.stages, self.low.len() - 1);
-        let mut taken = Vec::with_capacity(stages);
-        let mut soonest = vec![f64::INFINITY; layers + 1];
-        soonest[0] = f64::NEG_INFINITY;
+        let none = || vec![(f64::INFINITY, 0); layers + 1];
+        let mut all = vec![none()];
+        all[0][0].0 = f64::NEG_INFINITY;
         for stage in (0..stages).rev() {
-            let (mut next, mut how) = (vec![f64::INFINITY; layers + 1], vec![0; layers + 1]);
-            for (held, &behind) in soonest.iter().enumerate().take(layers - stage) {
+            let mut next = none();
+            for (held, &(behind, _)) in all[stages - 1 - stage].iter().enumerate().take(layers - stage) {
                 if behind == f64::INFINITY {
                     continue;
                 }
                 let to = layers - held;
                 for from in (stage..to).rev() {
-                    let Some(takes) = least(stage, to - from) else { break };
-                    let passed = self.pass(stage, (from, to), takes);
-                    let last = passed.last.max(behind + self.hop + passed.own.backward);
-                    if passed.busy >= before {
+                    let Some(ended) = self.ended(stage, (from, to), behind, least) else { break };
+                    if ended.busy >= before {
                         break;
                     }
-                    if last + passed.weights + passed.exposed + self.rest < before {
-                        let all = layers - from;
-                        if last < next[all] {
-                            (next[all], how[all]) = (last, to - from);
-                        }
+                    if ended.step < before && ended.last < next[layers - from].0 {
+                        next[layers - from] = (ended.last, to - from);
                     }
                 }
             }
-            soonest = next;
-            taken.push(how);
+            all.push(next);
         }
-        let mut left = if soonest[layers] < f64::INFINITY { layers } else { return None };
-        let held = taken.iter().rev().map(|how| {
-            let own = how[left];
-            left -= own;
-            own
-        });
-        Some(held.collect())
+        all.reverse();
+        all
     }
+
+    /// When a stage ends that has layers `from..to`, if the one behind it does at a time; none if so many do not fit.
+    fn ended(&self, stage: usize, (from, to): (usize, usize), behind: f64, least: &Least) -> Option<Ended> {
+        let passed = self.pass(stage, (from, to), least(stage, to - from)?);
+        let last = passed.last.max(behind + self.hop + passed.own.backward);
+        Some(Ended { last, step: last + passed.weights + passed.exposed + self.rest, busy: passed.busy })
+    }
+
+    /// Adds to `all` every spreading that begins so and may end before a time; false if there are more than so many.
+    fn each(
+        &self,
+        soonest: &[Vec<(f64, usize)>],
+        before: f64,
+        least: &Least,
+        held: &mut Vec<usize>,
+        all: &mut Many,
+    ) -> bool {
+        let (stage, layers) = (held.len(), self.low.len() - 1);
+        let from = held.iter().sum::<usize>();
+        if stage == self.pipeline.stages {
+            all.found.push(held.clone());
+            return all.found.len() <= all.most;
+        }
+        for to in from + 1..=layers {
+            let behind = soonest[stage + 1][layers - to].0;
+            if behind == f64::INFINITY {
+                continue;
+            }
+            let Some(ended) = self.ended(stage, (from, to), behind, least) else { break };
+            if ended.step < before {
+                held.push(to - from);
+                let few = self.each(soonest, before, least, held, all);
+                held.pop();
+                if !few {
+                    return false;
+                }
+            }
+        }
+        true
+    }
+}
+
+/// When a stage ends at the soonest.
+struct Ended {
+    /// Its last backward.
+    last: f64,
+    /// The step, for all that it knows.
+    step: f64,
+    /// All its work: grows with its layers.
+    busy: f64,
+}
+
+/// Spreadings, and of how many there is use.
+struct Many {
+    found: Vec<Vec<usize>>,
+    most: usize,
 }
 
 /// What a stage of so many layers takes a microbatch at the least where its memory decides that, or none if so many do not fit.
@@ -272,7 +317,31 @@ fn summed(costs: &Costs) -> f64 {
 
 /// A spreading of layers over stages that may end before a time, if there is one.
 pub fn may_end(model: &Model, pipeline: &Pipeline, costs: &[&Costs], least: &Least, before: f64) -> Option<Vec<usize>> {
-    Paths::of(model, pipeline, costs).may_end(before, least)
+    let soonest = Paths::of(model, pipeline, costs).soonest(before, least);
+    let mut left = model.depth();
+    if soonest[0][left].0 == f64::INFINITY {
+        return None;
+    }
+    let held = soonest[..pipeline.stages].iter().map(|all| {
+        let own = all[left].1;
+        left -= own;
+        own
+    });
+    Some(held.collect())
+}
+
+/// All spreadings that may end before a time; none if there are more than `most`.
+pub fn all(
+    model: &Model,
+    pipeline: &Pipeline,
+    costs: &[&Costs],
+    least: &Least,
+    (before, most): (f64, usize),
+) -> Option<Vec<Vec<usize>>> {
+    let paths = Paths::of(model, pipeline, costs);
+    let soonest = paths.soonest(before, least);
+    let mut all = Many { found: Vec::new(), most };
+    paths.each(&soonest, before, least, &mut Vec::new(), &mut all).then_some(all.found)
 }
 
 /// A step of any spreading of layers over stages; `costs` are by stage.

@@ -45,7 +45,7 @@ impl Undecided<'_> {
     }
 
     /// Whether stages fit, exactly.
-    fn fits(&self, stages: &[Stage]) -> bool {
+    pub fn fits(&self, stages: &[Stage]) -> bool {
         let plan = Plan { stages: stages.to_vec(), ..self.plan.clone() };
         (0..plan.mesh.pp).all(|stage| self.sizes.stage(&plan, &self.flights[stage], stage) <= self.room[stage])
     }
@@ -100,11 +100,11 @@ impl Undecided<'_> {
         super::play::alone(&plan, self.costs[stage], stage, &orders[stage]) / microbatches as f64
     }
 
-    /// What a stage of so many layers is busy a microbatch at the least, whichever way it fits: played alone.
-    pub fn busy(&self, stage: usize, count: usize) -> Option<f64> {
+    /// All ways in which so many layers fit on a stage, and what it is busy a microbatch at the least: played alone.
+    pub fn ways(&self, stage: usize, count: usize) -> Vec<Choice> {
         let window = Window::of(self, stage, count);
-        let ways = window.ways(self.room[stage]).into_iter();
-        ways.map(|way| self.alone(&window, way, true)).min_by(f64::total_cmp)
+        let timed = |way| Choice { seconds: self.alone(&window, way, true).max(window.seconds(&way)), stage: way };
+        window.ways(self.room[stage]).into_iter().map(timed).collect()
     }
 
     /// Layers spread over chunks as evenly as they allow, those of the middle one more; each stage recomputes alike.

@@ -121,12 +121,20 @@ fn no_spreading_of_layers_is_below_its_floor() {
             let (all, model) = (vec![&costs; of.pp], &job.model);
             let any = |_: usize, _: usize| Some(0.0);
             let floor = spread::floor(model, &plan.pipeline(), &all, &any);
-            let played = spreadings(7, of.pp).into_iter().map(|held| {
-                let stage = |layers| crate::plan::Stage { layers, full: 0, selective: 0, offload: 0 };
-                play::step(&Plan { stages: held.into_iter().map(stage).collect(), ..plan.clone() }, &all)
-            });
-            let least = played.fold(f64::INFINITY, f64::min);
+            let play = |held: Vec<usize>| {
+                let stage = |&layers: &usize| crate::plan::Stage { layers, full: 0, selective: 0, offload: 0 };
+                let stages = held.iter().map(stage).collect();
+                (play::step(&Plan { stages, ..plan.clone() }, &all), held)
+            };
+            let played: Vec<(f64, Vec<usize>)> = spreadings(7, of.pp).into_iter().map(play).collect();
+            let least = played.iter().map(|(seconds, _)| *seconds).fold(f64::INFINITY, f64::min);
             let at = (shape, of);
+            let near = 1.02 * least;
+            let found = spread::all(model, &plan.pipeline(), &all, &any, (near, usize::MAX)).unwrap();
+            for (seconds, held) in played.iter().filter(|(seconds, _)| *seconds < near) {
+                assert!(found.contains(held), "{at:?}: {held:?} ends at {seconds}");
+            }
+            assert!(spread::all(model, &plan.pipeline(), &all, &any, (near, found.len() - 1)).is_none());
             assert!(floor <= least * (1.0 + 1e-9), "{at:?}: {floor} above {least}");
             assert!(
                 spread::may_end(model, &plan.pipeline(), &all, &any, least * (1.0 + 1e-6)).is_some(),
