@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use meshwright_hardware::mesh::{Axis, Mesh};
 use meshwright_hardware::op::{Mode, Op, Takes};
 use meshwright_hardware::program::{ArgView, Block, BlockParam, Call, Collective, Elem, Phase};
+use meshwright_hardware::units::Precision;
 
 use crate::model::{self, Backward, Home, Kind, Local, Split, Step, Tape, Use, Value};
 use crate::plan::{Plan, Recompute};
@@ -244,6 +245,12 @@ pub fn kept(tape: &Tape, backward: &Backward, mode: Recompute) -> (BTreeSet<usiz
     let missing: BTreeSet<usize> = needed.into_iter().filter(|t| gone(t) && !refilled(t)).collect();
     let again = tape.recompute(missing, &kept_set);
     (kept_set, again)
+}
+
+/// Elements of what is kept, by class.
+pub fn kept_elems(tape: &Tape, kept: &BTreeSet<usize>, backward: &Backward, precision: Precision) -> ByClass<usize> {
+    let special = special(&[tape.forward(), backward.steps.clone()].concat(), Elem::of(precision));
+    slot(tape, kept, &special).1
 }
 
 /// What a rank of a plan holds of the model.

@@ -20,9 +20,9 @@ use meshwright_hardware::params::Params;
 use meshwright_hardware::program::Program;
 use meshwright_hardware::verify::{Verified, verify};
 
-pub use code::{Blocks, Code, Piece, Pieces, Segment, Tapes, after_saves, kept, waits_for};
+pub use code::{Blocks, Code, Piece, Pieces, Segment, Tapes, after_saves, kept, kept_elems, waits_for};
 pub use footprint::{BankSize, Frames, InFlight, Once, PieceSize, Sizes};
-pub use layout::{AWAY, Layout, places_away};
+pub use layout::{AWAY, Formats, Layout, places_away};
 
 use crate::error::PlanError;
 use crate::plan::Plan;

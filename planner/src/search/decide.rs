@@ -28,19 +28,17 @@ impl Search<'_> {
     /// Queues a combination by a floor over every way to spread its layers over stages.
     pub(super) fn spread(&mut self, index: usize, of: Combination, least: f64) -> Result<(), PlanError> {
         let mut floor = least;
-        if of.pp > 1 && of.chunks == 1 {
+        if self.links.len() > 1 || (of.pp > 1 && of.chunks == 1) {
             let group = self.group(index, &of, false, true)?;
-            if let Seats::Stages(pools) = &group.seats {
-                let costs: Vec<&Costs> = pools.iter().map(|&pool| &group.costs[pool]).collect();
-                let pipeline = self.pipeline(&self.shapes[index], &of);
-                floor = floor.max(spread::floor(&self.space.job.model, &pipeline, &costs, &|_, _| Some(0.0)));
-            }
-        }
-        if self.links.len() > 1 {
-            let group = self.group(index, &of, false, true)?;
-            if let Seats::Replicas(_) = group.seats {
-                floor = floor.max(self.shared(index, &of, &group));
-            }
+            floor = match &group.seats {
+                Seats::Stages(pools) if of.pp > 1 && of.chunks == 1 => {
+                    let costs: Vec<&Costs> = pools.iter().map(|&pool| &group.costs[pool]).collect();
+                    let pipeline = self.pipeline(&self.shapes[index], &of);
+                    floor.max(spread::floor(&self.space.job.model, &pipeline, &costs, &|_, _| Some(0.0)))
+                }
+                Seats::Stages(_) => floor,
+                Seats::Replicas(_) => floor.max(self.shared(index, &of, &group)),
+            };
         }
         self.push(floor, Known::Combination(index, of, true));
         Ok(())

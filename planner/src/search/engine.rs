@@ -23,13 +23,16 @@ use super::bound::Whole;
 use super::cost::{Links, ShapeWork};
 use super::open::Group;
 use super::prove::Decided;
+use super::room::Trade;
 use super::seats;
 use super::space::{Combination, Fix, Shape, Space};
 use super::{AT_ONCE, Manner, Progress};
 
 /// What is known of a part of the space.
 pub(super) enum Known {
-    /// A shape, all of whose combinations in the usual order of axes wait for its costs.
+    /// A shape by its work alone, were it spread evenly over all devices.
+    Bare(usize),
+    /// A shape by the best of its combinations in the usual order of axes, which wait for its costs.
     Shape(usize),
     /// The same with its costs.
     Priced(usize),
@@ -86,6 +89,8 @@ pub(super) struct Search<'a> {
     pub(super) top: usize,
     /// By shape and pool, of shapes that were opened: for floors.
     pub(super) quick: Vec<Vec<ShapeWork>>,
+    /// By shape and pool, of shapes whose combinations were queued.
+    pub(super) trades: Vec<Vec<Trade>>,
     /// By shape and pool, of shapes of which a combination was decided.
     pub(super) work: Vec<Vec<ShapeWork>>,
     /// By shape: floors of its passes.
@@ -128,6 +133,7 @@ impl<'a> Search<'a> {
             shapes: Vec::new(),
             top,
             quick: Vec::new(),
+            trades: Vec::new(),
             work: Vec::new(),
             passes: Vec::new(),
             rests: FxHashMap::default(),
@@ -193,6 +199,7 @@ impl<'a> Search<'a> {
                 break;
             }
             match node.known {
+                Known::Bare(index) => self.look_into(index, node.seconds)?,
                 Known::Shape(index) => self.price(index, node.seconds)?,
                 Known::Priced(index) => self.open(index, node.seconds)?,
                 Known::Orders(index) => self.open_orders(index, node.seconds)?,
@@ -229,7 +236,7 @@ impl<'a> Search<'a> {
     /// Combinations in a part of the space.
     pub(super) fn held(&mut self, known: &Known) -> usize {
         match known {
-            Known::Shape(index) | Known::Priced(index) => {
+            Known::Bare(index) | Known::Shape(index) | Known::Priced(index) => {
                 let (usual, others) = self.count(&self.shapes[*index].clone());
                 usual + others
             }

@@ -18,6 +18,7 @@ mod manner;
 mod open;
 mod play;
 mod prove;
+mod room;
 pub(crate) mod seats;
 mod space;
 mod spread;

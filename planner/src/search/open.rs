@@ -19,9 +19,10 @@ use crate::schedule::Pipeline;
 use super::bound::{Whole, least_ratio};
 use super::cost::{Costs, ShapeWork};
 use super::engine::{Known, Search};
+use super::room::{Holder, Trade};
 use super::seats::Seats;
 use super::space::{Combination, Shape};
-use super::{floor, stages};
+use super::{floor, room, stages};
 
 /// What combinations of one shape, mesh and ZeRO stage share.
 pub(super) struct Group {
@@ -31,6 +32,8 @@ pub(super) struct Group {
     /// By pool.
     pub(super) wholes: Vec<Whole>,
     pub(super) sizes: Sizes,
+    /// By pool, what stages can hold; none where floors do not ask.
+    pub(super) holders: Vec<Holder>,
     /// Whether nothing of it can fit.
     pub(super) hopeless: bool,
 }
@@ -42,6 +45,7 @@ impl Search<'_> {
         self.considered = self.rejected.values().sum();
         self.work.resize_with(self.shapes.len(), Vec::new);
         self.quick.resize_with(self.shapes.len(), Vec::new);
+        self.trades.resize_with(self.shapes.len(), Vec::new);
         self.passes.resize_with(self.shapes.len(), Whole::default);
         for index in 0..self.shapes.len() {
             let shape = self.shapes[index];
@@ -51,12 +55,32 @@ impl Search<'_> {
                 self.reject("out of memory", usual + others);
                 continue;
             }
-            if let [links] = &mut self.links[..] {
-                self.passes[index] = floor::of_shape(self.space.job, &shape, links)?;
-            }
-            match self.floor_of_shape(index)? {
-                Some(seconds) => self.push(seconds, Known::Shape(index)),
-                None => self.reject("out of memory", usual + others),
+            let floor = self.even_work(index)?;
+            self.push(floor, Known::Bare(index));
+        }
+        Ok(())
+    }
+
+    /// A step in which all devices work all the time.
+    fn even_work(&mut self, index: usize) -> Result<f64, PlanError> {
+        let shape = self.shapes[index];
+        let mut rate = 0.0;
+        for (pool, links) in self.cluster.pools.iter().zip(&mut self.links) {
+            let passes = floor::of_shape(self.space.job, &shape, links)?;
+            rate += pool.devices() as f64 / passes.microbatch(1).0;
+            self.passes[index] = passes;
+        }
+        let microbatches = self.space.job.global_batch as f64 / shape.microbatch as f64;
+        Ok(microbatches * (shape.tp * shape.cp) as f64 / rate)
+    }
+
+    /// Queues a shape again by the best of its combinations.
+    pub(super) fn look_into(&mut self, index: usize, least: f64) -> Result<(), PlanError> {
+        match self.floor_of_shape(index)? {
+            Some(seconds) => self.push(seconds.max(least), Known::Shape(index)),
+            None => {
+                let (usual, others) = self.count(&self.shapes[index].clone());
+                self.reject("out of memory", usual + others);
             }
         }
         Ok(())
@@ -100,36 +124,28 @@ impl Search<'_> {
     }
 
     /// A floor of all combinations of a shape, before anything of it is made; none if nothing of it can fit.
-    pub(super) fn floor_of_shape(&mut self, index: usize) -> Result<Option<f64>, PlanError> {
-        let shape = self.shapes[index];
-        if self.links.len() == 1 {
-            let work = self.passes[index];
-            let list = self.list(&shape);
-            let mut least = None;
-            let mut known = [None; 4];
-            let mut pp = 0;
-            for of in list.iter() {
-                if of.pp != pp {
-                    (pp, known) = (of.pp, [None; 4]);
-                }
-                let rest = match known[of.zero as usize] {
-                    Some(rest) => rest,
-                    None => *known[of.zero as usize].insert(self.rest(&shape, of)?),
-                };
-                let Some(rest) = rest else { continue };
-                let floor = work.with(&rest).floor(&self.pipeline(&shape, of), self.ratio(&shape, of));
-                least = Some(least.map_or(floor, |least: f64| least.min(floor)));
+    fn floor_of_shape(&mut self, index: usize) -> Result<Option<f64>, PlanError> {
+        if self.links.len() > 1 {
+            return Ok(Some(0.0));
+        }
+        let (shape, work) = (self.shapes[index], self.passes[index]);
+        let list = self.list(&shape);
+        let mut least = None;
+        let mut known = [None; 4];
+        let mut pp = 0;
+        for of in list.iter() {
+            if of.pp != pp {
+                (pp, known) = (of.pp, [None; 4]);
             }
-            return Ok(least);
+            let rest = match known[of.zero as usize] {
+                Some(rest) => rest,
+                None => *known[of.zero as usize].insert(self.rest(&shape, of)?),
+            };
+            let Some(rest) = rest else { continue };
+            let floor = work.with(&rest).floor(&self.pipeline(&shape, of), self.ratio(&shape, of));
+            least = Some(least.map_or(floor, |least: f64| least.min(floor)));
         }
-        // On several pools: its work spread evenly over all stages.
-        let mut rate = 0.0;
-        for (pool, links) in self.cluster.pools.iter().zip(&mut self.links) {
-            rate += pool.devices() as f64 / floor::of_shape(self.space.job, &shape, links)?.times.total();
-        }
-        let each = self.space.devices as f64 / rate;
-        let microbatches = self.space.job.global_batch * shape.tp * shape.cp;
-        Ok(Some(each * microbatches as f64 / (self.space.devices * shape.microbatch) as f64))
+        Ok(least)
     }
 
     /// What ranks share in a step of a shape's mesh and ZeRO stage, whose passes take nothing; none if it cannot fit.
@@ -196,6 +212,8 @@ impl Search<'_> {
         let list = self.list(&shape);
         let Some(first) = list.first() else { return Ok(()) };
         let plan = self.space.plan(&shape, first);
+        let trades = self.links.iter_mut().map(|links| Trade::of(&plan, &mut links.prices));
+        self.trades[index] = trades.collect::<Result<Vec<_>, _>>()?;
         let kernels = self.quick[index][0].kernels(&plan) * plan.microbatches() as f64 / plan.mesh.pp as f64;
         self.queue_all(index, &list, least)?;
         if self.count(&shape).1 > 0 {
@@ -299,7 +317,11 @@ impl Search<'_> {
             Seats::Replicas(_) => self.room.iter().copied().min().unwrap_or(0) * of.pp as u64,
         };
         let hopeless = stages::hopeless(&plan, &sizes, room);
-        Ok(Group { seats, costs, wholes, sizes, hopeless })
+        let trades = self.trades[index].iter().zip(&costs).zip(&self.room);
+        let holders = trades.map(|((trade, costs), room)| {
+            Holder::of(trade, costs.layer(trade.kind), &sizes.layers[&trade.kind][0], *room)
+        });
+        Ok(Group { seats, holders: holders.collect(), costs, wholes, sizes, hopeless })
     }
 
     /// The same for the combination's own plans.
@@ -321,7 +343,7 @@ impl Search<'_> {
     pub(super) fn floor(&mut self, index: usize, of: &Combination, group: &Group) -> f64 {
         let shape = self.shapes[index];
         let (pipeline, ratio) = (self.pipeline(&shape, of), self.ratio(&shape, of));
-        match &group.wholes[..] {
+        let floor = match &group.wholes[..] {
             [whole] => whole.floor(&pipeline, ratio),
             all => {
                 // Work goes to each pool by its speed, were there nothing else.
@@ -334,6 +356,14 @@ impl Search<'_> {
                     Seats::Replicas(_) => batch / of.pp as f64 / rate,
                 }
             }
+        };
+        let (Seats::Stages(pools), Some(any)) = (&group.seats, group.holders.first()) else { return floor };
+        let holder = |stage: usize| &group.holders[pools[stage]];
+        if pipeline.chunks == 1 {
+            return room::floor(&pipeline, holder, floor);
         }
+        let flights = self.flights(pipeline);
+        let layers = self.space.held(pipeline.stages * pipeline.chunks, any.kind());
+        floor.max(room::even(&pipeline, holder, &flights, &layers))
     }
 }

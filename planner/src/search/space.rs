@@ -11,6 +11,7 @@ use meshwright_hardware::mesh::{Mesh, Order};
 use serde::{Deserialize, Serialize};
 
 use crate::job::Job;
+use crate::model::Kind;
 use crate::plan::{Plan, Schedule, Stage, check_tp};
 
 /// What the user has fixed, in a job's `[fix]` or on the command line.
@@ -150,7 +151,7 @@ impl Space<'_> {
         let (job, fix) = (self.job, self.fix);
         let experts = job.model.experts().map_or(1, |experts| experts.count);
         let rest = self.devices / (tp * cp);
-        for microbatch in self.microbatches(rest) {
+        for microbatch in self.microbatches() {
             let rows = microbatch * job.seq / cp;
             for (sequence_parallel, ring, splits, whole_experts) in flags() {
                 let sharded = tp > 1 && rows.is_multiple_of(tp) && job.target() == 0;
@@ -173,20 +174,12 @@ impl Space<'_> {
         }
     }
 
-    /// Sequences a microbatch: powers of two, and what one replica has, in one to four, six or eight parts.
-    fn microbatches(&self, rest: usize) -> Vec<usize> {
-        let batch = self.job.global_batch;
-        if let Some(fixed) = self.fix.microbatch {
-            return vec![fixed];
+    /// Sequences a microbatch: all that the batch of some number of replicas can be cut into.
+    fn microbatches(&self) -> Vec<usize> {
+        match self.fix.microbatch {
+            Some(fixed) => vec![fixed],
+            None => divisors(self.job.global_batch).collect(),
         }
-        let parts = divisors(rest)
-            .flat_map(|dp| [1, 2, 3, 4, 6, 8].map(|parts| parts * dp))
-            .filter(|parts| batch.is_multiple_of(*parts));
-        let mut all: Vec<usize> = parts.map(|parts| batch / parts).collect();
-        all.extend((0..).map(|i| 1 << i).take_while(|&size| size <= batch && batch.is_multiple_of(size)));
-        all.sort_unstable();
-        all.dedup();
-        all
     }
 
     /// Combinations of a shape in the usual order of axes, or in the fixed one.
@@ -219,6 +212,17 @@ impl Space<'_> {
                 zeros.map(move |zero| Combination { dp, pp, schedule, chunks, zero, order })
             })
         })
+    }
+
+    /// Layers of a kind at each of so many places, spread evenly.
+    pub fn held(&self, places: usize, kind: Kind) -> Vec<usize> {
+        let model = &self.job.model;
+        let mut from = 0;
+        let of = |held: usize| {
+            from += held;
+            (from - held..from).filter(|&layer| model.kind(layer) == kind).count()
+        };
+        crate::estimate::layers_of(model.depth(), places).into_iter().map(of).collect()
     }
 
     /// Schedules that differ with so many stages and microbatches.

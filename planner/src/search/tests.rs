@@ -1,9 +1,11 @@
 use super::bound::{Whole, least_ratio};
 use super::cost::{Costs, Links, ShapeWork};
 use super::space::Space;
+use super::stages::Undecided;
 use super::*;
 use crate::job::Dress;
-use crate::lower::Sizes;
+use crate::lower::{InFlight, Sizes};
+use crate::plan::Stage;
 use crate::testing::{tiny_job, tiny_model};
 
 fn cluster(text: &str) -> Cluster {
@@ -68,7 +70,7 @@ fn what_moves_to_the_host_is_played_as_it_is_simulated() {
         for of in space.combinations(&shape).filter(|of| of.pp <= 4 && of.chunks == 1) {
             let layers = 8 / of.pp;
             for offload in [1, layers] {
-                let stage = crate::plan::Stage { layers, full: 0, selective: 0, offload };
+                let stage = Stage { layers, full: 0, selective: 0, offload };
                 let plan = Plan { stages: vec![stage; of.pp], ..space.plan(&shape, &of) };
                 let simulated = crate::predict::predict(&plan, &cluster).unwrap().figures.step_time_s;
                 let bound = bounds(&plan, &cluster).0;
@@ -79,6 +81,59 @@ fn what_moves_to_the_host_is_played_as_it_is_simulated() {
         }
     }
     assert!(looked > 50, "{looked}");
+}
+
+#[test]
+fn no_plan_that_hardly_fits_is_below_its_floor_by_memory() {
+    let mut model = tiny_model(Dress::Llama);
+    (model.layers, model.hidden, model.ffn) = (8, 512, 2048);
+    let mut job = tiny_job(model);
+    (job.seq, job.global_batch) = (512, 16);
+    let (cluster, fix) = (cluster("1x dgx-h100"), Fix::default());
+    let mut links = Links::new(seats::prices(&cluster, job.precision).unwrap().remove(0));
+    let space = Space { job: &job, devices: 8, fix: &fix, pools: false };
+    let (mut looked, mut higher) = (0, 0);
+    for shape in space.shapes(&mut BTreeMap::new()).into_iter().filter(|shape| shape.microbatch <= 2) {
+        for of in space.combinations(&shape) {
+            let plan = space.plan(&shape, &of);
+            let work = ShapeWork::of(&plan, &mut links.prices).unwrap();
+            let sizes = Sizes::of(&plan, &work.frames);
+            let costs = Costs::of(&plan, &work, &sizes, &mut links).unwrap();
+            let flights = InFlight::all(&plan.pipeline());
+            let even = crate::estimate::layers_of(8, of.pp * of.chunks);
+            let bytes = |full: bool| {
+                let stage =
+                    |&layers: &usize| Stage { layers, full: if full { layers } else { 0 }, selective: 0, offload: 0 };
+                let plan = Plan { stages: even.iter().map(stage).collect(), ..plan.clone() };
+                (0..of.pp).map(|stage| sizes.stage(&plan, &flights[stage], stage)).max().unwrap()
+            };
+            let (most, least) = (bytes(false), bytes(true));
+            let room = least + (most - least) / 4;
+            let all = vec![&costs; of.pp];
+            let undecided = Undecided {
+                plan: &plan,
+                costs: &all,
+                sizes: &sizes,
+                flights: &flights,
+                room: &vec![room; of.pp],
+                orders: Default::default(),
+            };
+            let trade = room::Trade::of(&plan, &mut links.prices).unwrap();
+            let kind = trade.kind;
+            let holder = room::Holder::of(&trade, costs.layer(kind), &sizes.layers[&kind][0], room);
+            let plain = Whole::of(&plan, &costs).floor(&plan.pipeline(), least_ratio(plan.microbatches(), of.pp));
+            let floor = match of.chunks {
+                1 => room::floor(&plan.pipeline(), |_| &holder, plain),
+                _ => room::even(&plan.pipeline(), |_| &holder, &flights, &even),
+            };
+            let Some((stages, _)) = undecided.decide() else { continue };
+            let step = play::step(&Plan { stages, ..plan.clone() }, &all);
+            assert!(floor <= step * (1.0 + 1e-9), "{shape:?} {of:?}: {floor} above {step}");
+            looked += 1;
+            higher += usize::from(floor > plain);
+        }
+    }
+    assert!(looked > 300 && higher > 50, "{higher} of {looked}");
 }
 
 #[test]
@@ -122,7 +177,7 @@ fn no_spreading_of_layers_is_below_its_floor() {
             let any = |_: usize, _: usize| Some(0.0);
             let floor = spread::floor(model, &plan.pipeline(), &all, &any);
             let play = |held: Vec<usize>| {
-                let stage = |&layers: &usize| crate::plan::Stage { layers, full: 0, selective: 0, offload: 0 };
+                let stage = |&layers: &usize| Stage { layers, full: 0, selective: 0, offload: 0 };
                 let stages = held.iter().map(stage).collect();
                 (play::step(&Plan { stages, ..plan.clone() }, &all), held)
             };

@@ -1,0 +1,216 @@
+//! A floor by memory: what no step undercuts whose stages have to find room for all layers.
+//!
+//! In: a shape's tapes, a mesh's costs and sizes, a pipeline. Out: seconds of a step.
+//!
+//! It is a linear relaxation of what [`super::stages`] decides. A stage with a budget of τ seconds a microbatch, n microbatches
+//! under way and R bytes holds x layers, o of them on the host and the rest made again for e seconds each, if
+//!
+//!   x·t + (x − o)·e ≤ τ,   2·o·moves ≤ τ,   x·state + n·(x − o)·kept(e) ≤ R
+//!
+//! where kept(e) is the convex hull of what recompute modes keep for what they take. A step of T seconds gives each of M
+//! microbatches τ = T / M; in 1F1B with M ≥ 2p, what the stages before it take of the first one is off a stage's time too.
+//! The least T at which all stages together hold all layers is found by bisection.
+//!
+//! Invariant: no plan's step is below it (tests over all plans of a job that hardly fits).
+
+use meshwright_hardware::price::{PriceError, Prices};
+use meshwright_hardware::units::Bytes;
+
+use crate::lower::{Formats, InFlight, PieceSize, Tapes, kept, kept_elems};
+use crate::model::{Kind, Step};
+use crate::plan::{Plan, Recompute, Schedule};
+use crate::schedule::Pipeline;
+
+use super::bound::Times;
+use super::cost::PieceCost;
+
+/// What layers of the most common kind keep of a microbatch, and what it takes to keep less.
+#[derive(Clone, Debug)]
+pub struct Trade {
+    /// The kind.
+    pub kind: Kind,
+    /// Layers of it.
+    count: f64,
+    /// Corners of the convex hull: seconds of making again, bytes kept; the first takes none, each keeps less than the one before.
+    corners: Vec<[f64; 2]>,
+    /// Seconds of moving what is kept to the host or back, if that can be.
+    moves: Option<f64>,
+}
+
+impl Trade {
+    /// Of a plan's shape on a pool.
+    pub fn of(plan: &Plan, prices: &mut Prices) -> Result<Trade, PriceError> {
+        let tapes = Tapes::of(plan);
+        let model = &plan.job.model;
+        let count = |kind: Kind| (0..model.depth()).filter(|&layer| model.kind(layer) == kind).count();
+        let kind = tapes.layers.keys().copied().max_by_key(|&kind| count(kind)).expect("a model has layers");
+        let tape = &tapes.layers[&kind];
+        let back = tape.backward();
+        let mut all = Vec::new();
+        let mut moves = None;
+        for mode in Recompute::ALL {
+            let (saved, again) = kept(tape, &back, mode);
+            let elems = kept_elems(tape, &saved, &back, plan.job.precision);
+            let mut seconds = 0.0;
+            for step in &again {
+                if let Step::Call(op, _) = step {
+                    seconds += prices.op(op)?.0;
+                }
+            }
+            if mode == Recompute::None && !plan.schedule.splits() {
+                moves = prices.moved(Bytes(elems[0] as u64 * 4)).ok().map(|seconds| seconds.0);
+            }
+            let bytes: u64 = Formats::of(plan.job.precision).bytes(elems).iter().sum();
+            all.push([seconds, bytes as f64]);
+        }
+        let none = all[0][0];
+        all.iter_mut().for_each(|corner| corner[0] = (corner[0] - none).max(0.0));
+        Ok(Trade { kind, count: count(kind) as f64, corners: hull(all), moves })
+    }
+}
+
+/// The lower left hull of points.
+fn hull(mut all: Vec<[f64; 2]>) -> Vec<[f64; 2]> {
+    all.sort_by(|a, b| a[0].total_cmp(&b[0]).then(a[1].total_cmp(&b[1])));
+    let mut corners: Vec<[f64; 2]> = Vec::new();
+    for point in all {
+        if corners.last().is_some_and(|last| last[1] <= point[1]) {
+            continue;
+        }
+        let above = |corners: &[[f64; 2]]| match corners {
+            [.., a, b] => (b[1] - a[1]) * (point[0] - a[0]) >= (point[1] - a[1]) * (b[0] - a[0]),
+            _ => false,
+        };
+        while above(&corners) {
+            corners.pop();
+        }
+        corners.push(point);
+    }
+    corners
+}
+
+/// What a stage on a pool can hold.
+#[derive(Clone, Debug)]
+pub struct Holder {
+    trade: Trade,
+    /// Seconds of a layer a microbatch.
+    layer: f64,
+    /// Bytes of its parameters.
+    state: f64,
+    /// Bytes for layers.
+    room: f64,
+}
+
+impl Holder {
+    /// Of a layer's costs and sizes on a device of so many bytes.
+    pub fn of(trade: &Trade, cost: &PieceCost, size: &PieceSize, room: u64) -> Holder {
+        let mut times = Times::default();
+        times.layer(cost, Recompute::None);
+        let room = room.saturating_sub(size.once.bytes()) as f64;
+        Holder { trade: trade.clone(), layer: times.total(), state: size.state as f64, room }
+    }
+
+    /// The layers that count.
+    pub fn kind(&self) -> Kind {
+        self.trade.kind
+    }
+
+    /// Layers it can hold at the most, with so many microbatches under way and so many seconds for each.
+    fn most(&self, slots: f64, budget: f64) -> f64 {
+        let [mut low, mut high] = [0.0, (budget / self.layer).min(self.trade.count)];
+        if self.holds(high, slots, budget) {
+            return high;
+        }
+        for _ in 0..10 {
+            let middle = (low + high) / 2.0;
+            if self.holds(middle, slots, budget) { low = middle } else { high = middle }
+        }
+        high
+    }
+
+    fn holds(&self, layers: f64, slots: f64, budget: f64) -> bool {
+        let left = self.room - layers * self.state;
+        if left < 0.0 {
+            return false;
+        }
+        let away = self.trade.moves.map_or(0.0, |moves| budget / (2.0 * moves));
+        let here = layers - away;
+        if here <= 0.0 {
+            return true;
+        }
+        self.again(left / (slots * here)).is_some_and(|again| layers * self.layer + here * again <= budget)
+    }
+
+    /// Seconds of making again that keep so few bytes, if any do.
+    fn again(&self, bytes: f64) -> Option<f64> {
+        let corners = &self.trade.corners;
+        let at = corners.iter().position(|corner| corner[1] <= bytes)?;
+        if at == 0 {
+            return Some(0.0);
+        }
+        let ([from, more], [to, less]) = (corners[at - 1], corners[at]);
+        Some(from + (to - from) * (more - bytes) / (more - less))
+    }
+}
+
+/// A step of stages of one chunk, each on its holder, that is no shorter than `least`.
+pub fn floor<'a>(pipeline: &Pipeline, holder: impl Fn(usize) -> &'a Holder, least: f64) -> f64 {
+    let all = holder(0).trade.count;
+    let holds = |end: f64| held(pipeline, &holder, end) >= all * (1.0 - 1e-9);
+    if holds(least) {
+        return least;
+    }
+    let mut ends = [least, least];
+    while !holds(ends[1]) {
+        if ends[1] > 8.0 * least {
+            return ends[1];
+        }
+        ends = [ends[1], 1.4 * ends[1]];
+    }
+    for _ in 0..6 {
+        let middle = (ends[0] + ends[1]) / 2.0;
+        ends[usize::from(holds(middle))] = middle;
+    }
+    ends[0]
+}
+
+/// A step of stages of several chunks, whose layers are even: `layers` are those of the holders' kind, by place; endless if
+/// they do not fit.
+pub fn even<'a>(
+    pipeline: &Pipeline,
+    holder: impl Fn(usize) -> &'a Holder,
+    flights: &[InFlight],
+    layers: &[usize],
+) -> f64 {
+    let mut longest = 0.0f64;
+    for (stage, flight) in flights.iter().enumerate() {
+        let holder = holder(stage);
+        let (mut held, mut under_way) = (0, 0);
+        for (chunk, slots) in flight.slots.iter().enumerate() {
+            let own = layers[pipeline.place(stage, chunk)];
+            held += own;
+            under_way += own * slots;
+        }
+        let left = holder.room - held as f64 * holder.state;
+        let again = if under_way > 0 { holder.again(left / under_way as f64) } else { Some(0.0) };
+        let Some(again) = again.filter(|_| left >= 0.0) else { return f64::INFINITY };
+        longest = longest.max(held as f64 * (holder.layer + again));
+    }
+    pipeline.microbatches as f64 * longest
+}
+
+/// Layers that all stages together hold at the most in a step that ends at a time.
+fn held<'a>(pipeline: &Pipeline, holder: &impl Fn(usize) -> &'a Holder, end: f64) -> f64 {
+    let (p, m) = (pipeline.stages, pipeline.microbatches);
+    let fills = pipeline.schedule == Schedule::OneFOneB && m >= 2 * p;
+    let (mut all, mut before) = (0.0, 0.0);
+    for stage in 0..p {
+        let under_way = if pipeline.schedule == Schedule::GPipe { m } else { m.min(p - stage) };
+        let most = holder(stage).most(under_way as f64, (end - before) / m as f64);
+        all += most;
+        if fills {
+            before += most * holder(stage).layer;
+        }
+    }
+    all
+}
