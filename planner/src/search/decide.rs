@@ -10,19 +10,23 @@ use rustc_hash::FxHashMap;
 
 use crate::error::PlanError;
 use crate::lower::InFlight;
+use crate::partition::Problem;
 use crate::plan::{Plan, Schedule};
 use crate::schedule::Pipeline;
 use crate::shares;
 
 use super::bound::{Whole, least_ratio};
 use super::cost::Costs;
-use super::engine::{Known, Search};
+use super::engine::{Known, Node, Search};
 use super::open::Group;
 use super::prove::Decided;
 use super::seats::Seats;
 use super::space::Combination;
 use super::stages::{Undecided, least};
 use super::{play, spread};
+
+/// Combinations whose stages are decided at a time, whatever the number of cores, so that answers do not depend on it.
+const DECIDED_AT_ONCE: usize = 8;
 
 impl Search<'_> {
     /// Queues a combination by a floor over every way to spread its layers over stages.
@@ -78,68 +82,53 @@ impl Search<'_> {
         ends[0]
     }
 
-    /// Decides a combination's stages and queues the plan by its bound.
-    pub(super) fn decide(&mut self, index: usize, of: Combination, least: f64) -> Result<(), PlanError> {
-        let group = &*self.own_group(index, &of)?;
+    /// Decides the stages of a combination, and of the next ones if they are as far, and queues the plans by their bounds.
+    pub(super) fn decide(&mut self, first: Wanted) -> Result<(), PlanError> {
+        let mut batch = vec![self.question(first)?];
+        let cut = self.cut();
+        let next = |node: &Node| node.seconds < cut && matches!(node.known, Known::Combination(_, _, true));
+        while batch.len() < DECIDED_AT_ONCE && self.queue.peek().is_some_and(next) {
+            let Some(Node { known: Known::Combination(index, of, _), seconds, .. }) = self.queue.pop() else { break };
+            batch.push(self.question(Wanted { index, of, floor: seconds })?);
+        }
+        let answers = at_once(&batch, Question::answer);
+        for (question, answer) in batch.into_iter().zip(answers) {
+            self.take(question, answer);
+        }
+        Ok(())
+    }
+
+    /// All that the stages of a combination depend on.
+    fn question(&mut self, wanted: Wanted) -> Result<Question, PlanError> {
+        let Wanted { index, of, .. } = wanted;
+        let group = self.own_group(index, &of)?;
         let plan = self.space.plan(&self.shapes[index], &of);
         // Replicas in several pools have the same stages: as the slowest need them, in the least memory.
         let slowest = (0..group.costs.len())
             .max_by(|&a, &b| group.wholes[a].times.total().total_cmp(&group.wholes[b].times.total()));
         let pools = group.seats.stages(of.pp, slowest.unwrap_or(0));
-        let costs: Vec<&Costs> = pools.iter().map(|&pool| &group.costs[pool]).collect();
-        let room: Vec<u64> = match group.seats {
+        let room = match group.seats {
             Seats::Stages(_) => pools.iter().map(|&pool| self.room[pool]).collect(),
             Seats::Replicas(_) => vec![self.room.iter().copied().min().unwrap_or(0); of.pp],
         };
         let flights = self.flights(plan.pipeline());
-        let undecided = Undecided {
-            plan: &plan,
-            costs: &costs,
-            sizes: &group.sizes,
-            flights: &flights,
-            room: &room,
-            orders: Default::default(),
+        Ok(Question { wanted, group, plan, pools, room, flights })
+    }
+
+    /// Queues the plan of an answer, or counts why there is none.
+    fn take(&mut self, question: Question, answer: Result<Decision, &'static str>) {
+        let Question { wanted: Wanted { index, of, floor }, group, .. } = question;
+        let Decision { plan, bound, problem } = match answer {
+            Ok(decision) => decision,
+            Err(reason) => return self.reject(reason, 1),
         };
-        let found = if group.hopeless { None } else { undecided.decide() };
-        let Some((stages, problem)) = found else {
-            self.reject("out of memory", 1);
-            return Ok(());
-        };
-        let mut plan = Plan { stages, ..plan };
-        let bound = match &group.seats {
-            Seats::Stages(_) => play::step(&plan, &costs),
-            Seats::Replicas(replicas) => {
-                let of_replicas: Vec<&Costs> = replicas.iter().map(|&pool| &group.costs[pool]).collect();
-                let Some(shared) = shares::Problem::among(&plan, &of_replicas).solve() else {
-                    self.reject("fewer microbatches than replicas", 1);
-                    return Ok(());
-                };
-                plan.shares = shared.shares;
-                if plan.shares.windows(2).all(|pair| pair[0] == pair[1]) {
-                    plan.shares = Vec::new();
-                }
-                if plan.check().is_err() {
-                    self.reject("unlike shares do not go with it", 1);
-                    return Ok(());
-                }
-                let classes = plan.classes();
-                let of_replica = |(replica, &pool): (usize, &usize)| {
-                    let own = plan.of_class(classes.of_replica(replica));
-                    play::step(&own, &vec![&group.costs[pool]; of.pp])
-                };
-                let firsts = replicas.iter().enumerate().filter(|(i, pool)| *i == 0 || replicas[i - 1] != **pool);
-                firsts.map(of_replica).fold(0.0, f64::max)
-            }
-        };
-        if !self.fits(&plan, group) {
-            self.reject("out of memory", 1);
-            return Ok(());
+        if !self.fits(&plan, &group) {
+            return self.reject("out of memory", 1);
         }
         if of.pp > 1 && of.chunks == 1 {
-            self.decided.push(Decided { floor: least, index, of, problem });
+            self.decided.push(Decided { floor, index, of, problem });
         }
-        self.push(bound.max(least), Known::Plan(Box::new(plan)));
-        Ok(())
+        self.push(bound.max(floor), Known::Plan(Box::new(plan)));
     }
 
     /// Microbatches under way, by stage.
@@ -160,4 +149,80 @@ impl Search<'_> {
             (0..own.mesh.pp).all(|stage| group.sizes.stage(own, &flights[stage], stage) <= room)
         })
     }
+}
+
+/// A combination whose stages are to be decided.
+pub(super) struct Wanted {
+    pub(super) index: usize,
+    pub(super) of: Combination,
+    pub(super) floor: f64,
+}
+
+/// The same with all that they depend on.
+struct Question {
+    wanted: Wanted,
+    group: Arc<Group>,
+    /// Without stages.
+    plan: Plan,
+    /// By stage.
+    pools: Vec<usize>,
+    room: Vec<u64>,
+    flights: Arc<Vec<InFlight>>,
+}
+
+/// A plan with its stages.
+struct Decision {
+    plan: Plan,
+    bound: f64,
+    problem: Option<Problem>,
+}
+
+impl Question {
+    /// The best stages, or why there are none.
+    fn answer(&self) -> Result<Decision, &'static str> {
+        let Question { group, plan, pools, room, flights, .. } = self;
+        let costs: Vec<&Costs> = pools.iter().map(|&pool| &group.costs[pool]).collect();
+        let undecided =
+            Undecided { plan, costs: &costs, sizes: &group.sizes, flights, room, orders: Default::default() };
+        let found = if group.hopeless { None } else { undecided.decide() };
+        let (stages, problem) = found.ok_or("out of memory")?;
+        let mut plan = Plan { stages, ..plan.clone() };
+        let bound = match &group.seats {
+            Seats::Stages(_) => play::step(&plan, &costs),
+            Seats::Replicas(replicas) => shared_out(&mut plan, group, replicas)?,
+        };
+        Ok(Decision { plan, bound, problem })
+    }
+}
+
+/// Gives replicas in unlike pools their shares of the batch; the bound.
+fn shared_out(plan: &mut Plan, group: &Group, replicas: &[usize]) -> Result<f64, &'static str> {
+    let of_replicas: Vec<&Costs> = replicas.iter().map(|&pool| &group.costs[pool]).collect();
+    let shared = shares::Problem::among(plan, &of_replicas).solve().ok_or("fewer microbatches than replicas")?;
+    plan.shares = shared.shares;
+    if plan.shares.windows(2).all(|pair| pair[0] == pair[1]) {
+        plan.shares = Vec::new();
+    }
+    plan.check().map_err(|_| "unlike shares do not go with it")?;
+    let classes = plan.classes();
+    let of_replica = |(replica, &pool): (usize, &usize)| {
+        let own = plan.of_class(classes.of_replica(replica));
+        play::step(&own, &vec![&group.costs[pool]; plan.mesh.pp])
+    };
+    let firsts = replicas.iter().enumerate().filter(|(i, pool)| *i == 0 || replicas[i - 1] != **pool);
+    Ok(firsts.map(of_replica).fold(0.0, f64::max))
+}
+
+/// Asks all on as many cores as there are; answers do not depend on how many.
+fn at_once<Q: Sync, A: Send>(questions: &[Q], answer: impl Fn(&Q) -> A + Sync) -> Vec<A> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let each = questions.len().div_ceil(cores);
+    if each == questions.len() {
+        return questions.iter().map(answer).collect();
+    }
+    std::thread::scope(|scope| {
+        let ask = |part: &'_ [Q]| part.iter().map(&answer).collect::<Vec<A>>();
+        let running: Vec<_> = questions.chunks(each).map(|part| scope.spawn(move || ask(part))).collect();
+        running.into_iter().flat_map(|one| one.join().expect("a decision does not panic")).collect()
+    })
 }

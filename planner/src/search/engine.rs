@@ -21,6 +21,7 @@ use crate::schedule::Pipeline;
 
 use super::bound::Whole;
 use super::cost::{Links, ShapeWork};
+use super::decide::Wanted;
 use super::open::Group;
 use super::prove::Decided;
 use super::room::Trade;
@@ -205,7 +206,9 @@ impl<'a> Search<'a> {
                 Known::Orders(index) => self.open_orders(index, node.seconds)?,
                 Known::AnyOrder(index, of) => self.order(index, of, node.seconds)?,
                 Known::Combination(index, of, false) => self.spread(index, of, node.seconds)?,
-                Known::Combination(index, of, true) => self.decide(index, of, node.seconds)?,
+                Known::Combination(index, of, true) => {
+                    self.decide(Wanted { index, of, floor: node.seconds })?;
+                }
                 Known::Plan(plan) if self.manner.unsimulated => {
                     self.fitting = Some(plan);
                     break;
