@@ -306,15 +306,17 @@ pub enum Kind {
 pub enum Stream {
     /// Kernels, and communication that the next kernel needs.
     Compute,
-    /// Communication that may run beside kernels.
+    /// Collectives that may run beside kernels.
     Comm,
+    /// Messages to other stages, which wait for no collective.
+    Message,
     /// Moves to the host's memory and back: devices have engines of their own for them.
     Host,
 }
 
 impl Stream {
     /// How many there are.
-    pub const COUNT: usize = 3;
+    pub const COUNT: usize = 4;
 }
 
 /// One instruction.

@@ -9,7 +9,7 @@
 //!   call norm kind="rms" rows=8 cols=8 : 0+0 1+0 2+0 3+0
 //! role 0
 //!   buffer 0 weights.embed elems=512 persistent width=4
-//!   3 comm send to=1 tag=0 : 4+0:64 ; waits=1,2 mb=0 layer=2
+//!   3 message send to=1 tag=0 : 4+0:64 ; waits=1,2 mb=0 layer=2
 //! ```
 //!
 //! A block's arguments are `formal+offset`, an instruction's are `buffer+offset:elems`, with `@axis` where each rank has its
@@ -62,7 +62,7 @@ mod tests {
         ];
         let instr = |(i, kind): (usize, Kind)| Instr {
             stream: match kind {
-                Kind::Send { .. } => Stream::Comm,
+                Kind::Send { .. } => Stream::Message,
                 Kind::Move { .. } => Stream::Host,
                 _ => Stream::Compute,
             },
@@ -102,7 +102,7 @@ mod tests {
             "  param x elems=64",
             "  call norm cols=4 kind=\"rms\" rows=8 : 0+7 1+7 2+7",
             "  buffer 0 a.b elems=99 persistent bf16",
-            "  2 comm send to=1 tag=3 : 0+3:5@tp ; waits=0 mb=2",
+            "  2 message send to=1 tag=3 : 0+3:5@tp ; waits=0 mb=2",
             "  5 compute free : 0 1 ; waits=0,1 layer=9",
         ] {
             assert!(text.lines().any(|other| other == line), "`{line}` in\n{text}");

@@ -120,7 +120,7 @@ impl Writer<'_> {
             let (n, arrived) = (tied_elems(self.plan), self.all(peer));
             let view = View { buffer: self.layout.banks[bank].grads, offset: 0, elems: n, shard: None };
             let tag = 2 * (self.plan.mesh.pp * self.plan.chunks) as u32;
-            self.push(Kind::Send { to: other, tag, view }, Stream::Comm, None);
+            self.push(Kind::Send { to: other, tag, view }, Stream::Message, None);
             self.push(Kind::Recv { from: other, tag, view: arrived }, Stream::Compute, None);
             self.single("accumulate", Op::Accumulate { n }, Phase::Optimizer, vec![arrived, view], None);
         }

@@ -5,8 +5,8 @@
 //! Order: zero; passes over pieces by the schedule; gradients over replicas, piece by piece beside the passes that still
 //! run; the global norm; updates. In ZeRO-3 a piece's weights are gathered while the piece before it runs.
 //!
-//! Invariant: collectives that kernels wait for and receives stand where kernels need them (compute stream); sends, and
-//! collectives that something can run beside, are on the comm stream.
+//! Invariant: collectives that kernels wait for and receives stand where kernels need them (compute stream); collectives that
+//! something can run beside are on the comm stream, sends and moves to the host on their own.
 
 use std::collections::HashMap;
 
@@ -259,7 +259,7 @@ impl Writer<'_> {
         let (to, _) = self.plan.chunk_at(next);
         if to != self.stage {
             let tag = 2 * next as u32 + u32::from(pass.what == What::Backward);
-            self.push(Kind::Send { to, tag, view }, Stream::Comm, None);
+            self.push(Kind::Send { to, tag, view }, Stream::Message, None);
         }
     }
 

@@ -165,7 +165,7 @@ impl Whole {
         let gathered = gathered.max(0.0);
         let forward = self.times.forward.max(gathered + self.rings[0]);
         let backward = self.times.backward.max(gathered + scattered.max(0.0) + self.rings[1]);
-        let beside = 2.0 * gathered + self.scatters[0] + self.rings[0] + self.rings[1] + (chunks - 2.0) * self.hop;
+        let beside = 2.0 * gathered + self.scatters[0] + self.rings[0] + self.rings[1];
         let way = forward + backward + self.times.weights;
         (way.max(beside), way)
     }
@@ -296,14 +296,12 @@ pub fn ends(times: &mut Times, (place, depth): (usize, usize), costs: &Costs) {
         times.forward += costs.load[0];
     } else {
         times.forward += costs.recv;
-        times.beside += costs.hop;
     }
     if place + 1 == depth {
         times.layer(&costs.head, Recompute::None);
         times.backward += costs.load[1];
     } else {
         times.backward += costs.recv;
-        times.beside += costs.hop;
     }
 }
 

@@ -2,9 +2,9 @@
 //!
 //! In: a plan, costs by stage. Out: seconds of a step.
 //!
-//! Every stage runs its schedule on three streams, as the program does: a piece's pass is one piece of work on the compute
-//! stream; gathered weights, scattered gradients, messages and ring hops go in program order on the second, moves to the host
-//! and back on the third. What is left out (contention, copies into buckets, a ring's order within a pass) only adds.
+//! Every stage runs its schedule on four streams, as the program does: a piece's pass is one piece of work on the compute
+//! stream; gathered weights, scattered gradients and ring hops go in program order on the second, moves to the host and back on
+//! the third, messages on the fourth. What is left out (contention, copies into buckets, a ring's order within a pass) only adds.
 //!
 //! Invariant: bound ≤ simulated step (tests over every schedule).
 
@@ -106,8 +106,8 @@ fn merge(list: &mut Vec<Item>) {
 /// A stage's state.
 #[derive(Clone, Default)]
 struct Stage {
-    /// When each stream is free: kernels, what goes beside, moves to the host.
-    free: [f64; 3],
+    /// When each stream is free: kernels, collectives beside them, moves to the host, messages.
+    free: [f64; 4],
     /// Forward and backward: when the places for what is on its way to the host, and back, are free.
     places: [[f64; 3]; 2],
     /// How many layers have moved.
@@ -265,10 +265,10 @@ impl<'a> Play<'a> {
         for (stage, state) in self.stages.iter().enumerate() {
             let ends = stage == 0 || stage + 1 == self.plan.mesh.pp;
             let tied = if ends { self.costs[stage].tied } else { 0.0 };
-            let [compute, beside, _] = state.free;
+            let [compute, beside, ..] = state.free;
             let compute = compute.max(state.late.0) + state.late.1;
             let norms: f64 = self.shares(stage).map(|share| share.norm).sum();
-            summed = summed.max(compute.max(beside) + tied + norms);
+            summed = summed.max((compute + tied).max(beside) + norms);
         }
         summed += self.costs.iter().map(|costs| costs.norm_sum).fold(f64::INFINITY, f64::min);
         let mut end = summed;
@@ -295,9 +295,9 @@ impl Stage {
 
     /// Sends what the latest kernels made; when it has come.
     fn send(&mut self, hop: f64) -> f64 {
-        let [compute, beside, _] = &mut self.free;
-        *beside = beside.max(*compute) + hop;
-        *beside
+        let [compute, _, _, messages] = &mut self.free;
+        *messages = messages.max(*compute) + hop;
+        *messages
     }
 
     /// Runs a piece's part of an action; `next` is the piece that is gathered meanwhile.
@@ -311,7 +311,7 @@ impl Stage {
             let (_, since) = self.loaded[turn].expect("it was just gathered");
             self.free[0] = self.free[0].max(since);
         }
-        let [compute, beside, host] = &mut self.free;
+        let [compute, beside, host, _] = &mut self.free;
         let moves = item.moves.map(|moves| (moves, self.moved[what] % AWAY[what]));
         if let Some((moves, turn)) = moves {
             if what == 1 {
@@ -337,7 +337,7 @@ impl Stage {
                 *compute
             };
         }
-        let [compute, beside, _] = &mut self.free;
+        let [compute, beside, ..] = &mut self.free;
         if item.scatter > 0.0 {
             *beside = beside.max(*compute) + item.scatter;
             // The piece before is added up after this one's kernels.
@@ -356,7 +356,7 @@ impl Stage {
             return turn;
         }
         let turn = busy.map_or(0, |busy| 1 - busy);
-        let [compute, beside, _] = &mut self.free;
+        let [compute, beside, ..] = &mut self.free;
         *beside = beside.max(*compute) + seconds;
         self.loaded[turn] = Some((piece, *beside));
         turn
