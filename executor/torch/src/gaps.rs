@@ -27,6 +27,7 @@ unsafe extern "C" {
         dout: Raw,
         causal: bool,
         mask: Raw,
+        adds: bool,
         dq: Raw,
         dk: Raw,
         dv: Raw,
@@ -172,16 +173,18 @@ pub enum Fused {
     Cutlass,
 }
 
-/// Flash attention on the CPU: q, k, v `[batch, heads, tokens, width]`, out `[batch, tokens, heads, width]`.
+/// Attention on the CPU, in fp32 or bf16: q, out `[batch, heads, queries, width]`, k, v `[batch, key heads, keys, width]`, lse
+/// `[batch, heads, queries]`.
 pub fn cpu_attention([q, k, v]: [&Tensor; 3], masking: Masking<'_>, [out, lse]: [&Tensor; 2]) -> Result<(), TchError> {
     let mask = maybe(masking.mask);
     call!(gaps_cpu_attention(raw(q), raw(k), raw(v), masking.causal, mask, raw(out), raw(lse)))
 }
 
-/// Its gradients, added to `dq`, `dk`, `dv`; all `[batch, tokens, heads, width]`.
+/// Its gradients; that of queries is added to what is there, if `adds`.
 pub fn cpu_attention_grad(
     [q, k, v, out, lse, dout]: [&Tensor; 6],
     masking: Masking<'_>,
+    adds: bool,
     [dq, dk, dv]: [&Tensor; 3],
 ) -> Result<(), TchError> {
     call!(gaps_cpu_attention_grad(
@@ -193,6 +196,7 @@ pub fn cpu_attention_grad(
         raw(dout),
         masking.causal,
         maybe(masking.mask),
+        adds,
         raw(dq),
         raw(dk),
         raw(dv)
