@@ -100,6 +100,18 @@ VECTORS void rope(Row x, const float* cos, const float* sin, float sign, int64_t
   }
 }
 
+// AdamW of `n` elements; `kept` is what decay leaves of a weight, `rate` and `root` have the bias corrections in them.
+VECTORS void adamw(const float* g, Row narrow, float* w, float* m, float* v, int64_t n, float shrink, float beta1,
+                   float beta2, float rate, float root, float kept, float eps) {
+  for (int64_t i = 0; i < n; ++i) {
+    float d = g[i] * shrink;
+    m[i] = beta1 * m[i] + (1.0f - beta1) * d;
+    v[i] = beta2 * v[i] + (1.0f - beta2) * d * d;
+    w[i] = kept * w[i] - rate * m[i] / (std::sqrt(v[i]) * root + eps);
+  }
+  if (narrow.narrow) store(w, narrow, n);
+}
+
 // Rows that a thread takes at least: 16 Ki elements.
 int64_t grain(int64_t cols) { return std::max<int64_t>(1, (1 << 14) / std::max<int64_t>(cols, 1)); }
 
@@ -172,6 +184,30 @@ bool gaps_cpu_rope(const Tensor* x, const Tensor* cos, const Tensor* sin, bool i
     float sign = inverse ? -1.0f : 1.0f;
     at::parallel_for(0, x->size(0), grain(2 * count * half), [=](int64_t first, int64_t last) {
       rope(heads, c, s, sign, first, last, stride, count, half, rows(2, half));
+    });
+  });
+}
+
+// One update of w by g, both in fp32, and of its copy in bf16 in `narrow`; without one that is w again. The first `decayed`
+// elements decay. Settings as in AdamW; `shrink` is what gradients are multiplied by.
+bool gaps_cpu_adamw(const Tensor* g, const Tensor* narrow, const Tensor* w, const Tensor* m, const Tensor* v,
+                    int64_t decayed, double shrink, double lr, double beta1, double beta2, double bias1, double bias2,
+                    double weight_decay, double eps) {
+  return attempt([&] {
+    // What a thread updates at once, so that what it stored is still there when it is narrowed.
+    constexpr int64_t PART = 1 << 10;
+    Row copy(*narrow);
+    auto* from = g->const_data_ptr<float>();
+    auto floats = [](const Tensor* tensor) { return tensor->mutable_data_ptr<float>(); };
+    float *weights = floats(w), *mean = floats(m), *square = floats(v);
+    float rate = lr / bias1, root = 1.0 / std::sqrt(bias2), kept = 1.0 - lr * weight_decay;
+    at::parallel_for(0, g->numel(), 1 << 14, [=](int64_t first, int64_t last) {
+      for (int64_t at = first, end; at < last; at = end) {
+        end = std::min(last, at + PART);
+        if (at < decayed) end = std::min(end, decayed);
+        adamw(from + at, copy.at(at), weights + at, mean + at, square + at, end - at, shrink, beta1, beta2, rate, root,
+              at < decayed ? kept : 1.0f, eps);
+      }
     });
   });
 }

@@ -90,20 +90,12 @@ bool gaps_cutlass_attention_grad(const Tensor* q, const Tensor* k, const Tensor*
   });
 }
 
-// One update of one vector. `steps` holds one number, as `rate` does on CUDA; elsewhere the rate is `lr`. If `overflow`
-// holds a one, nothing is updated.
-bool gaps_adamw(Tensor* w, const Tensor* g, Tensor* m, Tensor* v, const Tensor* steps, const Tensor* rate,
-                const Tensor* overflow, double lr, double beta1, double beta2, double weight_decay, double eps) {
+// CUDA's update of one vector. `steps` and `rate` hold one number each. If `overflow` holds a one, nothing is updated.
+bool gaps_cuda_adamw(Tensor* w, const Tensor* g, Tensor* m, Tensor* v, const Tensor* steps, const Tensor* rate,
+                     const Tensor* overflow, double beta1, double beta2, double weight_decay, double eps) {
   return attempt([&] {
-    auto update = [&](auto lr) {
-      at::_fused_adamw_({*w}, {*g}, {*m}, {*v}, {}, {*steps}, lr, beta1, beta2, weight_decay, eps, false, false,
-                        std::nullopt, *overflow);
-    };
-    if (w->is_cuda()) {
-      update(*rate);
-    } else {
-      update(lr);
-    }
+    at::_fused_adamw_({*w}, {*g}, {*m}, {*v}, {}, {*steps}, *rate, beta1, beta2, weight_decay, eps, false, false,
+                      std::nullopt, *overflow);
   });
 }
 
