@@ -1,5 +1,6 @@
 #include "blas.h"
 
+#include <ATen/cpu/Utils.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
@@ -30,6 +31,10 @@ namespace {
 
 // Elements of a copy in fp32 of a part of a result, about.
 constexpr int64_t COPIED = 1 << 20;
+
+// As CBLAS says it.
+constexpr int ROW_MAJOR = 101;
+int cblas(bool turned) { return turned ? 112 : 111; }
 
 // Distance between rows of a row-major matrix, or of the one it is the transpose of, and whether it is that.
 struct Lines {
@@ -66,17 +71,16 @@ bool into_floats(const Tensor& a, const Tensor& b, bool accumulate, const Tensor
   int64_t m = c.size(0), n = c.size(1), k = a.size(1);
   float keep = accumulate ? 1.0f : 0.0f;
   auto* to = c.mutable_data_ptr<float>();
-  if (a.scalar_type() == at::kFloat) {
-    meshwright::Matrix left{a.const_data_ptr<float>(), of_a->distance}, right{b.const_data_ptr<float>(), of_b->distance};
-    meshwright::product(of_a->turned, left, of_b->turned, right, 1.0f, keep, to, of_c->distance, m, n, k);
+  if (a.scalar_type() == at::kHalf) {
+    if (!cblas_gemm_f16f16f32) return false;
+    cblas_gemm_f16f16f32(ROW_MAJOR, cblas(of_a->turned), cblas(of_b->turned), m, n, k, 1.0f, a.const_data_ptr(),
+                         of_a->distance, b.const_data_ptr(), of_b->distance, keep, to, of_c->distance);
     return true;
   }
-  auto* product = a.scalar_type() == at::kHalf ? cblas_gemm_f16f16f32 : cblas_gemm_bf16bf16f32;
-  if (!product) return false;
-  constexpr int row_major = 101, as_is = 111, transposed = 112;
-  auto turn = [](Lines lines) { return lines.turned ? transposed : as_is; };
-  product(row_major, turn(*of_a), turn(*of_b), m, n, k, 1.0f, a.const_data_ptr(), of_a->distance, b.const_data_ptr(),
-          of_b->distance, keep, to, of_c->distance);
+  bool narrow = a.scalar_type() == at::kBFloat16;
+  if (narrow && !cblas_gemm_bf16bf16f32) return false;
+  meshwright::Matrix left{a.const_data_ptr(), of_a->distance, narrow}, right{b.const_data_ptr(), of_b->distance, narrow};
+  meshwright::product(of_a->turned, left, of_b->turned, right, 1.0f, keep, to, of_c->distance, m, n, k);
   return true;
 }
 
@@ -105,13 +109,27 @@ void rounded(const Tensor& a, const Tensor& b, bool accumulate, const Tensor& c)
 
 namespace meshwright {
 
+bool prefers_bf16() {
+  static const bool prefers = cblas_gemm_bf16bf16f32 && at::cpu::init_amx();
+  return prefers;
+}
+
 void product(bool turn_a, Matrix a, bool turn_b, Matrix b, float scale, float keep, float* c, int64_t line, int64_t m,
              int64_t n, int64_t k) {
+  if (a.narrow) {
+    auto add = [&](const void* start, float keep) {
+      cblas_gemm_bf16bf16f32(ROW_MAJOR, cblas(turn_a), cblas(turn_b), m, n, k, scale, start, a.line, b.start, b.line, keep,
+                             c, line);
+    };
+    add(a.start, keep);
+    if (a.rest) add(a.rest, 1.0f);
+    return;
+  }
   TORCH_CHECK(sgemm_, "this libtorch has no BLAS");
   // What is row-major to us is its transpose to Fortran, and (a · b)ᵀ = bᵀ · aᵀ.
   int rows = m, columns = n, inner = k, of_a = a.line, of_b = b.line, of_c = line;
-  sgemm_(turn_b ? "T" : "N", turn_a ? "T" : "N", &columns, &rows, &inner, &scale, b.start, &of_b, a.start, &of_a, &keep,
-         c, &of_c);
+  sgemm_(turn_b ? "T" : "N", turn_a ? "T" : "N", &columns, &rows, &inner, &scale, static_cast<const float*>(b.start),
+         &of_b, static_cast<const float*>(a.start), &of_a, &keep, c, &of_c);
 }
 
 void product(const Tensor& a, const Tensor& b, bool accumulate, const Tensor& c) {

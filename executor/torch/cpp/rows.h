@@ -1,4 +1,5 @@
-// What kernels of one pass share: rows of fp32 or bf16, loaded as floats and stored rounded once; an exponential; sums by lanes.
+// What kernels of one pass share: rows of fp32 or bf16, loaded as floats and stored rounded once; an exponential; sums by
+// lanes.
 //
 // Everything is inline in its caller, so that it becomes vectors for the processors that the caller is compiled for.
 #pragma once
@@ -38,25 +39,31 @@ struct Row {
   }
 };
 
+// To nearest, the even one of two; what is not a number stays so.
+INLINE uint16_t narrowed(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  return (bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded;
+}
+
+INLINE float widened(uint16_t value) {
+  uint32_t bits = static_cast<uint32_t>(value) << 16;
+  float wide;
+  std::memcpy(&wide, &bits, sizeof wide);
+  return wide;
+}
+
 INLINE void load(Row row, float* to, int64_t n) {
   if (!row.narrow) return void(std::memcpy(to, row.start, n * sizeof(float)));
   auto* from = reinterpret_cast<const uint16_t*>(row.start);
-  for (int64_t i = 0; i < n; ++i) {
-    uint32_t bits = static_cast<uint32_t>(from[i]) << 16;
-    std::memcpy(&to[i], &bits, sizeof bits);
-  }
+  for (int64_t i = 0; i < n; ++i) to[i] = widened(from[i]);
 }
 
-// To nearest, the even one of two; what is not a number stays so.
 INLINE void store(const float* from, Row row, int64_t n) {
   if (!row.narrow) return void(std::memcpy(row.start, from, n * sizeof(float)));
   auto* to = reinterpret_cast<uint16_t*>(row.start);
-  for (int64_t i = 0; i < n; ++i) {
-    uint32_t bits;
-    std::memcpy(&bits, &from[i], sizeof bits);
-    uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    to[i] = (bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded;
-  }
+  for (int64_t i = 0; i < n; ++i) to[i] = narrowed(from[i]);
 }
 
 // e^x within two units in the last place, by Cody and Waite's reduction and a polynomial of degree six.
