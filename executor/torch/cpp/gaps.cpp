@@ -1,5 +1,5 @@
-// Kernels that write where they are told. ATen's public operators for norms and attention allocate what they give; the
-// kernels below them, which ATen dispatches by processor, take their outputs, and their layouts are the vocabulary's.
+// Kernels of libtorch that write where they are told, and operators that tch does not wrap. ATen's public operators for norms
+// allocate what they give; the kernels below them, which ATen dispatches by processor, take their outputs.
 
 #include "blas.h"
 #include "gaps.h"
