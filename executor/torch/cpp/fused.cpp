@@ -4,100 +4,19 @@
 // Sums over rows go by blocks of a fixed size, added in order: the number of threads changes no bit.
 
 #include "gaps.h"
+#include "rows.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <vector>
 
 using at::Tensor;
-using meshwright::attempt;
-
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define VECTORS __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define VECTORS
-#endif
-#define INLINE static inline __attribute__((always_inline))
+using namespace meshwright;
 
 namespace {
-
-// Sums that are made side by side.
-constexpr int64_t LANES = 32;
-
-// Elements of a buffer: fp32 or bf16.
-struct Row {
-  char* start;
-  bool narrow;
-
-  explicit Row(const Tensor& tensor)
-      : start(static_cast<char*>(const_cast<void*>(tensor.const_data_ptr()))),
-        narrow(tensor.scalar_type() == at::kBFloat16) {
-    TORCH_CHECK(narrow || tensor.scalar_type() == at::kFloat, "a kernel of fp32 and bf16");
-  }
-
-  Row at(int64_t elem) const {
-    Row part = *this;
-    part.start += elem * (narrow ? 2 : 4);
-    return part;
-  }
-};
-
-INLINE void load(Row row, float* to, int64_t n) {
-  if (!row.narrow) return void(std::memcpy(to, row.start, n * sizeof(float)));
-  auto* from = reinterpret_cast<const uint16_t*>(row.start);
-  for (int64_t i = 0; i < n; ++i) {
-    uint32_t bits = static_cast<uint32_t>(from[i]) << 16;
-    std::memcpy(&to[i], &bits, sizeof bits);
-  }
-}
-
-// To nearest, the even one of two; what is not a number stays so.
-INLINE void store(const float* from, Row row, int64_t n) {
-  if (!row.narrow) return void(std::memcpy(row.start, from, n * sizeof(float)));
-  auto* to = reinterpret_cast<uint16_t*>(row.start);
-  for (int64_t i = 0; i < n; ++i) {
-    uint32_t bits;
-    std::memcpy(&bits, &from[i], sizeof bits);
-    uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    to[i] = (bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded;
-  }
-}
-
-// e^x within two units in the last place, by Cody and Waite's reduction and a polynomial of degree six.
-INLINE float exponential(float x) {
-  x = x > 88.0f ? 88.0f : x;
-  x = x < -87.0f ? -87.0f : x;
-  // Adding and taking away 1.5 · 2^23 rounds to a whole number.
-  float n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;
-  float r = x - n * 0.693145752f - n * 1.42860677e-6f;
-  float p = 1.38888889e-3f;
-  p = p * r + 8.33333333e-3f;
-  p = p * r + 4.16666667e-2f;
-  p = p * r + 1.66666667e-1f;
-  p = p * r + 0.5f;
-  p = p * r + 1.0f;
-  p = p * r + 1.0f;
-  uint32_t bits = static_cast<uint32_t>(static_cast<int32_t>(n) + 127) << 23;
-  float scale;
-  std::memcpy(&scale, &bits, sizeof bits);
-  return p * scale;
-}
-
-// Σ a·b, by lanes that the compiler may add side by side.
-INLINE float dot(const float* a, const float* b, int64_t n) {
-  float lanes[LANES] = {};
-  int64_t i = 0;
-  for (; i + LANES <= n; i += LANES)
-    for (int64_t lane = 0; lane < LANES; ++lane) lanes[lane] += a[i + lane] * b[i + lane];
-  float sum = 0;
-  for (float lane : lanes) sum += lane;
-  for (; i < n; ++i) sum += a[i] * b[i];
-  return sum;
-}
 
 // Rows of floats, one after another, in memory of the thread's own.
 float* rows(int64_t count, int64_t cols) {
@@ -181,6 +100,18 @@ VECTORS void rope(Row x, const float* cos, const float* sin, float sign, int64_t
   }
 }
 
+// AdamW of `n` elements; `kept` is what decay leaves of a weight, `rate` and `root` have the bias corrections in them.
+VECTORS void adamw(const float* g, Row narrow, float* w, float* m, float* v, int64_t n, float shrink, float beta1,
+                   float beta2, float rate, float root, float kept, float eps) {
+  for (int64_t i = 0; i < n; ++i) {
+    float d = g[i] * shrink;
+    m[i] = beta1 * m[i] + (1.0f - beta1) * d;
+    v[i] = beta2 * v[i] + (1.0f - beta2) * d * d;
+    w[i] = kept * w[i] - rate * m[i] / (std::sqrt(v[i]) * root + eps);
+  }
+  if (narrow.narrow) store(w, narrow, n);
+}
+
 // Rows that a thread takes at least: 16 Ki elements.
 int64_t grain(int64_t cols) { return std::max<int64_t>(1, (1 << 14) / std::max<int64_t>(cols, 1)); }
 
@@ -253,6 +184,30 @@ bool gaps_cpu_rope(const Tensor* x, const Tensor* cos, const Tensor* sin, bool i
     float sign = inverse ? -1.0f : 1.0f;
     at::parallel_for(0, x->size(0), grain(2 * count * half), [=](int64_t first, int64_t last) {
       rope(heads, c, s, sign, first, last, stride, count, half, rows(2, half));
+    });
+  });
+}
+
+// One update of w by g, both in fp32, and of its copy in bf16 in `narrow`; without one that is w again. The first `decayed`
+// elements decay. Settings as in AdamW; `shrink` is what gradients are multiplied by.
+bool gaps_cpu_adamw(const Tensor* g, const Tensor* narrow, const Tensor* w, const Tensor* m, const Tensor* v,
+                    int64_t decayed, double shrink, double lr, double beta1, double beta2, double bias1, double bias2,
+                    double weight_decay, double eps) {
+  return attempt([&] {
+    // What a thread updates at once, so that what it stored is still there when it is narrowed.
+    constexpr int64_t PART = 1 << 10;
+    Row copy(*narrow);
+    auto* from = g->const_data_ptr<float>();
+    auto floats = [](const Tensor* tensor) { return tensor->mutable_data_ptr<float>(); };
+    float *weights = floats(w), *mean = floats(m), *square = floats(v);
+    float rate = lr / bias1, root = 1.0 / std::sqrt(bias2), kept = 1.0 - lr * weight_decay;
+    at::parallel_for(0, g->numel(), 1 << 14, [=](int64_t first, int64_t last) {
+      for (int64_t at = first, end; at < last; at = end) {
+        end = std::min(last, at + PART);
+        if (at < decayed) end = std::min(end, decayed);
+        adamw(from + at, copy.at(at), weights + at, mean + at, square + at, end - at, shrink, beta1, beta2, rate, root,
+              at < decayed ? kept : 1.0f, eps);
+      }
     });
   });
 }

@@ -6,6 +6,7 @@
 
 use std::ffi::{CStr, c_char, c_void};
 
+use meshwright_executor::kernels::AdamW;
 use tch::{TchError, Tensor};
 
 /// A tensor of C++.
@@ -27,6 +28,7 @@ unsafe extern "C" {
         dout: Raw,
         causal: bool,
         mask: Raw,
+        adds: bool,
         dq: Raw,
         dk: Raw,
         dv: Raw,
@@ -51,7 +53,7 @@ unsafe extern "C" {
         dk: Raw,
         dv: Raw,
     ) -> bool;
-    fn gaps_adamw(
+    fn gaps_cuda_adamw(
         w: Raw,
         g: Raw,
         m: Raw,
@@ -59,9 +61,24 @@ unsafe extern "C" {
         steps: Raw,
         rate: Raw,
         overflow: Raw,
+        beta1: f64,
+        beta2: f64,
+        weight_decay: f64,
+        eps: f64,
+    ) -> bool;
+    fn gaps_cpu_adamw(
+        g: Raw,
+        narrow: Raw,
+        w: Raw,
+        m: Raw,
+        v: Raw,
+        decayed: i64,
+        shrink: f64,
         lr: f64,
         beta1: f64,
         beta2: f64,
+        bias1: f64,
+        bias2: f64,
         weight_decay: f64,
         eps: f64,
     ) -> bool;
@@ -172,16 +189,18 @@ pub enum Fused {
     Cutlass,
 }
 
-/// Flash attention on the CPU: q, k, v `[batch, heads, tokens, width]`, out `[batch, tokens, heads, width]`.
+/// Attention on the CPU, in fp32 or bf16: q, out `[batch, heads, queries, width]`, k, v `[batch, key heads, keys, width]`, lse
+/// `[batch, heads, queries]`.
 pub fn cpu_attention([q, k, v]: [&Tensor; 3], masking: Masking<'_>, [out, lse]: [&Tensor; 2]) -> Result<(), TchError> {
     let mask = maybe(masking.mask);
     call!(gaps_cpu_attention(raw(q), raw(k), raw(v), masking.causal, mask, raw(out), raw(lse)))
 }
 
-/// Its gradients, added to `dq`, `dk`, `dv`; all `[batch, tokens, heads, width]`.
+/// Its gradients; that of queries is added to what is there, if `adds`.
 pub fn cpu_attention_grad(
     [q, k, v, out, lse, dout]: [&Tensor; 6],
     masking: Masking<'_>,
+    adds: bool,
     [dq, dk, dv]: [&Tensor; 3],
 ) -> Result<(), TchError> {
     call!(gaps_cpu_attention_grad(
@@ -193,6 +212,7 @@ pub fn cpu_attention_grad(
         raw(dout),
         masking.causal,
         maybe(masking.mask),
+        adds,
         raw(dq),
         raw(dk),
         raw(dv)
@@ -236,23 +256,22 @@ pub fn cutlass_attention_grad(
     Ok(given)
 }
 
-/// What an update by AdamW is told: the rate on CUDA is a tensor, so that a graph of it takes a new one.
+/// What an update by AdamW on CUDA is told; what changes from step to step is a tensor, so that a graph of it takes a new one.
 pub struct Update<'a> {
     pub steps: &'a Tensor,
     pub rate: &'a Tensor,
     /// One if nothing is to be updated, else zero.
     pub overflow: &'a Tensor,
-    pub lr: f64,
     pub beta1: f64,
     pub beta2: f64,
     pub weight_decay: f64,
     pub eps: f64,
 }
 
-/// One fused update of a vector.
-pub fn adamw([w, g, m, v]: [&Tensor; 4], u: &Update<'_>) -> Result<(), TchError> {
+/// One fused update of a vector on CUDA.
+pub fn cuda_adamw([w, g, m, v]: [&Tensor; 4], u: &Update<'_>) -> Result<(), TchError> {
     let [steps, rate, overflow] = [u.steps, u.rate, u.overflow].map(raw);
-    call!(gaps_adamw(
+    call!(gaps_cuda_adamw(
         raw(w),
         raw(g),
         raw(m),
@@ -260,12 +279,20 @@ pub fn adamw([w, g, m, v]: [&Tensor; 4], u: &Update<'_>) -> Result<(), TchError>
         steps,
         rate,
         overflow,
-        u.lr,
         u.beta1,
         u.beta2,
         u.weight_decay,
         u.eps
     ))
+}
+
+/// One update of a vector on the CPU: of w by g, times `shrink`, in fp32, and of its copy in fp32 or bf16. The first `decayed`
+/// elements decay.
+pub fn cpu_adamw([g, copy, w, m, v]: [&Tensor; 5], decayed: usize, shrink: f64, h: &AdamW) -> Result<(), TchError> {
+    let [g, copy, w, m, v] = [g, copy, w, m, v].map(raw);
+    let [lr, beta1, beta2, bias1] = [h.lr, h.beta1, h.beta2, h.bias1].map(f64::from);
+    let [bias2, decay, eps] = [h.bias2, h.weight_decay, h.eps].map(f64::from);
+    call!(gaps_cpu_adamw(g, copy, w, m, v, decayed as i64, shrink, lr, beta1, beta2, bias1, bias2, decay, eps))
 }
 
 /// Working memory of one rank on the CPU.

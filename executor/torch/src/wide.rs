@@ -22,7 +22,7 @@ pub fn is_native(op: &Op, x: &Args) -> bool {
     if (0..x.len()).all(|argument| !x.is_half(argument)) {
         return true;
     }
-    // Kernels of `cpp/fused.cpp`.
+    // Kernels of `cpp/fused.cpp` and `cpp/attention.cpp`.
     let fused = !x.is_cuda() && (0..x.len()).all(|argument| x.kind(argument) != Kind::Half);
     match op {
         Op::Matmul { .. } | Op::ExpertMatmul { .. } | Op::Embed { .. } | Op::Positions { .. } => true,
@@ -35,7 +35,7 @@ pub fn is_native(op: &Op, x: &Args) -> bool {
         Op::Norm { kind: NormKind::Layer, .. } => true,
         // CUDA's kernels are of two bytes, and keep statistics in fp32.
         Op::Norm { kind: NormKind::Rms, .. } => x.is_cuda() || fused,
-        Op::Attention(_) | Op::AttentionGrad(_) => x.is_cuda(),
+        Op::Attention(_) | Op::AttentionGrad(_) => x.is_cuda() || fused,
         Op::EmbedGrad { .. }
         | Op::NormGrad { kind: NormKind::Layer, .. }
         | Op::Route { .. }

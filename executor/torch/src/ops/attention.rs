@@ -1,4 +1,4 @@
-//! Fused attention: flash attention on the CPU; cuDNN's on CUDA for 2-byte elements of usual widths, else CUTLASS's.
+//! Fused attention: on the CPU `cpp/attention.cpp`; on CUDA cuDNN's for 2-byte elements of usual widths, else CUTLASS's.
 //!
 //! In: queries, keys and values where they lie in packed rows. Out: results where they belong.
 //!
@@ -49,7 +49,7 @@ impl Sizes {
 
     /// Whether a kernel needs keys to be repeated.
     fn repeats(self, kernel: Kernel) -> bool {
-        self.group() > 1 && kernel != Kernel::Cuda(Fused::Cudnn)
+        self.group() > 1 && kernel == Kernel::Cuda(Fused::Cutlass)
     }
 }
 
@@ -103,14 +103,14 @@ enum Of {
     KeysOnce,
 }
 
-/// Each query's lse, of one part: `[batch, tokens, heads]`.
+/// Each query's lse, of one part: `[batch, heads, tokens]`.
 fn lines(x: &Args, argument: usize, sizes: Sizes, part: usize, kernel: Kernel) -> Outcome<Tensor> {
     let Sizes { batch, queries, heads, kv_heads, .. } = sizes;
     if !sizes.repeats(kernel) {
-        return x.of(argument, [batch, queries, heads]);
+        return x.strided(argument, [batch, heads, queries], [queries * heads, 1, heads], 0);
     }
     let group = sizes.group();
-    x.strided(argument, [kv_heads, queries, group], [group, heads, 1], part * queries * heads)
+    x.strided(argument, [kv_heads, group, queries], [group, 1, heads], part * queries * heads)
 }
 
 /// Where results of attention lie: `[rows, heads · width]`.
@@ -125,14 +125,14 @@ pub fn attend(x: &Args, sizes: Sizes, qkv: [Rows; 3], masking: Masking<'_>, out:
     for part in 0..sizes.parts(kernel) {
         let of = |rows, of| heads(x, rows, sizes, part, of, kernel);
         let (q, k, v) = (of(qkv[0], Of::Queries)?, of(qkv[1], Of::Keys)?, of(qkv[2], Of::Keys)?);
-        let out = of(results(out, sizes), Of::Queries)?.f_transpose(1, 2)?;
+        let out = of(results(out, sizes), Of::Queries)?;
         let lse = lines(x, lse, sizes, part, kernel)?;
         match kernel {
             Kernel::Cpu => gaps::cpu_attention([&q, &k, &v], masking, [&out, &lse])?,
             Kernel::Cuda(fused) => {
                 let [made, made_lse] = gaps::cuda_attention(fused, [&q, &k, &v], masking)?;
-                copy(&out, &made.f_transpose(1, 2)?)?;
-                copy(&lse, &tokens_of(fused, &made_lse, sizes)?.f_transpose(1, 2)?)?;
+                copy(&out, &made)?;
+                copy(&lse, &tokens_of(fused, &made_lse, sizes)?)?;
             }
         }
     }
@@ -171,12 +171,14 @@ pub fn attend_grad(x: &Args, sizes: Sizes, qkv: [Rows; 3], masking: Masking<'_>,
         let to = [of(g.to[0], Of::Queries)?, of(g.to[1], once)?, of(g.to[2], once)?];
         let [q, k, v] = &given;
         match kernel {
-            Kernel::Cpu => on_cpu([q, k, v, &out, &lse, &dout], masking, &to, g.adds)?,
+            Kernel::Cpu => {
+                gaps::cpu_attention_grad([q, k, v, &out, &lse, &dout], masking, g.adds, to.each_ref())?;
+            }
             Kernel::Cuda(fused) => {
                 let made = on_cuda(fused, [q, k, v, &out, &lse, &dout], masking)?;
                 super::store(&to[0], &made[0], g.adds)?;
                 for (to, made) in to[1..].iter().zip(&made[1..]) {
-                    copy(to, &summed(made, to, 1)?)?;
+                    copy(to, &summed(made, to)?)?;
                 }
             }
         }
@@ -184,43 +186,17 @@ pub fn attend_grad(x: &Args, sizes: Sizes, qkv: [Rows; 3], masking: Masking<'_>,
     Ok(())
 }
 
-/// Gradients of repeated keys, summed over the heads that share them, which lie on `axis`.
-fn summed(made: &Tensor, to: &Tensor, axis: i64) -> Outcome<Tensor> {
-    if made.size()[axis as usize] == to.size()[axis as usize] {
+/// Gradients of repeated keys, summed over the heads that share them.
+fn summed(made: &Tensor, to: &Tensor) -> Outcome<Tensor> {
+    if made.size()[1] == to.size()[1] {
         return Ok(made.shallow_clone());
     }
-    made.f_sum_dim_intlist(axis, true, made.kind())
-}
-
-/// The CPU's kernel adds to its outputs; all it takes is `[batch, tokens, heads, width]`.
-fn on_cpu(given: [&Tensor; 6], masking: Masking<'_>, to: &[Tensor; 3], adds: bool) -> Outcome {
-    let turned = |tensor: &Tensor| tensor.f_transpose(1, 2);
-    let [q, k, v, out, lse, dout] = given;
-    let given = [turned(q)?, turned(k)?, turned(v)?, turned(out)?, lse.f_contiguous()?, turned(dout)?];
-    let repeated = to[1].size() != k.size();
-    let mut made = [turned(&to[0])?, turned(&to[1])?, turned(&to[2])?];
-    if !adds {
-        drop(made[0].f_zero_()?);
-    }
-    for (made, keys) in made[1..].iter_mut().zip([&given[1], &given[2]]) {
-        if repeated {
-            *made = Tensor::f_zeros(&keys.size()[..], (keys.kind(), keys.device()))?;
-        } else {
-            drop(made.f_zero_()?);
-        }
-    }
-    gaps::cpu_attention_grad(given.each_ref(), masking, made.each_ref())?;
-    if repeated {
-        for (to, made) in to[1..].iter().zip(&made[1..]) {
-            copy(&turned(to)?, &summed(made, &turned(to)?, 2)?)?;
-        }
-    }
-    Ok(())
+    made.f_sum_dim_intlist(1, true, made.kind())
 }
 
 /// CUDA's kernels give what they make, `[batch, heads, tokens, width]`.
 fn on_cuda(fused: Fused, [q, k, v, out, lse, dout]: [&Tensor; 6], masking: Masking<'_>) -> Outcome<[Tensor; 3]> {
-    let lse = lse.f_transpose(1, 2)?.f_contiguous()?;
+    let lse = lse.f_contiguous()?;
     match fused {
         Fused::Cutlass => {
             // As long as the kernel pads it.

@@ -109,7 +109,7 @@ fn kernel(op: &Op, x: &Args, at: &Coord, step: &StepArgs, device: Device, kept: 
         }
         Op::AdamW { n, decayed, shards, axis, master } => {
             let decayed = decayed.saturating_sub(shard(shards, at.on(axis)) * n).min(n);
-            optimizer::adamw(x, n, decayed, master, step, kept)
+            optimizer::adamw(x, decayed, master, step, kept)
         }
     }
 }

@@ -8,8 +8,6 @@ use crate::gaps::{self, Update};
 use crate::torch::{Kept, Settings};
 use crate::view::{Args, Outcome, n};
 
-/// Elements of a gradient that are clipped at once on the CPU, so that the copy stays in caches.
-const CLIPPED: usize = 1 << 17;
 /// Sums of squares that are made side by side.
 const LANES: usize = 64;
 
@@ -79,34 +77,47 @@ pub fn settle(step: &StepArgs, device: Device, kept: &mut Kept) -> Outcome {
 
 /// AdamW with clipping to the norm in the first argument, whose square stands there, as scaled; where it is not finite nothing
 /// is updated.
-pub fn adamw(x: &Args, elems: usize, decayed: usize, master: bool, step: &StepArgs, kept: &Kept) -> Outcome {
-    let settings = kept.settings();
+pub fn adamw(x: &Args, decayed: usize, master: bool, step: &StepArgs, kept: &Kept) -> Outcome {
     let (g, m, v) = (x.flat(1)?, x.flat(3)?, x.flat(4)?);
-    let updated = x.flat(if master { 5 } else { 2 })?;
-    // On the device, so that nobody waits for the norm: min(1, clip / (norm + 1e-6)) / scale.
-    let square = x.flat(0)?;
+    let (w, updated) = (x.flat(2)?, x.flat(if master { 5 } else { 2 })?);
+    if x.is_cuda() {
+        on_cuda(&x.flat(0)?, [&g, &updated, &m, &v], decayed, step, kept)?;
+        return if master { copy(&w, &updated) } else { Ok(()) };
+    }
+    // As min(1, clip / (norm + 1e-6)) / scale.
+    let (square, scale) = (x.flat(0)?.f_double_value(&[0])?, f64::from(step.loss_scale));
+    if !square.is_finite() {
+        return if master { copy(&w, &updated) } else { Ok(()) };
+    }
+    let clip = if step.clip > 0.0 { f64::from(step.clip) / (square.sqrt() / scale + 1e-6) } else { 1.0 };
+    // The kernel writes a copy in bf16; another is made apart.
+    let copied = if w.kind() == Kind::BFloat16 { &w } else { &updated };
+    gaps::cpu_adamw([&g, copied, &updated, &m, &v], decayed, clip.min(1.0) / scale, &step.adamw)?;
+    if master && w.kind() != Kind::BFloat16 { copy(&w, &updated) } else { Ok(()) }
+}
+
+/// The same by libtorch's kernel, with nobody waiting for the norm.
+fn on_cuda(square: &Tensor, [g, w, m, v]: [&Tensor; 4], decayed: usize, step: &StepArgs, kept: &Kept) -> Outcome {
+    let settings = kept.settings();
     let overflow = square.f_isfinite()?.f_logical_not()?.f_to_kind(Kind::Float)?;
     let mut shrink = settings.scale.f_reciprocal()?;
     if step.clip > 0.0 {
         let mut norm = square.f_sqrt()?.f_div_(&settings.scale)?.f_add_scalar_(1e-6)?;
         drop(shrink.f_mul_(&norm.f_reciprocal_()?.f_mul_scalar_(f64::from(step.clip))?.f_clamp_max_(1.0)?)?);
     }
-    let at_once = if x.is_cuda() { elems.max(1) } else { CLIPPED };
-    for (from, to, decays) in [(0, decayed, true), (decayed, elems, false)] {
-        for first in (from..to).step_by(at_once) {
-            let count = at_once.min(to - first);
+    for (first, count, decays) in [(0, decayed, true), (decayed, g.numel() - decayed, false)] {
+        if count > 0 {
             let part = |tensor: &Tensor| tensor.f_narrow(0, n(first), n(count));
-            let g = part(&g)?.f_mul(&shrink)?;
             let update = update(step, settings, decays, &overflow);
-            gaps::adamw([&part(&updated)?, &g, &part(&m)?, &part(&v)?], &update)?;
+            gaps::cuda_adamw([&part(w)?, &part(g)?.f_mul(&shrink)?, &part(m)?, &part(v)?], &update)?;
         }
     }
-    if master { copy(&x.flat(2)?, &updated) } else { Ok(()) }
+    Ok(())
 }
 
 fn update<'a>(step: &StepArgs, settings: &'a Settings, decays: bool, overflow: &'a Tensor) -> Update<'a> {
-    let (h, (_, lr, decay)) = (&step.adamw, translated(step));
+    let (h, (_, _, decay)) = (&step.adamw, translated(step));
     let [beta1, beta2, eps] = [h.beta1, h.beta2, h.eps].map(f64::from);
     let weight_decay = if decays { decay } else { 0.0 };
-    Update { steps: &settings.steps, rate: &settings.rate, overflow, lr, beta1, beta2, weight_decay, eps }
+    Update { steps: &settings.steps, rate: &settings.rate, overflow, beta1, beta2, weight_decay, eps }
 }
