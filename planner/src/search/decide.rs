@@ -38,7 +38,7 @@ impl Search<'_> {
                 Seats::Stages(pools) if of.pp > 1 && of.chunks == 1 => {
                     let costs: Vec<&Costs> = pools.iter().map(|&pool| &group.costs[pool]).collect();
                     let pipeline = self.pipeline(&self.shapes[index], &of);
-                    floor.max(spread::floor(&self.space.job.model, &pipeline, &costs, &|_, _| Some(0.0)))
+                    floor.max(spread::floor(&self.space.job.model, &pipeline, &costs, &|_, _| Some(Default::default())))
                 }
                 Seats::Stages(_) => floor,
                 Seats::Replicas(_) => floor.max(self.shared(index, &of, &group)),

@@ -20,6 +20,7 @@ mod play;
 mod prove;
 mod room;
 pub(crate) mod seats;
+mod soonest;
 mod space;
 mod spread;
 mod stages;

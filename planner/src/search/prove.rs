@@ -10,8 +10,8 @@ use std::rc::Rc;
 use rustc_hash::FxHashMap;
 
 use crate::error::PlanError;
-use crate::partition::{Choice, Problem};
-use crate::plan::Plan;
+use crate::partition::Problem;
+use crate::plan::{Plan, Stage};
 use crate::schedule::Pipeline;
 
 use super::cost::Costs;
@@ -19,8 +19,9 @@ use super::engine::Search;
 use super::open::Group;
 use super::seats::Seats;
 use super::space::Combination;
+use super::spread::Takes;
 use super::stages::{Undecided, least};
-use super::{play, spread};
+use super::{play, soonest};
 
 /// A combination of which one spreading of layers was chosen: no other ends before its floor.
 pub(super) struct Decided {
@@ -34,14 +35,17 @@ pub(super) struct Decided {
 const PLAYS: usize = 256;
 const SIMULATIONS: usize = 4;
 
+/// Ways by stage and layers.
+type Known = FxHashMap<(usize, usize), Rc<Vec<(Stage, Takes)>>>;
+
 /// The ways in which so many layers fit on a stage.
 struct Ways<'a> {
     undecided: &'a Undecided<'a>,
-    known: RefCell<FxHashMap<(usize, usize), Rc<Vec<Choice>>>>,
+    known: RefCell<Known>,
 }
 
 impl Ways<'_> {
-    fn of(&self, stage: usize, layers: usize) -> Rc<Vec<Choice>> {
+    fn of(&self, stage: usize, layers: usize) -> Rc<Vec<(Stage, Takes)>> {
         let mut known = self.known.borrow_mut();
         known.entry((stage, layers)).or_insert_with(|| Rc::new(self.undecided.ways(stage, layers))).clone()
     }
@@ -54,9 +58,10 @@ impl Ways<'_> {
             let mut some = vec![Vec::with_capacity(held.len())];
             for (stage, &layers) in held.iter().enumerate() {
                 let ways = self.of(stage, layers);
-                let soon = ways.iter().filter(|way| way.seconds * (plan.microbatches() as f64) < before);
-                let more =
-                    |way: &Choice| some.iter().map(|first| [&first[..], &[way.stage]].concat()).collect::<Vec<_>>();
+                let soon = ways.iter().filter(|(_, takes)| takes.busy * (plan.microbatches() as f64) < before);
+                let more = |(way, _): &(Stage, Takes)| -> Vec<Vec<Stage>> {
+                    some.iter().map(|first| [&first[..], &[*way]].concat()).collect()
+                };
                 some = soon.flat_map(more).collect();
                 if some.len() > left {
                     return None;
@@ -119,14 +124,16 @@ impl Search<'_> {
         let ways = Ways { undecided: &undecided, known: Default::default() };
         let takes = |stage: usize, layers: usize| {
             problem.choices[stage].get(layers - 1)?;
-            ways.of(stage, layers).iter().map(|way| way.seconds).min_by(f64::total_cmp)
+            let (ways, never) = (ways.of(stage, layers), Takes { busy: f64::INFINITY, kernels: f64::INFINITY });
+            let less = |a: Takes, b: &Takes| Takes { busy: a.busy.min(b.busy), kernels: a.kernels.min(b.kernels) };
+            (!ways.is_empty()).then(|| ways.iter().map(|(_, takes)| takes).fold(never, less))
         };
         let (model, pipeline) = (&plan.job.model, plan.pipeline());
-        let may_end = |before: f64| spread::may_end(model, &pipeline, &costs, &takes, before).is_some();
+        let may_end = |before: f64| soonest::may_end(model, &pipeline, &costs, &takes, before).is_some();
         if !may_end(wanted) {
             return Ok(wanted);
         }
-        let all = spread::all(model, &pipeline, &costs, &takes, (wanted, PLAYS));
+        let all = soonest::all(model, &pipeline, &costs, &takes, (wanted, PLAYS));
         if let Some(played) = all.and_then(|all| ways.played(all, wanted)) {
             return self.nearest(played, wanted);
         }
@@ -174,11 +181,14 @@ impl Search<'_> {
                 orders: Default::default(),
             };
             let Some(problem) = undecided.problem() else { continue };
-            let takes = |stage: usize, layers: usize| Some(problem.choices[stage].get(layers - 1)?.seconds);
+            let takes = |stage: usize, layers: usize| {
+                let busy = problem.choices[stage].get(layers - 1)?.seconds;
+                Some(Takes { busy, kernels: 0.0 })
+            };
             let model = &self.space.job.model;
             let late = |microbatches: usize| {
                 let pipeline = Pipeline { microbatches, ..pipeline };
-                spread::may_end(model, &pipeline, &costs, &takes, before).is_none()
+                soonest::may_end(model, &pipeline, &costs, &takes, before).is_none()
             };
             done += count * (least(1, batch + 1, late) - 1);
         }

@@ -18,8 +18,7 @@
 //! A step ends after the last backward of any stage, its weights left and the sums of its gradients that those do not hide.
 //!
 //! [`floor`]: each path depends on how many layers stand before stage s and on how many it has, so that the best spreading for
-//! their maximum is found stage by stage: best(s, n) = min_k max(best(s − 1, n − k), path_s(n − k, k)). [`may_end`] is tighter:
-//! for a given end, the soonest last backward of stage s with n layers from there on is found from the last stage to the first.
+//! their maximum is found stage by stage: best(s, n) = min_k max(best(s − 1, n − k), path_s(n − k, k)).
 //!
 //! Invariant: no more than the played step of any spreading (tests against enumeration).
 
@@ -76,37 +75,37 @@ impl Sums {
 }
 
 /// What paths are made of.
-struct Paths<'a> {
-    pipeline: &'a Pipeline,
+pub(super) struct Paths<'a> {
+    pub(super) pipeline: &'a Pipeline,
     costs: &'a [&'a Costs],
     /// By pool, and of each stage which of them.
     sums: Vec<Sums>,
     own: Vec<usize>,
     /// Running sums of the fastest pool.
-    low: Vec<Times>,
-    hop: f64,
+    pub(super) low: Vec<Times>,
+    pub(super) hop: f64,
     /// Sums of gradients that the first stage's last pass does not hide.
     summed: f64,
     /// What no step is without, once all gradients are summed.
-    rest: f64,
+    pub(super) rest: f64,
 }
 
 /// A stage's part in paths.
-struct Passed {
+pub(super) struct Passed {
     /// Its passes, as far as they are known.
-    own: Times,
+    pub(super) own: Times,
     /// When its last backward ends, at the soonest.
-    last: f64,
+    pub(super) last: f64,
     /// Its passes of weights after that.
-    weights: f64,
+    pub(super) weights: f64,
     /// Sums of its gradients that its last pass does not hide.
-    exposed: f64,
+    pub(super) exposed: f64,
     /// All its work: grows with its layers, as paths need not.
-    busy: f64,
+    pub(super) busy: f64,
 }
 
 impl<'a> Paths<'a> {
-    fn of(model: &Model, pipeline: &'a Pipeline, costs: &'a [&'a Costs]) -> Paths<'a> {
+    pub(super) fn of(model: &Model, pipeline: &'a Pipeline, costs: &'a [&'a Costs]) -> Paths<'a> {
         let (mut known, mut sums, mut own): (Vec<&Costs>, Vec<Sums>, Vec<usize>) = Default::default();
         for &costs in costs {
             let at = known.iter().position(|other| std::ptr::eq(*other, costs)).unwrap_or_else(|| {
@@ -136,18 +135,20 @@ impl<'a> Paths<'a> {
     }
 
     /// Embedding and head of a stage, its loads and receives.
-    fn ends(&self, stage: usize) -> Times {
+    pub(super) fn ends(&self, stage: usize) -> Times {
         let mut times = Times::default();
         super::bound::ends(&mut times, (stage, self.pipeline.stages), self.costs[stage]);
         times
     }
 
-    /// The soonest ends of a stage that has layers `from..to` and takes `least` or more a microbatch.
-    fn pass(&self, stage: usize, (from, to): (usize, usize), least: f64) -> Passed {
+    /// The soonest ends of a stage that has layers `from..to` and takes `least` or more a microbatch; a trip through those behind it
+    /// and back takes `behind` or more.
+    pub(super) fn pass(&self, stage: usize, (from, to): (usize, usize), least: Takes, behind: f64) -> Passed {
         let (end, m) = (self.pipeline.stages - 1, self.pipeline.microbatches as f64);
         let mut own = self.sums[self.own[stage]].between(from, to);
         own.plus(&self.ends(stage));
-        let longer = (least - own.total()).max(0.0);
+        own.backward = own.backward.max(least.kernels - own.forward - own.weights);
+        let longer = (least.busy - own.total()).max(0.0);
         let (mut before, mut after) = (self.low[from], self.low[self.low.len() - 1].less(&self.low[to]));
         if stage > 0 {
             before.plus(&self.ends(0));
@@ -156,8 +157,8 @@ impl<'a> Paths<'a> {
             after.plus(&self.ends(end));
         }
         let (s, p) = (stage as f64, self.pipeline.stages as f64);
-        let (came, trip) =
-            (before.forward + s * self.hop, after.total() - after.weights + 2.0 * (p - 1.0 - s) * self.hop);
+        let came = before.forward + s * self.hop;
+        let trip = (after.total() - after.weights + 2.0 * (p - 1.0 - s) * self.hop).max(behind);
         let splits = self.pipeline.schedule.splits();
         let left = if splits { s.min((m - p + 1.0 + s).max(0.0)) + 1.0 } else { 0.0 };
         let weights = left * own.weights;
@@ -200,8 +201,8 @@ impl<'a> Paths<'a> {
     }
 
     /// The longest path through a stage, and all its work.
-    fn through(&self, stage: usize, span: (usize, usize), least: f64) -> (f64, f64) {
-        let passed = self.pass(stage, span, least);
+    fn through(&self, stage: usize, span: (usize, usize), least: Takes) -> (f64, f64) {
+        let passed = self.pass(stage, span, least, 0.0);
         let mut back = self.low[span.0].backward;
         let mut first = passed.weights;
         if stage > 0 {
@@ -211,96 +212,19 @@ impl<'a> Paths<'a> {
         let ends = (passed.weights + passed.exposed).max(back + first + self.summed);
         (passed.last + ends + self.rest, passed.busy)
     }
-
-    /// For each number of layers from a stage on, the soonest that the stage's last backward can end in a step that ends
-    /// before a time, and how many of them it has then.
-    fn soonest(&self, before: f64, least: &Least) -> Vec<Vec<(f64, usize)>> {
-        let (stages, layers) = (self.pipeline.stages, self.low.len() - 1);
-        let none = || vec![(f64::INFINITY, 0); layers + 1];
-        let mut all = vec![none()];
-        all[0][0].0 = f64::NEG_INFINITY;
-        for stage in (0..stages).rev() {
-            let mut next = none();
-            for (held, &(behind, _)) in all[stages - 1 - stage].iter().enumerate().take(layers - stage) {
-                if behind == f64::INFINITY {
-                    continue;
-                }
-                let to = layers - held;
-                for from in (stage..to).rev() {
-                    let Some(ended) = self.ended(stage, (from, to), behind, least) else { break };
-                    if ended.busy >= before {
-                        break;
-                    }
-                    if ended.step < before && ended.last < next[layers - from].0 {
-                        next[layers - from] = (ended.last, to - from);
-                    }
-                }
-            }
-            all.push(next);
-        }
-        all.reverse();
-        all
-    }
-
-    /// When a stage ends that has layers `from..to`, if the one behind it does at a time; none if so many do not fit.
-    fn ended(&self, stage: usize, (from, to): (usize, usize), behind: f64, least: &Least) -> Option<Ended> {
-        let passed = self.pass(stage, (from, to), least(stage, to - from)?);
-        let last = passed.last.max(behind + self.hop + passed.own.backward);
-        Some(Ended { last, step: last + passed.weights + passed.exposed + self.rest, busy: passed.busy })
-    }
-
-    /// Adds to `all` every spreading that begins so and may end before a time; false if there are more than so many.
-    fn each(
-        &self,
-        soonest: &[Vec<(f64, usize)>],
-        before: f64,
-        least: &Least,
-        held: &mut Vec<usize>,
-        all: &mut Many,
-    ) -> bool {
-        let (stage, layers) = (held.len(), self.low.len() - 1);
-        let from = held.iter().sum::<usize>();
-        if stage == self.pipeline.stages {
-            all.found.push(held.clone());
-            return all.found.len() <= all.most;
-        }
-        for to in from + 1..=layers {
-            let behind = soonest[stage + 1][layers - to].0;
-            if behind == f64::INFINITY {
-                continue;
-            }
-            let Some(ended) = self.ended(stage, (from, to), behind, least) else { break };
-            if ended.step < before {
-                held.push(to - from);
-                let few = self.each(soonest, before, least, held, all);
-                held.pop();
-                if !few {
-                    return false;
-                }
-            }
-        }
-        true
-    }
 }
 
-/// When a stage ends at the soonest.
-struct Ended {
-    /// Its last backward.
-    last: f64,
-    /// The step, for all that it knows.
-    step: f64,
-    /// All its work: grows with its layers.
-    busy: f64,
+/// What a stage takes a microbatch at the least where its memory decides that, in seconds.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Takes {
+    /// All that it is busy with.
+    pub busy: f64,
+    /// Kernels, what is made again among them.
+    pub kernels: f64,
 }
 
-/// Spreadings, and of how many there is use.
-struct Many {
-    found: Vec<Vec<usize>>,
-    most: usize,
-}
-
-/// What a stage of so many layers takes a microbatch at the least where its memory decides that, or none if so many do not fit.
-pub type Least<'a> = dyn Fn(usize, usize) -> Option<f64> + 'a;
+/// What a stage of so many layers takes, or none if so many do not fit.
+pub type Least<'a> = dyn Fn(usize, usize) -> Option<Takes> + 'a;
 
 /// Of all pieces together.
 fn shared(model: &Model, costs: &Costs, pick: &dyn Fn(&PieceCost) -> f64) -> f64 {
@@ -313,35 +237,6 @@ fn summed(costs: &Costs) -> f64 {
     let late = |piece: &PieceCost| piece.share.reduce - piece.pass.backward[0] - piece.pass.weights;
     let layer = costs.layers.iter().map(|(_, piece)| late(piece)).fold(f64::INFINITY, f64::min);
     if layer > 0.0 { (layer + late(&costs.embed)).max(0.0) } else { 0.0 }
-}
-
-/// A spreading of layers over stages that may end before a time, if there is one.
-pub fn may_end(model: &Model, pipeline: &Pipeline, costs: &[&Costs], least: &Least, before: f64) -> Option<Vec<usize>> {
-    let soonest = Paths::of(model, pipeline, costs).soonest(before, least);
-    let mut left = model.depth();
-    if soonest[0][left].0 == f64::INFINITY {
-        return None;
-    }
-    let held = soonest[..pipeline.stages].iter().map(|all| {
-        let own = all[left].1;
-        left -= own;
-        own
-    });
-    Some(held.collect())
-}
-
-/// All spreadings that may end before a time; none if there are more than `most`.
-pub fn all(
-    model: &Model,
-    pipeline: &Pipeline,
-    costs: &[&Costs],
-    least: &Least,
-    (before, most): (f64, usize),
-) -> Option<Vec<Vec<usize>>> {
-    let paths = Paths::of(model, pipeline, costs);
-    let soonest = paths.soonest(before, least);
-    let mut all = Many { found: Vec::new(), most };
-    paths.each(&soonest, before, least, &mut Vec::new(), &mut all).then_some(all.found)
 }
 
 /// A step of any spreading of layers over stages; `costs` are by stage.

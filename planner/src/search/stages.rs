@@ -16,6 +16,7 @@ use crate::schedule::{Action, Pipeline};
 
 use super::bound::{Times, ends};
 use super::cost::Costs;
+use super::spread::Takes;
 
 /// A candidate whose stages are to be decided.
 pub struct Undecided<'a> {
@@ -100,10 +101,13 @@ impl Undecided<'_> {
         super::play::alone(&plan, self.costs[stage], stage, &orders[stage]) / microbatches as f64
     }
 
-    /// All ways in which so many layers fit on a stage, and what it is busy a microbatch at the least: played alone.
-    pub fn ways(&self, stage: usize, count: usize) -> Vec<Choice> {
+    /// All ways in which so many layers fit on a stage, and what they take a microbatch at the least: played alone.
+    pub fn ways(&self, stage: usize, count: usize) -> Vec<(Stage, Takes)> {
         let window = Window::of(self, stage, count);
-        let timed = |way| Choice { seconds: self.alone(&window, way, true).max(window.seconds(&way)), stage: way };
+        let timed = |way: Stage| {
+            let busy = self.alone(&window, way, true).max(window.seconds(&way));
+            (way, Takes { busy, kernels: window.kernels(&way) })
+        };
         window.ways(self.room[stage]).into_iter().map(timed).collect()
     }
 
@@ -176,6 +180,15 @@ impl<'a> Window<'a> {
         }
         let places = places_away(mix.offload, self.undecided.plan.microbatches()).iter().sum::<usize>() as u64;
         bytes + places * away.iter().sum::<u64>() + once.bytes()
+    }
+
+    /// Seconds of a mix's kernels a microbatch.
+    fn kernels(&self, mix: &Stage) -> f64 {
+        let costs = self.undecided.costs[self.stage];
+        let mut times = Times::default();
+        self.kinds().enumerate().for_each(|(i, kind)| times.layer(costs.layer(kind), mix.mode(i)));
+        ends(&mut times, (self.stage, self.undecided.plan.mesh.pp), costs);
+        times.total()
     }
 
     /// Seconds of a mix a microbatch: forward and backward each with what travels beside them, but for those of two pieces at

@@ -174,7 +174,7 @@ fn no_spreading_of_layers_is_below_its_floor() {
             let work = ShapeWork::of(&plan, &mut links.prices).unwrap();
             let costs = Costs::of(&plan, &work, &Sizes::of(&plan, &work.frames), &mut links).unwrap();
             let (all, model) = (vec![&costs; of.pp], &job.model);
-            let any = |_: usize, _: usize| Some(0.0);
+            let any = |_: usize, _: usize| Some(Default::default());
             let floor = spread::floor(model, &plan.pipeline(), &all, &any);
             let play = |held: Vec<usize>| {
                 let stage = |&layers: &usize| Stage { layers, full: 0, selective: 0, offload: 0 };
@@ -185,18 +185,18 @@ fn no_spreading_of_layers_is_below_its_floor() {
             let least = played.iter().map(|(seconds, _)| *seconds).fold(f64::INFINITY, f64::min);
             let at = (shape, of);
             let near = 1.02 * least;
-            let found = spread::all(model, &plan.pipeline(), &all, &any, (near, usize::MAX)).unwrap();
+            let found = soonest::all(model, &plan.pipeline(), &all, &any, (near, usize::MAX)).unwrap();
             for (seconds, held) in played.iter().filter(|(seconds, _)| *seconds < near) {
                 assert!(found.contains(held), "{at:?}: {held:?} ends at {seconds}");
             }
-            assert!(spread::all(model, &plan.pipeline(), &all, &any, (near, found.len() - 1)).is_none());
+            assert!(soonest::all(model, &plan.pipeline(), &all, &any, (near, found.len() - 1)).is_none());
             assert!(floor <= least * (1.0 + 1e-9), "{at:?}: {floor} above {least}");
             assert!(
-                spread::may_end(model, &plan.pipeline(), &all, &any, least * (1.0 + 1e-6)).is_some(),
+                soonest::may_end(model, &plan.pipeline(), &all, &any, least * (1.0 + 1e-6)).is_some(),
                 "{at:?} at {least}"
             );
             assert!(
-                spread::may_end(model, &plan.pipeline(), &all, &any, floor * 0.9).is_none(),
+                soonest::may_end(model, &plan.pipeline(), &all, &any, floor * 0.9).is_none(),
                 "{at:?} below {floor}"
             );
             looked += 1;
