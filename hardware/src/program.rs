@@ -308,7 +308,7 @@ pub enum Stream {
     Compute,
     /// Collectives that may run beside kernels.
     Comm,
-    /// Messages to other stages, which wait for no collective.
+    /// What goes from one rank to another, to a stage or round a ring: it waits for no collective among several.
     Message,
     /// Moves to the host's memory and back: devices have engines of their own for them.
     Host,

@@ -6,7 +6,7 @@
 //! run; the global norm; updates. In ZeRO-3 a piece's weights are gathered while the piece before it runs.
 //!
 //! Invariant: collectives that kernels wait for and receives stand where kernels need them (compute stream); collectives that
-//! something can run beside are on the comm stream, sends and moves to the host on their own.
+//! something can run beside are on the comm stream, what goes to one other rank (sends, rings) and moves to the host on their own.
 
 use std::collections::HashMap;
 
@@ -129,7 +129,7 @@ impl Writer<'_> {
                 Segment::Collective(op, axis, value) => {
                     let view = self.bind(index, piece, &code.work, Use::whole(*value), mb, piece.elems(*value));
                     // What goes round a ring is for the next hop; the rest is needed at once.
-                    let stream = if *op == Collective::Rotate { Stream::Comm } else { Stream::Compute };
+                    let stream = if *op == Collective::Rotate { Stream::Message } else { Stream::Compute };
                     self.push(Kind::Collective { op: *op, axis: *axis, view }, stream, at.layer());
                 }
             }

@@ -44,7 +44,7 @@ impl Times {
         self.forward += piece.pass.forward;
         self.backward += piece.pass.backward[mode as usize] + piece.share.empty;
         self.weights += piece.pass.weights;
-        self.beside += piece.share.scatter + piece.pass.ring[0] + piece.pass.ring[1];
+        self.beside += piece.share.scatter;
     }
 
     /// Adds others.
@@ -163,9 +163,9 @@ impl Whole {
         let chunks = 2.0 * chunks as f64;
         let [gathered, scattered] = [self.gathers, self.scatters].map(|[sum, most]| sum - chunks * most);
         let gathered = gathered.max(0.0);
-        let forward = self.times.forward.max(gathered + self.rings[0]);
-        let backward = self.times.backward.max(gathered + scattered.max(0.0) + self.rings[1]);
-        let beside = 2.0 * gathered + self.scatters[0] + self.rings[0] + self.rings[1];
+        let forward = self.times.forward.max(gathered).max(self.rings[0]);
+        let backward = self.times.backward.max(gathered + scattered.max(0.0)).max(self.rings[1]);
+        let beside = 2.0 * gathered + self.scatters[0];
         let way = forward + backward + self.times.weights;
         (way.max(beside), way)
     }

@@ -3,8 +3,8 @@
 //! In: a plan, costs by stage. Out: seconds of a step.
 //!
 //! Every stage runs its schedule on four streams, as the program does: a piece's pass is one piece of work on the compute
-//! stream; gathered weights, scattered gradients and ring hops go in program order on the second, moves to the host and back on
-//! the third, messages on the fourth. What is left out (contention, copies into buckets, a ring's order within a pass) only adds.
+//! stream; gathered weights and scattered gradients go in program order on the second, moves to the host and back on the third, messages
+//! and what goes round a ring on the fourth. What is left out (contention, copies into buckets, a ring's order within a pass) only adds.
 //!
 //! Invariant: bound ≤ simulated step (tests over every schedule).
 
@@ -106,7 +106,7 @@ fn merge(list: &mut Vec<Item>) {
 /// A stage's state.
 #[derive(Clone, Default)]
 struct Stage {
-    /// When each stream is free: kernels, collectives beside them, moves to the host, messages.
+    /// When each stream is free: kernels, collectives beside them, moves to the host, messages and rings.
     free: [f64; 4],
     /// Forward and backward: when the places for what is on its way to the host, and back, are free.
     places: [[f64; 3]; 2],
@@ -311,7 +311,7 @@ impl Stage {
             let (_, since) = self.loaded[turn].expect("it was just gathered");
             self.free[0] = self.free[0].max(since);
         }
-        let [compute, beside, host, _] = &mut self.free;
+        let [compute, _, host, messages] = &mut self.free;
         let moves = item.moves.map(|moves| (moves, self.moved[what] % AWAY[what]));
         if let Some((moves, turn)) = moves {
             if what == 1 {
@@ -322,8 +322,8 @@ impl Stage {
                 *compute = compute.max(self.places[0][turn]);
             }
         }
-        let ringed = if item.ring > 0.0 { beside.max(*compute) + item.ring } else { 0.0 };
-        *beside = beside.max(ringed);
+        let ringed = if item.ring > 0.0 { messages.max(*compute) + item.ring } else { 0.0 };
+        *messages = messages.max(ringed);
         let run = *compute + item.kernels;
         *compute = run.max(ringed);
         if let Some((moves, turn)) = moves {

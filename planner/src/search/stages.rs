@@ -197,7 +197,7 @@ impl<'a> Window<'a> {
         let plan = self.undecided.plan;
         let costs = self.undecided.costs[self.stage];
         let mut times = Times::default();
-        let (mut gathers, mut scatters, mut rings) = ([0.0, 0.0f64], [0.0, 0.0f64], [0.0; 2]);
+        let (mut gathers, mut scatters) = ([0.0, 0.0f64], [0.0, 0.0f64]);
         let (mut moves, mut most) = (0.0, 0.0f64);
         for (i, kind) in self.kinds().enumerate() {
             let piece = costs.layer(kind);
@@ -205,7 +205,6 @@ impl<'a> Window<'a> {
             for (sum, one) in [(&mut gathers, piece.share.gather), (&mut scatters, piece.share.scatter)] {
                 *sum = [sum[0] + one, sum[1].max(one)];
             }
-            rings = [0, 1].map(|way| rings[way] + piece.pass.ring[way]);
             if i < mix.offload {
                 moves += piece.moves.all;
                 most = most.max(piece.moves.all);
@@ -214,8 +213,8 @@ impl<'a> Window<'a> {
         let inner = (moves - 2.0 * most).max(0.0);
         ends(&mut times, (self.stage, plan.mesh.pp), costs);
         let [gathered, scattered] = [gathers, scatters].map(|[sum, most]| (sum - 2.0 * most).max(0.0));
-        let forward = times.forward.max(gathered + rings[0]).max(inner);
-        let backward = times.backward.max(gathered + scattered + rings[1]).max(inner);
+        let forward = times.forward.max(gathered).max(inner);
+        let backward = times.backward.max(gathered + scattered).max(inner);
         let beside = times.beside + 2.0 * gathered;
         (forward + backward + times.weights).max(beside).max(2.0 * moves)
     }
