@@ -1,5 +1,5 @@
-//! What tracing costs, and how near a replay of a trace is to the step it was made from: steps with and without it in turn, a
-//! table of medians. `cargo bench --bench tracing -- cpu torch wgpu`; the CPU alone, unless devices are named.
+//! What tracing costs, and how near a replay of a trace is to the step it was made from: steps with and without it in turn, of
+//! trainers made in either order, a table of medians. `cargo bench --bench tracing -- cpu torch wgpu`; the CPU alone, unless devices are named.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -70,38 +70,66 @@ fn replayed(program: &Verified, measured: &Trace) -> f64 {
     replayed.step_time().0 as f64 / measured.step_time().0 as f64 - 1.0
 }
 
-fn compare(name: &str, plan: &Plan, device: Backend) {
-    let ((program, mut traced), (_, mut plain)) = (trainer(plan, device, true), trainer(plan, device, false));
-    let (mut with, mut without, mut costs, mut replays) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+/// Seconds of steps with and without a trace, and how far replays are off.
+#[derive(Default)]
+struct Pairs {
+    with: Vec<f64>,
+    without: Vec<f64>,
+    replays: Vec<f64>,
+}
+
+/// Steps of two trainers in turn. Which of them was there first matters more than what a trace costs: memory that is asked for
+/// first lies better.
+fn pairs(plan: &Plan, device: Backend, traced_first: bool) -> Pairs {
+    let (program, first) = trainer(plan, device, traced_first);
+    let (_, second) = trainer(plan, device, !traced_first);
+    let mut both = if traced_first { [first, second] } else { [second, first] };
+    let mut pairs = Pairs::default();
     for pair in 0..WARM_UP + PAIRS {
-        let mut times = [0.0; 2];
         // Who comes first changes too.
         for which in if pair % 2 == 0 { [0, 1] } else { [1, 0] } {
             let start = Instant::now();
-            let outcome = [&mut traced, &mut plain][which].step().expect("it trains");
-            times[which] = start.elapsed().as_secs_f64();
-            if which == 0 && pair >= WARM_UP {
-                replays.push(replayed(&program, &outcome.trace));
+            let outcome = both[which].step().expect("it trains");
+            let seconds = start.elapsed().as_secs_f64();
+            if pair < WARM_UP {
+                continue;
+            }
+            if which == 0 {
+                pairs.with.push(seconds);
+                pairs.replays.push(replayed(&program, &outcome.trace));
+            } else {
+                pairs.without.push(seconds);
             }
         }
-        if pair >= WARM_UP {
-            with.push(times[0]);
-            without.push(times[1]);
-            costs.push(times[0] / times[1] - 1.0);
-        }
     }
+    pairs
+}
+
+fn compare(name: &str, plan: &Plan, device: Backend) {
+    let both = [true, false].map(|traced_first| pairs(plan, device, traced_first));
+    let cost = |pairs: &Pairs| {
+        median(pairs.with.iter().zip(&pairs.without).map(|(with, without)| with / without).collect::<Vec<_>>())
+    };
+    let costs = both.each_ref().map(cost);
+    let all = |pick: fn(&Pairs) -> &Vec<f64>| both.iter().flat_map(pick).copied().collect::<Vec<f64>>();
+    let [with, without, replays] = [all(|p| &p.with), all(|p| &p.without), all(|p| &p.replays)];
     let percent = |share: f64| format!("{:+.1} %", 100.0 * share);
-    let worst = replays.iter().copied().fold(0.0, |a: f64, b| if b.abs() > a.abs() { b } else { a });
-    let [with, without, cost, replay] = [with, without, costs, replays].map(median);
-    let (with, without) = (format!("{:.1} ms", 1e3 * with), format!("{:.1} ms", 1e3 * without));
-    let (cost, replay, worst) = (percent(cost), percent(replay), percent(worst));
-    println!("| {device} | {name} | {with} | {without} | {cost} | {replay} | {worst} |");
+    let worst = percent(replays.iter().copied().fold(0.0, |a: f64, b| if b.abs() > a.abs() { b } else { a }));
+    let [with, without, replay] = [with, without, replays].map(median);
+    let cost = percent((costs[0] * costs[1]).sqrt() - 1.0);
+    let [first, second] = costs.map(|cost| percent(cost - 1.0));
+    let (with, without, replay) = (1e3 * with, 1e3 * without, percent(replay));
+    println!(
+        "| {device} | {name} | {with:.1} ms | {without:.1} ms | {cost} ({first}, {second}) | {replay} | {worst} |"
+    );
 }
 
 fn main() {
     let named: Vec<Backend> = std::env::args().skip(1).filter_map(|name| name.parse().ok()).collect();
     let devices = if named.is_empty() { vec![Backend::Cpu] } else { named };
-    println!("| device | plan | step, traced | step, untraced | tracing costs | replayed, off by | at worst |");
+    println!(
+        "| device | plan | step, traced | step, untraced | tracing costs (its trainer made first, second) | replayed, off by | at worst |"
+    );
     println!("|---|---|---|---|---|---|---|");
     for device in devices {
         // An adapter that is emulated takes seconds for what others do in a fraction of one.
