@@ -214,7 +214,7 @@ fn shared_out(plan: &mut Plan, group: &Group, replicas: &[usize]) -> Result<f64,
 }
 
 /// Asks all on as many cores as there are; answers do not depend on how many.
-fn at_once<Q: Sync, A: Send>(questions: &[Q], answer: impl Fn(&Q) -> A + Sync) -> Vec<A> {
+pub(super) fn at_once<Q: Sync, A: Send>(questions: &[Q], answer: impl Fn(&Q) -> A + Sync) -> Vec<A> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let each = questions.len().div_ceil(cores);
     if each == questions.len() {
@@ -223,6 +223,6 @@ fn at_once<Q: Sync, A: Send>(questions: &[Q], answer: impl Fn(&Q) -> A + Sync) -
     std::thread::scope(|scope| {
         let ask = |part: &'_ [Q]| part.iter().map(&answer).collect::<Vec<A>>();
         let running: Vec<_> = questions.chunks(each).map(|part| scope.spawn(move || ask(part))).collect();
-        running.into_iter().flat_map(|one| one.join().expect("a decision does not panic")).collect()
+        running.into_iter().flat_map(|one| one.join().expect("an answer does not panic")).collect()
     })
 }

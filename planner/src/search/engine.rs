@@ -21,7 +21,7 @@ use crate::schedule::Pipeline;
 
 use super::bound::Whole;
 use super::cost::{Links, ShapeWork};
-use super::decide::Wanted;
+use super::decide::{Wanted, at_once};
 use super::open::Group;
 use super::prove::Decided;
 use super::room::Trade;
@@ -271,10 +271,7 @@ impl<'a> Search<'a> {
         }
         self.simulated += batch.len();
         let cluster = self.cluster;
-        let predicted: Vec<Result<Predicted, PlanError>> = std::thread::scope(|scope| {
-            let running: Vec<_> = batch.iter().map(|plan| scope.spawn(|| predict(plan, cluster))).collect();
-            running.into_iter().map(|one| one.join().expect("a prediction does not panic")).collect()
-        });
+        let predicted = at_once(&batch, |plan| predict(plan, cluster));
         for (plan, predicted) in batch.into_iter().zip(predicted) {
             let predicted = predicted?;
             let time = |predicted: &Predicted| predicted.figures.step_time_s;

@@ -55,15 +55,17 @@ fn no_bound_is_above_its_simulation() {
     }
 }
 
-/// Plans of a model of 8 layers, of which each stage keeps some on the host.
-#[test]
-fn what_moves_to_the_host_is_played_as_it_is_simulated() {
+/// So many sequences of 512 tokens for a model of 8 layers, whose kernels take longer than they wait.
+fn job_of_eight(global_batch: usize) -> Job {
     let mut model = tiny_model(Dress::Llama);
     (model.layers, model.hidden, model.ffn) = (8, 512, 2048);
-    let mut job = tiny_job(model);
-    (job.seq, job.global_batch) = (512, 32);
-    let cluster = cluster("1x dgx-h100");
-    let fix = Fix::default();
+    Job { seq: 512, global_batch, ..tiny_job(model) }
+}
+
+/// Plans of which each stage keeps some layers' activations on the host.
+#[test]
+fn what_moves_to_the_host_is_played_as_it_is_simulated() {
+    let (job, cluster, fix) = (job_of_eight(32), cluster("1x dgx-h100"), Fix::default());
     let space = Space { job: &job, devices: 8, fix: &fix, pools: false };
     let mut looked = 0;
     for shape in space.shapes(&mut BTreeMap::new()).into_iter().filter(|shape| shape.microbatch == 1 && !shape.splits) {
@@ -85,11 +87,7 @@ fn what_moves_to_the_host_is_played_as_it_is_simulated() {
 
 #[test]
 fn no_plan_that_hardly_fits_is_below_its_floor_by_memory() {
-    let mut model = tiny_model(Dress::Llama);
-    (model.layers, model.hidden, model.ffn) = (8, 512, 2048);
-    let mut job = tiny_job(model);
-    (job.seq, job.global_batch) = (512, 16);
-    let (cluster, fix) = (cluster("1x dgx-h100"), Fix::default());
+    let (job, cluster, fix) = (job_of_eight(16), cluster("1x dgx-h100"), Fix::default());
     let mut links = Links::new(seats::prices(&cluster, job.precision).unwrap().remove(0));
     let space = Space { job: &job, devices: 8, fix: &fix, pools: false };
     let (mut looked, mut higher) = (0, 0);
