@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Times the training of a decoder in idiomatic PyTorch on CPU: what the executor's throughput is held against.
+"""Times the training of a decoder in idiomatic PyTorch, on CPU or CUDA: what the executor's throughput is held against.
 
 Inputs: the model's and the batch's sizes as options. Outputs: a line of JSON with the median step time in seconds and
 tokens per second; with --rounds, such a line for every line that comes in. Data are random tokens, which take as long as
-any. In bf16, autocast runs over fp32 weights.
+any. In bf16, autocast runs over fp32 weights. On CUDA attention is whichever kernel PyTorch picks, cuDNN's or flash.
 Invariant: a step is what the executor's is: gradients accumulated over microbatches, clipped to norm 1, one AdamW update;
-linear layers have biases and the head is tied to the embedding in the gpt2 dress only.
+linear layers have biases in the gpt2 dress only.
 
   python3 -m venv venv && venv/bin/pip install torch numpy
   venv/bin/python benches/pytorch_train.py --dress llama --layers 6 --hidden 384 --heads 6 --kv-heads 6 --ffn 1024 \\
@@ -28,7 +28,7 @@ WARM_UP = 3
 class Rope(nn.Module):
     """Rotary positions in the two-halves convention, with tables made once."""
 
-    def __init__(self, seq, head_dim, theta=1e4):
+    def __init__(self, seq, head_dim, theta):
         super().__init__()
         frequency = theta ** (-torch.arange(0, head_dim, 2) / head_dim)
         angle = torch.outer(torch.arange(seq), frequency).repeat(1, 2)
@@ -47,7 +47,7 @@ class Attention(nn.Module):
         self.widths = [a.hidden, a.kv_heads * self.head_dim, a.kv_heads * self.head_dim]
         self.qkv = nn.Linear(a.hidden, sum(self.widths), bias=gpt2)
         self.out = nn.Linear(a.hidden, a.hidden, bias=gpt2)
-        self.rope = nn.Identity() if gpt2 else Rope(a.seq, self.head_dim)
+        self.rope = nn.Identity() if gpt2 else Rope(a.seq, self.head_dim, a.theta)
 
     def forward(self, x):
         batch, seq, hidden = x.shape
@@ -96,7 +96,7 @@ class Decoder(nn.Module):
         for p in self.parameters():
             if p.dim() == 2:
                 nn.init.normal_(p, std=0.02)
-        if gpt2:
+        if not a.untied:
             self.head.weight = self.tokens.weight
 
     def forward(self, ids, targets):
@@ -138,6 +138,9 @@ def arguments():
     for name, value in (sizes | dict(steps=20, threads=2)).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--theta", type=float, default=1e4)
+    parser.add_argument("--untied", action="store_true", help="a head of its own")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--rounds", action="store_true", help="time as many steps again for every line of input")
     parser.add_argument("--compile", action="store_true", help="torch.compile the model")
     a = parser.parse_args()
@@ -150,18 +153,22 @@ def main():
     a = arguments()
     torch.set_num_threads(a.threads)
     torch.manual_seed(0)
-    model = Decoder(a)
+    with torch.device(a.device):
+        model = Decoder(a)
+    synchronize = torch.cuda.synchronize if a.device == "cuda" else lambda: None
     optimizer = optimizer_of(model)
     loss_of = torch.compile(model) if a.compile else model
     bf16 = a.precision == "bf16"
-    autocast = lambda: torch.autocast("cpu", torch.bfloat16, enabled=bf16)
+    autocast = lambda: torch.autocast(a.device, torch.bfloat16, enabled=bf16)
 
     def median(warm_up):
         times = []
         for step in range(warm_up + a.steps):
-            tokens = torch.randint(a.vocab, (a.batch, a.seq + 1))
+            tokens = torch.randint(a.vocab, (a.batch, a.seq + 1), device=a.device)
+            synchronize()
             start = time.perf_counter()
             train_step(loss_of, model, optimizer, tokens, a.microbatch, autocast)
+            synchronize()
             if step >= warm_up:
                 times.append(time.perf_counter() - start)
         return statistics.median(times)
@@ -174,6 +181,8 @@ def main():
             torch=torch.__version__,
             threads=a.threads,
             compile=a.compile,
+            device=torch.cuda.get_device_name() if a.device == "cuda" else "cpu",
+            peak_bytes=torch.cuda.max_memory_allocated() if a.device == "cuda" else None,
         )
         print(json.dumps(result), flush=True)
 

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use meshwright_executor::calibrate::{CalibrateConfig, calibrate, default_ops};
 use meshwright_executor::device::{Backend, Found, device_info};
+use meshwright_hardware::op::Op;
 use meshwright_hardware::profile::{
     Curve, Device, DeviceKind, Efficiency, EfficiencyCurve, Figure, Link, LinkKind, Machine, Provenance, System,
 };
@@ -20,6 +21,9 @@ use crate::failure::Failure;
 
 /// A driver that emulates a GPU takes a second for so much: larger ops would take minutes and tell nothing new.
 const EMULATED_FLOPS: f64 = 1e8;
+
+/// Operands of an op on a GPU take at most this part of its memory, counted in fp32.
+const SHARE_OF_MEMORY: u64 = 6;
 
 /// Ranks and threads of each on this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +71,9 @@ pub fn measure(share: Share, precision: Precision, budget: Duration) -> Result<M
     let Share { device, ranks, threads } = share;
     let emulator = found.software && !device.is_cpu();
     let elem = Elem::of(precision);
-    let ops = default_ops(elem).into_iter().filter(|op| !emulator || op.flops() <= EMULATED_FLOPS).collect();
+    let room = if device.is_cuda() { found.memory_bytes / (SHARE_OF_MEMORY * ranks as u64) } else { u64::MAX };
+    let fits = |op: &Op| (!emulator || op.flops() <= EMULATED_FLOPS) && op.bytes() <= room;
+    let ops = default_ops(elem, device.is_cuda()).into_iter().filter(fits).collect();
     let config = CalibrateConfig { device, ranks, threads_per_rank: threads, elem, ops, budget };
     let curves = calibrate(&config)?;
     Ok(machine(share, precision, &found, curves))

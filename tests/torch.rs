@@ -26,12 +26,41 @@ fn the_same_plan_gives_the_same_bits() {
 fn the_command_trains_and_calibrates_on_it() {
     let place = place("torch-run");
     devices::the_command_trains(&place, Backend::Torch);
-    let arguments = ["hardware", "calibrate", "--device", "torch", "--seconds", "0.5", "-o", "me.toml"];
-    let output = meshwright(&place, &arguments);
+    assert_calibrates(&place, "torch", &["torch 2.11.", "oneDNN", "date = \"20"]);
+}
+
+fn assert_calibrates(place: &Path, device: &str, parts: &[&str]) {
+    let arguments = ["hardware", "calibrate", "--device", device, "--seconds", "0.5", "-o", "me.toml"];
+    let output = meshwright(place, &arguments);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let profile = std::fs::read_to_string(place.join("me.toml")).unwrap();
-    for part in ["torch 2.11.", "oneDNN", "date = \"20"] {
+    for part in parts {
         assert!(profile.contains(part), "`{part}` in the profile");
+    }
+}
+
+/// `cargo test --release --features torch --test torch -- --ignored`, on a machine with an NVIDIA GPU.
+mod cuda {
+    use super::*;
+
+    #[test]
+    #[ignore = "needs an NVIDIA GPU"]
+    fn both_dresses_train_alike_under_every_kind_of_parallelism() {
+        devices::both_dresses_train_alike(Backend::Cuda(0));
+    }
+
+    #[test]
+    #[ignore = "needs an NVIDIA GPU"]
+    fn the_same_plan_gives_the_same_bits() {
+        devices::the_same_bits_again(Backend::Cuda(0));
+    }
+
+    #[test]
+    #[ignore = "needs an NVIDIA GPU"]
+    fn the_command_trains_and_calibrates_on_it() {
+        let place = place("cuda-run");
+        devices::the_command_trains(&place, Backend::Cuda(0));
+        assert_calibrates(&place, "cuda:0", &["torch 2.11.", "CUDA 13", "date = \"20"]);
     }
 }
 

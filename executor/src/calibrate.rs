@@ -31,8 +31,12 @@ use crate::error::ExecutorError;
 use crate::kernels::AdamW;
 use crate::transport::{Threads, Transport};
 
-/// Floats that operands rotate through: 64 MiB a rank.
+/// Floats that operands rotate through on a CPU: 64 MiB a rank.
 const ARENA: usize = 1 << 24;
+/// As [`ARENA`] on a GPU, whose caches are larger.
+const GPU_ARENA: usize = 1 << 26;
+/// Floats of the pattern that operands are filled with, over and over.
+const PATTERN: usize = 1 << 20;
 /// At most so many places in the arena: small operands stay in caches in a model too.
 const PLACES: usize = 64;
 /// A repeat lasts at least so long, so that reading the clock does not count.
@@ -145,7 +149,8 @@ struct Bench<'a> {
     shared: &'a Shared<'a>,
     rank: Rank,
     device: Box<dyn Device>,
-    /// Elements of buffers 0 and 2, from which operands are taken in fp32 and in the format; buffer 1 has ids.
+    /// Elements of buffers 0 and 2, from which operands are taken in fp32 and in the format; buffer 1 has ids, and those after
+    /// these hold the pattern in the same order.
     arena: usize,
     /// Elements of buffer 1.
     ids: usize,
@@ -156,15 +161,31 @@ impl<'a> Bench<'a> {
     fn new(shared: &'a Shared<'a>, rank: Rank) -> Result<Self, ExecutorError> {
         let ops = &shared.config.ops;
         let ids = ops.iter().flat_map(Op::signature).filter(is_ids).map(|p| p.elems).max().unwrap_or(0);
-        let arena = ops.iter().map(footprint).max().unwrap_or(0).max(ARENA);
+        let least = if shared.config.device.is_cuda() { GPU_ARENA } else { ARENA };
+        let arena = ops.iter().map(footprint).max().unwrap_or(0).max(least);
         let ids = ids.max(PLACES * INPUTS[INPUTS.len() - 1]);
         let elem = shared.config.elem;
         let buffer =
             |name: &str, elems, elem| Buffer { name: name.to_owned(), elems, lifetime: Lifetime::Scratch, elem };
         let mut buffers = vec![buffer("arena", arena, Elem::F32), buffer("ids", ids, Elem::U32)];
         buffers.extend((elem != Elem::F32).then(|| buffer("narrow", arena, elem)));
+        buffers.push(buffer("pattern", PATTERN, Elem::F32));
+        buffers.extend((elem != Elem::F32).then(|| buffer("narrow pattern", PATTERN, elem)));
         let device = shared.config.device.open(rank, &buffers, shared.config.threads_per_rank)?;
-        Ok(Bench { shared, rank, device, arena, ids, timings: Vec::new() })
+        let mut bench = Bench { shared, rank, device, arena, ids, timings: Vec::new() };
+        for (_, pattern) in bench.patterned() {
+            bench.device.write_host(Region { buffer: pattern, start: 0, elems: PATTERN }, &mut |host| {
+                let value = |i: u32| (i * 2053 % 4099 + 40) as f32 / 4200.0;
+                host.iter_mut().zip((0..4099).cycle()).for_each(|(to, i)| *to = value(i));
+                Ok(())
+            })?;
+        }
+        Ok(bench)
+    }
+
+    /// Buffers of operands, and those of their pattern.
+    fn patterned(&self) -> Vec<(usize, usize)> {
+        if self.floats() == 0 { vec![(0, 2)] } else { vec![(0, 3), (2, 4)] }
     }
 
     fn run(mut self) -> Result<Vec<Timing>, ExecutorError> {
@@ -199,12 +220,16 @@ impl<'a> Bench<'a> {
 
     /// Fresh operands, all between 0 and 1: repeated updates would else end in infinities or denormal numbers.
     fn prepare(&mut self, op: &Op, elems: usize) -> Result<(), ExecutorError> {
-        let pattern: Vec<f32> = (0..4099u32).map(|i| (i * 2053 % 4099 + 40) as f32 / 4200.0).collect();
-        for buffer in if self.floats() == 0 { vec![0] } else { vec![0, 2] } {
-            self.device.write_host(Region { buffer, start: 0, elems }, &mut |host| {
-                host.chunks_mut(pattern.len()).for_each(|part| part.copy_from_slice(&pattern[..part.len()]));
-                Ok(())
-            })?;
+        for (buffer, pattern) in self.patterned() {
+            // On the device: from the host it would take longer than the ops.
+            let mut filled = 0;
+            while filled < elems {
+                let n = (elems - filled).min(filled.max(PATTERN));
+                let from = if filled == 0 { pattern } else { buffer };
+                let regions = [(from, 0), (buffer, filled)].map(|(buffer, start)| Region { buffer, start, elems: n });
+                self.device.run(&Op::Copy { n }, &regions, Coord::FIRST, &ADAMW)?;
+                filled += n;
+            }
         }
         let vocab = match *op {
             Op::Embed { vocab, .. } | Op::EmbedGrad { vocab, .. } => vocab,
@@ -336,14 +361,18 @@ impl<'a> Bench<'a> {
         if repeats == 0 {
             times.push(once.as_secs_f64());
         }
-        for _ in 0..repeats {
+        // The first rounds on CUDA launch kernel by kernel, and capture what later ones replay.
+        let warm_up = if shared.config.device.is_cuda() { 2 } else { 0 };
+        for round in 0..repeats + if repeats == 0 { 0 } else { warm_up } {
             shared.world.barrier(self.rank)?;
             let start = Instant::now();
             for _ in 0..calls {
                 call(self)?;
             }
             self.device.sync()?;
-            times.push(start.elapsed().as_secs_f64() / calls as f64);
+            if round >= warm_up {
+                times.push(start.elapsed().as_secs_f64() / calls as f64);
+            }
         }
         Ok(middle(times))
     }
@@ -454,7 +483,7 @@ mod tests {
     #[test]
     fn every_default_op_runs_in_two_bytes() {
         let small = |op: &Op| footprint(op) <= 1 << 17;
-        let ops: Vec<Op> = default_ops(Elem::Bf16).into_iter().filter(small).collect();
+        let ops: Vec<Op> = default_ops(Elem::Bf16, false).into_iter().filter(small).collect();
         let classes: std::collections::BTreeSet<&str> = ops.iter().map(Op::class).collect();
         let config = CalibrateConfig { elem: Elem::Bf16, budget: Duration::ZERO, ..config(1, ops) };
         let curves = calibrate(&config).unwrap();
@@ -469,9 +498,11 @@ mod tests {
 
     #[test]
     fn the_default_grid_covers_every_class_and_fits_the_arena() {
-        let ops = default_ops(Elem::F32);
+        let ops = default_ops(Elem::F32, false);
         let classes: std::collections::BTreeSet<&str> = ops.iter().map(Op::class).collect();
         assert_eq!(classes.len(), 30);
         assert!(ops.iter().all(|op| footprint(op) <= ARENA));
+        let gpu: std::collections::BTreeSet<&str> = default_ops(Elem::Bf16, true).iter().map(Op::class).collect();
+        assert_eq!(gpu, classes);
     }
 }

@@ -5,6 +5,9 @@
 //! Invariant: an element depends on the seed, the parameter's name and the element's index in the whole tensor alone, so
 //! every plan starts from the same numbers, and stages that share a tensor by name hold the same values.
 
+use std::num::NonZero;
+use std::thread;
+
 use meshwright_hardware::params::{Init, ParamSpec, Part};
 
 /// What a rank starts with: [`ParamSpec::local_elems`] numbers.
@@ -14,10 +17,25 @@ pub fn initial(spec: &ParamSpec, seed: u64, part: Part) -> Vec<f32> {
         Init::Zeros => vec![0.0; spec.local_elems(part)],
         Init::Normal { std } => {
             let key = mixed(seed ^ hashed(&spec.name));
-            spec.stretches(part).into_iter().flatten().map(|index| std * normal(key, index as u64)).collect()
+            let stretches = spec.stretches(part);
+            let mut values = vec![0.0; spec.local_elems(part)];
+            let cores = thread::available_parallelism().map_or(1, NonZero::get);
+            let share = values.len().div_ceil(cores).max(GRAIN);
+            thread::scope(|scope| {
+                for (i, values) in values.chunks_mut(share).enumerate() {
+                    let indices = stretches.iter().cloned().flatten().skip(i * share);
+                    scope.spawn(move || {
+                        values.iter_mut().zip(indices).for_each(|(value, index)| *value = std * normal(key, index as u64));
+                    });
+                }
+            });
+            values
         }
     }
 }
+
+/// So many numbers are worth a thread.
+const GRAIN: usize = 1 << 16;
 
 /// A standard normal number for an index (Box & Muller 1958).
 fn normal(key: u64, index: u64) -> f32 {

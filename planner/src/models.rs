@@ -14,6 +14,7 @@ const FILES: &[(&str, &str)] = &[
     ("gpt3-175b", include_str!("../models/gpt3-175b.toml")),
     ("llama2-7b", include_str!("../models/llama2-7b.toml")),
     ("llama2-70b", include_str!("../models/llama2-70b.toml")),
+    ("llama3.2-1b", include_str!("../models/llama3.2-1b.toml")),
     ("llama3-8b", include_str!("../models/llama3-8b.toml")),
     ("llama3-70b", include_str!("../models/llama3-70b.toml")),
     ("bert-large", include_str!("../models/bert-large.toml")),
@@ -81,6 +82,7 @@ mod tests {
             ("gpt3-175b", 2048, 174.6),
             ("llama2-7b", 4096, 6.738),
             ("llama2-70b", 4096, 68.98),
+            ("llama3.2-1b", 8192, 1.236),
             ("llama3-8b", 8192, 8.030),
             ("llama3-70b", 8192, 70.55),
         ];

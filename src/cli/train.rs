@@ -48,7 +48,7 @@ pub struct Run {
     /// Go on from the newest checkpoint of the folder
     #[arg(long)]
     resume: bool,
-    /// Steps from one checkpoint to the next
+    /// Steps from one checkpoint to the next, the last step has one too; 0 for none at all
     #[arg(long, default_value_t = 50)]
     checkpoint_every: usize,
     /// Steps to train, instead of the plan's
@@ -62,9 +62,6 @@ pub struct Run {
 impl Run {
     /// Trains, then reports.
     pub fn run(self) -> Result<(), Failure> {
-        if self.checkpoint_every == 0 {
-            return Err(Failure::input("--checkpoint-every is 0: it must be above zero"));
-        }
         let mut plan = Plan::read(&self.plan)?;
         plan.job.steps = self.steps.unwrap_or(plan.job.steps);
         check_runnable(&self.plan, &plan, self.device)?;
@@ -160,7 +157,8 @@ pub fn train(
     let unigram_entropy = corpus.unigram_entropy();
     let source = corpus_source(corpus, plan.job.seed, task(&plan.job));
     let checkpoints = CheckpointConfig { dir: dir.file("checkpoints"), every: checkpoint_every, keep: 2 };
-    let config = TrainConfig { device: share.device, ..train_config(plan, share.threads, Some(checkpoints)) };
+    let checkpoints = (checkpoint_every > 0).then_some(checkpoints);
+    let config = TrainConfig { device: share.device, ..train_config(plan, share.threads, checkpoints) };
     let mut trainer = Trainer::new(Arc::new(lowered.program), lowered.params, config, source)?;
     let first = if resume { trainer.resume()? } else { 0 };
     let mut log = MetricsLog::open(&dir.file("metrics.jsonl"), first)?;

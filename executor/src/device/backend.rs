@@ -75,6 +75,11 @@ impl Backend {
         }
     }
 
+    /// Whether it is one of torch's CUDA devices.
+    pub fn is_cuda(self) -> bool {
+        matches!(self, Backend::Cuda(_))
+    }
+
     /// What this machine has of it.
     ///
     /// # Errors

@@ -18,9 +18,9 @@ use meshwright_hardware::program::{Buffer, Elem};
 const ALL: [Elem; 3] = [Elem::F32, Elem::Bf16, Elem::F16];
 
 /// The suite for a device that `$make` makes: `fn(Rank, &[Buffer]) -> Result<Box<dyn Device>, ExecutorError>`; `$elems` are the
-/// formats it has.
+/// formats it has, and attributes go before every test.
 macro_rules! conformance {
-    ($device:ident, $make:expr, $elems:expr) => {
+    ($device:ident, $make:expr, $elems:expr $(, #[$attribute:meta])*) => {
         mod $device {
             use crate::{cases, suite};
             use meshwright_hardware::program::Elem;
@@ -28,86 +28,103 @@ macro_rules! conformance {
             const ELEMS: &[Elem] = &$elems;
 
             #[test]
+            $(#[$attribute])*
             fn embeddings() {
                 ELEMS.iter().for_each(|&elem| suite::ops($make, elem, cases::embeddings()));
             }
 
             #[test]
+            $(#[$attribute])*
             fn positions() {
                 ELEMS.iter().for_each(|&elem| suite::ops($make, elem, cases::positions()));
             }
 
             #[test]
+            $(#[$attribute])*
             fn norms() {
                 ELEMS.iter().for_each(|&elem| suite::ops($make, elem, cases::norms()));
             }
 
             #[test]
+            $(#[$attribute])*
             fn matmuls() {
                 ELEMS.iter().for_each(|&elem| suite::ops($make, elem, cases::matmuls()));
             }
 
             #[test]
+            $(#[$attribute])*
             fn attention() {
                 ELEMS.iter().for_each(|&elem| suite::ops($make, elem, cases::attention()));
             }
 
             #[test]
+            $(#[$attribute])*
             fn activations() {
                 ELEMS.iter().for_each(|&elem| suite::ops($make, elem, cases::activations()));
             }
 
             #[test]
+            $(#[$attribute])*
             fn sums() {
                 ELEMS.iter().for_each(|&elem| suite::ops($make, elem, cases::sums()));
             }
 
             #[test]
+            $(#[$attribute])*
             fn losses() {
                 ELEMS.iter().for_each(|&elem| suite::ops($make, elem, cases::losses()));
             }
 
             #[test]
+            $(#[$attribute])*
             fn optimizers() {
                 ELEMS.iter().for_each(|&elem| suite::ops($make, elem, cases::optimizers()));
             }
 
             #[test]
+            $(#[$attribute])*
             fn experts() {
                 ELEMS.iter().for_each(|&elem| suite::ops($make, elem, cases::experts()));
             }
 
             #[test]
+            $(#[$attribute])*
             fn spread() {
                 ELEMS.iter().for_each(|&elem| suite::ops($make, elem, cases::spread()));
             }
 
             #[test]
+            $(#[$attribute])*
             fn buffers_hold_what_the_host_writes() {
                 ELEMS.iter().for_each(|&elem| suite::host($make, elem));
             }
 
             #[test]
+            $(#[$attribute])*
             fn ops_run_in_order() {
                 ELEMS.iter().for_each(|&elem| suite::order($make, elem));
             }
 
             #[test]
+            $(#[$attribute])*
             fn a_sum_may_be_written_over_an_operand() {
                 ELEMS.iter().for_each(|&elem| suite::in_place($make, elem));
             }
 
             #[test]
+            $(#[$attribute])*
             fn an_overflow_updates_nothing() {
                 ELEMS.iter().for_each(|&elem| suite::overflow($make, elem));
             }
 
             #[test]
+            $(#[$attribute])*
             fn what_a_format_cannot_hold_shows() {
                 ELEMS.iter().for_each(|&elem| suite::extremes($make, elem));
             }
 
             #[test]
+            $(#[$attribute])*
             fn what_does_not_fit_is_refused() {
                 suite::refusals($make);
             }
@@ -144,11 +161,21 @@ fn torch(rank: Rank, buffers: &[Buffer]) -> Result<Box<dyn Device>, ExecutorErro
 #[cfg(all(feature = "torch", unix))]
 conformance!(torch, crate::torch, crate::ALL);
 
+/// Torch's first CUDA device.
+#[cfg(all(feature = "torch", unix))]
+fn cuda(rank: Rank, buffers: &[Buffer]) -> Result<Box<dyn Device>, ExecutorError> {
+    use meshwright_executor::device::{Backend, Torch};
+    Ok(Box::new(Torch::new(rank, buffers, Backend::Cuda(0), 1)?))
+}
+
+#[cfg(all(feature = "torch", unix))]
+conformance!(cuda, crate::cuda, crate::ALL, #[ignore = "needs an NVIDIA GPU: -- --ignored cuda"]);
+
 #[test]
 fn cases_cover_every_class_that_is_calibrated() {
     let classes = |ops: Vec<meshwright_hardware::op::Op>| -> std::collections::BTreeSet<&str> {
         ops.iter().map(|op| op.class()).collect()
     };
-    let (tested, calibrated) = (classes(cases::all()), classes(meshwright_executor::calibrate::default_ops(Elem::F32)));
+    let (tested, calibrated) = (classes(cases::all()), classes(meshwright_executor::calibrate::default_ops(Elem::F32, false)));
     assert!(calibrated.is_subset(&tested), "{calibrated:?} {tested:?}");
 }

@@ -2,6 +2,7 @@
 
 #include "gaps.h"
 
+#include <ATen/Context.h>
 #include <ATen/cuda/CUDAGraph.h>
 #include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAGuard.h>
@@ -9,6 +10,7 @@
 #include <cuda_runtime_api.h>
 
 #include <cstdio>
+#include <mutex>
 
 namespace meshwright {
 thread_local std::string problem;
@@ -21,7 +23,12 @@ extern "C" {
 
 const char* gaps_cuda_problem() { return meshwright::problem.c_str(); }
 
-uint32_t gaps_cuda_devices() { return static_cast<uint32_t>(c10::cuda::device_count()); }
+// How many there are; the allocator knows them from here on.
+uint32_t gaps_cuda_devices() {
+  auto devices = static_cast<uint32_t>(c10::cuda::device_count());
+  bool ready = devices > 0 && attempt([] { at::globalContext().lazyInitDevice(c10::kCUDA); });
+  return ready ? devices : 0;
+}
 
 // Name and compute capability, into `text` of `room` bytes; driver's and runtime's versions.
 bool gaps_cuda_describe(int32_t device, char* text, size_t room, int32_t* driver, int32_t* runtime) {
@@ -38,6 +45,9 @@ bool gaps_cuda_describe(int32_t device, char* text, size_t room, int32_t* driver
 bool gaps_cuda_rank(int32_t device, int64_t* stream, uint64_t* pool) {
   return attempt([&] {
     C10_CUDA_CHECK(cudaSetDevice(device));
+    // Products are summed in fp32, also where a sum is split.
+    at::globalContext().setAllowBF16ReductionCuBLAS(false);
+    at::globalContext().setAllowFP16ReductionCuBLAS(false);
     *stream = c10::cuda::getStreamFromPool(false, device).id();
     std::tie(pool[0], pool[1]) = at::cuda::graph_pool_handle();
   });
@@ -57,8 +67,14 @@ bool gaps_cuda_sync() {
   return attempt([] { c10::cuda::getCurrentCUDAStream().synchronize(); });
 }
 
-// Graphs of a rank share a pool: they run one after another, and keep nothing from one to the next.
+// libtorch books all of a device's graphs with its generator of random numbers, which nothing guards, and which lets none be
+// replayed while another is captured: from a graph's begin to its end, what other ranks do with theirs waits.
+static std::mutex booking;
+
+// Graphs of a rank share a pool: they run one after another, and keep nothing from one to the next. `gaps_graph_end` has to
+// follow on the same thread if a graph is given.
 void* gaps_graph_begin(const uint64_t* pool) {
+  std::unique_lock<std::mutex> lock(booking);
   CUDAGraph* graph = nullptr;
   bool begun = attempt([&] {
     graph = new CUDAGraph();
@@ -69,14 +85,17 @@ void* gaps_graph_begin(const uint64_t* pool) {
     delete graph;
     return nullptr;
   }
+  lock.release();
   return graph;
 }
 
 bool gaps_graph_end(void* graph) {
+  std::lock_guard<std::mutex> lock(booking, std::adopt_lock);
   return attempt([&] { static_cast<CUDAGraph*>(graph)->capture_end(); });
 }
 
 bool gaps_graph_replay(void* graph) {
+  std::lock_guard<std::mutex> lock(booking);
   return attempt([&] { static_cast<CUDAGraph*>(graph)->replay(); });
 }
 
@@ -106,6 +125,9 @@ bool gaps_event_elapsed(void* from, void* to, float* ms) {
 
 void gaps_event_free(void* event) { cudaEventDestroy(static_cast<cudaEvent_t>(event)); }
 
-void gaps_graph_free(void* graph) { delete static_cast<CUDAGraph*>(graph); }
+void gaps_graph_free(void* graph) {
+  std::lock_guard<std::mutex> lock(booking);
+  delete static_cast<CUDAGraph*>(graph);
+}
 
 }  // extern "C"

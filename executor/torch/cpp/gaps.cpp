@@ -5,11 +5,13 @@
 #include "gaps.h"
 
 #include <ATen/native/layer_norm.h>
-#include <ATen/ops/_fused_adamw.h>
+#include <ATen/ops/_efficient_attention_backward.h>
 #include <ATen/ops/_fused_rms_norm_backward.h>
 #include <ATen/ops/_scaled_dot_product_cudnn_attention.h>
 #include <ATen/ops/_scaled_dot_product_efficient_attention.h>
-#include <ATen/ops/_scaled_dot_product_efficient_attention_backward.h>
+#include <ATen/ops/zeros.h>
+
+#include <cmath>
 
 namespace meshwright {
 thread_local std::string problem;
@@ -20,8 +22,29 @@ using meshwright::attempt;
 
 namespace {
 
-std::optional<Tensor> maybe(const Tensor* tensor) {
-  return tensor ? std::optional<Tensor>(*tensor) : std::nullopt;
+double scale_of(int64_t width) { return 1.0 / std::sqrt(static_cast<double>(width)); }
+
+// Heads `[batch, heads, tokens, width]` as CUTLASS's kernels take them, each row from a multiple of 16 bytes on: others are
+// copied, with zeros behind, which add nothing to scores.
+Tensor aligned(const Tensor& heads) {
+  int64_t unit = 16 / heads.element_size(), width = heads.size(3);
+  bool fits = width % unit == 0 && reinterpret_cast<uintptr_t>(heads.const_data_ptr()) % 16 == 0;
+  for (int axis = 0; axis < 3; ++axis) fits &= heads.stride(axis) % unit == 0;
+  if (fits) return heads;
+  int64_t padded = (width + unit - 1) / unit * unit;
+  Tensor rows = at::zeros({heads.size(0), heads.size(2), heads.size(1), padded}, heads.options());
+  Tensor copy = rows.transpose(1, 2);
+  copy.narrow(3, 0, width).copy_(heads);
+  return copy;
+}
+
+// A mask `[queries, keys]` for all heads, each row from a multiple of 16 bytes on.
+std::optional<Tensor> added(const Tensor* mask, const Tensor& q, const Tensor& k) {
+  if (!mask) return std::nullopt;
+  int64_t keys = k.size(2);
+  Tensor rows = at::zeros({q.size(2), (keys + 7) / 8 * 8}, q.options());
+  rows.narrow(1, 0, keys).copy_(*mask);
+  return rows.narrow(1, 0, keys).expand({q.size(0), q.size(1), q.size(2), keys});
 }
 
 }  // namespace
@@ -72,8 +95,10 @@ bool gaps_cudnn_attention(const Tensor* q, const Tensor* k, const Tensor* v, boo
 bool gaps_cutlass_attention(const Tensor* q, const Tensor* k, const Tensor* v, bool causal, const Tensor* mask,
                             Tensor* out, Tensor* lse) {
   return attempt([&] {
-    auto all = at::_scaled_dot_product_efficient_attention(*q, *k, *v, maybe(mask), true, 0.0, causal);
-    *out = std::get<0>(all);
+    int64_t width = q->size(3);
+    auto all = at::_scaled_dot_product_efficient_attention(aligned(*q), aligned(*k), aligned(*v), added(mask, *q, *k), true,
+                                                           0.0, causal, scale_of(width));
+    *out = std::get<0>(all).narrow(3, 0, width);
     *lse = std::get<1>(all);
   });
 }
@@ -82,20 +107,17 @@ bool gaps_cutlass_attention_grad(const Tensor* q, const Tensor* k, const Tensor*
                                  const Tensor* lse, const Tensor* dout, bool causal, const Tensor* mask, Tensor* dq,
                                  Tensor* dk, Tensor* dv) {
   return attempt([&] {
-    // Without dropout the state of the random numbers is not read.
+    int64_t width = q->size(3);
+    auto rows = [](const Tensor& heads) { return aligned(heads).transpose(1, 2); };
+    // Without dropout the state of the random numbers is not read. Keys that are split would be summed in any order.
     auto none = at::Tensor();
-    auto all = at::_scaled_dot_product_efficient_attention_backward(
-        *dout, *q, *k, *v, mask ? *mask : none, *out, *lse, none, none, 0.0, {true, true, true, false}, causal);
-    std::tie(*dq, *dk, *dv, std::ignore) = all;
-  });
-}
-
-// CUDA's update of one vector. `steps` and `rate` hold one number each. If `overflow` holds a one, nothing is updated.
-bool gaps_cuda_adamw(Tensor* w, const Tensor* g, Tensor* m, Tensor* v, const Tensor* steps, const Tensor* rate,
-                     const Tensor* overflow, double beta1, double beta2, double weight_decay, double eps) {
-  return attempt([&] {
-    at::_fused_adamw_({*w}, {*g}, {*m}, {*v}, {}, {*steps}, *rate, beta1, beta2, weight_decay, eps, false, false,
-                      std::nullopt, *overflow);
+    auto all = at::_efficient_attention_backward(rows(*dout), rows(*q), rows(*k), rows(*v), added(mask, *q, *k),
+                                                 rows(*out), std::nullopt, std::nullopt, q->size(2), k->size(2), *lse,
+                                                 0.0, none, none, causal ? 1 : 0, false, scale_of(width), 1);
+    auto heads = [&](const Tensor& made) { return made.transpose(1, 2).narrow(3, 0, width); };
+    *dq = heads(std::get<0>(all));
+    *dk = heads(std::get<1>(all));
+    *dv = heads(std::get<2>(all));
   });
 }
 

@@ -5,6 +5,7 @@
 //! Invariant: functions are found by name at run time, so that this library needs nothing of CUDA.
 
 use std::ffi::{CStr, c_char, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::OnceLock;
 
 use tch::TchError;
@@ -27,6 +28,7 @@ struct Part {
     record: unsafe extern "C" fn(*mut c_void) -> bool,
     elapsed: unsafe extern "C" fn(*mut c_void, *mut c_void, *mut f32) -> bool,
     free_event: unsafe extern "C" fn(*mut c_void),
+    launch: unsafe extern "C" fn(*const c_char, i32, *const c_char, *const u32, *mut *mut c_void) -> bool,
 }
 
 fn part() -> Result<&'static Part, TchError> {
@@ -49,6 +51,7 @@ fn part() -> Result<&'static Part, TchError> {
                 record: function(c"gaps_event_record")?,
                 elapsed: function(c"gaps_event_elapsed")?,
                 free_event: function(c"gaps_event_free")?,
+                launch: function(c"gaps_cuda_launch")?,
             })
         }
     };
@@ -122,6 +125,25 @@ pub fn sync() -> Result<(), TchError> {
     outcome(unsafe { (part.sync)() }, part.problem)
 }
 
+/// Runs a kernel of a source, in the format of this number, on this thread's stream: as many blocks by x and y and threads of
+/// each as `shape` says.
+///
+/// # Safety
+/// `arguments` must point to the kernel's, of its types, and what they point to must be of this thread's device.
+pub unsafe fn launch(
+    source: &CStr,
+    format: i32,
+    name: &CStr,
+    shape: [u32; 4],
+    arguments: &mut [*mut c_void],
+) -> Result<(), TchError> {
+    let part = part()?;
+    // SAFETY: the caller's word; texts end with a zero.
+    let done =
+        unsafe { (part.launch)(source.as_ptr(), format, name.as_ptr(), shape.as_ptr(), arguments.as_mut_ptr()) };
+    outcome(done, part.problem)
+}
+
 /// A moment between kernels.
 pub struct Event(*mut c_void);
 
@@ -175,10 +197,10 @@ impl Graph {
         // SAFETY: the pool has two numbers.
         let graph = Graph(unsafe { (part.begin)(rank.pool.as_ptr()) });
         outcome(!graph.0.is_null(), part.problem)?;
-        let recorded = body();
+        let recorded = catch_unwind(AssertUnwindSafe(body));
         // SAFETY: the graph is being captured. A capture has to end even if it failed.
         let ended = outcome(unsafe { (part.end)(graph.0) }, part.problem);
-        recorded.and(ended).map(|()| graph)
+        recorded.unwrap_or_else(|panic| resume_unwind(panic)).and(ended).map(|()| graph)
     }
 
     /// Runs it on this thread's stream.

@@ -53,19 +53,6 @@ unsafe extern "C" {
         dk: Raw,
         dv: Raw,
     ) -> bool;
-    fn gaps_cuda_adamw(
-        w: Raw,
-        g: Raw,
-        m: Raw,
-        v: Raw,
-        steps: Raw,
-        rate: Raw,
-        overflow: Raw,
-        beta1: f64,
-        beta2: f64,
-        weight_decay: f64,
-        eps: f64,
-    ) -> bool;
     fn gaps_cpu_adamw(
         g: Raw,
         narrow: Raw,
@@ -254,36 +241,6 @@ pub fn cutlass_attention_grad(
         dv
     ))?;
     Ok(given)
-}
-
-/// What an update by AdamW on CUDA is told; what changes from step to step is a tensor, so that a graph of it takes a new one.
-pub struct Update<'a> {
-    pub steps: &'a Tensor,
-    pub rate: &'a Tensor,
-    /// One if nothing is to be updated, else zero.
-    pub overflow: &'a Tensor,
-    pub beta1: f64,
-    pub beta2: f64,
-    pub weight_decay: f64,
-    pub eps: f64,
-}
-
-/// One fused update of a vector on CUDA.
-pub fn cuda_adamw([w, g, m, v]: [&Tensor; 4], u: &Update<'_>) -> Result<(), TchError> {
-    let [steps, rate, overflow] = [u.steps, u.rate, u.overflow].map(raw);
-    call!(gaps_cuda_adamw(
-        raw(w),
-        raw(g),
-        raw(m),
-        raw(v),
-        steps,
-        rate,
-        overflow,
-        u.beta1,
-        u.beta2,
-        u.weight_decay,
-        u.eps
-    ))
 }
 
 /// One update of a vector on the CPU: of w by g, times `shrink`, in fp32, and of its copy in fp32 or bf16. The first `decayed`

@@ -14,6 +14,8 @@ mod cuda;
 mod export;
 mod gaps;
 mod ops;
+mod own;
 mod torch;
 mod view;
 mod wide;
+mod worker;

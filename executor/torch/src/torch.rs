@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 use std::ffi::c_void;
+use std::sync::Arc;
 
 use meshwright_executor::device::torch::abi::{Declared, Format};
 use meshwright_executor::device::{Region, StepArgs};
@@ -19,6 +20,7 @@ use crate::batch::{Batches, Call, Waiting};
 use crate::cuda::{self, Event, Rank};
 use crate::gaps::{self, Entered, Pool};
 use crate::view::{Args, Outcome, n};
+use crate::worker::Worker;
 
 /// Bytes of a word.
 const WORD: usize = 4;
@@ -44,7 +46,7 @@ pub struct Torch {
 /// Where kernels run, and from where they take working memory.
 enum Place {
     Cpu(Pool),
-    Cuda(Rank),
+    Cuda(Rank, Arc<Worker>),
 }
 
 /// Tensors that ops need again and again.
@@ -64,12 +66,10 @@ impl Kept {
     }
 }
 
-/// What ops read of a step on the device, one number each.
+/// What ops read of a step on the device.
 pub struct Settings {
-    /// Steps so far.
-    pub steps: Tensor,
-    /// The learning rate.
-    pub rate: Tensor,
+    /// The scale, the learning rate, both bias corrections, the scale's logarithm.
+    pub all: Tensor,
     /// What gradients are scaled by, and its logarithm.
     pub scale: Tensor,
     pub log_scale: Tensor,
@@ -91,16 +91,21 @@ fn kind(format: Format) -> Kind {
 
 impl Torch {
     pub fn open(number: i32, threads: usize, declared: &[Declared]) -> Outcome<Torch> {
-        let device = device(number);
-        let place = if number < 0 {
+        if number < 0 {
             // Of the whole process: ranks have the same number.
             tch::set_num_threads(threads as i32);
-            Place::Cpu(Pool::new())
-        } else {
+            return Torch::at(number, Place::Cpu(Pool::new()), declared);
+        }
+        let worker = Arc::new(Worker::new());
+        worker.call(|| {
             let rank = Rank::new(number)?;
             rank.enter()?;
-            Place::Cuda(rank)
-        };
+            Torch::at(number, Place::Cuda(rank, worker.clone()), declared)
+        })
+    }
+
+    fn at(number: i32, place: Place, declared: &[Declared]) -> Outcome<Torch> {
+        let device = device(number);
         // Without the pool, which is for working memory.
         let _entered = Entered::new(None);
         let zeros = |buffer: &Declared| {
@@ -124,7 +129,7 @@ impl Torch {
     pub fn run(&mut self, op: usize, regions: &[Region], at: Coord, step: &StepArgs) -> Outcome {
         let call = Call { op, regions: regions.to_vec(), at };
         match &self.place {
-            Place::Cuda(_) => {
+            Place::Cuda(..) => {
                 self.batches.waiting.push(Waiting::Op(call));
                 self.batches.settings = Some(*step);
                 Ok(())
@@ -143,17 +148,22 @@ impl Torch {
         crate::ops::run(&ops[call.op], &args, &call.at, step, *device, kept)
     }
 
-    /// Runs what waits; on the CPU nothing ever does.
-    fn flush(&mut self) -> Outcome {
-        if let Place::Cuda(rank) = self.place {
+    /// What `body` gives after all that waits, on the thread of the rank's stream; on the CPU nothing ever waits.
+    fn then<R>(&mut self, body: impl FnOnce(&mut Torch) -> Outcome<R>) -> Outcome<R> {
+        let Place::Cuda(rank, worker) = &self.place else {
+            let _entered = Entered::new(None);
+            return body(self);
+        };
+        let (rank, worker) = (*rank, worker.clone());
+        worker.call(|| {
             rank.enter()?;
             let _entered = Entered::new(None);
             let mut batches = std::mem::take(&mut self.batches);
             let outcome = batches.run(self, rank);
             self.batches = batches;
             outcome?;
-        }
-        Ok(())
+            body(self)
+        })
     }
 
     /// Where a region of words lies, if the host can reach it there.
@@ -174,12 +184,12 @@ impl Torch {
     /// # Safety
     /// `to` must hold as many elements.
     pub unsafe fn read(&mut self, region: &Region, to: *mut c_void) -> Outcome {
-        self.flush()?;
-        let _entered = Entered::new(None);
-        // SAFETY: the caller's word; the tensor does not outlive this function.
-        let mut host = unsafe { host(to, region.elems)? };
-        // Widens, if elements are narrower.
-        host.f_copy_(&self.region(region)?)
+        self.then(|torch| {
+            // SAFETY: the caller's word; the tensor does not outlive this function.
+            let mut host = unsafe { host(to, region.elems)? };
+            // Widens, if elements are narrower.
+            host.f_copy_(&torch.region(region)?)
+        })
     }
 
     /// Copies from the host to a region.
@@ -187,28 +197,27 @@ impl Torch {
     /// # Safety
     /// `from` must hold as many elements.
     pub unsafe fn write(&mut self, region: &Region, from: *const c_void) -> Outcome {
-        self.flush()?;
-        let _entered = Entered::new(None);
-        // SAFETY: the caller's word; it is only read.
-        let host = unsafe { host(from.cast_mut(), region.elems)? };
-        self.region(region)?.f_copy_(&host)
+        self.then(|torch| {
+            // SAFETY: the caller's word; it is only read.
+            let host = unsafe { host(from.cast_mut(), region.elems)? };
+            torch.region(region)?.f_copy_(&host)
+        })
     }
 
     pub fn sync(&mut self) -> Outcome {
-        self.flush()?;
-        match self.place {
+        self.then(|torch| match torch.place {
             Place::Cpu(_) => Ok(()),
-            Place::Cuda(_) => cuda::sync(),
-        }
+            Place::Cuda(..) => cuda::sync(),
+        })
     }
 
     /// Notes a moment between ops, where they wait; its number.
     pub fn mark(&mut self) -> Outcome<Option<usize>> {
-        let Place::Cuda(rank) = self.place else { return Ok(None) };
+        let Place::Cuda(rank, worker) = &self.place else { return Ok(None) };
         let number = self.marked;
         if number == self.events.len() {
-            rank.enter()?;
-            self.events.push(Event::new()?);
+            let event = worker.call(|| rank.enter().and_then(|()| Event::new()))?;
+            self.events.push(event);
         }
         self.batches.waiting.push(Waiting::Mark(number));
         self.marked += 1;
@@ -217,16 +226,17 @@ impl Torch {
 
     /// How many nanoseconds ago each mark was passed; waits for them.
     pub fn marks(&mut self, ago: &mut [u64]) -> Outcome {
-        self.sync()?;
-        if std::mem::take(&mut self.marked) > 0 {
-            let now = Event::new()?;
-            now.record()?;
-            cuda::sync()?;
-            for (ago, event) in ago.iter_mut().zip(&self.events) {
-                *ago = event.until(&now)?;
+        self.then(|torch| {
+            if std::mem::take(&mut torch.marked) > 0 {
+                let now = Event::new()?;
+                now.record()?;
+                cuda::sync()?;
+                for (ago, event) in ago.iter_mut().zip(&torch.events) {
+                    *ago = event.until(&now)?;
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     pub fn buffer_bytes(&self) -> u64 {
@@ -236,7 +246,7 @@ impl Torch {
     pub fn scratch_bytes(&self) -> u64 {
         match &self.place {
             Place::Cpu(pool) => pool.bytes(),
-            Place::Cuda(rank) => {
+            Place::Cuda(rank, _) => {
                 gaps::cuda_bytes(rank.device()).map_or(0, |(most, _)| most.saturating_sub(self.before))
             }
         }

@@ -10,6 +10,7 @@ use meshwright_executor::device::cut::{Cut, sliced};
 use meshwright_hardware::op::{Mode, NormKind, Op};
 use tch::{Device, Kind, Tensor};
 
+use crate::own;
 use crate::view::{Args, Outcome, n};
 
 /// Floats of the copies of a part, about: 1 MiB on the CPU; on CUDA few launches count for more.
@@ -18,13 +19,13 @@ fn floats(device: Device) -> usize {
 }
 
 /// Whether operators take these elements as they are, and round what they give once.
-pub fn is_native(op: &Op, x: &Args) -> bool {
-    if (0..x.len()).all(|argument| !x.is_half(argument)) {
-        return true;
+pub fn is_native(op: &Op, x: &Args) -> Outcome<bool> {
+    if (0..x.len()).all(|argument| !x.is_half(argument)) || own::runs(op, x)? {
+        return Ok(true);
     }
     // Kernels of `cpp/fused.cpp` and `cpp/attention.cpp`.
     let fused = !x.is_cuda() && (0..x.len()).all(|argument| x.kind(argument) != Kind::Half);
-    match op {
+    Ok(match op {
         Op::Matmul { .. } | Op::ExpertMatmul { .. } | Op::Embed { .. } | Op::Positions { .. } => true,
         Op::PositionsGrad { .. } | Op::Columns { .. } | Op::Dispatch { .. } | Op::DispatchGrad { .. } => true,
         Op::LossStats { .. } | Op::Loss { .. } | Op::Zero { .. } | Op::Copy { .. } | Op::Accumulate { .. } => true,
@@ -47,7 +48,7 @@ pub fn is_native(op: &Op, x: &Args) -> bool {
         | Op::BiasGrad { .. }
         | Op::ContextAttention(_)
         | Op::ContextAttentionGrad(_) => false,
-    }
+    })
 }
 
 /// Runs `kernel` on the op's parts, with copies in fp32 of what is narrower.

@@ -12,6 +12,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::copy;
 use crate::gaps::{self, Fused, Masking};
+use crate::own;
 use crate::view::{Args, Outcome};
 
 /// Where rows of heads lie in an argument.
@@ -131,12 +132,17 @@ pub fn attend(x: &Args, sizes: Sizes, qkv: [Rows; 3], masking: Masking<'_>, out:
             Kernel::Cpu => gaps::cpu_attention([&q, &k, &v], masking, [&out, &lse])?,
             Kernel::Cuda(fused) => {
                 let [made, made_lse] = gaps::cuda_attention(fused, [&q, &k, &v], masking)?;
-                copy(&out, &made)?;
+                copy_heads(&out, &made)?;
                 copy(&lse, &tokens_of(fused, &made_lse, sizes)?)?;
             }
         }
     }
     Ok(())
+}
+
+/// `to = from`, of heads.
+fn copy_heads(to: &Tensor, from: &Tensor) -> Outcome {
+    if own::copy_heads(to, from)? { Ok(()) } else { copy(to, from) }
 }
 
 /// A kernel's lse as `[batch, heads, tokens]`: cuDNN's has one more axis, CUTLASS's is padded.
@@ -176,9 +182,13 @@ pub fn attend_grad(x: &Args, sizes: Sizes, qkv: [Rows; 3], masking: Masking<'_>,
             }
             Kernel::Cuda(fused) => {
                 let made = on_cuda(fused, [q, k, v, &out, &lse, &dout], masking)?;
-                super::store(&to[0], &made[0], g.adds)?;
+                if g.adds {
+                    super::store(&to[0], &made[0], true)?;
+                } else {
+                    copy_heads(&to[0], &made[0])?;
+                }
                 for (to, made) in to[1..].iter().zip(&made[1..]) {
-                    copy(to, &summed(made, to)?)?;
+                    copy_heads(to, &summed(made, to)?)?;
                 }
             }
         }

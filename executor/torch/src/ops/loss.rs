@@ -3,6 +3,7 @@
 use tch::{Kind, Tensor};
 
 use super::{copy, rows_at_once, rows_of};
+use crate::own;
 use crate::torch::{Kept, Settings};
 use crate::view::{Args, Outcome, n};
 
@@ -18,6 +19,9 @@ pub fn stats(x: &Args, rows: usize, vocab: usize, shard: usize) -> Outcome {
     let logits = x.of(0, [rows, vocab])?;
     let [greatest, sums, targets] = [0, 1, 2].map(|i| x.strided(2, [rows], [1], i * rows));
     let (greatest, sums, targets) = (greatest?, sums?, targets?);
+    if x.is_cuda() {
+        return own::loss_stats(&logits, &x.numbers(1)?, shard * vocab, &greatest);
+    }
     let (columns, mine) = columns(&x.numbers(1)?, vocab, shard)?;
     copy(&greatest, &logits.f_amax(1, false)?)?;
     let at_once = rows_at_once(vocab, logits.device());
@@ -36,6 +40,10 @@ pub fn stats(x: &Args, rows: usize, vocab: usize, shard: usize) -> Outcome {
 pub fn gradient(x: &Args, [rows, vocab, shards]: [usize; 3], shard: usize, scale: f64, kept: &Kept) -> Outcome {
     let (targets, logits) = (x.numbers(0)?, x.of(2, [rows, vocab])?);
     let stats = x.of(1, [shards, 3, rows])?;
+    if x.is_cuda() {
+        let of_step = &kept.settings().scale;
+        return own::loss([&targets, &stats, &logits, &x.flat(3)?], [shards, shard * vocab], scale, of_step);
+    }
     let [greatest, sums, target] = [0, 1, 2].map(|i| stats.f_select(1, i));
     let none = targets.f_eq(-1)?;
     // log Σ exp over all shards, and the target's logit, which one of them has.

@@ -22,6 +22,12 @@ fn product(a: &Tensor, b: &Tensor, accumulate: bool, c: &Tensor) -> Outcome {
     if c.device() == Device::Cpu {
         return gaps::cpu_matmul(a, b, accumulate, c);
     }
+    if accumulate && c.kind() != Kind::Float {
+        // cuBLAS may round the product before it adds it.
+        let sum = c.f_to_kind(Kind::Float)?;
+        product(a, b, true, &sum)?;
+        return copy(c, &sum);
+    }
     let (widens, full) = (a.kind() != c.kind(), Kind::Float);
     drop(match (c.dim(), accumulate) {
         (2, false) if widens => a.f_mm_dtype_out(c, b, full)?,
@@ -43,6 +49,13 @@ pub fn one(x: &Args, layout: Layout, [m, n, k]: [usize; 3], bias: bool, accumula
         let mut sum = c.f_to_kind(Kind::Float)?;
         product(&a, &b, true, &sum.f_add_(&x.of(2, [n])?)?)?;
         return copy(&c, &sum);
+    }
+    if bias && !accumulate && c.device() != Device::Cpu && [&a, &b].iter().all(|x| x.kind() == c.kind()) {
+        let bias = x.of(2, [n])?;
+        if bias.kind() == c.kind() {
+            // cuBLASLt adds it as it stores the product.
+            return bias.f_addmm_out(&c, &a, &b).map(drop);
+        }
     }
     if bias {
         // First, so that the sum is rounded once.

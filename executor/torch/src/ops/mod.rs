@@ -26,7 +26,7 @@ pub use optimizer::settle;
 
 use crate::torch::Kept;
 use crate::view::{Args, Outcome, n};
-use crate::wide;
+use crate::{own, wide};
 
 /// Added to a variance: as every other device's.
 const EPS: f64 = 1e-5;
@@ -34,7 +34,7 @@ const EPS: f64 = 1e-5;
 /// Runs an op on regions that were checked.
 pub fn run(op: &Op, x: &Args, at: &Coord, step: &StepArgs, device: Device, kept: &mut Kept) -> Outcome {
     settle(step, device, kept)?;
-    if wide::is_native(op, x) {
+    if wide::is_native(op, x)? {
         return kernel(op, x, at, step, device, kept);
     }
     wide::run(op, x, device, |op, x| kernel(op, x, at, step, device, kept))
@@ -85,11 +85,12 @@ fn kernel(op: &Op, x: &Args, at: &Coord, step: &StepArgs, device: Device, kept: 
         }
         Op::ContextAttention(dims) => context::forward(x, &dims, at.cp, device, kept),
         Op::ContextAttentionGrad(dims) => context::backward(x, &dims, at.cp, device, kept),
+        Op::BiasGrad { rows, cols } if x.is_cuda() => own::add_column_sums(x.of(1, [cols])?, &x.of(0, [rows, cols])?),
         Op::BiasGrad { rows, cols } => add_column_sums(&x.of(1, [cols])?, &x.of(0, [rows, cols])?),
         Op::Rope { rows, seq, stride, heads, head_dim, theta, cp, inverse } => {
             let turns = rotary::Turns { rows, seq, width: head_dim, theta, cp, rank: at.cp };
             let heads = x.strided(0, [rows, heads, head_dim], [stride, head_dim, 1], 0)?;
-            rotary::turn(&heads, &turns.table(device, kept)?, inverse)
+            rotary::turn(&heads, seq, &turns.table(device, kept)?, inverse)
         }
         Op::Attention(dims) => attention::forward(x, &dims),
         Op::AttentionGrad(dims) => attention::backward(x, &dims),

@@ -1,16 +1,23 @@
 //! LayerNorm and RMSNorm. Statistics are a row's mean and 1/σ, side by side.
 
-use meshwright_hardware::op::NormKind;
+use meshwright_hardware::op::{NormKind, Op};
 use tch::{Device, Kind, Tensor};
 
 use super::{EPS, copy, store};
-use crate::gaps;
 use crate::view::{Args, Outcome, n};
+use crate::{gaps, own};
 
 pub fn forward(x: &Args, kind: NormKind, rows: usize, cols: usize) -> Outcome {
     let last = x.len() - 1;
     let [rows_in, y] = [0, last - 1].map(|i| x.of(i, [rows, cols]));
     let (rows_in, y, gain) = (rows_in?, y?, x.of(1, [cols])?);
+    if own::runs(&Op::Norm { kind, rows, cols }, x)? {
+        let mut given = vec![rows_in, gain];
+        if kind == NormKind::Layer {
+            given.push(x.of(2, [cols])?);
+        }
+        return own::norm(kind, &given, [&y, &x.flat(last)?], EPS);
+    }
     let [mean, rstd] = [0, 1].map(|i| x.strided(last, [rows, 1], [2, 1], i));
     let (mut mean, rstd) = (mean?, rstd?);
     match kind {
@@ -42,6 +49,10 @@ pub fn forward(x: &Args, kind: NormKind, rows: usize, cols: usize) -> Outcome {
 pub fn backward(x: &Args, kind: NormKind, rows: usize, cols: usize, accumulate: bool) -> Outcome {
     let [rows_in, dy, dx] = [0, 3, 4].map(|i| x.of(i, [rows, cols]));
     let (rows_in, dy, dx, gain) = (rows_in?, dy?, dx?, x.of(1, [cols])?);
+    if own::runs(&Op::NormGrad { kind, rows, cols, accumulate }, x)? {
+        let sums = (5..x.len()).map(|i| x.of(i, [cols])).collect::<Outcome<Vec<_>>>()?;
+        return own::norm_grad(kind, [&rows_in, &gain, &x.flat(2)?, &dy], &dx, accumulate, &sums);
+    }
     let (mean, rstd) = (x.strided(2, [rows, 1], [2, 1], 0)?, x.strided(2, [rows, 1], [2, 1], 1)?);
     let mut dgain = x.of(5, [cols])?;
     match kind {

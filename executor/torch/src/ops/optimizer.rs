@@ -1,12 +1,13 @@
 //! The gradient's norm, and fused AdamW.
 
 use meshwright_executor::device::StepArgs;
+use meshwright_executor::kernels::AdamW;
 use tch::{Device, Kind, Tensor};
 
 use super::copy;
-use crate::gaps::{self, Update};
 use crate::torch::{Kept, Settings};
 use crate::view::{Args, Outcome, n};
+use crate::{gaps, own};
 
 /// Sums of squares that are made side by side.
 const LANES: usize = 64;
@@ -38,38 +39,23 @@ pub fn squared_norm(x: &Args, elems: usize, whole: usize, [copies, replicas]: [u
     Ok(())
 }
 
-/// The update's settings as libtorch's kernel takes them: it makes both bias corrections from one number of steps. That
-/// number is the one that gives `bias2`; the rate makes up for what it would do to `bias1`, the decay for the rate. For
-/// corrections that belong to one step these are the step, the rate and the decay.
-fn translated(step: &StepArgs) -> (f64, f64, f64) {
-    let h = &step.adamw;
-    let [lr, beta1, beta2, bias1, bias2, decay] =
-        [h.lr, h.beta1, h.beta2, h.bias1, h.bias2, h.weight_decay].map(f64::from);
-    let steps = ((1.0 - bias2).ln() / beta2.ln()) as f32;
-    let rate = lr * (1.0 - beta1.powf(f64::from(steps))) / bias1;
-    (f64::from(steps), rate, if rate == 0.0 { 0.0 } else { decay * lr / rate })
-}
-
 /// Puts a step's settings where kernels find them on the device.
 pub fn settle(step: &StepArgs, device: Device, kept: &mut Kept) -> Outcome {
     if kept.settings.as_ref().is_some_and(|(known, _)| known == step) {
         return Ok(());
     }
-    let (steps, rate, _) = translated(step);
-    let scale = f64::from(step.loss_scale);
-    let values = [steps, rate, scale, scale.ln()];
+    let (h, scale) = (&step.adamw, step.loss_scale);
+    // The first four are what `adamw.cu` reads.
+    let values = Tensor::f_from_slice(&[scale, h.lr, h.bias1, h.bias2, scale.ln()])?;
     match &mut kept.settings {
-        Some((known, Settings { steps, rate, scale, log_scale })) => {
+        Some((known, settings)) => {
             *known = *step;
-            for (tensor, value) in [steps, rate, scale, log_scale].into_iter().zip(values) {
-                drop(tensor.f_fill_(value)?);
-            }
+            settings.all.f_copy_(&values)?;
         }
         none => {
-            let of = |value: f64| Tensor::f_full([1], value, (Kind::Float, device));
-            let [steps, rate, scale, log_scale] = values.map(of);
-            let settings = Settings { steps: steps?, rate: rate?.f_squeeze()?, scale: scale?, log_scale: log_scale? };
-            *none = Some((*step, settings));
+            let all = values.f_to(device)?;
+            let (scale, log_scale) = (all.f_narrow(0, 0, 1)?, all.f_narrow(0, 4, 1)?);
+            *none = Some((*step, Settings { all, scale, log_scale }));
         }
     }
     Ok(())
@@ -81,8 +67,10 @@ pub fn adamw(x: &Args, decayed: usize, master: bool, step: &StepArgs, kept: &Kep
     let (g, m, v) = (x.flat(1)?, x.flat(3)?, x.flat(4)?);
     let (w, updated) = (x.flat(2)?, x.flat(if master { 5 } else { 2 })?);
     if x.is_cuda() {
-        on_cuda(&x.flat(0)?, [&g, &updated, &m, &v], decayed, step, kept)?;
-        return if master { copy(&w, &updated) } else { Ok(()) };
+        let AdamW { beta1, beta2, eps, weight_decay, .. } = step.adamw;
+        let fixed = own::Fixed { beta1, beta2, eps, weight_decay, clip: step.clip };
+        let vectors = [&g, &updated, &m, &v];
+        return own::adamw([&x.flat(0)?, &kept.settings().all], vectors, decayed, &fixed, master.then_some(&w));
     }
     // As min(1, clip / (norm + 1e-6)) / scale.
     let (square, scale) = (x.flat(0)?.f_double_value(&[0])?, f64::from(step.loss_scale));
@@ -94,30 +82,4 @@ pub fn adamw(x: &Args, decayed: usize, master: bool, step: &StepArgs, kept: &Kep
     let copied = if w.kind() == Kind::BFloat16 { &w } else { &updated };
     gaps::cpu_adamw([&g, copied, &updated, &m, &v], decayed, clip.min(1.0) / scale, &step.adamw)?;
     if master && w.kind() != Kind::BFloat16 { copy(&w, &updated) } else { Ok(()) }
-}
-
-/// The same by libtorch's kernel, with nobody waiting for the norm.
-fn on_cuda(square: &Tensor, [g, w, m, v]: [&Tensor; 4], decayed: usize, step: &StepArgs, kept: &Kept) -> Outcome {
-    let settings = kept.settings();
-    let overflow = square.f_isfinite()?.f_logical_not()?.f_to_kind(Kind::Float)?;
-    let mut shrink = settings.scale.f_reciprocal()?;
-    if step.clip > 0.0 {
-        let mut norm = square.f_sqrt()?.f_div_(&settings.scale)?.f_add_scalar_(1e-6)?;
-        drop(shrink.f_mul_(&norm.f_reciprocal_()?.f_mul_scalar_(f64::from(step.clip))?.f_clamp_max_(1.0)?)?);
-    }
-    for (first, count, decays) in [(0, decayed, true), (decayed, g.numel() - decayed, false)] {
-        if count > 0 {
-            let part = |tensor: &Tensor| tensor.f_narrow(0, n(first), n(count));
-            let update = update(step, settings, decays, &overflow);
-            gaps::cuda_adamw([&part(w)?, &part(g)?.f_mul(&shrink)?, &part(m)?, &part(v)?], &update)?;
-        }
-    }
-    Ok(())
-}
-
-fn update<'a>(step: &StepArgs, settings: &'a Settings, decays: bool, overflow: &'a Tensor) -> Update<'a> {
-    let (h, (_, _, decay)) = (&step.adamw, translated(step));
-    let [beta1, beta2, eps] = [h.beta1, h.beta2, h.eps].map(f64::from);
-    let weight_decay = if decays { decay } else { 0.0 };
-    Update { steps: &settings.steps, rate: &settings.rate, overflow, beta1, beta2, weight_decay, eps }
 }

@@ -3,10 +3,10 @@
 use meshwright_hardware::op::position;
 use tch::{Device, Tensor};
 
-use super::{copy, table};
-use crate::gaps;
+use super::table;
 use crate::torch::Kept;
 use crate::view::{Outcome, n};
+use crate::{gaps, own};
 
 /// By what angles tokens turn.
 #[derive(Clone, Copy, Debug)]
@@ -59,19 +59,10 @@ pub fn turned(to: &Tensor, from: &Tensor, [cos, sin]: &[Tensor; 2], inverse: boo
     high_to.f_addcmul_(&low, &of_low).map(drop)
 }
 
-/// Turns `[rows, heads, width]` in place.
-pub fn turn(heads: &Tensor, table: &[Tensor; 2], inverse: bool) -> Outcome {
+/// Turns `[rows, heads, width]` in place, by a table that comes again every `seq` rows.
+pub fn turn(heads: &Tensor, seq: usize, table: &[Tensor; 2], inverse: bool) -> Outcome {
     if heads.device() == Device::Cpu {
         return gaps::cpu_rope(heads, table, inverse);
     }
-    let [cos, sin] = table;
-    let [mut low, mut high] = halves(heads)?;
-    let before = low.f_empty_like()?;
-    copy(&before, &low)?;
-    let (plus, minus) = (sin.shallow_clone(), sin.f_neg()?);
-    let (of_high, of_low) = if inverse { (plus, minus) } else { (minus, plus) };
-    drop(low.f_mul_(cos)?);
-    drop(low.f_addcmul_(&high, &of_high)?);
-    drop(high.f_mul_(cos)?);
-    high.f_addcmul_(&before, &of_low).map(drop)
+    own::rope(heads, seq, table, inverse)
 }

@@ -1,0 +1,172 @@
+// LayerNorm and RMSNorm, one block a row, and column sums. Statistics of a row are its mean and 1/σ, side by side.
+
+template <int V, bool LAYER>
+__device__ void norm(int cols, float eps, const T* x, const T* gain, const T* bias, T* y, float* stats) {
+  i64 row = blockIdx.x;
+  x += row * cols;
+  y += row * cols;
+  float held[HELD][V], sum = 0.0f;
+#pragma unroll
+  for (int j = 0; j < HELD; ++j) {
+    int i = (j * blockDim.x + threadIdx.x) * V;
+    if (i >= cols) break;
+    load(x + i, held[j]);
+#pragma unroll
+    for (int e = 0; e < V; ++e) sum += held[j][e];
+  }
+  float mean = LAYER ? block_sums(sum, 0.0f).x / cols : 0.0f, squares = 0.0f;
+#pragma unroll
+  for (int j = 0; j < HELD; ++j) {
+    if ((j * blockDim.x + threadIdx.x) * V >= cols) break;
+#pragma unroll
+    for (int e = 0; e < V; ++e) {
+      held[j][e] -= mean;
+      squares += held[j][e] * held[j][e];
+    }
+  }
+  float scale = 1.0f / sqrtf(block_sums(squares, 0.0f).x / cols + eps);
+  if (threadIdx.x == 0) stats[2 * row] = mean, stats[2 * row + 1] = scale;
+#pragma unroll
+  for (int j = 0; j < HELD; ++j) {
+    int i = (j * blockDim.x + threadIdx.x) * V;
+    if (i >= cols) break;
+    float by[V], more[V];
+    load(gain + i, by);
+    if (LAYER) load(bias + i, more);
+#pragma unroll
+    for (int e = 0; e < V; ++e) held[j][e] = held[j][e] * scale * by[e] + (LAYER ? more[e] : 0.0f);
+    store(y + i, held[j]);
+  }
+}
+
+template <int V>
+__device__ void layer_norm(int cols, float eps, const T* x, const T* gain, const T* bias, T* y, float* stats) {
+  norm<V, true>(cols, eps, x, gain, bias, y, stats);
+}
+BOTH(layer_norm, (int cols, float eps, const T* x, const T* gain, const T* bias, T* y, float* stats),
+     (cols, eps, x, gain, bias, y, stats))
+
+template <int V>
+__device__ void rms_norm(int cols, float eps, const T* x, const T* gain, T* y, float* stats) {
+  norm<V, false>(cols, eps, x, gain, nullptr, y, stats);
+}
+BOTH(rms_norm, (int cols, float eps, const T* x, const T* gain, T* y, float* stats), (cols, eps, x, gain, y, stats))
+
+// A block takes every `gridDim.x`-th row. What it adds to the gradients of gain and bias are rows of `parts`, one after the
+// other for each block: `[blocks, 2, cols]` or `[blocks, cols]`.
+template <int V, bool LAYER>
+__device__ void norm_grad(int rows, int cols, bool accumulate, const T* x, const T* gain, const float* stats, const T* dy,
+                          T* dx, float* parts) {
+  float dgain[HELD][V] = {}, dbias[HELD][V] = {};
+  for (int row = blockIdx.x; row < rows; row += gridDim.x) {
+    i64 first = (i64)row * cols;
+    float middle = LAYER ? stats[2 * row] : 0.0f, scale = stats[2 * row + 1];
+    float shape[HELD][V], of_shape[HELD][V], sum = 0.0f, product = 0.0f;
+#pragma unroll
+    for (int j = 0; j < HELD; ++j) {
+      int i = (j * blockDim.x + threadIdx.x) * V;
+      if (i >= cols) break;
+      float given[V], by[V];
+      load(x + first + i, shape[j]);
+      load(dy + first + i, given);
+      load(gain + i, by);
+#pragma unroll
+      for (int e = 0; e < V; ++e) {
+        shape[j][e] = (shape[j][e] - middle) * scale;
+        of_shape[j][e] = given[e] * by[e];
+        sum += of_shape[j][e];
+        product += of_shape[j][e] * shape[j][e];
+        dgain[j][e] += given[e] * shape[j][e];
+        if (LAYER) dbias[j][e] += given[e];
+      }
+    }
+    float2 sums = block_sums(sum, product);
+    float mean = LAYER ? sums.x / cols : 0.0f, tilt = sums.y / cols;
+#pragma unroll
+    for (int j = 0; j < HELD; ++j) {
+      int i = (j * blockDim.x + threadIdx.x) * V;
+      if (i >= cols) break;
+      float before[V] = {};
+      if (accumulate) load(dx + first + i, before);
+#pragma unroll
+      for (int e = 0; e < V; ++e) {
+        before[e] += scale * (of_shape[j][e] - mean - shape[j][e] * tilt);
+      }
+      store(dx + first + i, before);
+    }
+  }
+  parts += (i64)blockIdx.x * (LAYER ? 2 : 1) * cols;
+#pragma unroll
+  for (int j = 0; j < HELD; ++j) {
+    int i = (j * blockDim.x + threadIdx.x) * V;
+    if (i >= cols) break;
+#pragma unroll
+    for (int e = 0; e < V; ++e) {
+      parts[i + e] = dgain[j][e];
+      if (LAYER) parts[cols + i + e] = dbias[j][e];
+    }
+  }
+}
+
+template <int V>
+__device__ void layer_norm_grad(int rows, int cols, int accumulate, const T* x, const T* gain, const float* stats,
+                                const T* dy, T* dx, float* parts) {
+  norm_grad<V, true>(rows, cols, accumulate, x, gain, stats, dy, dx, parts);
+}
+BOTH(layer_norm_grad,
+     (int rows, int cols, int accumulate, const T* x, const T* gain, const float* stats, const T* dy, T* dx, float* parts),
+     (rows, cols, accumulate, x, gain, stats, dy, dx, parts))
+
+template <int V>
+__device__ void rms_norm_grad(int rows, int cols, int accumulate, const T* x, const T* gain, const float* stats,
+                              const T* dy, T* dx, float* parts) {
+  norm_grad<V, false>(rows, cols, accumulate, x, gain, stats, dy, dx, parts);
+}
+BOTH(rms_norm_grad,
+     (int rows, int cols, int accumulate, const T* x, const T* gain, const float* stats, const T* dy, T* dx, float* parts),
+     (rows, cols, accumulate, x, gain, stats, dy, dx, parts))
+
+// Sums of every `gridDim.y`-th group of 8 rows, by blocks of 32 × 8 threads: rows of `parts`, `[gridDim.y, cols]`.
+template <int V>
+__device__ void column_sums(int rows, int cols, const T* x, float* parts) {
+  __shared__ float space[8][32 * V + 1];
+  int column = (blockIdx.x * 32 + threadIdx.x) * V;
+  float sums[V] = {};
+  if (column < cols) {
+    for (i64 row = blockIdx.y * 8 + threadIdx.y; row < rows; row += gridDim.y * 8) {
+      float given[V];
+      load(x + row * cols + column, given);
+#pragma unroll
+      for (int e = 0; e < V; ++e) sums[e] += given[e];
+    }
+  }
+#pragma unroll
+  for (int e = 0; e < V; ++e) space[threadIdx.y][threadIdx.x * V + e] = sums[e];
+  __syncthreads();
+  for (int i = threadIdx.y * 32 + threadIdx.x; i < 32 * V; i += 256) {
+    if (blockIdx.x * 32 * V + i >= cols) break;
+    float sum = 0.0f;
+    for (int y = 0; y < 8; ++y) sum += space[y][i];
+    parts[(i64)blockIdx.y * cols + blockIdx.x * 32 * V + i] = sum;
+  }
+}
+BOTH(column_sums, (int rows, int cols, const T* x, float* parts), (rows, cols, x, parts))
+
+// out[column] += Σ of a column of `parts`, `[count, stride]`, by blocks of 32 × 16 threads; the second row of blocks does so
+// from `cols` on, for `more`.
+extern "C" __global__ void add_parts(int count, int stride, int cols, const float* parts, float* out, float* more) {
+  __shared__ float space[16][33];
+  int column = blockIdx.x * 32 + threadIdx.x;
+  const float* from = parts + blockIdx.y * cols + column;
+  float sum = 0.0f;
+  if (column < cols) {
+#pragma unroll 4
+    for (int part = threadIdx.y; part < count; part += 16) sum += from[(i64)part * stride];
+  }
+  space[threadIdx.y][threadIdx.x] = sum;
+  __syncthreads();
+  if (threadIdx.y == 0 && column < cols) {
+    for (int y = 1; y < 16; ++y) sum += space[y][threadIdx.x];
+    (blockIdx.y == 0 ? out : more)[column] += sum;
+  }
+}

@@ -1,0 +1,284 @@
+//! Kernels of our own on CUDA, `../cuda`: norms, sums, SwiGLU, rotary positions, cross-entropy, AdamW. ATen's would take
+//! copies in fp32 of what is narrower, or several passes.
+//!
+//! In: an op and its arguments on a CUDA device. Out: the arguments written, rounded once.
+//!
+//! Invariant: whether a kernel runs depends on the op, the formats and where arguments lie alone; sums have a fixed order.
+
+use std::ffi::{CStr, CString, c_void};
+
+use meshwright_hardware::op::{ActivationKind, NormKind, Op, Takes};
+use tch::{Kind, Tensor};
+
+use crate::cuda;
+use crate::view::{Args, Outcome, n};
+
+const SOURCE: &CStr = match CStr::from_bytes_with_nul(
+    concat!(
+        include_str!("../cuda/common.cu"),
+        include_str!("../cuda/rows.cu"),
+        include_str!("../cuda/pointwise.cu"),
+        include_str!("../cuda/loss.cu"),
+        include_str!("../cuda/adamw.cu"),
+        "\0"
+    )
+    .as_bytes(),
+) {
+    Ok(source) => source,
+    Err(_) => panic!("a source with a zero"),
+};
+
+/// As in `common.cu`.
+const THREADS: usize = 512;
+const HELD: usize = 2;
+/// Threads of a block of what goes element by element.
+const ELEMENTWISE: usize = 256;
+/// Blocks whose sums are added in the end: a few for each of a large device's processors.
+const PARTS: usize = 1056;
+
+/// An argument of a kernel.
+#[derive(Clone, Copy)]
+enum Value {
+    Int(i32),
+    Long(i64),
+    Float(f32),
+    Five([f32; 5]),
+    Address(*mut c_void),
+}
+
+impl Value {
+    fn place(&mut self) -> *mut c_void {
+        match self {
+            Value::Int(value) => std::ptr::from_mut(value).cast(),
+            Value::Long(value) => std::ptr::from_mut(value).cast(),
+            Value::Float(value) => std::ptr::from_mut(value).cast(),
+            Value::Five(value) => std::ptr::from_mut(value).cast(),
+            Value::Address(value) => std::ptr::from_mut(value).cast(),
+        }
+    }
+}
+
+/// As the kernels' `int`.
+fn int(count: usize) -> Value {
+    Value::Int(i32::try_from(count).expect("a dim"))
+}
+
+/// As the kernels' `i64`.
+fn long(count: usize) -> Value {
+    Value::Long(n(count))
+}
+
+fn at(tensor: &Tensor) -> Value {
+    Value::Address(tensor.data_ptr())
+}
+
+/// Runs a kernel in the format of weights and activations: blocks by x and y, threads of each.
+fn run(kind: Kind, name: &str, blocks: [usize; 2], threads: [usize; 2], values: &mut [Value]) -> Outcome {
+    let format = match kind {
+        Kind::BFloat16 => 1,
+        Kind::Half => 2,
+        _ => 0, // a word
+    };
+    let shape = [blocks[0], blocks[1], threads[0], threads[1]].map(|count| count as u32);
+    let mut places: Vec<*mut c_void> = values.iter_mut().map(Value::place).collect();
+    let name = CString::new(name).expect("a name without zeros");
+    // SAFETY: each caller below gives what the kernel takes, in its order.
+    unsafe { cuda::launch(SOURCE, format, &name, shape, &mut places) }
+}
+
+/// How many elements of a format a thread moves at once: 16 bytes, where what lies at `tensors` and runs of elements allow it.
+fn width(kind: Kind, runs: &[usize], tensors: &[&Tensor]) -> usize {
+    let wide = 16 / kind.elt_size_in_bytes();
+    let fits = runs.iter().all(|run| run.is_multiple_of(wide))
+        && tensors.iter().all(|tensor| (tensor.data_ptr() as usize).is_multiple_of(16));
+    if fits { wide } else { 1 }
+}
+
+/// A kernel's name in a width.
+fn named(name: &str, width: usize) -> String {
+    format!("{name}_{}", if width == 1 { "1" } else { "w" })
+}
+
+/// Threads for a row of so many vectors.
+fn threads(vectors: usize) -> usize {
+    vectors.next_multiple_of(32).clamp(32, THREADS)
+}
+
+/// Whether a kernel here runs an op: weights and activations are of one format, and rows of norms not too long.
+pub fn runs(op: &Op, x: &Args) -> Outcome<bool> {
+    let signature = op.signature();
+    let floats: Vec<usize> = (0..x.len()).filter(|&i| signature[i].takes == Takes::Float).collect();
+    if !x.is_cuda() || floats.iter().any(|&i| x.kind(i) != x.kind(floats[0])) {
+        return Ok(false);
+    }
+    Ok(match *op {
+        Op::Norm { cols, .. } | Op::NormGrad { cols, .. } => {
+            let tensors = floats.iter().map(|&i| x.flat(i)).collect::<Outcome<Vec<_>>>()?;
+            let width = width(x.kind(floats[0]), &[cols], &tensors.iter().collect::<Vec<_>>());
+            cols.div_ceil(width) <= THREADS * HELD
+        }
+        Op::BiasGrad { .. } | Op::Rope { .. } | Op::LossStats { .. } | Op::Loss { .. } | Op::AdamW { .. } => true,
+        Op::Activation { kind, .. } | Op::ActivationGrad { kind, .. } => kind == ActivationKind::SwiGlu,
+        Op::Embed { .. } | Op::EmbedGrad { .. } | Op::Positions { .. } | Op::PositionsGrad { .. } => false,
+        Op::Matmul { .. } | Op::ExpertMatmul { .. } | Op::Route { .. } | Op::RouteGrad { .. } => false,
+        Op::Dispatch { .. } | Op::DispatchGrad { .. } | Op::Combine { .. } | Op::CombineGrad { .. } => false,
+        Op::LatentPack { .. } | Op::LatentPackGrad { .. } | Op::Columns { .. } | Op::Add { .. } => false,
+        Op::Attention(_) | Op::AttentionGrad(_) | Op::ContextAttention(_) | Op::ContextAttentionGrad(_) => false,
+        Op::Zero { .. } | Op::Copy { .. } | Op::Accumulate { .. } | Op::SquaredNorm { .. } => false,
+    })
+}
+
+fn floats(elems: usize, like: &Tensor) -> Outcome<Tensor> {
+    Tensor::f_empty([n(elems)], (Kind::Float, like.device()))
+}
+
+/// LayerNorm or RMSNorm of `[x, gain, bias]`, of which RMSNorm has no bias, to `[y, stats]`.
+pub fn norm(kind: NormKind, x: &[Tensor], [y, stats]: [&Tensor; 2], eps: f64) -> Outcome {
+    let [rows, cols] = sizes(&x[0]);
+    let elems = y.kind();
+    let width = width(elems, &[cols], &[&x[0], &x[1], &x[x.len() - 1], y]);
+    let mut values = vec![int(cols), Value::Float(eps as f32)];
+    values.extend(x.iter().map(at).chain([at(y), at(stats)]));
+    let name = if kind == NormKind::Layer { "layer_norm" } else { "rms_norm" };
+    run(elems, &named(name, width), [rows, 1], [threads(cols.div_ceil(width)), 1], &mut values)
+}
+
+/// Its gradient from `[x, gain, stats, dy]` into dx, added if it accumulates, and added to those of gain and bias.
+pub fn norm_grad(kind: NormKind, given: [&Tensor; 4], dx: &Tensor, accumulate: bool, sums: &[Tensor]) -> Outcome {
+    let [x, gain, stats, dy] = given;
+    let [rows, cols] = sizes(x);
+    let (elems, blocks) = (dx.kind(), rows.min(PARTS));
+    let width = width(elems, &[cols], &[x, gain, dy, dx]);
+    let parts = floats(blocks * sums.len() * cols, dx)?;
+    let mut values = vec![int(rows), int(cols), Value::Int(accumulate.into())];
+    values.extend([x, gain, stats, dy, dx, &parts].map(at));
+    let name = if kind == NormKind::Layer { "layer_norm_grad" } else { "rms_norm_grad" };
+    run(elems, &named(name, width), [blocks, 1], [threads(cols.div_ceil(width)), 1], &mut values)?;
+    add_parts(&parts, blocks, cols, sums)
+}
+
+/// Adds the sums of columns of `[blocks, sums.len() · cols]`.
+fn add_parts(parts: &Tensor, blocks: usize, cols: usize, sums: &[Tensor]) -> Outcome {
+    let more = &sums[sums.len() - 1];
+    let mut values = [int(blocks), int(sums.len() * cols), int(cols), at(parts), at(&sums[0]), at(more)];
+    run(Kind::Float, "add_parts", [cols.div_ceil(32), sums.len()], [32, 16], &mut values)
+}
+
+/// `sums += Σ_r x[r]`.
+pub fn add_column_sums(sums: Tensor, x: &Tensor) -> Outcome {
+    let [rows, cols] = sizes(x);
+    let width = width(x.kind(), &[cols], &[x]);
+    let across = cols.div_ceil(32 * width);
+    let blocks = PARTS.div_ceil(across).min(rows.div_ceil(8));
+    let parts = floats(blocks * cols, x)?;
+    let mut values = [int(rows), int(cols), at(x), at(&parts)];
+    run(x.kind(), &named("column_sums", width), [across, blocks], [32, 8], &mut values)?;
+    add_parts(&parts, blocks, cols, &[sums])
+}
+
+/// Runs what goes element by element over rows of so many columns.
+fn elementwise(kind: Kind, name: &str, [rows, cols]: [usize; 2], width: usize, values: &mut [Value]) -> Outcome {
+    let chunks = cols.div_ceil(ELEMENTWISE * width);
+    run(kind, &named(name, width), [rows * chunks, 1], [ELEMENTWISE, 1], values)
+}
+
+/// SwiGLU of `[rows, gate | up]`.
+pub fn swiglu(u: &Tensor, out: &Tensor) -> Outcome {
+    let [rows, cols] = sizes(out);
+    let width = width(out.kind(), &[cols], &[u, out]);
+    elementwise(out.kind(), "swiglu", [rows, cols], width, &mut [int(cols), at(u), at(out)])
+}
+
+/// Its gradient.
+pub fn swiglu_grad(u: &Tensor, dout: &Tensor, du: &Tensor) -> Outcome {
+    let [rows, cols] = sizes(dout);
+    let width = width(du.kind(), &[cols], &[u, dout, du]);
+    elementwise(du.kind(), "swiglu_grad", [rows, cols], width, &mut [int(cols), at(u), at(dout), at(du)])
+}
+
+/// Turns heads `[rows, heads, head width]` of packed rows by `[rows, 1, head width / 2]`, which come again every `seq` rows.
+pub fn rope(heads: &Tensor, seq: usize, [cos, sin]: &[Tensor; 2], inverse: bool) -> Outcome {
+    let [rows, count, head] = size(heads).try_into().expect("three axes");
+    let (stride, half) = (heads.stride()[0] as usize, head / 2);
+    let width = width(heads.kind(), &[half, stride], &[heads]);
+    let sign = Value::Float(if inverse { -1.0 } else { 1.0 });
+    let mut values = [int(seq), int(stride), int(count), int(half), sign, at(heads), at(cos), at(sin)];
+    run(heads.kind(), &named("rope", width), [rows, 1], [threads(count * half / width), 1], &mut values)
+}
+
+/// `to = from`, of heads `[batch, heads, tokens, width]`. False if either lies otherwise than in rows of a token each.
+pub fn copy_heads(to: &Tensor, from: &Tensor) -> Outcome<bool> {
+    let [batch, heads, tokens, head] = size(to).try_into().expect("four axes");
+    let in_rows = |tensor: &Tensor| {
+        let stride = tensor.stride();
+        let dense = stride[3] == 1 && stride[1] == n(head) && stride[0] == n(tokens) * stride[2];
+        (dense && tensor.kind() == to.kind()).then_some(stride[2] as usize)
+    };
+    let (Some(to_stride), Some(from_stride)) = (in_rows(to), in_rows(from)) else { return Ok(false) };
+    let (rows, cols) = (batch * tokens, heads * head);
+    let width = width(to.kind(), &[cols, to_stride, from_stride], &[to, from]);
+    let mut values = [int(cols), at(from), long(from_stride), at(to), long(to_stride)];
+    elementwise(to.kind(), "copy_rows", [rows, cols], width, &mut values).map(|()| true)
+}
+
+/// Each row's greatest logit, Σ exp(x − greatest) and target's logit; this shard's columns begin with `first`.
+pub fn loss_stats(logits: &Tensor, targets: &Tensor, first: usize, stats: &Tensor) -> Outcome {
+    let [rows, vocab] = sizes(logits);
+    let width = width(logits.kind(), &[vocab], &[logits]);
+    let mut values = [int(rows), int(vocab), int(first), at(logits), at(targets), at(stats)];
+    run(logits.kind(), &named("loss_stats", width), [rows, 1], [threads(vocab.div_ceil(width)), 1], &mut values)
+}
+
+/// Logits become their gradient, by `scale` and a number on the device; the loss is added to `sum`, by `scale`.
+pub fn loss(
+    [targets, stats, logits, sum]: [&Tensor; 4],
+    [shards, first]: [usize; 2],
+    scale: f64,
+    loss_scale: &Tensor,
+) -> Outcome {
+    let [rows, vocab] = sizes(logits);
+    let width = width(logits.kind(), &[vocab], &[logits]);
+    let (losses, scale) = (floats(rows, logits)?, Value::Float(scale as f32));
+    let mut values = vec![int(rows), int(vocab), int(shards), int(first), scale];
+    values.extend([loss_scale, targets, stats, logits, &losses].map(at));
+    run(logits.kind(), &named("loss", width), [rows, 1], [threads(vocab.div_ceil(width)), 1], &mut values)?;
+    run(Kind::Float, "add_losses", [1, 1], [THREADS, 1], &mut [int(rows), scale, at(&losses), at(sum)])
+}
+
+/// What AdamW is told that does not change from step to step.
+pub struct Fixed {
+    pub beta1: f32,
+    pub beta2: f32,
+    pub eps: f32,
+    pub weight_decay: f32,
+    pub clip: f32,
+}
+
+/// AdamW of `[g, w, m, v]`, of which the first `decayed` decay, with what changes in `settings`, as `adamw.cu` has it; `copy`
+/// gets the weights rounded.
+pub fn adamw(
+    [square, settings]: [&Tensor; 2],
+    [g, w, m, v]: [&Tensor; 4],
+    decayed: usize,
+    fixed: &Fixed,
+    copy: Option<&Tensor>,
+) -> Outcome {
+    let elems = g.numel();
+    let kind = copy.map_or(Kind::Float, Tensor::kind);
+    let width = width(Kind::Float, &[elems], &[g, w, m, v, copy.unwrap_or(g)]);
+    let Fixed { beta1, beta2, eps, weight_decay, clip } = *fixed;
+    let mut values = vec![long(elems), long(decayed), Value::Five([beta1, beta2, eps, weight_decay, clip])];
+    values.extend([settings, square, g, w, m, v].map(at));
+    values.push(copy.map_or(Value::Address(std::ptr::null_mut()), at));
+    let blocks = elems.div_ceil(width * ELEMENTWISE).min(4 * PARTS);
+    run(kind, &named("adamw", width), [blocks, 1], [ELEMENTWISE, 1], &mut values)
+}
+
+fn size(tensor: &Tensor) -> Vec<usize> {
+    tensor.size().into_iter().map(|count| count as usize).collect()
+}
+
+/// Rows and columns.
+fn sizes(tensor: &Tensor) -> [usize; 2] {
+    size(tensor).try_into().expect("rows and columns")
+}
