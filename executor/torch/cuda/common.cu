@@ -35,7 +35,7 @@ __device__ T narrow(float x) {
 
 // Threads of a block at most, and elements of a row that a thread keeps in registers, in vectors.
 #define THREADS 512
-#define HELD 2
+#define HELD 3
 
 typedef long long i64;
 
@@ -72,14 +72,15 @@ __device__ void store(T* to, const float (&from)[V]) {
   put(to, pack);
 }
 
-// Two sums over a block, which all of its threads get; it has whole warps.
-__device__ float2 block_sums(float a, float b) {
+// Two sums over the threads of a row of a block, which all of them get: of a warp, or of the whole block.
+__device__ float2 row_sums(float a, float b) {
   __shared__ float2 parts[32];
 #pragma unroll
   for (int far = 16; far > 0; far /= 2) {
     a += __shfl_xor_sync(0xffffffffu, a, far);
     b += __shfl_xor_sync(0xffffffffu, b, far);
   }
+  if (blockDim.x == 32) return make_float2(a, b);
   // Parts of an earlier sum may still be read.
   __syncthreads();
   if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = make_float2(a, b);

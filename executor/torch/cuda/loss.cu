@@ -99,6 +99,6 @@ BOTH(loss,
 extern "C" __global__ void add_losses(int rows, float scale, const float* losses, float* sum) {
   float mine = 0.0f;
   for (int row = threadIdx.x; row < rows; row += blockDim.x) mine += losses[row];
-  float all = block_sums(mine, 0.0f).x;
+  float all = row_sums(mine, 0.0f).x;
   if (threadIdx.x == 0) *sum += scale * all;
 }

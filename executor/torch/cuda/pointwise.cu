@@ -1,4 +1,4 @@
-// SwiGLU, rotary positions, rows copied between strides.
+// The residual, SwiGLU, rotary positions, rows copied between strides.
 
 // A row is cut into chunks of a block each.
 template <int V>
@@ -11,6 +11,26 @@ struct Place {
     column = (blockIdx.x % chunks * blockDim.x + threadIdx.x) * V;
   }
 };
+
+// out = a + b (+ bias); `out` may be `a` or `b`.
+template <int V>
+__device__ void add(int cols, const T* a, const T* b, const T* bias, T* out) {
+  Place<V> at(cols);
+  if (at.column >= cols) return;
+  i64 first = at.row * cols + at.column;
+  float sum[V], more[V];
+  load(a + first, sum);
+  load(b + first, more);
+#pragma unroll
+  for (int e = 0; e < V; ++e) sum[e] += more[e];
+  if (bias) {
+    load(bias + at.column, more);
+#pragma unroll
+    for (int e = 0; e < V; ++e) sum[e] += more[e];
+  }
+  store(out + first, sum);
+}
+BOTH(add, (int cols, const T* a, const T* b, const T* bias, T* out), (cols, a, b, bias, out))
 
 __device__ float sigmoid(float x) { return 1.0f / (1.0f + __expf(-x)); }
 

@@ -1,8 +1,10 @@
-// LayerNorm and RMSNorm, one block a row, and column sums. Statistics of a row are its mean and 1/σ, side by side.
+// LayerNorm and RMSNorm, each row by a warp of several or by a block, and column sums. Statistics of a row are its mean and
+// 1/σ, side by side.
 
 template <int V, bool LAYER>
-__device__ void norm(int cols, float eps, const T* x, const T* gain, const T* bias, T* y, float* stats) {
-  i64 row = blockIdx.x;
+__device__ void norm(int rows, int cols, float eps, const T* x, const T* gain, const T* bias, T* y, float* stats) {
+  i64 row = (i64)blockIdx.x * blockDim.y + threadIdx.y;
+  if (row >= rows) return;
   x += row * cols;
   y += row * cols;
   float held[HELD][V], sum = 0.0f;
@@ -14,7 +16,7 @@ __device__ void norm(int cols, float eps, const T* x, const T* gain, const T* bi
 #pragma unroll
     for (int e = 0; e < V; ++e) sum += held[j][e];
   }
-  float mean = LAYER ? block_sums(sum, 0.0f).x / cols : 0.0f, squares = 0.0f;
+  float mean = LAYER ? row_sums(sum, 0.0f).x / cols : 0.0f, squares = 0.0f;
 #pragma unroll
   for (int j = 0; j < HELD; ++j) {
     if ((j * blockDim.x + threadIdx.x) * V >= cols) break;
@@ -24,7 +26,7 @@ __device__ void norm(int cols, float eps, const T* x, const T* gain, const T* bi
       squares += held[j][e] * held[j][e];
     }
   }
-  float scale = 1.0f / sqrtf(block_sums(squares, 0.0f).x / cols + eps);
+  float scale = 1.0f / sqrtf(row_sums(squares, 0.0f).x / cols + eps);
   if (threadIdx.x == 0) stats[2 * row] = mean, stats[2 * row + 1] = scale;
 #pragma unroll
   for (int j = 0; j < HELD; ++j) {
@@ -40,28 +42,45 @@ __device__ void norm(int cols, float eps, const T* x, const T* gain, const T* bi
 }
 
 template <int V>
-__device__ void layer_norm(int cols, float eps, const T* x, const T* gain, const T* bias, T* y, float* stats) {
-  norm<V, true>(cols, eps, x, gain, bias, y, stats);
+__device__ void layer_norm(int rows, int cols, float eps, const T* x, const T* gain, const T* bias, T* y, float* stats) {
+  norm<V, true>(rows, cols, eps, x, gain, bias, y, stats);
 }
-BOTH(layer_norm, (int cols, float eps, const T* x, const T* gain, const T* bias, T* y, float* stats),
-     (cols, eps, x, gain, bias, y, stats))
+BOTH(layer_norm, (int rows, int cols, float eps, const T* x, const T* gain, const T* bias, T* y, float* stats),
+     (rows, cols, eps, x, gain, bias, y, stats))
 
 template <int V>
-__device__ void rms_norm(int cols, float eps, const T* x, const T* gain, T* y, float* stats) {
-  norm<V, false>(cols, eps, x, gain, nullptr, y, stats);
+__device__ void rms_norm(int rows, int cols, float eps, const T* x, const T* gain, T* y, float* stats) {
+  norm<V, false>(rows, cols, eps, x, gain, nullptr, y, stats);
 }
-BOTH(rms_norm, (int cols, float eps, const T* x, const T* gain, T* y, float* stats), (cols, eps, x, gain, y, stats))
+BOTH(rms_norm, (int rows, int cols, float eps, const T* x, const T* gain, T* y, float* stats), (rows, cols, eps, x, gain, y, stats))
 
-// A block takes every `gridDim.x`-th row. What it adds to the gradients of gain and bias are rows of `parts`, one after the
-// other for each block: `[blocks, 2, cols]` or `[blocks, cols]`.
+// The sum over a block's rows of threads, for those of its first; they are 1 or 4, of a warp each.
+template <int V>
+__device__ void add_warps(float (&sums)[V]) {
+  __shared__ float space[4][32 * V];
+  if (blockDim.y == 1) return;
+  __syncthreads();
+#pragma unroll
+  for (int e = 0; e < V; ++e) space[threadIdx.y][e * 32 + threadIdx.x] = sums[e];
+  __syncthreads();
+#pragma unroll
+  for (int e = 0; e < V; ++e) {
+    sums[e] = 0.0f;
+    for (int y = 0; y < blockDim.y; ++y) sums[e] += space[y][e * 32 + threadIdx.x];
+  }
+}
+
+// A block's rows of threads take every so many-th row. What a block adds to the gradients of gain and bias are rows of
+// `parts`, one after the other: `[blocks, 2, cols]` or `[blocks, cols]`.
 template <int V, bool LAYER>
 __device__ void norm_grad(int rows, int cols, bool accumulate, const T* x, const T* gain, const float* stats, const T* dy,
                           T* dx, float* parts) {
   float dgain[HELD][V] = {}, dbias[HELD][V] = {};
-  for (int row = blockIdx.x; row < rows; row += gridDim.x) {
+  for (int row = blockIdx.x * blockDim.y + threadIdx.y; row < rows; row += gridDim.x * blockDim.y) {
     i64 first = (i64)row * cols;
     float middle = LAYER ? stats[2 * row] : 0.0f, scale = stats[2 * row + 1];
     float shape[HELD][V], of_shape[HELD][V], sum = 0.0f, product = 0.0f;
+    Pack<T, V> before[HELD];
 #pragma unroll
     for (int j = 0; j < HELD; ++j) {
       int i = (j * blockDim.x + threadIdx.x) * V;
@@ -69,6 +88,7 @@ __device__ void norm_grad(int rows, int cols, bool accumulate, const T* x, const
       float given[V], by[V];
       load(x + first + i, shape[j]);
       load(dy + first + i, given);
+      if (accumulate) before[j] = get<V>(dx + first + i);
       load(gain + i, by);
 #pragma unroll
       for (int e = 0; e < V; ++e) {
@@ -80,26 +100,27 @@ __device__ void norm_grad(int rows, int cols, bool accumulate, const T* x, const
         if (LAYER) dbias[j][e] += given[e];
       }
     }
-    float2 sums = block_sums(sum, product);
+    float2 sums = row_sums(sum, product);
     float mean = LAYER ? sums.x / cols : 0.0f, tilt = sums.y / cols;
 #pragma unroll
     for (int j = 0; j < HELD; ++j) {
       int i = (j * blockDim.x + threadIdx.x) * V;
       if (i >= cols) break;
-      float before[V] = {};
-      if (accumulate) load(dx + first + i, before);
+      float made[V];
 #pragma unroll
       for (int e = 0; e < V; ++e) {
-        before[e] += scale * (of_shape[j][e] - mean - shape[j][e] * tilt);
+        made[e] = scale * (of_shape[j][e] - mean - shape[j][e] * tilt) + (accumulate ? wide(before[j].at[e]) : 0.0f);
       }
-      store(dx + first + i, before);
+      store(dx + first + i, made);
     }
   }
   parts += (i64)blockIdx.x * (LAYER ? 2 : 1) * cols;
 #pragma unroll
   for (int j = 0; j < HELD; ++j) {
     int i = (j * blockDim.x + threadIdx.x) * V;
-    if (i >= cols) break;
+    add_warps(dgain[j]);
+    if (LAYER) add_warps(dbias[j]);
+    if (threadIdx.y > 0 || i >= cols) continue;
 #pragma unroll
     for (int e = 0; e < V; ++e) {
       parts[i + e] = dgain[j][e];
@@ -133,7 +154,16 @@ __device__ void column_sums(int rows, int cols, const T* x, float* parts) {
   int column = (blockIdx.x * 32 + threadIdx.x) * V;
   float sums[V] = {};
   if (column < cols) {
-    for (i64 row = blockIdx.y * 8 + threadIdx.y; row < rows; row += gridDim.y * 8) {
+    i64 row = blockIdx.y * 8 + threadIdx.y, step = gridDim.y * 8;
+    // Four rows are on their way at once.
+    for (; row + 3 * step < rows; row += 4 * step) {
+      Pack<T, V> given[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) given[i] = get<V>(x + (row + i * step) * cols + column);
+#pragma unroll
+      for (int e = 0; e < 4 * V; ++e) sums[e % V] += wide(given[e / V].at[e % V]);
+    }
+    for (; row < rows; row += step) {
       float given[V];
       load(x + row * cols + column, given);
 #pragma unroll

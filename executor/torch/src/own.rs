@@ -1,4 +1,4 @@
-//! Kernels of our own on CUDA, `../cuda`: norms, sums, SwiGLU, rotary positions, cross-entropy, AdamW. ATen's would take
+//! Kernels of our own on CUDA, `../cuda`: embeddings, norms, sums, SwiGLU, rotary positions, cross-entropy, AdamW. ATen's would take
 //! copies in fp32 of what is narrower, or several passes.
 //!
 //! In: an op and its arguments on a CUDA device. Out: the arguments written, rounded once.
@@ -18,6 +18,7 @@ const SOURCE: &CStr = match CStr::from_bytes_with_nul(
         include_str!("../cuda/common.cu"),
         include_str!("../cuda/rows.cu"),
         include_str!("../cuda/pointwise.cu"),
+        include_str!("../cuda/embed.cu"),
         include_str!("../cuda/loss.cu"),
         include_str!("../cuda/adamw.cu"),
         "\0"
@@ -30,7 +31,9 @@ const SOURCE: &CStr = match CStr::from_bytes_with_nul(
 
 /// As in `common.cu`.
 const THREADS: usize = 512;
-const HELD: usize = 2;
+const HELD: usize = 3;
+/// Rows of a part, as in `embed.cu`.
+const PART: usize = 16;
 /// Threads of a block of what goes element by element.
 const ELEMENTWISE: usize = 256;
 /// Blocks whose sums are added in the end: a few for each of a large device's processors.
@@ -104,6 +107,12 @@ fn threads(vectors: usize) -> usize {
     vectors.next_multiple_of(32).clamp(32, THREADS)
 }
 
+/// Threads for rows of a norm, by x and y: a warp a row, four at once, where that holds a row.
+fn norm_threads(vectors: usize) -> [usize; 2] {
+    let across = threads(vectors.div_ceil(HELD));
+    [across, if across == 32 { 4 } else { 1 }]
+}
+
 /// Whether a kernel here runs an op: weights and activations are of one format, and rows of norms not too long.
 pub fn runs(op: &Op, x: &Args) -> Outcome<bool> {
     let signature = op.signature();
@@ -119,10 +128,12 @@ pub fn runs(op: &Op, x: &Args) -> Outcome<bool> {
         }
         Op::BiasGrad { .. } | Op::Rope { .. } | Op::LossStats { .. } | Op::Loss { .. } | Op::AdamW { .. } => true,
         Op::Activation { kind, .. } | Op::ActivationGrad { kind, .. } => kind == ActivationKind::SwiGlu,
-        Op::Embed { .. } | Op::EmbedGrad { .. } | Op::Positions { .. } | Op::PositionsGrad { .. } => false,
+        Op::Embed { .. } | Op::EmbedGrad { .. } => true,
+        Op::Positions { .. } | Op::PositionsGrad { .. } => false,
         Op::Matmul { .. } | Op::ExpertMatmul { .. } | Op::Route { .. } | Op::RouteGrad { .. } => false,
         Op::Dispatch { .. } | Op::DispatchGrad { .. } | Op::Combine { .. } | Op::CombineGrad { .. } => false,
-        Op::LatentPack { .. } | Op::LatentPackGrad { .. } | Op::Columns { .. } | Op::Add { .. } => false,
+        Op::Add { .. } => true,
+        Op::LatentPack { .. } | Op::LatentPackGrad { .. } | Op::Columns { .. } => false,
         Op::Attention(_) | Op::AttentionGrad(_) | Op::ContextAttention(_) | Op::ContextAttentionGrad(_) => false,
         Op::Zero { .. } | Op::Copy { .. } | Op::Accumulate { .. } | Op::SquaredNorm { .. } => false,
     })
@@ -137,23 +148,26 @@ pub fn norm(kind: NormKind, x: &[Tensor], [y, stats]: [&Tensor; 2], eps: f64) ->
     let [rows, cols] = sizes(&x[0]);
     let elems = y.kind();
     let width = width(elems, &[cols], &[&x[0], &x[1], &x[x.len() - 1], y]);
-    let mut values = vec![int(cols), Value::Float(eps as f32)];
+    let threads = norm_threads(cols.div_ceil(width));
+    let mut values = vec![int(rows), int(cols), Value::Float(eps as f32)];
     values.extend(x.iter().map(at).chain([at(y), at(stats)]));
     let name = if kind == NormKind::Layer { "layer_norm" } else { "rms_norm" };
-    run(elems, &named(name, width), [rows, 1], [threads(cols.div_ceil(width)), 1], &mut values)
+    run(elems, &named(name, width), [rows.div_ceil(threads[1]), 1], threads, &mut values)
 }
 
 /// Its gradient from `[x, gain, stats, dy]` into dx, added if it accumulates, and added to those of gain and bias.
 pub fn norm_grad(kind: NormKind, given: [&Tensor; 4], dx: &Tensor, accumulate: bool, sums: &[Tensor]) -> Outcome {
     let [x, gain, stats, dy] = given;
     let [rows, cols] = sizes(x);
-    let (elems, blocks) = (dx.kind(), rows.min(PARTS));
+    let elems = dx.kind();
     let width = width(elems, &[cols], &[x, gain, dy, dx]);
+    let threads = norm_threads(cols.div_ceil(width));
+    let blocks = rows.div_ceil(threads[1]).min(PARTS / threads[1] * 2);
     let parts = floats(blocks * sums.len() * cols, dx)?;
     let mut values = vec![int(rows), int(cols), Value::Int(accumulate.into())];
     values.extend([x, gain, stats, dy, dx, &parts].map(at));
     let name = if kind == NormKind::Layer { "layer_norm_grad" } else { "rms_norm_grad" };
-    run(elems, &named(name, width), [blocks, 1], [threads(cols.div_ceil(width)), 1], &mut values)?;
+    run(elems, &named(name, width), [blocks, 1], threads, &mut values)?;
     add_parts(&parts, blocks, cols, sums)
 }
 
@@ -182,6 +196,14 @@ fn elementwise(kind: Kind, name: &str, [rows, cols]: [usize; 2], width: usize, v
     run(kind, &named(name, width), [rows * chunks, 1], [ELEMENTWISE, 1], values)
 }
 
+/// `out = a + b (+ bias)`.
+pub fn add([a, b, out]: [&Tensor; 3], bias: Option<&Tensor>) -> Outcome {
+    let [rows, cols] = sizes(out);
+    let width = width(out.kind(), &[cols], &[a, b, out, bias.unwrap_or(a)]);
+    let bias = bias.map_or(Value::Address(std::ptr::null_mut()), at);
+    elementwise(out.kind(), "add", [rows, cols], width, &mut [int(cols), at(a), at(b), bias, at(out)])
+}
+
 /// SwiGLU of `[rows, gate | up]`.
 pub fn swiglu(u: &Tensor, out: &Tensor) -> Outcome {
     let [rows, cols] = sizes(out);
@@ -204,6 +226,32 @@ pub fn rope(heads: &Tensor, seq: usize, [cos, sin]: &[Tensor; 2], inverse: bool)
     let sign = Value::Float(if inverse { -1.0 } else { 1.0 });
     let mut values = [int(seq), int(stride), int(count), int(half), sign, at(heads), at(cos), at(sin)];
     run(heads.kind(), &named("rope", width), [rows, 1], [threads(count * half / width), 1], &mut values)
+}
+
+/// Rows of a table that begins with the id `first`, zeros for other ids.
+pub fn embed(ids: &Tensor, table: &Tensor, first: usize, out: &Tensor) -> Outcome {
+    let ([rows, cols], [vocab, _]) = (sizes(out), sizes(table));
+    let width = width(out.kind(), &[cols], &[table, out]);
+    let mut values = [int(cols), int(vocab), int(first), at(ids), at(table), at(out)];
+    elementwise(out.kind(), "embed", [rows, cols], width, &mut values)
+}
+
+/// Adds rows to those of a table in fp32 that begins with the id `first`.
+pub fn embed_grad(ids: &Tensor, dy: &Tensor, first: usize, table: &Tensor) -> Outcome {
+    let ([rows, cols], [vocab, _]) = (sizes(dy), sizes(table));
+    let (sorted, order) = ids.f_sort_stable(true, 0, false)?;
+    let width = width(dy.kind(), &[cols], &[dy, table]);
+    let parts = rows.div_ceil(PART);
+    let heads = floats(parts * cols, dy)?;
+    let threads = threads(cols.div_ceil(width)).min(ELEMENTWISE);
+    let dims = [int(rows), int(cols), int(vocab), int(first), at(&sorted)];
+    let mut values = dims.to_vec();
+    values.extend([&order, dy, &heads, table].map(at));
+    let tiles = cols.div_ceil(width * threads);
+    run(dy.kind(), &named("embed_grad", width), [parts, tiles], [threads, 1], &mut values)?;
+    let mut values = dims.to_vec();
+    values.extend([&heads, table].map(at));
+    run(dy.kind(), "embed_heads", [parts, cols.div_ceil(ELEMENTWISE)], [ELEMENTWISE, 1], &mut values)
 }
 
 /// `to = from`, of heads `[batch, heads, tokens, width]`. False if either lies otherwise than in rows of a token each.

@@ -10,6 +10,7 @@ use meshwright_executor::device::cut::{Cut, sliced};
 use meshwright_hardware::op::{Mode, NormKind, Op};
 use tch::{Device, Kind, Tensor};
 
+use crate::ops::attention;
 use crate::own;
 use crate::view::{Args, Outcome, n};
 
@@ -36,7 +37,8 @@ pub fn is_native(op: &Op, x: &Args) -> Outcome<bool> {
         Op::Norm { kind: NormKind::Layer, .. } => true,
         // CUDA's kernels are of two bytes, and keep statistics in fp32.
         Op::Norm { kind: NormKind::Rms, .. } => x.is_cuda() || fused,
-        Op::Attention(_) | Op::AttentionGrad(_) => x.is_cuda() || fused,
+        // CUTLASS's kernels, on CUDA, would round gradients of keys before they are summed over the heads that share them.
+        Op::Attention(dims) | Op::AttentionGrad(dims) => if x.is_cuda() { attention::is_cudnn(dims) } else { fused },
         Op::EmbedGrad { .. }
         | Op::NormGrad { kind: NormKind::Layer, .. }
         | Op::Route { .. }

@@ -104,7 +104,8 @@ impl Torch {
 
     /// The number that the library gives an op.
     fn number(&mut self, op: &Op) -> Result<u32, String> {
-        if let Some((_, number)) = self.ops.iter().find(|(known, _)| known == op) {
+        // The latest first: a calibration runs one op after another, many times each.
+        if let Some((_, number)) = self.ops.iter().rev().find(|(known, _)| known == op) {
             return Ok(*number);
         }
         let json = serde_json::to_string(op).map_err(|e| format!("{op:?}: {e}"))?;

@@ -48,6 +48,11 @@ impl Sizes {
         if self.repeats(kernel) { self.batch } else { 1 }
     }
 
+    /// Whether cuDNN has a kernel for them.
+    fn are_cudnns(self) -> bool {
+        self.width.is_multiple_of(8) && self.width <= 128 && self.queries > 1
+    }
+
     /// Whether a kernel needs keys to be repeated.
     fn repeats(self, kernel: Kernel) -> bool {
         self.group() > 1 && kernel == Kernel::Cuda(Fused::Cutlass)
@@ -63,13 +68,9 @@ enum Kernel {
 
 fn kernel(x: &Args, sizes: Sizes, masking: Masking<'_>) -> Kernel {
     let elements = &x.buffers[x.regions[0].buffer];
-    let cudnn = elements.kind() != Kind::Float
-        && sizes.width.is_multiple_of(8)
-        && sizes.width <= 128
-        && masking.mask.is_none()
-        && sizes.queries > 1;
+    let narrow = elements.kind() != Kind::Float;
     match elements.device() {
-        Device::Cuda(_) if cudnn => Kernel::Cuda(Fused::Cudnn),
+        Device::Cuda(_) if narrow && masking.mask.is_none() && sizes.are_cudnns() => Kernel::Cuda(Fused::Cudnn),
         Device::Cuda(_) => Kernel::Cuda(Fused::Cutlass),
         _ => Kernel::Cpu,
     }
@@ -252,6 +253,11 @@ fn packed(argument: usize, d: &AttentionDims) -> [Rows; 3] {
 fn sizes(d: &AttentionDims) -> Sizes {
     let AttentionDims { batch, seq, heads, kv_heads, head_dim, .. } = *d;
     Sizes { batch, queries: seq, keys: seq, heads, kv_heads, width: head_dim }
+}
+
+/// Whether cuDNN runs it for elements of two bytes.
+pub fn is_cudnn(d: &AttentionDims) -> bool {
+    sizes(d).are_cudnns()
 }
 
 pub fn forward(x: &Args, d: &AttentionDims) -> Outcome {

@@ -1,9 +1,10 @@
 //! Tables of tokens and of positions.
 
-use meshwright_hardware::op::position;
+use meshwright_hardware::op::{Op, position};
 use tch::{Device, Kind, Tensor};
 
 use super::{scatter_rows, table};
+use crate::own;
 use crate::torch::Kept;
 use crate::view::{Args, Outcome, n};
 
@@ -14,7 +15,10 @@ fn local(ids: &Tensor, vocab: usize, shard: usize) -> Outcome<(Tensor, Tensor)> 
     Ok((local.f_clamp(0, n(vocab) - 1)?, outside))
 }
 
-pub fn forward(x: &Args, [rows, cols, vocab]: [usize; 3], shard: usize) -> Outcome {
+pub fn forward(op: Op, x: &Args, [rows, cols, vocab]: [usize; 3], shard: usize) -> Outcome {
+    if own::runs(&op, x)? {
+        return own::embed(&x.numbers(0)?, &x.of(1, [vocab, cols])?, shard * vocab, &x.of(2, [rows, cols])?);
+    }
     let (rows_of, outside) = local(&x.numbers(0)?, vocab, shard)?;
     let mut out = x.of(2, [rows, cols])?;
     drop(x.of(1, [vocab, cols])?.f_index_select_out(&out, 0, &rows_of)?);
@@ -22,6 +26,9 @@ pub fn forward(x: &Args, [rows, cols, vocab]: [usize; 3], shard: usize) -> Outco
 }
 
 pub fn backward(x: &Args, [rows, cols, vocab]: [usize; 3], shard: usize) -> Outcome {
+    if x.is_cuda() {
+        return own::embed_grad(&x.numbers(0)?, &x.of(1, [rows, cols])?, shard * vocab, &x.of(2, [vocab, cols])?);
+    }
     let (rows_of, outside) = local(&x.numbers(0)?, vocab, shard)?;
     let dy = x.of(1, [rows, cols])?.f_masked_fill(&outside.f_unsqueeze(1)?, 0.0)?;
     scatter_rows(&x.of(2, [vocab, cols])?, &rows_of, &dy)

@@ -42,20 +42,30 @@ fn product(a: &Tensor, b: &Tensor, accumulate: bool, c: &Tensor) -> Outcome {
     Ok(())
 }
 
+/// Whether cuBLAS makes a product in one piece, as it does where tiles are enough for a large device; else it may split sums,
+/// and round them before a bias is added.
+fn is_whole([m, n]: [usize; 2], c: &Tensor) -> bool {
+    c.kind() == Kind::Float || m.div_ceil(128) * n.div_ceil(128) >= 264
+}
+
 pub fn one(x: &Args, layout: Layout, [m, n, k]: [usize; 3], bias: bool, accumulate: bool) -> Outcome {
     let (a, b) = operands(x, layout, [m, n, k])?;
     let c = x.of(x.len() - 1, [m, n])?;
-    if bias && accumulate && c.kind() != Kind::Float {
-        let mut sum = c.f_to_kind(Kind::Float)?;
-        product(&a, &b, true, &sum.f_add_(&x.of(2, [n])?)?)?;
-        return copy(&c, &sum);
-    }
-    if bias && !accumulate && c.device() != Device::Cpu && [&a, &b].iter().all(|x| x.kind() == c.kind()) {
+    if bias && !accumulate && c.device() != Device::Cpu && is_whole([m, n], &c) && a.kind() == c.kind() {
         let bias = x.of(2, [n])?;
-        if bias.kind() == c.kind() {
+        if bias.kind() == c.kind() && b.kind() == c.kind() {
             // cuBLASLt adds it as it stores the product.
             return bias.f_addmm_out(&c, &a, &b).map(drop);
         }
+    }
+    if bias && c.kind() != Kind::Float && (accumulate || c.device() != Device::Cpu) {
+        let added = x.of(2, [n])?.f_to_kind(Kind::Float)?;
+        let mut sum = if accumulate { c.f_to_kind(Kind::Float)? } else { added.f_expand_as(&c)?.f_contiguous()? };
+        if accumulate {
+            drop(sum.f_add_(&added)?);
+        }
+        product(&a, &b, true, &sum)?;
+        return copy(&c, &sum);
     }
     if bias {
         // First, so that the sum is rounded once.

@@ -6,7 +6,7 @@
 //! captured in a graph; sums have a fixed order. In-place operators give their own output again, which is dropped.
 
 mod activation;
-mod attention;
+pub mod attention;
 mod context;
 mod embed;
 mod experts;
@@ -43,7 +43,7 @@ pub fn run(op: &Op, x: &Args, at: &Coord, step: &StepArgs, device: Device, kept:
 /// Runs an op whose elements its operators take.
 fn kernel(op: &Op, x: &Args, at: &Coord, step: &StepArgs, device: Device, kept: &mut Kept) -> Outcome {
     match *op {
-        Op::Embed { rows, cols, vocab, shards } => embed::forward(x, [rows, cols, vocab], shard(shards, at.tp)),
+        Op::Embed { rows, cols, vocab, shards } => embed::forward(*op, x, [rows, cols, vocab], shard(shards, at.tp)),
         Op::EmbedGrad { rows, cols, vocab, shards } => embed::backward(x, [rows, cols, vocab], shard(shards, at.tp)),
         Op::Positions { rows, seq, cols, sp, cp } => {
             let places = embed::Places { rows, seq, first: shard(sp, at.tp) * rows, cp, rank: at.cp };
@@ -149,6 +149,10 @@ fn scatter_rows(table: &Tensor, to: &Tensor, rows: &Tensor) -> Outcome {
 fn add(x: &Args, rows: usize, cols: usize, bias: bool) -> Outcome {
     let [a, b, out] = [0, 1, x.len() - 1].map(|i| x.of(i, [rows, cols]));
     let mut out = out?;
+    if own::runs(&Op::Add { rows, cols, bias }, x)? {
+        let bias = bias.then(|| x.of(2, [cols])).transpose()?;
+        return own::add([&a?, &b?, &out], bias.as_ref());
+    }
     drop(a?.f_add_out(&out, &b?)?);
     if bias {
         drop(out.f_add_(&x.of(2, [cols])?)?);

@@ -9,20 +9,22 @@ use crate::torch::{Kept, Settings};
 use crate::view::{Args, Outcome, n};
 use crate::{gaps, own};
 
-/// Sums of squares that are made side by side.
-const LANES: usize = 64;
+/// Sums of squares that are made side by side: enough for all of a large GPU's processors.
+fn lanes(device: Device) -> usize {
+    if matches!(device, Device::Cuda(_)) { 1024 } else { 64 }
+}
 
 /// Σ g².
 fn squares(g: &Tensor) -> Outcome<Tensor> {
-    let elems = g.numel();
-    let lane = elems / LANES;
-    if lane < LANES {
+    let (elems, count) = (g.numel(), lanes(g.device()));
+    let lane = elems / count;
+    if lane < count {
         return g.f_norm_scalaropt_dtype(2, Kind::Float)?.f_square();
     }
-    let lanes = g.f_narrow(0, 0, n(LANES * lane))?.f_view([n(LANES), n(lane)])?;
+    let lanes = g.f_narrow(0, 0, n(count * lane))?.f_view([n(count), n(lane)])?;
     let mut sum = lanes.f_norm_scalaropt_dim(2, 1, false)?.f_square_()?.f_sum(Kind::Float)?;
-    if elems > LANES * lane {
-        drop(sum.f_add_(&squares(&g.f_narrow(0, n(LANES * lane), n(elems - LANES * lane))?)?)?);
+    if elems > count * lane {
+        drop(sum.f_add_(&squares(&g.f_narrow(0, n(count * lane), n(elems - count * lane))?)?)?);
     }
     Ok(sum)
 }
