@@ -45,6 +45,8 @@ const REPEAT: Duration = Duration::from_micros(200);
 const QUEUED_REPEAT: Duration = Duration::from_millis(5);
 /// Repeats of which the median is taken, where time allows.
 const REPEATS: usize = 31;
+/// Repeats on CUDA at least: a single call there tells how long it takes to ask for it.
+const CUDA_REPEATS: usize = 3;
 /// Share of the budget that ops get; the rest is for communication.
 const OPS_SHARE: f64 = 0.85;
 /// Kinds of collectives.
@@ -354,7 +356,8 @@ impl<'a> Bench<'a> {
             let calls = repeat.as_nanos().div_ceil(once.as_nanos()) as usize;
             let repeats = (budget.as_nanos() / (calls as u128 * once.as_nanos())) as usize;
             shared.calls.store(calls, Ordering::Release);
-            shared.repeats.store(repeats.min(REPEATS), Ordering::Release);
+            let least = if shared.config.device.is_cuda() { CUDA_REPEATS } else { 0 };
+            shared.repeats.store(repeats.clamp(least, REPEATS), Ordering::Release);
         }
         shared.world.barrier(self.rank)?;
         let (calls, repeats) = (shared.calls.load(Ordering::Acquire), shared.repeats.load(Ordering::Acquire));

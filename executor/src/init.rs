@@ -25,7 +25,10 @@ pub fn initial(spec: &ParamSpec, seed: u64, part: Part) -> Vec<f32> {
                 for (i, values) in values.chunks_mut(share).enumerate() {
                     let indices = stretches.iter().cloned().flatten().skip(i * share);
                     scope.spawn(move || {
-                        values.iter_mut().zip(indices).for_each(|(value, index)| *value = std * normal(key, index as u64));
+                        values
+                            .iter_mut()
+                            .zip(indices)
+                            .for_each(|(value, index)| *value = std * normal(key, index as u64));
                     });
                 }
             });

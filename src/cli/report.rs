@@ -7,6 +7,7 @@ use meshwright_executor::metrics;
 use meshwright_hardware::replay::durations;
 use meshwright_hardware::simulate::simulate;
 use meshwright_hardware::trace::Origin;
+use meshwright_hardware::units::FlopRate;
 use meshwright_planner::predict::predict;
 
 use crate::failure::Failure;
@@ -57,6 +58,9 @@ pub fn of_run(path: &Path) -> Result<report::Report, Failure> {
     let steps = metrics::read(&dir.file("metrics.jsonl"))?;
     let losses: Vec<(u64, f64)> = steps.iter().map(|line| (line.step as u64, line.loss)).collect();
     let ranks = plan.mesh.ranks();
+    // `predict` asked for it too.
+    let peak = device.peak_in(plan.job.precision).map_or(f64::NAN, |peak| peak.0);
+    let kind = if device.calibrated.is_some() { "the fastest product measured on it" } else { "its profile's peak" };
     let emulated = if measured.emulated { " (emulated: more ranks than cores)" } else { "" };
     let report = report::Report::of(&Inputs {
         program,
@@ -64,6 +68,7 @@ pub fn of_run(path: &Path) -> Result<report::Report, Failure> {
         replayed: &replayed,
         measured: &measured.trace,
         tokens_per_step: plan.job.tokens_per_step(),
+        model_flops: [plan.job.model_flops_per_step(), peak * ranks as f64],
         predicted_peak_bytes: predicted.figures.peak_memory_bytes,
         measured_peak_bytes: measured.peak_memory_bytes,
         losses: &losses,
@@ -73,6 +78,7 @@ pub fn of_run(path: &Path) -> Result<report::Report, Failure> {
         subtitle: vec![
             ("plan".to_owned(), plan.summary()),
             ("device".to_owned(), measured.device.clone()),
+            ("peak".to_owned(), format!("{} a rank, {kind}: what MFU is of", FlopRate(peak))),
             (
                 "job".to_owned(),
                 format!(

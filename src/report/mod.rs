@@ -23,6 +23,8 @@ pub struct Figures {
     pub step_time_s: f64,
     /// Tokens a second, over all ranks.
     pub tokens_per_s: f64,
+    /// Model FLOPs over what all devices could have done (Chowdhery et al. 2022, appendix B).
+    pub mfu: f64,
     /// Bytes of the rank that holds most.
     pub peak_memory_bytes: u64,
 }
@@ -39,6 +41,8 @@ pub struct Inputs<'a> {
     pub measured: &'a Trace,
     /// Tokens a step.
     pub tokens_per_step: u64,
+    /// FLOPs of the model a step, and FLOP/s of all devices at their peak.
+    pub model_flops: [f64; 2],
     /// Bytes the program declares on the rank that declares most.
     pub predicted_peak_bytes: u64,
     /// Bytes of tensors that a rank held at most.
@@ -155,7 +159,9 @@ impl Report {
     pub fn of(inputs: &Inputs) -> Report {
         let figures = |trace: &Trace, peak_memory_bytes| {
             let step_time_s = trace.step_time().seconds().0;
-            Figures { step_time_s, tokens_per_s: inputs.tokens_per_step as f64 / step_time_s, peak_memory_bytes }
+            let [flops, peak] = inputs.model_flops;
+            let (tokens_per_s, mfu) = (inputs.tokens_per_step as f64 / step_time_s, flops / peak / step_time_s);
+            Figures { step_time_s, tokens_per_s, mfu, peak_memory_bytes }
         };
         let rows: Vec<Row> = (0..inputs.program.roles.len()).flat_map(|role| rows(inputs, role)).collect();
         Report {
@@ -180,7 +186,7 @@ impl Report {
 
     /// The comparison for scripts.
     pub fn json(&self) -> Value {
-        let figures = |f: &Figures| json!({ "step_time_s": f.step_time_s, "tokens_per_s": f.tokens_per_s, "peak_memory_bytes": f.peak_memory_bytes });
+        let figures = |f: &Figures| json!({ "step_time_s": f.step_time_s, "tokens_per_s": f.tokens_per_s, "mfu": f.mfu, "peak_memory_bytes": f.peak_memory_bytes });
         let errors = |f: &Figures| {
             let m = &self.measured;
             json!({
@@ -323,6 +329,7 @@ mod tests {
             replayed: &trace(Origin::Replayed, vec![lane(0, 100_000, 1_000_000), lane(1, 100_000, 1_200_000)]),
             measured: &trace(Origin::Measured, vec![lane(0, 100_000, 1_000_000), lane(1, 100_000, 1_150_000)]),
             tokens_per_step: 1000,
+            model_flops: [1e9, 1e12],
             predicted_peak_bytes: 1 << 20,
             measured_peak_bytes: (1 << 20) + 4096,
             losses: &[(0, 5.5), (1, 4.0)],

@@ -25,6 +25,7 @@ impl Report {
         };
         line("step time", &|f| f.step_time_s, &|x| Seconds(x).to_string());
         line("tokens/s", &|f| f.tokens_per_s, &|x| format!("{x:.0}"));
+        line("MFU", &|f| f.mfu, &|x| format!("{:.1} %", x * 100.0));
         line("peak memory of a rank", &|f| f.peak_memory_bytes as f64, &|x| Bytes(x as u64).to_string());
         if let Some(spread) = self.spread {
             let [low, half, high] = [spread.p5_s, spread.median_s, spread.p95_s].map(|x| Seconds(x).to_string());

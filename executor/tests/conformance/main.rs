@@ -151,6 +151,15 @@ fn wgpu(rank: Rank, buffers: &[Buffer]) -> Result<Box<dyn Device>, ExecutorError
 #[cfg(feature = "wgpu")]
 conformance!(wgpu, crate::wgpu, crate::ALL);
 
+/// The same adapter, as if it had no words of 16 bits and no subgroups.
+#[cfg(feature = "wgpu")]
+fn plain(rank: Rank, buffers: &[Buffer]) -> Result<Box<dyn Device>, ExecutorError> {
+    Ok(Box::new(meshwright_executor::device::Wgpu::plain(rank, buffers, 0)?))
+}
+
+#[cfg(feature = "wgpu")]
+conformance!(wgpu_plain, crate::plain, crate::ALL);
+
 /// Torch's CPU, by the library that `scripts/torch` builds.
 #[cfg(all(feature = "torch", unix))]
 fn torch(rank: Rank, buffers: &[Buffer]) -> Result<Box<dyn Device>, ExecutorError> {
@@ -176,6 +185,7 @@ fn cases_cover_every_class_that_is_calibrated() {
     let classes = |ops: Vec<meshwright_hardware::op::Op>| -> std::collections::BTreeSet<&str> {
         ops.iter().map(|op| op.class()).collect()
     };
-    let (tested, calibrated) = (classes(cases::all()), classes(meshwright_executor::calibrate::default_ops(Elem::F32, false)));
+    let (tested, calibrated) =
+        (classes(cases::all()), classes(meshwright_executor::calibrate::default_ops(Elem::F32, false)));
     assert!(calibrated.is_subset(&tested), "{calibrated:?} {tested:?}");
 }

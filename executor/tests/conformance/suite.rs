@@ -286,12 +286,16 @@ fn run_op(
 }
 
 fn compare(op: &Op, elem: Elem, want: &[Vec<f64>], got: &[Vec<u32>]) {
-    let attends = matches!(op, Op::Attention(_) | Op::AttentionGrad(_))
-        || matches!(op, Op::ContextAttention(_) | Op::ContextAttentionGrad(_));
-    // Matrix units take weights of values, and gradients of scores, in the elements' format (Dao et al. 2022).
-    let rounding = if attends && elem != Elem::F32 { 4.0 } else { 1.0 };
+    // Matrix units take weights of values in the elements' format (Dao et al. 2022), and then gradients of scores too.
+    let (attends, roundings) = match op {
+        Op::Attention(_) | Op::ContextAttention(_) => (true, 4.0),
+        Op::AttentionGrad(_) | Op::ContextAttentionGrad(_) => (true, 8.0),
+        _ => (false, 1.0), // every other op rounds once
+    };
+    let rounding = if elem == Elem::F32 { 1.0 } else { roundings };
     let given = op.signature().into_iter().zip(want).filter(|(p, _)| p.mode == Mode::In && !is_ids(p));
-    let operands = given.map(|(_, x)| x.iter().map(|x| x.abs()).sum::<f64>() / x.len().max(1) as f64).fold(0.0, f64::max);
+    let operands =
+        given.map(|(_, x)| x.iter().map(|x| x.abs()).sum::<f64>() / x.len().max(1) as f64).fold(0.0, f64::max);
     // A gradient of scores is a difference, of which rounding leaves something of its terms' size where it is nothing.
     let least = if attends { operands / 100.0 } else { 1e-6 };
     for ((param, want), got) in op.signature().iter().zip(want).zip(got).filter(|((p, _), _)| p.mode != Mode::In) {

@@ -139,8 +139,7 @@ pub unsafe fn launch(
 ) -> Result<(), TchError> {
     let part = part()?;
     // SAFETY: the caller's word; texts end with a zero.
-    let done =
-        unsafe { (part.launch)(source.as_ptr(), format, name.as_ptr(), shape.as_ptr(), arguments.as_mut_ptr()) };
+    let done = unsafe { (part.launch)(source.as_ptr(), format, name.as_ptr(), shape.as_ptr(), arguments.as_mut_ptr()) };
     outcome(done, part.problem)
 }
 

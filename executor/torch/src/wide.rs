@@ -38,7 +38,13 @@ pub fn is_native(op: &Op, x: &Args) -> Outcome<bool> {
         // CUDA's kernels are of two bytes, and keep statistics in fp32.
         Op::Norm { kind: NormKind::Rms, .. } => x.is_cuda() || fused,
         // CUTLASS's kernels, on CUDA, would round gradients of keys before they are summed over the heads that share them.
-        Op::Attention(dims) | Op::AttentionGrad(dims) => if x.is_cuda() { attention::is_cudnn(dims) } else { fused },
+        Op::Attention(dims) | Op::AttentionGrad(dims) => {
+            if x.is_cuda() {
+                attention::is_cudnn(dims, x)
+            } else {
+                fused
+            }
+        }
         Op::EmbedGrad { .. }
         | Op::NormGrad { kind: NormKind::Layer, .. }
         | Op::Route { .. }

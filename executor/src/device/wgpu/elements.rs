@@ -2,8 +2,9 @@
 //!
 //! In: which elements the arguments of a kernel have, and which arguments it writes. Out: WGSL.
 //!
-//! Two halves share a word. Threads that write neighbours change their halves by atomic operations; each half has one writer,
-//! so the order makes no difference. This needs nothing of the adapter that WGSL does not promise.
+//! Where the adapter has words of 16 bits, halves are such. Else two of them share a word, and threads that write neighbours
+//! change their halves by atomic operations; each half has one writer, so the order makes no difference. This needs nothing
+//! of the adapter that WGSL does not promise.
 //!
 //! Invariant: halves are rounded to nearest even, also those that are subnormal in fp16; what is too large is infinite.
 
@@ -49,8 +50,8 @@ fn to_f16(x: f32) -> u32 {
 ";
 
 /// Bindings and `get0(i)`, `put0(i, x)` .. for arguments of these elements, of which some are written. Others cannot be:
-/// their `put` does nothing, so that modules compile.
-pub(super) fn accessors(elems: &[Elem], writes: &[usize]) -> String {
+/// their `put` does nothing, so that modules compile. `short` says whether there are words of 16 bits.
+pub(super) fn accessors(elems: &[Elem], writes: &[usize], short: bool) -> String {
     let mut text = String::from(CONVERSIONS);
     for n in 0..BINDINGS as usize {
         let elem = elems.get(n).copied().unwrap_or(Elem::F32);
@@ -64,6 +65,11 @@ pub(super) fn accessors(elems: &[Elem], writes: &[usize]) -> String {
                 "@group(0) @binding({n}) var<storage, read_write> b{n}: array<f32>;
                 fn get{n}(i: u32) -> f32 {{ return b{n}[i]; }}
                 fn put{n}(i: u32, x: f32) {{ b{n}[i] = x; }}"
+            ),
+            (Some(format), _) if short => format!(
+                "@group(0) @binding({n}) var<storage, read_write> b{n}: array<u16>;
+                fn get{n}(i: u32) -> f32 {{ return of_{format}(u32(b{n}[i])); }}
+                fn put{n}(i: u32, x: f32) {{ b{n}[i] = u16(to_{format}(x)); }}"
             ),
             (Some(format), false) => format!(
                 "@group(0) @binding({n}) var<storage, read_write> b{n}: array<u32>;

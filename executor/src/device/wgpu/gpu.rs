@@ -15,7 +15,7 @@ use wgpu::{
 };
 
 use super::memory::Slice;
-use super::pipeline::{Pipelines, Recorded};
+use super::pipeline::{Extras, Pipelines, Recorded};
 use crate::device::{Backend, Found, device_info};
 
 /// As `Cargo.toml` asks for it.
@@ -28,6 +28,9 @@ pub(super) const BINDINGS: u32 = 6;
 const CLOCK: Features = Features::TIMESTAMP_QUERY.union(Features::TIMESTAMP_QUERY_INSIDE_ENCODERS);
 /// Bytes of memory that a workgroup shares at most, and its invocations.
 const WORKGROUP: (u32, u32) = (16 << 10, 256);
+
+/// What kernels make use of where it is there.
+pub(super) const EXTRAS: Features = Features::SHADER_I16.union(Features::SUBGROUP);
 
 /// An open adapter.
 pub(super) struct Gpu {
@@ -107,18 +110,18 @@ pub fn adapters() -> Vec<Found> {
     enumerate().iter().enumerate().map(describe).collect()
 }
 
-/// An adapter's device, opened once a process; `None` if there is no such adapter.
-pub(super) fn open(number: usize) -> Option<Result<Arc<Gpu>, String>> {
-    static OPEN: Mutex<Option<HashMap<usize, Arc<Gpu>>>> = Mutex::new(None);
+/// An adapter's device with what it has of `extras`, opened once a process; `None` if there is no such adapter.
+pub(super) fn open(number: usize, extras: Features) -> Option<Result<Arc<Gpu>, String>> {
+    static OPEN: Mutex<Option<HashMap<(usize, Features), Arc<Gpu>>>> = Mutex::new(None);
     let adapter = enumerate().get(number)?;
     let mut open = lock(&OPEN);
     let open = open.get_or_insert_default();
-    if let Some(gpu) = open.get(&number) {
+    if let Some(gpu) = open.get(&(number, extras)) {
         return Some(Ok(Arc::clone(gpu)));
     }
-    let gpu = Gpu::new(adapter, adapter.limits()).map(Arc::new);
+    let gpu = Gpu::new(adapter, adapter.limits(), extras).map(Arc::new);
     if let Ok(gpu) = &gpu {
-        open.insert(number, Arc::clone(gpu));
+        open.insert((number, extras), Arc::clone(gpu));
     }
     Some(gpu)
 }
@@ -129,18 +132,19 @@ pub(super) fn limited(lower: impl FnOnce(&mut Limits)) -> Result<Gpu, String> {
     let adapter = enumerate().first().expect("a wgpu adapter; scripts/test installs a software one");
     let mut limits = adapter.limits();
     lower(&mut limits);
-    Gpu::new(adapter, limits)
+    Gpu::new(adapter, limits, EXTRAS)
 }
 
 impl Gpu {
-    fn new(adapter: &Adapter, limits: Limits) -> Result<Gpu, String> {
+    fn new(adapter: &Adapter, limits: Limits, extras: Features) -> Result<Gpu, String> {
         if let Some(problem) = lacks(adapter, &limits) {
             return Err(problem);
         }
         let keeps_time = adapter.features().contains(CLOCK);
+        let extras = extras & adapter.features();
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("meshwright"),
-            required_features: Features::IMMEDIATES | if keeps_time { CLOCK } else { Features::empty() },
+            required_features: Features::IMMEDIATES | extras | if keeps_time { CLOCK } else { Features::empty() },
             required_limits: limits.clone(),
             ..Default::default()
         };
@@ -153,7 +157,15 @@ impl Gpu {
         device.set_device_lost_callback(move |reason, message| {
             lock(&lost).get_or_insert(format!("it was lost ({reason:?}): {message}"));
         });
-        Ok(Gpu { pipelines: Pipelines::new(&device), device, queue, limits, keeps_time, fault })
+        let (short, subgroups) = (extras.contains(Features::SHADER_I16), extras.contains(Features::SUBGROUP));
+        Ok(Gpu {
+            pipelines: Pipelines::new(&device, Extras { short, subgroups }),
+            device,
+            queue,
+            limits,
+            keeps_time,
+            fault,
+        })
     }
 
     /// What has gone wrong so far, if anything.

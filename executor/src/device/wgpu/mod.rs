@@ -71,8 +71,20 @@ impl Wgpu {
     /// # Errors
     /// [`ExecutorError::Device`] if there is no such adapter, it lacks something, or a buffer cannot be allocated.
     pub fn new(rank: Rank, buffers: &[Buffer], adapter: usize) -> Result<Wgpu, ExecutorError> {
+        Wgpu::with(rank, buffers, adapter, gpu::EXTRAS)
+    }
+
+    /// As [`Wgpu::new`], as if the adapter had nothing that WGSL does not promise: no words of 16 bits, no subgroups.
+    ///
+    /// # Errors
+    /// As of [`Wgpu::new`].
+    pub fn plain(rank: Rank, buffers: &[Buffer], adapter: usize) -> Result<Wgpu, ExecutorError> {
+        Wgpu::with(rank, buffers, adapter, ::wgpu::Features::empty())
+    }
+
+    fn with(rank: Rank, buffers: &[Buffer], adapter: usize, extras: ::wgpu::Features) -> Result<Wgpu, ExecutorError> {
         let backend = Backend::Wgpu(adapter);
-        let gpu = match gpu::open(adapter) {
+        let gpu = match gpu::open(adapter, extras) {
             Some(opened) => opened.map_err(|problem| failed(backend, rank, problem))?,
             None => return Err(backend.missing(rank)),
         };

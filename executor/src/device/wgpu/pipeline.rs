@@ -3,7 +3,8 @@
 //! In: a kernel, its arguments, dims and numbers. Out: a dispatch.
 //!
 //! Invariant: dims are parameters, so a kernel is compiled once for its arguments' elements; matmuls once a size of tiles,
-//! attention once a width of heads.
+//! attention once a width of heads. What an adapter has beyond WGSL's promises changes how elements lie and how workgroups
+//! sum, not what kernels say.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -31,6 +32,14 @@ macro_rules! module {
         concat!(include_str!("kernels/prelude.wgsl"), $(include_str!(concat!("kernels/", $file, ".wgsl"))),+)
     };
 }
+
+/// Sums over a workgroup, without subgroups and with them.
+const SUMS: [&str; 2] = [include_str!("kernels/sums.wgsl"), include_str!("kernels/sums_subgroups.wgsl")];
+/// How entry points learn which thread they are, and what those add that note where it stands among subgroups.
+const ENTRY: &str = "@builtin(local_invocation_index) t: u32) {";
+const NOTED: &str = "@builtin(local_invocation_index) t: u32, @builtin(subgroup_id) subgroup: u32, \
+    @builtin(num_subgroups) subgroups: u32, @builtin(subgroup_invocation_id) lane: u32) { \
+    stand = vec3<u32>(subgroup, subgroups, lane);";
 
 const ELEMENTWISE: &str = module!("elementwise");
 const EMBED: &str = module!("embed");
@@ -146,15 +155,25 @@ impl Dispatch {
 /// What a pipeline is compiled for: an entry point, its constants, its arguments' elements.
 type Key = (&'static str, Constants, Vec<Elem>);
 
+/// What an adapter has that WGSL does not promise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Extras {
+    /// Words of 16 bits.
+    pub short: bool,
+    /// Operations of subgroups.
+    pub subgroups: bool,
+}
+
 /// What is compiled so far.
 pub(super) struct Pipelines {
+    extras: Extras,
     /// By number of bindings, from one.
     layouts: Vec<(BindGroupLayout, PipelineLayout)>,
     compiled: Mutex<HashMap<Key, ComputePipeline>>,
 }
 
 impl Pipelines {
-    pub fn new(device: &wgpu::Device) -> Pipelines {
+    pub fn new(device: &wgpu::Device, extras: Extras) -> Pipelines {
         // One buffer may hold several arguments, of which a binding that only reads would exclude one that writes.
         let ty = wgpu::BindingType::Buffer {
             ty: wgpu::BufferBindingType::Storage { read_only: false },
@@ -174,7 +193,7 @@ impl Pipelines {
             });
             (group, pipeline)
         };
-        Pipelines { layouts: (1..=BINDINGS).map(layout).collect(), compiled: Mutex::default() }
+        Pipelines { extras, layouts: (1..=BINDINGS).map(layout).collect(), compiled: Mutex::default() }
     }
 
     /// A kernel's pipeline, compiled at its first call.
@@ -200,7 +219,14 @@ impl Pipelines {
     }
 
     fn compile(&self, device: &wgpu::Device, kernel: Kernel, constants: &Constants, elems: &[Elem]) -> ComputePipeline {
-        let source = accessors(elems, kernel.writes) + kernel.source;
+        let Extras { short, subgroups } = self.extras;
+        let mut source = accessors(elems, kernel.writes, short) + SUMS[usize::from(subgroups)] + kernel.source;
+        if subgroups {
+            source = source.replace(ENTRY, NOTED);
+        }
+        if short {
+            source = format!("enable wgpu_int16;\n{source}");
+        }
         let source = wgpu::ShaderSource::Wgsl(source.into());
         let descriptor = wgpu::ShaderModuleDescriptor { label: Some(kernel.entry), source };
         // SAFETY: kernels index only what `Device::run` has checked, every loop ends, and dims divided by are not 0.

@@ -2,8 +2,8 @@
 
 use meshwright_hardware::op::ActivationKind;
 
-use crate::{gaps, own};
 use crate::view::{Args, Outcome};
+use crate::{gaps, own};
 
 pub fn forward(x: &Args, kind: ActivationKind, rows: usize, cols: usize) -> Outcome {
     let out = x.of(1, [rows, cols])?;

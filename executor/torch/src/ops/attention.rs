@@ -48,7 +48,7 @@ impl Sizes {
         if self.repeats(kernel) { self.batch } else { 1 }
     }
 
-    /// Whether cuDNN has a kernel for them.
+    /// Whether cuDNN has a kernel for them, of elements of two bytes.
     fn are_cudnns(self) -> bool {
         self.width.is_multiple_of(8) && self.width <= 128 && self.queries > 1
     }
@@ -255,9 +255,10 @@ fn sizes(d: &AttentionDims) -> Sizes {
     Sizes { batch, queries: seq, keys: seq, heads, kv_heads, width: head_dim }
 }
 
-/// Whether cuDNN runs it for elements of two bytes.
-pub fn is_cudnn(d: &AttentionDims) -> bool {
-    sizes(d).are_cudnns()
+/// Whether cuDNN runs it for elements of two bytes: it moves 16 bytes at a time, and does not say so where it cannot.
+pub fn is_cudnn(d: &AttentionDims, x: &Args) -> bool {
+    let aligned = |i: usize| x.flat(i).is_ok_and(|part| (part.data_ptr() as usize).is_multiple_of(16));
+    sizes(d).are_cudnns() && (0..x.len()).all(|i| !x.is_half(i) || aligned(i))
 }
 
 pub fn forward(x: &Args, d: &AttentionDims) -> Outcome {

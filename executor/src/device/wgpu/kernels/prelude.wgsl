@@ -1,4 +1,5 @@
-// What all kernels share: parameters, arguments, sums and maxima over a workgroup.
+// What all kernels share: parameters, arguments. Before it stand sums and maxima over a workgroup, of `sums.wgsl`, or of
+// `sums_subgroups.wgsl` where the adapter has subgroups.
 //
 // Arguments are read and written through `get0(i), put0(i, x) ..`, which `elements.rs` writes for the elements that they have;
 // kernels compute in f32 whatever those are.
@@ -24,7 +25,6 @@ var<immediate> p: Params;
 @group(0) @binding(0) var<storage, read_write> ids0: array<u32>;
 @group(0) @binding(1) var<storage, read_write> ids1: array<u32>;
 
-const WIDTH = 256u;
 const NO_ID = 0xffffffffu;
 const LEAST = -3.0e38;
 
@@ -39,35 +39,4 @@ fn position(at: u32, seq: u32, cp: u32, rank: u32) -> u32 {
 
 fn group_index(id: vec3<u32>, groups: vec3<u32>) -> u32 {
     return id.y * groups.x + id.x;
-}
-
-var<workgroup> lanes: array<f32, 256>;
-
-// The sum of every thread's `x`, by halves: always in the same order.
-fn sum_all(t: u32, x: f32) -> f32 {
-    lanes[t] = x;
-    workgroupBarrier();
-    for (var half = WIDTH / 2u; half > 0u; half = half / 2u) {
-        if t < half {
-            lanes[t] = lanes[t] + lanes[t + half];
-        }
-        workgroupBarrier();
-    }
-    let total = lanes[0];
-    workgroupBarrier();
-    return total;
-}
-
-fn max_all(t: u32, x: f32) -> f32 {
-    lanes[t] = x;
-    workgroupBarrier();
-    for (var half = WIDTH / 2u; half > 0u; half = half / 2u) {
-        if t < half {
-            lanes[t] = max(lanes[t], lanes[t + half]);
-        }
-        workgroupBarrier();
-    }
-    let greatest = lanes[0];
-    workgroupBarrier();
-    return greatest;
 }
