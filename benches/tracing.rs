@@ -1,5 +1,6 @@
-//! What tracing costs, and how near a replay of a trace is to the step it was made from: steps with and without it in turn, of
-//! trainers made in either order, a table of medians. `cargo bench --bench tracing -- cpu torch wgpu`; the CPU alone, unless devices are named.
+//! What tracing costs, and how near a replay of a trace is to the step it was made from: steps of one trainer with and without it
+//! in turn, a table of medians. Two trainers would differ by more than tracing costs, by where their memory lies.
+//! `cargo bench --bench tracing -- cpu torch wgpu`; the CPU alone, unless devices are named.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,7 +20,7 @@ use meshwright_planner::models;
 use meshwright_planner::plan::{Plan, Schedule, Stage};
 
 /// Pairs of steps, after the first, which warm up.
-const PAIRS: usize = 20;
+const PAIRS: usize = 40;
 const WARM_UP: usize = 2;
 
 /// `demo-10m` on one rank; on two that share the batch; on two stages.
@@ -44,10 +45,10 @@ fn plans(seq: usize) -> Vec<(&'static str, Plan)> {
     vec![("1 rank", single), ("2 ranks, ZeRO-1", data), ("2 stages, 1F1B", stages)]
 }
 
-fn trainer(plan: &Plan, device: Backend, traced: bool) -> (Arc<Verified>, Trainer) {
+fn trainer(plan: &Plan, device: Backend) -> (Arc<Verified>, Trainer) {
     let lowered = lower(plan).expect("the plan is sound");
     let threads = (device_info().cores / plan.mesh.ranks()).max(1);
-    let config = TrainConfig { device, traced, ..train_config(plan, threads, None) };
+    let config = TrainConfig { device, ..train_config(plan, threads, None) };
     let seq = plan.job.seq;
     let source = move |step: usize, index: usize| {
         let ids: Vec<u32> = (0..seq).map(|i| ((step * 31 + index * 7 + i * i) % 256) as u32).collect();
@@ -78,23 +79,21 @@ struct Pairs {
     replays: Vec<f64>,
 }
 
-/// Steps of two trainers in turn. Which of them was there first matters more than what a trace costs: memory that is asked for
-/// first lies better.
-fn pairs(plan: &Plan, device: Backend, traced_first: bool) -> Pairs {
-    let (program, first) = trainer(plan, device, traced_first);
-    let (_, second) = trainer(plan, device, !traced_first);
-    let mut both = if traced_first { [first, second] } else { [second, first] };
+/// Steps of a trainer with and without a trace, in turn.
+fn pairs(plan: &Plan, device: Backend) -> Pairs {
+    let (program, mut trainer) = trainer(plan, device);
     let mut pairs = Pairs::default();
     for pair in 0..WARM_UP + PAIRS {
         // Who comes first changes too.
-        for which in if pair % 2 == 0 { [0, 1] } else { [1, 0] } {
+        for traced in if pair % 2 == 0 { [true, false] } else { [false, true] } {
+            trainer.set_traced(traced);
             let start = Instant::now();
-            let outcome = both[which].step().expect("it trains");
+            let outcome = trainer.step().expect("it trains");
             let seconds = start.elapsed().as_secs_f64();
             if pair < WARM_UP {
                 continue;
             }
-            if which == 0 {
+            if traced {
                 pairs.with.push(seconds);
                 pairs.replays.push(replayed(&program, &outcome.trace));
             } else {
@@ -106,30 +105,19 @@ fn pairs(plan: &Plan, device: Backend, traced_first: bool) -> Pairs {
 }
 
 fn compare(name: &str, plan: &Plan, device: Backend) {
-    let both = [true, false].map(|traced_first| pairs(plan, device, traced_first));
-    let cost = |pairs: &Pairs| {
-        median(pairs.with.iter().zip(&pairs.without).map(|(with, without)| with / without).collect::<Vec<_>>())
-    };
-    let costs = both.each_ref().map(cost);
-    let all = |pick: fn(&Pairs) -> &Vec<f64>| both.iter().flat_map(pick).copied().collect::<Vec<f64>>();
-    let [with, without, replays] = [all(|p| &p.with), all(|p| &p.without), all(|p| &p.replays)];
+    let Pairs { with, without, replays } = pairs(plan, device);
     let percent = |share: f64| format!("{:+.1} %", 100.0 * share);
-    let worst = percent(replays.iter().copied().fold(0.0, |a: f64, b| if b.abs() > a.abs() { b } else { a }));
-    let [with, without, replay] = [with, without, replays].map(median);
-    let cost = percent((costs[0] * costs[1]).sqrt() - 1.0);
-    let [first, second] = costs.map(|cost| percent(cost - 1.0));
-    let (with, without, replay) = (1e3 * with, 1e3 * without, percent(replay));
-    println!(
-        "| {device} | {name} | {with:.1} ms | {without:.1} ms | {cost} ({first}, {second}) | {replay} | {worst} |"
-    );
+    let cost = median(with.iter().zip(&without).map(|(with, without)| with / without).collect()) - 1.0;
+    let worst = replays.iter().copied().fold(0.0, |a: f64, b| if b.abs() > a.abs() { b } else { a });
+    let (cost, worst, replay) = (percent(cost), percent(worst), percent(median(replays)));
+    let [with, without] = [with, without].map(|times| 1e3 * median(times));
+    println!("| {device} | {name} | {with:.1} ms | {without:.1} ms | {cost} | {replay} | {worst} |");
 }
 
 fn main() {
     let named: Vec<Backend> = std::env::args().skip(1).filter_map(|name| name.parse().ok()).collect();
     let devices = if named.is_empty() { vec![Backend::Cpu] } else { named };
-    println!(
-        "| device | plan | step, traced | step, untraced | tracing costs (its trainer made first, second) | replayed, off by | at worst |"
-    );
+    println!("| device | plan | step, traced | step, untraced | tracing costs | replayed, off by | at worst |");
     println!("|---|---|---|---|---|---|---|");
     for device in devices {
         // An adapter that is emulated takes seconds for what others do in a fraction of one.

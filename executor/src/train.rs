@@ -273,6 +273,11 @@ impl Trainer {
         })
     }
 
+    /// Whether steps from here on are traced.
+    pub fn set_traced(&mut self, traced: bool) {
+        self.config.traced = traced;
+    }
+
     /// Runs the next step, whatever the configured number of steps.
     ///
     /// # Errors

@@ -9,45 +9,69 @@ use meshwright_hardware::mesh::Axis;
 use meshwright_hardware::op::{ActivationKind, AttentionDims, ContextDims, Layout, NormKind, Op};
 use meshwright_hardware::program::Elem;
 
-/// Sizes for a kind of device.
+/// What sizes a kind of device is asked for.
 struct Sizes {
-    /// Tokens at once, features of a row of matmuls, and both of those that are larger in one of them.
-    matmuls: (&'static [usize], &'static [usize], &'static [(usize, usize, usize)]),
-    /// Tokens of a sequence, sequences and heads, widths of heads, and FLOPs of the largest.
-    attentions: (&'static [usize], &'static [(usize, usize)], &'static [usize], f64),
-    /// Rows and columns of what goes row by row, and elements of the largest.
-    rows: (&'static [usize], &'static [usize], usize),
-    /// Tokens, and words of a vocabulary; logits at most.
-    losses: (&'static [usize], &'static [usize], usize),
-    /// Elements of what goes over whole vectors.
+    /// Tokens of matmuls, and features of their rows.
+    tokens: &'static [usize],
+    features: &'static [usize],
+    /// More matmuls: tokens, width, depth.
+    matmuls: &'static [[usize; 3]],
+    /// Tokens of a sequence, sequences and heads, widths of heads, and FLOPs at most.
+    sequences: &'static [usize],
+    groups: &'static [[usize; 2]],
+    widths: &'static [usize],
+    attention: f64,
+    /// Rows and columns of what goes row by row, and elements at most.
+    rows: &'static [usize],
+    cols: &'static [usize],
+    elems: usize,
+    /// Tokens with logits, words of vocabularies, and logits at most.
+    targets: &'static [usize],
+    vocabularies: &'static [usize],
+    logits: usize,
+    /// Elements of whole vectors.
     vectors: &'static [usize],
 }
 
 const CPU: Sizes = Sizes {
-    matmuls: (&[128, 512, 2048], &[64, 256, 1024], &[(512, 4096, 1024), (512, 1024, 4096)]),
-    attentions: (&[64, 256, 1024], &[(1, 2), (1, 8), (4, 8)], &[32, 64, 128], 2.5e9),
-    rows: (&[128, 512, 2048], &[64, 256, 1024, 4096], 1 << 21),
-    losses: (&[128, 512, 2048], &[64, 256, 1024, 4096], 1 << 21),
+    tokens: &[128, 512, 2048],
+    features: &[64, 256, 1024],
+    matmuls: &[[512, 4096, 1024], [512, 1024, 4096]],
+    sequences: &[64, 256, 1024],
+    groups: &[[1, 2], [1, 8], [4, 8]],
+    widths: &[32, 64, 128],
+    attention: 2.5e9,
+    rows: &[128, 512, 2048],
+    cols: &[64, 256, 1024, 4096],
+    elems: 1 << 21,
+    targets: &[128, 512, 2048],
+    vocabularies: &[64, 256, 1024, 4096],
+    logits: 1 << 21,
     vectors: &[1 << 12, 1 << 16, 1 << 20, 3 << 20],
 };
 
 const GPU: Sizes = Sizes {
-    matmuls: (
-        &[1024, 4096, 16_384, 65_536],
-        &[768, 2048, 4096],
-        &[
-            (4096, 16_384, 2048),
-            (16_384, 16_384, 2048),
-            (4096, 2048, 8192),
-            (16_384, 2048, 8192),
-            (4096, 131_072, 2048),
-            (4096, 49_152, 768),
-            (32_768, 49_152, 768),
-        ],
-    ),
-    attentions: (&[1024, 4096, 8192], &[(1, 32), (4, 32), (32, 12)], &[64, 128], 2e12),
-    rows: (&[1024, 8192, 65_536], &[256, 1024, 2048, 4096, 16_384], 1 << 28),
-    losses: (&[512, 4096, 32_768], &[8192, 49_152, 131_072], 1 << 31),
+    tokens: &[1024, 4096, 16_384, 65_536],
+    features: &[768, 2048, 4096],
+    matmuls: &[
+        [4096, 16_384, 2048],
+        [16_384, 16_384, 2048],
+        [4096, 2048, 8192],
+        [16_384, 2048, 8192],
+        [4096, 131_072, 2048],
+        [4096, 49_152, 768],
+        [32_768, 49_152, 768],
+    ],
+    sequences: &[1024, 4096, 8192],
+    groups: &[[1, 32], [4, 32], [32, 12]],
+    widths: &[64, 128],
+    attention: 2e12,
+    rows: &[1024, 8192, 65_536],
+    cols: &[256, 1024, 2048, 4096, 16_384],
+    elems: 1 << 28,
+    targets: &[512, 4096, 32_768],
+    vocabularies: &[8192, 49_152, 131_072],
+    logits: 1 << 31,
     vectors: &[1 << 12, 1 << 16, 1 << 20, 1 << 24, 1 << 27],
 };
 
@@ -58,15 +82,13 @@ pub fn default_ops(elem: Elem, gpu: bool) -> Vec<Op> {
     let mut ops = matmuls(&sizes);
     ops.extend(attentions(&sizes));
     ops.extend(contexts());
-    let (rows, cols, most) = sizes.rows;
-    for &rows in rows {
-        for &cols in cols.iter().filter(|&&cols| rows * cols <= most) {
+    for &rows in sizes.rows {
+        for &cols in sizes.cols.iter().filter(|&&cols| rows * cols <= sizes.elems) {
             ops.extend(row_wise(rows, cols));
         }
     }
-    let (rows, vocabularies, most) = sizes.losses;
-    for &rows in rows {
-        for &vocab in vocabularies.iter().filter(|&&vocab| rows * vocab <= most) {
+    for &rows in sizes.targets {
+        for &vocab in sizes.vocabularies.iter().filter(|&&vocab| rows * vocab <= sizes.logits) {
             let shards = 1;
             ops.extend([Op::LossStats { rows, vocab, shards }, Op::Loss { rows, vocab, shards, scale: 1.0 }]);
         }
@@ -86,11 +108,10 @@ pub fn default_ops(elem: Elem, gpu: bool) -> Vec<Op> {
 /// Every layout of a linear layer: forward, the gradient of its input, that of its weight.
 fn matmuls(sizes: &Sizes) -> Vec<Op> {
     let matmul = |layout, m, n, k| Op::Matmul { layout, m, n, k, bias: false, accumulate: layout == Layout::Tn };
-    let (tokens, features, others) = sizes.matmuls;
-    let pairs = features.iter().flat_map(|&wide| features.iter().map(move |&deep| (wide, deep)));
-    let all = tokens.iter().flat_map(|&tokens| pairs.clone().map(move |(wide, deep)| (tokens, wide, deep)));
+    let pairs = sizes.features.iter().flat_map(|&wide| sizes.features.iter().map(move |&deep| (wide, deep)));
+    let all = sizes.tokens.iter().flat_map(|&tokens| pairs.clone().map(move |(wide, deep)| [tokens, wide, deep]));
     let mut ops = Vec::new();
-    for (tokens, wide, deep) in all.chain(others.iter().copied()) {
+    for [tokens, wide, deep] in all.chain(sizes.matmuls.iter().copied()) {
         // The gradient of the input has width and depth the other way round.
         ops.push(matmul(Layout::Nt, tokens, wide, deep));
         ops.push(matmul(Layout::Nn, tokens, deep, wide));
@@ -100,13 +121,12 @@ fn matmuls(sizes: &Sizes) -> Vec<Op> {
 }
 
 fn attentions(sizes: &Sizes) -> Vec<Op> {
-    let (sequences, groups, widths, most) = sizes.attentions;
     let mut ops = Vec::new();
-    for &seq in sequences {
-        for &(batch, heads) in groups {
-            for &head_dim in widths {
+    for &seq in sizes.sequences {
+        for &[batch, heads] in sizes.groups {
+            for &head_dim in sizes.widths {
                 let dims = AttentionDims { batch, seq, heads, kv_heads: heads, head_dim, causal: true };
-                if dims.forward_flops() < most {
+                if dims.forward_flops() < sizes.attention {
                     ops.extend([Op::Attention(dims), Op::AttentionGrad(dims)]);
                 }
             }

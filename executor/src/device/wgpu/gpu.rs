@@ -112,7 +112,8 @@ pub fn adapters() -> Vec<Found> {
 
 /// An adapter's device with what it has of `extras`, opened once a process; `None` if there is no such adapter.
 pub(super) fn open(number: usize, extras: Features) -> Option<Result<Arc<Gpu>, String>> {
-    static OPEN: Mutex<Option<HashMap<(usize, Features), Arc<Gpu>>>> = Mutex::new(None);
+    type Opened = HashMap<(usize, Features), Arc<Gpu>>;
+    static OPEN: Mutex<Option<Opened>> = Mutex::new(None);
     let adapter = enumerate().get(number)?;
     let mut open = lock(&OPEN);
     let open = open.get_or_insert_default();
