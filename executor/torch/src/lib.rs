@@ -13,6 +13,7 @@ mod batch;
 mod cuda;
 mod export;
 mod gaps;
+mod launch;
 mod ops;
 mod own;
 mod torch;

@@ -5,107 +5,20 @@
 //!
 //! Invariant: whether a kernel runs depends on the op, the formats and where arguments lie alone; sums have a fixed order.
 
-use std::ffi::{CStr, CString, c_void};
-
 use meshwright_hardware::op::{ActivationKind, NormKind, Op, Takes};
 use tch::{Kind, Tensor};
 
-use crate::cuda;
+use crate::launch::{
+    ELEMENTWISE, THREADS, Value, at, elementwise, floats, int, long, named, run, size, sizes, threads, width,
+};
 use crate::view::{Args, Outcome, n};
 
-const SOURCE: &CStr = match CStr::from_bytes_with_nul(
-    concat!(
-        include_str!("../cuda/common.cu"),
-        include_str!("../cuda/rows.cu"),
-        include_str!("../cuda/pointwise.cu"),
-        include_str!("../cuda/embed.cu"),
-        include_str!("../cuda/loss.cu"),
-        include_str!("../cuda/adamw.cu"),
-        "\0"
-    )
-    .as_bytes(),
-) {
-    Ok(source) => source,
-    Err(_) => panic!("a source with a zero"),
-};
-
-/// As in `common.cu`.
-const THREADS: usize = 512;
+/// Vectors of a row of a norm that a thread holds, as in `common.cu`.
 const HELD: usize = 3;
 /// Rows of a part, as in `embed.cu`.
 const PART: usize = 16;
-/// Threads of a block of what goes element by element.
-const ELEMENTWISE: usize = 256;
 /// Blocks whose sums are added in the end: a few for each of a large device's processors.
 const PARTS: usize = 1056;
-
-/// An argument of a kernel.
-#[derive(Clone, Copy)]
-enum Value {
-    Int(i32),
-    Long(i64),
-    Float(f32),
-    Five([f32; 5]),
-    Address(*mut c_void),
-}
-
-impl Value {
-    fn place(&mut self) -> *mut c_void {
-        match self {
-            Value::Int(value) => std::ptr::from_mut(value).cast(),
-            Value::Long(value) => std::ptr::from_mut(value).cast(),
-            Value::Float(value) => std::ptr::from_mut(value).cast(),
-            Value::Five(value) => std::ptr::from_mut(value).cast(),
-            Value::Address(value) => std::ptr::from_mut(value).cast(),
-        }
-    }
-}
-
-/// As the kernels' `int`.
-fn int(count: usize) -> Value {
-    Value::Int(i32::try_from(count).expect("a dim"))
-}
-
-/// As the kernels' `i64`.
-fn long(count: usize) -> Value {
-    Value::Long(n(count))
-}
-
-fn at(tensor: &Tensor) -> Value {
-    Value::Address(tensor.data_ptr())
-}
-
-/// Runs a kernel in the format of weights and activations: blocks by x and y, threads of each.
-fn run(kind: Kind, name: &str, blocks: [usize; 2], threads: [usize; 2], values: &mut [Value]) -> Outcome {
-    let format = match kind {
-        Kind::BFloat16 => 1,
-        Kind::Half => 2,
-        _ => 0, // a word
-    };
-    let shape = [blocks[0], blocks[1], threads[0], threads[1]].map(|count| count as u32);
-    let mut places: Vec<*mut c_void> = values.iter_mut().map(Value::place).collect();
-    let name = CString::new(name).expect("a name without zeros");
-    // SAFETY: each caller below gives what the kernel takes, in its order.
-    unsafe { cuda::launch(SOURCE, format, &name, shape, &mut places) }
-}
-
-/// How many elements of a format a thread moves at once: 16 bytes, where what lies at `tensors` and runs of elements allow it.
-fn width(kind: Kind, runs: &[usize], tensors: &[&Tensor]) -> usize {
-    let wide = 16 / kind.elt_size_in_bytes();
-    let fits = runs.iter().all(|run| run.is_multiple_of(wide))
-        && tensors.iter().all(|tensor| (tensor.data_ptr() as usize).is_multiple_of(16));
-    if fits { wide } else { 1 }
-}
-
-/// A kernel's name in a width.
-fn named(name: &str, width: usize) -> String {
-    format!("{name}_{}", if width == 1 { "1" } else { "w" })
-}
-
-/// Threads for a row of so many vectors.
-fn threads(vectors: usize) -> usize {
-    vectors.next_multiple_of(32).clamp(32, THREADS)
-}
 
 /// Threads for rows of a norm, by x and y: a warp a row, four at once, where that holds a row.
 fn norm_threads(vectors: usize) -> [usize; 2] {
@@ -137,10 +50,6 @@ pub fn runs(op: &Op, x: &Args) -> Outcome<bool> {
         Op::Attention(_) | Op::AttentionGrad(_) | Op::ContextAttention(_) | Op::ContextAttentionGrad(_) => false,
         Op::Zero { .. } | Op::Copy { .. } | Op::Accumulate { .. } | Op::SquaredNorm { .. } => false,
     })
-}
-
-fn floats(elems: usize, like: &Tensor) -> Outcome<Tensor> {
-    Tensor::f_empty([n(elems)], (Kind::Float, like.device()))
 }
 
 /// LayerNorm or RMSNorm of `[x, gain, bias]`, of which RMSNorm has no bias, to `[y, stats]`.
@@ -188,12 +97,6 @@ pub fn add_column_sums(sums: Tensor, x: &Tensor) -> Outcome {
     let mut values = [int(rows), int(cols), at(x), at(&parts)];
     run(x.kind(), &named("column_sums", width), [across, blocks], [32, 8], &mut values)?;
     add_parts(&parts, blocks, cols, &[sums])
-}
-
-/// Runs what goes element by element over rows of so many columns.
-fn elementwise(kind: Kind, name: &str, [rows, cols]: [usize; 2], width: usize, values: &mut [Value]) -> Outcome {
-    let chunks = cols.div_ceil(ELEMENTWISE * width);
-    run(kind, &named(name, width), [rows * chunks, 1], [ELEMENTWISE, 1], values)
 }
 
 /// `out = a + b (+ bias)`.
@@ -320,13 +223,4 @@ pub fn adamw(
     values.push(copy.map_or(Value::Address(std::ptr::null_mut()), at));
     let blocks = elems.div_ceil(width * ELEMENTWISE).min(4 * PARTS);
     run(kind, &named("adamw", width), [blocks, 1], [ELEMENTWISE, 1], &mut values)
-}
-
-fn size(tensor: &Tensor) -> Vec<usize> {
-    tensor.size().into_iter().map(|count| count as usize).collect()
-}
-
-/// Rows and columns.
-fn sizes(tensor: &Tensor) -> [usize; 2] {
-    size(tensor).try_into().expect("rows and columns")
 }
