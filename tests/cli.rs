@@ -79,7 +79,9 @@ fn plan_and_simulate_agree_and_have_the_keys_that_scripts_rely_on() {
     assert!(search["considered"].as_u64().unwrap() > 100 && search["seconds"].as_f64().unwrap() > 0.0);
     assert!(search["rejected"]["out of memory"].as_u64().unwrap() > 0);
     let trace: Value = serde_json::from_slice(&std::fs::read(place.0.join("t.json")).unwrap()).unwrap();
-    assert!(trace["traceEvents"].as_array().unwrap().len() > 1000);
+    let events = trace["traceEvents"].as_array().unwrap();
+    let streams = events.iter().filter(|event| event["name"] == "thread_name").map(|event| &event["args"]["name"]);
+    assert!(events.len() > 1000 && streams.into_iter().any(|name| name == "collectives"));
 }
 
 #[test]

@@ -315,8 +315,20 @@ pub enum Stream {
 }
 
 impl Stream {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Stream; 4] = [Stream::Compute, Stream::Comm, Stream::Message, Stream::Host];
     /// How many there are.
-    pub const COUNT: usize = 4;
+    pub const COUNT: usize = Stream::ALL.len();
+
+    /// As traces call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stream::Compute => "compute",
+            Stream::Comm => "collectives",
+            Stream::Message => "messages",
+            Stream::Host => "host moves",
+        }
+    }
 }
 
 /// One instruction.

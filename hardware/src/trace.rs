@@ -5,7 +5,7 @@
 //! start of the step.
 
 use crate::mesh::Rank;
-use crate::program::Program;
+use crate::program::{Program, Stream};
 use crate::units::Nanos;
 use serde::{Deserialize, Serialize};
 
@@ -97,6 +97,12 @@ impl Trace {
                 "ph": "M", "name": "process_name", "pid": lane.rank, "tid": 0,
                 "args": { "name": format!("rank {} (stage {stage}, {})", lane.rank, self.origin.name()) },
             }));
+            for stream in Stream::ALL {
+                events.push(serde_json::json!({
+                    "ph": "M", "name": "thread_name", "pid": lane.rank, "tid": stream as usize,
+                    "args": { "name": stream.name() },
+                }));
+            }
             for (index, (span, instr)) in lane.spans.iter().zip(&program.roles[lane.role].instrs).enumerate() {
                 if span.duration().0 == 0 {
                     continue;

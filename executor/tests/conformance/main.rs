@@ -158,7 +158,7 @@ fn plain(rank: Rank, buffers: &[Buffer]) -> Result<Box<dyn Device>, ExecutorErro
 }
 
 #[cfg(feature = "wgpu")]
-conformance!(wgpu_plain, crate::plain, crate::ALL);
+conformance!(wgpu_plain, crate::plain, [Elem::F32, Elem::Bf16]);
 
 /// Torch's CPU, by the library that `scripts/torch` builds.
 #[cfg(all(feature = "torch", unix))]

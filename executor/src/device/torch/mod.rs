@@ -252,6 +252,17 @@ impl Drop for Torch {
     }
 }
 
+/// The version of NVIDIA's driver, as Linux tells it.
+fn nvidia_driver() -> Option<String> {
+    driver_version(&std::fs::read_to_string("/proc/driver/nvidia/version").ok()?)
+}
+
+/// The first number with points in a text.
+fn driver_version(text: &str) -> Option<String> {
+    let is_version = |word: &&str| word.contains('.') && word.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    text.split_whitespace().find(is_version).map(str::to_owned)
+}
+
 /// What `hardware list` says of one of torch's devices.
 fn describe(backend: Backend) -> Found {
     let described = library(backend).and_then(|library| {
@@ -277,7 +288,11 @@ fn describe(backend: Backend) -> Found {
             let host = device_info();
             let cpu = number(backend) < 0;
             let title = if cpu { host.model } else { title };
-            let driver = if cpu { format!("{} core(s), {driver}", host.cores) } else { driver };
+            let driver = match (cpu, nvidia_driver()) {
+                (true, _) => format!("{} core(s), {driver}", host.cores),
+                (false, Some(version)) => format!("{driver}, NVIDIA {version}"),
+                (false, None) => driver,
+            };
             let memory_bytes = if cpu { host.memory_bytes } else { memory_bytes };
             let library = format!("torch {}", library.version);
             Found { title, driver, library, software: cpu, memory_bytes, ..found }

@@ -47,3 +47,12 @@ fn only_the_version_that_the_library_links_will_do() {
         std::fs::remove_dir_all(root).unwrap();
     }
 }
+
+#[test]
+fn the_drivers_version_is_found_in_what_linux_tells() {
+    let closed = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.159.04  Tue Mar  3 10:00:00 UTC 2026\nGCC version: 13.3.0\n";
+    let open = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.86.15  Release Build\n";
+    assert_eq!(super::driver_version(closed).as_deref(), Some("580.159.04"));
+    assert_eq!(super::driver_version(open).as_deref(), Some("570.86.15"));
+    assert_eq!(super::driver_version("no driver"), None);
+}
