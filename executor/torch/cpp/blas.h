@@ -1,4 +1,5 @@
-// Products of matrices by the libraries inside libtorch: oneDNN where it takes the elements on this processor, else its BLAS.
+// Products of matrices by the libraries inside libtorch: oneDNN where it takes the elements on this processor and is not slower,
+// else its BLAS.
 #pragma once
 
 #include <ATen/Tensor.h>

@@ -26,36 +26,38 @@ float* rows(int64_t count, int64_t cols) {
 }
 
 VECTORS void swiglu(Row u, Row out, int64_t from, int64_t to, int64_t cols, float* space) {
-  float *__restrict gate = space, *__restrict up = space + cols;
   for (int64_t row = from; row < to; ++row) {
-    load(u.at(2 * row * cols), gate, 2 * cols);
-    for (int64_t i = 0; i < cols; ++i) up[i] *= gate[i] / (1.0f + exponential(-gate[i]));
-    store(up, out.at(row * cols), cols);
+    const float* gate = seen(u.at(2 * row * cols), space, 2 * cols);
+    const float* up = gate + cols;
+    float* __restrict made = made_at(out.at(row * cols), space + 2 * cols);
+    for (int64_t i = 0; i < cols; ++i) made[i] = up[i] * gate[i] / (1.0f + exponential(-gate[i]));
+    keep(made, out.at(row * cols), cols);
   }
 }
 
 VECTORS void swiglu_grad(Row u, Row dout, Row du, int64_t from, int64_t to, int64_t cols, float* space) {
-  float *__restrict gate = space, *__restrict up = space + cols, *__restrict d = space + 2 * cols;
   for (int64_t row = from; row < to; ++row) {
-    load(u.at(2 * row * cols), gate, 2 * cols);
-    load(dout.at(row * cols), d, cols);
+    const float *gate = seen(u.at(2 * row * cols), space, 2 * cols), *up = gate + cols;
+    const float* d = seen(dout.at(row * cols), space + 2 * cols, cols);
+    float* __restrict made = made_at(du.at(2 * row * cols), space + 3 * cols);
+    float* __restrict made_up = made + cols;
     for (int64_t i = 0; i < cols; ++i) {
       float share = 1.0f / (1.0f + exponential(-gate[i])), silu = gate[i] * share;
-      float dgate = d[i] * up[i] * (share + silu * (1.0f - share));
-      up[i] = d[i] * silu;
-      gate[i] = dgate;
+      made[i] = d[i] * up[i] * (share + silu * (1.0f - share));
+      made_up[i] = d[i] * silu;
     }
-    store(gate, du.at(2 * row * cols), 2 * cols);
+    keep(made, du.at(2 * row * cols), 2 * cols);
   }
 }
 
 VECTORS void rms_norm(Row x, const float* gain, Row y, float* stats, float eps, int64_t from, int64_t to, int64_t cols,
-                      float* values) {
+                      float* space) {
   for (int64_t row = from; row < to; ++row) {
-    load(x.at(row * cols), values, cols);
+    const float* values = seen(x.at(row * cols), space, cols);
+    float* __restrict made = made_at(y.at(row * cols), space + cols);
     float rstd = 1.0f / std::sqrt(dot(values, values, cols) / cols + eps);
-    for (int64_t i = 0; i < cols; ++i) values[i] *= rstd * gain[i];
-    store(values, y.at(row * cols), cols);
+    for (int64_t i = 0; i < cols; ++i) made[i] = values[i] * (rstd * gain[i]);
+    keep(made, y.at(row * cols), cols);
     stats[2 * row] = 0;
     stats[2 * row + 1] = rstd;
   }
@@ -64,21 +66,22 @@ VECTORS void rms_norm(Row x, const float* gain, Row y, float* stats, float eps, 
 // With x̂ = x/σ: dgain += Σ dy·x̂, dx (+)= (gain·dy − x̂·mean(gain·dy·x̂))/σ.
 VECTORS void rms_norm_grad(Row x, const float* gain, const float* stats, Row dy, Row dx, bool accumulate, float* dgain,
                            int64_t from, int64_t to, int64_t cols, float* space) {
-  float *__restrict hat = space, *__restrict d = space + cols, *__restrict made = space + 2 * cols;
+  float *__restrict hat = space, *__restrict d = space + cols;
   for (int64_t row = from; row < to; ++row) {
-    load(x.at(row * cols), hat, cols);
-    load(dy.at(row * cols), d, cols);
-    if (accumulate) load(dx.at(row * cols), made, cols);
+    const float *values = seen(x.at(row * cols), hat, cols), *given = seen(dy.at(row * cols), d, cols);
+    float* __restrict made = made_at(dx.at(row * cols), space + 2 * cols);
+    if (accumulate && dx.narrow) load(dx.at(row * cols), made, cols);
     float rstd = stats[2 * row + 1];
     for (int64_t i = 0; i < cols; ++i) {
-      hat[i] *= rstd;
-      dgain[i] += d[i] * hat[i];
-      d[i] *= gain[i];
+      float of_x = values[i] * rstd, of_y = given[i];
+      hat[i] = of_x;
+      dgain[i] += of_y * of_x;
+      d[i] = of_y * gain[i];
     }
     float mean = dot(d, hat, cols) / cols;
     if (!accumulate) std::fill_n(made, cols, 0.0f);
     for (int64_t i = 0; i < cols; ++i) made[i] += (d[i] - hat[i] * mean) * rstd;
-    store(made, dx.at(row * cols), cols);
+    keep(made, dx.at(row * cols), cols);
   }
 }
 
@@ -128,7 +131,7 @@ bool gaps_cpu_swiglu(const Tensor* u, const Tensor* out) {
     Row from(*u), to(*out);
     int64_t cols = out->size(1);
     at::parallel_for(0, out->size(0), grain(cols),
-                     [=](int64_t first, int64_t last) { swiglu(from, to, first, last, cols, rows(2, cols)); });
+                     [=](int64_t first, int64_t last) { swiglu(from, to, first, last, cols, rows(3, cols)); });
   });
 }
 
@@ -137,7 +140,7 @@ bool gaps_cpu_swiglu_grad(const Tensor* u, const Tensor* dout, const Tensor* du)
     Row from(*u), d(*dout), to(*du);
     int64_t cols = dout->size(1);
     at::parallel_for(0, dout->size(0), grain(cols),
-                     [=](int64_t first, int64_t last) { swiglu_grad(from, d, to, first, last, cols, rows(3, cols)); });
+                     [=](int64_t first, int64_t last) { swiglu_grad(from, d, to, first, last, cols, rows(5, cols)); });
   });
 }
 
@@ -149,7 +152,7 @@ bool gaps_cpu_rms_norm(const Tensor* x, const Tensor* gain, double eps, const Te
     auto* kept = stats->mutable_data_ptr<float>();
     int64_t cols = x->size(1);
     at::parallel_for(0, x->size(0), grain(cols), [=](int64_t first, int64_t last) {
-      rms_norm(from, weights, to, kept, static_cast<float>(eps), first, last, cols, rows(1, cols));
+      rms_norm(from, weights, to, kept, static_cast<float>(eps), first, last, cols, rows(2, cols));
     });
   });
 }

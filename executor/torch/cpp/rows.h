@@ -66,6 +66,20 @@ INLINE void store(const float* from, Row row, int64_t n) {
   for (int64_t i = 0; i < n; ++i) to[i] = narrowed(from[i]);
 }
 
+// A row as floats: where it lies, or a copy.
+INLINE const float* seen(Row row, float* space, int64_t n) {
+  if (!row.narrow) return reinterpret_cast<const float*>(row.start);
+  load(row, space, n);
+  return space;
+}
+
+// Where a row's floats are made: where it lies, or beside, from where `keep` rounds them.
+INLINE float* made_at(Row row, float* space) { return row.narrow ? space : reinterpret_cast<float*>(row.start); }
+
+INLINE void keep(const float* made, Row row, int64_t n) {
+  if (row.narrow) store(made, row, n);
+}
+
 // e^x within two units in the last place, by Cody and Waite's reduction and a polynomial of degree six.
 INLINE float exponential(float x) {
   x = x > 88.0f ? 88.0f : x;

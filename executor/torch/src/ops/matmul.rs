@@ -16,8 +16,8 @@ fn operands(x: &Args, layout: Layout, [m, n, k]: [usize; 3]) -> Outcome<(Tensor,
     })
 }
 
-/// `c = a · b` or `c += a · b`; `c` may be in fp32 where `a` and `b` are not. On the CPU oneDNN's kernels, where they
-/// run, are faster than MKL's, which ATen would take for fp32.
+/// `c = a · b` or `c += a · b`; `c` may be in fp32 where `a` and `b` are not. On the CPU either
+/// oneDNN's kernels or MKL's are faster (`cpp/blas.cpp`).
 fn product(a: &Tensor, b: &Tensor, accumulate: bool, c: &Tensor) -> Outcome {
     if c.device() == Device::Cpu {
         return gaps::cpu_matmul(a, b, accumulate, c);
