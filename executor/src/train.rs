@@ -3,8 +3,9 @@
 //! In: a program, where its parameters lie, settings and data. Out: losses, step times, a measured trace, peak memory,
 //! trained weights and checkpoints.
 //!
-//! Invariant: which sequence is which sample of a step does not depend on the plan, and no sum on timing; so the same
-//! seed gives the same losses on every mesh up to rounding, and the same bits on the same one.
+//! Invariant: which sequence is which sample of a step does not depend on the plan, and no sum on timing, but for cuDNN's
+//! gradients of attention; so the same seed gives the same losses on every mesh up to rounding, and the same bits on the
+//! same one.
 
 mod config;
 mod scaling;

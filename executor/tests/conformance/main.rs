@@ -18,79 +18,80 @@ use meshwright_hardware::program::{Buffer, Elem};
 const ALL: [Elem; 3] = [Elem::F32, Elem::Bf16, Elem::F16];
 
 /// The suite for a device that `$make` makes: `fn(Rank, &[Buffer]) -> Result<Box<dyn Device>, ExecutorError>`; `$elems` are the
-/// formats it has, and attributes go before every test.
+/// formats it has, `$scores` what its attention multiplies by, and attributes go before every test.
 macro_rules! conformance {
-    ($device:ident, $make:expr, $elems:expr $(, #[$attribute:meta])*) => {
+    ($device:ident, $make:expr, $elems:expr, $scores:ident $(, #[$attribute:meta])*) => {
         mod $device {
             use crate::{cases, suite};
             use meshwright_hardware::program::Elem;
 
             const ELEMS: &[Elem] = &$elems;
+            const SCORES: suite::Scores = suite::Scores::$scores;
 
             #[test]
             $(#[$attribute])*
             fn embeddings() {
-                ELEMS.iter().for_each(|&elem| suite::ops($make, elem, cases::embeddings()));
+                ELEMS.iter().for_each(|&elem| suite::ops($make, elem, SCORES, cases::embeddings()));
             }
 
             #[test]
             $(#[$attribute])*
             fn positions() {
-                ELEMS.iter().for_each(|&elem| suite::ops($make, elem, cases::positions()));
+                ELEMS.iter().for_each(|&elem| suite::ops($make, elem, SCORES, cases::positions()));
             }
 
             #[test]
             $(#[$attribute])*
             fn norms() {
-                ELEMS.iter().for_each(|&elem| suite::ops($make, elem, cases::norms()));
+                ELEMS.iter().for_each(|&elem| suite::ops($make, elem, SCORES, cases::norms()));
             }
 
             #[test]
             $(#[$attribute])*
             fn matmuls() {
-                ELEMS.iter().for_each(|&elem| suite::ops($make, elem, cases::matmuls()));
+                ELEMS.iter().for_each(|&elem| suite::ops($make, elem, SCORES, cases::matmuls()));
             }
 
             #[test]
             $(#[$attribute])*
             fn attention() {
-                ELEMS.iter().for_each(|&elem| suite::ops($make, elem, cases::attention()));
+                ELEMS.iter().for_each(|&elem| suite::ops($make, elem, SCORES, cases::attention()));
             }
 
             #[test]
             $(#[$attribute])*
             fn activations() {
-                ELEMS.iter().for_each(|&elem| suite::ops($make, elem, cases::activations()));
+                ELEMS.iter().for_each(|&elem| suite::ops($make, elem, SCORES, cases::activations()));
             }
 
             #[test]
             $(#[$attribute])*
             fn sums() {
-                ELEMS.iter().for_each(|&elem| suite::ops($make, elem, cases::sums()));
+                ELEMS.iter().for_each(|&elem| suite::ops($make, elem, SCORES, cases::sums()));
             }
 
             #[test]
             $(#[$attribute])*
             fn losses() {
-                ELEMS.iter().for_each(|&elem| suite::ops($make, elem, cases::losses()));
+                ELEMS.iter().for_each(|&elem| suite::ops($make, elem, SCORES, cases::losses()));
             }
 
             #[test]
             $(#[$attribute])*
             fn optimizers() {
-                ELEMS.iter().for_each(|&elem| suite::ops($make, elem, cases::optimizers()));
+                ELEMS.iter().for_each(|&elem| suite::ops($make, elem, SCORES, cases::optimizers()));
             }
 
             #[test]
             $(#[$attribute])*
             fn experts() {
-                ELEMS.iter().for_each(|&elem| suite::ops($make, elem, cases::experts()));
+                ELEMS.iter().for_each(|&elem| suite::ops($make, elem, SCORES, cases::experts()));
             }
 
             #[test]
             $(#[$attribute])*
             fn spread() {
-                ELEMS.iter().for_each(|&elem| suite::ops($make, elem, cases::spread()));
+                ELEMS.iter().for_each(|&elem| suite::ops($make, elem, SCORES, cases::spread()));
             }
 
             #[test]
@@ -136,7 +137,7 @@ fn cpu(rank: Rank, buffers: &[Buffer]) -> Result<Box<dyn Device>, ExecutorError>
     Ok(Box::new(Cpu::new(rank, buffers, 2)?))
 }
 
-conformance!(cpu, crate::cpu, crate::ALL);
+conformance!(cpu, crate::cpu, crate::ALL, Full);
 
 /// The best adapter; a machine without one has a software one from Mesa's Vulkan drivers, which `scripts/test` installs.
 #[cfg(feature = "wgpu")]
@@ -149,7 +150,7 @@ fn wgpu(rank: Rank, buffers: &[Buffer]) -> Result<Box<dyn Device>, ExecutorError
 }
 
 #[cfg(feature = "wgpu")]
-conformance!(wgpu, crate::wgpu, crate::ALL);
+conformance!(wgpu, crate::wgpu, crate::ALL, Full);
 
 /// The same adapter, as if it had no words of 16 bits and no subgroups.
 #[cfg(feature = "wgpu")]
@@ -158,7 +159,7 @@ fn plain(rank: Rank, buffers: &[Buffer]) -> Result<Box<dyn Device>, ExecutorErro
 }
 
 #[cfg(feature = "wgpu")]
-conformance!(wgpu_plain, crate::plain, [Elem::F32, Elem::Bf16]);
+conformance!(wgpu_plain, crate::plain, [Elem::F32, Elem::Bf16], Full);
 
 /// Torch's CPU, by the library that `scripts/torch` builds.
 #[cfg(all(feature = "torch", unix))]
@@ -168,7 +169,7 @@ fn torch(rank: Rank, buffers: &[Buffer]) -> Result<Box<dyn Device>, ExecutorErro
 }
 
 #[cfg(all(feature = "torch", unix))]
-conformance!(torch, crate::torch, crate::ALL);
+conformance!(torch, crate::torch, crate::ALL, Full);
 
 /// Torch's first CUDA device.
 #[cfg(all(feature = "torch", unix))]
@@ -178,7 +179,7 @@ fn cuda(rank: Rank, buffers: &[Buffer]) -> Result<Box<dyn Device>, ExecutorError
 }
 
 #[cfg(all(feature = "torch", unix))]
-conformance!(cuda, crate::cuda, crate::ALL, #[ignore = "needs an NVIDIA GPU: -- --ignored cuda"]);
+conformance!(cuda, crate::cuda, crate::ALL, Narrow, #[ignore = "needs an NVIDIA GPU: -- --ignored cuda"]);
 
 #[test]
 fn cases_cover_every_class_that_is_calibrated() {
