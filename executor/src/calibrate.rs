@@ -211,7 +211,6 @@ impl<'a> Bench<'a> {
         let floats = self.floats();
         let regions: Vec<Vec<Region>> = (0..places).map(|place| operands(op, place * footprint(op), floats)).collect();
         let at = Coord::FIRST;
-        // From the first place on in every round, so that rounds are alike, and a device can keep one as a graph.
         let seconds = self.median(budget, |bench, call| bench.device.run(op, &regions[call % places], at, &ADAMW))?;
         self.timings.push(Timing { class: op.class(), dims: dims(op), work: op.work(), seconds: Some(seconds) });
         Ok(())
@@ -332,8 +331,8 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
-    /// The median time of `call`, which all ranks make at once, and which is told its number in a round; as many rounds as the
-    /// budget allows. Where it allows none, the call that was to tell how many is the figure.
+    /// The median time of `call`, which all ranks make at once, and which is told its number; as many rounds as the budget
+    /// allows. Where it allows none, the call that was to tell how many is the figure.
     fn median(
         &mut self,
         budget: Duration,
@@ -366,12 +365,19 @@ impl<'a> Bench<'a> {
         }
         // The first rounds on CUDA launch kernel by kernel, and capture what later ones replay.
         let warm_up = if shared.config.device.is_cuda() { 2 } else { 0 };
+        let mut number = 0;
         for round in 0..repeats + if repeats == 0 { 0 } else { warm_up } {
+            // On CUDA rounds are alike, so that one is kept as a graph; elsewhere operands go on from place to place, so that
+            // caches do not keep them.
+            if warm_up > 0 {
+                number = 0;
+            }
             shared.world.barrier(self.rank)?;
             let start = Instant::now();
             let clock = self.device.mark()?.is_some();
-            for number in 0..calls {
+            for _ in 0..calls {
                 call(self, number)?;
+                number += 1;
             }
             // Where the device keeps time, what the host does to ask it does not count: in a step it is done meanwhile.
             self.device.mark()?;
