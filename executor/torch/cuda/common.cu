@@ -93,7 +93,11 @@ __device__ float2 row_sums(float a, float b) {
   return sums;
 }
 
+// A kernel that the host finds by its name.
+#define KERNEL(name, parameters, body) \
+  extern "C" __global__ void __launch_bounds__(THREADS) name parameters { body; }
+
 // A kernel's two widths: its template, its parameters, its arguments.
-#define BOTH(name, parameters, arguments)                                                     \
-  extern "C" __global__ void __launch_bounds__(THREADS) name##_w parameters { name<WIDE> arguments; } \
-  extern "C" __global__ void __launch_bounds__(THREADS) name##_1 parameters { name<1> arguments; }
+#define BOTH(name, parameters, arguments)            \
+  KERNEL(name##_w, parameters, name<WIDE> arguments) \
+  KERNEL(name##_1, parameters, name<1> arguments)

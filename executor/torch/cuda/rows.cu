@@ -129,23 +129,15 @@ __device__ void norm_grad(int rows, int cols, bool accumulate, const T* x, const
   }
 }
 
-template <int V>
-__device__ void layer_norm_grad(int rows, int cols, int accumulate, const T* x, const T* gain, const float* stats,
-                                const T* dy, T* dx, float* parts) {
-  norm_grad<V, true>(rows, cols, accumulate, x, gain, stats, dy, dx, parts);
-}
-BOTH(layer_norm_grad,
-     (int rows, int cols, int accumulate, const T* x, const T* gain, const float* stats, const T* dy, T* dx, float* parts),
-     (rows, cols, accumulate, x, gain, stats, dy, dx, parts))
-
-template <int V>
-__device__ void rms_norm_grad(int rows, int cols, int accumulate, const T* x, const T* gain, const float* stats,
-                              const T* dy, T* dx, float* parts) {
-  norm_grad<V, false>(rows, cols, accumulate, x, gain, stats, dy, dx, parts);
-}
-BOTH(rms_norm_grad,
-     (int rows, int cols, int accumulate, const T* x, const T* gain, const float* stats, const T* dy, T* dx, float* parts),
-     (rows, cols, accumulate, x, gain, stats, dy, dx, parts))
+#define NORM_GRAD(name, V, LAYER)                                                                                      \
+  KERNEL(name,                                                                                                         \
+         (int rows, int cols, int accumulate, const T* x, const T* gain, const float* stats, const T* dy, T* dx,       \
+          float* parts),                                                                                               \
+         (norm_grad<V, LAYER>(rows, cols, accumulate, x, gain, stats, dy, dx, parts)))
+NORM_GRAD(layer_norm_grad_w, WIDE, true)
+NORM_GRAD(layer_norm_grad_1, 1, true)
+NORM_GRAD(rms_norm_grad_w, WIDE, false)
+NORM_GRAD(rms_norm_grad_1, 1, false)
 
 // Sums of every `gridDim.y`-th group of 8 rows, by blocks of 32 × 8 threads: rows of `parts`, `[gridDim.y, cols]`.
 template <int V>
