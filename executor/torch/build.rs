@@ -20,7 +20,7 @@ fn compile() {
     for flag in vectors.iter().chain(&["-fopenmp"]) {
         fused.flag_if_supported(flag);
     }
-    fused.opt_level(3).files(["cpp/fused.cpp", "cpp/attention.cpp"]).compile("meshwright_fused");
+    fused.opt_level(3).files(["cpp/fused.cpp", "cpp/attention.cpp", "cpp/pairs.cpp"]).compile("meshwright_fused");
     // Which variants of its kernels libtorch has, by processor: part of the type of their dispatcher.
     if std::env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64") {
         build.define("HAVE_AVX2_CPU_DEFINITION", None).define("HAVE_AVX512_CPU_DEFINITION", None);

@@ -88,8 +88,12 @@ bool into_floats(const Tensor& a, const Tensor& b, bool accumulate, const Tensor
     return true;
   }
   bool narrow = a.scalar_type() == at::kBFloat16;
-  if (narrow && !cblas_gemm_bf16bf16f32) return false;
   meshwright::Matrix left{a.const_data_ptr(), of_a->distance, narrow}, right{b.const_data_ptr(), of_b->distance, narrow};
+  if (narrow && meshwright::pairs_are_faster()) {
+    meshwright::product_of_pairs(of_a->turned, left, of_b->turned, right, accumulate, to, of_c->distance, m, n, k);
+    return true;
+  }
+  if (narrow && !cblas_gemm_bf16bf16f32) return false;
   meshwright::product(of_a->turned, left, of_b->turned, right, 1.0f, keep, to, of_c->distance, m, n, k);
   return true;
 }

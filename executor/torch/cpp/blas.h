@@ -29,6 +29,14 @@ bool prefers_bf16();
 void product(bool turn_a, Matrix a, bool turn_b, Matrix b, float scale, float keep, float* c, int64_t line, int64_t m,
              int64_t n, int64_t k);
 
+// Whether products of bf16 into fp32 are faster by pairs than by the BLAS (`pairs.cpp`). By what the processor is, not by the
+// clock, so that a machine always sums in one order.
+bool pairs_are_faster();
+
+// c = a · b, or c += a · b, of bf16 into fp32, on all threads. Matrices lie as above, without rests.
+void product_of_pairs(bool turn_a, Matrix a, bool turn_b, Matrix b, bool adds, float* c, int64_t line, int64_t m, int64_t n,
+                      int64_t k);
+
 // c = a · b, or c += a · b, of matrices or batches of them, in whatever formats; c may be in fp32 where a and b are not.
 void product(const at::Tensor& a, const at::Tensor& b, bool accumulate, const at::Tensor& c);
 
