@@ -2,8 +2,8 @@
 //!
 //! In: ops, a number of ranks and of threads each, a format, and time to spend. Out: a curve a class, as profiles hold them.
 //!
-//! Weights and activations are of the format that is asked for, and so are messages; gradients of weights, statistics and
-//! optimizer state, and the collectives that sum gradients, are fp32, as in programs.
+//! Weights and activations are of the format that is asked for, and so are messages and collectives that exchange them;
+//! gradients of weights, statistics and optimizer state, and the collectives that sum gradients, are fp32, as in programs.
 //!
 //! All ranks run the same op at the same time, as they do in training, so that what they take from each other (memory
 //! bandwidth, shared caches, clock) is in the figures. Operands rotate through an arena larger than private caches, as
@@ -244,7 +244,7 @@ impl<'a> Bench<'a> {
 
     /// Times collectives in groups of every size, and messages between pairs of ranks.
     fn communication(&mut self, budget: Duration) -> Result<(), ExecutorError> {
-        let (shared, rank) = (self.shared, self.rank);
+        let (shared, rank, width) = (self.shared, self.rank, self.shared.config.elem.bytes() as usize);
         let kinds: [_; COLLECTIVES] = [
             ("all-reduce", Collective::AllReduce),
             ("reduce-scatter", Collective::ReduceScatter),
@@ -254,13 +254,19 @@ impl<'a> Bench<'a> {
         ];
         for (size, group) in &shared.groups {
             for ((class, kind), bytes) in kinds.into_iter().flat_map(|kind| MESSAGES.map(|bytes| (kind, bytes))) {
-                let elems = (bytes / 4).next_multiple_of(*size);
-                let mut places = self.places(0, elems);
+                let (buffer, width) = match kind {
+                    // Of gradients, most of all.
+                    Collective::AllReduce | Collective::ReduceScatter => (0, 4),
+                    // Of weights and activations, which the host widens and narrows.
+                    Collective::AllGather | Collective::AllToAll | Collective::Rotate => (self.floats(), width),
+                };
+                let elems = (bytes / width).next_multiple_of(*size);
+                let mut places = self.places(buffer, elems);
                 let seconds = self.median(budget, |bench, _| {
                     let place = places.next().expect("endless");
                     bench.device.with_host(place, &mut |host| group.collective(rank, Axis::Tp, kind, host))
                 })?;
-                let (bytes, size) = ((4 * elems) as f64, *size as f64);
+                let (bytes, size) = ((width * elems) as f64, *size as f64);
                 self.timings.push(Timing { class, dims: vec![size, bytes], work: bytes, seconds: Some(seconds) });
             }
         }

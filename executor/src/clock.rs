@@ -22,11 +22,18 @@ pub struct Clock {
 /// What is known of an instruction's span.
 #[derive(Clone, Copy, Debug)]
 enum Kept {
-    Known(Span),
-    /// Between two of the device's marks.
-    Marks(usize, usize),
+    From(Moment, Moment),
     /// Nothing is done: it takes no time, after what comes before.
     Nothing,
+}
+
+/// When an instruction began or ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// By the host's clock.
+    Host(Instant),
+    /// When the device passed its mark of this number.
+    Mark(usize),
 }
 
 impl Clock {
@@ -47,17 +54,34 @@ impl Clock {
 
     /// Runs an instruction and keeps its span.
     pub fn time<T>(&mut self, instruction: impl FnOnce() -> T) -> T {
-        let Some(_) = self.kept else { return instruction() };
-        let start = self.since(Instant::now());
+        let begin = Moment::Host(Instant::now());
         let outcome = instruction();
-        let end = self.since(Instant::now());
-        self.keep(Kept::Known(Span { start, end }));
+        self.between(begin, Moment::Host(Instant::now()));
         outcome
     }
 
-    /// Keeps a span between two of the device's marks.
-    pub fn between(&mut self, begin: usize, end: usize) {
-        self.keep(Kept::Marks(begin, end));
+    /// When a block begins that is asked for now: where the one before it ends, if the device has not been waited for since.
+    /// Else it is idle, and the host's work and the way to the device are part of the block, as is the wait for another rank
+    /// that shares the device.
+    pub fn begin(&self) -> Moment {
+        let last = self.kept.iter().flatten().rev().find(|kept| !matches!(kept, Kept::Nothing));
+        match last {
+            Some(Kept::From(_, end @ Moment::Mark(_))) => *end,
+            _ => Moment::Host(Instant::now()),
+        }
+    }
+
+    /// Keeps a span.
+    pub fn between(&mut self, begin: Moment, end: Moment) {
+        self.keep(Kept::From(begin, end));
+    }
+
+    /// The host has waited for the device, so the last block took until now.
+    pub fn waited(&mut self) {
+        let last = self.kept.iter_mut().flatten().rev().find(|kept| !matches!(kept, Kept::Nothing));
+        if let Some(Kept::From(_, end @ Moment::Mark(_))) = last {
+            *end = Moment::Host(Instant::now());
+        }
     }
 
     /// Keeps the span of an instruction that does nothing.
@@ -65,21 +89,21 @@ impl Clock {
         self.keep(Kept::Nothing);
     }
 
-    /// The mark with which the last instruction that did something ended, if it did with one.
-    pub fn last_mark(&self) -> Option<usize> {
-        let last = self.kept.iter().flatten().rev().find(|kept| !matches!(kept, Kept::Nothing))?;
-        if let Kept::Marks(_, end) = last { Some(*end) } else { None }
-    }
-
     /// Turns what was kept into spans, as marks were passed at these moments. A device's time may lag the host's a little: no
     /// span begins before the one before it ends.
     pub fn settle(&mut self, marks: Vec<Instant>) {
-        let marks: Vec<Nanos> = marks.into_iter().map(|mark| self.since(mark)).collect();
+        let epoch = self.epoch;
+        let time = |moment| {
+            let moment = match moment {
+                Moment::Host(moment) => moment,
+                Moment::Mark(number) => marks[number],
+            };
+            Nanos(moment.saturating_duration_since(epoch).as_nanos() as u64)
+        };
         for kept in self.kept.iter_mut().flat_map(std::mem::take) {
             let before = self.spans.last().map(|span| span.end).unwrap_or_default();
             let span = match kept {
-                Kept::Known(span) => span,
-                Kept::Marks(begin, end) => Span { start: marks[begin], end: marks[end] },
+                Kept::From(begin, end) => Span { start: time(begin), end: time(end) },
                 Kept::Nothing => Span { start: before, end: before },
             };
             self.spans.push(Span { start: span.start.max(before), end: span.end.max(before) });
@@ -95,10 +119,6 @@ impl Clock {
         if let Some(all) = &mut self.kept {
             all.push(kept);
         }
-    }
-
-    fn since(&self, moment: Instant) -> Nanos {
-        Nanos(moment.saturating_duration_since(self.epoch).as_nanos() as u64)
     }
 }
 
@@ -139,18 +159,36 @@ mod tests {
         let epoch = Instant::now();
         let at = |ms: u64| epoch + Duration::from_millis(ms);
         let mut clock = Clock::new(epoch);
-        assert_eq!(clock.last_mark(), None);
-        clock.between(0, 1);
+        assert!(matches!(clock.begin(), Moment::Host(_)));
+        clock.between(Moment::Host(at(10)), Moment::Mark(0));
         clock.nothing();
-        assert_eq!(clock.last_mark(), Some(1));
-        clock.between(1, 2);
+        assert_eq!(clock.begin(), Moment::Mark(0));
+        clock.between(clock.begin(), Moment::Mark(1));
         // A mark that lags behind the host's own clock.
         clock.time(|| std::thread::sleep(Duration::from_millis(1)));
-        assert_eq!(clock.last_mark(), None);
-        clock.settle(vec![at(10), at(30), at(60)]);
-        let spans = clock.into_spans();
-        let ms: Vec<(u64, u64)> = spans.iter().map(|span| (span.start.0 / 1_000_000, span.end.0 / 1_000_000)).collect();
-        assert_eq!(ms, [(10, 30), (30, 30), (30, 60), (60, 60)]);
+        assert!(matches!(clock.begin(), Moment::Host(_)));
+        clock.settle(vec![at(30), at(60)]);
+        assert_eq!(in_ms(clock), [(10, 30), (30, 30), (30, 60), (60, 60)]);
+    }
+
+    #[test]
+    fn a_block_that_the_host_waits_for_lasts_until_it_knows() {
+        let epoch = Instant::now();
+        let mut clock = Clock::new(epoch);
+        clock.between(Moment::Host(epoch), Moment::Mark(0));
+        std::thread::sleep(Duration::from_millis(5));
+        clock.waited();
+        // Nothing has been asked for since.
+        clock.waited();
+        assert!(matches!(clock.begin(), Moment::Host(_)));
+        clock.settle(vec![epoch + Duration::from_millis(1)]);
+        let spans = in_ms(clock);
+        assert!(spans.len() == 1 && spans[0].1 >= 5, "{spans:?}");
+    }
+
+    fn in_ms(clock: Clock) -> Vec<(u64, u64)> {
+        let spans = clock.into_spans().into_iter();
+        spans.map(|span| (span.start.0 / 1_000_000, span.end.0 / 1_000_000)).collect()
     }
 
     #[test]

@@ -8,10 +8,12 @@
 //! Invariant: instructions run in list order, whatever their stream; a verified program's waits point backwards, so they
 //! hold by themselves. Nothing is computed here: ops run on the device, bytes move through the transport.
 
+use std::time::Instant;
+
 use meshwright_hardware::mesh::{Coord, Rank};
 use meshwright_hardware::program::{Block, Input, Instr, Kind, Program, View};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Moment};
 use crate::device::{Device, Region, StepArgs};
 use crate::error::ExecutorError;
 use crate::transport::Transport;
@@ -35,6 +37,8 @@ pub fn run_step(
     let at = program.mesh.coord_of(rank);
     let mut step = Step { program, rank, at, device, transport, load, args };
     program.roles[program.role_of(at)].instrs.iter().try_for_each(|instr| step.timed(instr, clock))?;
+    step.device.sync()?;
+    clock.waited();
     clock.settle(step.device.marks()?);
     Ok(())
 }
@@ -56,22 +60,17 @@ impl Step<'_> {
         match &instr.kind {
             Kind::Run { .. } if !clock.is_on() => self.run(instr),
             Kind::Run { .. } => {
-                let begin = match clock.last_mark() {
-                    // Where one block ends the next begins.
-                    Some(mark) => Some(mark),
-                    None => self.device.mark()?,
-                };
-                let Some(begin) = begin else {
-                    return clock.time(|| {
-                        self.run(instr)?;
-                        // So that a span holds its own work, whenever the device does it.
-                        self.device.sync()
-                    });
-                };
+                let begin = clock.begin();
                 self.run(instr)?;
-                if let Some(end) = self.device.mark()? {
-                    clock.between(begin, end);
-                }
+                let end = match self.device.mark()? {
+                    Some(mark) => Moment::Mark(mark),
+                    None => {
+                        // So that a span holds its own work, whenever the device does it.
+                        self.device.sync()?;
+                        Moment::Host(Instant::now())
+                    }
+                };
+                clock.between(begin, end);
                 Ok(())
             }
             // Buffers are kept for the whole run.
@@ -82,6 +81,7 @@ impl Step<'_> {
             Kind::Load { .. } | Kind::Send { .. } | Kind::Recv { .. } | Kind::Collective { .. } | Kind::Move { .. } => {
                 // What comes before is not part of its span.
                 self.device.sync()?;
+                clock.waited();
                 clock.time(|| self.run(instr))
             }
         }
