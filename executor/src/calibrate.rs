@@ -26,7 +26,7 @@ use meshwright_hardware::price::dims;
 use meshwright_hardware::profile::{Curve, Sample};
 use meshwright_hardware::program::{Buffer, Collective, Elem, Lifetime};
 
-use crate::device::{Backend, Device, Region, StepArgs};
+use crate::device::{Access, Backend, Device, Region, StepArgs};
 use crate::error::ExecutorError;
 use crate::kernels::AdamW;
 use crate::transport::{Threads, Transport};
@@ -254,17 +254,17 @@ impl<'a> Bench<'a> {
         ];
         for (size, group) in &shared.groups {
             for ((class, kind), bytes) in kinds.into_iter().flat_map(|kind| MESSAGES.map(|bytes| (kind, bytes))) {
-                let (buffer, width) = match kind {
-                    // Of gradients, most of all.
-                    Collective::AllReduce | Collective::ReduceScatter => (0, 4),
-                    // Of weights and activations, which the host widens and narrows.
-                    Collective::AllGather | Collective::AllToAll | Collective::Rotate => (self.floats(), width),
-                };
+                // Sums are of gradients, most of all.
+                let (buffer, width) = if kind.sums() { (0, 4) } else { (self.floats(), width) };
                 let elems = (bytes / width).next_multiple_of(*size);
                 let mut places = self.places(buffer, elems);
                 let seconds = self.median(budget, |bench, _| {
                     let place = places.next().expect("endless");
-                    bench.device.with_host(place, &mut |host| group.collective(rank, Axis::Tp, kind, host))
+                    if kind.sums() {
+                        return bench.device.with_host(place, &mut |host| group.sum(rank, Axis::Tp, kind, host));
+                    }
+                    let mut exchange = |bytes: &mut [u8]| group.exchange(rank, Axis::Tp, kind, width, bytes);
+                    bench.device.with_bytes(place, Access::Change, &mut exchange)
                 })?;
                 let (bytes, size) = ((width * elems) as f64, *size as f64);
                 self.timings.push(Timing { class, dims: vec![size, bytes], work: bytes, seconds: Some(seconds) });
@@ -291,13 +291,15 @@ impl<'a> Bench<'a> {
             let place = places.next().expect("endless");
             let began = Instant::now();
             if sends {
-                self.device.read_host(place, &mut |host| shared.world.send(rank, rank + 1, 0, host))?;
+                let mut send = |bytes: &mut [u8]| shared.world.send(rank, rank + 1, 0, bytes);
+                self.device.with_bytes(place, Access::Read, &mut send)?;
             }
             let mut seconds = began.elapsed().as_secs_f64();
             shared.world.barrier(rank)?;
             let began = Instant::now();
             if receives {
-                self.device.write_host(place, &mut |host| shared.world.recv(rank, rank - 1, 0, host))?;
+                let mut recv = |bytes: &mut [u8]| shared.world.recv(rank, rank - 1, 0, bytes);
+                self.device.with_bytes(place, Access::Write, &mut recv)?;
             }
             seconds += began.elapsed().as_secs_f64();
             times.push(seconds);

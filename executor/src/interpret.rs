@@ -14,7 +14,7 @@ use meshwright_hardware::mesh::{Coord, Rank};
 use meshwright_hardware::program::{Block, Input, Instr, Kind, Program, View};
 
 use crate::clock::{Clock, Moment};
-use crate::device::{Device, Region, StepArgs};
+use crate::device::{Access, Device, Region, StepArgs};
 use crate::error::ExecutorError;
 use crate::transport::Transport;
 
@@ -100,23 +100,32 @@ impl Step<'_> {
             }
             Kind::Send { to, tag, view } => {
                 let to = self.peer(*to);
-                self.device.read_host(self.region(view), &mut |host| transport.send(rank, to, *tag, host))
+                let mut send = |bytes: &mut [u8]| transport.send(rank, to, *tag, bytes);
+                self.device.with_bytes(self.region(view), Access::Read, &mut send)
             }
             Kind::Recv { from, tag, view } => {
                 let from = self.peer(*from);
-                self.device.write_host(self.region(view), &mut |host| transport.recv(rank, from, *tag, host))
+                let mut recv = |bytes: &mut [u8]| transport.recv(rank, from, *tag, bytes);
+                self.device.with_bytes(self.region(view), Access::Write, &mut recv)
+            }
+            Kind::Collective { op, axis, view } if op.sums() => {
+                self.device.with_host(self.region(view), &mut |host| transport.sum(rank, *axis, *op, host))
             }
             Kind::Collective { op, axis, view } => {
-                self.device.with_host(self.region(view), &mut |host| transport.collective(rank, *axis, *op, host))
+                let mut exchange = |bytes: &mut [u8]| {
+                    let width = bytes.len() / view.elems.max(1);
+                    transport.exchange(rank, *axis, *op, width, bytes)
+                };
+                self.device.with_bytes(self.region(view), Access::Change, &mut exchange)
             }
             Kind::Move { from, to } => {
                 let mut moved = Vec::new();
-                self.device.read_host(self.region(from), &mut |host| {
-                    moved.extend_from_slice(host);
+                self.device.with_bytes(self.region(from), Access::Read, &mut |bytes| {
+                    moved.extend_from_slice(bytes);
                     Ok(())
                 })?;
-                self.device.write_host(self.region(to), &mut |host| {
-                    host.copy_from_slice(&moved);
+                self.device.with_bytes(self.region(to), Access::Write, &mut |bytes| {
+                    bytes.copy_from_slice(&moved);
                     Ok(())
                 })
             }

@@ -84,6 +84,14 @@ impl Collective {
         }
     }
 
+    /// Whether it adds; else it only moves elements.
+    pub fn sums(self) -> bool {
+        match self {
+            Collective::AllReduce | Collective::ReduceScatter => true,
+            Collective::AllGather | Collective::AllToAll | Collective::Rotate => false,
+        }
+    }
+
     /// The class under which a profile's measured curve prices it.
     pub fn class(self) -> &'static str {
         match self {

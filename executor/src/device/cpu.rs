@@ -14,7 +14,7 @@ use meshwright_hardware::op::Op;
 use meshwright_hardware::program::{Buffer, Elem, Lifetime};
 
 use super::check::{check, sums_in_place};
-use super::{Device, Region, StepArgs};
+use super::{Access, Device, Region, StepArgs};
 use crate::error::ExecutorError;
 use crate::kernels::{Half, Team, narrow_all, widen_all};
 use run::{Arg, Args, add_in_place, is_native, run_kernel};
@@ -187,6 +187,18 @@ impl Device for Cpu {
         body: &mut dyn FnMut(&mut [f32]) -> Result<(), ExecutorError>,
     ) -> Result<(), ExecutorError> {
         self.lend(region, [false, true], body)
+    }
+
+    fn with_bytes(
+        &mut self,
+        region: Region,
+        _: Access,
+        body: &mut dyn FnMut(&mut [u8]) -> Result<(), ExecutorError>,
+    ) -> Result<(), ExecutorError> {
+        let arg = self.arg(region)?;
+        let width = if arg.half.is_some() { 2 } else { 4 };
+        // SAFETY: in bounds, and `&mut self` keeps everybody else away.
+        body(unsafe { std::slice::from_raw_parts_mut(arg.start, width * arg.elems) })
     }
 
     fn buffer_bytes(&self) -> u64 {

@@ -78,6 +78,17 @@ impl StepArgs {
     }
 }
 
+/// What a region is lent for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Only to be read: what is written may be lost.
+    Read,
+    /// Every byte is written: what is found may be anything.
+    Write,
+    /// Both.
+    Change,
+}
+
 /// A device with one rank's buffers.
 pub trait Device: Send {
     /// Runs `op` on regions in the order of [`Op::signature`], for the rank at `at`.
@@ -120,6 +131,17 @@ pub trait Device: Send {
     ) -> Result<(), ExecutorError> {
         self.with_host(region, body)
     }
+
+    /// Lends a region's elements as they lie, as bytes, to what only moves them.
+    ///
+    /// # Errors
+    /// As [`Device::with_host`].
+    fn with_bytes(
+        &mut self,
+        region: Region,
+        access: Access,
+        body: &mut dyn FnMut(&mut [u8]) -> Result<(), ExecutorError>,
+    ) -> Result<(), ExecutorError>;
 
     /// Waits until everything that was asked for is done.
     ///

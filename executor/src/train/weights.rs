@@ -20,24 +20,36 @@ use crate::error::ExecutorError;
 /// The name of the loss scale's state in checkpoints.
 const SCALING: &str = "loss scaling";
 
+/// Elements that cross at once: a device that widens them, or stages them, keeps room for as many.
+const PIECE: usize = 1 << 18;
+
+/// A region piece by piece.
+fn pieces(region: Region) -> impl Iterator<Item = Region> {
+    let piece = move |at: usize| Region { start: region.start + at, elems: PIECE.min(region.elems - at), ..region };
+    (0..region.elems).step_by(PIECE).map(piece)
+}
+
 /// Copies a region to the host.
 pub(super) fn read(device: &mut dyn Device, region: Region) -> Result<Vec<f32>, ExecutorError> {
-    let mut values = Vec::new();
+    let mut values = Vec::with_capacity(region.elems);
     let mut copy = |host: &mut [f32]| {
-        values = host.to_vec();
+        values.extend_from_slice(host);
         Ok(())
     };
-    device.read_host(region, &mut copy)?;
+    pieces(region).try_for_each(|piece| device.read_host(piece, &mut copy))?;
     Ok(values)
 }
 
 /// Copies `values` to a region of as many elements.
 pub(super) fn write(device: &mut dyn Device, region: Region, values: &[f32]) -> Result<(), ExecutorError> {
+    let mut left = values;
     let mut copy = |host: &mut [f32]| {
-        host.copy_from_slice(values);
+        let (now, later) = left.split_at(host.len());
+        host.copy_from_slice(now);
+        left = later;
         Ok(())
     };
-    device.write_host(region, &mut copy)
+    pieces(region).try_for_each(|piece| device.write_host(piece, &mut copy))
 }
 
 impl Trainer {

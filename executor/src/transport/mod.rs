@@ -19,14 +19,24 @@ use crate::error::ExecutorError;
 /// All methods: [`ExecutorError::Transport`] if what ranks ask for does not match, [`ExecutorError::PeerFailed`] once any
 /// rank has called [`Transport::abort`].
 pub trait Transport: Sync {
-    /// Sends to rank `to` on a line of messages; returns when `data` may be reused.
-    fn send(&self, from: Rank, to: Rank, tag: u32, data: &[f32]) -> Result<(), ExecutorError>;
+    /// Sends bytes to rank `to` on a line of messages; returns when `data` may be reused.
+    fn send(&self, from: Rank, to: Rank, tag: u32, data: &[u8]) -> Result<(), ExecutorError>;
 
     /// Waits for the next message of a line from rank `from`, which is as long as `into`.
-    fn recv(&self, to: Rank, from: Rank, tag: u32, into: &mut [f32]) -> Result<(), ExecutorError>;
+    fn recv(&self, to: Rank, from: Rank, tag: u32, into: &mut [u8]) -> Result<(), ExecutorError>;
 
-    /// Takes part in a collective over this rank's group on an axis, in place.
-    fn collective(&self, rank: Rank, axis: Axis, op: Collective, data: &mut [f32]) -> Result<(), ExecutorError>;
+    /// Takes part in a collective that sums ([`Collective::sums`]) over this rank's group on an axis, in place.
+    fn sum(&self, rank: Rank, axis: Axis, op: Collective, data: &mut [f32]) -> Result<(), ExecutorError>;
+
+    /// Takes part in one that moves elements of `width` bytes.
+    fn exchange(
+        &self,
+        rank: Rank,
+        axis: Axis,
+        op: Collective,
+        width: usize,
+        data: &mut [u8],
+    ) -> Result<(), ExecutorError>;
 
     /// Waits for all ranks.
     fn barrier(&self, rank: Rank) -> Result<(), ExecutorError>;

@@ -23,8 +23,8 @@ use crate::error::ExecutorError;
 
 /// How long a waiting rank looks before it sleeps: about what a sleep and a wake-up cost.
 const SPIN: Duration = Duration::from_micros(50);
-/// Chunks of an all-reduce are multiples of a cache line.
-const LINE: usize = 16;
+/// Bytes of a cache line: chunks of an all-reduce are multiples of it.
+const LINE: usize = 64;
 /// Floats summed at a time, so that the running sum stays in the first-level cache.
 const BLOCK: usize = 2048;
 
@@ -52,13 +52,41 @@ impl Threads {
         &self.channels[from * self.mesh.ranks() + to]
     }
 
+    /// Joins a collective: between barriers, `body` gets the group's vectors and the rank's place among them.
+    ///
+    /// # Safety
+    /// `body` must touch of other ranks' vectors only what all of them leave to it.
+    unsafe fn join(
+        &self,
+        rank: Rank,
+        axis: Axis,
+        op: Collective,
+        mine: Offer,
+        body: impl FnOnce(&Group, &Vectors, usize),
+    ) -> Result<(), ExecutorError> {
+        let size = self.mesh.size(axis);
+        if size == 1 {
+            return Ok(());
+        }
+        let me = self.mesh.coord_of(rank).on(axis);
+        let first = rank - me * self.mesh.stride(axis);
+        let index = Axis::ALL.iter().position(|a| *a == axis).expect("every axis");
+        let group = &self.groups[index][first];
+        group.offer(me, &mine);
+        self.meet(&group.gate, rank)?;
+        let shared = group.vectors(op, &mine).map_err(|problem| ExecutorError::Transport { rank, problem })?;
+        body(group, &shared, me);
+        group.gate.pass(None);
+        Ok(())
+    }
+
     fn meet(&self, gate: &Gate, rank: Rank) -> Result<(), ExecutorError> {
         if gate.pass(Some(&self.aborted)) { Ok(()) } else { Err(ExecutorError::PeerFailed { rank }) }
     }
 }
 
 impl Transport for Threads {
-    fn send(&self, from: Rank, to: Rank, tag: u32, data: &[f32]) -> Result<(), ExecutorError> {
+    fn send(&self, from: Rank, to: Rank, tag: u32, data: &[u8]) -> Result<(), ExecutorError> {
         if self.aborted.load(Ordering::Acquire) {
             return Err(ExecutorError::PeerFailed { rank: from });
         }
@@ -67,14 +95,14 @@ impl Transport for Threads {
         let held = message.capacity();
         message.clear();
         message.extend_from_slice(data);
-        channel.bytes.fetch_add(4 * (message.capacity() - held) as u64, Ordering::Relaxed);
+        channel.bytes.fetch_add((message.capacity() - held) as u64, Ordering::Relaxed);
         lock(&channel.messages).queue.push_back((tag, message));
         channel.sent.fetch_add(1, Ordering::Release);
         channel.bell.ring();
         Ok(())
     }
 
-    fn recv(&self, to: Rank, from: Rank, tag: u32, into: &mut [f32]) -> Result<(), ExecutorError> {
+    fn recv(&self, to: Rank, from: Rank, tag: u32, into: &mut [u8]) -> Result<(), ExecutorError> {
         let channel = self.channel(from, to);
         let message = loop {
             let sent = channel.sent.load(Ordering::Acquire);
@@ -88,7 +116,7 @@ impl Transport for Threads {
             }
         };
         if message.len() != into.len() {
-            let problem = format!("waits for {} elements from rank {from}, which sent {}", into.len(), message.len());
+            let problem = format!("waits for {} bytes from rank {from}, which sent {}", into.len(), message.len());
             return Err(ExecutorError::Transport { rank: to, problem });
         }
         into.copy_from_slice(&message);
@@ -96,32 +124,41 @@ impl Transport for Threads {
         Ok(())
     }
 
-    fn collective(&self, rank: Rank, axis: Axis, op: Collective, data: &mut [f32]) -> Result<(), ExecutorError> {
-        let size = self.mesh.size(axis);
-        if size == 1 {
-            return Ok(());
-        }
-        let me = self.mesh.coord_of(rank).on(axis);
-        let first = rank - me * self.mesh.stride(axis);
-        let index = Axis::ALL.iter().position(|a| *a == axis).expect("every axis");
-        let group = &self.groups[index][first];
-        group.offer(me, data);
-        self.meet(&group.gate, rank)?;
-        let shared = group.vectors(op, data.len()).map_err(|problem| ExecutorError::Transport { rank, problem })?;
-        // SAFETY: all ranks of the group are between the same two barriers, each with its own `me`.
-        match op {
-            Collective::AllReduce => {
-                unsafe { shared.sum_chunk(me) };
+    fn sum(&self, rank: Rank, axis: Axis, op: Collective, data: &mut [f32]) -> Result<(), ExecutorError> {
+        let mine = Offer { start: data.as_mut_ptr().cast(), elems: data.len(), width: 4 };
+        let body = |group: &Group, shared: &Vectors, me: usize| {
+            // SAFETY: all ranks of the group are between the same two barriers, each with its own `me`; vectors are of floats.
+            unsafe { shared.sum_chunk(me) };
+            if op == Collective::AllReduce {
                 group.gate.pass(None);
+                // SAFETY: as above.
                 unsafe { shared.copy_chunks(me) };
             }
-            Collective::ReduceScatter => unsafe { shared.sum_chunk(me) },
-            Collective::AllGather => unsafe { shared.copy_chunks(me) },
-            Collective::AllToAll => unsafe { shared.swap_chunks(me) },
-            Collective::Rotate => unsafe { shared.rotate_chunk(me) },
-        }
-        group.gate.pass(None);
-        Ok(())
+        };
+        // SAFETY: as said in `body`.
+        unsafe { self.join(rank, axis, op, mine, body) }
+    }
+
+    fn exchange(
+        &self,
+        rank: Rank,
+        axis: Axis,
+        op: Collective,
+        width: usize,
+        data: &mut [u8],
+    ) -> Result<(), ExecutorError> {
+        let mine = Offer { start: data.as_mut_ptr(), elems: data.len() / width, width };
+        // SAFETY: all ranks of the group are between the same two barriers, each with its own `me`.
+        let body = |_: &Group, shared: &Vectors, me: usize| unsafe {
+            match op {
+                Collective::AllGather => shared.copy_chunks(me),
+                Collective::AllToAll => shared.swap_chunks(me),
+                Collective::Rotate => shared.rotate_chunk(me),
+                Collective::AllReduce | Collective::ReduceScatter => unreachable!("sums are not exchanges"),
+            }
+        };
+        // SAFETY: as said in `body`.
+        unsafe { self.join(rank, axis, op, mine, body) }
     }
 
     fn barrier(&self, rank: Rank) -> Result<(), ExecutorError> {
@@ -226,22 +263,30 @@ struct Channel {
 #[derive(Default)]
 struct Messages {
     /// With their lines.
-    queue: VecDeque<(u32, Vec<f32>)>,
-    spare: Vec<Vec<f32>>,
+    queue: VecDeque<(u32, Vec<u8>)>,
+    spare: Vec<Vec<u8>>,
 }
 
 impl Messages {
     /// The first message of a line, if one has come.
-    fn take(&mut self, tag: u32) -> Option<Vec<f32>> {
+    fn take(&mut self, tag: u32) -> Option<Vec<u8>> {
         let at = self.queue.iter().position(|(line, _)| *line == tag)?;
         self.queue.remove(at).map(|(_, message)| message)
     }
 }
 
-/// The ranks of a collective: where each one's vector lies.
+/// A rank's vector in a collective.
+struct Offer {
+    start: *mut u8,
+    elems: usize,
+    /// Bytes of an element.
+    width: usize,
+}
+
+/// The ranks of a collective: where each one's vector lies, and how many elements it has.
 struct Group {
     gate: Gate,
-    offered: Vec<(AtomicPtr<f32>, AtomicUsize)>,
+    offered: Vec<(AtomicPtr<u8>, AtomicUsize)>,
 }
 
 impl Group {
@@ -250,61 +295,59 @@ impl Group {
         Group { gate: Gate::new(members), offered }
     }
 
-    fn offer(&self, me: usize, data: &mut [f32]) {
+    fn offer(&self, me: usize, mine: &Offer) {
         let (start, elems) = &self.offered[me];
-        start.store(data.as_mut_ptr(), Ordering::Release);
-        elems.store(data.len(), Ordering::Release);
+        start.store(mine.start, Ordering::Release);
+        elems.store(mine.elems, Ordering::Release);
     }
 
     /// All vectors, once all are there; every rank finds the same mistakes.
-    fn vectors(&self, op: Collective, elems: usize) -> Result<Vectors, String> {
-        let members = self.offered.len();
+    fn vectors(&self, op: Collective, mine: &Offer) -> Result<Vectors, String> {
+        let (members, &Offer { elems, width, .. }) = (self.offered.len(), mine);
         let lengths: Vec<usize> = self.offered.iter().map(|(_, elems)| elems.load(Ordering::Acquire)).collect();
         if lengths.iter().any(|&length| length != elems) {
             return Err(format!("a collective over vectors of {lengths:?} elements"));
         }
-        let chunk = match op {
-            Collective::AllReduce | Collective::Rotate => elems.div_ceil(members).next_multiple_of(LINE),
-            Collective::ReduceScatter | Collective::AllGather | Collective::AllToAll => elems / members,
-        };
+        let chunk = if op.shares() { elems / members } else { elems.div_ceil(members).next_multiple_of(LINE / width) };
         if op.shares() && chunk * members != elems {
             return Err(format!("{elems} elements do not divide over {members} ranks"));
         }
         let starts = self.offered.iter().map(|(start, _)| start.load(Ordering::Acquire)).collect();
-        Ok(Vectors { starts, elems, chunk })
+        Ok(Vectors { starts, bytes: width * elems, chunk: width * chunk })
     }
 }
 
-/// The vectors of a collective, cut alike into one chunk a rank.
+/// The vectors of a collective, cut alike into one chunk a rank; all in bytes.
 struct Vectors {
-    starts: Vec<*mut f32>,
-    elems: usize,
+    starts: Vec<*mut u8>,
+    bytes: usize,
     chunk: usize,
 }
 
 impl Vectors {
     fn chunk(&self, owner: usize) -> Range<usize> {
-        (owner * self.chunk).min(self.elems)..((owner + 1) * self.chunk).min(self.elems)
+        (owner * self.chunk).min(self.bytes)..((owner + 1) * self.chunk).min(self.bytes)
     }
 
     /// The chunk `me` of rank `me` becomes the sum over all ranks, added in rank order.
     ///
     /// # Safety
-    /// Meanwhile nobody else may touch the chunk `me` of any vector.
+    /// Vectors must be of floats, and meanwhile nobody else may touch the chunk `me` of any.
     unsafe fn sum_chunk(&self, me: usize) {
-        let chunk = self.chunk(me);
+        let (first, end) = (self.chunk(me).start / 4, self.chunk(me).end / 4);
+        let start = |rank: usize| self.starts[rank].cast::<f32>();
         let mut sum = [0.0; BLOCK];
-        for from in chunk.clone().step_by(BLOCK) {
-            let n = BLOCK.min(chunk.end - from);
+        for from in (first..end).step_by(BLOCK) {
+            let n = BLOCK.min(end - from);
             // SAFETY: within the vectors, and ours alone.
-            let block = |rank: usize| unsafe { std::slice::from_raw_parts(self.starts[rank].add(from), n) };
+            let block = |rank: usize| unsafe { std::slice::from_raw_parts(start(rank).add(from), n) };
             let sum = &mut sum[..n];
             sum.copy_from_slice(block(0));
             for rank in 1..self.starts.len() {
                 sum.iter_mut().zip(block(rank)).for_each(|(sum, x)| *sum += x);
             }
             // SAFETY: as above; the blocks' borrows have ended.
-            unsafe { std::ptr::copy_nonoverlapping(sum.as_ptr(), self.starts[me].add(from), n) };
+            unsafe { std::ptr::copy_nonoverlapping(sum.as_ptr(), start(me).add(from), n) };
         }
     }
 
@@ -314,9 +357,9 @@ impl Vectors {
     /// Meanwhile nobody else may touch the chunk `me` of any vector.
     unsafe fn rotate_chunk(&self, me: usize) {
         let chunk = self.chunk(me);
-        let mut last = [0.0; BLOCK];
-        for from in chunk.clone().step_by(BLOCK) {
-            let n = BLOCK.min(chunk.end - from);
+        let mut last = [0; 4 * BLOCK];
+        for from in chunk.clone().step_by(last.len()) {
+            let n = last.len().min(chunk.end - from);
             let ends = self.starts.len() - 1;
             // SAFETY: within the vectors, which are different ranks', and ours alone.
             unsafe {
@@ -397,9 +440,37 @@ mod tests {
         let threads = line(ranks);
         on_all(&threads, |rank| {
             let mut data: Vec<f32> = (0..elems).map(|i| value(rank, i)).collect();
-            threads.collective(rank, Axis::Dp, op, &mut data).unwrap();
+            if op.sums() {
+                threads.sum(rank, Axis::Dp, op, &mut data).unwrap();
+            } else {
+                threads.exchange(rank, Axis::Dp, op, 4, bytemuck::cast_slice_mut(&mut data)).unwrap();
+            }
             data
         })
+    }
+
+    #[test]
+    fn narrow_elements_stay_whole() {
+        // Shards of an odd number of halves, which no word is.
+        let (ranks, chunk) = (3, 5);
+        let threads = line(ranks);
+        let number = |rank: usize, i: usize| (100 * rank + i) as u16;
+        let exchange = |op| {
+            on_all(&threads, |rank| {
+                let mut data: Vec<u16> = (0..ranks * chunk).map(|i| number(rank, i)).collect();
+                threads.exchange(rank, Axis::Dp, op, 2, bytemuck::cast_slice_mut(&mut data)).unwrap();
+                data
+            })
+        };
+        for got in exchange(Collective::AllGather) {
+            assert!((0..ranks * chunk).all(|i| got[i] == number(i / chunk, i)));
+        }
+        for (rank, got) in exchange(Collective::AllToAll).into_iter().enumerate() {
+            assert!((0..ranks * chunk).all(|i| got[i] == number(i / chunk, rank * chunk + i % chunk)));
+        }
+        for (rank, got) in exchange(Collective::Rotate).into_iter().enumerate() {
+            assert!((0..ranks * chunk).all(|i| got[i] == number((rank + ranks - 1) % ranks, i)));
+        }
     }
 
     #[test]
@@ -438,7 +509,7 @@ mod tests {
         let got = on_all(&threads, |rank| {
             [Axis::Tp, Axis::Dp].map(|axis| {
                 let mut data = [rank as f32];
-                threads.collective(rank, axis, Collective::AllReduce, &mut data).unwrap();
+                threads.sum(rank, axis, Collective::AllReduce, &mut data).unwrap();
                 data[0]
             })
         });
@@ -451,19 +522,19 @@ mod tests {
         let got = on_all(&threads, |rank| {
             let mut got = Vec::new();
             for i in 0..200 {
-                let mut data = [i as f32; 64];
+                let mut data = [i as u8; 256];
                 if rank == 0 {
                     threads.send(0, 1, 0, &data).unwrap();
                     threads.recv(0, 1, 0, &mut data).unwrap();
                 } else {
                     threads.recv(1, 0, 0, &mut data).unwrap();
-                    threads.send(1, 0, 0, &[-data[0]; 64]).unwrap();
+                    threads.send(1, 0, 0, &[!data[0]; 256]).unwrap();
                 }
-                got.push(data[63]);
+                got.push(data[255]);
             }
             got
         });
-        assert!((0..200).all(|i| got[1][i] == i as f32 && got[0][i] == -(i as f32)));
+        assert!((0..200).all(|i| got[1][i] == i as u8 && got[0][i] == !(i as u8)));
         assert_eq!([0, 1].map(|rank| threads.staging_bytes(rank)), [256, 256]);
     }
 
@@ -473,8 +544,8 @@ mod tests {
         let errors = on_all(&threads, |rank| {
             let mut data = [0.0; 8];
             match rank {
-                0 => threads.recv(0, 2, 0, &mut data).unwrap_err(),
-                1 => threads.collective(1, Axis::Dp, Collective::AllReduce, &mut data).unwrap_err(),
+                0 => threads.recv(0, 2, 0, &mut [0; 32]).unwrap_err(),
+                1 => threads.sum(1, Axis::Dp, Collective::AllReduce, &mut data).unwrap_err(),
                 _ => {
                     thread::sleep(Duration::from_millis(5));
                     threads.abort();
@@ -492,11 +563,11 @@ mod tests {
         let threads = line(2);
         let errors = on_all(&threads, |rank| {
             let mut data = vec![0.0; 4 + rank];
-            threads.collective(rank, Axis::Dp, Collective::AllReduce, &mut data).unwrap_err().to_string()
+            threads.sum(rank, Axis::Dp, Collective::AllReduce, &mut data).unwrap_err().to_string()
         });
         assert!(errors.iter().all(|error| error.contains("[4, 5]")), "{errors:?}");
-        threads.send(0, 1, 0, &[1.0; 3]).unwrap();
-        let error = threads.recv(1, 0, 0, &mut [0.0; 2]).unwrap_err().to_string();
+        threads.send(0, 1, 0, &[1; 3]).unwrap();
+        let error = threads.recv(1, 0, 0, &mut [0; 2]).unwrap_err().to_string();
         assert!(error.contains("waits for 2") && error.contains("sent 3"), "{error}");
     }
 }

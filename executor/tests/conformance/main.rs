@@ -102,6 +102,12 @@ macro_rules! conformance {
 
             #[test]
             $(#[$attribute])*
+            fn elements_move_as_they_lie() {
+                ELEMS.iter().for_each(|&elem| suite::bytes($make, elem));
+            }
+
+            #[test]
+            $(#[$attribute])*
             fn ops_run_in_order() {
                 ELEMS.iter().for_each(|&elem| suite::order($make, elem));
             }

@@ -5,7 +5,7 @@
 //! Invariant: what an op does not write keeps its bits, and the same operands give the same bits again.
 
 use meshwright_executor::ExecutorError;
-use meshwright_executor::device::{Device, Region, StepArgs};
+use meshwright_executor::device::{Access, Device, Region, StepArgs};
 use meshwright_executor::kernels::AdamW;
 use meshwright_hardware::mesh::{Axis, Coord, Mesh, Rank};
 use meshwright_hardware::op::{Mode, NormKind, Op, Param, Takes};
@@ -345,6 +345,37 @@ pub fn host(make: Make, elem: Elem) {
     assert_eq!(read(device.as_mut(), Region { buffer: 0, start: 0, elems: 5 }), [0.0; 5]);
     let declared = elem.bytes() * 1005;
     assert!((declared..=declared + 4 * 64).contains(&device.buffer_bytes()), "{} bytes", device.buffer_bytes());
+}
+
+/// Elements are lent as they lie: what is moved as bytes is the same there, and neighbours stay, also those of the same word.
+pub fn bytes(make: Make, elem: Elem) {
+    let (mut device, width) = (make(0, &[buffer(40, elem)]).unwrap(), elem.bytes() as usize);
+    let region = |start, elems| Region { buffer: 0, start, elems };
+    let mut values: Vec<f32> = (0..40).map(|i| i as f32 - 20.0).collect();
+    write(device.as_mut(), region(0, 40), &values);
+    for (from, to, n) in [(0, 20, 20), (1, 10, 3), (3, 8, 5), (2, 7, 4), (39, 0, 1)] {
+        let mut moved = Vec::new();
+        let mut take = |bytes: &mut [u8]| {
+            moved = bytes.to_vec();
+            Ok(())
+        };
+        device.with_bytes(region(from, n), Access::Read, &mut take).unwrap();
+        let mut put = |bytes: &mut [u8]| {
+            bytes.copy_from_slice(&moved);
+            Ok(())
+        };
+        device.with_bytes(region(to, n), Access::Write, &mut put).unwrap();
+        values.copy_within(from..from + n, to);
+        assert_eq!(read(device.as_mut(), region(0, 40)), values, "{n} elements of {elem:?} from {from} to {to}");
+    }
+    let mut turn = |bytes: &mut [u8]| {
+        bytes.rotate_left(width);
+        Ok(())
+    };
+    device.with_bytes(region(5, 7), Access::Change, &mut turn).unwrap();
+    values[5..12].rotate_left(1);
+    assert_eq!(read(device.as_mut(), region(0, 40)), values);
+    assert!(device.with_bytes(region(36, 5), Access::Read, &mut |_| Ok(())).is_err());
 }
 
 /// Each op sees what those before it and the host wrote.

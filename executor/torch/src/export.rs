@@ -141,14 +141,20 @@ unsafe extern "C" fn address(handle: Handle, region: *const Region) -> *mut c_vo
     torch.address(region).unwrap_or(std::ptr::null_mut())
 }
 
-unsafe extern "C" fn read(handle: Handle, region: *const Region, to: *mut c_void, problem: Sink) -> bool {
+unsafe extern "C" fn read(handle: Handle, region: *const Region, lie: bool, to: *mut c_void, problem: Sink) -> bool {
     // SAFETY: all of them live as long as the call, and `to` holds the region.
-    told(problem, || unsafe { torch(handle).read(&*region, to) }).is_some()
+    told(problem, || unsafe { torch(handle).read(&*region, lie, to) }).is_some()
 }
 
-unsafe extern "C" fn write(handle: Handle, region: *const Region, from: *const c_void, problem: Sink) -> bool {
+unsafe extern "C" fn write(
+    handle: Handle,
+    region: *const Region,
+    lie: bool,
+    from: *const c_void,
+    problem: Sink,
+) -> bool {
     // SAFETY: all of them live as long as the call, and `from` holds the region.
-    told(problem, || unsafe { torch(handle).write(&*region, from) }).is_some()
+    told(problem, || unsafe { torch(handle).write(&*region, lie, from) }).is_some()
 }
 
 unsafe extern "C" fn sync(handle: Handle, problem: Sink) -> bool {

@@ -22,9 +22,6 @@ use crate::gaps::{self, Entered, Pool};
 use crate::view::{Args, Outcome, n};
 use crate::worker::Worker;
 
-/// Bytes of a word.
-const WORD: usize = 4;
-
 /// A rank's buffers on one of libtorch's devices.
 pub struct Torch {
     pub(crate) device: Device,
@@ -166,41 +163,42 @@ impl Torch {
         })
     }
 
-    /// Where a region of words lies, if the host can reach it there.
+    /// Where a region lies, if the host can reach it there.
     pub fn address(&self, region: &Region) -> Option<*mut c_void> {
         let buffer = &self.buffers[region.buffer];
-        let start = buffer.data_ptr();
-        let reached = matches!(self.device, Device::Cpu) && buffer.kind() == Kind::Float;
+        let (start, width) = (buffer.data_ptr(), buffer.kind().elt_size_in_bytes());
         // SAFETY: the region lies in the buffer.
-        reached.then(|| unsafe { start.byte_add(WORD * region.start) })
+        matches!(self.device, Device::Cpu).then(|| unsafe { start.byte_add(width * region.start) })
     }
 
     fn region(&self, region: &Region) -> Outcome<Tensor> {
         self.buffers[region.buffer].f_narrow(0, n(region.start), n(region.elems))
     }
 
-    /// Copies a region to the host.
+    /// Copies a region to the host, as words or as elements `lie`.
     ///
     /// # Safety
-    /// `to` must hold as many elements.
-    pub unsafe fn read(&mut self, region: &Region, to: *mut c_void) -> Outcome {
+    /// `to` must hold as many.
+    pub unsafe fn read(&mut self, region: &Region, lie: bool, to: *mut c_void) -> Outcome {
         self.then(|torch| {
+            let region = torch.region(region)?;
             // SAFETY: the caller's word; the tensor does not outlive this function.
-            let mut host = unsafe { host(to, region.elems)? };
+            let mut host = unsafe { host(to, &region, lie)? };
             // Widens, if elements are narrower.
-            host.f_copy_(&torch.region(region)?)
+            host.f_copy_(&region)
         })
     }
 
-    /// Copies from the host to a region.
+    /// Copies from the host to a region, words or what is to `lie` there.
     ///
     /// # Safety
-    /// `from` must hold as many elements.
-    pub unsafe fn write(&mut self, region: &Region, from: *const c_void) -> Outcome {
+    /// `from` must hold as many.
+    pub unsafe fn write(&mut self, region: &Region, lie: bool, from: *const c_void) -> Outcome {
         self.then(|torch| {
+            let mut region = torch.region(region)?;
             // SAFETY: the caller's word; it is only read.
-            let host = unsafe { host(from.cast_mut(), region.elems)? };
-            torch.region(region)?.f_copy_(&host)
+            let host = unsafe { host(from.cast_mut(), &region, lie)? };
+            region.f_copy_(&host)
         })
     }
 
@@ -253,11 +251,12 @@ impl Torch {
     }
 }
 
-/// Words of the host as a tensor.
+/// Memory of the host as a tensor as long as `region`, of words or of elements as they `lie` there.
 ///
 /// # Safety
-/// `address` must hold as many elements for as long as the tensor lives.
-unsafe fn host(address: *mut c_void, elems: usize) -> Outcome<Tensor> {
+/// `address` must hold as many for as long as the tensor lives.
+unsafe fn host(address: *mut c_void, region: &Tensor, lie: bool) -> Outcome<Tensor> {
+    let kind = if lie { region.kind() } else { Kind::Float };
     // SAFETY: the caller's word.
-    unsafe { Tensor::f_from_blob(address.cast(), &[n(elems)], &[1], Kind::Float, Device::Cpu) }
+    unsafe { Tensor::f_from_blob(address.cast(), &region.size(), &[1], kind, Device::Cpu) }
 }

@@ -8,18 +8,21 @@ use std::collections::HashMap;
 
 use super::{Fault, Place, VerifyError, at};
 use crate::mesh::Axis;
-use crate::program::{Collective, Kind, Program};
+use crate::program::{Collective, Elem, Kind, Program, View};
 
 struct Role {
     /// Next instruction.
     next: usize,
-    /// By receiving stage and line, sizes of messages sent.
-    sent: HashMap<(usize, u32), Vec<usize>>,
+    /// By receiving stage and line, messages sent.
+    sent: HashMap<(usize, u32), Vec<Vector>>,
     /// By sending stage and line, messages received.
     received: HashMap<(usize, u32), usize>,
     /// The collective it stands at.
-    meeting: Option<(Axis, Collective, usize)>,
+    meeting: Option<(Axis, Collective, Vector)>,
 }
+
+/// What crosses: how many elements of a kind.
+type Vector = (usize, Elem);
 
 struct Run<'a> {
     program: &'a Program,
@@ -78,21 +81,30 @@ impl Run<'_> {
         let (program, index) = (self.program, self.roles[role].next);
         let (class, stage) = program.class_and_stage(role);
         let Some(instr) = program.roles[role].instrs.get(index) else { return Ok(false) };
+        let buffer = |view: &View| &program.roles[role].buffers[view.buffer as usize];
         match &instr.kind {
-            Kind::Send { to, tag, view } => self.roles[role].sent.entry((*to, *tag)).or_default().push(view.elems),
+            Kind::Send { to, tag, view } => {
+                let message = (view.elems, buffer(view).elem);
+                self.roles[role].sent.entry((*to, *tag)).or_default().push(message);
+            }
             Kind::Recv { from, tag, view } => {
                 let received = self.roles[role].received.get(&(*from, *tag)).copied().unwrap_or(0);
                 let sender = &self.roles[program.role(class, *from)];
                 let sent = sender.sent.get(&(stage, *tag)).and_then(|sent| sent.get(received));
-                let Some(&sent) = sent else { return Ok(false) };
+                let Some(&(sent, elem)) = sent else { return Ok(false) };
                 if sent != view.elems {
                     let fault = Fault::Message { from: *from, sent, wanted: view.elems };
                     return Err(at(program, role, index, fault));
                 }
+                let into = buffer(view);
+                if elem != into.elem {
+                    let (name, wanted) = (into.name.clone(), elem.name());
+                    return Err(at(program, role, index, Fault::Elem { name, elem: into.elem.name(), wanted }));
+                }
                 self.roles[role].received.insert((*from, *tag), received + 1);
             }
             Kind::Collective { op, axis, view } if self.groups[*axis as usize][role].len() > 1 => {
-                self.roles[role].meeting = Some((*axis, *op, view.elems));
+                self.roles[role].meeting = Some((*axis, *op, (view.elems, buffer(view).elem)));
                 return Ok(false);
             }
             Kind::Collective { .. } | Kind::Load { .. } | Kind::Run { .. } | Kind::Move { .. } | Kind::Free { .. } => {}
@@ -126,7 +138,7 @@ impl Run<'_> {
                 return Err(at(program, role, state.next, Fault::Deadlock));
             }
             let (class, stage) = program.class_and_stage(role);
-            let left = |(&(to, tag), sent): (&(usize, u32), &Vec<usize>)| {
+            let left = |(&(to, tag), sent): (&(usize, u32), &Vec<Vector>)| {
                 let receiver = &self.roles[program.role(class, to)];
                 let received = receiver.received.get(&(stage, tag)).copied().unwrap_or(0);
                 (sent.len() > received).then(|| (to, sent.len() - received))

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{Fault, Place, VerifyError, at};
 use crate::op::{Mode, Op, Takes};
-use crate::program::{Block, Buffer, Collective, Kind, Lifetime, Program, View};
+use crate::program::{Block, Buffer, Kind, Lifetime, Program, View};
 
 /// Two formals that must not share elements; `exact` ones may be the very same view.
 struct Apart {
@@ -102,12 +102,7 @@ fn check_instr(program: &Program, role: usize, kind: &Kind, apart: &[Vec<Apart>]
             if op.shares() && !vector.elems.is_multiple_of(ranks) {
                 return Err(Fault::Uneven { elems: vector.elems, ranks });
             }
-            match op {
-                Collective::AllReduce | Collective::ReduceScatter => {
-                    taken(&buffers[vector.buffer as usize], Takes::Float)
-                }
-                Collective::AllGather | Collective::AllToAll | Collective::Rotate => Ok(()),
-            }
+            if op.sums() { taken(&buffers[vector.buffer as usize], Takes::Float) } else { Ok(()) }
         }
         Kind::Move { from, to } => {
             view(from)?;

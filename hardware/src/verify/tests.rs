@@ -129,6 +129,9 @@ fn messages_match_in_number_and_size() {
     ));
     assert!(matches!(fault(program(mesh, vec![vec![send(4)], vec![]])), Fault::Unreceived { to: 1, count: 1 }));
     assert!(matches!(fault(program(mesh, vec![vec![], vec![recv(4)]])), Fault::Deadlock));
+    let mut unlike = program(mesh, vec![vec![send(4)], vec![recv(4)]]);
+    unlike.roles[1].buffers[0].elem = Elem::Bf16;
+    assert!(matches!(fault(unlike), Fault::Elem { elem: "bf16", wanted: "f32", .. }));
     let own = instr(Kind::Send { to: 0, tag: 0, view: W(0) });
     assert!(matches!(fault(program(mesh, vec![vec![own], vec![]])), Fault::Oneself));
 }

@@ -18,7 +18,7 @@ pub const SYMBOL: &str = "meshwright_torch";
 /// The version of this file, and the sizes of what crosses.
 pub const ABI: u64 = {
     let sizes = [size_of::<Declared>(), size_of::<Region>(), size_of::<Coord>(), size_of::<StepArgs>()];
-    (3 << 48) + ((sizes[0] << 36) + (sizes[1] << 24) + (sizes[2] << 12) + sizes[3]) as u64
+    (4 << 48) + ((sizes[0] << 36) + (sizes[1] << 24) + (sizes[2] << 12) + sizes[3]) as u64
 };
 
 /// What an element of a buffer is.
@@ -108,12 +108,14 @@ pub struct Table {
         step: *const StepArgs,
         problem: Sink,
     ) -> bool,
-    /// Where a region lies, if the host can reach it there and its elements are words; else null.
+    /// Where a region lies, if the host can reach it there; else null.
     pub address: unsafe extern "C" fn(Handle, region: *const Region) -> *mut c_void,
-    /// Copies a region to the host as words, floats widened, after all that was asked for.
-    pub read: unsafe extern "C" fn(Handle, region: *const Region, to: *mut c_void, problem: Sink) -> bool,
-    /// Copies words from the host to a region, floats rounded to its elements, after all that was asked for.
-    pub write: unsafe extern "C" fn(Handle, region: *const Region, from: *const c_void, problem: Sink) -> bool,
+    /// Copies a region to the host after all that was asked for, as words, narrower floats widened, or as elements `lie`.
+    pub read: unsafe extern "C" fn(Handle, region: *const Region, lie: bool, to: *mut c_void, problem: Sink) -> bool,
+    /// Copies from the host to a region after all that was asked for, words that are rounded to its elements, or what is to
+    /// `lie` there.
+    pub write:
+        unsafe extern "C" fn(Handle, region: *const Region, lie: bool, from: *const c_void, problem: Sink) -> bool,
     /// Waits for all that was asked for.
     pub sync: unsafe extern "C" fn(Handle, problem: Sink) -> bool,
     /// Notes a moment in line with ops; its number since `marks`, [`NO_CLOCK`] if the device keeps no time.

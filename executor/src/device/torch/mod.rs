@@ -12,7 +12,6 @@ mod library;
 #[cfg(test)]
 mod tests;
 
-use std::ffi::c_void;
 use std::time::{Duration, Instant};
 
 use meshwright_hardware::mesh::{Coord, Rank};
@@ -20,7 +19,7 @@ use meshwright_hardware::op::Op;
 use meshwright_hardware::program::{Buffer, Elem, Lifetime};
 
 use super::check::check;
-use super::{Backend, Device, Found, Region, StepArgs, device_info};
+use super::{Access, Backend, Device, Found, Region, StepArgs, device_info};
 use crate::error::ExecutorError;
 use abi::{Declared, Description, Format, Handle, NO_CLOCK, Sink};
 use library::Library;
@@ -31,8 +30,7 @@ pub struct Torch {
     backend: Backend,
     library: &'static Library,
     handle: Handle,
-    /// Elements of each buffer.
-    sizes: Vec<usize>,
+    declared: Vec<Declared>,
     /// Ops that the library was told, with their numbers.
     ops: Vec<(Op, u32)>,
     /// Marks since they were asked for.
@@ -88,8 +86,7 @@ impl Torch {
             (!open.is_null()).then_some(open)
         };
         let handle = said(open).map_err(failed)?;
-        let sizes = buffers.iter().map(|buffer| buffer.elems).collect();
-        Ok(Torch { rank, backend, library, handle, sizes, ops: Vec::new(), marked: 0, host: Vec::new() })
+        Ok(Torch { rank, backend, library, handle, declared, ops: Vec::new(), marked: 0, host: Vec::new() })
     }
 
     fn failed(&self, problem: String) -> ExecutorError {
@@ -98,7 +95,8 @@ impl Torch {
 
     fn inside(&self, region: &Region) -> Result<(), String> {
         let end = region.start.checked_add(region.elems);
-        let inside = self.sizes.get(region.buffer).is_some_and(|&elems| end.is_some_and(|end| end <= elems));
+        let buffer = self.declared.get(region.buffer);
+        let inside = buffer.is_some_and(|buffer| end.is_some_and(|end| end <= buffer.elems));
         if inside { Ok(()) } else { Err(format!("{region:?} is outside its buffer")) }
     }
 
@@ -125,51 +123,73 @@ impl Torch {
         said(|problem| run(problem).then_some(()))
     }
 
-    /// The region where it lies, if the host can reach it.
-    fn reach(&mut self, region: Region) -> Result<Option<&mut [f32]>, String> {
-        self.inside(&region)?;
-        // SAFETY: the region is inside.
-        let address = unsafe { (self.library.table.address)(self.handle, &region) };
-        // SAFETY: what is there holds as many elements, and `&mut self` keeps everybody else away.
-        Ok((!address.is_null()).then(|| unsafe { std::slice::from_raw_parts_mut(address.cast(), region.elems) }))
+    /// Bytes of a region's elements, which must be inside.
+    fn bytes(&self, region: &Region) -> usize {
+        let width = match self.declared[region.buffer].format {
+            Format::Word => 4,
+            Format::Bf16 | Format::F16 => 2,
+        };
+        width * region.elems
     }
 
-    /// Copies a region to `self.host`.
-    fn fetch(&mut self, region: Region) -> Result<(), String> {
-        self.host.resize(region.elems, 0.0);
-        let to: *mut c_void = self.host.as_mut_ptr().cast();
-        // SAFETY: the region is inside, and `to` holds as many elements.
-        said(|problem| unsafe { (self.library.table.read)(self.handle, &region, to, problem) }.then_some(()))
-    }
-
-    /// Copies `self.host` to a region.
-    fn store(&mut self, region: Region) -> Result<(), String> {
-        let from: *const c_void = self.host.as_ptr().cast();
-        // SAFETY: the region is inside, and `from` holds as many elements.
-        said(|problem| unsafe { (self.library.table.write)(self.handle, &region, from, problem) }.then_some(()))
-    }
-
-    /// Lends a region, where it lies or a copy that is fetched before and stored after.
+    /// Lends a region's elements as they `lie` or as words: where they are, or a copy that is fetched before and stored after.
     fn lend(
         &mut self,
         region: Region,
-        (before, after): (bool, bool),
+        lie: bool,
+        access: Access,
+        body: &mut dyn FnMut(&mut [u8]) -> Result<(), ExecutorError>,
+    ) -> Result<(), ExecutorError> {
+        self.inside(&region).map_err(|problem| self.failed(problem))?;
+        let bytes = self.bytes(&region);
+        if lie || bytes == WORD * region.elems {
+            // SAFETY: the region is inside.
+            let address = unsafe { (self.library.table.address)(self.handle, &region) };
+            if !address.is_null() {
+                // SAFETY: what is there holds as many bytes, and `&mut self` keeps everybody else away.
+                return body(unsafe { std::slice::from_raw_parts_mut(address.cast(), bytes) });
+            }
+        }
+        self.copied(&region, lie, access, body)
+    }
+
+    fn copied(
+        &mut self,
+        region: &Region,
+        lie: bool,
+        access: Access,
+        body: &mut dyn FnMut(&mut [u8]) -> Result<(), ExecutorError>,
+    ) -> Result<(), ExecutorError> {
+        let bytes = if lie { self.bytes(region) } else { WORD * region.elems };
+        self.host.resize(bytes.div_ceil(WORD), 0.0);
+        let host = self.host.as_mut_ptr();
+        if access != Access::Write {
+            // SAFETY: the region is inside, and there is room for it.
+            let read = |problem| unsafe { (self.library.table.read)(self.handle, region, lie, host.cast(), problem) };
+            said(|problem| read(problem).then_some(())).map_err(|problem| self.failed(problem))?;
+        }
+        body(&mut bytemuck::cast_slice_mut(&mut self.host)[..bytes])?;
+        if access == Access::Read {
+            return Ok(());
+        }
+        // SAFETY: as above.
+        let write = |problem| unsafe { (self.library.table.write)(self.handle, region, lie, host.cast(), problem) };
+        said(|problem| write(problem).then_some(())).map_err(|problem| self.failed(problem))
+    }
+
+    /// As [`Torch::lend`], in words.
+    fn words(
+        &mut self,
+        region: Region,
+        access: Access,
         body: &mut dyn FnMut(&mut [f32]) -> Result<(), ExecutorError>,
     ) -> Result<(), ExecutorError> {
-        match self.reach(region) {
-            Ok(Some(there)) => return body(there),
-            Ok(None) => {}
-            Err(problem) => return Err(self.failed(problem)),
-        }
-        if before {
-            self.fetch(region).map_err(|problem| self.failed(problem))?;
-        } else {
-            self.host.resize(region.elems, 0.0);
-        }
-        body(&mut self.host)?;
-        if after { self.store(region).map_err(|problem| self.failed(problem)) } else { Ok(()) }
+        self.lend(region, false, access, &mut |bytes| body(bytemuck::cast_slice_mut(bytes)))
     }
 }
+
+/// Bytes of a word.
+const WORD: usize = 4;
 
 fn declare(buffer: &Buffer) -> Declared {
     let format = match buffer.elem {
@@ -190,7 +210,7 @@ impl Device for Torch {
         region: Region,
         body: &mut dyn FnMut(&mut [f32]) -> Result<(), ExecutorError>,
     ) -> Result<(), ExecutorError> {
-        self.lend(region, (true, true), body)
+        self.words(region, Access::Change, body)
     }
 
     fn read_host(
@@ -198,7 +218,7 @@ impl Device for Torch {
         region: Region,
         body: &mut dyn FnMut(&mut [f32]) -> Result<(), ExecutorError>,
     ) -> Result<(), ExecutorError> {
-        self.lend(region, (true, false), body)
+        self.words(region, Access::Read, body)
     }
 
     fn write_host(
@@ -206,7 +226,16 @@ impl Device for Torch {
         region: Region,
         body: &mut dyn FnMut(&mut [f32]) -> Result<(), ExecutorError>,
     ) -> Result<(), ExecutorError> {
-        self.lend(region, (false, true), body)
+        self.words(region, Access::Write, body)
+    }
+
+    fn with_bytes(
+        &mut self,
+        region: Region,
+        access: Access,
+        body: &mut dyn FnMut(&mut [u8]) -> Result<(), ExecutorError>,
+    ) -> Result<(), ExecutorError> {
+        self.lend(region, true, access, body)
     }
 
     fn sync(&mut self) -> Result<(), ExecutorError> {

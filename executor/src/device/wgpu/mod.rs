@@ -30,7 +30,7 @@ use meshwright_hardware::op::Op;
 use meshwright_hardware::program::{Buffer, Elem};
 
 use super::check::check;
-use super::{Backend, Device, Region, StepArgs};
+use super::{Access, Backend, Device, Region, StepArgs};
 use crate::error::ExecutorError;
 use crate::kernels::{Half, narrow, widen};
 use ::wgpu::SubmissionIndex;
@@ -189,17 +189,24 @@ impl Wgpu {
         self.gpu.read(&staging, words.elems as usize, submitted, &mut self.words)
     }
 
+    /// Makes `self.words` as long as a slice's words, and what is in them what is in the adapter's, if the host `reads` them or
+    /// neighbours share them.
+    fn prepare_words(&mut self, slice: &Slice, reads: bool) -> Result<(), String> {
+        let (words, width) = (slice.words(), slice.elem.bytes());
+        if reads || 4 * words.elems != width * slice.elems {
+            return self.fetch_words(slice);
+        }
+        self.words.resize(words.elems as usize, 0.0);
+        Ok(())
+    }
+
     /// Copies `self.host` to a region, after what was recorded.
     fn store(&mut self, region: Region) -> Result<(), String> {
         let slice = self.slice(region)?;
         let words = slice.words();
         if let Some(format) = half(slice.elem) {
+            self.prepare_words(&slice, false)?;
             let first = region.start % 2;
-            if first == 1 || region.elems % 2 == 1 {
-                // Neighbours share its words.
-                self.fetch_words(&slice)?;
-            }
-            self.words.resize(words.elems as usize, 0.0);
             let halves: &mut [u16] = bytemuck::cast_slice_mut(&mut self.words);
             narrow(format, &self.host, &mut halves[first..first + region.elems]);
         }
@@ -257,6 +264,25 @@ impl Device for Wgpu {
         self.host.resize(region.elems, 0.0);
         body(&mut self.host)?;
         self.store(region).map_err(|problem| self.failed(problem))
+    }
+
+    fn with_bytes(
+        &mut self,
+        region: Region,
+        access: Access,
+        body: &mut dyn FnMut(&mut [u8]) -> Result<(), ExecutorError>,
+    ) -> Result<(), ExecutorError> {
+        let slice = self.slice(region).map_err(|problem| self.failed(problem))?;
+        self.prepare_words(&slice, access != Access::Write).map_err(|problem| self.failed(problem))?;
+        let width = slice.elem.bytes() as usize;
+        let (first, bytes): (_, &mut [u8]) = (width * region.start % 4, bytemuck::cast_slice_mut(&mut self.words));
+        body(&mut bytes[first..first + width * region.elems])?;
+        if access == Access::Read {
+            return Ok(());
+        }
+        self.submit(None).map_err(|problem| self.failed(problem))?;
+        self.submitted = Some(self.gpu.write(&slice.words(), &self.words).map_err(|problem| self.failed(problem))?);
+        Ok(())
     }
 
     fn sync(&mut self) -> Result<(), ExecutorError> {
