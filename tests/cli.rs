@@ -1,57 +1,16 @@
 //! The command as its user runs it: figures, files, errors and exit codes.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+mod place;
+
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use place::{Place, json};
 use serde_json::Value;
 
-/// A folder of this test's own, with text to train on.
-struct Place(PathBuf);
-
-impl Place {
-    fn new(name: &str) -> Place {
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir_all(&path).unwrap();
-        let text = "a text to learn from, again and again; ".repeat(2000);
-        std::fs::write(path.join("text.txt"), text).unwrap();
-        Place(path)
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().unwrap()
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_meshwright"));
-        command.args(arguments).current_dir(&self.0).env("XDG_CACHE_HOME", cache());
-        command
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        std::fs::write(self.0.join(name), text).unwrap();
-    }
-
-    fn refused(&self, arguments: &[&str], code: i32, says: &[&str]) {
-        let output = self.run(arguments);
-        let message = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {message}");
-        for part in says {
-            assert!(message.contains(part), "`{part}` in: {message}");
-        }
-        assert!(output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));
-    }
-}
-
-/// One calibration serves all tests.
-fn cache() -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache")
-}
-
-fn json(output: &Output) -> Value {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
+/// A folder with text to train on.
+fn place(name: &str) -> Place {
+    Place::new(name, "text.txt", &"a text to learn from, again and again; ".repeat(2000))
 }
 
 fn tiny() -> String {
@@ -63,7 +22,7 @@ const FIGURES: [&str; 6] =
 
 #[test]
 fn plan_and_simulate_agree_and_have_the_keys_that_scripts_rely_on() {
-    let place = Place::new("plan");
+    let place = place("plan");
     let cluster = "128x dgx-a100-80gb";
     let arguments = ["plan", "gpt3-175b", "--cluster", cluster, "--seq", "2048", "--global-batch", "1536", "--json"];
     let planned = json(&place.run(&[&arguments[..], &["-o", "plan.toml"]].concat()));
@@ -86,7 +45,7 @@ fn plan_and_simulate_agree_and_have_the_keys_that_scripts_rely_on() {
 
 #[test]
 fn a_run_trains_measures_and_reports() {
-    let place = Place::new("run");
+    let place = place("run");
     place.write("tiny.toml", &tiny());
     let report = json(&place.run(&["run", "tiny.toml", "--data", "text.txt", "-o", "out", "--json"]));
     for origin in ["predicted", "replayed", "measured", "error_pct"] {
@@ -118,7 +77,7 @@ fn a_run_trains_measures_and_reports() {
 
 #[test]
 fn a_killed_run_goes_on_from_its_last_checkpoint_as_if_nothing_had_been() {
-    let place = Place::new("kill");
+    let place = place("kill");
     place.write("tiny.toml", &tiny().replace("steps = 20", "steps = 60"));
     let train = |folder: &'static str| {
         ["run", "tiny.toml", "--data", "text.txt", "-o", folder, "--checkpoint-every", "5", "--json"]
@@ -146,7 +105,7 @@ fn a_killed_run_goes_on_from_its_last_checkpoint_as_if_nothing_had_been() {
 
 #[test]
 fn a_corrupted_checkpoint_is_refused_by_name() {
-    let place = Place::new("corrupt");
+    let place = place("corrupt");
     place.write("tiny.toml", &tiny().replace("steps = 20", "steps = 4"));
     let train = ["run", "tiny.toml", "--data", "text.txt", "-o", "out"];
     assert!(place.run(&train).status.success());
@@ -165,7 +124,7 @@ fn a_corrupted_checkpoint_is_refused_by_name() {
 
 #[test]
 fn bad_input_is_refused_with_file_key_and_value_and_nothing_is_written() {
-    let place = Place::new("bad");
+    let place = place("bad");
     let bad = |name: &str, from: &str, to: &str| place.write(name, &tiny().replace(from, to));
     bad("torn.toml", "[mesh]", "[mesh");
     bad("key.toml", "zero = 1", "zeros = 1");
@@ -194,14 +153,14 @@ fn bad_input_is_refused_with_file_key_and_value_and_nothing_is_written() {
 
 #[test]
 fn what_fits_nowhere_is_counted() {
-    let place = Place::new("infeasible");
+    let place = place("infeasible");
     let arguments = ["plan", "gpt3-175b", "--cluster", "1x dgx-1v", "--seq", "2048", "--global-batch", "1536"];
     place.refused(&arguments, 3, &["no plan fits", "considered", "out of memory"]);
 }
 
 #[test]
 fn the_catalog_can_be_listed_and_shown() {
-    let place = Place::new("hardware");
+    let place = place("hardware");
     let list = String::from_utf8(place.run(&["hardware", "list"]).stdout).unwrap();
     for name in ["h100", "mi300x", "tpu-v5p", "trainium2", "dgx-h100", "this machine"] {
         assert!(list.contains(name), "{name} in {list}");
@@ -214,7 +173,7 @@ fn the_catalog_can_be_listed_and_shown() {
 #[cfg(not(feature = "torch"))]
 #[test]
 fn a_build_without_torch_says_so() {
-    let place = Place::new("without-torch");
+    let place = place("without-torch");
     place.refused(&["run", "plan.toml", "--device", "abacus"], 2, &["abacus", "torch, cuda or cuda:N"]);
     place.write("plan.toml", &tiny());
     for device in ["torch", "cuda:1"] {

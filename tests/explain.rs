@@ -1,52 +1,20 @@
 //! `explain`, and sites, as their user runs them: figures, sums, tables, errors and exit codes.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+mod place;
 
+use std::process::Output;
+
+use place::{Place, json};
 use serde_json::Value;
 
-/// A folder of this test's own, with the plan of a small job.
-struct Place(PathBuf);
+/// A folder with the plan of a small job.
+fn place(name: &str) -> Place {
+    Place::new(name, "plan.toml", PLAN)
+}
 
-impl Place {
-    fn new(name: &str) -> Place {
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir_all(&path).unwrap();
-        let place = Place(path);
-        place.write("plan.toml", PLAN);
-        place
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_meshwright")).args(arguments).current_dir(&self.0).output().unwrap()
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        std::fs::write(self.0.join(name), text).unwrap();
-    }
-
-    fn json(&self, arguments: &[&str]) -> Value {
-        let output = self.run(arguments);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        serde_json::from_slice(&output.stdout).unwrap()
-    }
-
-    fn text(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    fn refused(&self, arguments: &[&str], says: &[&str]) {
-        let output = self.run(arguments);
-        let message = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
-        for part in says {
-            assert!(message.contains(part), "`{part}` in: {message}");
-        }
-        assert!(output.stdout.is_empty());
-    }
+fn printed(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// A LLaMA of 1.4 B parameters on sixteen devices.
@@ -93,9 +61,9 @@ fn sum(object: &Value) -> f64 {
 
 #[test]
 fn explanations_sum_and_have_the_keys_that_scripts_rely_on() {
-    let place = Place::new("explain");
-    let all = place.json(&["explain", "plan.toml", "--cluster", CLUSTER, "--json"]);
-    let simulated = place.json(&["simulate", "plan.toml", "--cluster", CLUSTER, "--json"]);
+    let place = place("explain");
+    let all = json(&place.run(&["explain", "plan.toml", "--cluster", CLUSTER, "--json"]));
+    let simulated = json(&place.run(&["simulate", "plan.toml", "--cluster", CLUSTER, "--json"]));
     for key in ["step_time_s", "tokens_per_s", "mfu", "peak_memory_bytes", "bubble_fraction"] {
         assert_eq!(all[key], simulated[key], "{key}");
     }
@@ -145,8 +113,8 @@ fn explanations_sum_and_have_the_keys_that_scripts_rely_on() {
 
 #[test]
 fn tables_name_what_they_show_and_end_with_what_is_next() {
-    let place = Place::new("explain-table");
-    let text = place.text(&["explain", "plan.toml", "--cluster", CLUSTER, "--no-search"]);
+    let place = place("explain-table");
+    let text = printed(&place.run(&["explain", "plan.toml", "--cluster", CLUSTER, "--no-search"]));
     for part in [
         "where a step's time goes, predicted",
         "tp exposed",
@@ -163,24 +131,24 @@ fn tables_name_what_they_show_and_end_with_what_is_next() {
     ] {
         assert!(text.contains(part), "`{part}` in {text}");
     }
-    let often = place.text(&["explain", "plan.toml", "--cluster", CLUSTER, "--no-search", "--mtbf", "100 h"]);
+    let often = printed(&place.run(&["explain", "plan.toml", "--cluster", CLUSTER, "--no-search", "--mtbf", "100 h"]));
     assert!(
         often.contains("fails every 4.17 d: the command line") && often.contains("a failure every 6.25 h"),
         "{often}"
     );
-    place.refused(&["explain", "plan.toml", "--cluster", CLUSTER, "--mtbf", "0 h"], &["--mtbf is 0"]);
-    place.refused(&["explain", "plan.toml", "--cluster", "1x dgx-a100-80gb"], &["16 ranks", "8 devices"]);
-    place.refused(&["explain", "none.toml", "--cluster", CLUSTER], &["none.toml"]);
+    place.refused(&["explain", "plan.toml", "--cluster", CLUSTER, "--mtbf", "0 h"], 2, &["--mtbf is 0"]);
+    place.refused(&["explain", "plan.toml", "--cluster", "1x dgx-a100-80gb"], 2, &["16 ranks", "8 devices"]);
+    place.refused(&["explain", "none.toml", "--cluster", CLUSTER], 2, &["none.toml"]);
 }
 
 #[test]
 fn sites_are_simulated_explained_and_not_run() {
-    let place = Place::new("sites");
+    let place = place("sites");
     place.write("sites.toml", &PLAN.replace("[mesh]", "[sites]\ncount = 4\nevery = 100\n\n[mesh]"));
     let cluster = "4x(2x dgx-a100-80gb) @ 1 Gbit/s 50 ms";
-    let text = place.text(&["simulate", "sites.toml", "--cluster", cluster]);
+    let text = printed(&place.run(&["simulate", "sites.toml", "--cluster", cluster]));
     assert!(text.contains("4 sites that meet every 100 steps") && text.contains("Douillard et al. 2023"), "{text}");
-    let explained = place.json(&["explain", "sites.toml", "--cluster", cluster, "--json", "--no-search"]);
+    let explained = json(&place.run(&["explain", "sites.toml", "--cluster", cluster, "--json", "--no-search"]));
     let step = explained["step_time_s"].as_f64().unwrap();
     for stage in explained["stages"].as_array().unwrap() {
         assert!((sum(stage) - step).abs() < 1e-8 && stage["sites_s"].as_f64().unwrap() > 0.0, "{stage}");
@@ -197,12 +165,16 @@ fn sites_are_simulated_explained_and_not_run() {
     assert!(wan["tokens_per_s"].as_f64().unwrap() > 0.0);
     let job =
         ["plan", "demo-10m", "--seq", "256", "--global-batch", "64", "--cluster", "2x(1x dgx-h100) @ 1 Gbit/s 20 ms"];
-    let found = place.json(&[&job[..], &["-o", "found.toml", "--json"]].concat());
+    let found = json(&place.run(&[&job[..], &["-o", "found.toml", "--json"]].concat()));
     assert_eq!((&found["plan"]["sites"]["count"], &found["plan"]["sites"]["every"]), (&2.into(), &500.into()));
-    place.refused(&["simulate", "sites.toml", "--cluster", CLUSTER], &["the plan is for 4 sites, the cluster has 1"]);
-    place.refused(&["simulate", "plan.toml", "--cluster", cluster], &["`count = 4`"]);
-    place.refused(&["simulate", "plan.toml", "--cluster", "4x(2x dgx-a100-80gb)"], &["@ 10 Gbit/s 50 ms"]);
+    place.refused(
+        &["simulate", "sites.toml", "--cluster", CLUSTER],
+        2,
+        &["the plan is for 4 sites, the cluster has 1"],
+    );
+    place.refused(&["simulate", "plan.toml", "--cluster", cluster], 2, &["`count = 4`"]);
+    place.refused(&["simulate", "plan.toml", "--cluster", "4x(2x dgx-a100-80gb)"], 2, &["@ 10 Gbit/s 50 ms"]);
     let job = PLAN.replace("[mesh]", "[sites]\ncount = 2\n\n[mesh]").replace("\"bf16\"", "\"fp32\"");
     place.write("run.toml", &job);
-    place.refused(&["run", "run.toml"], &["run.toml", "`sites.count` is 2", "on paper only"]);
+    place.refused(&["run", "run.toml"], 2, &["run.toml", "`sites.count` is 2", "on paper only"]);
 }
