@@ -61,7 +61,7 @@ pub fn of_run(path: &Path) -> Result<report::Report, Failure> {
     // `predict` asked for it too.
     let peak = device.peak_in(plan.job.precision).map_or(f64::NAN, |peak| peak.0);
     let kind = if device.calibrated.is_some() { "the fastest product measured on it" } else { "its profile's peak" };
-    let emulated = if measured.emulated { " (emulated: more ranks than cores)" } else { "" };
+    let emulated = if measured.emulated { " (emulated: ranks share what they run on)" } else { "" };
     let report = report::Report::of(&Inputs {
         program,
         predicted: &predicted.trace,
