@@ -6,6 +6,7 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <exception>
 #include <optional>
 
 using at::Tensor;
@@ -56,7 +57,7 @@ bool onednn_takes(at::ScalarType format) {
       Tensor one = at::zeros({1, 1}, format);
       at::native::mkldnn_matmul(one, one, at::empty_like(one), 0.0f, 1.0f);
       return true;
-    } catch (const c10::Error&) {
+    } catch (const std::exception&) {
       return false;
     }
   };

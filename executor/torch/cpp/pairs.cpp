@@ -10,6 +10,7 @@
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
+#include <exception>
 #include <utility>
 
 #ifdef __x86_64__
@@ -117,7 +118,7 @@ bool pairs_are_faster() {
     float sum;
     try {
       at::native::cpublas::brgemm(1, 1, 2, 2, PANEL, 1, false, one, panel, &sum);
-    } catch (const c10::Error&) {
+    } catch (const std::exception&) {
       // oneDNN is told to do without AVX-512, or absent.
       return false;
     }
