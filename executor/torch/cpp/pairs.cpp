@@ -1,4 +1,4 @@
-// Products of bf16 into fp32 by oneDNN's kernels for blocks of matrices, which multiply two pairs of bf16 in a lane at once
+// Products of bf16 into fp32 by oneDNN's kernels for blocks of matrices, which multiply a pair of bf16 by another in each lane
 // (VDPBF16PS). MKL has such products too, but on processors not of Intel's they are no faster than those of fp32.
 //
 // How a product is cut depends on its sizes alone: the number of threads changes no bit.
