@@ -11,8 +11,12 @@
 //!
 //! Invariant: whole models are never run here, so a prediction from these curves is one.
 
+mod communication;
 mod grid;
+#[cfg(test)]
+mod tests;
 
+use communication::{COLLECTIVES, MESSAGES};
 pub use grid::default_ops;
 
 use std::collections::BTreeMap;
@@ -20,13 +24,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use meshwright_hardware::mesh::{Axis, Coord, Mesh, Rank};
+use meshwright_hardware::mesh::{Coord, Mesh, Rank};
 use meshwright_hardware::op::{Layout, Op, Param, Takes};
 use meshwright_hardware::price::dims;
 use meshwright_hardware::profile::{Curve, Sample};
-use meshwright_hardware::program::{Buffer, Collective, Elem, Lifetime};
+use meshwright_hardware::program::{Buffer, Elem, Lifetime};
 
-use crate::device::{Access, Backend, Device, Region, StepArgs};
+use crate::device::{Backend, Device, Region, StepArgs};
 use crate::error::ExecutorError;
 use crate::kernels::AdamW;
 use crate::transport::{Threads, Transport};
@@ -49,10 +53,6 @@ const REPEATS: usize = 31;
 const CUDA_REPEATS: usize = 3;
 /// Share of the budget that ops get; the rest is for communication.
 const OPS_SHARE: f64 = 0.85;
-/// Kinds of collectives.
-const COLLECTIVES: usize = 5;
-/// Sizes of messages and collectives, bytes.
-const MESSAGES: [usize; 4] = [1 << 12, 1 << 16, 1 << 20, 1 << 24];
 /// Sizes of inputs, elements.
 const INPUTS: [usize; 3] = [1 << 8, 1 << 11, 1 << 14];
 
@@ -242,83 +242,6 @@ impl<'a> Bench<'a> {
         })
     }
 
-    /// Times collectives in groups of every size, and messages between pairs of ranks.
-    fn communication(&mut self, budget: Duration) -> Result<(), ExecutorError> {
-        let (shared, rank, width) = (self.shared, self.rank, self.shared.config.elem.bytes() as usize);
-        let kinds: [_; COLLECTIVES] = [
-            ("all-reduce", Collective::AllReduce),
-            ("reduce-scatter", Collective::ReduceScatter),
-            ("all-gather", Collective::AllGather),
-            ("all-to-all", Collective::AllToAll),
-            ("rotate", Collective::Rotate),
-        ];
-        for (size, group) in &shared.groups {
-            for ((class, kind), bytes) in kinds.into_iter().flat_map(|kind| MESSAGES.map(|bytes| (kind, bytes))) {
-                // Sums are of gradients, most of all.
-                let (buffer, width) = if kind.sums() { (0, 4) } else { (self.floats(), width) };
-                let elems = (bytes / width).next_multiple_of(*size);
-                let mut places = self.places(buffer, elems);
-                let seconds = self.median(budget, |bench, _| {
-                    let place = places.next().expect("endless");
-                    if kind.sums() {
-                        return bench.device.with_host(place, &mut |host| group.sum(rank, Axis::Tp, kind, host));
-                    }
-                    let mut exchange = |bytes: &mut [u8]| group.exchange(rank, Axis::Tp, kind, width, bytes);
-                    bench.device.with_bytes(place, Access::Change, &mut exchange)
-                })?;
-                let (bytes, size) = ((width * elems) as f64, *size as f64);
-                self.timings.push(Timing { class, dims: vec![size, bytes], work: bytes, seconds: Some(seconds) });
-            }
-        }
-        if shared.config.ranks > 1 {
-            for bytes in MESSAGES {
-                self.message(bytes, budget)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Even ranks send to the next; then, when all messages are there, odd ranks receive.
-    fn message(&mut self, bytes: usize, budget: Duration) -> Result<(), ExecutorError> {
-        let (shared, rank) = (self.shared, self.rank);
-        let (sends, receives) = (rank.is_multiple_of(2) && rank + 1 < shared.config.ranks, !rank.is_multiple_of(2));
-        let (mut times, mut places) =
-            (Vec::new(), self.places(self.floats(), bytes / shared.config.elem.bytes() as usize));
-        let start = Instant::now();
-        // The first message is staged in fresh memory, later ones in the same.
-        for repeat in 0..=REPEATS {
-            shared.world.barrier(rank)?;
-            let place = places.next().expect("endless");
-            let began = Instant::now();
-            if sends {
-                let mut send = |bytes: &mut [u8]| shared.world.send(rank, rank + 1, 0, bytes);
-                self.device.with_bytes(place, Access::Read, &mut send)?;
-            }
-            let mut seconds = began.elapsed().as_secs_f64();
-            shared.world.barrier(rank)?;
-            let began = Instant::now();
-            if receives {
-                let mut recv = |bytes: &mut [u8]| shared.world.recv(rank, rank - 1, 0, bytes);
-                self.device.with_bytes(place, Access::Write, &mut recv)?;
-            }
-            seconds += began.elapsed().as_secs_f64();
-            times.push(seconds);
-            if rank == 0 {
-                shared.repeats.store(usize::from(repeat < 2 || start.elapsed() < budget), Ordering::Release);
-            }
-            shared.world.barrier(rank)?;
-            if shared.repeats.load(Ordering::Acquire) == 0 {
-                break;
-            }
-        }
-        let seconds = middle(times.split_off(1));
-        for (class, does) in [("send", sends), ("recv", receives)] {
-            let dims = vec![bytes as f64];
-            self.timings.push(Timing { class, dims, work: bytes as f64, seconds: does.then_some(seconds) });
-        }
-        Ok(())
-    }
-
     /// Times how long it takes to make ids from bytes of text and put them into a buffer.
     fn inputs(&mut self, budget: Duration) -> Result<(), ExecutorError> {
         let text: Vec<u8> = (0..1 << 20).map(|i: u32| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
@@ -462,70 +385,4 @@ fn operands(op: &Op, mut start: usize, floats: usize) -> Vec<Region> {
         region
     };
     op.signature().into_iter().map(place).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn config(ranks: usize, ops: Vec<Op>) -> CalibrateConfig {
-        let (device, elem, budget) = (Backend::Cpu, Elem::F32, Duration::from_millis(300));
-        CalibrateConfig { device, ranks, threads_per_rank: 1, elem, ops, budget }
-    }
-
-    #[test]
-    fn more_work_takes_longer_and_every_class_has_a_curve() {
-        let ops = vec![
-            Op::Zero { n: 1 << 14 },
-            Op::Zero { n: 1 << 22 },
-            Op::Loss { rows: 64, vocab: 32, shards: 1, scale: 1.0 },
-            Op::Embed { rows: 64, cols: 32, vocab: 8, shards: 1 },
-        ];
-        let curves = calibrate(&config(2, ops)).unwrap();
-        let classes: Vec<&str> = curves.keys().map(String::as_str).collect();
-        let communication = [
-            "all-gather",
-            "all-reduce",
-            "all-to-all",
-            "embed",
-            "load",
-            "loss",
-            "recv",
-            "reduce-scatter",
-            "rotate",
-            "send",
-            "zero",
-        ];
-        assert_eq!(classes, communication);
-        let [small, large] = [0, 1].map(|i| curves["zero"].samples()[i].seconds);
-        assert!(large > 20.0 * small, "256 times the work: {small} s, then {large} s");
-        assert_eq!(curves["all-reduce"].samples()[3].dims, [2.0, (1 << 24) as f64]);
-        assert_eq!(curves["send"].arity(), 1);
-    }
-
-    #[test]
-    fn every_default_op_runs_in_two_bytes() {
-        let small = |op: &Op| footprint(op) <= 1 << 17;
-        let ops: Vec<Op> = default_ops(Elem::Bf16, false).into_iter().filter(small).collect();
-        let classes: std::collections::BTreeSet<&str> = ops.iter().map(Op::class).collect();
-        let config = CalibrateConfig { elem: Elem::Bf16, budget: Duration::ZERO, ..config(1, ops) };
-        let curves = calibrate(&config).unwrap();
-        assert!(classes.iter().all(|class| curves.contains_key(*class)), "{classes:?}");
-    }
-
-    #[test]
-    fn one_rank_has_nobody_to_talk_to() {
-        let curves = calibrate(&config(1, vec![Op::Accumulate { n: 4096 }])).unwrap();
-        assert_eq!(curves.keys().collect::<Vec<_>>(), ["accumulate", "load"]);
-    }
-
-    #[test]
-    fn the_default_grid_covers_every_class_and_fits_the_arena() {
-        let ops = default_ops(Elem::F32, false);
-        let classes: std::collections::BTreeSet<&str> = ops.iter().map(Op::class).collect();
-        assert_eq!(classes.len(), 30);
-        assert!(ops.iter().all(|op| footprint(op) <= ARENA));
-        let gpu: std::collections::BTreeSet<&str> = default_ops(Elem::Bf16, true).iter().map(Op::class).collect();
-        assert_eq!(gpu, classes);
-    }
 }

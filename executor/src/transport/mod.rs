@@ -4,7 +4,11 @@
 //!
 //! Invariant: a collective's sums add up in rank order, so they give the same bits on every rank and in every run.
 
+mod gate;
+#[cfg(test)]
+mod tests;
 mod threads;
+mod vectors;
 
 pub use threads::Threads;
 

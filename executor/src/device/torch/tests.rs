@@ -28,7 +28,8 @@ fn libtorch_is_found_in_site_packages_archives_and_virtual_environments() {
 
 #[test]
 fn only_the_version_that_the_library_links_will_do() {
-    let cases: [(&[(&str, &str)], Result<&str, &str>); 4] = [
+    type Case = (&'static [(&'static str, &'static str)], Result<&'static str, &'static str>);
+    let cases: [Case; 4] = [
         (
             &[("version.py", "from typing import Optional\n__version__ = '2.11.0+cu130'\ndebug = False\n")],
             Ok("2.11.0+cu130"),

@@ -1,0 +1,64 @@
+//! What a calibration has, for small grids.
+
+use super::*;
+
+fn config(ranks: usize, ops: Vec<Op>) -> CalibrateConfig {
+    let (device, elem, budget) = (Backend::Cpu, Elem::F32, Duration::from_millis(300));
+    CalibrateConfig { device, ranks, threads_per_rank: 1, elem, ops, budget }
+}
+
+#[test]
+fn more_work_takes_longer_and_every_class_has_a_curve() {
+    let ops = vec![
+        Op::Zero { n: 1 << 14 },
+        Op::Zero { n: 1 << 22 },
+        Op::Loss { rows: 64, vocab: 32, shards: 1, scale: 1.0 },
+        Op::Embed { rows: 64, cols: 32, vocab: 8, shards: 1 },
+    ];
+    let curves = calibrate(&config(2, ops)).unwrap();
+    let classes: Vec<&str> = curves.keys().map(String::as_str).collect();
+    let communication = [
+        "all-gather",
+        "all-reduce",
+        "all-to-all",
+        "embed",
+        "load",
+        "loss",
+        "recv",
+        "reduce-scatter",
+        "rotate",
+        "send",
+        "zero",
+    ];
+    assert_eq!(classes, communication);
+    let [small, large] = [0, 1].map(|i| curves["zero"].samples()[i].seconds);
+    assert!(large > 20.0 * small, "256 times the work: {small} s, then {large} s");
+    assert_eq!(curves["all-reduce"].samples()[3].dims, [2.0, (1 << 24) as f64]);
+    assert_eq!(curves["send"].arity(), 1);
+}
+
+#[test]
+fn every_default_op_runs_in_two_bytes() {
+    let small = |op: &Op| footprint(op) <= 1 << 17;
+    let ops: Vec<Op> = default_ops(Elem::Bf16, false).into_iter().filter(small).collect();
+    let classes: std::collections::BTreeSet<&str> = ops.iter().map(Op::class).collect();
+    let config = CalibrateConfig { elem: Elem::Bf16, budget: Duration::ZERO, ..config(1, ops) };
+    let curves = calibrate(&config).unwrap();
+    assert!(classes.iter().all(|class| curves.contains_key(*class)), "{classes:?}");
+}
+
+#[test]
+fn one_rank_has_nobody_to_talk_to() {
+    let curves = calibrate(&config(1, vec![Op::Accumulate { n: 4096 }])).unwrap();
+    assert_eq!(curves.keys().collect::<Vec<_>>(), ["accumulate", "load"]);
+}
+
+#[test]
+fn the_default_grid_covers_every_class_and_fits_the_arena() {
+    let ops = default_ops(Elem::F32, false);
+    let classes: std::collections::BTreeSet<&str> = ops.iter().map(Op::class).collect();
+    assert_eq!(classes.len(), 30);
+    assert!(ops.iter().all(|op| footprint(op) <= ARENA));
+    let gpu: std::collections::BTreeSet<&str> = default_ops(Elem::Bf16, true).iter().map(Op::class).collect();
+    assert_eq!(gpu, classes);
+}
