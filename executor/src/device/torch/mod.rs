@@ -162,18 +162,19 @@ impl Torch {
     ) -> Result<(), ExecutorError> {
         let bytes = if lie { self.bytes(region) } else { WORD * region.elems };
         self.host.resize(bytes.div_ceil(WORD), 0.0);
-        let host = self.host.as_mut_ptr();
         if access != Access::Write {
+            let to = self.host.as_mut_ptr().cast();
             // SAFETY: the region is inside, and there is room for it.
-            let read = |problem| unsafe { (self.library.table.read)(self.handle, region, lie, host.cast(), problem) };
+            let read = |problem| unsafe { (self.library.table.read)(self.handle, region, lie, to, problem) };
             said(|problem| read(problem).then_some(())).map_err(|problem| self.failed(problem))?;
         }
         body(&mut bytemuck::cast_slice_mut(&mut self.host)[..bytes])?;
         if access == Access::Read {
             return Ok(());
         }
+        let from = self.host.as_ptr().cast();
         // SAFETY: as above.
-        let write = |problem| unsafe { (self.library.table.write)(self.handle, region, lie, host.cast(), problem) };
+        let write = |problem| unsafe { (self.library.table.write)(self.handle, region, lie, from, problem) };
         said(|problem| write(problem).then_some(())).map_err(|problem| self.failed(problem))
     }
 
