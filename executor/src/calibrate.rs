@@ -30,7 +30,7 @@ use meshwright_hardware::price::dims;
 use meshwright_hardware::profile::{Curve, Sample};
 use meshwright_hardware::program::{Buffer, Elem, Lifetime};
 
-use crate::device::{Backend, Device, Region, StepArgs};
+use crate::device::{Access, Backend, Device, Region, StepArgs};
 use crate::error::ExecutorError;
 use crate::kernels::AdamW;
 use crate::transport::{Threads, Transport};
@@ -176,11 +176,15 @@ impl<'a> Bench<'a> {
         let device = shared.config.device.open(rank, &buffers, shared.config.threads_per_rank)?;
         let mut bench = Bench { shared, rank, device, arena, ids, timings: Vec::new() };
         for (_, pattern) in bench.patterned() {
-            bench.device.write_host(Region { buffer: pattern, start: 0, elems: PATTERN }, &mut |host| {
-                let value = |i: u32| (i * 2053 % 4099 + 40) as f32 / 4200.0;
-                host.iter_mut().zip((0..4099).cycle()).for_each(|(to, i)| *to = value(i));
-                Ok(())
-            })?;
+            bench.device.with_host(
+                Region { buffer: pattern, start: 0, elems: PATTERN },
+                Access::Write,
+                &mut |host| {
+                    let value = |i: u32| (i * 2053 % 4099 + 40) as f32 / 4200.0;
+                    host.iter_mut().zip((0..4099).cycle()).for_each(|(to, i)| *to = value(i));
+                    Ok(())
+                },
+            )?;
         }
         Ok(bench)
     }
@@ -235,7 +239,7 @@ impl<'a> Bench<'a> {
             _ => return Ok(()), // no ids to prepare
         };
         let ids = op.signature().iter().find(|p| is_ids(p)).map_or(0, |p| p.elems);
-        self.device.write_host(Region { buffer: 1, start: 0, elems: ids }, &mut |host| {
+        self.device.with_host(Region { buffer: 1, start: 0, elems: ids }, Access::Write, &mut |host| {
             let id = |i: usize| f32::from_bits((i * 7919 % vocab) as u32);
             host.iter_mut().enumerate().for_each(|(i, to)| *to = id(i));
             Ok(())
@@ -249,7 +253,7 @@ impl<'a> Bench<'a> {
             let (mut from, mut places) = (0, self.places(1, elems));
             let seconds = self.median(budget, |bench, _| {
                 from = (from + 77_777) % (text.len() - elems - 1);
-                bench.device.write_host(places.next().expect("endless"), &mut |host| {
+                bench.device.with_host(places.next().expect("endless"), Access::Write, &mut |host| {
                     let ids = |at: usize| text[at..at + elems].iter().map(|&byte| u32::from(byte)).collect::<Vec<_>>();
                     let (tokens, _targets) = (ids(from), std::hint::black_box(ids(from + 1)));
                     host.iter_mut().zip(tokens).for_each(|(to, id)| *to = f32::from_bits(id));

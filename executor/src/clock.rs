@@ -22,7 +22,8 @@ pub struct Clock {
 /// What is known of an instruction's span.
 #[derive(Clone, Copy, Debug)]
 enum Kept {
-    From(Moment, Moment),
+    /// It ran between these.
+    Between(Moment, Moment),
     /// Nothing is done: it takes no time, after what comes before.
     Nothing,
 }
@@ -54,6 +55,9 @@ impl Clock {
 
     /// Runs an instruction and keeps its span.
     pub fn time<T>(&mut self, instruction: impl FnOnce() -> T) -> T {
+        if !self.is_on() {
+            return instruction();
+        }
         let begin = Moment::Host(Instant::now());
         let outcome = instruction();
         self.between(begin, Moment::Host(Instant::now()));
@@ -63,25 +67,26 @@ impl Clock {
     /// When a block begins that is asked for now: where the one before it ends, if the device has not been waited for since.
     /// Else it is idle, and the host's work and the way to the device are part of the block, as is the wait for another rank
     /// that shares the device.
-    pub fn begin(&self) -> Moment {
-        let last = self.kept.iter().flatten().rev().find(|kept| !matches!(kept, Kept::Nothing));
-        match last {
-            Some(Kept::From(_, end @ Moment::Mark(_))) => *end,
-            _ => Moment::Host(Instant::now()),
-        }
+    pub fn begin(&mut self) -> Moment {
+        self.last_mark().map_or_else(|| Moment::Host(Instant::now()), |mark| *mark)
     }
 
     /// Keeps a span.
     pub fn between(&mut self, begin: Moment, end: Moment) {
-        self.keep(Kept::From(begin, end));
+        self.keep(Kept::Between(begin, end));
     }
 
     /// The host has waited for the device, so the last block took until now.
     pub fn waited(&mut self) {
-        let last = self.kept.iter_mut().flatten().rev().find(|kept| !matches!(kept, Kept::Nothing));
-        if let Some(Kept::From(_, end @ Moment::Mark(_))) = last {
-            *end = Moment::Host(Instant::now());
+        if let Some(mark) = self.last_mark() {
+            *mark = Moment::Host(Instant::now());
         }
+    }
+
+    /// The mark with which the last instruction that did something ended, if it did with one.
+    fn last_mark(&mut self) -> Option<&mut Moment> {
+        let last = self.kept.iter_mut().flatten().rev().find(|kept| !matches!(kept, Kept::Nothing))?;
+        if let Kept::Between(_, end @ Moment::Mark(_)) = last { Some(end) } else { None }
     }
 
     /// Keeps the span of an instruction that does nothing.
@@ -103,7 +108,7 @@ impl Clock {
         for kept in self.kept.iter_mut().flat_map(std::mem::take) {
             let before = self.spans.last().map(|span| span.end).unwrap_or_default();
             let span = match kept {
-                Kept::From(begin, end) => Span { start: time(begin), end: time(end) },
+                Kept::Between(begin, end) => Span { start: time(begin), end: time(end) },
                 Kept::Nothing => Span { start: before, end: before },
             };
             self.spans.push(Span { start: span.start.max(before), end: span.end.max(before) });
@@ -163,7 +168,8 @@ mod tests {
         clock.between(Moment::Host(at(10)), Moment::Mark(0));
         clock.nothing();
         assert_eq!(clock.begin(), Moment::Mark(0));
-        clock.between(clock.begin(), Moment::Mark(1));
+        let begin = clock.begin();
+        clock.between(begin, Moment::Mark(1));
         // A mark that lags behind the host's own clock.
         clock.time(|| std::thread::sleep(Duration::from_millis(1)));
         assert!(matches!(clock.begin(), Moment::Host(_)));

@@ -16,7 +16,7 @@ use meshwright_hardware::program::{Block, Input, Instr, Kind, Program, View};
 use crate::clock::{Clock, Moment};
 use crate::device::{Access, Device, Region, StepArgs};
 use crate::error::ExecutorError;
-use crate::transport::Transport;
+use crate::transport::{self, Transport};
 
 /// Fills a view with an input of the microbatch of this number, for the rank that asks; ids are `u32` bits.
 pub type Loader<'a> = dyn Fn(Input, usize, &mut [f32]) -> Result<(), ExecutorError> + Sync + 'a;
@@ -94,7 +94,7 @@ impl Step<'_> {
         match &instr.kind {
             Kind::Load { input, into } => {
                 let microbatch = instr.microbatch.unwrap_or(0) as usize;
-                self.device.write_host(self.region(into), &mut |host| load(*input, microbatch, host))
+                self.device.with_host(self.region(into), Access::Write, &mut |host| load(*input, microbatch, host))
             }
             Kind::Run { block, args, .. } => {
                 let program = self.program;
@@ -110,15 +110,9 @@ impl Step<'_> {
                 let mut recv = |bytes: &mut [u8]| transport.recv(rank, from, *tag, bytes);
                 self.device.with_bytes(self.region(view), Access::Write, &mut recv)
             }
-            Kind::Collective { op, axis, view } if op.sums() => {
-                self.device.with_host(self.region(view), &mut |host| transport.sum(rank, *axis, *op, host))
-            }
             Kind::Collective { op, axis, view } => {
-                let mut exchange = |bytes: &mut [u8]| {
-                    let width = bytes.len() / view.elems.max(1);
-                    transport.exchange(rank, *axis, *op, width, bytes)
-                };
-                self.device.with_bytes(self.region(view), Access::Change, &mut exchange)
+                let region = self.region(view);
+                transport::collective(transport, self.device, region, rank, (*axis, *op))
             }
             Kind::Move { from, to } => {
                 let mut moved = Vec::new();

@@ -13,7 +13,7 @@ use meshwright_hardware::program::Collective;
 use super::{Bench, REPEATS, Timing, middle};
 use crate::device::Access;
 use crate::error::ExecutorError;
-use crate::transport::Transport;
+use crate::transport::{Transport, collective};
 
 /// Kinds of collectives.
 pub(super) const COLLECTIVES: usize = 5;
@@ -25,27 +25,23 @@ impl Bench<'_> {
     pub(super) fn communication(&mut self, budget: Duration) -> Result<(), ExecutorError> {
         let (shared, rank, width) = (self.shared, self.rank, self.shared.config.elem.bytes() as usize);
         let kinds: [_; COLLECTIVES] = [
-            ("all-reduce", Collective::AllReduce),
-            ("reduce-scatter", Collective::ReduceScatter),
-            ("all-gather", Collective::AllGather),
-            ("all-to-all", Collective::AllToAll),
-            ("rotate", Collective::Rotate),
+            Collective::AllReduce,
+            Collective::ReduceScatter,
+            Collective::AllGather,
+            Collective::AllToAll,
+            Collective::Rotate,
         ];
         for (size, group) in &shared.groups {
-            for ((class, kind), bytes) in kinds.into_iter().flat_map(|kind| MESSAGES.map(|bytes| (kind, bytes))) {
+            for (kind, bytes) in kinds.into_iter().flat_map(|kind| MESSAGES.map(|bytes| (kind, bytes))) {
                 // Sums are of gradients, most of all.
                 let (buffer, width) = if kind.sums() { (0, 4) } else { (self.floats(), width) };
                 let elems = (bytes / width).next_multiple_of(*size);
                 let mut places = self.places(buffer, elems);
                 let seconds = self.median(budget, |bench, _| {
                     let place = places.next().expect("endless");
-                    if kind.sums() {
-                        return bench.device.with_host(place, &mut |host| group.sum(rank, Axis::Tp, kind, host));
-                    }
-                    let mut exchange = |bytes: &mut [u8]| group.exchange(rank, Axis::Tp, kind, width, bytes);
-                    bench.device.with_bytes(place, Access::Change, &mut exchange)
+                    collective(group, bench.device.as_mut(), place, rank, (Axis::Tp, kind))
                 })?;
-                let (bytes, size) = ((width * elems) as f64, *size as f64);
+                let (class, bytes, size) = (kind.class(), (width * elems) as f64, *size as f64);
                 self.timings.push(Timing { class, dims: vec![size, bytes], work: bytes, seconds: Some(seconds) });
             }
         }

@@ -14,7 +14,7 @@ use meshwright_hardware::op::Op;
 use meshwright_hardware::program::{Buffer, Elem, Lifetime};
 
 use super::check::{check, sums_in_place};
-use super::{Access, Device, Region, StepArgs};
+use super::{Access, Body, Device, Region, StepArgs};
 use crate::error::ExecutorError;
 use crate::kernels::{Half, Team, narrow_all, widen_all};
 use run::{Arg, Args, add_in_place, is_native, run_kernel};
@@ -116,32 +116,6 @@ impl Cpu {
             _ => Err(failed(self.rank, format!("{region:?} is outside its buffer"))),
         }
     }
-
-    /// Lends a region as fp32: what is there, if it is `read`, and back, if it is `written`.
-    fn lend(
-        &mut self,
-        region: Region,
-        [read, written]: [bool; 2],
-        body: &mut dyn FnMut(&mut [f32]) -> Result<(), ExecutorError>,
-    ) -> Result<(), ExecutorError> {
-        let arg = self.arg(region)?;
-        let Some(half) = arg.half else {
-            // SAFETY: in bounds, and `&mut self` keeps everybody else away.
-            return body(unsafe { std::slice::from_raw_parts_mut(arg.start.cast(), arg.elems) });
-        };
-        // SAFETY: as above.
-        let bits = unsafe { arg.halves() };
-        self.space.resize(self.space.len().max(arg.elems), 0.0);
-        let window = &mut self.space[..arg.elems];
-        if read {
-            widen_all(&self.team, half, bits, window);
-        }
-        body(window)?;
-        if written {
-            narrow_all(&self.team, half, window, bits);
-        }
-        Ok(())
-    }
 }
 
 fn failed(rank: Rank, problem: String) -> ExecutorError {
@@ -165,40 +139,30 @@ impl Device for Cpu {
         Ok(())
     }
 
-    fn with_host(
-        &mut self,
-        region: Region,
-        body: &mut dyn FnMut(&mut [f32]) -> Result<(), ExecutorError>,
-    ) -> Result<(), ExecutorError> {
-        self.lend(region, [true; 2], body)
-    }
-
-    fn read_host(
-        &mut self,
-        region: Region,
-        body: &mut dyn FnMut(&mut [f32]) -> Result<(), ExecutorError>,
-    ) -> Result<(), ExecutorError> {
-        self.lend(region, [true, false], body)
-    }
-
-    fn write_host(
-        &mut self,
-        region: Region,
-        body: &mut dyn FnMut(&mut [f32]) -> Result<(), ExecutorError>,
-    ) -> Result<(), ExecutorError> {
-        self.lend(region, [false, true], body)
-    }
-
-    fn with_bytes(
-        &mut self,
-        region: Region,
-        _: Access,
-        body: &mut dyn FnMut(&mut [u8]) -> Result<(), ExecutorError>,
-    ) -> Result<(), ExecutorError> {
+    fn with_host(&mut self, region: Region, access: Access, body: &mut Body<f32>) -> Result<(), ExecutorError> {
         let arg = self.arg(region)?;
-        let width = if arg.half.is_some() { 2 } else { 4 };
+        let Some(half) = arg.half else {
+            // SAFETY: in bounds, and `&mut self` keeps everybody else away.
+            return body(unsafe { std::slice::from_raw_parts_mut(arg.start.cast(), arg.elems) });
+        };
+        // SAFETY: as above.
+        let bits = unsafe { arg.halves() };
+        self.space.resize(self.space.len().max(arg.elems), 0.0);
+        let window = &mut self.space[..arg.elems];
+        if access.reads() {
+            widen_all(&self.team, half, bits, window);
+        }
+        body(window)?;
+        if access.writes() {
+            narrow_all(&self.team, half, window, bits);
+        }
+        Ok(())
+    }
+
+    fn with_bytes(&mut self, region: Region, _: Access, body: &mut Body<u8>) -> Result<(), ExecutorError> {
+        let arg = self.arg(region)?;
         // SAFETY: in bounds, and `&mut self` keeps everybody else away.
-        body(unsafe { std::slice::from_raw_parts_mut(arg.start, width * arg.elems) })
+        body(unsafe { std::slice::from_raw_parts_mut(arg.start, arg.width() * arg.elems) })
     }
 
     fn buffer_bytes(&self) -> u64 {
@@ -244,7 +208,7 @@ mod tests {
             host.copy_from_slice(values);
             Ok(())
         };
-        device.with_host(region, &mut copy).unwrap();
+        device.with_host(region, Access::Change, &mut copy).unwrap();
     }
 
     fn get(device: &mut Cpu, region: Region) -> Vec<f32> {
@@ -253,7 +217,7 @@ mod tests {
             values = host.to_vec();
             Ok(())
         };
-        device.with_host(region, &mut copy).unwrap();
+        device.with_host(region, Access::Change, &mut copy).unwrap();
         values
     }
 

@@ -89,6 +89,21 @@ pub enum Access {
     Change,
 }
 
+impl Access {
+    /// Whether what is there must be found.
+    pub fn reads(self) -> bool {
+        self != Access::Write
+    }
+
+    /// Whether what is written must stay.
+    pub fn writes(self) -> bool {
+        self != Access::Read
+    }
+}
+
+/// What the host does with a region that is lent to it.
+pub type Body<'a, T> = dyn FnMut(&mut [T]) -> Result<(), ExecutorError> + 'a;
+
 /// A device with one rank's buffers.
 pub trait Device: Send {
     /// Runs `op` on regions in the order of [`Op::signature`], for the rank at `at`.
@@ -97,51 +112,18 @@ pub trait Device: Send {
     /// [`ExecutorError::Device`] if a region is out of bounds, of the wrong size, or overlaps another that is written.
     fn run(&mut self, op: &Op, regions: &[Region], at: Coord, args: &StepArgs) -> Result<(), ExecutorError>;
 
-    /// Lends a region to the host, for data and communication; what is written there is in the buffer afterwards. Floats are
-    /// lent as fp32, whatever the buffer's elements, and rounded to nearest even when they come back; ids are `u32` bits.
+    /// Lends a region to the host, for data and sums; what is written there is in the buffer afterwards. Floats are lent as
+    /// fp32, whatever the buffer's elements, and rounded to nearest even when they come back; ids are `u32` bits.
     ///
     /// # Errors
     /// [`ExecutorError::Device`] if the region is out of bounds; else what `body` gives.
-    fn with_host(
-        &mut self,
-        region: Region,
-        body: &mut dyn FnMut(&mut [f32]) -> Result<(), ExecutorError>,
-    ) -> Result<(), ExecutorError>;
-
-    /// As [`Device::with_host`], where `body` only reads: what it writes may be lost.
-    ///
-    /// # Errors
-    /// As [`Device::with_host`].
-    fn read_host(
-        &mut self,
-        region: Region,
-        body: &mut dyn FnMut(&mut [f32]) -> Result<(), ExecutorError>,
-    ) -> Result<(), ExecutorError> {
-        self.with_host(region, body)
-    }
-
-    /// As [`Device::with_host`], where `body` writes every element: what it finds there may be anything.
-    ///
-    /// # Errors
-    /// As [`Device::with_host`].
-    fn write_host(
-        &mut self,
-        region: Region,
-        body: &mut dyn FnMut(&mut [f32]) -> Result<(), ExecutorError>,
-    ) -> Result<(), ExecutorError> {
-        self.with_host(region, body)
-    }
+    fn with_host(&mut self, region: Region, access: Access, body: &mut Body<f32>) -> Result<(), ExecutorError>;
 
     /// Lends a region's elements as they lie, as bytes, to what only moves them.
     ///
     /// # Errors
     /// As [`Device::with_host`].
-    fn with_bytes(
-        &mut self,
-        region: Region,
-        access: Access,
-        body: &mut dyn FnMut(&mut [u8]) -> Result<(), ExecutorError>,
-    ) -> Result<(), ExecutorError>;
+    fn with_bytes(&mut self, region: Region, access: Access, body: &mut Body<u8>) -> Result<(), ExecutorError>;
 
     /// Waits until everything that was asked for is done.
     ///

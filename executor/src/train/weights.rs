@@ -14,7 +14,7 @@ use meshwright_hardware::program::{Collective, Kind, Lifetime, Program};
 
 use super::Trainer;
 use crate::checkpoint::RankTensors;
-use crate::device::{Device, Region};
+use crate::device::{Access, Device, Region};
 use crate::error::ExecutorError;
 
 /// The name of the loss scale's state in checkpoints.
@@ -36,7 +36,7 @@ pub(super) fn read(device: &mut dyn Device, region: Region) -> Result<Vec<f32>, 
         values.extend_from_slice(host);
         Ok(())
     };
-    pieces(region).try_for_each(|piece| device.read_host(piece, &mut copy))?;
+    pieces(region).try_for_each(|piece| device.with_host(piece, Access::Read, &mut copy))?;
     Ok(values)
 }
 
@@ -49,7 +49,7 @@ pub(super) fn write(device: &mut dyn Device, region: Region, values: &[f32]) -> 
         left = later;
         Ok(())
     };
-    pieces(region).try_for_each(|piece| device.write_host(piece, &mut copy))
+    pieces(region).try_for_each(|piece| device.with_host(piece, Access::Write, &mut copy))
 }
 
 impl Trainer {

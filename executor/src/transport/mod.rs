@@ -15,6 +15,7 @@ pub use threads::Threads;
 use meshwright_hardware::mesh::{Axis, Rank};
 use meshwright_hardware::program::Collective;
 
+use crate::device::{Access, Device, Region};
 use crate::error::ExecutorError;
 
 /// Messages and collectives among the ranks of a mesh. Every method may be called by all ranks at once.
@@ -50,4 +51,24 @@ pub trait Transport: Sync {
 
     /// Ends all waiting, now and later, because a rank cannot go on.
     fn abort(&self);
+}
+
+/// Takes part in a collective with a region of a rank's device: sums in fp32, exchanges of elements as they lie.
+///
+/// # Errors
+/// Of the device, or of the transport.
+pub fn collective(
+    transport: &dyn Transport,
+    device: &mut dyn Device,
+    region: Region,
+    rank: Rank,
+    (axis, op): (Axis, Collective),
+) -> Result<(), ExecutorError> {
+    if op.sums() {
+        return device.with_host(region, Access::Change, &mut |host| transport.sum(rank, axis, op, host));
+    }
+    device.with_bytes(region, Access::Change, &mut |bytes| {
+        let width = bytes.len() / region.elems.max(1);
+        transport.exchange(rank, axis, op, width, bytes)
+    })
 }

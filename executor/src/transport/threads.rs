@@ -41,7 +41,7 @@ impl Threads {
     }
 
     /// How many they are.
-    pub fn ranks(&self) -> usize {
+    pub(super) fn ranks(&self) -> usize {
         self.mesh.ranks()
     }
 
@@ -126,10 +126,16 @@ impl Transport for Threads {
         let body = |group: &Group, shared: &Vectors, me: usize| {
             // SAFETY: all ranks of the group are between the same two barriers, each with its own `me`; vectors are of floats.
             unsafe { shared.sum_chunk(me) };
-            if op == Collective::AllReduce {
-                group.gate.pass(None);
-                // SAFETY: as above.
-                unsafe { shared.copy_chunks(me) };
+            match op {
+                Collective::AllReduce => {
+                    group.gate.pass(None);
+                    // SAFETY: as above.
+                    unsafe { shared.copy_chunks(me) };
+                }
+                Collective::ReduceScatter => {}
+                Collective::AllGather | Collective::AllToAll | Collective::Rotate => {
+                    unreachable!("exchanges are not sums")
+                }
             }
         };
         // SAFETY: as said in `body`.

@@ -210,7 +210,7 @@ fn write(device: &mut dyn Device, region: Region, values: &[f32]) {
         host.copy_from_slice(values);
         Ok(())
     };
-    device.with_host(region, &mut copy).unwrap();
+    device.with_host(region, Access::Change, &mut copy).unwrap();
 }
 
 fn read(device: &mut dyn Device, region: Region) -> Vec<f32> {
@@ -219,7 +219,7 @@ fn read(device: &mut dyn Device, region: Region) -> Vec<f32> {
         values = host.to_vec();
         Ok(())
     };
-    device.with_host(region, &mut copy).unwrap();
+    device.with_host(region, Access::Change, &mut copy).unwrap();
     values
 }
 
@@ -469,6 +469,6 @@ pub fn refusals(make: Make) {
         let error = device.run(&op, &regions, at, &step(0.0)).unwrap_err();
         assert_eq!(error.exit_code(), 4, "{regions:?}");
     }
-    assert!(device.with_host(part(4, 5), &mut |_| Ok(())).is_err());
+    assert!(device.with_host(part(4, 5), Access::Change, &mut |_| Ok(())).is_err());
     device.run(&op, &[part(0, 4), part(4, 4)], at, &step(0.0)).unwrap();
 }

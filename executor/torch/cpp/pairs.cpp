@@ -27,7 +27,6 @@ namespace {
 constexpr int64_t ROWS = 64, COLUMNS = 512, PANEL = 64, DEPTH = 1024;
 
 int64_t even(int64_t n) { return n + n % 2; }
-int64_t pieces(int64_t n, int64_t piece) { return (n + piece - 1) / piece; }
 
 // An element of a matrix that may lie turned.
 const uint16_t* place(Matrix matrix, bool turned, int64_t row, int64_t column) {
@@ -90,8 +89,8 @@ void pack_panel(const uint16_t* from, int64_t line, bool turned, int64_t columns
 // c (+)= a · b over DEPTH products at most, `panels` being b's.
 void add_up(Matrix a, bool turn_a, const at::BFloat16* panels, bool adds, float* c, int64_t line, int64_t m, int64_t n,
             int64_t depth) {
-  int64_t across = pieces(n, COLUMNS);
-  at::parallel_for(0, pieces(m, ROWS) * across, 1, [&](int64_t first, int64_t last) {
+  int64_t across = at::divup(n, COLUMNS);
+  at::parallel_for(0, at::divup(m, ROWS) * across, 1, [&](int64_t first, int64_t last) {
     alignas(64) uint16_t block[ROWS * DEPTH];
     for (int64_t task = first, packed = -1; task < last; ++task) {
       int64_t row = task / across * ROWS, rows = std::min(ROWS, m - row), column = task % across * COLUMNS;
@@ -133,7 +132,7 @@ bool pairs_are_faster() {
 void product_of_pairs(bool turn_a, Matrix a, bool turn_b, Matrix b, bool adds, float* c, int64_t line, int64_t m, int64_t n,
                       int64_t k) {
 #ifdef __x86_64__
-  int64_t across = pieces(n, PANEL);
+  int64_t across = at::divup(n, PANEL);
   Tensor memory = at::empty({across * PANEL * even(std::min(k, DEPTH))}, at::kBFloat16);
   auto* panels = memory.mutable_data_ptr<at::BFloat16>();
   for (int64_t p = 0; p < k; p += DEPTH) {

@@ -24,12 +24,16 @@ impl Arg {
         Arg { start: words.as_mut_ptr().cast(), elems: words.len(), half: None }
     }
 
+    /// Bytes of an element.
+    pub fn width(self) -> usize {
+        if self.half.is_some() { 2 } else { 4 }
+    }
+
     /// A part, which must be inside.
     pub fn part(self, first: usize, elems: usize) -> Arg {
         assert!(first + elems <= self.elems);
-        let width = if self.half.is_some() { 2 } else { 4 };
         // SAFETY: inside, as just checked.
-        Arg { start: unsafe { self.start.add(first * width) }, elems, ..self }
+        Arg { start: unsafe { self.start.add(first * self.width()) }, elems, ..self }
     }
 
     /// # Safety

@@ -19,7 +19,7 @@ use meshwright_hardware::op::Op;
 use meshwright_hardware::program::{Buffer, Elem, Lifetime};
 
 use super::check::check;
-use super::{Access, Backend, Device, Found, Region, StepArgs, device_info};
+use super::{Access, Backend, Body, Device, Found, Region, StepArgs, device_info};
 use crate::error::ExecutorError;
 use abi::{Declared, Description, Format, Handle, NO_CLOCK, Sink};
 use library::Library;
@@ -30,7 +30,8 @@ pub struct Torch {
     backend: Backend,
     library: &'static Library,
     handle: Handle,
-    declared: Vec<Declared>,
+    /// Elements of each buffer.
+    declared: Vec<(usize, Elem)>,
     /// Ops that the library was told, with their numbers.
     ops: Vec<(Op, u32)>,
     /// Marks since they were asked for.
@@ -86,6 +87,7 @@ impl Torch {
             (!open.is_null()).then_some(open)
         };
         let handle = said(open).map_err(failed)?;
+        let declared = buffers.iter().map(|buffer| (buffer.elems, buffer.elem)).collect();
         Ok(Torch { rank, backend, library, handle, declared, ops: Vec::new(), marked: 0, host: Vec::new() })
     }
 
@@ -96,7 +98,7 @@ impl Torch {
     fn inside(&self, region: &Region) -> Result<(), String> {
         let end = region.start.checked_add(region.elems);
         let buffer = self.declared.get(region.buffer);
-        let inside = buffer.is_some_and(|buffer| end.is_some_and(|end| end <= buffer.elems));
+        let inside = buffer.is_some_and(|&(elems, _)| end.is_some_and(|end| end <= elems));
         if inside { Ok(()) } else { Err(format!("{region:?} is outside its buffer")) }
     }
 
@@ -125,21 +127,11 @@ impl Torch {
 
     /// Bytes of a region's elements, which must be inside.
     fn bytes(&self, region: &Region) -> usize {
-        let width = match self.declared[region.buffer].format {
-            Format::Word => 4,
-            Format::Bf16 | Format::F16 => 2,
-        };
-        width * region.elems
+        self.declared[region.buffer].1.bytes() as usize * region.elems
     }
 
     /// Lends a region's elements as they `lie` or as words: where they are, or a copy that is fetched before and stored after.
-    fn lend(
-        &mut self,
-        region: Region,
-        lie: bool,
-        access: Access,
-        body: &mut dyn FnMut(&mut [u8]) -> Result<(), ExecutorError>,
-    ) -> Result<(), ExecutorError> {
+    fn lend(&mut self, region: Region, lie: bool, access: Access, body: &mut Body<u8>) -> Result<(), ExecutorError> {
         self.inside(&region).map_err(|problem| self.failed(problem))?;
         let bytes = self.bytes(&region);
         if lie || bytes == WORD * region.elems {
@@ -153,39 +145,23 @@ impl Torch {
         self.copied(&region, lie, access, body)
     }
 
-    fn copied(
-        &mut self,
-        region: &Region,
-        lie: bool,
-        access: Access,
-        body: &mut dyn FnMut(&mut [u8]) -> Result<(), ExecutorError>,
-    ) -> Result<(), ExecutorError> {
+    fn copied(&mut self, region: &Region, lie: bool, access: Access, body: &mut Body<u8>) -> Result<(), ExecutorError> {
         let bytes = if lie { self.bytes(region) } else { WORD * region.elems };
         self.host.resize(bytes.div_ceil(WORD), 0.0);
-        if access != Access::Write {
+        if access.reads() {
             let to = self.host.as_mut_ptr().cast();
             // SAFETY: the region is inside, and there is room for it.
             let read = |problem| unsafe { (self.library.table.read)(self.handle, region, lie, to, problem) };
             said(|problem| read(problem).then_some(())).map_err(|problem| self.failed(problem))?;
         }
         body(&mut bytemuck::cast_slice_mut(&mut self.host)[..bytes])?;
-        if access == Access::Read {
+        if !access.writes() {
             return Ok(());
         }
         let from = self.host.as_ptr().cast();
         // SAFETY: as above.
         let write = |problem| unsafe { (self.library.table.write)(self.handle, region, lie, from, problem) };
         said(|problem| write(problem).then_some(())).map_err(|problem| self.failed(problem))
-    }
-
-    /// As [`Torch::lend`], in words.
-    fn words(
-        &mut self,
-        region: Region,
-        access: Access,
-        body: &mut dyn FnMut(&mut [f32]) -> Result<(), ExecutorError>,
-    ) -> Result<(), ExecutorError> {
-        self.lend(region, false, access, &mut |bytes| body(bytemuck::cast_slice_mut(bytes)))
     }
 }
 
@@ -206,36 +182,11 @@ impl Device for Torch {
         self.run_op(op, regions, at, step).map_err(|problem| self.failed(problem))
     }
 
-    fn with_host(
-        &mut self,
-        region: Region,
-        body: &mut dyn FnMut(&mut [f32]) -> Result<(), ExecutorError>,
-    ) -> Result<(), ExecutorError> {
-        self.words(region, Access::Change, body)
+    fn with_host(&mut self, region: Region, access: Access, body: &mut Body<f32>) -> Result<(), ExecutorError> {
+        self.lend(region, false, access, &mut |bytes| body(bytemuck::cast_slice_mut(bytes)))
     }
 
-    fn read_host(
-        &mut self,
-        region: Region,
-        body: &mut dyn FnMut(&mut [f32]) -> Result<(), ExecutorError>,
-    ) -> Result<(), ExecutorError> {
-        self.words(region, Access::Read, body)
-    }
-
-    fn write_host(
-        &mut self,
-        region: Region,
-        body: &mut dyn FnMut(&mut [f32]) -> Result<(), ExecutorError>,
-    ) -> Result<(), ExecutorError> {
-        self.words(region, Access::Write, body)
-    }
-
-    fn with_bytes(
-        &mut self,
-        region: Region,
-        access: Access,
-        body: &mut dyn FnMut(&mut [u8]) -> Result<(), ExecutorError>,
-    ) -> Result<(), ExecutorError> {
+    fn with_bytes(&mut self, region: Region, access: Access, body: &mut Body<u8>) -> Result<(), ExecutorError> {
         self.lend(region, true, access, body)
     }
 

@@ -30,7 +30,7 @@ use meshwright_hardware::op::Op;
 use meshwright_hardware::program::{Buffer, Elem};
 
 use super::check::check;
-use super::{Access, Backend, Device, Region, StepArgs};
+use super::{Access, Backend, Body, Device, Region, StepArgs};
 use crate::error::ExecutorError;
 use crate::kernels::{Half, narrow, widen};
 use ::wgpu::SubmissionIndex;
@@ -200,19 +200,32 @@ impl Wgpu {
         Ok(())
     }
 
+    /// Makes `self.host` as long as a region.
+    fn make_room(&mut self, region: Region) -> Result<(), String> {
+        self.slice(region)?;
+        self.host.resize(region.elems, 0.0);
+        Ok(())
+    }
+
     /// Copies `self.host` to a region, after what was recorded.
     fn store(&mut self, region: Region) -> Result<(), String> {
         let slice = self.slice(region)?;
-        let words = slice.words();
-        if let Some(format) = half(slice.elem) {
-            self.prepare_words(&slice, false)?;
-            let first = region.start % 2;
-            let halves: &mut [u16] = bytemuck::cast_slice_mut(&mut self.words);
-            narrow(format, &self.host, &mut halves[first..first + region.elems]);
+        match half(slice.elem) {
+            None => std::mem::swap(&mut self.host, &mut self.words),
+            Some(format) => {
+                self.prepare_words(&slice, false)?;
+                let first = region.start % 2;
+                let halves: &mut [u16] = bytemuck::cast_slice_mut(&mut self.words);
+                narrow(format, &self.host, &mut halves[first..first + region.elems]);
+            }
         }
+        self.store_words(&slice)
+    }
+
+    /// Copies `self.words` to a slice's words, after what was recorded.
+    fn store_words(&mut self, slice: &Slice) -> Result<(), String> {
         self.submit(None)?;
-        let host = if half(slice.elem).is_some() { &self.words } else { &self.host };
-        self.submitted = Some(self.gpu.write(&words, host)?);
+        self.submitted = Some(self.gpu.write(&slice.words(), &self.words)?);
         Ok(())
     }
 }
@@ -236,53 +249,20 @@ impl Device for Wgpu {
         checked.and_then(|()| self.record_op(op, regions, at, step)).map_err(|problem| self.failed(problem))
     }
 
-    fn with_host(
-        &mut self,
-        region: Region,
-        body: &mut dyn FnMut(&mut [f32]) -> Result<(), ExecutorError>,
-    ) -> Result<(), ExecutorError> {
-        self.fetch(region).map_err(|problem| self.failed(problem))?;
+    fn with_host(&mut self, region: Region, access: Access, body: &mut Body<f32>) -> Result<(), ExecutorError> {
+        let fetched = if access.reads() { self.fetch(region) } else { self.make_room(region) };
+        fetched.map_err(|problem| self.failed(problem))?;
         body(&mut self.host)?;
-        self.store(region).map_err(|problem| self.failed(problem))
+        if access.writes() { self.store(region).map_err(|problem| self.failed(problem)) } else { Ok(()) }
     }
 
-    fn read_host(
-        &mut self,
-        region: Region,
-        body: &mut dyn FnMut(&mut [f32]) -> Result<(), ExecutorError>,
-    ) -> Result<(), ExecutorError> {
-        self.fetch(region).map_err(|problem| self.failed(problem))?;
-        body(&mut self.host)
-    }
-
-    fn write_host(
-        &mut self,
-        region: Region,
-        body: &mut dyn FnMut(&mut [f32]) -> Result<(), ExecutorError>,
-    ) -> Result<(), ExecutorError> {
-        self.slice(region).map_err(|problem| self.failed(problem))?;
-        self.host.resize(region.elems, 0.0);
-        body(&mut self.host)?;
-        self.store(region).map_err(|problem| self.failed(problem))
-    }
-
-    fn with_bytes(
-        &mut self,
-        region: Region,
-        access: Access,
-        body: &mut dyn FnMut(&mut [u8]) -> Result<(), ExecutorError>,
-    ) -> Result<(), ExecutorError> {
+    fn with_bytes(&mut self, region: Region, access: Access, body: &mut Body<u8>) -> Result<(), ExecutorError> {
         let slice = self.slice(region).map_err(|problem| self.failed(problem))?;
-        self.prepare_words(&slice, access != Access::Write).map_err(|problem| self.failed(problem))?;
+        self.prepare_words(&slice, access.reads()).map_err(|problem| self.failed(problem))?;
         let width = slice.elem.bytes() as usize;
         let (first, bytes): (_, &mut [u8]) = (width * region.start % 4, bytemuck::cast_slice_mut(&mut self.words));
         body(&mut bytes[first..first + width * region.elems])?;
-        if access == Access::Read {
-            return Ok(());
-        }
-        self.submit(None).map_err(|problem| self.failed(problem))?;
-        self.submitted = Some(self.gpu.write(&slice.words(), &self.words).map_err(|problem| self.failed(problem))?);
-        Ok(())
+        if access.writes() { self.store_words(&slice).map_err(|problem| self.failed(problem)) } else { Ok(()) }
     }
 
     fn sync(&mut self) -> Result<(), ExecutorError> {

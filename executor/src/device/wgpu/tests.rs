@@ -55,13 +55,13 @@ fn arguments_anywhere_in_a_long_buffer_are_bound_by_windows() {
         host.fill(2.5);
         Ok(())
     };
-    device.write_host(from, &mut { fill }).unwrap();
+    device.with_host(from, Access::Write, &mut { fill }).unwrap();
     device.run(&Op::Accumulate { n: 7000 }, &[from, to], AT, &step()).unwrap();
     let mut check = |host: &mut [f32]| {
         assert!(host[1..7001].iter().all(|&x| x == 2.5) && host[0] == 0.0 && host[7001] == 0.0);
         Ok(())
     };
-    device.read_host(region((1 << 18) - 7002, 7002), &mut check).unwrap();
+    device.with_host(region((1 << 18) - 7002, 7002), Access::Read, &mut check).unwrap();
     let error = device.run(&Op::Zero { n: 1 << 15 }, &[region(0, 1 << 15)], AT, &step()).unwrap_err();
     for part in ["131072 bytes", "max_storage_buffer_binding_size is 65536"] {
         assert!(error.to_string().contains(part), "{error}");
@@ -106,12 +106,12 @@ fn after(device: &mut Wgpu, op: &Op, elems: usize) -> Result<Vec<u32>, ExecutorE
         host.iter_mut().enumerate().for_each(|(i, x)| *x = (i * 2053 % 4099) as f32 / 4099.0);
         Ok(())
     };
-    device.write_host(region(0, elems), fill)?;
+    device.with_host(region(0, elems), Access::Write, fill)?;
     let mut start = 5;
     let mut regions = Vec::new();
     for param in op.signature() {
         if param.takes == Takes::Ids {
-            device.write_host(region(start, param.elems), &mut |host| {
+            device.with_host(region(start, param.elems), Access::Write, &mut |host| {
                 host.fill(f32::from_bits(3));
                 Ok(())
             })?;
@@ -121,7 +121,7 @@ fn after(device: &mut Wgpu, op: &Op, elems: usize) -> Result<Vec<u32>, ExecutorE
     }
     device.run(op, &regions, AT, &step())?;
     let mut bits = Vec::new();
-    device.read_host(region(0, elems), &mut |host| {
+    device.with_host(region(0, elems), Access::Read, &mut |host| {
         bits = host.iter().map(|x| x.to_bits()).collect();
         Ok(())
     })?;
