@@ -5,10 +5,10 @@ Inputs: the model's and the batch's sizes as options. Outputs: a line of JSON wi
 tokens per second; with --rounds, such a line for every line that comes in. Data are random tokens, which take as long as
 any. In bf16, autocast runs over fp32 weights. On CUDA attention is whichever kernel PyTorch picks, cuDNN's or flash.
 Invariant: a step is what the executor's is: gradients accumulated over microbatches, clipped to norm 1, one AdamW update;
-linear layers have biases in the gpt2 dress only.
+linear layers have biases in the gpt2 architecture only.
 
   python3 -m venv venv && venv/bin/pip install torch numpy
-  venv/bin/python benches/pytorch_train.py --dress llama --layers 6 --hidden 384 --heads 6 --kv-heads 6 --ffn 1024 \\
+  venv/bin/python benches/pytorch_train.py --architecture llama --layers 6 --hidden 384 --heads 6 --kv-heads 6 --ffn 1024 \\
       --vocab 256 --seq 256 --batch 8 --microbatch 4 --steps 20 --threads 2
 """
 
@@ -87,7 +87,7 @@ class Layer(nn.Module):
 class Decoder(nn.Module):
     def __init__(self, a):
         super().__init__()
-        gpt2 = a.dress == "gpt2"
+        gpt2 = a.architecture == "gpt2"
         self.tokens = nn.Embedding(a.vocab, a.hidden)
         self.positions = nn.Embedding(a.seq, a.hidden) if gpt2 else None
         self.layers = nn.ModuleList(Layer(a, gpt2) for _ in range(a.layers))
@@ -133,7 +133,7 @@ def train_step(loss_of, model, optimizer, tokens, microbatch, autocast):
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--dress", choices=["gpt2", "llama"], default="llama")
+    parser.add_argument("--architecture", choices=["gpt2", "llama"], default="llama")
     sizes = dict(layers=6, hidden=384, heads=6, kv_heads=6, ffn=1024, vocab=256, seq=256, batch=8, microbatch=4)
     for name, value in (sizes | dict(steps=20, threads=2)).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value)

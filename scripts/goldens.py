@@ -2,7 +2,7 @@
 """Writes the numerics goldens: two tiny decoders trained by plain PyTorch in float64.
 
 Inputs: none (everything is drawn from fixed seeds).
-Outputs, for each dress D of gpt2 and llama, under tests/goldens/ (or the folder given as first argument):
+Outputs, for each architecture D of gpt2 and llama, under tests/goldens/ (or the folder given as first argument):
   D.safetensors  F32 `param/NAME` initial parameters, F32 `grad/NAME` gradients of the step-0 mean cross-entropy before
                  clipping, I32 `ids` and `targets` of shape [steps, batch, seq].
   D.json         sizes, hyperparameters, `losses` (before each update) and `grad_norms` (before clipping), 20 steps.
@@ -185,7 +185,7 @@ def draw_tokens(m, generator):
     return tokens[..., :-1].contiguous(), tokens[..., 1:].contiguous()
 
 
-def write(dress, m, folder):
+def write(architecture, m, folder):
     generator = torch.Generator().manual_seed(m["seed"])
     params = init_params(m, generator)
     ids, targets = draw_tokens(m, generator)
@@ -193,10 +193,10 @@ def write(dress, m, folder):
     tensors = {f"param/{name}": value for name, value in params.items()}
     tensors |= {f"grad/{name}": value.float() for name, value in grads.items()}
     tensors |= {"ids": ids.int(), "targets": targets.int()}
-    save_file(tensors, folder / f"{dress}.safetensors")
-    golden = dict(dress=dress, model=dict(m, norm_eps=EPS), optimizer=OPTIMIZER, losses=losses, grad_norms=norms)
-    (folder / f"{dress}.json").write_text(json.dumps(golden, indent=2) + "\n")
-    print(f"{dress}: loss {losses[0]:.6f} -> {losses[-1]:.6f}, gradient norm {norms[0]:.6f} -> {norms[-1]:.6f}")
+    save_file(tensors, folder / f"{architecture}.safetensors")
+    golden = dict(architecture=architecture, model=dict(m, norm_eps=EPS), optimizer=OPTIMIZER, losses=losses, grad_norms=norms)
+    (folder / f"{architecture}.json").write_text(json.dumps(golden, indent=2) + "\n")
+    print(f"{architecture}: loss {losses[0]:.6f} -> {losses[-1]:.6f}, gradient norm {norms[0]:.6f} -> {norms[-1]:.6f}")
 
 
 def main():
@@ -204,8 +204,8 @@ def main():
     default = Path(__file__).resolve().parent.parent / "tests" / "goldens"
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else default
     folder.mkdir(parents=True, exist_ok=True)
-    for dress, m in DRESSES.items():
-        write(dress, m, folder)
+    for architecture, m in DRESSES.items():
+        write(architecture, m, folder)
 
 
 if __name__ == "__main__":

@@ -6,24 +6,24 @@ use meshwright::runs::train_config;
 use meshwright_executor::train::Trainer;
 use meshwright_hardware::mesh::{Mesh, Order};
 use meshwright_hardware::units::Precision;
-use meshwright_planner::job::{Dress, Job, Model, Optimizer};
+use meshwright_planner::job::{Architecture, Job, Model, Optimizer};
 use meshwright_planner::lower::lower;
 use meshwright_planner::plan::{Plan, Schedule, Stage};
 use meshwright_planner::shape::{Experts, Family, Latent};
 
 const STEPS: usize = 20;
 
-fn model(dress: Dress) -> Model {
+fn model(architecture: Architecture) -> Model {
     Model {
         name: "tiny".to_owned(),
-        dress,
+        architecture,
         layers: 4,
         hidden: 32,
         heads: 4,
-        kv_heads: if dress == Dress::Llama { 2 } else { 4 },
+        kv_heads: if architecture == Architecture::Llama { 2 } else { 4 },
         ffn: 64,
         vocab: 64,
-        tied: dress == Dress::Gpt2,
+        tied: architecture == Architecture::Gpt2,
         family: None,
         rope_theta: 1e4,
     }
@@ -47,7 +47,7 @@ fn job(model: Model) -> Job {
 
 /// Experts with room for every token, so that nothing depends on who shares a microbatch with whom.
 fn mixture(experts: Experts) -> Model {
-    Model { family: Some(Family { experts: Some(experts), ..Family::default() }), ..model(Dress::Llama) }
+    Model { family: Some(Family { experts: Some(experts), ..Family::default() }), ..model(Architecture::Llama) }
 }
 
 fn experts() -> Experts {
@@ -284,8 +284,8 @@ fn unlike(model: &Model) -> Vec<Plan> {
 
 #[test]
 fn unlike_shares_train_alike() {
-    for dress in [Dress::Gpt2, Dress::Llama] {
-        let model = model(dress);
+    for architecture in [Architecture::Gpt2, Architecture::Llama] {
+        let model = model(architecture);
         all_agree(&model, unlike(&model));
     }
     let spread = mixture(experts());
@@ -297,18 +297,18 @@ fn unlike_shares_train_alike() {
 
 #[test]
 fn gpt2_trains_alike_under_every_plan() {
-    let model = model(Dress::Gpt2);
+    let model = model(Architecture::Gpt2);
     all_agree(&model, [classic(&model), interleaved(&model), sharded(&model), tokens(&model), away(&model)].concat());
 }
 
 /// Rounding to 8 and 11 digits: what a plan adds to it is of its size.
 #[test]
 fn two_bytes_train_alike_under_every_plan() {
-    let gpt2 = model(Dress::Gpt2);
-    let llama = model(Dress::Llama);
+    let gpt2 = model(Architecture::Gpt2);
+    let llama = model(Architecture::Llama);
     let latent = Latent { q_rank: 12, kv_rank: 8, nope: 8, rope: 4, value: 8 };
     let family = Family { latent: Some(latent), experts: Some(experts()), ..Family::default() };
-    let mixture = Model { family: Some(family), kv_heads: 4, ..model(Dress::Llama) };
+    let mixture = Model { family: Some(family), kv_heads: 4, ..model(Architecture::Llama) };
     for (precision, tolerance) in [(Precision::Bf16, 2e-2), (Precision::Fp16, 4e-3)] {
         agree_in(precision, tolerance, &gpt2, [classic(&gpt2), away(&gpt2)].concat());
         agree_in(precision, tolerance, &llama, [interleaved(&llama), sharded(&llama), tokens(&llama)].concat());
@@ -318,7 +318,7 @@ fn two_bytes_train_alike_under_every_plan() {
 
 #[test]
 fn llama_trains_alike_under_every_plan() {
-    let model = model(Dress::Llama);
+    let model = model(Architecture::Llama);
     all_agree(&model, [classic(&model), interleaved(&model), sharded(&model), tokens(&model)].concat());
 }
 
@@ -334,7 +334,7 @@ fn mixtures_of_experts_train_alike_under_every_plan() {
 fn latent_attention_trains_alike_under_every_plan() {
     let latent = Latent { q_rank: 12, kv_rank: 8, nope: 8, rope: 4, value: 8 };
     let family = Family { latent: Some(latent), experts: Some(experts()), ..Family::default() };
-    let model = Model { family: Some(family), kv_heads: 4, ..model(Dress::Llama) };
+    let model = Model { family: Some(family), kv_heads: 4, ..model(Architecture::Llama) };
     all_agree(&model, [interleaved(&model), sharded(&model), tokens(&model), spread(&model)].concat());
 }
 
@@ -342,7 +342,7 @@ fn latent_attention_trains_alike_under_every_plan() {
 fn encoder_decoders_train_alike_under_every_plan() {
     for experts in [None, Some(Experts { every: 2, ..experts() })] {
         let family = Family { decoder_layers: Some(2), learned_positions: Some(false), experts, ..Family::default() };
-        let model = Model { layers: 2, family: Some(family), ..model(Dress::Gpt2) };
+        let model = Model { layers: 2, family: Some(family), ..model(Architecture::Gpt2) };
         let mut plans = [classic(&model), interleaved(&model), sharded(&model)].concat();
         if model.experts().is_some() {
             let whole = |plan: &Plan| plan.mesh.cp == 1 && !plan.sequence_parallel;
@@ -355,13 +355,13 @@ fn encoder_decoders_train_alike_under_every_plan() {
 #[test]
 fn encoders_train_alike_under_every_plan() {
     let family = Family { bidirectional: true, ..Family::default() };
-    let model = Model { family: Some(family), ..model(Dress::Gpt2) };
+    let model = Model { family: Some(family), ..model(Architecture::Gpt2) };
     all_agree(&model, [interleaved(&model), tokens(&model)].concat());
 }
 
 #[test]
 fn parallel_blocks_train_alike_under_every_plan() {
     let family = Family { parallel_block: true, head_dim: Some(16), gated: Some(false), ..Family::default() };
-    let model = Model { family: Some(family), ..model(Dress::Llama) };
+    let model = Model { family: Some(family), ..model(Architecture::Llama) };
     all_agree(&model, [interleaved(&model), sharded(&model), tokens(&model)].concat());
 }

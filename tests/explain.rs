@@ -43,7 +43,7 @@ steps = 100000
 
 [job.model]
 name = "small"
-dress = "llama"
+architecture = "llama"
 layers = 24
 hidden = 2048
 heads = 16

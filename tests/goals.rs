@@ -41,7 +41,7 @@ steps = 100000
 
 [model]
 name = "small"
-dress = "llama"
+architecture = "llama"
 layers = 4
 hidden = 256
 heads = 4

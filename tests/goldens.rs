@@ -7,7 +7,7 @@ use meshwright_executor::device::Backend;
 use meshwright_executor::train::{TrainConfig, Trainer};
 use meshwright_hardware::mesh::Mesh;
 use meshwright_hardware::units::Precision;
-use meshwright_planner::job::{Dress, Job, Model, Optimizer};
+use meshwright_planner::job::{Architecture, Job, Model, Optimizer};
 use meshwright_planner::lower::lower;
 use meshwright_planner::plan::{Plan, Stage};
 use safetensors::SafeTensors;
@@ -21,8 +21,8 @@ struct Golden {
     grad_norms: Vec<f64>,
 }
 
-fn golden(dress: &str) -> Golden {
-    let file = |ending: &str| format!("{}/tests/goldens/{dress}.{ending}", env!("CARGO_MANIFEST_DIR"));
+fn golden(architecture: &str) -> Golden {
+    let file = |ending: &str| format!("{}/tests/goldens/{architecture}.{ending}", env!("CARGO_MANIFEST_DIR"));
     let bytes = std::fs::read(file("safetensors")).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     let words = |name: &str| -> Vec<[u8; 4]> {
@@ -45,11 +45,11 @@ fn golden(dress: &str) -> Golden {
     }
 }
 
-fn trainer(dress: Dress, mesh: Mesh, golden: &Golden) -> Trainer {
-    let llama = dress == Dress::Llama;
+fn trainer(architecture: Architecture, mesh: Mesh, golden: &Golden) -> Trainer {
+    let llama = architecture == Architecture::Llama;
     let model = Model {
         name: "golden".to_owned(),
-        dress,
+        architecture,
         layers: 2,
         hidden: 32,
         heads: 4,
@@ -112,10 +112,10 @@ fn trainer(dress: Dress, mesh: Mesh, golden: &Golden) -> Trainer {
 const MESHES: [Mesh; 3] =
     [Mesh::ONE, Mesh { dp: 2, pp: 1, tp: 2, ..Mesh::ONE }, Mesh { dp: 1, pp: 2, tp: 2, ..Mesh::ONE }];
 
-fn agrees(dress: Dress, name: &str) {
+fn agrees(architecture: Architecture, name: &str) {
     let golden = golden(name);
     for mesh in MESHES {
-        let mut trainer = trainer(dress, mesh, &golden);
+        let mut trainer = trainer(architecture, mesh, &golden);
         for step in 0..golden.losses.len() {
             let outcome = trainer.step().unwrap();
             if step == 0 {
@@ -141,12 +141,12 @@ fn assert_grads(ours: &BTreeMap<String, Vec<f32>>, golden: &BTreeMap<String, Vec
 
 #[test]
 fn gpt2_agrees_with_pytorch() {
-    agrees(Dress::Gpt2, "gpt2");
+    agrees(Architecture::Gpt2, "gpt2");
 }
 
 #[test]
 fn llama_agrees_with_pytorch() {
-    agrees(Dress::Llama, "llama");
+    agrees(Architecture::Llama, "llama");
 }
 
 /// Weights that a whole-model finite difference moves: one of every kind.
@@ -154,14 +154,14 @@ fn probe(name: &str) -> usize {
     name.len() * 7 % 16
 }
 
-fn gradients_are_finite_differences(dress: Dress, name: &str) {
+fn gradients_are_finite_differences(architecture: Architecture, name: &str) {
     let golden = golden(name);
     let loss = |params: &BTreeMap<String, Vec<f32>>| {
-        let mut trainer = trainer(dress, Mesh { dp: 1, pp: 2, tp: 1, ..Mesh::ONE }, &golden);
+        let mut trainer = trainer(architecture, Mesh { dp: 1, pp: 2, tp: 1, ..Mesh::ONE }, &golden);
         trainer.set_params(params).unwrap();
         trainer.step().unwrap().loss
     };
-    let mut exact = trainer(dress, Mesh { dp: 1, pp: 2, tp: 1, ..Mesh::ONE }, &golden);
+    let mut exact = trainer(architecture, Mesh { dp: 1, pp: 2, tp: 1, ..Mesh::ONE }, &golden);
     exact.step().unwrap();
     let grads = exact.gather_grads().unwrap();
     for (name, grad) in &grads {
@@ -181,10 +181,10 @@ fn gradients_are_finite_differences(dress: Dress, name: &str) {
 
 #[test]
 fn gpt2_gradients_are_finite_differences() {
-    gradients_are_finite_differences(Dress::Gpt2, "gpt2");
+    gradients_are_finite_differences(Architecture::Gpt2, "gpt2");
 }
 
 #[test]
 fn llama_gradients_are_finite_differences() {
-    gradients_are_finite_differences(Dress::Llama, "llama");
+    gradients_are_finite_differences(Architecture::Llama, "llama");
 }

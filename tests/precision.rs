@@ -10,7 +10,7 @@ use meshwright_executor::metrics::StepMetrics;
 use meshwright_executor::train::{CheckpointConfig, LossScaling, TrainConfig, Trainer};
 use meshwright_hardware::mesh::Mesh;
 use meshwright_hardware::units::Precision;
-use meshwright_planner::job::Dress;
+use meshwright_planner::job::Architecture;
 use meshwright_planner::lower::lower;
 use meshwright_planner::plan::{Plan, Schedule, Stage};
 
@@ -71,12 +71,12 @@ fn assert_alike(ours: &[f64], wanted: &[f64], allowed: f64) {
 }
 
 fn learns_alike(device: Backend) {
-    for dress in [Dress::Gpt2, Dress::Llama] {
+    for architecture in [Architecture::Gpt2, Architecture::Llama] {
         let of = |precision| {
             let mut plan = tiny(precision);
-            plan.job.model.dress = dress;
-            plan.job.model.tied = dress == Dress::Gpt2;
-            plan.job.model.kv_heads = if dress == Dress::Llama { 2 } else { 4 };
+            plan.job.model.architecture = architecture;
+            plan.job.model.tied = architecture == Architecture::Gpt2;
+            plan.job.model.kv_heads = if architecture == Architecture::Llama { 2 } else { 4 };
             plan
         };
         let full = losses(&of(Precision::Fp32), Backend::Cpu);

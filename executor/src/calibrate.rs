@@ -25,7 +25,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use meshwright_hardware::mesh::{Coord, Mesh, Rank};
-use meshwright_hardware::op::{Layout, Op, Param, Takes};
+use meshwright_hardware::op::{DtypeClass, Layout, Op, Param};
 use meshwright_hardware::price::dims;
 use meshwright_hardware::profile::{Curve, Sample};
 use meshwright_hardware::program::{Buffer, Elem, Lifetime};
@@ -362,7 +362,7 @@ const ADAMW: StepArgs = StepArgs {
 };
 
 fn is_ids(param: &Param) -> bool {
-    param.takes == Takes::Ids
+    param.takes == DtypeClass::Ids
 }
 
 /// Elements of the arena that an op's operands take, each from a cache line on.
@@ -383,7 +383,7 @@ fn operands(op: &Op, mut start: usize, floats: usize) -> Vec<Region> {
         if is_ids(&param) {
             return Region { buffer: 1, start: 0, elems };
         }
-        let narrow = param.takes == Takes::Float && !sums && !gradient(&param);
+        let narrow = param.takes == DtypeClass::Float && !sums && !gradient(&param);
         let region = Region { buffer: if narrow { floats } else { 0 }, start, elems };
         start += elems.next_multiple_of(ALIGN);
         region

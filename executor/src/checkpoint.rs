@@ -165,7 +165,7 @@ impl Checkpoints {
         before[..deleted].iter().try_for_each(|&step| self.delete(step, "deleted"))
     }
 
-    /// Takes the name away first: half a folder never bears a complete one's.
+    /// DtypeClass the name away first: half a folder never bears a complete one's.
     fn delete(&self, step: usize, why: &str) -> Result<(), ExecutorError> {
         let mut aside = self.unfinished(step).into_os_string();
         aside.push(format!("-{why}"));

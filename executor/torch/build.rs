@@ -25,5 +25,5 @@ fn compile() {
     if std::env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64") {
         build.define("HAVE_AVX2_CPU_DEFINITION", None).define("HAVE_AVX512_CPU_DEFINITION", None);
     }
-    build.opt_level(2).files(["cpp/blas.cpp", "cpp/gaps.cpp", "cpp/memory.cpp"]).compile("meshwright_gaps");
+    build.opt_level(2).files(["cpp/blas.cpp", "cpp/ffi.cpp", "cpp/memory.cpp"]).compile("meshwright_ffi");
 }

@@ -354,7 +354,7 @@ pub enum Mode {
 
 /// Which elements an argument may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Takes {
+pub enum DtypeClass {
     /// Any floats: weights and activations. Kernels compute in fp32 and round what they write once, to nearest even.
     Float,
     /// f32 alone: statistics, sums of gradients, state of the optimizer.
@@ -363,13 +363,13 @@ pub enum Takes {
     Ids,
 }
 
-impl Takes {
+impl DtypeClass {
     /// Whether elements of this kind will do.
     pub fn accepts(self, elem: Elem) -> bool {
         match self {
-            Takes::Float => elem != Elem::U32,
-            Takes::Full => elem == Elem::F32,
-            Takes::Ids => elem == Elem::U32,
+            DtypeClass::Float => elem != Elem::U32,
+            DtypeClass::Full => elem == Elem::F32,
+            DtypeClass::Ids => elem == Elem::U32,
         }
     }
 }
@@ -384,19 +384,19 @@ pub struct Param {
     /// Number of elements.
     pub elems: usize,
     /// Which elements it may have.
-    pub takes: Takes,
+    pub takes: DtypeClass,
 }
 
 fn param(name: &'static str, mode: Mode, elems: usize) -> Param {
-    Param { name, mode, elems, takes: Takes::Float }
+    Param { name, mode, elems, takes: DtypeClass::Float }
 }
 
 fn full(name: &'static str, mode: Mode, elems: usize) -> Param {
-    Param { takes: Takes::Full, ..param(name, mode, elems) }
+    Param { takes: DtypeClass::Full, ..param(name, mode, elems) }
 }
 
 fn ids(name: &'static str, mode: Mode, elems: usize) -> Param {
-    Param { takes: Takes::Ids, ..param(name, mode, elems) }
+    Param { takes: DtypeClass::Ids, ..param(name, mode, elems) }
 }
 
 impl Op {
@@ -456,7 +456,7 @@ impl Op {
                 let out = if accumulate { InOut } else { Out };
                 let c = param("c", out, experts * c);
                 // Sums over sources are not rounded between.
-                let takes = if layout == Layout::Tn { Takes::Full } else { c.takes };
+                let takes = if layout == Layout::Tn { DtypeClass::Full } else { c.takes };
                 vec![param("a", In, experts * a), param("b", In, experts * b), Param { takes, ..c }]
             }
             Op::Route { rows, experts, top_k, .. } => vec![

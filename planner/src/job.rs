@@ -15,7 +15,7 @@ use crate::shape::{Family, Shape, USUAL_TARGET};
 /// Which usual decoder: what stands between its matmuls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Dress {
+pub enum Architecture {
     /// Learned positions, LayerNorm, GELU, biases (Radford et al. 2019).
     Gpt2,
     /// RoPE, RMSNorm, SwiGLU, no biases (Touvron et al. 2023).
@@ -29,7 +29,8 @@ pub struct Model {
     /// Name in tables.
     pub name: String,
     /// Which usual decoder.
-    pub dress: Dress,
+    #[serde(alias = "dress")]
+    pub architecture: Architecture,
     /// Transformer layers.
     pub layers: usize,
     /// Width of the residual stream.
@@ -47,7 +48,7 @@ pub struct Model {
     /// Base of the rotary positions.
     #[serde(default = "usual_theta")]
     pub rope_theta: f32,
-    /// How it differs from the usual decoder of its dress.
+    /// How it differs from the usual decoder of its architecture.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub family: Option<Family>,
 }
@@ -70,12 +71,12 @@ impl Model {
         let (h, f, kv) = (self.hidden as u64, self.ffn as u64, (self.kv_heads * self.head_dim()) as u64);
         let table = self.vocab as u64 * h;
         let tables = if self.tied { table } else { 2 * table };
-        match self.dress {
-            Dress::Gpt2 => {
+        match self.architecture {
+            Architecture::Gpt2 => {
                 let layer = h * (h + 2 * kv) + (h + 2 * kv) + h * h + h + 2 * h * f + f + h + 4 * h;
                 self.layers as u64 * layer + tables + seq as u64 * h + 2 * h
             }
-            Dress::Llama => {
+            Architecture::Llama => {
                 let layer = h * (h + 2 * kv) + h * h + 3 * h * f + 2 * h;
                 self.layers as u64 * layer + tables + h
             }
@@ -103,7 +104,7 @@ impl Model {
         if !self.heads.is_multiple_of(self.kv_heads) {
             return Err(Fault::new("kv_heads", self.kv_heads, format!("it must divide `heads` = {}", self.heads)));
         }
-        if self.dress == Dress::Llama && !self.head_dim().is_multiple_of(2) {
+        if self.architecture == Architecture::Llama && !self.head_dim().is_multiple_of(2) {
             return Err(Fault::new("heads", self.heads, "rotary positions need heads of an even width"));
         }
         if !(self.rope_theta > 0.0 && self.rope_theta.is_finite()) {
@@ -300,9 +301,9 @@ impl Job {
             return (6.0 * matmuls + attention) * self.tokens_per_step() as f64;
         }
         let (h, kv) = (m.hidden as f64, (m.kv_heads * m.head_dim()) as f64);
-        let mlp = match m.dress {
-            Dress::Gpt2 => 2.0,
-            Dress::Llama => 3.0,
+        let mlp = match m.architecture {
+            Architecture::Gpt2 => 2.0,
+            Architecture::Llama => 3.0,
         };
         let layer = h * (h + 2.0 * kv) + h * h + mlp * h * m.ffn as f64;
         let matmuls = m.layers as f64 * layer + m.vocab as f64 * h;

@@ -140,7 +140,7 @@ fn bubble(lowered: &Lowered, durations: &Durations, step: f64) -> f64 {
 }
 
 impl Figures {
-    /// Takes in what the meetings of sites add to a step.
+    /// DtypeClass in what the meetings of sites add to a step.
     fn spread(&mut self, outer: &Outer) {
         let longer = outer.step_s / self.step_time_s;
         self.step_time_s = outer.step_s;

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::job::{Dress, Model};
+use crate::job::{Architecture, Model};
 
 /// A transformer's sizes.
 #[derive(Clone, Debug, PartialEq)]
@@ -82,7 +82,7 @@ fn one() -> usize {
     1
 }
 
-/// How a model file differs from the usual decoder of its dress.
+/// How a model file differs from the usual decoder of its architecture.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Family {
@@ -94,10 +94,10 @@ pub struct Family {
     pub decoder_layers: Option<usize>,
     /// Whether a token sees later ones too: an encoder.
     pub bidirectional: bool,
-    /// Whether the feed-forward part has a gate, where that is not as the dress has it.
+    /// Whether the feed-forward part has a gate, where that is not as the architecture has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gated: Option<bool>,
-    /// Whether positions are learned, where that is not as the dress has it.
+    /// Whether positions are learned, where that is not as the architecture has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub learned_positions: Option<bool>,
     /// Whether attention and feed-forward run side by side.
@@ -128,7 +128,7 @@ pub struct Latent {
 
 impl From<&Model> for Shape {
     fn from(model: &Model) -> Shape {
-        let gpt = model.dress == Dress::Gpt2;
+        let gpt = model.architecture == Architecture::Gpt2;
         let family = model.family.clone().unwrap_or_default();
         Shape {
             name: model.name.clone(),

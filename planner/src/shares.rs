@@ -21,8 +21,8 @@ use meshwright_hardware::profile::Cluster;
 use crate::lower::Sizes;
 use crate::plan::{Plan, Schedule};
 use crate::search::bound::of_stage;
-use crate::search::cost::{Costs, Links, ShapeWork};
-use crate::search::seats::{self, Seats};
+use crate::search::cost::{CachedPrices, Costs, ShapeWork};
+use crate::search::pool_assignment::{self, Seats};
 use crate::solver;
 
 /// Replicas that are alike.
@@ -71,8 +71,8 @@ impl Problem {
     /// # Errors
     /// [`PriceError`] if an op has no price there.
     pub fn of(plan: &Plan, cluster: &Cluster) -> Result<Problem, PriceError> {
-        let costs = seats::prices(cluster, plan.job.precision)?.into_iter().map(|prices| {
-            let mut links = Links::new(prices);
+        let costs = pool_assignment::prices(cluster, plan.job.precision)?.into_iter().map(|prices| {
+            let mut links = CachedPrices::new(prices);
             let work = ShapeWork::of(plan, &mut links.prices)?;
             Costs::of(plan, &work, &Sizes::of(plan, &work.frames), &mut links)
         });

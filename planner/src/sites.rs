@@ -22,7 +22,7 @@ use crate::job::Job;
 use crate::lower::{Blocks, Layout, Pieces};
 use crate::plan::Plan;
 use crate::predict::predict;
-use crate::search::{Fix, Found, Manner, search_so};
+use crate::search::{Fix, Found, SearchOptions, search_with};
 
 /// How sites share their work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -156,19 +156,19 @@ pub fn outer(plan: &Plan, cluster: &Cluster, inner: Seconds) -> Result<Option<Ou
 /// The best plans for a job on a cluster; on one of several sites, the best of a site with its share of the batch, which meet
 /// as `sites` says, or as usual.
 pub fn decide(job: &Job, cluster: &Cluster, sites: Option<Sites>, fix: &Fix, top: usize) -> Result<Found, PlanError> {
-    decide_so(job, cluster, sites, fix, top, &Manner::FULL)
+    decide_with(job, cluster, sites, fix, top, &SearchOptions::FULL)
 }
 
-/// The same, by searches in some manner.
-pub fn decide_so(
+/// The same, by searches in some options.
+pub fn decide_with(
     job: &Job,
     cluster: &Cluster,
     sites: Option<Sites>,
     fix: &Fix,
     top: usize,
-    so: &Manner,
+    options: &SearchOptions,
 ) -> Result<Found, PlanError> {
-    let Some(wan) = cluster.wan else { return search_so(job, cluster, fix, top, so) };
+    let Some(wan) = cluster.wan else { return search_with(job, cluster, fix, top, options) };
     let sites = sites.unwrap_or(Sites::usual(wan.sites));
     if !job.global_batch.is_multiple_of(sites.count) {
         let considered = 1;
@@ -179,7 +179,7 @@ pub fn decide_so(
     let site = Cluster { wan: None, ..cluster.clone() };
     // What the outer state needs is known only then: a few more, of which some may not fit.
     // And a step that is short enough inside a site may be too long with its meetings.
-    let mut found = search_so(&own, &site, fix, top + 8, &Manner { enough: 0.0, ..*so })?;
+    let mut found = search_with(&own, &site, fix, top + 8, &SearchOptions { enough: 0.0, ..*options })?;
     let usable = job.goal.usable(site.pools.iter().map(|pool| pool.device.memory.value.0).min().unwrap_or(0));
     let mut best = Vec::new();
     for (plan, _) in std::mem::take(&mut found.best) {

@@ -2,7 +2,7 @@
 
 use meshwright_hardware::units::Precision;
 
-use crate::job::{Dress, Job, Model, Optimizer};
+use crate::job::{Architecture, Job, Model, Optimizer};
 
 /// Eight sequences of sixteen tokens in fp32.
 pub fn tiny_job(model: Model) -> Job {
@@ -21,17 +21,17 @@ pub fn tiny_job(model: Model) -> Job {
 }
 
 /// Four small layers that two and four ranks can share.
-pub fn tiny_model(dress: Dress) -> Model {
+pub fn tiny_model(architecture: Architecture) -> Model {
     Model {
         name: "tiny".to_owned(),
-        dress,
+        architecture,
         layers: 4,
         hidden: 32,
         heads: 4,
-        kv_heads: if dress == Dress::Llama { 2 } else { 4 },
+        kv_heads: if architecture == Architecture::Llama { 2 } else { 4 },
         ffn: 64,
         vocab: 64,
-        tied: dress == Dress::Gpt2,
+        tied: architecture == Architecture::Gpt2,
         family: None,
         rope_theta: 1e4,
     }

@@ -90,7 +90,7 @@ impl Row<'_> {
 
     fn time(&self, knobs: &Knobs) -> f64 {
         let timing = timing(self.run, knobs, self.power);
-        measured_tokens_per_s(self.run, &timing).map_or(0.0, |measured| blunt((timing.tokens_per_s / measured).ln()))
+        measured_tokens_per_s(self.run, &timing).map_or(0.0, |measured| huber((timing.tokens_per_s / measured).ln()))
     }
 
     fn memory(&self, knobs: &Knobs) -> f64 {
@@ -101,7 +101,7 @@ impl Row<'_> {
         };
         // A run that ended for want of memory must not fit, one that went on must.
         match memory_error(run, &peak) {
-            Some(error) => blunt((1.0 + error / 100.0).max(0.05).ln()),
+            Some(error) => huber((1.0 + error / 100.0).max(0.05).ln()),
             None if run.measured.oom == peak.fits => FITS,
             None => 0.0,
         }
@@ -114,7 +114,7 @@ impl Row<'_> {
 }
 
 /// The absolute value, with a tip so that small errors are evened out, and a cap so that outliers do not lead.
-fn blunt(error: f64) -> f64 {
+fn huber(error: f64) -> f64 {
     let error = error.abs().min(CAP);
     if error < TIP { error * error / (2.0 * TIP) + TIP / 2.0 } else { error }
 }

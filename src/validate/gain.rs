@@ -9,7 +9,7 @@ use meshwright_hardware::profile::Cluster;
 use meshwright_planner::error::PlanError;
 use meshwright_planner::estimate::{self, Layout, Recompute, layers_of};
 use meshwright_planner::goal::Goal;
-use meshwright_planner::job::{Dress, Job, Model, Optimizer};
+use meshwright_planner::job::{Architecture, Job, Model, Optimizer};
 use meshwright_planner::plan::{Plan, Schedule, Stage};
 use meshwright_planner::predict::predict;
 use meshwright_planner::search::{Fix, USABLE_MEMORY, search};
@@ -111,7 +111,7 @@ fn model(shape: &Shape) -> Result<Model, Skip> {
     };
     let model = Model {
         name: shape.name.clone(),
-        dress: if gpt { Dress::Gpt2 } else { Dress::Llama },
+        architecture: if gpt { Architecture::Gpt2 } else { Architecture::Llama },
         layers: shape.layers,
         hidden: shape.hidden,
         heads: shape.heads,

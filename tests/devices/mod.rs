@@ -11,7 +11,7 @@ use meshwright::runs::train_config;
 use meshwright_executor::device::Backend;
 use meshwright_executor::train::{TrainConfig, Trainer};
 use meshwright_hardware::mesh::Mesh;
-use meshwright_planner::job::Dress;
+use meshwright_planner::job::Architecture;
 use meshwright_planner::lower::lower;
 use meshwright_planner::plan::{Plan, Schedule, Stage};
 use serde_json::Value;
@@ -49,12 +49,12 @@ fn assert_alike(ours: &[f64], wanted: &[f64]) {
 
 /// Both dresses learn as on the CPU: on one rank, and under data, pipeline and tensor parallelism with recomputation.
 pub fn both_dresses_train_alike(device: Backend) {
-    for dress in [Dress::Gpt2, Dress::Llama] {
+    for architecture in [Architecture::Gpt2, Architecture::Llama] {
         let mut plan = Plan::read(TINY).unwrap();
         plan.job.seq = 16;
-        plan.job.model.dress = dress;
-        plan.job.model.tied = dress == Dress::Gpt2;
-        plan.job.model.kv_heads = if dress == Dress::Llama { 2 } else { 4 };
+        plan.job.model.architecture = architecture;
+        plan.job.model.tied = architecture == Architecture::Gpt2;
+        plan.job.model.kv_heads = if architecture == Architecture::Llama { 2 } else { 4 };
         let single = Plan::single(plan.job.clone(), 8);
         let wanted = losses(&single, Backend::Cpu);
         assert_alike(&losses(&single, device), &wanted);

@@ -8,7 +8,7 @@ use meshwright_executor::ExecutorError;
 use meshwright_executor::device::{Access, Device, Region, StepArgs};
 use meshwright_executor::kernels::AdamW;
 use meshwright_hardware::mesh::{Axis, Coord, Mesh, Rank};
-use meshwright_hardware::op::{Mode, NormKind, Op, Param, Takes};
+use meshwright_hardware::op::{DtypeClass, Mode, NormKind, Op, Param};
 use meshwright_hardware::program::{Buffer, Elem, Lifetime};
 
 use crate::reference;
@@ -165,7 +165,7 @@ fn operands(op: &Op, random: &mut Random) -> Vec<Vec<f64>> {
 }
 
 fn is_ids(param: &Param) -> bool {
-    param.takes == Takes::Ids
+    param.takes == DtypeClass::Ids
 }
 
 /// Different places for as many choices as there are places for, in any order; the others get none.
@@ -230,7 +230,7 @@ pub fn ops(make: Make, elem: Elem, scores: Scores, ops: Vec<Op>) {
         for line in [16, 1] {
             let mut random = Random::new(100 + i as u64);
             let (mut given, at, step) = (operands(op, &mut random), place(op), step([0.5, 0.0][i % 2]));
-            for (values, _) in given.iter_mut().zip(op.signature()).filter(|(_, p)| p.takes == Takes::Float) {
+            for (values, _) in given.iter_mut().zip(op.signature()).filter(|(_, p)| p.takes == DtypeClass::Float) {
                 values.iter_mut().for_each(|x| *x = rounded(elem, *x));
             }
             let mut want = given.clone();
@@ -263,7 +263,7 @@ fn run_op(
     let elems = if elem == Elem::F32 { vec![elem] } else { vec![Elem::F32, elem] };
     let (mut regions, mut arenas) = (Vec::new(), vec![vec![0.123_f32; 7]; elems.len()]);
     for (param, values) in signature.iter().zip(given) {
-        let buffer = if param.takes == Takes::Float { elems.len() - 1 } else { 0 };
+        let buffer = if param.takes == DtypeClass::Float { elems.len() - 1 } else { 0 };
         let arena = &mut arenas[buffer];
         arena.resize(arena.len().next_multiple_of(line), 0.456);
         regions.push(Region { buffer, start: arena.len(), elems: param.elems });
@@ -312,12 +312,15 @@ fn compare(op: &Op, elem: Elem, scores: Scores, want: &[Vec<f64>], got: &[Vec<u3
     for ((param, want), got) in op.signature().iter().zip(want).zip(got).filter(|((p, _), _)| p.mode != Mode::In) {
         let mean = want.iter().map(|x| x.abs()).sum::<f64>() / want.len().max(1) as f64;
         let greatest = want.iter().map(|x| x.abs()).fold(0.0, f64::max);
-        let elem = if param.takes == Takes::Float { elem } else { Elem::F32 };
+        let elem = if param.takes == DtypeClass::Float { elem } else { Elem::F32 };
         let tiny = if elem == Elem::F16 { TINY } else { 0.0 };
         for (i, (want, got)) in want.iter().zip(got).enumerate() {
             let got = if is_ids(param) { f64::from(*got) } else { f64::from(f32::from_bits(*got)) };
-            let size =
-                if rounds && param.takes == Takes::Float { 2.0 * greatest } else { want.abs().max(mean).max(least) };
+            let size = if rounds && param.takes == DtypeClass::Float {
+                2.0 * greatest
+            } else {
+                want.abs().max(mean).max(least)
+            };
             let allowed = tolerance(elem) * size + tiny;
             // Not `>`: a NaN must fail too.
             assert!(
@@ -419,7 +422,7 @@ pub fn overflow(make: Make, elem: Elem) {
     let op = Op::AdamW { n: 40, decayed: 20, shards: 1, axis: Axis::Data, master };
     for norm in [f32::INFINITY, f32::NAN, 9.0] {
         let signature = op.signature();
-        let elems = |param: &Param| if param.takes == Takes::Float { elem } else { Elem::F32 };
+        let elems = |param: &Param| if param.takes == DtypeClass::Float { elem } else { Elem::F32 };
         let buffers: Vec<Buffer> = signature.iter().map(|param| buffer(param.elems, elems(param))).collect();
         let mut device = make(0, &buffers).unwrap();
         let regions = signature.iter().enumerate().map(|(buffer, p)| Region { buffer, start: 0, elems: p.elems });

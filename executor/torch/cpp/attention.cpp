@@ -3,7 +3,7 @@
 //
 // How heads are cut into tiles depends on their sizes alone: the number of threads changes no bit.
 
-#include "gaps.h"
+#include "ffi.h"
 #include "tiles.h"
 
 #include <ATen/Parallel.h>
@@ -107,7 +107,7 @@ Tensor spaces(const Tensor& like, int64_t floats) {
 extern "C" {
 
 // q, out [batch, heads, queries, width], k, v [batch, key heads, keys, width], in fp32 or bf16; lse [batch, heads, queries].
-bool gaps_cpu_attention(const Tensor* q, const Tensor* k, const Tensor* v, bool causal, const Tensor* mask,
+bool ffi_cpu_attention(const Tensor* q, const Tensor* k, const Tensor* v, bool causal, const Tensor* mask,
                         const Tensor* out, const Tensor* lse) {
   return attempt([&] {
     Told told(*q, *k, *v, causal, mask);
@@ -133,7 +133,7 @@ bool gaps_cpu_attention(const Tensor* q, const Tensor* k, const Tensor* v, bool 
 }
 
 // Gradients; that of queries is added to what is there, if `adds`.
-bool gaps_cpu_attention_grad(const Tensor* q, const Tensor* k, const Tensor* v, const Tensor* out, const Tensor* lse,
+bool ffi_cpu_attention_grad(const Tensor* q, const Tensor* k, const Tensor* v, const Tensor* out, const Tensor* lse,
                              const Tensor* dout, bool causal, const Tensor* mask, bool adds, const Tensor* dq,
                              const Tensor* dk, const Tensor* dv) {
   return attempt([&] {

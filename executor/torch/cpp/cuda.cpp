@@ -1,6 +1,6 @@
 // What links CUDA's libraries: graphs, and what a device is called. A library of its own, opened only where CUDA is used.
 
-#include "gaps.h"
+#include "ffi.h"
 
 #include <ATen/Context.h>
 #include <ATen/cuda/CUDAGraph.h>
@@ -21,17 +21,17 @@ using meshwright::attempt;
 
 extern "C" {
 
-const char* gaps_cuda_problem() { return meshwright::problem.c_str(); }
+const char* ffi_cuda_problem() { return meshwright::problem.c_str(); }
 
 // How many there are; the allocator knows them from here on.
-uint32_t gaps_cuda_devices() {
+uint32_t ffi_cuda_devices() {
   auto devices = static_cast<uint32_t>(c10::cuda::device_count());
   bool ready = devices > 0 && attempt([] { at::globalContext().lazyInitDevice(c10::kCUDA); });
   return ready ? devices : 0;
 }
 
 // Name and compute capability, into `text` of `room` bytes; driver's and runtime's versions.
-bool gaps_cuda_describe(int32_t device, char* text, size_t room, int32_t* driver, int32_t* runtime) {
+bool ffi_cuda_describe(int32_t device, char* text, size_t room, int32_t* driver, int32_t* runtime) {
   return attempt([&] {
     cudaDeviceProp properties;
     C10_CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
@@ -42,7 +42,7 @@ bool gaps_cuda_describe(int32_t device, char* text, size_t room, int32_t* driver
 }
 
 // A stream for a rank, as graphs cannot be captured on the default one, and a pool of memory for its graphs.
-bool gaps_cuda_rank(int32_t device, int64_t* stream, uint64_t* pool) {
+bool ffi_cuda_rank(int32_t device, int64_t* stream, uint64_t* pool) {
   return attempt([&] {
     C10_CUDA_CHECK(cudaSetDevice(device));
     // Products are summed in fp32, also where a sum is split.
@@ -54,7 +54,7 @@ bool gaps_cuda_rank(int32_t device, int64_t* stream, uint64_t* pool) {
 }
 
 // Makes a rank's stream this thread's.
-bool gaps_cuda_stream(int32_t device, int64_t stream) {
+bool ffi_cuda_stream(int32_t device, int64_t stream) {
   return attempt([&] {
     C10_CUDA_CHECK(cudaSetDevice(device));
     auto of_device = c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(device));
@@ -63,7 +63,7 @@ bool gaps_cuda_stream(int32_t device, int64_t stream) {
   });
 }
 
-bool gaps_cuda_sync() {
+bool ffi_cuda_sync() {
   return attempt([] { c10::cuda::getCurrentCUDAStream().synchronize(); });
 }
 
@@ -71,9 +71,9 @@ bool gaps_cuda_sync() {
 // replayed while another is captured: from a graph's begin to its end, what other ranks do with theirs waits.
 static std::mutex booking;
 
-// Graphs of a rank share a pool: they run one after another, and keep nothing from one to the next. `gaps_graph_end` has to
+// Graphs of a rank share a pool: they run one after another, and keep nothing from one to the next. `ffi_graph_end` has to
 // follow on the same thread if a graph is given.
-void* gaps_graph_begin(const uint64_t* pool) {
+void* ffi_graph_begin(const uint64_t* pool) {
   std::unique_lock<std::mutex> lock(booking);
   CUDAGraph* graph = nullptr;
   bool begun = attempt([&] {
@@ -89,25 +89,25 @@ void* gaps_graph_begin(const uint64_t* pool) {
   return graph;
 }
 
-bool gaps_graph_end(void* graph) {
+bool ffi_graph_end(void* graph) {
   std::lock_guard<std::mutex> lock(booking, std::adopt_lock);
   return attempt([&] { static_cast<CUDAGraph*>(graph)->capture_end(); });
 }
 
-bool gaps_graph_replay(void* graph) {
+bool ffi_graph_replay(void* graph) {
   std::lock_guard<std::mutex> lock(booking);
   return attempt([&] { static_cast<CUDAGraph*>(graph)->replay(); });
 }
 
 // Events that keep time.
-void* gaps_event() {
+void* ffi_event() {
   cudaEvent_t event = nullptr;
   bool made = attempt([&] { C10_CUDA_CHECK(cudaEventCreate(&event)); });
   return made ? event : nullptr;
 }
 
 // In a graph an event has to be an outside one, so that it can be asked for its moment.
-bool gaps_event_record(void* event) {
+bool ffi_event_record(void* event) {
   return attempt([&] {
     auto stream = c10::cuda::getCurrentCUDAStream();
     cudaStreamCaptureStatus capturing;
@@ -117,15 +117,15 @@ bool gaps_event_record(void* event) {
   });
 }
 
-bool gaps_event_elapsed(void* from, void* to, float* ms) {
+bool ffi_event_elapsed(void* from, void* to, float* ms) {
   return attempt([&] {
     C10_CUDA_CHECK(cudaEventElapsedTime(ms, static_cast<cudaEvent_t>(from), static_cast<cudaEvent_t>(to)));
   });
 }
 
-void gaps_event_free(void* event) { cudaEventDestroy(static_cast<cudaEvent_t>(event)); }
+void ffi_event_free(void* event) { cudaEventDestroy(static_cast<cudaEvent_t>(event)); }
 
-void gaps_graph_free(void* graph) {
+void ffi_graph_free(void* graph) {
   std::lock_guard<std::mutex> lock(booking);
   delete static_cast<CUDAGraph*>(graph);
 }

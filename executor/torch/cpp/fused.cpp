@@ -3,7 +3,7 @@
 //
 // Sums over rows go by blocks of a fixed size, added in order: the number of threads changes no bit.
 
-#include "gaps.h"
+#include "ffi.h"
 #include "rows.h"
 
 #include <ATen/Parallel.h>
@@ -126,7 +126,7 @@ constexpr int64_t BLOCK = 64;
 extern "C" {
 
 // u [rows, 2 · cols], rows of [gate | up]; out [rows, cols].
-bool gaps_cpu_swiglu(const Tensor* u, const Tensor* out) {
+bool ffi_cpu_swiglu(const Tensor* u, const Tensor* out) {
   return attempt([&] {
     Row from(*u), to(*out);
     int64_t cols = out->size(1);
@@ -135,7 +135,7 @@ bool gaps_cpu_swiglu(const Tensor* u, const Tensor* out) {
   });
 }
 
-bool gaps_cpu_swiglu_grad(const Tensor* u, const Tensor* dout, const Tensor* du) {
+bool ffi_cpu_swiglu_grad(const Tensor* u, const Tensor* dout, const Tensor* du) {
   return attempt([&] {
     Row from(*u), d(*dout), to(*du);
     int64_t cols = dout->size(1);
@@ -145,7 +145,7 @@ bool gaps_cpu_swiglu_grad(const Tensor* u, const Tensor* dout, const Tensor* du)
 }
 
 // x, y [rows, cols], gain [cols] in fp32, stats [rows, 2] in fp32.
-bool gaps_cpu_rms_norm(const Tensor* x, const Tensor* gain, double eps, const Tensor* y, const Tensor* stats) {
+bool ffi_cpu_rms_norm(const Tensor* x, const Tensor* gain, double eps, const Tensor* y, const Tensor* stats) {
   return attempt([&] {
     Row from(*x), to(*y);
     auto* weights = gain->const_data_ptr<float>();
@@ -158,7 +158,7 @@ bool gaps_cpu_rms_norm(const Tensor* x, const Tensor* gain, double eps, const Te
 }
 
 // dgain [cols] in fp32 is added to, and so is dx, if `accumulate`.
-bool gaps_cpu_rms_norm_grad(const Tensor* x, const Tensor* gain, const Tensor* stats, const Tensor* dy, bool accumulate,
+bool ffi_cpu_rms_norm_grad(const Tensor* x, const Tensor* gain, const Tensor* stats, const Tensor* dy, bool accumulate,
                             const Tensor* dx, const Tensor* dgain) {
   return attempt([&] {
     Row from(*x), d(*dy), to(*dx);
@@ -179,7 +179,7 @@ bool gaps_cpu_rms_norm_grad(const Tensor* x, const Tensor* gain, const Tensor* s
 
 // Turns heads of x [rows, heads, width], whose rows are `stride` apart, by cos and sin [rows, width / 2] in fp32; back, if
 // `inverse`.
-bool gaps_cpu_rope(const Tensor* x, const Tensor* cos, const Tensor* sin, bool inverse) {
+bool ffi_cpu_rope(const Tensor* x, const Tensor* cos, const Tensor* sin, bool inverse) {
   return attempt([&] {
     Row heads(*x);
     auto *c = cos->const_data_ptr<float>(), *s = sin->const_data_ptr<float>();
@@ -193,7 +193,7 @@ bool gaps_cpu_rope(const Tensor* x, const Tensor* cos, const Tensor* sin, bool i
 
 // One update of w by g, both in fp32, and of its copy in bf16 in `narrow`; without one that is w again. The first `decayed`
 // elements decay. Settings as in AdamW; `shrink` is what gradients are multiplied by.
-bool gaps_cpu_adamw(const Tensor* g, const Tensor* narrow, const Tensor* w, const Tensor* m, const Tensor* v,
+bool ffi_cpu_adamw(const Tensor* g, const Tensor* narrow, const Tensor* w, const Tensor* m, const Tensor* v,
                     int64_t decayed, double shrink, double lr, double beta1, double beta2, double bias1, double bias2,
                     double weight_decay, double eps) {
   return attempt([&] {

@@ -1,6 +1,6 @@
 // Kernels of our own on CUDA, from their text: compiled by NVRTC, which comes with torch, when they are first asked for.
 
-#include "gaps.h"
+#include "ffi.h"
 
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAFunctions.h>
@@ -101,7 +101,7 @@ extern "C" {
 
 // Runs a kernel of `source` in a format on this thread's stream: `shape` is blocks by x and y, and threads of each;
 // `arguments` point to values.
-bool gaps_cuda_launch(const char* source, int32_t format, const char* name, const uint32_t* shape, void** arguments) {
+bool ffi_cuda_launch(const char* source, int32_t format, const char* name, const uint32_t* shape, void** arguments) {
   return attempt([&] {
     const void* kernel = find(source, format, name);
     dim3 blocks(shape[0], shape[1]), threads(shape[2], shape[3]);

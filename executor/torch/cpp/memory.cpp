@@ -1,7 +1,7 @@
 // Working memory of a rank's kernels on the CPU: blocks that are kept and given again, so that their sum is known and
 // their pages are touched once. And the mode in which ops run: without autograd's book-keeping.
 
-#include "gaps.h"
+#include "ffi.h"
 
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
@@ -106,28 +106,28 @@ thread_local std::optional<c10::InferenceMode> mode;
 
 extern "C" {
 
-void* gaps_pool() {
+void* ffi_pool() {
   install();
   return new std::shared_ptr<Pool>(std::make_shared<Pool>());
 }
 
-void gaps_free_pool(void* pool) { delete static_cast<std::shared_ptr<Pool>*>(pool); }
+void ffi_free_pool(void* pool) { delete static_cast<std::shared_ptr<Pool>*>(pool); }
 
-uint64_t gaps_pool_bytes(void* pool) { return (*static_cast<std::shared_ptr<Pool>*>(pool))->bytes; }
+uint64_t ffi_pool_bytes(void* pool) { return (*static_cast<std::shared_ptr<Pool>*>(pool))->bytes; }
 
-// What this thread asks for until `gaps_leave` comes from the pool, if one is given.
-void gaps_enter(void* pool) {
+// What this thread asks for until `ffi_leave` comes from the pool, if one is given.
+void ffi_enter(void* pool) {
   if (pool) current = *static_cast<std::shared_ptr<Pool>*>(pool);
   mode.emplace();
 }
 
-void gaps_leave() {
+void ffi_leave() {
   mode.reset();
   current.reset();
 }
 
 // Bytes that CUDA's caching allocator has handed out: now, and at most so far; and that the device has.
-bool gaps_cuda_bytes(int32_t device, uint64_t* now, uint64_t* most, uint64_t* all) {
+bool ffi_cuda_bytes(int32_t device, uint64_t* now, uint64_t* most, uint64_t* all) {
   return attempt([&] {
     auto* allocator = at::getDeviceAllocator(c10::kCUDA);
     auto stats = allocator->getDeviceStats(device);

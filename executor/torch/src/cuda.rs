@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 
 use tch::TchError;
 
-use crate::gaps::outcome;
+use crate::ffi::outcome;
 
 /// The functions of CUDA's part, a library that the executor opened for all to see.
 struct Part {
@@ -37,21 +37,21 @@ fn part() -> Result<&'static Part, TchError> {
         // SAFETY: the names are those of `cpp/cuda.cpp`, with its types.
         unsafe {
             Some(Part {
-                problem: function(c"gaps_cuda_problem")?,
-                devices: function(c"gaps_cuda_devices")?,
-                describe: function(c"gaps_cuda_describe")?,
-                rank: function(c"gaps_cuda_rank")?,
-                stream: function(c"gaps_cuda_stream")?,
-                sync: function(c"gaps_cuda_sync")?,
-                begin: function(c"gaps_graph_begin")?,
-                end: function(c"gaps_graph_end")?,
-                replay: function(c"gaps_graph_replay")?,
-                free: function(c"gaps_graph_free")?,
-                event: function(c"gaps_event")?,
-                record: function(c"gaps_event_record")?,
-                elapsed: function(c"gaps_event_elapsed")?,
-                free_event: function(c"gaps_event_free")?,
-                launch: function(c"gaps_cuda_launch")?,
+                problem: function(c"ffi_cuda_problem")?,
+                devices: function(c"ffi_cuda_devices")?,
+                describe: function(c"ffi_cuda_describe")?,
+                rank: function(c"ffi_cuda_rank")?,
+                stream: function(c"ffi_cuda_stream")?,
+                sync: function(c"ffi_cuda_sync")?,
+                begin: function(c"ffi_graph_begin")?,
+                end: function(c"ffi_graph_end")?,
+                replay: function(c"ffi_graph_replay")?,
+                free: function(c"ffi_graph_free")?,
+                event: function(c"ffi_event")?,
+                record: function(c"ffi_event_record")?,
+                elapsed: function(c"ffi_event_elapsed")?,
+                free_event: function(c"ffi_event_free")?,
+                launch: function(c"ffi_cuda_launch")?,
             })
         }
     };

@@ -13,7 +13,7 @@ use meshwright_hardware::mesh::Coord;
 
 use crate::torch::Torch;
 use crate::view::Outcome;
-use crate::{cuda, gaps};
+use crate::{cuda, ffi};
 
 static TABLE: Table = Table {
     abi: ABI,
@@ -80,7 +80,7 @@ unsafe extern "C" fn describe(device: i32, text: Sink) -> bool {
             return Ok(Description { driver, ..Description::default() });
         }
         let (title, driver, runtime) = cuda::describe(device)?;
-        let (_, memory_bytes) = gaps::cuda_bytes(device)?;
+        let (_, memory_bytes) = ffi::cuda_bytes(device)?;
         let version = |number: i32| format!("{}.{}", number / 1000, number % 1000 / 10);
         let driver = format!("CUDA {} by a driver for CUDA {}", version(runtime), version(driver));
         Ok(Description { title, driver, memory_bytes })

@@ -12,10 +12,10 @@
 mod batch;
 mod cuda;
 mod export;
-mod gaps;
+mod ffi;
+mod kernels;
 mod launch;
 mod ops;
-mod own;
 mod torch;
 mod view;
 mod wide;

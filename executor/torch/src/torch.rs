@@ -18,7 +18,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::batch::{Batches, Call, Waiting};
 use crate::cuda::{self, Event, Rank};
-use crate::gaps::{self, Entered, Pool};
+use crate::ffi::{self, Entered, Pool};
 use crate::view::{Args, Outcome, n};
 use crate::worker::Worker;
 
@@ -112,7 +112,7 @@ impl Torch {
         let buffers = declared.iter().map(zeros).collect::<Outcome<_>>()?;
         let bytes = |buffer: &Declared| (buffer.elems * kind(buffer.format).elt_size_in_bytes()) as u64;
         let bytes = declared.iter().filter(|buffer| !buffer.hosted).map(bytes).sum();
-        let before = if number < 0 { 0 } else { gaps::cuda_bytes(number)?.0 };
+        let before = if number < 0 { 0 } else { ffi::cuda_bytes(number)?.0 };
         let (ops, kept, batches) = (Vec::new(), Kept::default(), Batches::default());
         Ok(Torch { device, buffers, bytes, before, place, ops, kept, batches, events: Vec::new(), marked: 0 })
     }
@@ -245,7 +245,7 @@ impl Torch {
         match &self.place {
             Place::Cpu(pool) => pool.bytes(),
             Place::Cuda(rank, _) => {
-                gaps::cuda_bytes(rank.device()).map_or(0, |(most, _)| most.saturating_sub(self.before))
+                ffi::cuda_bytes(rank.device()).map_or(0, |(most, _)| most.saturating_sub(self.before))
             }
         }
     }

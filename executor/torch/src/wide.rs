@@ -10,8 +10,8 @@ use meshwright_executor::device::cut::{Cut, sliced};
 use meshwright_hardware::op::{Mode, NormKind, Op};
 use tch::{Device, Kind, Tensor};
 
+use crate::kernels;
 use crate::ops::attention;
-use crate::own;
 use crate::view::{Args, Outcome, n};
 
 /// Floats of the copies of a part, about: 1 MiB on the CPU; on CUDA few launches count for more.
@@ -21,7 +21,7 @@ fn floats(device: Device) -> usize {
 
 /// Whether operators take these elements as they are, and round what they give once.
 pub fn is_native(op: &Op, x: &Args) -> Outcome<bool> {
-    if (0..x.len()).all(|argument| !x.is_half(argument)) || own::runs(op, x)? {
+    if (0..x.len()).all(|argument| !x.is_half(argument)) || kernels::runs(op, x)? {
         return Ok(true);
     }
     // Kernels of `cpp/fused.cpp` and `cpp/attention.cpp`.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{Fault, Place, VerifyError, at};
-use crate::op::{Mode, Op, Takes};
+use crate::op::{DtypeClass, Mode, Op};
 use crate::program::{Block, Buffer, Kind, Lifetime, Program, View};
 
 /// Two formals that must not share elements; `exact` ones may be the very same view.
@@ -87,7 +87,7 @@ fn check_instr(program: &Program, role: usize, kind: &Kind, apart: &[Vec<Apart>]
     match kind {
         Kind::Load { into, .. } => {
             view(into)?;
-            taken(&buffers[into.buffer as usize], Takes::Ids)
+            taken(&buffers[into.buffer as usize], DtypeClass::Ids)
         }
         Kind::Send { to: peer, view: message, .. } | Kind::Recv { from: peer, view: message, .. } => {
             if *peer == program.class_and_stage(role).1 {
@@ -102,7 +102,7 @@ fn check_instr(program: &Program, role: usize, kind: &Kind, apart: &[Vec<Apart>]
             if op.shares() && !vector.elems.is_multiple_of(ranks) {
                 return Err(Fault::Uneven { elems: vector.elems, ranks });
             }
-            if op.sums() { taken(&buffers[vector.buffer as usize], Takes::Float) } else { Ok(()) }
+            if op.sums() { taken(&buffers[vector.buffer as usize], DtypeClass::Float) } else { Ok(()) }
         }
         Kind::Move { from, to } => {
             view(from)?;
@@ -154,14 +154,14 @@ fn check_elems(buffers: &[Buffer], block: &Block, args: &[View]) -> Result<(), F
     })
 }
 
-fn taken(buffer: &Buffer, takes: Takes) -> Result<(), Fault> {
+fn taken(buffer: &Buffer, takes: DtypeClass) -> Result<(), Fault> {
     if takes.accepts(buffer.elem) {
         return Ok(());
     }
     let wanted = match takes {
-        Takes::Float => "floats",
-        Takes::Full => "f32",
-        Takes::Ids => "u32",
+        DtypeClass::Float => "floats",
+        DtypeClass::Full => "f32",
+        DtypeClass::Ids => "u32",
     };
     Err(Fault::Elem { name: buffer.name.clone(), elem: buffer.elem.name(), wanted })
 }

@@ -2,7 +2,7 @@
 
 use super::refit::{fit, spread, usable};
 use super::*;
-use crate::job::{Dress, Job};
+use crate::job::{Architecture, Job};
 use crate::models;
 use crate::plan::{Schedule, Stage};
 use crate::sites::Sites;
@@ -17,7 +17,7 @@ fn cluster(text: &str) -> Cluster {
 
 /// A job on which matmuls weigh something.
 fn job(layers: usize, global_batch: usize) -> Job {
-    let mut model = tiny_model(Dress::Llama);
+    let mut model = tiny_model(Architecture::Llama);
     (model.layers, model.hidden, model.ffn, model.heads, model.kv_heads) = (layers, 1024, 4096, 16, 16);
     model.vocab = 1024;
     Job { seq: 1024, global_batch, precision: Precision::Bf16, ..tiny_job(model) }

@@ -13,8 +13,8 @@ use super::offer::{Offer, keeps};
 use super::parts::parts;
 use crate::job::Job;
 use crate::plan::Schedule;
-use crate::search::{Fix, Manner, fits};
-use crate::sites::decide_so;
+use crate::search::{Fix, SearchOptions, fits};
+use crate::sites::decide_with;
 
 /// Devices that an advice asks for at the most.
 const MOST_DEVICES: usize = 1 << 17;
@@ -44,7 +44,7 @@ impl Case {
         could_fit(job, cluster)
             && match cluster.wan {
                 None => fits(job, cluster, &fix).unwrap_or(false),
-                Some(_) => decide_so(job, cluster, None, &fix, 1, &QUICK).is_ok(),
+                Some(_) => decide_with(job, cluster, None, &fix, 1, &QUICK).is_ok(),
             }
     }
 
@@ -54,11 +54,13 @@ impl Case {
         let limit = longest_step(&self.job, &self.cluster, &|least| keeps(goal, least));
         could_fit(&self.job, &self.cluster)
             && limit > 0.0
-            && self.offer(&Manner { enough: limit * 0.999, below: limit, ..QUICK }).is_some_and(|o| o.keeps(goal))
+            && self
+                .offer(&SearchOptions { enough: limit * 0.999, below: limit, ..QUICK })
+                .is_some_and(|o| o.keeps(goal))
     }
 
-    fn offer(&self, so: &Manner) -> Option<Offer> {
-        let found = decide_so(&self.job, &self.cluster, None, &self.fix, 1, so).ok()?;
+    fn offer(&self, options: &SearchOptions) -> Option<Offer> {
+        let found = decide_with(&self.job, &self.cluster, None, &self.fix, 1, options).ok()?;
         let (plan, predicted) = found.best.into_iter().next()?;
         Some(Offer::of(&self.job, plan, predicted.figures, &self.cluster))
     }

@@ -23,11 +23,11 @@ use crate::error::PlanError;
 use crate::explain::parallel;
 use crate::goodput::{Least, dollars_per_hour, kilowatts, least_training};
 use crate::job::Job;
-use crate::search::{Fix, Found, Manner, Progress, TOLERANCE};
-use crate::sites::decide_so;
+use crate::search::{Fix, Found, Progress, SearchOptions, TOLERANCE};
+use crate::sites::decide_with;
 
 /// How parts are searched for the front alone, and changed jobs: not as far as the answer is.
-pub const QUICK: Manner<'static> = Manner { tolerance: 0.02, effort: 2000, ..Manner::FULL };
+pub const QUICK: SearchOptions<'static> = SearchOptions { tolerance: 0.02, effort: 2000, ..SearchOptions::FULL };
 /// Share of memory that one more look at the whole cluster leaves free, for the front.
 const ROOMIER: f64 = 0.3;
 /// Parts looked at at a time, whatever the number of cores, so that answers do not depend on it.
@@ -166,12 +166,12 @@ impl<'a> Choice<'a> {
         self.goal().objective == Objective::Time && self.goal().budget.is_none()
     }
 
-    fn search(&self, job: &Job, cluster: &Cluster, so: &Manner) -> Result<Found, PlanError> {
+    fn search(&self, job: &Job, cluster: &Cluster, options: &SearchOptions) -> Result<Found, PlanError> {
         let watch = |progress: &Progress| (self.watch)(cluster, progress);
-        decide_so(job, cluster, None, self.fix, self.top, &Manner { watch: Some(&watch), ..*so })
+        decide_with(job, cluster, None, self.fix, self.top, &SearchOptions { watch: Some(&watch), ..*options })
     }
 
-    /// Takes in what was found on a cluster, for the answer or for the front alone; returns its bound.
+    /// DtypeClass in what was found on a cluster, for the answer or for the front alone; returns its bound.
     fn take(&mut self, found: Found, cluster: &Cluster, answers: bool) -> f64 {
         if answers {
             self.considered += found.considered;
@@ -188,7 +188,7 @@ impl<'a> Choice<'a> {
 
     /// Searches the whole.
     fn whole(&mut self, cluster: &Cluster) -> Result<(), PlanError> {
-        match self.search(self.job, cluster, &Manner::FULL) {
+        match self.search(self.job, cluster, &SearchOptions::FULL) {
             Ok(found) => self.bounds[0].1 = self.take(found, cluster, true),
             Err(error @ PlanError::Infeasible { .. }) if !self.on_all_devices() => self.infeasible = Some(error),
             Err(error) => return Err(error),
@@ -214,10 +214,10 @@ impl<'a> Choice<'a> {
         let far = |look: &Look| if look.roomier { f64::INFINITY } else { self.longest_step(&look.cluster) };
         let asked: Vec<(&Look, f64)> = looks.iter().map(|look| (look, far(look))).collect();
         let found = parallel(&asked, |&(look, below)| {
-            let so = if self.on_all_devices() || look.roomier { QUICK } else { Manner::FULL };
+            let so = if self.on_all_devices() || look.roomier { QUICK } else { SearchOptions::FULL };
             let job = if look.roomier { self.roomier() } else { self.job.clone() };
             let possible = below > 0.0 && could_fit(&job, &look.cluster);
-            possible.then(|| self.search(&job, &look.cluster, &Manner { below, ..so }))
+            possible.then(|| self.search(&job, &look.cluster, &SearchOptions { below, ..so }))
         });
         for ((look, below), found) in asked.into_iter().zip(found) {
             let answers = !self.on_all_devices() && !look.roomier;

@@ -8,8 +8,8 @@ use super::front::front;
 use super::parts::parts;
 use super::*;
 use crate::error::PlanError;
-use crate::job::{Dress, Job};
-use crate::search::{Fix, Manner, fits, search, search_so};
+use crate::job::{Architecture, Job};
+use crate::search::{Fix, SearchOptions, fits, search, search_with};
 use crate::testing::{tiny_job, tiny_model};
 
 fn cluster(text: &str) -> Cluster {
@@ -18,7 +18,7 @@ fn cluster(text: &str) -> Cluster {
 
 /// A job on which communication weighs much, so that fewer devices cost less.
 fn job(goal: Goal) -> Job {
-    let mut model = tiny_model(Dress::Llama);
+    let mut model = tiny_model(Architecture::Llama);
     (model.hidden, model.ffn, model.heads, model.kv_heads, model.vocab) = (256, 512, 4, 4, 512);
     Job { seq: 128, global_batch: 32, precision: Precision::Bf16, steps: 100_000, goal, ..tiny_job(model) }
 }
@@ -190,16 +190,19 @@ fn a_search_ends_when_it_is_told() {
     let (job, cluster) = (job(Goal::default()), cluster("2x dgx-a100-80gb"));
     let full = search(&job, &cluster, &Fix::default(), 1).unwrap();
     let best = full.best[0].1.figures.step_time_s;
-    let so = |manner: Manner| search_so(&job, &cluster, &Fix::default(), 1, &manner);
-    let enough = so(Manner { enough: 2.0 * best, ..Manner::FULL }).unwrap();
+    let so = |options: SearchOptions| search_with(&job, &cluster, &Fix::default(), 1, &options);
+    let enough = so(SearchOptions { enough: 2.0 * best, ..SearchOptions::FULL }).unwrap();
     assert!(enough.best[0].1.figures.step_time_s <= 2.0 * best && enough.simulated <= full.simulated);
     assert!(enough.bound <= best);
     // Nothing is below half of the best; all is below twice.
-    assert!(matches!(so(Manner { below: full.bound * 0.5, ..Manner::FULL }), Err(PlanError::Infeasible { .. })));
-    assert_eq!(so(Manner { below: 2.0 * best, ..Manner::FULL }).unwrap().best[0].0, full.best[0].0);
+    assert!(matches!(
+        so(SearchOptions { below: full.bound * 0.5, ..SearchOptions::FULL }),
+        Err(PlanError::Infeasible { .. })
+    ));
+    assert_eq!(so(SearchOptions { below: 2.0 * best, ..SearchOptions::FULL }).unwrap().best[0].0, full.best[0].0);
     let told = std::sync::Mutex::new(Vec::new());
     let watch = |progress: &crate::search::Progress| told.lock().unwrap().push(*progress);
-    so(Manner { watch: Some(&watch), ..Manner::FULL }).unwrap();
+    so(SearchOptions { watch: Some(&watch), ..SearchOptions::FULL }).unwrap();
     let told = told.into_inner().unwrap();
     assert!(told.windows(2).all(|pair| pair[0].bound <= pair[1].bound * (1.0 + 1e-9)) && told.len() > 10);
     assert_eq!(told.last().unwrap().best, Some(best));

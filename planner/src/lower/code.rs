@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use meshwright_hardware::mesh::{Axis, Mesh};
-use meshwright_hardware::op::{Mode, Op, Takes};
+use meshwright_hardware::op::{DtypeClass, Mode, Op};
 use meshwright_hardware::program::{ArgView, Block, BlockParam, Call, Collective, Elem, Phase};
 use meshwright_hardware::units::Precision;
 
@@ -36,11 +36,11 @@ impl Class {
     pub const ALL: ByClass<Class> = [Class::Model, Class::Full, Class::Ids];
 
     /// The class of what an op takes, beside weights and activations of `model`.
-    fn of(takes: Takes, model: Elem) -> Class {
+    fn of(takes: DtypeClass, model: Elem) -> Class {
         match takes {
-            Takes::Full if model != Elem::F32 => Class::Full,
-            Takes::Float | Takes::Full => Class::Model,
-            Takes::Ids => Class::Ids,
+            DtypeClass::Full if model != Elem::F32 => Class::Full,
+            DtypeClass::Float | DtypeClass::Full => Class::Model,
+            DtypeClass::Ids => Class::Ids,
         }
     }
 

@@ -7,10 +7,10 @@
 //!
 //! Invariant: equal plans give equal programs.
 
-mod away;
 mod code;
 mod footprint;
 mod layout;
+mod offload;
 mod pass;
 mod share;
 mod step;
@@ -59,7 +59,7 @@ pub fn lower(plan: &Plan) -> Result<Lowered, PlanError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::Dress;
+    use crate::job::Architecture;
     use crate::plan::{Schedule, Stage};
     use crate::testing::{tiny_job, tiny_model};
     use meshwright_hardware::mesh::Mesh;
@@ -69,7 +69,7 @@ mod tests {
 
     fn plans() -> Vec<Plan> {
         let mut all = Vec::new();
-        for dress in [Dress::Gpt2, Dress::Llama] {
+        for architecture in [Architecture::Gpt2, Architecture::Llama] {
             for (dp, pp, tp) in [(1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2), (2, 2, 2), (1, 4, 1)] {
                 for (schedule, zero, precision) in
                     [(Schedule::OneFOneB, 0, Precision::Fp32), (Schedule::GPipe, 1, Precision::Bf16)]
@@ -84,7 +84,7 @@ mod tests {
                         }
                         _ => vec![Stage { layers: 1, full: 0, selective: 1, offload: 0 }; 4],
                     };
-                    let job = crate::job::Job { precision, ..tiny_job(tiny_model(dress)) };
+                    let job = crate::job::Job { precision, ..tiny_job(tiny_model(architecture)) };
                     let plan =
                         Plan { schedule, zero, mesh: Mesh { dp, pp, tp, ..Mesh::ONE }, stages, ..Plan::single(job, 1) };
                     plan.check().unwrap();
@@ -139,8 +139,8 @@ mod tests {
             let pp = if deep { 4 } else { 2 };
             let unit = if which == 2 { pp } else { 1 };
             let (most, least) = (unit * (rounds.0 + rounds.1), unit * rounds.1);
-            let dress = if llama { Dress::Llama } else { Dress::Gpt2 };
-            let model = crate::job::Model { layers: 8, ..tiny_model(dress) };
+            let architecture = if llama { Architecture::Llama } else { Architecture::Gpt2 };
+            let model = crate::job::Model { layers: 8, ..tiny_model(architecture) };
             let stages = vec![Stage { layers: 8 / (pp * chunks), full: 0, selective: 0, offload: 0 }; pp * chunks];
             let mesh = Mesh { dp: 3, pp, ..Mesh::ONE };
             let job = crate::job::Job { global_batch: most + 2 * least, ..tiny_job(model) };

@@ -12,7 +12,7 @@ use meshwright_hardware::op::{AttentionDims, ContextDims, Layout, NormKind, Op};
 use meshwright_hardware::params::{Init, Shard};
 
 use super::tape::{Arg, Home, Node, ParamDecl, Ring, Tape};
-use crate::job::{Dress, Model};
+use crate::job::{Architecture, Model};
 use crate::shape::Experts;
 
 /// What a rank holds, as a plan fixes it.
@@ -105,17 +105,20 @@ impl Model {
 
     /// Whether linear layers and norms have biases.
     pub fn biased(&self) -> bool {
-        self.dress == Dress::Gpt2
+        self.architecture == Architecture::Gpt2
     }
 
     /// Whether feed-forward parts have a gate.
     pub fn gated(&self) -> bool {
-        self.family.as_ref().and_then(|family| family.gated).unwrap_or(self.dress == Dress::Llama)
+        self.family.as_ref().and_then(|family| family.gated).unwrap_or(self.architecture == Architecture::Llama)
     }
 
     /// Whether positions are learned.
     pub fn learned_positions(&self) -> bool {
-        self.family.as_ref().and_then(|family| family.learned_positions).unwrap_or(self.dress == Dress::Gpt2)
+        self.family
+            .as_ref()
+            .and_then(|family| family.learned_positions)
+            .unwrap_or(self.architecture == Architecture::Gpt2)
     }
 
     /// Whether a token sees only earlier ones.
@@ -410,7 +413,7 @@ fn usual_attention(tape: &mut Tape, model: &Model, local: Local, normed: usize) 
     let dims = AttentionDims { batch, seq, heads, kv_heads, head_dim: d, causal };
     let qkv = tape.tensor("qkv", rows * dims.qkv_cols(), DEAR);
     tape.linear(normed, [rows, dims.qkv_cols(), h], weight, bias, qkv);
-    if !model.learned_positions() && model.dress == Dress::Llama {
+    if !model.learned_positions() && model.architecture == Architecture::Llama {
         let (stride, theta, cp) = (dims.qkv_cols(), model.rope_theta, local.cp);
         let turned = heads + kv_heads;
         let op = Op::Rope { rows, seq, stride, heads: turned, head_dim: d, theta, cp, inverse: false };

@@ -7,7 +7,7 @@
 use serde_json::{Map, Value};
 
 use crate::error::{Fault, PlanError};
-use crate::job::{Dress, Model};
+use crate::job::{Architecture, Model};
 use crate::shape::{Experts, Family, Latent};
 
 /// The file's object.
@@ -77,7 +77,7 @@ fn model(config: &Config, name: String) -> Result<Model, Fault> {
         _ => !encoder,
     };
     let plain = learned || matches!(kind, "gpt_neox" | "bloom" | "mpt") || both && !gated;
-    let dress = if plain { Dress::Gpt2 } else { Dress::Llama };
+    let architecture = if plain { Architecture::Gpt2 } else { Architecture::Llama };
     let head_dim = config.count(&["head_dim", "d_kv"]).filter(|width| width * heads != hidden);
     let kv_heads = if config.flag("multi_query") == Some(true) { 1 } else { heads };
     let ffn = config.count(&["intermediate_size", "n_inner", "d_ff", "ffn_dim", "ffn_hidden_size"]);
@@ -87,8 +87,8 @@ fn model(config: &Config, name: String) -> Result<Model, Fault> {
         head_dim,
         decoder_layers: both.then(|| config.count(&["num_decoder_layers"]).unwrap_or(layers)),
         bidirectional: encoder,
-        gated: (gated != (dress == Dress::Llama)).then_some(gated),
-        learned_positions: (learned != (dress == Dress::Gpt2)).then_some(learned),
+        gated: (gated != (architecture == Architecture::Llama)).then_some(gated),
+        learned_positions: (learned != (architecture == Architecture::Gpt2)).then_some(learned),
         parallel_block: config.flag("parallel_attn").or(config.flag("use_parallel_residual")).unwrap_or(false),
         experts: experts(config)?,
         latent,
@@ -96,7 +96,7 @@ fn model(config: &Config, name: String) -> Result<Model, Fault> {
     let theta = config.0.get("rope_theta").and_then(Value::as_f64).unwrap_or(10_000.0);
     Ok(Model {
         name,
-        dress,
+        architecture,
         layers,
         hidden,
         heads,
@@ -104,7 +104,7 @@ fn model(config: &Config, name: String) -> Result<Model, Fault> {
         ffn: ffn.unwrap_or(4 * hidden),
         vocab: config.needed(&["vocab_size"])?,
         // The library's own default, but for LLaMA and its kin, whose configurations default to untied.
-        tied: config.flag("tie_word_embeddings").unwrap_or(dress == Dress::Gpt2),
+        tied: config.flag("tie_word_embeddings").unwrap_or(architecture == Architecture::Gpt2),
         rope_theta: theta as f32,
         family: (family != Family::default()).then_some(family),
     })

@@ -65,13 +65,13 @@ fn ends(plan: &Plan) -> Vec<Vec<Action>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::Dress;
+    use crate::job::Architecture;
     use crate::testing::{tiny_job, tiny_model};
 
     #[test]
     fn shares_are_read_back_and_what_does_not_fit_is_refused() {
         let plan = |shares: &[usize]| {
-            let mut plan = Plan::single(tiny_job(tiny_model(Dress::Llama)), 1);
+            let mut plan = Plan::single(tiny_job(tiny_model(Architecture::Llama)), 1);
             (plan.mesh.dp, plan.shares) = (3, shares.to_vec());
             plan
         };

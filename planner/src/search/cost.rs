@@ -23,7 +23,7 @@ use crate::plan::{Plan, Recompute};
 type Group = (usize, usize, usize);
 
 /// Prices with a memory for what travels.
-pub struct Links<'a> {
+pub struct CachedPrices<'a> {
     /// The prices; their mesh is not used.
     pub prices: Prices<'a>,
     /// Whether all axes count as near as can be.
@@ -34,10 +34,10 @@ pub struct Links<'a> {
     pub linears: FxHashMap<(usize, usize, usize), Times>,
 }
 
-impl<'a> Links<'a> {
+impl<'a> CachedPrices<'a> {
     /// An empty memory.
     pub fn new(prices: Prices<'a>) -> Self {
-        Links {
+        CachedPrices {
             prices,
             nearest: false,
             known: FxHashMap::default(),
@@ -130,7 +130,7 @@ impl Work {
     }
 
     /// Seconds in all, were nothing else on the way, and of what goes round a ring.
-    fn seconds(&self, links: &mut Links, mesh: &Mesh) -> Result<(f64, f64), PriceError> {
+    fn seconds(&self, links: &mut CachedPrices, mesh: &Mesh) -> Result<(f64, f64), PriceError> {
         let (mut end, mut beside, mut ring) = (0.0f64, 0.0f64, 0.0);
         let (mut came, mut last) = (Vec::new(), None);
         for part in &self.parts {
@@ -203,7 +203,7 @@ impl PieceWork {
         Ok(PieceWork { forward: Work::default(), ..head })
     }
 
-    fn seconds(&self, links: &mut Links, mesh: &Mesh) -> Result<Pass, PriceError> {
+    fn seconds(&self, links: &mut CachedPrices, mesh: &Mesh) -> Result<Pass, PriceError> {
         let mut backward = [0.0; 3];
         for (mode, seconds) in backward.iter_mut().enumerate() {
             *seconds = self.backward[mode.min(self.backward.len() - 1)].seconds(links, mesh)?.0;
@@ -257,7 +257,7 @@ impl ShapeWork {
     }
 
     /// Floors of a plan's passes, whatever its mesh: with all axes as near as can be.
-    pub fn passes(&self, plan: &Plan, links: &mut Links) -> Result<Whole, PriceError> {
+    pub fn passes(&self, plan: &Plan, links: &mut CachedPrices) -> Result<Whole, PriceError> {
         links.nearest = true;
         let mut piece = |work: &PieceWork| -> Result<PieceCost, PriceError> {
             Ok(PieceCost { pass: work.seconds(links, &plan.mesh)?, ..PieceCost::default() })
@@ -382,7 +382,7 @@ pub struct Costs {
 
 impl Costs {
     /// Prices a plan's passes and parameters; its stages do not count.
-    pub fn of(plan: &Plan, work: &ShapeWork, sizes: &Sizes, links: &mut Links) -> Result<Costs, PriceError> {
+    pub fn of(plan: &Plan, work: &ShapeWork, sizes: &Sizes, links: &mut CachedPrices) -> Result<Costs, PriceError> {
         let mesh = &plan.mesh;
         let mut piece = |work: &PieceWork, size: &PieceSize| -> Result<PieceCost, PriceError> {
             Ok(PieceCost {
@@ -454,20 +454,20 @@ fn moves(kept: [usize; 3], prices: &Prices) -> Result<Moves, PriceError> {
 }
 
 /// Summing a bank's gradients over those that hold the same, up to ZeRO-1.
-fn reduce(plan: &Plan, bank: &BankSize, links: &mut Links) -> Result<f64, PriceError> {
+fn reduce(plan: &Plan, bank: &BankSize, links: &mut CachedPrices) -> Result<f64, PriceError> {
     let op = if bank.zero > 0 { Collective::ReduceScatter } else { Collective::AllReduce };
     Ok(parts(plan, bank, links)? + links.collective(&plan.mesh, op, bank.axis, bank.elems as u64 * 4)?)
 }
 
 /// Summing gradients of which ranks of tensor parallelism have parts.
-fn parts(plan: &Plan, bank: &BankSize, links: &mut Links) -> Result<f64, PriceError> {
+fn parts(plan: &Plan, bank: &BankSize, links: &mut CachedPrices) -> Result<f64, PriceError> {
     match bank.elems - bank.partial {
         0 => Ok(0.0),
         elems => links.collective(&plan.mesh, Collective::AllReduce, Axis::Tp, elems as u64 * 4),
     }
 }
 
-fn share(plan: &Plan, banks: &[BankSize], links: &mut Links) -> Result<Share, PriceError> {
+fn share(plan: &Plan, banks: &[BankSize], links: &mut CachedPrices) -> Result<Share, PriceError> {
     let mut share = Share::default();
     let mesh = &plan.mesh;
     let mut bucket = 0;

@@ -19,8 +19,8 @@ use super::bound::{Whole, least_ratio};
 use super::cost::Costs;
 use super::engine::{Known, Node, Search};
 use super::open::Group;
+use super::pool_assignment::Seats;
 use super::prove::Decided;
-use super::seats::Seats;
 use super::space::Combination;
 use super::stages::{Undecided, least};
 use super::{play, spread};
@@ -38,7 +38,9 @@ impl Search<'_> {
                 Seats::Stages(pools) if of.pp > 1 && of.chunks == 1 => {
                     let costs: Vec<&Costs> = pools.iter().map(|&pool| &group.costs[pool]).collect();
                     let pipeline = self.pipeline(&self.shapes[index], &of);
-                    floor.max(spread::floor(&self.space.job.model, &pipeline, &costs, &|_, _| Some(Default::default())))
+                    floor.max(partition_bound::floor(&self.space.job.model, &pipeline, &costs, &|_, _| {
+                        Some(Default::default())
+                    }))
                 }
                 Seats::Stages(_) => floor,
                 Seats::Replicas(_) => floor.max(self.shared(index, &of, &group)),
@@ -188,7 +190,7 @@ impl Question {
         let (stages, problem) = found.ok_or("out of memory")?;
         let mut plan = Plan { stages, ..plan.clone() };
         let bound = match &group.seats {
-            Seats::Stages(_) => play::step(&plan, &costs),
+            Seats::Stages(_) => timeline::step(&plan, &costs),
             Seats::Replicas(replicas) => shared_out(&mut plan, group, replicas)?,
         };
         Ok(Decision { plan, bound, problem })
@@ -207,7 +209,7 @@ fn shared_out(plan: &mut Plan, group: &Group, replicas: &[usize]) -> Result<f64,
     let classes = plan.classes();
     let of_replica = |(replica, &pool): (usize, &usize)| {
         let own = plan.of_class(classes.of_replica(replica));
-        play::step(&own, &vec![&group.costs[pool]; plan.mesh.pp])
+        timeline::step(&own, &vec![&group.costs[pool]; plan.mesh.pp])
     };
     let firsts = replicas.iter().enumerate().filter(|(i, pool)| *i == 0 || replicas[i - 1] != **pool);
     Ok(firsts.map(of_replica).fold(0.0, f64::max))

@@ -20,14 +20,14 @@ use crate::predict::{Predicted, predict};
 use crate::schedule::Pipeline;
 
 use super::bound::Whole;
-use super::cost::{Links, ShapeWork};
+use super::cost::{CachedPrices, ShapeWork};
 use super::decide::{Wanted, at_once};
+use super::memory_bound::Trade;
 use super::open::Group;
+use super::pool_assignment;
 use super::prove::Decided;
-use super::room::Trade;
-use super::seats;
 use super::space::{Combination, Fix, Shape, Space};
-use super::{AT_ONCE, Manner, Progress};
+use super::{AT_ONCE, Progress, SearchOptions};
 
 /// What is known of a part of the space.
 pub(super) enum Known {
@@ -82,7 +82,7 @@ pub(super) struct Search<'a> {
     pub(super) space: Space<'a>,
     pub(super) cluster: &'a Cluster,
     /// By pool.
-    pub(super) links: Vec<Links<'a>>,
+    pub(super) links: Vec<CachedPrices<'a>>,
     /// Bytes that a plan may declare on a device, by pool.
     pub(super) room: Vec<u64>,
     pub(super) shapes: Vec<Shape>,
@@ -113,7 +113,7 @@ pub(super) struct Search<'a> {
     pub(super) proved: f64,
     /// Combinations of which one spreading of layers was chosen.
     pub(super) decided: Vec<Decided>,
-    pub(super) manner: Manner<'a>,
+    pub(super) options: SearchOptions<'a>,
     /// A plan that fits, where that is all that is asked for.
     pub(super) fitting: Option<Box<Plan>>,
 }
@@ -123,13 +123,13 @@ impl<'a> Search<'a> {
         job: &'a Job,
         cluster: &'a Cluster,
         fix: &'a Fix,
-        (top, manner): (usize, Manner<'a>),
+        (top, options): (usize, SearchOptions<'a>),
     ) -> Result<Self, PlanError> {
         let room = |memory: u64| job.goal.usable(memory);
         Ok(Search {
             space: Space { job, devices: cluster.devices(), fix, pools: cluster.pools.len() > 1 },
             cluster,
-            links: seats::prices(cluster, job.precision)?.into_iter().map(Links::new).collect(),
+            links: pool_assignment::prices(cluster, job.precision)?.into_iter().map(CachedPrices::new).collect(),
             room: cluster.pools.iter().map(|pool| room(pool.device.memory.value.0)).collect(),
             shapes: Vec::new(),
             top,
@@ -152,7 +152,7 @@ impl<'a> Search<'a> {
             simulated: 0,
             proved: f64::INFINITY,
             decided: Vec::new(),
-            manner,
+            options,
             fitting: None,
         })
     }
@@ -187,15 +187,15 @@ impl<'a> Search<'a> {
         Ok(())
     }
 
-    /// Takes the most promising part until what is left cannot be better; the bound of the last.
+    /// DtypeClass the most promising part until what is left cannot be better; the bound of the last.
     pub(super) fn look(&mut self) -> Result<f64, PlanError> {
         let (mut effort, mut reached) = (0, 0.0);
         while let Some(node) = self.queue.pop() {
             reached = node.seconds;
             self.tell(reached);
             effort += usize::from(matches!(node.known, Known::Priced(_)));
-            let tired = effort > self.manner.effort && !self.best.is_empty();
-            if tired || node.seconds >= self.cut() || self.manner.enough(self.best_step()) {
+            let tired = effort > self.options.effort && !self.best.is_empty();
+            if tired || node.seconds >= self.cut() || self.options.enough(self.best_step()) {
                 self.queue.push(node);
                 break;
             }
@@ -209,7 +209,7 @@ impl<'a> Search<'a> {
                 Known::Combination(index, of, true) => {
                     self.decide(Wanted { index, of, floor: node.seconds })?;
                 }
-                Known::Plan(plan) if self.manner.unsimulated => {
+                Known::Plan(plan) if self.options.unsimulated => {
                     self.fitting = Some(plan);
                     break;
                 }
@@ -225,12 +225,12 @@ impl<'a> Search<'a> {
 
     /// From where on a floor rules out what it is of.
     pub(super) fn cut(&self) -> f64 {
-        let near = self.best_step().map_or(f64::INFINITY, |best| best * (1.0 - self.manner.tolerance));
-        near.min(self.manner.below)
+        let near = self.best_step().map_or(f64::INFINITY, |best| best * (1.0 - self.options.tolerance));
+        near.min(self.options.below)
     }
 
     fn tell(&self, bound: f64) {
-        if let Some(watch) = self.manner.watch {
+        if let Some(watch) = self.options.watch {
             let (considered, simulated) = (self.considered, self.simulated);
             watch(&Progress { considered, simulated, best: self.best_step(), bound });
         }

@@ -12,18 +12,18 @@
 pub(crate) mod bound;
 pub(crate) mod cost;
 mod decide;
+mod earliest_finish;
 mod engine;
-mod floor;
-mod manner;
+mod memory_bound;
 mod open;
-mod play;
+mod options;
+mod partition_bound;
+pub(crate) mod pool_assignment;
 mod prove;
-mod room;
-pub(crate) mod seats;
-mod soonest;
+mod shape_bound;
 mod space;
-mod spread;
 mod stages;
+mod timeline;
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -36,7 +36,7 @@ use crate::plan::Plan;
 use crate::predict::Predicted;
 
 use engine::Search;
-pub use manner::{Manner, Progress};
+pub use options::{Progress, SearchOptions};
 pub use space::Fix;
 
 /// Share of a device's memory that a plan may declare; the rest is the runtime's, the allocator's and the network's.
@@ -74,13 +74,19 @@ impl Found {
 
 /// The `top` best plans for a job on all devices of a cluster.
 pub fn search(job: &Job, cluster: &Cluster, fix: &Fix, top: usize) -> Result<Found, PlanError> {
-    search_so(job, cluster, fix, top, &Manner::FULL)
+    search_with(job, cluster, fix, top, &SearchOptions::FULL)
 }
 
-/// The same, in some manner. Where nothing is below the manner's limit, nothing fits.
-pub fn search_so(job: &Job, cluster: &Cluster, fix: &Fix, top: usize, so: &Manner) -> Result<Found, PlanError> {
+/// The same, in some options. Where nothing is below the options's limit, nothing fits.
+pub fn search_with(
+    job: &Job,
+    cluster: &Cluster,
+    fix: &Fix,
+    top: usize,
+    options: &SearchOptions,
+) -> Result<Found, PlanError> {
     let started = Instant::now();
-    let mut search = Search::of(job, cluster, fix, (top.max(1), *so))?;
+    let mut search = Search::of(job, cluster, fix, (top.max(1), *options))?;
     search.begin()?;
     search.run()?;
     let Search { considered, rejected, best, simulated, proved, .. } = search;
@@ -93,8 +99,8 @@ pub fn search_so(job: &Job, cluster: &Cluster, fix: &Fix, top: usize, so: &Manne
 
 /// Whether any plan fits: the search up to the first whose stages find room, without its simulation.
 pub fn fits(job: &Job, cluster: &Cluster, fix: &Fix) -> Result<bool, PlanError> {
-    let manner = Manner { unsimulated: true, ..Manner::FULL };
-    let mut search = Search::of(job, cluster, fix, (1, manner))?;
+    let options = SearchOptions { unsimulated: true, ..SearchOptions::FULL };
+    let mut search = Search::of(job, cluster, fix, (1, options))?;
     search.begin()?;
     search.look()?;
     Ok(search.fitting.is_some())

@@ -2,7 +2,7 @@
 //!
 //! In: shapes of the space. Out: nodes of the queue.
 //!
-//! A shape waits by its matmuls ([`super::floor`]), then by its priced passes, each with what ranks share on the mesh of each of
+//! A shape waits by its matmuls ([`super::shape_bound`]), then by its priced passes, each with what ranks share on the mesh of each of
 //! its combinations; then its combinations wait by their own floors, in the usual order of axes and in all others.
 //!
 //! Invariant: a floor never decreases on the way, and no plan of what it is of undercuts it.
@@ -19,8 +19,8 @@ use crate::schedule::Pipeline;
 use super::bound::{Whole, least_ratio};
 use super::cost::{Costs, ShapeWork};
 use super::engine::{Known, Search};
-use super::room::{Holder, Trade};
-use super::seats::Seats;
+use super::memory_bound::{Holder, Trade};
+use super::pool_assignment::Seats;
 use super::space::{Combination, Shape};
 use super::{floor, room, stages};
 
@@ -66,7 +66,7 @@ impl Search<'_> {
         let shape = self.shapes[index];
         let mut rate = 0.0;
         for (pool, links) in self.cluster.pools.iter().zip(&mut self.links) {
-            let passes = floor::of_shape(self.space.job, &shape, links)?;
+            let passes = shape_bound::of_shape(self.space.job, &shape, links)?;
             rate += pool.devices() as f64 / passes.microbatch(1).0;
             self.passes[index] = passes;
         }
@@ -360,10 +360,10 @@ impl Search<'_> {
         let (Seats::Stages(pools), Some(any)) = (&group.seats, group.holders.first()) else { return floor };
         let holder = |stage: usize| &group.holders[pools[stage]];
         if pipeline.chunks == 1 {
-            return room::floor(&pipeline, holder, floor);
+            return memory_bound::floor(&pipeline, holder, floor);
         }
         let flights = self.flights(pipeline);
         let layers = self.space.held(pipeline.stages * pipeline.chunks, any.kind());
-        floor.max(room::even(&pipeline, holder, &flights, &layers))
+        floor.max(memory_bound::even(&pipeline, holder, &flights, &layers))
     }
 }

@@ -17,9 +17,9 @@ use crate::schedule::Pipeline;
 use super::cost::Costs;
 use super::engine::Search;
 use super::open::Group;
-use super::seats::Seats;
+use super::partition_bound::DtypeClass;
+use super::pool_assignment::Seats;
 use super::space::Combination;
-use super::spread::Takes;
 use super::stages::{Undecided, least};
 use super::{play, soonest};
 
@@ -36,7 +36,7 @@ const PLAYS: usize = 256;
 const SIMULATIONS: usize = 4;
 
 /// Ways by stage and layers.
-type Known = FxHashMap<(usize, usize), Rc<Vec<(Stage, Takes)>>>;
+type Known = FxHashMap<(usize, usize), Rc<Vec<(Stage, DtypeClass)>>>;
 
 /// The ways in which so many layers fit on a stage.
 struct Ways<'a> {
@@ -45,7 +45,7 @@ struct Ways<'a> {
 }
 
 impl Ways<'_> {
-    fn of(&self, stage: usize, layers: usize) -> Rc<Vec<(Stage, Takes)>> {
+    fn of(&self, stage: usize, layers: usize) -> Rc<Vec<(Stage, DtypeClass)>> {
         let mut known = self.known.borrow_mut();
         known.entry((stage, layers)).or_insert_with(|| Rc::new(self.undecided.ways(stage, layers))).clone()
     }
@@ -59,7 +59,7 @@ impl Ways<'_> {
             for (stage, &layers) in held.iter().enumerate() {
                 let ways = self.of(stage, layers);
                 let soon = ways.iter().filter(|(_, takes)| takes.busy * (plan.microbatches() as f64) < before);
-                let more = |(way, _): &(Stage, Takes)| -> Vec<Vec<Stage>> {
+                let more = |(way, _): &(Stage, DtypeClass)| -> Vec<Vec<Stage>> {
                     some.iter().map(|first| [&first[..], &[*way]].concat()).collect()
                 };
                 some = soon.flat_map(more).collect();
@@ -70,7 +70,7 @@ impl Ways<'_> {
             left -= some.len();
             for stages in some.into_iter().filter(|stages| self.undecided.fits(stages)) {
                 let plan = Plan { stages, ..Plan::clone(plan) };
-                let seconds = play::step(&plan, costs);
+                let seconds = timeline::step(&plan, costs);
                 if seconds < before {
                     played.push((seconds, plan));
                 }
@@ -124,16 +124,19 @@ impl Search<'_> {
         let ways = Ways { undecided: &undecided, known: Default::default() };
         let takes = |stage: usize, layers: usize| {
             problem.choices[stage].get(layers - 1)?;
-            let (ways, never) = (ways.of(stage, layers), Takes { busy: f64::INFINITY, kernels: f64::INFINITY });
-            let less = |a: Takes, b: &Takes| Takes { busy: a.busy.min(b.busy), kernels: a.kernels.min(b.kernels) };
+            let (ways, never) = (ways.of(stage, layers), DtypeClass { busy: f64::INFINITY, kernels: f64::INFINITY });
+            let less = |a: DtypeClass, b: &DtypeClass| DtypeClass {
+                busy: a.busy.min(b.busy),
+                kernels: a.kernels.min(b.kernels),
+            };
             (!ways.is_empty()).then(|| ways.iter().map(|(_, takes)| takes).fold(never, less))
         };
         let (model, pipeline) = (&plan.job.model, plan.pipeline());
-        let may_end = |before: f64| soonest::may_end(model, &pipeline, &costs, &takes, before).is_some();
+        let may_end = |before: f64| earliest_finish::may_end(model, &pipeline, &costs, &takes, before).is_some();
         if !may_end(wanted) {
             return Ok(wanted);
         }
-        let all = soonest::all(model, &pipeline, &costs, &takes, (wanted, PLAYS));
+        let all = earliest_finish::all(model, &pipeline, &costs, &takes, (wanted, PLAYS));
         if let Some(played) = all.and_then(|all| ways.played(all, wanted)) {
             return self.nearest(played, wanted);
         }
@@ -183,12 +186,12 @@ impl Search<'_> {
             let Some(problem) = undecided.problem() else { continue };
             let takes = |stage: usize, layers: usize| {
                 let busy = problem.choices[stage].get(layers - 1)?.seconds;
-                Some(Takes { busy, kernels: 0.0 })
+                Some(DtypeClass { busy, kernels: 0.0 })
             };
             let model = &self.space.job.model;
             let late = |microbatches: usize| {
                 let pipeline = Pipeline { microbatches, ..pipeline };
-                soonest::may_end(model, &pipeline, &costs, &takes, before).is_none()
+                earliest_finish::may_end(model, &pipeline, &costs, &takes, before).is_none()
             };
             done += count * (least(1, batch + 1, late) - 1);
         }

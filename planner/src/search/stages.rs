@@ -16,7 +16,7 @@ use crate::schedule::{Action, Pipeline};
 
 use super::bound::{Times, ends};
 use super::cost::Costs;
-use super::spread::Takes;
+use super::partition_bound::DtypeClass;
 
 /// A candidate whose stages are to be decided.
 pub struct Undecided<'a> {
@@ -98,15 +98,15 @@ impl Undecided<'_> {
         stages[0].layers = window.first;
         stages[stage] = way;
         let plan = Plan { stages, ..self.plan.clone() };
-        super::play::alone(&plan, self.costs[stage], stage, &orders[stage]) / microbatches as f64
+        super::timeline::alone(&plan, self.costs[stage], stage, &orders[stage]) / microbatches as f64
     }
 
     /// All ways in which so many layers fit on a stage, and what they take a microbatch at the least: played alone.
-    pub fn ways(&self, stage: usize, count: usize) -> Vec<(Stage, Takes)> {
+    pub fn ways(&self, stage: usize, count: usize) -> Vec<(Stage, DtypeClass)> {
         let window = Window::of(self, stage, count);
         let timed = |way: Stage| {
             let busy = self.alone(&window, way, true).max(window.seconds(&way));
-            (way, Takes { busy, kernels: window.kernels(&way) })
+            (way, DtypeClass { busy, kernels: window.kernels(&way) })
         };
         window.ways(self.room[stage]).into_iter().map(timed).collect()
     }

@@ -1,9 +1,9 @@
 use super::bound::{Whole, least_ratio};
-use super::cost::{Costs, Links, ShapeWork};
+use super::cost::{CachedPrices, Costs, ShapeWork};
 use super::space::Space;
 use super::stages::Undecided;
 use super::*;
-use crate::job::Dress;
+use crate::job::Architecture;
 use crate::lower::{InFlight, Sizes};
 use crate::plan::Stage;
 use crate::testing::{tiny_job, tiny_model};
@@ -14,7 +14,7 @@ fn cluster(text: &str) -> Cluster {
 
 #[test]
 fn the_best_plan_is_the_best_of_all_candidates() {
-    let (job, cluster) = (tiny_job(tiny_model(Dress::Llama)), cluster("8x cpu-generic"));
+    let (job, cluster) = (tiny_job(tiny_model(Architecture::Llama)), cluster("8x cpu-generic"));
     let all = search(&job, &cluster, &Fix::default(), usize::MAX).unwrap();
     let best = search(&job, &cluster, &Fix::default(), 1).unwrap();
     let least = all.best.iter().map(|(_, p)| p.figures.step_time_s).fold(f64::INFINITY, f64::min);
@@ -24,7 +24,7 @@ fn the_best_plan_is_the_best_of_all_candidates() {
 
 #[test]
 fn every_candidate_is_kept_or_counted() {
-    let (job, cluster) = (tiny_job(tiny_model(Dress::Gpt2)), cluster("8x cpu-generic"));
+    let (job, cluster) = (tiny_job(tiny_model(Architecture::Gpt2)), cluster("8x cpu-generic"));
     for top in [1, 5] {
         let found = search(&job, &cluster, &Fix::default(), top).unwrap();
         assert_eq!(found.best.len() + found.rejected.values().sum::<usize>(), found.considered);
@@ -33,18 +33,18 @@ fn every_candidate_is_kept_or_counted() {
 
 /// The bound of decided stages, and the floor of the combination.
 fn bounds(plan: &Plan, cluster: &Cluster) -> (f64, f64) {
-    let mut links = Links::new(seats::prices(cluster, plan.job.precision).unwrap().remove(0));
+    let mut links = CachedPrices::new(pool_assignment::prices(cluster, plan.job.precision).unwrap().remove(0));
     let work = ShapeWork::of(plan, &mut links.prices).unwrap();
     let sizes = Sizes::of(plan, &work.frames);
     let costs = Costs::of(plan, &work, &sizes, &mut links).unwrap();
     let ratio = least_ratio(plan.microbatches(), plan.mesh.pp);
-    (play::step(plan, &vec![&costs; plan.mesh.pp]), Whole::of(plan, &costs).floor(&plan.pipeline(), ratio))
+    (timeline::step(plan, &vec![&costs; plan.mesh.pp]), Whole::of(plan, &costs).floor(&plan.pipeline(), ratio))
 }
 
 #[test]
 fn no_bound_is_above_its_simulation() {
-    for dress in [Dress::Gpt2, Dress::Llama] {
-        let (job, cluster) = (tiny_job(tiny_model(dress)), cluster("8x cpu-generic"));
+    for architecture in [Architecture::Gpt2, Architecture::Llama] {
+        let (job, cluster) = (tiny_job(tiny_model(architecture)), cluster("8x cpu-generic"));
         let found = search(&job, &cluster, &Fix::default(), usize::MAX).unwrap();
         assert!(found.best.len() > 100, "{}", found.best.len());
         for (plan, predicted) in &found.best {
@@ -57,7 +57,7 @@ fn no_bound_is_above_its_simulation() {
 
 /// So many sequences of 512 tokens for a model of 8 layers, whose kernels take longer than they wait.
 fn job_of_eight(global_batch: usize) -> Job {
-    let mut model = tiny_model(Dress::Llama);
+    let mut model = tiny_model(Architecture::Llama);
     (model.layers, model.hidden, model.ffn) = (8, 512, 2048);
     Job { seq: 512, global_batch, ..tiny_job(model) }
 }
@@ -88,7 +88,7 @@ fn what_moves_to_the_host_is_played_as_it_is_simulated() {
 #[test]
 fn no_plan_that_hardly_fits_is_below_its_floor_by_memory() {
     let (job, cluster, fix) = (job_of_eight(16), cluster("1x dgx-h100"), Fix::default());
-    let mut links = Links::new(seats::prices(&cluster, job.precision).unwrap().remove(0));
+    let mut links = CachedPrices::new(pool_assignment::prices(&cluster, job.precision).unwrap().remove(0));
     let space = Space { job: &job, devices: 8, fix: &fix, pools: false };
     let (mut looked, mut higher) = (0, 0);
     for shape in space.shapes(&mut BTreeMap::new()).into_iter().filter(|shape| shape.microbatch <= 2) {
@@ -116,16 +116,16 @@ fn no_plan_that_hardly_fits_is_below_its_floor_by_memory() {
                 room: &vec![room; of.pp],
                 orders: Default::default(),
             };
-            let trade = room::Trade::of(&plan, &mut links.prices).unwrap();
+            let trade = memory_bound::Trade::of(&plan, &mut links.prices).unwrap();
             let kind = trade.kind;
-            let holder = room::Holder::of(&trade, costs.layer(kind), &sizes.layers[&kind][0], room);
+            let holder = memory_bound::Holder::of(&trade, costs.layer(kind), &sizes.layers[&kind][0], room);
             let plain = Whole::of(&plan, &costs).floor(&plan.pipeline(), least_ratio(plan.microbatches(), of.pp));
             let floor = match of.chunks {
-                1 => room::floor(&plan.pipeline(), |_| &holder, plain),
-                _ => room::even(&plan.pipeline(), |_| &holder, &flights, &even),
+                1 => memory_bound::floor(&plan.pipeline(), |_| &holder, plain),
+                _ => memory_bound::even(&plan.pipeline(), |_| &holder, &flights, &even),
             };
             let Some((stages, _)) = undecided.decide() else { continue };
-            let step = play::step(&Plan { stages, ..plan.clone() }, &all);
+            let step = timeline::step(&Plan { stages, ..plan.clone() }, &all);
             assert!(floor <= step * (1.0 + 1e-9), "{shape:?} {of:?}: {floor} above {step}");
             looked += 1;
             higher += usize::from(floor > plain);
@@ -136,7 +136,7 @@ fn no_plan_that_hardly_fits_is_below_its_floor_by_memory() {
 
 #[test]
 fn what_fits_nowhere_is_counted_by_reason() {
-    let mut model = tiny_model(Dress::Llama);
+    let mut model = tiny_model(Architecture::Llama);
     (model.hidden, model.ffn, model.vocab) = (8192, 32768, 1 << 20);
     let error = search(&tiny_job(model), &cluster("1x cpu-generic"), &Fix::default(), 1).unwrap_err();
     assert_eq!(error.exit_code(), 3);
@@ -158,12 +158,12 @@ fn spreadings(layers: usize, stages: usize) -> Vec<Vec<usize>> {
 
 #[test]
 fn no_spreading_of_layers_is_below_its_floor() {
-    let mut model = tiny_model(Dress::Llama);
+    let mut model = tiny_model(Architecture::Llama);
     model.layers = 7;
     let mut job = tiny_job(model);
     job.global_batch = 24;
     let cluster = cluster("2x dgx-h100");
-    let mut links = Links::new(seats::prices(&cluster, job.precision).unwrap().remove(0));
+    let mut links = CachedPrices::new(pool_assignment::prices(&cluster, job.precision).unwrap().remove(0));
     let space = Space { job: &job, devices: 16, fix: &Fix::default(), pools: false };
     let mut looked = 0;
     for shape in space.shapes(&mut BTreeMap::new()).into_iter().filter(|shape| shape.microbatch <= 2) {
@@ -173,28 +173,28 @@ fn no_spreading_of_layers_is_below_its_floor() {
             let costs = Costs::of(&plan, &work, &Sizes::of(&plan, &work.frames), &mut links).unwrap();
             let (all, model) = (vec![&costs; of.pp], &job.model);
             let any = |_: usize, _: usize| Some(Default::default());
-            let floor = spread::floor(model, &plan.pipeline(), &all, &any);
+            let floor = partition_bound::floor(model, &plan.pipeline(), &all, &any);
             let play = |held: Vec<usize>| {
                 let stage = |&layers: &usize| Stage { layers, full: 0, selective: 0, offload: 0 };
                 let stages = held.iter().map(stage).collect();
-                (play::step(&Plan { stages, ..plan.clone() }, &all), held)
+                (timeline::step(&Plan { stages, ..plan.clone() }, &all), held)
             };
             let played: Vec<(f64, Vec<usize>)> = spreadings(7, of.pp).into_iter().map(play).collect();
             let least = played.iter().map(|(seconds, _)| *seconds).fold(f64::INFINITY, f64::min);
             let at = (shape, of);
             let near = 1.02 * least;
-            let found = soonest::all(model, &plan.pipeline(), &all, &any, (near, usize::MAX)).unwrap();
+            let found = earliest_finish::all(model, &plan.pipeline(), &all, &any, (near, usize::MAX)).unwrap();
             for (seconds, held) in played.iter().filter(|(seconds, _)| *seconds < near) {
                 assert!(found.contains(held), "{at:?}: {held:?} ends at {seconds}");
             }
-            assert!(soonest::all(model, &plan.pipeline(), &all, &any, (near, found.len() - 1)).is_none());
+            assert!(earliest_finish::all(model, &plan.pipeline(), &all, &any, (near, found.len() - 1)).is_none());
             assert!(floor <= least * (1.0 + 1e-9), "{at:?}: {floor} above {least}");
             assert!(
-                soonest::may_end(model, &plan.pipeline(), &all, &any, least * (1.0 + 1e-6)).is_some(),
+                earliest_finish::may_end(model, &plan.pipeline(), &all, &any, least * (1.0 + 1e-6)).is_some(),
                 "{at:?} at {least}"
             );
             assert!(
-                soonest::may_end(model, &plan.pipeline(), &all, &any, floor * 0.9).is_none(),
+                earliest_finish::may_end(model, &plan.pipeline(), &all, &any, floor * 0.9).is_none(),
                 "{at:?} below {floor}"
             );
             looked += 1;

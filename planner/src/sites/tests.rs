@@ -1,7 +1,7 @@
 //! Periods against their closed forms; memory; what is refused; a hundred thousand devices.
 
 use super::*;
-use crate::job::Dress;
+use crate::job::Architecture;
 use crate::lower::lower;
 use crate::models;
 use crate::plan::Stage;
@@ -13,7 +13,7 @@ use proptest::prelude::*;
 const LINK: &str = "2x(1x dgx-h100) @ 1 Gbit/s 20 ms";
 
 fn tiny(sites: Option<Sites>, mesh: Mesh, zero: u8) -> Plan {
-    let job = tiny_job(tiny_model(Dress::Llama));
+    let job = tiny_job(tiny_model(Architecture::Llama));
     Plan { sites, mesh, zero, ..Plan::single(job, 1) }
 }
 

@@ -3,7 +3,7 @@
 use super::*;
 use crate::kernels::AdamW;
 use meshwright_hardware::mesh::Axis;
-use meshwright_hardware::op::{ActivationKind, AttentionDims, Layout, NormKind, Takes};
+use meshwright_hardware::op::{ActivationKind, AttentionDims, DtypeClass, Layout, NormKind};
 use meshwright_hardware::program::{Elem, Lifetime};
 
 const AT: Coord = Coord::FIRST;
@@ -110,7 +110,7 @@ fn after(device: &mut Wgpu, op: &Op, elems: usize) -> Result<Vec<u32>, ExecutorE
     let mut start = 5;
     let mut regions = Vec::new();
     for param in op.signature() {
-        if param.takes == Takes::Ids {
+        if param.takes == DtypeClass::Ids {
             device.with_host(region(start, param.elems), Access::Write, &mut |host| {
                 host.fill(f32::from_bits(3));
                 Ok(())

@@ -3,16 +3,16 @@
 use meshwright_hardware::op::ActivationKind;
 
 use crate::view::{Args, Outcome};
-use crate::{gaps, own};
+use crate::{ffi, kernels};
 
 pub fn forward(x: &Args, kind: ActivationKind, rows: usize, cols: usize) -> Outcome {
     let out = x.of(1, [rows, cols])?;
     drop(match kind {
         ActivationKind::Gelu => x.of(0, [rows, cols])?.f_gelu_out(&out, "tanh")?,
         ActivationKind::SwiGlu if !x.is_cuda() => {
-            return gaps::cpu_swiglu(&x.of(0, [rows, 2 * cols])?, &out);
+            return ffi::cpu_swiglu(&x.of(0, [rows, 2 * cols])?, &out);
         }
-        ActivationKind::SwiGlu => return own::swiglu(&x.of(0, [rows, 2 * cols])?, &out),
+        ActivationKind::SwiGlu => return kernels::swiglu(&x.of(0, [rows, 2 * cols])?, &out),
     });
     Ok(())
 }
@@ -26,7 +26,7 @@ pub fn backward(x: &Args, kind: ActivationKind, rows: usize, cols: usize) -> Out
         }
         ActivationKind::SwiGlu => {
             let [u, du] = [0, 2].map(|i| x.of(i, [rows, 2 * cols]));
-            let kernel = if x.is_cuda() { own::swiglu_grad } else { gaps::cpu_swiglu_grad };
+            let kernel = if x.is_cuda() { kernels::swiglu_grad } else { ffi::cpu_swiglu_grad };
             return kernel(&u?, &dout, &du?);
         }
     }

@@ -11,8 +11,8 @@ use meshwright_hardware::op::AttentionDims;
 use tch::{Device, Kind, Tensor};
 
 use super::copy;
-use crate::gaps::{self, Fused, Masking};
-use crate::own;
+use crate::ffi::{self, Fused, Masking};
+use crate::kernels;
 use crate::view::{Args, Outcome};
 
 /// Where rows of heads lie in an argument.
@@ -130,9 +130,9 @@ pub fn attend(x: &Args, sizes: Sizes, qkv: [Rows; 3], masking: Masking<'_>, out:
         let out = of(results(out, sizes), Of::Queries)?;
         let lse = lines(x, lse, sizes, part, kernel)?;
         match kernel {
-            Kernel::Cpu => gaps::cpu_attention([&q, &k, &v], masking, [&out, &lse])?,
+            Kernel::Cpu => ffi::cpu_attention([&q, &k, &v], masking, [&out, &lse])?,
             Kernel::Cuda(fused) => {
-                let [made, made_lse] = gaps::cuda_attention(fused, [&q, &k, &v], masking)?;
+                let [made, made_lse] = ffi::cuda_attention(fused, [&q, &k, &v], masking)?;
                 copy_heads(&out, &made)?;
                 copy(&lse, &tokens_of(fused, &made_lse, sizes)?)?;
             }
@@ -143,7 +143,7 @@ pub fn attend(x: &Args, sizes: Sizes, qkv: [Rows; 3], masking: Masking<'_>, out:
 
 /// `to = from`, of heads.
 fn copy_heads(to: &Tensor, from: &Tensor) -> Outcome {
-    if own::copy_heads(to, from)? { Ok(()) } else { copy(to, from) }
+    if kernels::copy_heads(to, from)? { Ok(()) } else { copy(to, from) }
 }
 
 /// A kernel's lse as `[batch, heads, tokens]`: cuDNN's has one more axis, CUTLASS's is padded.
@@ -179,7 +179,7 @@ pub fn attend_grad(x: &Args, sizes: Sizes, qkv: [Rows; 3], masking: Masking<'_>,
         let [q, k, v] = &given;
         match kernel {
             Kernel::Cpu => {
-                gaps::cpu_attention_grad([q, k, v, &out, &lse, &dout], masking, g.adds, to.each_ref())?;
+                ffi::cpu_attention_grad([q, k, v, &out, &lse, &dout], masking, g.adds, to.each_ref())?;
             }
             Kernel::Cuda(fused) => {
                 let made = on_cuda(fused, [q, k, v, &out, &lse, &dout], masking)?;
@@ -213,7 +213,7 @@ fn on_cuda(fused: Fused, [q, k, v, out, lse, dout]: [&Tensor; 6], masking: Maski
             // As long as the kernel pads it.
             let tokens = lse.size()[2];
             let lse = lse.f_constant_pad_nd([0, (32 - tokens % 32) % 32])?;
-            gaps::cutlass_attention_grad([q, k, v, out, &lse, dout], masking)
+            ffi::cutlass_attention_grad([q, k, v, out, &lse, dout], masking)
         }
         Fused::Cudnn => {
             let none = Tensor::new();

@@ -10,7 +10,7 @@ use tch::{Device, Tensor};
 
 use super::attention::{Gradient, Rows, Sizes, attend, attend_grad};
 use super::{copy, table};
-use crate::gaps::Masking;
+use crate::ffi::Masking;
 use crate::torch::Kept;
 use crate::view::{Args, Outcome, n};
 
@@ -53,7 +53,7 @@ fn masks(d: &ContextDims, rank: usize, back: bool, device: Device, kept: &mut Ke
 }
 
 /// Whether keys and values of a sequence lie one after another.
-fn lies_so(d: &ContextDims) -> bool {
+fn lies_in_order(d: &ContextDims) -> bool {
     d.blocks == 1 || d.batch == 1
 }
 
@@ -108,7 +108,7 @@ pub fn forward(x: &Args, d: &ContextDims, rank: usize, device: Device, kept: &mu
     let (mut out, mut lse) = (x.of(2, wide)?, x.of(3, [d.batch, d.seq, d.heads])?);
     let (made, mut made_lse) = (out.f_empty_like()?, lse.f_empty_like()?);
     // Behind the op's four arguments.
-    let (more, kv) = if lies_so(d) {
+    let (more, kv) = if lies_in_order(d) {
         (More::new(x, &[&made, &made_lse])?, 1)
     } else {
         (More::new(x, &[&made, &made_lse, &gathered(x, 1, d)?])?, 6)
@@ -138,7 +138,7 @@ pub fn backward(x: &Args, d: &ContextDims, rank: usize, device: Device, kept: &m
         drop(x.flat(5)?.f_zero_()?);
     }
     let gradient = |[dk, dv]: [Rows; 2]| Gradient { out: 2, lse: 3, dout: 4, to: [queries(5, d), dk, dv], adds: true };
-    if lies_so(d) {
+    if lies_in_order(d) {
         let [k, v] = keys_and_values(1, d);
         return attend_grad(x, sizes(d), [queries(0, d), k, v], masking, gradient(keys_and_values(6, d)));
     }

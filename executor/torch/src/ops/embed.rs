@@ -4,7 +4,7 @@ use meshwright_hardware::op::{Op, position};
 use tch::{Device, Kind, Tensor};
 
 use super::{scatter_rows, table};
-use crate::own;
+use crate::kernels;
 use crate::torch::Kept;
 use crate::view::{Args, Outcome, n};
 
@@ -16,8 +16,8 @@ fn local(ids: &Tensor, vocab: usize, shard: usize) -> Outcome<(Tensor, Tensor)> 
 }
 
 pub fn forward(op: Op, x: &Args, [rows, cols, vocab]: [usize; 3], shard: usize) -> Outcome {
-    if own::runs(&op, x)? {
-        return own::embed(&x.numbers(0)?, &x.of(1, [vocab, cols])?, shard * vocab, &x.of(2, [rows, cols])?);
+    if kernels::runs(&op, x)? {
+        return kernels::embed(&x.numbers(0)?, &x.of(1, [vocab, cols])?, shard * vocab, &x.of(2, [rows, cols])?);
     }
     let (rows_of, outside) = local(&x.numbers(0)?, vocab, shard)?;
     let mut out = x.of(2, [rows, cols])?;
@@ -27,7 +27,7 @@ pub fn forward(op: Op, x: &Args, [rows, cols, vocab]: [usize; 3], shard: usize) 
 
 pub fn backward(x: &Args, [rows, cols, vocab]: [usize; 3], shard: usize) -> Outcome {
     if x.is_cuda() {
-        return own::embed_grad(&x.numbers(0)?, &x.of(1, [rows, cols])?, shard * vocab, &x.of(2, [vocab, cols])?);
+        return kernels::embed_grad(&x.numbers(0)?, &x.of(1, [rows, cols])?, shard * vocab, &x.of(2, [vocab, cols])?);
     }
     let (rows_of, outside) = local(&x.numbers(0)?, vocab, shard)?;
     let dy = x.of(1, [rows, cols])?.f_masked_fill(&outside.f_unsqueeze(1)?, 0.0)?;

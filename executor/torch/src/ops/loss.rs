@@ -3,7 +3,7 @@
 use tch::{Kind, Tensor};
 
 use super::{copy, rows_at_once, rows_of};
-use crate::own;
+use crate::kernels;
 use crate::torch::{Kept, Settings};
 use crate::view::{Args, Outcome, n};
 
@@ -20,7 +20,7 @@ pub fn stats(x: &Args, rows: usize, vocab: usize, shard: usize) -> Outcome {
     let [greatest, sums, targets] = [0, 1, 2].map(|i| x.strided(2, [rows], [1], i * rows));
     let (greatest, sums, targets) = (greatest?, sums?, targets?);
     if x.is_cuda() {
-        return own::loss_stats(&logits, &x.numbers(1)?, shard * vocab, &greatest);
+        return kernels::loss_stats(&logits, &x.numbers(1)?, shard * vocab, &greatest);
     }
     let (columns, mine) = columns(&x.numbers(1)?, vocab, shard)?;
     copy(&greatest, &logits.f_amax(1, false)?)?;
@@ -42,7 +42,7 @@ pub fn gradient(x: &Args, [rows, vocab, shards]: [usize; 3], shard: usize, scale
     let stats = x.of(1, [shards, 3, rows])?;
     if x.is_cuda() {
         let of_step = &kept.settings().scale;
-        return own::loss([&targets, &stats, &logits, &x.flat(3)?], [shards, shard * vocab], scale, of_step);
+        return kernels::loss([&targets, &stats, &logits, &x.flat(3)?], [shards, shard * vocab], scale, of_step);
     }
     let [greatest, sums, target] = [0, 1, 2].map(|i| stats.f_select(1, i));
     let none = targets.f_eq(-1)?;

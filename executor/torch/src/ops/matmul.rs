@@ -4,7 +4,7 @@ use meshwright_hardware::op::Layout;
 use tch::{Device, Kind, Tensor};
 
 use super::{copy, store};
-use crate::gaps;
+use crate::ffi;
 use crate::view::{Args, Outcome, n};
 
 /// Both operands as `[m, k]` and `[k, n]`.
@@ -20,7 +20,7 @@ fn operands(x: &Args, layout: Layout, [m, n, k]: [usize; 3]) -> Outcome<(Tensor,
 /// oneDNN's kernels or MKL's are faster (`cpp/blas.cpp`).
 fn product(a: &Tensor, b: &Tensor, accumulate: bool, c: &Tensor) -> Outcome {
     if c.device() == Device::Cpu {
-        return gaps::cpu_matmul(a, b, accumulate, c);
+        return ffi::cpu_matmul(a, b, accumulate, c);
     }
     if accumulate && c.kind() != Kind::Float {
         // cuBLAS may round the product before it adds it.

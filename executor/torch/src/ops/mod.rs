@@ -26,7 +26,7 @@ pub use optimizer::settle;
 
 use crate::torch::Kept;
 use crate::view::{Args, Outcome, n};
-use crate::{own, wide};
+use crate::{kernels, wide};
 
 /// Added to a variance: as every other device's.
 const EPS: f64 = 1e-5;
@@ -85,7 +85,9 @@ fn kernel(op: &Op, x: &Args, at: &Coord, step: &StepArgs, device: Device, kept: 
         }
         Op::ContextAttention(dims) => context::forward(x, &dims, at.cp, device, kept),
         Op::ContextAttentionGrad(dims) => context::backward(x, &dims, at.cp, device, kept),
-        Op::BiasGrad { rows, cols } if x.is_cuda() => own::add_column_sums(x.of(1, [cols])?, &x.of(0, [rows, cols])?),
+        Op::BiasGrad { rows, cols } if x.is_cuda() => {
+            kernels::add_column_sums(x.of(1, [cols])?, &x.of(0, [rows, cols])?)
+        }
         Op::BiasGrad { rows, cols } => add_column_sums(&x.of(1, [cols])?, &x.of(0, [rows, cols])?),
         Op::Rope { rows, seq, stride, heads, head_dim, theta, cp, inverse } => {
             let turns = rotary::Turns { rows, seq, width: head_dim, theta, cp, rank: at.cp };
@@ -149,9 +151,9 @@ fn scatter_rows(table: &Tensor, to: &Tensor, rows: &Tensor) -> Outcome {
 fn add(x: &Args, rows: usize, cols: usize, bias: bool) -> Outcome {
     let [a, b, out] = [0, 1, x.len() - 1].map(|i| x.of(i, [rows, cols]));
     let mut out = out?;
-    if own::runs(&Op::Add { rows, cols, bias }, x)? {
+    if kernels::runs(&Op::Add { rows, cols, bias }, x)? {
         let bias = bias.then(|| x.of(2, [cols])).transpose()?;
-        return own::add([&a?, &b?, &out], bias.as_ref());
+        return kernels::add([&a?, &b?, &out], bias.as_ref());
     }
     drop(a?.f_add_out(&out, &b?)?);
     if bias {

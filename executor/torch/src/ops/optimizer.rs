@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 use super::copy;
 use crate::torch::{Kept, Settings};
 use crate::view::{Args, Outcome, n};
-use crate::{gaps, own};
+use crate::{ffi, kernels};
 
 /// Sums of squares that are made side by side: enough for all of a large GPU's processors.
 fn lanes(device: Device) -> usize {
@@ -70,9 +70,9 @@ pub fn adamw(x: &Args, decayed: usize, master: bool, step: &StepArgs, kept: &Kep
     let (w, updated) = (x.flat(2)?, x.flat(if master { 5 } else { 2 })?);
     if x.is_cuda() {
         let AdamW { beta1, beta2, eps, weight_decay, .. } = step.adamw;
-        let fixed = own::Fixed { beta1, beta2, eps, weight_decay, clip: step.clip };
+        let fixed = kernels::Fixed { beta1, beta2, eps, weight_decay, clip: step.clip };
         let vectors = [&g, &updated, &m, &v];
-        return own::adamw([&x.flat(0)?, &kept.settings().all], vectors, decayed, &fixed, master.then_some(&w));
+        return kernels::adamw([&x.flat(0)?, &kept.settings().all], vectors, decayed, &fixed, master.then_some(&w));
     }
     // As min(1, clip / (norm + 1e-6)) / scale.
     let (square, scale) = (x.flat(0)?.f_double_value(&[0])?, f64::from(step.loss_scale));
@@ -82,6 +82,6 @@ pub fn adamw(x: &Args, decayed: usize, master: bool, step: &StepArgs, kept: &Kep
     let clip = if step.clip > 0.0 { f64::from(step.clip) / (square.sqrt() / scale + 1e-6) } else { 1.0 };
     // The kernel writes a copy in bf16; another is made apart.
     let copied = if w.kind() == Kind::BFloat16 { &w } else { &updated };
-    gaps::cpu_adamw([&g, copied, &updated, &m, &v], decayed, clip.min(1.0) / scale, &step.adamw)?;
+    ffi::cpu_adamw([&g, copied, &updated, &m, &v], decayed, clip.min(1.0) / scale, &step.adamw)?;
     if master && w.kind() != Kind::BFloat16 { copy(&w, &updated) } else { Ok(()) }
 }

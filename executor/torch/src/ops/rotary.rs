@@ -6,7 +6,7 @@ use tch::{Device, Tensor};
 use super::table;
 use crate::torch::Kept;
 use crate::view::{Outcome, n};
-use crate::{gaps, own};
+use crate::{ffi, kernels};
 
 /// By what angles tokens turn.
 #[derive(Clone, Copy, Debug)]
@@ -62,7 +62,7 @@ pub fn turned(to: &Tensor, from: &Tensor, [cos, sin]: &[Tensor; 2], inverse: boo
 /// Turns `[rows, heads, width]` in place, by a table that comes again every `seq` rows.
 pub fn turn(heads: &Tensor, seq: usize, table: &[Tensor; 2], inverse: bool) -> Outcome {
     if heads.device() == Device::Cpu {
-        return gaps::cpu_rope(heads, table, inverse);
+        return ffi::cpu_rope(heads, table, inverse);
     }
-    own::rope(heads, seq, table, inverse)
+    kernels::rope(heads, seq, table, inverse)
 }

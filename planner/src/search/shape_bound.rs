@@ -11,13 +11,13 @@ use meshwright_hardware::price::PriceError;
 use meshwright_hardware::program::Collective;
 
 use super::bound::{Times, Whole};
-use super::cost::Links;
+use super::cost::CachedPrices;
 use super::space::Shape;
 use crate::job::Job;
 use crate::shape::Linear;
 
 /// A microbatch through all layers and the head, on one rank of TP, CP and EP.
-pub fn of_shape(job: &Job, shape: &Shape, links: &mut Links) -> Result<Whole, PriceError> {
+pub fn of_shape(job: &Job, shape: &Shape, links: &mut CachedPrices) -> Result<Whole, PriceError> {
     let layers = job.model.depth();
     if job.target() > 0 {
         return Ok(Whole { layers, ..Whole::default() });
@@ -87,7 +87,7 @@ fn kernels_of_shared(
     model: &crate::shape::Shape,
     shape: &Shape,
     rows: usize,
-    links: &mut Links,
+    links: &mut CachedPrices,
 ) -> Result<Times, PriceError> {
     let mut all = Times::default();
     let width = model.experts.as_ref().map_or(0, |experts| experts.shared_ffn);
@@ -106,7 +106,7 @@ fn beside(
     model: &crate::shape::Shape,
     shape: &Shape,
     rows: usize,
-    links: &mut Links,
+    links: &mut CachedPrices,
 ) -> Result<Times, PriceError> {
     let mesh = Mesh { tp: shape.tp, ..Mesh::ONE };
     let summed = links.collective(&mesh, Collective::AllReduce, Axis::Tp, (rows * job.model.hidden * 4) as u64)?;
@@ -132,7 +132,7 @@ fn kv_elems(job: &Job, shape: &Shape) -> usize {
 }
 
 /// What a layer sends round a ring of context parallelism, forward and backward.
-fn rotations(job: &Job, shape: &Shape, links: &mut Links) -> Result<[f64; 2], PriceError> {
+fn rotations(job: &Job, shape: &Shape, links: &mut CachedPrices) -> Result<[f64; 2], PriceError> {
     if !shape.ring {
         return Ok([0.0; 2]);
     }
@@ -143,7 +143,7 @@ fn rotations(job: &Job, shape: &Shape, links: &mut Links) -> Result<[f64; 2], Pr
 }
 
 /// Gathering keys and values of context parallelism, forward and again in backward, and scattering their gradients.
-fn gathered(job: &Job, shape: &Shape, links: &mut Links) -> Result<Times, PriceError> {
+fn gathered(job: &Job, shape: &Shape, links: &mut CachedPrices) -> Result<Times, PriceError> {
     if shape.ring || shape.cp == 1 {
         return Ok(Times::default());
     }
@@ -155,7 +155,7 @@ fn gathered(job: &Job, shape: &Shape, links: &mut Links) -> Result<Times, PriceE
 }
 
 /// A linear layer's three matmuls.
-fn passes(linear: &Linear, tp: usize, rows: usize, links: &mut Links) -> Result<Times, PriceError> {
+fn passes(linear: &Linear, tp: usize, rows: usize, links: &mut CachedPrices) -> Result<Times, PriceError> {
     let (inputs, outputs) = linear.on_rank(tp as f64);
     let (k, n) = (inputs as usize, outputs as usize);
     if let Some(&known) = links.linears.get(&(rows, n, k)) {
@@ -175,7 +175,7 @@ fn passes(linear: &Linear, tp: usize, rows: usize, links: &mut Links) -> Result<
 }
 
 /// Attention's scores and values, forward and backward.
-fn core(job: &Job, shape: &Shape, links: &mut Links) -> Result<Times, PriceError> {
+fn core(job: &Job, shape: &Shape, links: &mut CachedPrices) -> Result<Times, PriceError> {
     let model = &job.model;
     let dims = AttentionDims {
         batch: shape.microbatch,

@@ -5,7 +5,7 @@
 //!
 //! Invariant: whether a kernel runs depends on the op, the formats and where arguments lie alone; sums have a fixed order.
 
-use meshwright_hardware::op::{ActivationKind, NormKind, Op, Takes};
+use meshwright_hardware::op::{ActivationKind, DtypeClass, NormKind, Op};
 use tch::{Kind, Tensor};
 
 use crate::launch::{
@@ -29,7 +29,7 @@ fn norm_threads(vectors: usize) -> [usize; 2] {
 /// Whether a kernel here runs an op: weights and activations are of one format, and rows of norms not too long.
 pub fn runs(op: &Op, x: &Args) -> Outcome<bool> {
     let signature = op.signature();
-    let floats: Vec<usize> = (0..x.len()).filter(|&i| signature[i].takes == Takes::Float).collect();
+    let floats: Vec<usize> = (0..x.len()).filter(|&i| signature[i].takes == DtypeClass::Float).collect();
     if !x.is_cuda() || floats.iter().any(|&i| x.kind(i) != x.kind(floats[0])) {
         return Ok(false);
     }

@@ -1,6 +1,6 @@
-//! The manner of a search: when it has seen enough, and who watches.
+//! The options of a search: when it has seen enough, and who watches.
 //!
-//! In: limits in seconds a step, a watcher. Out: [`Manner`], which [`super::search_so`] asks at every turn.
+//! In: limits in seconds a step, a watcher. Out: [`SearchOptions`], which [`super::search_with`] asks at every turn.
 //!
 //! Invariant: the watcher changes nothing.
 
@@ -8,7 +8,7 @@ use super::{EFFORT, TOLERANCE};
 
 /// When a search has seen enough, and who watches it.
 #[derive(Clone, Copy)]
-pub struct Manner<'a> {
+pub struct SearchOptions<'a> {
     /// It ends with a plan whose step is at most this long, in seconds; 0 for none.
     pub enough: f64,
     /// It does not look at what takes this long or longer, in seconds a step.
@@ -36,9 +36,9 @@ pub struct Progress {
     pub bound: f64,
 }
 
-impl Manner<'_> {
+impl SearchOptions<'_> {
     /// The whole search.
-    pub const FULL: Manner<'static> = Manner {
+    pub const FULL: SearchOptions<'static> = SearchOptions {
         enough: 0.0,
         below: f64::INFINITY,
         tolerance: TOLERANCE,
@@ -53,8 +53,8 @@ impl Manner<'_> {
     }
 }
 
-impl Default for Manner<'_> {
+impl Default for SearchOptions<'_> {
     fn default() -> Self {
-        Manner::FULL
+        SearchOptions::FULL
     }
 }

@@ -2,7 +2,7 @@
 // allocate what they give; the kernels below them, which ATen dispatches by processor, take their outputs.
 
 #include "blas.h"
-#include "gaps.h"
+#include "ffi.h"
 
 #include <ATen/native/layer_norm.h>
 #include <ATen/ops/_efficient_attention_backward.h>
@@ -51,22 +51,22 @@ std::optional<Tensor> added(const Tensor* mask, const Tensor& q, const Tensor& k
 
 extern "C" {
 
-const char* gaps_problem() { return meshwright::problem.c_str(); }
+const char* ffi_problem() { return meshwright::problem.c_str(); }
 
 // The CPU's c = a · b, or c += a · b, of matrices or batches of them. c may be in fp32 where a and b are not.
-bool gaps_cpu_matmul(const Tensor* a, const Tensor* b, bool accumulate, Tensor* c) {
+bool ffi_cpu_matmul(const Tensor* a, const Tensor* b, bool accumulate, Tensor* c) {
   return attempt([&] { meshwright::product(*a, *b, accumulate, *c); });
 }
 
 // x, y [rows, cols], mean, rstd [rows].
-bool gaps_layer_norm(const Tensor* x, const Tensor* gain, const Tensor* bias, double eps, Tensor* y, Tensor* mean,
+bool ffi_layer_norm(const Tensor* x, const Tensor* gain, const Tensor* bias, double eps, Tensor* y, Tensor* mean,
                      Tensor* rstd) {
   return attempt([&] {
     at::native::LayerNormKernel(x->device().type(), *x, *gain, *bias, x->size(0), x->size(1), eps, y, mean, rstd);
   });
 }
 
-bool gaps_layer_norm_grad(const Tensor* dy, const Tensor* x, const Tensor* mean, const Tensor* rstd, const Tensor* gain,
+bool ffi_layer_norm_grad(const Tensor* dy, const Tensor* x, const Tensor* mean, const Tensor* rstd, const Tensor* gain,
                           Tensor* dx, Tensor* dgain, Tensor* dbias) {
   return attempt([&] {
     at::native::LayerNormBackwardKernel(x->device().type(), *dy, *x, *mean, *rstd, *gain, x->size(0), x->size(1), dx,
@@ -75,7 +75,7 @@ bool gaps_layer_norm_grad(const Tensor* dy, const Tensor* x, const Tensor* mean,
 }
 
 // CUDA's: dx [rows, cols] and dgain [cols] are put into `dx` and `dgain`, undefined before.
-bool gaps_rms_norm_grad(const Tensor* dy, const Tensor* x, const Tensor* rstd, const Tensor* gain, Tensor* dx,
+bool ffi_rms_norm_grad(const Tensor* dy, const Tensor* x, const Tensor* rstd, const Tensor* gain, Tensor* dx,
                         Tensor* dgain) {
   return attempt([&] {
     std::tie(*dx, *dgain) = at::_fused_rms_norm_backward(*dy, *x, {x->size(1)}, *rstd, *gain, {true, true});
@@ -83,7 +83,7 @@ bool gaps_rms_norm_grad(const Tensor* dy, const Tensor* x, const Tensor* rstd, c
 }
 
 // CUDA's by cuDNN: q, k, v [batch, heads, tokens, width], of 2-byte elements; `out` and `lse` are undefined before.
-bool gaps_cudnn_attention(const Tensor* q, const Tensor* k, const Tensor* v, bool causal, Tensor* out, Tensor* lse) {
+bool ffi_cudnn_attention(const Tensor* q, const Tensor* k, const Tensor* v, bool causal, Tensor* out, Tensor* lse) {
   return attempt([&] {
     auto all = at::_scaled_dot_product_cudnn_attention(*q, *k, *v, std::nullopt, true, 0.0, causal, false);
     *out = std::get<0>(all);
@@ -92,7 +92,7 @@ bool gaps_cudnn_attention(const Tensor* q, const Tensor* k, const Tensor* v, boo
 }
 
 // CUDA's by CUTLASS, of any floats, with a mask to add or none.
-bool gaps_cutlass_attention(const Tensor* q, const Tensor* k, const Tensor* v, bool causal, const Tensor* mask,
+bool ffi_cutlass_attention(const Tensor* q, const Tensor* k, const Tensor* v, bool causal, const Tensor* mask,
                             Tensor* out, Tensor* lse) {
   return attempt([&] {
     int64_t width = q->size(3);
@@ -103,7 +103,7 @@ bool gaps_cutlass_attention(const Tensor* q, const Tensor* k, const Tensor* v, b
   });
 }
 
-bool gaps_cutlass_attention_grad(const Tensor* q, const Tensor* k, const Tensor* v, const Tensor* out,
+bool ffi_cutlass_attention_grad(const Tensor* q, const Tensor* k, const Tensor* v, const Tensor* out,
                                  const Tensor* lse, const Tensor* dout, bool causal, const Tensor* mask, Tensor* dq,
                                  Tensor* dk, Tensor* dv) {
   return attempt([&] {

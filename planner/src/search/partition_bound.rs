@@ -17,7 +17,7 @@
 //!
 //! A step ends after the last backward of any stage, its weights left and the sums of its gradients that those do not hide.
 //!
-//! [`floor`]: each path depends on how many layers stand before stage s and on how many it has, so that the best spreading for
+//! [`shape_bound`]: each path depends on how many layers stand before stage s and on how many it has, so that the best spreading for
 //! their maximum is found stage by stage: best(s, n) = min_k max(best(s − 1, n − k), path_s(n − k, k)).
 //!
 //! Invariant: no more than the played step of any spreading (tests against enumeration).
@@ -143,7 +143,7 @@ impl<'a> Paths<'a> {
 
     /// The soonest ends of a stage that has layers `from..to` and takes `least` or more a microbatch; a trip through those behind it
     /// and back takes `behind` or more.
-    pub(super) fn pass(&self, stage: usize, (from, to): (usize, usize), least: Takes, behind: f64) -> Passed {
+    pub(super) fn pass(&self, stage: usize, (from, to): (usize, usize), least: DtypeClass, behind: f64) -> Passed {
         let (end, m) = (self.pipeline.stages - 1, self.pipeline.microbatches as f64);
         let mut own = self.sums[self.own[stage]].between(from, to);
         own.plus(&self.ends(stage));
@@ -201,7 +201,7 @@ impl<'a> Paths<'a> {
     }
 
     /// The longest path through a stage, and all its work.
-    fn through(&self, stage: usize, span: (usize, usize), least: Takes) -> (f64, f64) {
+    fn through(&self, stage: usize, span: (usize, usize), least: DtypeClass) -> (f64, f64) {
         let passed = self.pass(stage, span, least, 0.0);
         let mut back = self.low[span.0].backward;
         let mut first = passed.weights;
@@ -216,7 +216,7 @@ impl<'a> Paths<'a> {
 
 /// What a stage takes a microbatch at the least where its memory decides that, in seconds.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Takes {
+pub struct DtypeClass {
     /// All that it is busy with.
     pub busy: f64,
     /// Kernels, what is made again among them.
@@ -224,7 +224,7 @@ pub struct Takes {
 }
 
 /// What a stage of so many layers takes, or none if so many do not fit.
-pub type Least<'a> = dyn Fn(usize, usize) -> Option<Takes> + 'a;
+pub type Least<'a> = dyn Fn(usize, usize) -> Option<DtypeClass> + 'a;
 
 /// Of all pieces together.
 fn shared(model: &Model, costs: &Costs, pick: &dyn Fn(&PieceCost) -> f64) -> f64 {

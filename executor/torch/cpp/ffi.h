@@ -1,6 +1,6 @@
 // What tch does not wrap of libtorch, as C functions over tch's tensors (pointers to at::Tensor).
 //
-// A function that gives `false` left its problem in `gaps_problem`.
+// A function that gives `false` left its problem in `ffi_problem`.
 #pragma once
 
 #include <ATen/Tensor.h>

@@ -1,6 +1,6 @@
 //! Spreadings of layers over stages that may end before a time.
 //!
-//! In: the paths of [`super::spread`], a time. Out: one such spreading, or all.
+//! In: the paths of [`super::partition_bound`], a time. Out: one such spreading, or all.
 //!
 //! For each number of layers from stage s on, going from the last stage to the first: the soonest that the last backward of s
 //! ends, the shortest trip of a microbatch through those stages and back, and the least that they stay behind the pace:
@@ -17,7 +17,7 @@ use crate::plan::Schedule;
 use crate::schedule::Pipeline;
 
 use super::cost::Costs;
-use super::spread::{Least, Paths};
+use super::partition_bound::{Least, Paths};
 
 /// What is known of all stages from one on that have so many layers.
 #[derive(Clone, Copy, Debug)]
