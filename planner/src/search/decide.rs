@@ -23,7 +23,7 @@ use super::pool_assignment::Seats;
 use super::prove::Decided;
 use super::space::Combination;
 use super::stages::{Undecided, least};
-use super::{play, spread};
+use super::{timeline, partition_bound};
 
 /// Combinations whose stages are decided at a time, whatever the number of cores, so that answers do not depend on it.
 const DECIDED_AT_ONCE: usize = 8;

@@ -22,7 +22,7 @@ use super::engine::{Known, Search};
 use super::memory_bound::{Holder, Trade};
 use super::pool_assignment::Seats;
 use super::space::{Combination, Shape};
-use super::{floor, room, stages};
+use super::{shape_bound, memory_bound, stages};
 
 /// What combinations of one shape, mesh and ZeRO stage share.
 pub(super) struct Group {

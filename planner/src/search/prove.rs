@@ -21,7 +21,7 @@ use super::partition_bound::DtypeClass;
 use super::pool_assignment::Seats;
 use super::space::Combination;
 use super::stages::{Undecided, least};
-use super::{play, soonest};
+use super::{timeline, earliest_finish};
 
 /// A combination of which one spreading of layers was chosen: no other ends before its floor.
 pub(super) struct Decided {
