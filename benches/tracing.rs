@@ -17,7 +17,8 @@ use meshwright_hardware::verify::Verified;
 use meshwright_planner::job::{Job, Optimizer};
 use meshwright_planner::lower::lower;
 use meshwright_planner::models;
-use meshwright_planner::plan::{Plan, Schedule, Stage};
+use meshwright_planner::plan::{Plan, Stage};
+use meshwright_planner::schedule::Schedule;
 
 /// Pairs of steps, after the first, which warm up.
 const PAIRS: usize = 40;

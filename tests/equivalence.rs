@@ -8,7 +8,8 @@ use meshwright_hardware::mesh::{Mesh, Order};
 use meshwright_hardware::units::Precision;
 use meshwright_planner::job::{Architecture, Job, Model, Optimizer};
 use meshwright_planner::lower::lower;
-use meshwright_planner::plan::{Plan, Schedule, Stage};
+use meshwright_planner::plan::{Plan, Stage};
+use meshwright_planner::schedule::Schedule;
 use meshwright_planner::shape::{Experts, Family, Latent};
 
 const STEPS: usize = 20;

@@ -12,7 +12,8 @@ use meshwright_hardware::mesh::Mesh;
 use meshwright_hardware::units::Precision;
 use meshwright_planner::job::Architecture;
 use meshwright_planner::lower::lower;
-use meshwright_planner::plan::{Plan, Schedule, Stage};
+use meshwright_planner::plan::{Plan, Stage};
+use meshwright_planner::schedule::Schedule;
 
 const STEPS: usize = 20;
 const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cases/tiny.toml");

@@ -5,7 +5,45 @@
 //! Invariant: each microbatch of each chunk is run forward once, then backward once, then (where backward is split) its
 //! weights' gradients once, always in the order of microbatches; all stages together never wait in a circle.
 
-use crate::plan::Schedule;
+use serde::{Deserialize, Serialize};
+
+/// In which order a stage runs its microbatches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Schedule {
+    /// All forward, then all backward (Huang et al. 2019).
+    #[serde(rename = "gpipe")]
+    GPipe,
+    /// One forward, one backward, after a warm-up (Narayanan et al. 2019): fewer microbatches in flight. With several chunks
+    /// a stage it is the interleaved schedule (Narayanan et al. 2021).
+    #[serde(rename = "1f1b")]
+    OneFOneB,
+    /// 1F1B with the gradients of weights put off into what would be bubbles (Qi et al. 2023).
+    #[serde(rename = "zb-h1")]
+    ZeroBubble,
+    /// Two chunks a stage in the form of a V, with weights put off (Qi et al. 2024; DeepSeek-AI 2025).
+    #[serde(rename = "dualpipe-v")]
+    DualPipeV,
+}
+
+impl Schedule {
+    /// Name in files and tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Schedule::GPipe => "gpipe",
+            Schedule::OneFOneB => "1f1b",
+            Schedule::ZeroBubble => "zb-h1",
+            Schedule::DualPipeV => "dualpipe-v",
+        }
+    }
+
+    /// Whether the gradients of weights are a pass of their own.
+    pub fn splits(self) -> bool {
+        match self {
+            Schedule::GPipe | Schedule::OneFOneB => false,
+            Schedule::ZeroBubble | Schedule::DualPipeV => true,
+        }
+    }
+}
 
 /// What a stage does next, for a chunk and a microbatch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

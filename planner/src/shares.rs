@@ -19,7 +19,8 @@ use meshwright_hardware::price::PriceError;
 use meshwright_hardware::profile::Cluster;
 
 use crate::lower::Sizes;
-use crate::plan::{Plan, Schedule};
+use crate::plan::Plan;
+use crate::schedule::Schedule;
 use crate::search::bound::of_stage;
 use crate::search::cost::{CachedPrices, Costs, ShapeWork};
 use crate::search::pool_assignment::{self, Seats};

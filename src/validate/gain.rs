@@ -10,8 +10,9 @@ use meshwright_planner::error::PlanError;
 use meshwright_planner::estimate::{self, Layout, Recompute, layers_of};
 use meshwright_planner::goal::Goal;
 use meshwright_planner::job::{Architecture, Job, Model, Optimizer};
-use meshwright_planner::plan::{Plan, Schedule, Stage};
+use meshwright_planner::plan::{Plan, Stage};
 use meshwright_planner::predict::predict;
+use meshwright_planner::schedule::Schedule;
 use meshwright_planner::search::{Fix, USABLE_MEMORY, search};
 use meshwright_planner::shape::{Family, Shape};
 

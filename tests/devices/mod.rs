@@ -13,7 +13,8 @@ use meshwright_executor::train::{TrainConfig, Trainer};
 use meshwright_hardware::mesh::Mesh;
 use meshwright_planner::job::Architecture;
 use meshwright_planner::lower::lower;
-use meshwright_planner::plan::{Plan, Schedule, Stage};
+use meshwright_planner::plan::{Plan, Stage};
+use meshwright_planner::schedule::Schedule;
 use serde_json::Value;
 
 const STEPS: usize = 20;

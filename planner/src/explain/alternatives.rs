@@ -14,7 +14,8 @@ use super::refit::{fit, spread, usable};
 use super::time::{Cause, StageTime};
 use super::{Seen, parallel, see};
 use crate::error::PlanError;
-use crate::plan::{Plan, Schedule, Stage};
+use crate::plan::{Plan, Stage};
+use crate::schedule::Schedule;
 use crate::sites::Sites;
 
 /// One decision changed.

@@ -12,7 +12,7 @@ use super::choose::{QUICK, could_fit, longest_step};
 use super::offer::{Offer, keeps};
 use super::parts::parts;
 use crate::job::Job;
-use crate::plan::Schedule;
+use crate::schedule::Schedule;
 use crate::search::{Fix, SearchOptions, fits};
 use crate::sites::decide_with;
 

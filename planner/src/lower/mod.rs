@@ -60,7 +60,8 @@ pub fn lower(plan: &Plan) -> Result<Lowered, PlanError> {
 mod tests {
     use super::*;
     use crate::job::Architecture;
-    use crate::plan::{Schedule, Stage};
+    use crate::plan::Stage;
+    use crate::schedule::Schedule;
     use crate::testing::{tiny_job, tiny_model};
     use meshwright_hardware::mesh::Mesh;
     use meshwright_hardware::program::{Input, Kind};

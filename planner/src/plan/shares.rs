@@ -66,6 +66,7 @@ fn ends(plan: &Plan) -> Vec<Vec<Action>> {
 mod tests {
     use super::*;
     use crate::job::Architecture;
+    use crate::schedule::Schedule;
     use crate::testing::{tiny_job, tiny_model};
 
     #[test]
@@ -92,7 +93,7 @@ mod tests {
         (grouped.mesh.ep, grouped.mesh.dp, grouped.shares) = (2, 4, vec![3, 2, 2, 1]);
         refused(grouped.clone(), "shares", "replicas 0 and 1");
         let mut v = plan(&[4, 2, 2]);
-        (v.mesh.pp, v.chunks, v.schedule, v.stages) = (2, 2, super::super::Schedule::DualPipeV, vec![v.stages[0]; 4]);
+        (v.mesh.pp, v.chunks, v.schedule, v.stages) = (2, 2, Schedule::DualPipeV, vec![v.stages[0]; 4]);
         v.stages.iter_mut().for_each(|stage| stage.layers = 1);
         v.check().unwrap();
         refused(Plan { shares: vec![5, 2, 1], ..v }, "shares", "another order");

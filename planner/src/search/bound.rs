@@ -18,8 +18,8 @@
 
 use crate::job::Model;
 use crate::model::Kind;
-use crate::plan::{Plan, Recompute, Schedule, Stage};
-use crate::schedule::Pipeline;
+use crate::plan::{Plan, Recompute, Stage};
+use crate::schedule::{Pipeline, Schedule};
 
 use super::cost::{Costs, PieceCost, Share};
 

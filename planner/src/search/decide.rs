@@ -11,8 +11,8 @@ use rustc_hash::FxHashMap;
 use crate::error::PlanError;
 use crate::lower::InFlight;
 use crate::partition::Problem;
-use crate::plan::{Plan, Schedule};
-use crate::schedule::Pipeline;
+use crate::plan::Plan;
+use crate::schedule::{Pipeline, Schedule};
 use crate::shares;
 
 use super::bound::{Whole, least_ratio};

@@ -13,8 +13,7 @@
 //! Invariant: what is left out ends later when played (tests against enumeration).
 
 use crate::job::Model;
-use crate::plan::Schedule;
-use crate::schedule::Pipeline;
+use crate::schedule::{Pipeline, Schedule};
 
 use super::cost::Costs;
 use super::partition_bound::{Least, Paths};

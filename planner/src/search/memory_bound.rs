@@ -18,8 +18,8 @@ use meshwright_hardware::units::Bytes;
 
 use crate::lower::{Formats, InFlight, PieceSize, Tapes, kept, kept_elems};
 use crate::model::{Kind, Step};
-use crate::plan::{Plan, Recompute, Schedule};
-use crate::schedule::Pipeline;
+use crate::plan::{Plan, Recompute};
+use crate::schedule::{Pipeline, Schedule};
 
 use super::bound::Times;
 use super::cost::PieceCost;

@@ -13,8 +13,7 @@ use meshwright_hardware::mesh::{Axis, Mesh, Order};
 
 use crate::error::PlanError;
 use crate::lower::Sizes;
-use crate::plan::Schedule;
-use crate::schedule::Pipeline;
+use crate::schedule::{Pipeline, Schedule};
 
 use super::bound::{Whole, least_ratio};
 use super::cost::{Costs, ShapeWork};

@@ -23,8 +23,8 @@
 //! Invariant: no more than the played step of any spreading (tests against enumeration).
 
 use crate::job::Model;
-use crate::plan::{Recompute, Schedule};
-use crate::schedule::Pipeline;
+use crate::plan::Recompute;
+use crate::schedule::{Pipeline, Schedule};
 
 use super::bound::Times;
 use super::cost::{Costs, PieceCost};

@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::job::Job;
 use crate::model::Kind;
-use crate::plan::{Plan, Schedule, Stage, check_tp};
+use crate::plan::{Plan, Stage, check_tp};
+use crate::schedule::Schedule;
 
 /// What the user has fixed, in a job's `[fix]` or on the command line.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
