@@ -5,9 +5,9 @@
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use meshwright_hardware::profile::Cluster;
 use meshwright_hardware::units::Precision;
-use meshwright_planner::job::{Job, Optimizer};
+use meshwright_planner::job::{Fix, Job, Optimizer};
 use meshwright_planner::models;
-use meshwright_planner::search::{Fix, search};
+use meshwright_planner::search::search;
 
 const CASES: [(&str, &str, usize, usize); 5] = [
     ("gpt3-175b", "512x dgx-a100-80gb", 2048, 1536),

@@ -8,9 +8,13 @@ use meshwright_hardware::units::{Precision, Tokens};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Fault, PlanError};
-use crate::goal::Goal;
-use crate::search::Fix;
 use crate::shape::{Family, Shape, USUAL_TARGET};
+
+mod fix;
+mod goal;
+
+pub use fix::Fix;
+pub use goal::{Goal, Objective, USABLE_MEMORY};
 
 /// Which usual decoder: what stands between its matmuls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

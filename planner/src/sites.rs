@@ -18,11 +18,11 @@ use meshwright_hardware::units::{ByteRate, Bytes, Seconds};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Fault, PlanError};
-use crate::job::Job;
+use crate::job::{Fix, Job};
 use crate::lower::{Blocks, Layout, Pieces};
 use crate::plan::Plan;
 use crate::predict::predict;
-use crate::search::{Fix, Found, SearchOptions, search_with};
+use crate::search::{Found, SearchOptions, search_with};
 
 /// How sites share their work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,10 +7,10 @@ use clap::Args;
 use meshwright_executor::device::Backend;
 use meshwright_hardware::profile::Cluster;
 use meshwright_hardware::units::Precision;
-use meshwright_planner::job::{Job, Optimizer};
+use meshwright_planner::job::{Fix, Job, Optimizer};
 use meshwright_planner::models;
 use meshwright_planner::plan::Plan;
-use meshwright_planner::search::{Fix, search};
+use meshwright_planner::search::search;
 
 use super::plan::print_figures;
 use super::report::of_run;

@@ -5,8 +5,8 @@
 use clap::Args;
 use meshwright_hardware::profile::{Cluster, Figure};
 use meshwright_hardware::units::{Dollars, Seconds, Tokens};
-use meshwright_planner::goal::{Advice, Chosen, Goal, Objective, Offer};
-use meshwright_planner::job::Job;
+use meshwright_planner::goal::{Advice, Chosen, Offer};
+use meshwright_planner::job::{Goal, Job, Objective};
 use serde_json::{Value, json};
 
 use super::explain::brief;

@@ -3,14 +3,11 @@
 use clap::Args;
 use meshwright_hardware::profile::Cluster;
 use meshwright_hardware::units::{Bytes, Precision};
-use meshwright_planner::PlanError;
 use meshwright_planner::goal::{Chosen, advise, advise_limits, choose, missed};
-use meshwright_planner::job::{Job, Optimizer, says_length};
-use meshwright_planner::models;
+use meshwright_planner::job::{Fix, Job, Optimizer, says_length};
 use meshwright_planner::plan::Plan;
 use meshwright_planner::predict::{Figures, predict};
-use meshwright_planner::search::Fix;
-use meshwright_planner::sites;
+use meshwright_planner::{PlanError, models, sites};
 use serde_json::json;
 
 use super::explain::print_sites;

@@ -13,9 +13,9 @@ use super::refit::{fit, usable};
 use super::{Seen, parallel};
 use crate::error::PlanError;
 use crate::goodput::dollars_per_hour;
+use crate::job::Fix;
 use crate::plan::Plan;
 use crate::predict::predict;
-use crate::search::Fix;
 use crate::sites;
 
 /// What is decided again when the cluster changes.

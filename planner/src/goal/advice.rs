@@ -11,11 +11,10 @@ use meshwright_hardware::profile::Cluster;
 use meshwright_hardware::units::{Dollars, Seconds, Tokens};
 use serde::Serialize;
 
+use super::Chosen;
 use super::case::Case;
 use super::offer::{Offer, keeps};
-use super::{Chosen, Goal};
-use crate::job::Job;
-use crate::search::Fix;
+use crate::job::{Fix, Goal, Job};
 
 /// A change and what it brings.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -11,9 +11,9 @@ use super::advice::Advice;
 use super::choose::{QUICK, could_fit, longest_step};
 use super::offer::{Offer, keeps};
 use super::parts::parts;
-use crate::job::Job;
+use crate::job::{Fix, Job};
 use crate::schedule::Schedule;
-use crate::search::{Fix, SearchOptions, fits};
+use crate::search::{SearchOptions, fits};
 use crate::sites::decide_with;
 
 /// Devices that an advice asks for at the most.

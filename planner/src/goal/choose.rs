@@ -18,12 +18,11 @@ use meshwright_hardware::units::Seconds;
 use super::front::front;
 use super::offer::{Offer, keeps, measure};
 use super::parts::parts;
-use super::{Goal, Objective};
 use crate::error::PlanError;
 use crate::explain::parallel;
 use crate::goodput::{Least, dollars_per_hour, kilowatts, least_training};
-use crate::job::Job;
-use crate::search::{Fix, Found, Progress, SearchOptions, TOLERANCE};
+use crate::job::{Fix, Goal, Job, Objective};
+use crate::search::{Found, Progress, SearchOptions, TOLERANCE};
 use crate::sites::decide_with;
 
 /// How parts are searched for the front alone, and changed jobs: not as far as the answer is.

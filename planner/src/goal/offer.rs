@@ -6,9 +6,8 @@
 
 use meshwright_hardware::profile::Cluster;
 
-use super::{Goal, Objective};
 use crate::goodput::{Least, Training, days_to_train};
-use crate::job::Job;
+use crate::job::{Goal, Job, Objective};
 use crate::plan::Plan;
 use crate::predict::Figures;
 

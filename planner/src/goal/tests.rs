@@ -8,8 +8,8 @@ use super::front::front;
 use super::parts::parts;
 use super::*;
 use crate::error::PlanError;
-use crate::job::{Architecture, Job};
-use crate::search::{Fix, SearchOptions, fits, search, search_with};
+use crate::job::{Architecture, Fix, Goal, Job, Objective, USABLE_MEMORY};
+use crate::search::{SearchOptions, fits, search, search_with};
 use crate::testing::{tiny_job, tiny_model};
 
 fn cluster(text: &str) -> Cluster {

@@ -13,7 +13,7 @@ use meshwright_hardware::profile::Cluster;
 use rustc_hash::FxHashMap;
 
 use crate::error::PlanError;
-use crate::job::Job;
+use crate::job::{Fix, Job};
 use crate::lower::InFlight;
 use crate::plan::Plan;
 use crate::predict::{Predicted, predict};
@@ -26,7 +26,7 @@ use super::memory_bound::Trade;
 use super::open::Group;
 use super::pool_assignment;
 use super::prove::Decided;
-use super::space::{Combination, Fix, Shape, Space};
+use super::space::{Combination, Shape, Space};
 use super::{AT_ONCE, Progress, SearchOptions};
 
 /// What is known of a part of the space.

@@ -31,16 +31,13 @@ use std::time::Instant;
 use meshwright_hardware::profile::Cluster;
 
 use crate::error::PlanError;
-use crate::job::Job;
+use crate::job::{Fix, Job};
 use crate::plan::Plan;
 use crate::predict::Predicted;
 
 use engine::Search;
 pub use options::{Progress, SearchOptions};
-pub use space::Fix;
 
-/// Share of a device's memory that a plan may declare; the rest is the runtime's, the allocator's and the network's.
-pub const USABLE_MEMORY: f64 = 0.94;
 /// Relative gap to the best bound at which a search ends.
 pub const TOLERANCE: f64 = 0.005;
 /// Shapes that a search opens at the most, once it has a plan; what is left then counts in the gap.

@@ -8,64 +8,11 @@
 use std::collections::BTreeMap;
 
 use meshwright_hardware::mesh::{Mesh, Order};
-use serde::{Deserialize, Serialize};
 
-use crate::job::Job;
+use crate::job::{Fix, Job};
 use crate::model::Kind;
 use crate::plan::{Plan, Stage, check_tp};
 use crate::schedule::Schedule;
-
-/// What the user has fixed, in a job's `[fix]` or on the command line.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Fix {
-    /// Data parallelism.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub dp: Option<usize>,
-    /// Pipeline parallelism.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub pp: Option<usize>,
-    /// Tensor parallelism.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tp: Option<usize>,
-    /// Context parallelism.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cp: Option<usize>,
-    /// Expert parallelism.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ep: Option<usize>,
-    /// Sequences a microbatch.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub microbatch: Option<usize>,
-    /// Order of microbatches.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub schedule: Option<Schedule>,
-    /// Chunks a stage.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub chunks: Option<usize>,
-    /// ZeRO stage.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub zero: Option<u8>,
-    /// Whether tensor parallelism shards tokens.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub sequence_parallel: Option<bool>,
-    /// Whether context parallelism goes round a ring.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ring: Option<bool>,
-    /// How axes are laid over ranks.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub order: Option<Order>,
-    /// The most tensor parallelism.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_tp: Option<usize>,
-}
-
-impl Fix {
-    /// Whether nothing is fixed.
-    pub fn is_empty(&self) -> bool {
-        *self == Fix::default()
-    }
-}
 
 /// Whether a value is as fixed, or nothing is.
 fn allows<T: PartialEq>(fixed: &Option<T>, value: &T) -> bool {

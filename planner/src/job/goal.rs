@@ -1,0 +1,114 @@
+//! What a plan is to be good at, and what it must not exceed.
+//!
+//! In: a job's `[goal]`, or the command line. Out: [`Goal`].
+//!
+//! Invariant: an empty goal is the fastest plan on all devices.
+
+use meshwright_hardware::units::{Dollars, Seconds, Tokens};
+use serde::{Deserialize, Serialize};
+
+use crate::error::Fault;
+
+/// Share of a device's memory that a plan may declare; the rest is the runtime's, the allocator's and the network's.
+pub const USABLE_MEMORY: f64 = 0.94;
+
+/// What is to be least.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Objective {
+    /// A step's time, on all devices.
+    #[default]
+    Time,
+    /// What training costs, on as many of the devices as that takes.
+    Cost,
+    /// What training draws, on as many of the devices as that takes.
+    Energy,
+}
+
+impl Objective {
+    /// Name in files and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Objective::Time => "time",
+            Objective::Cost => "cost",
+            Objective::Energy => "energy",
+        }
+    }
+}
+
+impl std::str::FromStr for Objective {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let all = [Objective::Time, Objective::Cost, Objective::Energy];
+        let found = all.into_iter().find(|objective| objective.name() == text);
+        found.ok_or_else(|| format!("unknown objective `{text}`; known: time, cost, energy"))
+    }
+}
+
+/// What the user wants of a plan, in a job's `[goal]` or on the command line.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Goal {
+    /// What is to be least.
+    #[serde(skip_serializing_if = "is_default")]
+    pub objective: Objective,
+    /// Tokens to train on, instead of the job's `steps`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<Tokens>,
+    /// Share of a device's memory to leave free, beyond what the runtime needs: 0 to less than [`USABLE_MEMORY`].
+    #[serde(skip_serializing_if = "is_default")]
+    pub headroom: f64,
+    /// From the first step to the last, failures included: at most this long, as expected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Seconds>,
+    /// For all devices over that time: at most this much.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Dollars>,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+impl Goal {
+    /// Whether nothing is wanted but the fastest plan.
+    pub fn is_empty(&self) -> bool {
+        is_default(self)
+    }
+
+    /// Whether what training takes from the first step to the last is limited.
+    pub fn limits_training(&self) -> bool {
+        self.deadline.is_some() || self.budget.is_some()
+    }
+
+    /// Bytes that a plan may declare on a device with so much memory.
+    pub fn usable(&self, memory: u64) -> u64 {
+        (memory as f64 * (USABLE_MEMORY - self.headroom)) as u64
+    }
+
+    /// Refuses what no plan can do.
+    pub fn check(&self) -> Result<(), Fault> {
+        if !(0.0..USABLE_MEMORY).contains(&self.headroom) {
+            let reserve = 100.0 * (1.0 - USABLE_MEMORY);
+            let problem = format!(
+                "it is the share of a device's memory left free, beyond the {reserve:.0} % that the runtime needs: 0 to \
+                 less than {USABLE_MEMORY}, such as 0.1"
+            );
+            return Err(Fault::new("goal.headroom", self.headroom, problem));
+        }
+        let above_zero = "it must be above zero";
+        match self {
+            Goal { tokens: Some(tokens), .. } if tokens.0 < 1.0 => {
+                Err(Fault::new("goal.tokens", tokens.exact(), "it must be one or more"))
+            }
+            Goal { deadline: Some(deadline), .. } if deadline.0 <= 0.0 => {
+                Err(Fault::new("goal.deadline", deadline.exact(), above_zero))
+            }
+            Goal { budget: Some(budget), .. } if budget.0 <= 0.0 => {
+                Err(Fault::new("goal.budget", budget.exact(), above_zero))
+            }
+            _ => Ok(()),
+        }
+    }
+}
