@@ -6,11 +6,10 @@ use meshwright::runs::train_config;
 use meshwright_executor::train::Trainer;
 use meshwright_hardware::mesh::{Mesh, Order};
 use meshwright_hardware::units::Precision;
-use meshwright_planner::job::{Architecture, Job, Model, Optimizer};
+use meshwright_planner::job::{Architecture, Experts, Family, Job, Latent, Model, Optimizer};
 use meshwright_planner::lower::lower;
 use meshwright_planner::plan::{Plan, Stage};
 use meshwright_planner::schedule::Schedule;
-use meshwright_planner::shape::{Experts, Family, Latent};
 
 const STEPS: usize = 20;
 

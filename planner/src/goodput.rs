@@ -13,8 +13,7 @@ use meshwright_hardware::profile::{Cluster, Figure, Machine};
 use meshwright_hardware::units::{ByteRate, Bytes, Seconds};
 use serde::Serialize;
 
-use crate::job::Job;
-use crate::shape::Shape;
+use crate::job::{Job, Shape};
 
 /// Of its power limit, what a device draws while it waits for others. In training of three models power falls to 75, 50 and
 /// 20 % of the limit where ranks wait for each other at the end of a step (Patel et al. 2024, Characterizing Power Management
@@ -307,10 +306,10 @@ fn least_busy(job: &Job, cluster: &Cluster) -> f64 {
 /// FLOPs of a step's matmuls with weights, forward and backward, without what experts have no room for.
 fn matmul_flops(job: &Job) -> f64 {
     let shape = Shape::from(&job.model);
-    let linears = |all: Vec<crate::shape::Linear>| all.iter().map(|one| one.inputs * one.outputs).sum::<f64>();
+    let linears = |all: Vec<crate::job::shape::Linear>| all.iter().map(|one| one.inputs * one.outputs).sum::<f64>();
     let (layers, routed) = (job.model.depth() as f64, shape.expert_share());
     let dense = linears(shape.attention_linears()) + (1.0 - routed) * linears(shape.ffn_linears(shape.ffn as f64));
-    let experts = |e: &crate::shape::Experts| 0.9 * e.top_k as f64 * shape.expert_parameters(e);
+    let experts = |e: &crate::job::Experts| 0.9 * e.top_k as f64 * shape.expert_parameters(e);
     let experts = routed * shape.experts.as_ref().map_or(0.0, experts);
     let head = if job.model.causal() { (job.model.vocab * job.model.hidden) as f64 } else { 0.0 };
     6.0 * (layers * (dense + experts) + head) * job.tokens_per_step() as f64

@@ -1,122 +1,25 @@
-//! What is to be trained: a model's shape and a training job.
+//! A training job: the model, the batch, the optimizer, and what the user fixes and wants.
 //!
-//! In: strict TOML ([`crate::models`] or a user's). Out: checked [`Model`] and [`Job`].
+//! In: strict TOML. Out: a checked [`Job`].
 //!
-//! Invariant: a `Model` and a `Job` that were read satisfy their `check`; they name no hardware and no partitioning.
+//! Invariant: a `Job` that was read satisfies its `check`; it names no hardware.
 
 use meshwright_hardware::units::{Precision, Tokens};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Fault, PlanError};
-use crate::shape::{Family, Shape, USUAL_TARGET};
 
 mod fix;
 mod goal;
+mod model;
+pub mod shape;
 
 pub use fix::Fix;
 pub use goal::{Goal, Objective, USABLE_MEMORY};
+pub use model::{Architecture, Experts, Family, Half, Kind, Latent, Model};
+pub use shape::Shape;
 
-/// Which usual decoder: what stands between its matmuls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Architecture {
-    /// Learned positions, LayerNorm, GELU, biases (Radford et al. 2019).
-    Gpt2,
-    /// RoPE, RMSNorm, SwiGLU, no biases (Touvron et al. 2023).
-    Llama,
-}
-
-/// A decoder's shape.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Model {
-    /// Name in tables.
-    pub name: String,
-    /// Which usual decoder.
-    #[serde(alias = "dress")]
-    pub architecture: Architecture,
-    /// Transformer layers.
-    pub layers: usize,
-    /// Width of the residual stream.
-    pub hidden: usize,
-    /// Query heads.
-    pub heads: usize,
-    /// Key/value heads; as many as `heads` without grouped-query attention.
-    pub kv_heads: usize,
-    /// Width of the feed-forward layer (of each of the gate and up projections in a LLaMA).
-    pub ffn: usize,
-    /// Tokens in the vocabulary, padding included.
-    pub vocab: usize,
-    /// Whether the head's weight is the token embedding's.
-    pub tied: bool,
-    /// Base of the rotary positions.
-    #[serde(default = "usual_theta")]
-    pub rope_theta: f32,
-    /// How it differs from the usual decoder of its architecture.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub family: Option<Family>,
-}
-
-fn usual_theta() -> f32 {
-    10_000.0
-}
-
-impl Model {
-    /// Width of a head.
-    pub fn head_dim(&self) -> usize {
-        self.family.as_ref().and_then(|family| family.head_dim).unwrap_or(self.hidden / self.heads)
-    }
-
-    /// Parameters; a tied embedding counts once. `seq` is the learned positions' number.
-    pub fn parameters(&self, seq: usize) -> u64 {
-        if self.family.is_some() {
-            return Shape::from(self).parameters(seq) as u64;
-        }
-        let (h, f, kv) = (self.hidden as u64, self.ffn as u64, (self.kv_heads * self.head_dim()) as u64);
-        let table = self.vocab as u64 * h;
-        let tables = if self.tied { table } else { 2 * table };
-        match self.architecture {
-            Architecture::Gpt2 => {
-                let layer = h * (h + 2 * kv) + (h + 2 * kv) + h * h + h + 2 * h * f + f + h + 4 * h;
-                self.layers as u64 * layer + tables + seq as u64 * h + 2 * h
-            }
-            Architecture::Llama => {
-                let layer = h * (h + 2 * kv) + h * h + 3 * h * f + 2 * h;
-                self.layers as u64 * layer + tables + h
-            }
-        }
-    }
-
-    /// Refuses shapes that no transformer has.
-    pub fn check(&self) -> Result<(), Fault> {
-        let sizes = [
-            ("layers", self.layers),
-            ("hidden", self.hidden),
-            ("heads", self.heads),
-            ("kv_heads", self.kv_heads),
-            ("ffn", self.ffn),
-            ("vocab", self.vocab),
-        ];
-        if let Some((key, _)) = sizes.iter().find(|(_, size)| *size == 0) {
-            return Err(Fault::new(key, 0, "it must be above zero"));
-        }
-        if self.family.as_ref().is_none_or(|family| family.head_dim.is_none())
-            && !self.hidden.is_multiple_of(self.heads)
-        {
-            return Err(Fault::new("heads", self.heads, format!("it must divide `hidden` = {}", self.hidden)));
-        }
-        if !self.heads.is_multiple_of(self.kv_heads) {
-            return Err(Fault::new("kv_heads", self.kv_heads, format!("it must divide `heads` = {}", self.heads)));
-        }
-        if self.architecture == Architecture::Llama && !self.head_dim().is_multiple_of(2) {
-            return Err(Fault::new("heads", self.heads, "rotary positions need heads of an even width"));
-        }
-        if !(self.rope_theta > 0.0 && self.rope_theta.is_finite()) {
-            return Err(Fault::new("rope_theta", self.rope_theta, "it must be above zero"));
-        }
-        Ok(())
-    }
-}
+use shape::USUAL_TARGET;
 
 /// AdamW and its schedule: linear warm-up, then a cosine from `lr` to `min_lr` at the last step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

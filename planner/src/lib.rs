@@ -18,7 +18,6 @@ pub mod plan;
 pub mod predict;
 pub mod schedule;
 pub mod search;
-pub mod shape;
 pub mod shares;
 pub mod sites;
 mod solver;

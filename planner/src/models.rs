@@ -70,7 +70,7 @@ pub fn parse(file: &str, text: &str) -> Result<Model, PlanError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shape::Shape;
+    use crate::job::Shape;
 
     #[test]
     fn parameter_counts_are_the_papers() {

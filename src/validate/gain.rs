@@ -8,12 +8,11 @@ use meshwright_hardware::mesh::{Mesh, Order};
 use meshwright_hardware::profile::Cluster;
 use meshwright_planner::error::PlanError;
 use meshwright_planner::estimate::{self, Layout, Recompute, layers_of};
-use meshwright_planner::job::{Architecture, Fix, Goal, Job, Model, Optimizer, USABLE_MEMORY};
+use meshwright_planner::job::{Architecture, Family, Fix, Goal, Job, Model, Optimizer, Shape, USABLE_MEMORY};
 use meshwright_planner::plan::{Plan, Stage};
 use meshwright_planner::predict::predict;
 use meshwright_planner::schedule::Schedule;
 use meshwright_planner::search::search;
-use meshwright_planner::shape::{Family, Shape};
 
 use super::row::{Run, Skip};
 

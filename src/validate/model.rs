@@ -5,7 +5,7 @@
 //! Invariant: what no column states follows by arithmetic, by the papers of a named family, or from a row of the same
 //! source about a model of the same width.
 
-use meshwright_planner::shape::{Experts, Latent, Shape};
+use meshwright_planner::job::{Experts, Latent, Shape};
 
 use super::row::{Record, Skip};
 

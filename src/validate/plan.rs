@@ -7,7 +7,7 @@
 use meshwright_hardware::profile::Stack;
 use meshwright_hardware::units::Precision;
 use meshwright_planner::estimate::{Layout, Recompute, Schedule};
-use meshwright_planner::shape::Shape;
+use meshwright_planner::job::Shape;
 
 use super::place;
 use super::row::{Record, Skip};

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use meshwright_hardware::profile::{Device, Machine, Stack};
 use meshwright_hardware::topology::Topology;
 use meshwright_planner::estimate::Layout;
-use meshwright_planner::shape::Shape;
+use meshwright_planner::job::Shape;
 
 use super::convention::Convention;
 use super::{model, place, plan};

@@ -11,7 +11,8 @@ use meshwright_hardware::program::Collective;
 use meshwright_hardware::units::{FlopRate, Precision};
 
 use super::{Layout, Recompute, Site};
-use crate::shape::{Linear, Shape};
+use crate::job::Shape;
+use crate::job::shape::Linear;
 
 /// Bytes of an activation.
 const WIDTH: f64 = 2.0;

@@ -11,7 +11,7 @@
 use meshwright_hardware::profile::AttentionKernel;
 
 use super::{Layout, Recompute, Schedule, Site, StageLayers, stages_of};
-use crate::shape::Shape;
+use crate::job::Shape;
 
 /// Bytes of workspaces within the allocator: cuBLAS takes 32 MiB on Hopper, 8 MiB before (NVIDIA, cuBLAS documentation, §2.1.7),
 /// a stream each.

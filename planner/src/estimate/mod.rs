@@ -17,7 +17,7 @@ use meshwright_hardware::program::Collective;
 use meshwright_hardware::topology::Topology;
 use meshwright_hardware::units::{Bytes, Precision};
 
-use crate::shape::Shape;
+use crate::job::Shape;
 
 /// What is kept of a layer's forward pass.
 #[derive(Clone, Copy, Debug, PartialEq)]

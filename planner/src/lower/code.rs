@@ -14,7 +14,9 @@ use meshwright_hardware::op::{DtypeClass, Mode, Op};
 use meshwright_hardware::program::{ArgView, Block, BlockParam, Call, Collective, Elem, Phase};
 use meshwright_hardware::units::Precision;
 
-use crate::model::{self, Backward, Home, Kind, Local, Split, Step, Tape, Use, Value};
+use crate::model::{self, Backward, Home, Local, Split, Step, Tape, Use, Value};
+
+use crate::job::Kind;
 use crate::plan::{Plan, Recompute};
 
 /// Kinds of memory by what their elements are.

@@ -11,7 +11,8 @@ use meshwright_hardware::program::Elem;
 
 use super::code::{ALIGN, ByClass, Piece, Pieces, Tapes};
 use super::layout::{Formats, Sizes as BankSizes, bank_of, places_away, sharing, tied_apart, tied_elems, turns};
-use crate::model::{Kind, ParamDecl, Tape};
+use crate::job::Kind;
+use crate::model::{ParamDecl, Tape};
 use crate::plan::{Plan, Recompute};
 use crate::schedule::{Action, Pipeline, under_way};
 

@@ -12,8 +12,7 @@ use meshwright_hardware::op::{AttentionDims, ContextDims, Layout, NormKind, Op};
 use meshwright_hardware::params::{Init, Shard};
 
 use super::tape::{Arg, Home, Node, ParamDecl, Ring, Tape};
-use crate::job::{Architecture, Model};
-use crate::shape::Experts;
+use crate::job::{Architecture, Experts, Half, Kind, Model};
 
 /// What a rank holds, as a plan fixes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -54,81 +53,6 @@ impl Local {
     /// Tokens of the residual stream.
     pub fn residual_rows(&self) -> usize {
         self.rows() / self.sharers()
-    }
-}
-
-/// Kinds of layers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Kind {
-    /// Of which half of the model.
-    pub half: Half,
-    /// Whether it has experts, and no dense feed-forward part.
-    pub experts: bool,
-}
-
-/// Halves of a model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Half {
-    /// There is but one.
-    Whole,
-    /// Encoder.
-    Encoder,
-    /// The encoder's last layer, with the norm behind it.
-    EncoderEnd,
-    /// Decoder, which attends to the encoder's output too.
-    Decoder,
-}
-
-impl Model {
-    /// The kind of a layer.
-    pub fn kind(&self, layer: usize) -> Kind {
-        let routes =
-            |e: &Experts| layer >= e.dense_layers && (layer - e.dense_layers + 1).is_multiple_of(e.every.max(1));
-        let half = match layer {
-            _ if self.depth() == self.layers => Half::Whole,
-            layer if layer + 1 < self.layers => Half::Encoder,
-            layer if layer < self.layers => Half::EncoderEnd,
-            _ => Half::Decoder,
-        };
-        Kind { half, experts: self.experts().is_some_and(routes) }
-    }
-
-    /// Layers in all: a decoder's beside an encoder's count too.
-    pub fn depth(&self) -> usize {
-        self.layers + self.family.as_ref().and_then(|family| family.decoder_layers).unwrap_or(0)
-    }
-
-    /// Its experts, if it has some.
-    pub fn experts(&self) -> Option<&Experts> {
-        self.family.as_ref()?.experts.as_ref()
-    }
-
-    /// Whether linear layers and norms have biases.
-    pub fn biased(&self) -> bool {
-        self.architecture == Architecture::Gpt2
-    }
-
-    /// Whether feed-forward parts have a gate.
-    pub fn gated(&self) -> bool {
-        self.family.as_ref().and_then(|family| family.gated).unwrap_or(self.architecture == Architecture::Llama)
-    }
-
-    /// Whether positions are learned.
-    pub fn learned_positions(&self) -> bool {
-        self.family
-            .as_ref()
-            .and_then(|family| family.learned_positions)
-            .unwrap_or(self.architecture == Architecture::Gpt2)
-    }
-
-    /// Whether a token sees only earlier ones.
-    pub fn causal(&self) -> bool {
-        self.family.as_ref().is_none_or(|family| !family.bidirectional)
-    }
-
-    /// Whether attention and feed-forward run side by side.
-    pub fn parallel_block(&self) -> bool {
-        self.family.as_ref().is_some_and(|family| family.parallel_block)
     }
 }
 

@@ -12,8 +12,7 @@ use meshwright_hardware::params::{Init, Shard};
 
 use super::decoder::{CHEAP, DEAR, INIT_STD, Local, deep, matrix, normal};
 use super::tape::{Arg, Node, ParamDecl, Tape};
-use crate::job::Model;
-use crate::shape::Experts;
+use crate::job::{Experts, Model};
 
 /// Tokens of `rows` that one expert has room for.
 pub fn room(experts: &Experts, rows: usize) -> usize {

@@ -10,8 +10,7 @@ use meshwright_hardware::params::{Init, Shard};
 
 use super::decoder::{CHEAP, DEAR, INIT_STD, Local, attend, matrix, normal, vector};
 use super::tape::{Arg, ParamDecl, Tape};
-use crate::job::Model;
-use crate::shape::Latent;
+use crate::job::{Latent, Model};
 
 /// A parameter that every rank holds whole and makes a part of the gradient of.
 fn partial(decl: ParamDecl) -> ParamDecl {

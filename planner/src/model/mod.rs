@@ -14,7 +14,7 @@ mod split;
 mod tape;
 
 pub use backward::Backward;
-pub use decoder::{Half, Kind, Local, embed, head, layer};
+pub use decoder::{Local, embed, head, layer};
 pub use experts::room;
 pub use split::Split;
 pub use tape::{Arg, Home, Node, ParamDecl, Ring, Step, Tape, Tensor, Use, Value};

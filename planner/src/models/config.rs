@@ -7,8 +7,7 @@
 use serde_json::{Map, Value};
 
 use crate::error::{Fault, PlanError};
-use crate::job::{Architecture, Model};
-use crate::shape::{Experts, Family, Latent};
+use crate::job::{Architecture, Experts, Family, Latent, Model};
 
 /// The file's object.
 struct Config<'a>(&'a Map<String, Value>);

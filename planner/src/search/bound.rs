@@ -16,8 +16,7 @@
 //!
 //! Invariant: floor ≤ played bound ≤ simulated step (tests over every schedule).
 
-use crate::job::Model;
-use crate::model::Kind;
+use crate::job::{Kind, Model};
 use crate::plan::{Plan, Recompute, Stage};
 use crate::schedule::{Pipeline, Schedule};
 

@@ -15,8 +15,9 @@ use meshwright_hardware::units::{Bytes, Seconds};
 use rustc_hash::FxHashMap;
 
 use super::bound::{Times, Whole};
+use crate::job::Kind;
 use crate::lower::{BankSize, Blocks, Frames, PieceSize, Pieces, Sizes, Tapes, after_saves, kept, waits_for};
-use crate::model::{Backward, Kind, Step, Tape, Value};
+use crate::model::{Backward, Step, Tape, Value};
 use crate::plan::{Plan, Recompute};
 
 /// First rank, distance and number of a group's ranks.

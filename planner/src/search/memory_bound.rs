@@ -16,8 +16,9 @@
 use meshwright_hardware::price::{PriceError, Prices};
 use meshwright_hardware::units::Bytes;
 
+use crate::job::Kind;
 use crate::lower::{Formats, InFlight, PieceSize, Tapes, kept, kept_elems};
-use crate::model::{Kind, Step};
+use crate::model::Step;
 use crate::plan::{Plan, Recompute};
 use crate::schedule::{Pipeline, Schedule};
 

@@ -14,7 +14,7 @@ use super::bound::{Times, Whole};
 use super::cost::CachedPrices;
 use super::space::Shape;
 use crate::job::Job;
-use crate::shape::Linear;
+use crate::job::shape::Linear;
 
 /// A microbatch through all layers and the head, on one rank of TP, CP and EP.
 pub fn of_shape(job: &Job, shape: &Shape, links: &mut CachedPrices) -> Result<Whole, PriceError> {
@@ -22,7 +22,7 @@ pub fn of_shape(job: &Job, shape: &Shape, links: &mut CachedPrices) -> Result<Wh
     if job.target() > 0 {
         return Ok(Whole { layers, ..Whole::default() });
     }
-    let model = crate::shape::Shape::from(&job.model);
+    let model = crate::job::Shape::from(&job.model);
     let rows = shape.microbatch * job.seq / shape.cp;
     let mut kernels = |linears: &[Linear]| -> Result<Times, PriceError> {
         let mut all = Times::default();
@@ -36,7 +36,7 @@ pub fn of_shape(job: &Job, shape: &Shape, links: &mut CachedPrices) -> Result<Wh
     let table = Linear {
         inputs: job.model.hidden as f64,
         outputs: job.model.vocab as f64,
-        split: crate::shape::Split::Columns,
+        split: crate::job::shape::Split::Columns,
     };
     let head = if job.model.causal() { kernels(&[table])? } else { Times::default() };
     // What routed experts get to do varies with their room: at the greatest rate, it is at least their share of the tokens.
@@ -84,7 +84,7 @@ pub fn of_shape(job: &Job, shape: &Shape, links: &mut CachedPrices) -> Result<Wh
 
 /// The experts that every token goes to.
 fn kernels_of_shared(
-    model: &crate::shape::Shape,
+    model: &crate::job::Shape,
     shape: &Shape,
     rows: usize,
     links: &mut CachedPrices,
@@ -103,7 +103,7 @@ fn kernels_of_shared(
 /// backward, and the activation, each read and written once.
 fn beside(
     job: &Job,
-    model: &crate::shape::Shape,
+    model: &crate::job::Shape,
     shape: &Shape,
     rows: usize,
     links: &mut CachedPrices,

@@ -9,8 +9,7 @@ use std::collections::BTreeMap;
 
 use meshwright_hardware::mesh::{Mesh, Order};
 
-use crate::job::{Fix, Job};
-use crate::model::Kind;
+use crate::job::{Fix, Job, Kind};
 use crate::plan::{Plan, Stage, check_tp};
 use crate::schedule::Schedule;
 

@@ -158,7 +158,7 @@ impl<'a> Window<'a> {
         Window { undecided, stage, first, count, fixed, once }
     }
 
-    fn kinds(&self) -> impl Iterator<Item = crate::model::Kind> + '_ {
+    fn kinds(&self) -> impl Iterator<Item = crate::job::Kind> + '_ {
         let model = &self.undecided.plan.job.model;
         (self.first..self.first + self.count).map(|layer| model.kind(layer))
     }

@@ -4,9 +4,7 @@
 //!
 //! Invariant: sizes alone; which of them can be lowered to a program stands in [`crate::lower`].
 
-use serde::{Deserialize, Serialize};
-
-use crate::job::{Architecture, Model};
+use super::model::{Architecture, Experts, Latent, Model};
 
 /// A transformer's sizes.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,85 +45,6 @@ pub struct Shape {
     pub latent: Option<Latent>,
 }
 
-/// A mixture of experts in place of the feed-forward part.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Experts {
-    /// Experts a layer.
-    pub count: usize,
-    /// Experts a token goes to.
-    pub top_k: usize,
-    /// Width of one.
-    pub ffn: usize,
-    /// Width of those that every token goes to, together.
-    #[serde(default)]
-    pub shared_ffn: usize,
-    /// Leading layers that are dense.
-    #[serde(default)]
-    pub dense_layers: usize,
-    /// Every how many layers one has experts.
-    #[serde(default = "one")]
-    pub every: usize,
-    /// Tokens an expert has room for, over an even share (Lepikhin et al. 2020, §2.2).
-    #[serde(default = "usual_capacity")]
-    pub capacity: f64,
-    /// Weight of the balancing loss (Fedus et al. 2021, §2.2).
-    #[serde(default)]
-    pub balance: f32,
-}
-
-fn usual_capacity() -> f64 {
-    1.25
-}
-
-fn one() -> usize {
-    1
-}
-
-/// How a model file differs from the usual decoder of its architecture.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Family {
-    /// Width of a head, where it is not `hidden / heads`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub head_dim: Option<usize>,
-    /// Layers of the decoder of an encoder-decoder, whose encoder's are `layers`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub decoder_layers: Option<usize>,
-    /// Whether a token sees later ones too: an encoder.
-    pub bidirectional: bool,
-    /// Whether the feed-forward part has a gate, where that is not as the architecture has it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub gated: Option<bool>,
-    /// Whether positions are learned, where that is not as the architecture has it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub learned_positions: Option<bool>,
-    /// Whether attention and feed-forward run side by side.
-    pub parallel_block: bool,
-    /// Mixture of experts.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub experts: Option<Experts>,
-    /// Multi-head latent attention.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub latent: Option<Latent>,
-}
-
-/// Ranks and widths of multi-head latent attention (DeepSeek-AI 2024, §2.1).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Latent {
-    /// Rank of queries.
-    pub q_rank: usize,
-    /// Rank of keys and values.
-    pub kv_rank: usize,
-    /// Width of a head's part without positions.
-    pub nope: usize,
-    /// Width of a head's rotary part, shared by all heads' keys.
-    pub rope: usize,
-    /// Width of a head's values.
-    pub value: usize,
-}
-
 impl From<&Model> for Shape {
     fn from(model: &Model) -> Shape {
         let gpt = model.architecture == Architecture::Gpt2;
@@ -148,6 +67,28 @@ impl From<&Model> for Shape {
             parallel_block: family.parallel_block,
             experts: family.experts,
             latent: family.latent,
+        }
+    }
+}
+
+impl Model {
+    /// Parameters; a tied embedding counts once. `seq` is the learned positions' number.
+    pub fn parameters(&self, seq: usize) -> u64 {
+        if self.family.is_some() {
+            return Shape::from(self).parameters(seq) as u64;
+        }
+        let (h, f, kv) = (self.hidden as u64, self.ffn as u64, (self.kv_heads * self.head_dim()) as u64);
+        let table = self.vocab as u64 * h;
+        let tables = if self.tied { table } else { 2 * table };
+        match self.architecture {
+            Architecture::Gpt2 => {
+                let layer = h * (h + 2 * kv) + (h + 2 * kv) + h * h + h + 2 * h * f + f + h + 4 * h;
+                self.layers as u64 * layer + tables + seq as u64 * h + 2 * h
+            }
+            Architecture::Llama => {
+                let layer = h * (h + 2 * kv) + h * h + 3 * h * f + 2 * h;
+                self.layers as u64 * layer + tables + h
+            }
         }
     }
 }

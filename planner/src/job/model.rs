@@ -1,0 +1,243 @@
+//! A model as a file describes it: its architecture, its sizes, and how its family differs.
+//!
+//! In: strict TOML ([`crate::models`] or a user's). Out: a checked [`Model`].
+//!
+//! Invariant: a `Model` that was read satisfies its `check`; it names no hardware and no partitioning.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Fault;
+
+/// Which usual decoder: what stands between its matmuls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Architecture {
+    /// Learned positions, LayerNorm, GELU, biases (Radford et al. 2019).
+    Gpt2,
+    /// RoPE, RMSNorm, SwiGLU, no biases (Touvron et al. 2023).
+    Llama,
+}
+
+/// A decoder's shape.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// Name in tables.
+    pub name: String,
+    /// Which usual decoder.
+    #[serde(alias = "dress")]
+    pub architecture: Architecture,
+    /// Transformer layers.
+    pub layers: usize,
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key/value heads; as many as `heads` without grouped-query attention.
+    pub kv_heads: usize,
+    /// Width of the feed-forward layer (of each of the gate and up projections in a LLaMA).
+    pub ffn: usize,
+    /// Tokens in the vocabulary, padding included.
+    pub vocab: usize,
+    /// Whether the head's weight is the token embedding's.
+    pub tied: bool,
+    /// Base of the rotary positions.
+    #[serde(default = "usual_theta")]
+    pub rope_theta: f32,
+    /// How it differs from the usual decoder of its architecture.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub family: Option<Family>,
+}
+
+fn usual_theta() -> f32 {
+    10_000.0
+}
+
+impl Model {
+    /// Width of a head.
+    pub fn head_dim(&self) -> usize {
+        self.family.as_ref().and_then(|family| family.head_dim).unwrap_or(self.hidden / self.heads)
+    }
+
+    /// Refuses shapes that no transformer has.
+    pub fn check(&self) -> Result<(), Fault> {
+        let sizes = [
+            ("layers", self.layers),
+            ("hidden", self.hidden),
+            ("heads", self.heads),
+            ("kv_heads", self.kv_heads),
+            ("ffn", self.ffn),
+            ("vocab", self.vocab),
+        ];
+        if let Some((key, _)) = sizes.iter().find(|(_, size)| *size == 0) {
+            return Err(Fault::new(key, 0, "it must be above zero"));
+        }
+        if self.family.as_ref().is_none_or(|family| family.head_dim.is_none())
+            && !self.hidden.is_multiple_of(self.heads)
+        {
+            return Err(Fault::new("heads", self.heads, format!("it must divide `hidden` = {}", self.hidden)));
+        }
+        if !self.heads.is_multiple_of(self.kv_heads) {
+            return Err(Fault::new("kv_heads", self.kv_heads, format!("it must divide `heads` = {}", self.heads)));
+        }
+        if self.architecture == Architecture::Llama && !self.head_dim().is_multiple_of(2) {
+            return Err(Fault::new("heads", self.heads, "rotary positions need heads of an even width"));
+        }
+        if !(self.rope_theta > 0.0 && self.rope_theta.is_finite()) {
+            return Err(Fault::new("rope_theta", self.rope_theta, "it must be above zero"));
+        }
+        Ok(())
+    }
+
+    /// The kind of a layer.
+    pub fn kind(&self, layer: usize) -> Kind {
+        let routes =
+            |e: &Experts| layer >= e.dense_layers && (layer - e.dense_layers + 1).is_multiple_of(e.every.max(1));
+        let half = match layer {
+            _ if self.depth() == self.layers => Half::Whole,
+            layer if layer + 1 < self.layers => Half::Encoder,
+            layer if layer < self.layers => Half::EncoderEnd,
+            _ => Half::Decoder,
+        };
+        Kind { half, experts: self.experts().is_some_and(routes) }
+    }
+
+    /// Layers in all: a decoder's beside an encoder's count too.
+    pub fn depth(&self) -> usize {
+        self.layers + self.family.as_ref().and_then(|family| family.decoder_layers).unwrap_or(0)
+    }
+
+    /// Its experts, if it has some.
+    pub fn experts(&self) -> Option<&Experts> {
+        self.family.as_ref()?.experts.as_ref()
+    }
+
+    /// Whether linear layers and norms have biases.
+    pub fn biased(&self) -> bool {
+        self.architecture == Architecture::Gpt2
+    }
+
+    /// Whether feed-forward parts have a gate.
+    pub fn gated(&self) -> bool {
+        self.family.as_ref().and_then(|family| family.gated).unwrap_or(self.architecture == Architecture::Llama)
+    }
+
+    /// Whether positions are learned.
+    pub fn learned_positions(&self) -> bool {
+        self.family
+            .as_ref()
+            .and_then(|family| family.learned_positions)
+            .unwrap_or(self.architecture == Architecture::Gpt2)
+    }
+
+    /// Whether a token sees only earlier ones.
+    pub fn causal(&self) -> bool {
+        self.family.as_ref().is_none_or(|family| !family.bidirectional)
+    }
+
+    /// Whether attention and feed-forward run side by side.
+    pub fn parallel_block(&self) -> bool {
+        self.family.as_ref().is_some_and(|family| family.parallel_block)
+    }
+}
+
+/// A mixture of experts in place of the feed-forward part.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Experts {
+    /// Experts a layer.
+    pub count: usize,
+    /// Experts a token goes to.
+    pub top_k: usize,
+    /// Width of one.
+    pub ffn: usize,
+    /// Width of those that every token goes to, together.
+    #[serde(default)]
+    pub shared_ffn: usize,
+    /// Leading layers that are dense.
+    #[serde(default)]
+    pub dense_layers: usize,
+    /// Every how many layers one has experts.
+    #[serde(default = "one")]
+    pub every: usize,
+    /// Tokens an expert has room for, over an even share (Lepikhin et al. 2020, §2.2).
+    #[serde(default = "usual_capacity")]
+    pub capacity: f64,
+    /// Weight of the balancing loss (Fedus et al. 2021, §2.2).
+    #[serde(default)]
+    pub balance: f32,
+}
+
+fn usual_capacity() -> f64 {
+    1.25
+}
+
+fn one() -> usize {
+    1
+}
+
+/// How a model file differs from the usual decoder of its architecture.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Family {
+    /// Width of a head, where it is not `hidden / heads`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head_dim: Option<usize>,
+    /// Layers of the decoder of an encoder-decoder, whose encoder's are `layers`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decoder_layers: Option<usize>,
+    /// Whether a token sees later ones too: an encoder.
+    pub bidirectional: bool,
+    /// Whether the feed-forward part has a gate, where that is not as the architecture has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gated: Option<bool>,
+    /// Whether positions are learned, where that is not as the architecture has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub learned_positions: Option<bool>,
+    /// Whether attention and feed-forward run side by side.
+    pub parallel_block: bool,
+    /// Mixture of experts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub experts: Option<Experts>,
+    /// Multi-head latent attention.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latent: Option<Latent>,
+}
+
+/// Ranks and widths of multi-head latent attention (DeepSeek-AI 2024, §2.1).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Latent {
+    /// Rank of queries.
+    pub q_rank: usize,
+    /// Rank of keys and values.
+    pub kv_rank: usize,
+    /// Width of a head's part without positions.
+    pub nope: usize,
+    /// Width of a head's rotary part, shared by all heads' keys.
+    pub rope: usize,
+    /// Width of a head's values.
+    pub value: usize,
+}
+
+/// Kinds of layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Kind {
+    /// Of which half of the model.
+    pub half: Half,
+    /// Whether it has experts, and no dense feed-forward part.
+    pub experts: bool,
+}
+
+/// Halves of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Half {
+    /// There is but one.
+    Whole,
+    /// Encoder.
+    Encoder,
+    /// The encoder's last layer, with the norm behind it.
+    EncoderEnd,
+    /// Decoder, which attends to the encoder's output too.
+    Decoder,
+}
