@@ -19,7 +19,6 @@ pub mod predict;
 pub mod schedule;
 pub mod search;
 pub mod shares;
-pub mod sites;
 mod solver;
 #[cfg(test)]
 mod testing;

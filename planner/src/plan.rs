@@ -11,9 +11,11 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Fault, PlanError};
 use crate::job::Job;
 use crate::schedule::{Action, Pipeline, Schedule};
-use crate::sites::Sites;
 
 mod shares;
+mod sites;
+
+pub use sites::Sites;
 
 /// What of a layer's activations is made again in backward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

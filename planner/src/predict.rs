@@ -14,7 +14,10 @@ use serde::Serialize;
 use crate::error::PlanError;
 use crate::lower::{Lowered, lower};
 use crate::plan::Plan;
-use crate::sites::{self, Outer};
+
+mod outer;
+
+pub use outer::{Outer, outer};
 
 /// The figures that scripts rely on.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -70,7 +73,7 @@ pub fn predict(plan: &Plan, cluster: &Cluster) -> Result<Predicted, PlanError> {
     let durations = price(&lowered.program, cluster, plan.job.precision)?;
     let trace = simulate(&lowered.program, &durations, true, Origin::Predicted).map_err(PriceError::from)?;
     let mut figures = figures(plan, cluster, &lowered, &durations, &trace)?;
-    if let Some(outer) = sites::outer(plan, cluster, trace.step_time().seconds())? {
+    if let Some(outer) = outer(plan, cluster, trace.step_time().seconds())? {
         figures.spread(&outer);
     }
     Ok(Predicted { figures, lowered, trace })

@@ -6,7 +6,7 @@ use meshwright_hardware::units::{ByteRate, Bytes, Seconds};
 use meshwright_planner::explain::{Alternative, Cause, Decided, Explanation, Limit, ShadowPrice, StageTime, explain};
 use meshwright_planner::goodput::Training;
 use meshwright_planner::plan::Plan;
-use meshwright_planner::sites::Outer;
+use meshwright_planner::predict::Outer;
 
 use super::plan::print_figures;
 use crate::failure::Failure;

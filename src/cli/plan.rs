@@ -6,8 +6,8 @@ use meshwright_hardware::units::{Bytes, Precision};
 use meshwright_planner::goal::{Chosen, advise, advise_limits, choose, missed};
 use meshwright_planner::job::{Fix, Job, Optimizer, says_length};
 use meshwright_planner::plan::Plan;
-use meshwright_planner::predict::{Figures, predict};
-use meshwright_planner::{PlanError, models, sites};
+use meshwright_planner::predict::{Figures, outer, predict};
+use meshwright_planner::{PlanError, models};
 use serde_json::json;
 
 use super::explain::print_sites;
@@ -305,7 +305,7 @@ impl Simulate {
         } else {
             println!("{}", plan.summary());
             print_figures(&predicted.figures);
-            if let Some(outer) = sites::outer(&plan, &cluster, predicted.trace.step_time().seconds())? {
+            if let Some(outer) = outer(&plan, &cluster, predicted.trace.step_time().seconds())? {
                 print_sites(&plan, &outer);
                 println!("\nnext: meshwright explain {} --cluster \"{}\"", self.plan, self.cluster);
                 return Ok(());

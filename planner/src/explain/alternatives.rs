@@ -14,9 +14,8 @@ use super::refit::{fit, spread, usable};
 use super::time::{Cause, StageTime};
 use super::{Seen, parallel, see};
 use crate::error::PlanError;
-use crate::plan::{Plan, Stage};
+use crate::plan::{Plan, Sites, Stage};
 use crate::schedule::Schedule;
-use crate::sites::Sites;
 
 /// One decision changed.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -18,8 +18,7 @@ use serde::Serialize;
 use crate::error::PlanError;
 use crate::goodput::{Training, days_to_train};
 use crate::plan::Plan;
-use crate::predict::{Figures, predict};
-use crate::sites::{self, Outer};
+use crate::predict::{Figures, Outer, outer, predict};
 
 pub use alternatives::Alternative;
 pub use binding::{Binding, Limit, Link};
@@ -99,7 +98,7 @@ pub fn see(plan: &Plan, cluster: &Cluster) -> Result<Seen, PlanError> {
     let memory = seats.iter().map(|at| StageMemory::of(&program.roles[program.role(at.class, at.stage)])).collect();
     let usable = seats.iter().map(|place| plan.job.goal.usable(place.capacity(cluster).0)).collect();
     let places = seats.iter().map(|place| Seat::of(place, cluster)).collect();
-    let sites = sites::outer(plan, cluster, predicted.trace.step_time().seconds())?;
+    let sites = outer(plan, cluster, predicted.trace.step_time().seconds())?;
     if let Some(outer) = &sites {
         let more = ((outer.step_s - outer.inner_step_s) * 1e9).round() as u64;
         time.iter_mut().for_each(|stage| stage.add(Cause::Sites, more));

@@ -16,7 +16,7 @@ use crate::goodput::dollars_per_hour;
 use crate::job::Fix;
 use crate::plan::Plan;
 use crate::predict::predict;
-use crate::sites;
+use crate::search::sites;
 
 /// What is decided again when the cluster changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -13,8 +13,8 @@ use super::offer::{Offer, keeps};
 use super::parts::parts;
 use crate::job::{Fix, Job};
 use crate::schedule::Schedule;
+use crate::search::sites::decide_with;
 use crate::search::{SearchOptions, fits};
-use crate::sites::decide_with;
 
 /// Devices that an advice asks for at the most.
 const MOST_DEVICES: usize = 1 << 17;

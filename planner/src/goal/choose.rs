@@ -22,8 +22,8 @@ use crate::error::PlanError;
 use crate::explain::parallel;
 use crate::goodput::{Least, dollars_per_hour, kilowatts, least_training};
 use crate::job::{Fix, Goal, Job, Objective};
+use crate::search::sites::decide_with;
 use crate::search::{Found, Progress, SearchOptions, TOLERANCE};
-use crate::sites::decide_with;
 
 /// How parts are searched for the front alone, and changed jobs: not as far as the answer is.
 pub const QUICK: SearchOptions<'static> = SearchOptions { tolerance: 0.02, effort: 2000, ..SearchOptions::FULL };

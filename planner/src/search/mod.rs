@@ -21,6 +21,7 @@ mod partition_bound;
 pub(crate) mod pool_assignment;
 mod prove;
 mod shape_bound;
+pub mod sites;
 mod space;
 mod stages;
 mod timeline;

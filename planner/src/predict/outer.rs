@@ -1,10 +1,6 @@
-//! Several sites with slow links between: each trains on its own, and every so many steps they meet.
+//! What the meetings of several sites cost, whose links between are slow.
 //!
-//! In: a plan with `[sites]`, a cluster of several sites, the time of a step in a site. Out: [`Outer`]: what meetings cost.
-//!
-//! DiLoCo (Douillard et al. 2023): AdamW inside; every `every` steps what the sites have moved is averaged and applied by
-//! Nesterov momentum outside. With `fragments` and `overlap` it is Streaming DiLoCo (Douillard et al. 2025): parts of the
-//! model meet one after another, while training goes on.
+//! In: a plan with [`Sites`], a cluster of several sites, the time of a step in a site. Out: [`Outer`].
 //!
 //! Invariant: the simulation of a period never undercuts its steps, nor what the link takes for its bytes.
 
@@ -15,94 +11,16 @@ use meshwright_hardware::profile::{Cluster, Wan};
 use meshwright_hardware::program::Collective;
 use meshwright_hardware::topology::{Path, Span};
 use meshwright_hardware::units::{ByteRate, Bytes, Seconds};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use crate::error::{Fault, PlanError};
-use crate::job::{Fix, Job};
+use crate::error::PlanError;
 use crate::lower::{Blocks, Layout, Pieces};
-use crate::plan::Plan;
-use crate::predict::predict;
-use crate::search::{Found, SearchOptions, search_with};
-
-/// How sites share their work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Sites {
-    /// How many; each trains an equal share of the global batch.
-    pub count: usize,
-    /// Steps between meetings.
-    #[serde(default = "usual_every")]
-    pub every: usize,
-    /// Bits a parameter that are exchanged.
-    #[serde(default = "full_bits", skip_serializing_if = "is_full")]
-    pub bits: u8,
-    /// Parts of the model that meet one after another, evenly over the steps between.
-    #[serde(default = "one", skip_serializing_if = "is_one")]
-    pub fragments: usize,
-    /// Steps that training goes on while a part is under way; 0 waits for it.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub overlap: usize,
-}
-
-fn usual_every() -> usize {
-    500
-}
-
-fn full_bits() -> u8 {
-    32
-}
-
-fn is_full(bits: &u8) -> bool {
-    *bits == full_bits()
-}
-
-fn one() -> usize {
-    1
-}
-
-fn is_one(n: &usize) -> bool {
-    *n == 1
-}
-
-fn is_zero(n: &usize) -> bool {
-    *n == 0
-}
+use crate::plan::{Plan, Sites};
 
 /// What is assumed of quality, and how far it was seen to hold.
-pub const CAVEAT: &str = "assumed: the same loss after as many tokens as without sites; seen for 8 sites that meet every 500 \
+const CAVEAT: &str = "assumed: the same loss after as many tokens as without sites; seen for 8 sites that meet every 500 \
                           steps on C4 (Douillard et al. 2023), and by scaling laws to grow no worse with the model (Charles \
                           et al. 2025); far from there, try it small first";
-
-impl Sites {
-    /// DiLoCo's usual: 500 steps between meetings, all at once, in fp32.
-    pub fn usual(count: usize) -> Sites {
-        Sites { count, every: usual_every(), bits: full_bits(), fragments: 1, overlap: 0 }
-    }
-
-    /// Refuses what no sites can do.
-    pub(crate) fn check(&self, global_batch: usize, replicas: usize) -> Result<(), Fault> {
-        let fault = |key: &str, value: usize, problem: String| Err(Fault::new(&format!("sites.{key}"), value, problem));
-        let sizes = [("count", self.count), ("every", self.every), ("fragments", self.fragments)];
-        if let Some((key, _)) = sizes.iter().find(|(_, size)| *size == 0) {
-            return fault(key, 0, "it must be above zero".to_owned());
-        }
-        if !global_batch.is_multiple_of(self.count * replicas) {
-            let problem =
-                format!("it must be a multiple of sites.count · dp · microbatch = {} · {replicas}", self.count);
-            return Err(Fault::new("job.global_batch", global_batch, problem));
-        }
-        if !(1..=32).contains(&self.bits) {
-            return fault("bits", self.bits.into(), "1 to 32".to_owned());
-        }
-        if self.fragments > self.every {
-            return fault("fragments", self.fragments, format!("no more than the {} steps between", self.every));
-        }
-        if self.overlap >= self.every {
-            return fault("overlap", self.overlap, format!("fewer than the {} steps between", self.every));
-        }
-        Ok(())
-    }
-}
 
 /// What meetings cost.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -151,54 +69,6 @@ pub fn outer(plan: &Plan, cluster: &Cluster, inner: Seconds) -> Result<Option<Ou
         link_busy: exchange.0 * sites.fragments as f64 / seconds.0,
         assumption: CAVEAT,
     }))
-}
-
-/// The best plans for a job on a cluster; on one of several sites, the best of a site with its share of the batch, which meet
-/// as `sites` says, or as usual.
-pub fn decide(job: &Job, cluster: &Cluster, sites: Option<Sites>, fix: &Fix, top: usize) -> Result<Found, PlanError> {
-    decide_with(job, cluster, sites, fix, top, &SearchOptions::FULL)
-}
-
-/// The same, by searches in some options.
-pub fn decide_with(
-    job: &Job,
-    cluster: &Cluster,
-    sites: Option<Sites>,
-    fix: &Fix,
-    top: usize,
-    options: &SearchOptions,
-) -> Result<Found, PlanError> {
-    let Some(wan) = cluster.wan else { return search_with(job, cluster, fix, top, options) };
-    let sites = sites.unwrap_or(Sites::usual(wan.sites));
-    if !job.global_batch.is_multiple_of(sites.count) {
-        let considered = 1;
-        let reason = format!("global batch {} not divisible by {} sites", job.global_batch, sites.count);
-        return Err(PlanError::Infeasible { considered, rejected: [(reason, considered)].into() });
-    }
-    let own = Job { global_batch: job.global_batch / sites.count, ..job.clone() };
-    let site = Cluster { wan: None, ..cluster.clone() };
-    // What the outer state needs is known only then: a few more, of which some may not fit.
-    // And a step that is short enough inside a site may be too long with its meetings.
-    let mut found = search_with(&own, &site, fix, top + 8, &SearchOptions { enough: 0.0, ..*options })?;
-    let usable = job.goal.usable(site.pools.iter().map(|pool| pool.device.memory.value.0).min().unwrap_or(0));
-    let mut best = Vec::new();
-    for (plan, _) in std::mem::take(&mut found.best) {
-        let plan = Plan { sites: Some(sites), job: job.clone(), ..plan };
-        let predicted = predict(&plan, cluster)?;
-        let fits = predicted.figures.peak_memory_bytes <= usable;
-        match fits && best.len() < top {
-            true => best.push((plan, predicted)),
-            false => {
-                let reason = if fits { "slower when simulated" } else { "out of memory with what sites need to meet" };
-                *found.rejected.entry(reason.to_owned()).or_default() += 1;
-            }
-        }
-    }
-    best.sort_by(|a, b| a.1.figures.step_time_s.total_cmp(&b.1.figures.step_time_s));
-    if best.is_empty() {
-        return Err(PlanError::Infeasible { considered: found.considered, rejected: found.rejected });
-    }
-    Ok(Found { best, ..found })
 }
 
 /// An all-reduce over the sites' links, as a ring or two trees: every parameter once, for its ranks' shards share the link.

@@ -1,0 +1,62 @@
+//! The search on a cluster of several sites: that of one site, whose plans then meet with those of the others.
+//!
+//! In: a job, a cluster, how sites share their work. Out: [`Found`].
+//!
+//! Invariant: on a cluster of one site it is the search itself; every plan found fits with what the sites need to meet.
+
+use meshwright_hardware::profile::Cluster;
+
+use crate::error::PlanError;
+use crate::job::{Fix, Job};
+use crate::plan::{Plan, Sites};
+use crate::predict::predict;
+
+use super::{Found, SearchOptions, search_with};
+
+/// The best plans for a job on a cluster; on one of several sites, the best of a site with its share of the batch, which meet
+/// as `sites` says, or as usual.
+pub fn decide(job: &Job, cluster: &Cluster, sites: Option<Sites>, fix: &Fix, top: usize) -> Result<Found, PlanError> {
+    decide_with(job, cluster, sites, fix, top, &SearchOptions::FULL)
+}
+
+/// The same, by searches in some options.
+pub fn decide_with(
+    job: &Job,
+    cluster: &Cluster,
+    sites: Option<Sites>,
+    fix: &Fix,
+    top: usize,
+    options: &SearchOptions,
+) -> Result<Found, PlanError> {
+    let Some(wan) = cluster.wan else { return search_with(job, cluster, fix, top, options) };
+    let sites = sites.unwrap_or(Sites::usual(wan.sites));
+    if !job.global_batch.is_multiple_of(sites.count) {
+        let considered = 1;
+        let reason = format!("global batch {} not divisible by {} sites", job.global_batch, sites.count);
+        return Err(PlanError::Infeasible { considered, rejected: [(reason, considered)].into() });
+    }
+    let own = Job { global_batch: job.global_batch / sites.count, ..job.clone() };
+    let site = Cluster { wan: None, ..cluster.clone() };
+    // What the outer state needs is known only then: a few more, of which some may not fit.
+    // And a step that is short enough inside a site may be too long with its meetings.
+    let mut found = search_with(&own, &site, fix, top + 8, &SearchOptions { enough: 0.0, ..*options })?;
+    let usable = job.goal.usable(site.pools.iter().map(|pool| pool.device.memory.value.0).min().unwrap_or(0));
+    let mut best = Vec::new();
+    for (plan, _) in std::mem::take(&mut found.best) {
+        let plan = Plan { sites: Some(sites), job: job.clone(), ..plan };
+        let predicted = predict(&plan, cluster)?;
+        let fits = predicted.figures.peak_memory_bytes <= usable;
+        match fits && best.len() < top {
+            true => best.push((plan, predicted)),
+            false => {
+                let reason = if fits { "slower when simulated" } else { "out of memory with what sites need to meet" };
+                *found.rejected.entry(reason.to_owned()).or_default() += 1;
+            }
+        }
+    }
+    best.sort_by(|a, b| a.1.figures.step_time_s.total_cmp(&b.1.figures.step_time_s));
+    if best.is_empty() {
+        return Err(PlanError::Infeasible { considered: found.considered, rejected: found.rejected });
+    }
+    Ok(Found { best, ..found })
+}
