@@ -7,9 +7,9 @@
 use meshwright_hardware::mesh::{Mesh, Order};
 use meshwright_hardware::profile::Cluster;
 use meshwright_planner::error::PlanError;
-use meshwright_planner::estimate::{self, Layout, Recompute, layers_of};
+use meshwright_planner::estimate::{self, Layout, Recompute};
 use meshwright_planner::job::{Architecture, Family, Fix, Goal, Job, Model, Optimizer, Shape, USABLE_MEMORY};
-use meshwright_planner::plan::{Plan, Stage};
+use meshwright_planner::plan::{Plan, Stage, layers_of};
 use meshwright_planner::predict::predict;
 use meshwright_planner::schedule::Schedule;
 use meshwright_planner::search::search;

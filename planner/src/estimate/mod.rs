@@ -18,6 +18,7 @@ use meshwright_hardware::topology::Topology;
 use meshwright_hardware::units::{Bytes, Precision};
 
 use crate::job::Shape;
+use crate::plan::layers_of;
 
 /// What is kept of a layer's forward pass.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -244,13 +245,6 @@ pub fn estimate(shape: &Shape, layout: &Layout, site: &Site) -> Estimate {
         pipeline: bubble + messages,
         optimizer,
     }
-}
-
-/// Layers of each stage: what does not divide goes to the inner stages, which have no table or head.
-pub fn layers_of(layers: usize, stages: usize) -> Vec<usize> {
-    let (each, extra) = (layers / stages, layers % stages);
-    let inner_first = |stage: usize| if stages > 2 { (stage + stages - 1) % stages } else { stage };
-    (0..stages).map(|stage| each + usize::from(inner_first(stage) < extra)).collect()
 }
 
 /// What a stage has of the model.

@@ -249,7 +249,7 @@ pub fn floor(model: &Model, pipeline: &Pipeline, costs: &[&Costs], least: &Least
     };
     // Nothing above an even spreading is of use.
     let (mut even, mut from) = (0.0f64, 0);
-    for (stage, held) in crate::estimate::layers_of(layers, stages).into_iter().enumerate() {
+    for (stage, held) in crate::plan::layers_of(layers, stages).into_iter().enumerate() {
         even = even.max(through(stage, from, from + held).0);
         from += held;
     }

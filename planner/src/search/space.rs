@@ -169,7 +169,7 @@ impl Space<'_> {
             from += held;
             (from - held..from).filter(|&layer| model.kind(layer) == kind).count()
         };
-        crate::estimate::layers_of(model.depth(), places).into_iter().map(of).collect()
+        crate::plan::layers_of(model.depth(), places).into_iter().map(of).collect()
     }
 
     /// Schedules that differ with so many stages and microbatches.

@@ -115,7 +115,7 @@ impl Undecided<'_> {
     fn even(&self) -> Option<Vec<Stage>> {
         let plan = self.plan;
         let (depth, layers) = (plan.mesh.pp * plan.chunks, plan.job.model.depth());
-        let held = crate::estimate::layers_of(layers, depth);
+        let held = crate::plan::layers_of(layers, depth);
         let mut all: Vec<Stage> =
             held.iter().map(|&layers| Stage { layers, full: 0, selective: 0, offload: 0 }).collect();
         let mut whole = Plan { stages: all.clone(), ..plan.clone() };

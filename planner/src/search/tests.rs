@@ -98,7 +98,7 @@ fn no_plan_that_hardly_fits_is_below_its_floor_by_memory() {
             let sizes = Sizes::of(&plan, &work.frames);
             let costs = Costs::of(&plan, &work, &sizes, &mut links).unwrap();
             let flights = InFlight::all(&plan.pipeline());
-            let even = crate::estimate::layers_of(8, of.pp * of.chunks);
+            let even = crate::plan::layers_of(8, of.pp * of.chunks);
             let bytes = |full: bool| {
                 let stage =
                     |&layers: &usize| Stage { layers, full: if full { layers } else { 0 }, selective: 0, offload: 0 };
