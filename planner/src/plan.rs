@@ -8,14 +8,16 @@ use meshwright_hardware::classes::Classes;
 use meshwright_hardware::mesh::Mesh;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Fault, PlanError};
+use crate::error::PlanError;
 use crate::job::Job;
 use crate::schedule::{Action, Pipeline, Schedule};
 
+mod check;
 mod shares;
 mod sites;
 mod stage;
 
+pub(crate) use check::check_tp;
 pub use sites::Sites;
 pub use stage::{Recompute, Stage, layers_of};
 
@@ -226,146 +228,6 @@ impl Plan {
             }
         }
         text
-    }
-
-    /// Refuses decisions that do not fit the job.
-    pub fn check(&self) -> Result<(), Fault> {
-        self.job.check().map_err(|fault| Fault { key: format!("job.{}", fault.key), ..fault })?;
-        let (Mesh { dp, pp, tp, cp, ep, .. }, job) = (self.mesh, &self.job);
-        let sizes = [("mesh.dp", dp), ("mesh.pp", pp), ("mesh.tp", tp), ("mesh.cp", cp), ("mesh.ep", ep)];
-        for (key, value) in sizes.into_iter().chain([("microbatch", self.microbatch), ("chunks", self.chunks)]) {
-            if value == 0 {
-                return Err(Fault::new(key, 0, "it must be above zero"));
-            }
-        }
-        check_tp(job, tp).map_err(|problem| Fault::new("mesh.tp", tp, problem))?;
-        if let Some(sites) = &self.sites {
-            sites.check(job.global_batch, dp * self.microbatch)?;
-        } else if self.shares.is_empty() && !job.global_batch.is_multiple_of(dp * self.microbatch) {
-            let problem = format!("it must be a multiple of dp · microbatch = {dp} · {}", self.microbatch);
-            return Err(Fault::new("job.global_batch", job.global_batch, problem));
-        }
-        if self.zero > 3 {
-            return Err(Fault::new("zero", self.zero, "ZeRO has the stages 0 to 3"));
-        }
-        self.check_schedule()?;
-        shares::check(self)?;
-        self.check_tokens()?;
-        if self.stages.len() != pp * self.chunks {
-            let problem =
-                format!("there are {} stages in `stages`, for {} chunks each", self.stages.len(), self.chunks);
-            return Err(Fault::new("mesh.pp", pp, problem));
-        }
-        for (i, stage) in self.stages.iter().enumerate() {
-            if stage.offload > stage.layers || (stage.offload > 0 && self.schedule.splits()) {
-                let problem = "no more than the stage's layers; zb-h1 and dualpipe-v keep all on the device";
-                return Err(Fault::new(&format!("stages[{i}].offload"), stage.offload, problem));
-            }
-            if stage.layers == 0 || stage.full + stage.selective > stage.layers {
-                let key = format!("stages[{i}].layers");
-                return Err(Fault::new(
-                    &key,
-                    stage.layers,
-                    "a stage has a layer at least, and each recomputes one way",
-                ));
-            }
-        }
-        let layers: usize = self.stages.iter().map(|s| s.layers).sum();
-        if layers != job.model.depth() {
-            let problem = format!("the model has {} in all", job.model.depth());
-            return Err(Fault::new("stages.layers", layers, problem));
-        }
-        Ok(())
-    }
-
-    fn check_schedule(&self) -> Result<(), Fault> {
-        let (pp, chunks) = (self.mesh.pp, self.chunks);
-        let fits = match self.schedule {
-            Schedule::GPipe | Schedule::ZeroBubble => chunks == 1,
-            Schedule::OneFOneB => chunks == 1 || pp > 1,
-            Schedule::DualPipeV => chunks == 2 && pp > 1,
-        };
-        if !fits {
-            let problem = "gpipe and zb-h1 have one chunk a stage, dualpipe-v two, and interleaving needs stages";
-            return Err(Fault::new("chunks", chunks, problem));
-        }
-        if self.schedule.splits() && self.zero > 1 {
-            let problem =
-                format!("{} makes gradients in two passes, and keeps them whole: 0 or 1", self.schedule.name());
-            return Err(Fault::new("zero", self.zero, problem));
-        }
-        let all = |fits: &dyn Fn(usize) -> bool| self.shares.iter().all(|&share| fits(share));
-        let rounds = |microbatches: usize| microbatches.is_multiple_of(pp);
-        if self.schedule == Schedule::OneFOneB && chunks > 1 && !(rounds(self.microbatches()) && all(&rounds)) {
-            let problem = format!("interleaving {pp} stages needs a multiple of {pp} microbatches");
-            return Err(Fault::new("chunks", chunks, problem));
-        }
-        Ok(())
-    }
-
-    /// Experts that tensor parallelism leaves whole need tokens of their own on each of its ranks.
-    fn check_whole_experts(&self) -> Result<(), Fault> {
-        let Mesh { tp, etp, order, .. } = self.mesh;
-        let Some(etp) = etp.filter(|&etp| etp != tp) else { return Ok(()) };
-        let problem = if etp != 1 {
-            format!("experts are whole, 1, or shared by all tensor ranks, {tp}")
-        } else if !self.sequence_parallel {
-            "whole experts need `sequence_parallel = true`, so that tensor ranks have tokens of their own".to_owned()
-        } else if !order.spreads() {
-            format!("whole experts need tensor ranks directly inside data, not the order `{}`", order.name())
-        } else if self.job.model.parallel_block() {
-            "the experts of a parallel block start from all tokens: leave it out".to_owned()
-        } else {
-            return Ok(());
-        };
-        Err(Fault::new("mesh.etp", etp, problem))
-    }
-
-    fn check_tokens(&self) -> Result<(), Fault> {
-        let Mesh { dp, tp, cp, ep, .. } = self.mesh;
-        let two = self.job.target() > 0;
-        if two && cp > 1 {
-            return Err(Fault::new("mesh.cp", cp, "the streams of an encoder and a decoder stay whole: 1"));
-        }
-        if two && self.sequence_parallel {
-            let problem = "the streams of an encoder and a decoder stay whole: false";
-            return Err(Fault::new("sequence_parallel", true, problem));
-        }
-        if cp > 1 && !self.job.seq.is_multiple_of(2 * cp) {
-            return Err(Fault::new("mesh.cp", cp, format!("twice it must divide `seq` = {}", self.job.seq)));
-        }
-        if self.shards_tokens() && !self.rows().is_multiple_of(tp) {
-            let problem = format!("tensor parallelism of {tp} must divide a microbatch's {} tokens", self.rows());
-            return Err(Fault::new("sequence_parallel", true, problem));
-        }
-        self.check_whole_experts()?;
-        let (among, named) = (dp * cp * self.mesh.spread(), if self.mesh.spread() > 1 { " · tp" } else { "" });
-        if !among.is_multiple_of(ep) {
-            return Err(Fault::new("mesh.ep", ep, format!("it must divide dp · cp{named} = {among}")));
-        }
-        let experts = self.job.model.experts().map_or(1, |experts| experts.count);
-        if !experts.is_multiple_of(ep) {
-            return Err(Fault::new("mesh.ep", ep, format!("it must divide the model's experts, {experts}")));
-        }
-        Ok(())
-    }
-}
-
-/// Why a model cannot be sharded `tp` ways, if it cannot.
-pub(crate) fn check_tp(job: &Job, tp: usize) -> Result<(), String> {
-    let m = &job.model;
-    let experts = m.experts().map_or([0, 0], |e| [e.ffn, e.shared_ffn]);
-    let sizes = [
-        ("heads", m.heads),
-        ("kv_heads", m.kv_heads),
-        ("ffn", m.ffn),
-        ("vocab", m.vocab),
-        ("family.experts.ffn", experts[0]),
-        ("family.experts.shared_ffn", experts[1]),
-    ];
-    match sizes.iter().find(|(_, size)| !size.is_multiple_of(tp)) {
-        Some((key, size)) => Err(format!("it must divide the model's `{key}` = {size}")),
-        None => Ok(()),
     }
 }
 
