@@ -22,8 +22,9 @@ use crate::lower::Sizes;
 use crate::plan::Plan;
 use crate::schedule::Schedule;
 use crate::search::bound::of_stage;
-use crate::search::cost::{CachedPrices, Costs, ShapeWork};
+use crate::search::cost::{CachedPrices, ShapeWork};
 use crate::search::pool_assignment::{self, Seats};
+use crate::search::times::Costs;
 use crate::solver;
 
 /// Replicas that are alike.

@@ -20,62 +20,7 @@ use crate::job::{Kind, Model};
 use crate::plan::{Plan, Recompute, Stage};
 use crate::schedule::{Pipeline, Schedule};
 
-use super::cost::{Costs, PieceCost, Share};
-
-/// Seconds of a stage, or of one of its chunks, a microbatch.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Times {
-    /// Forward.
-    pub forward: f64,
-    /// Backward; of inputs alone where it is split.
-    pub backward: f64,
-    /// Gradients of weights, where they are apart.
-    pub weights: f64,
-    /// What travels beside.
-    pub beside: f64,
-    /// Moves to the host and back, beside both.
-    pub moves: f64,
-}
-
-impl Times {
-    /// Adds a piece.
-    pub fn layer(&mut self, piece: &PieceCost, mode: Recompute) {
-        self.forward += piece.pass.forward;
-        self.backward += piece.pass.backward[mode as usize] + piece.share.empty;
-        self.weights += piece.pass.weights;
-        self.beside += piece.share.scatter;
-    }
-
-    /// Adds others.
-    pub fn plus(&mut self, other: &Times) {
-        self.forward += other.forward;
-        self.backward += other.backward;
-        self.weights += other.weights;
-        self.beside += other.beside;
-        self.moves += other.moves;
-    }
-
-    /// Without others.
-    pub fn less(&self, other: &Times) -> Times {
-        Times {
-            forward: self.forward - other.forward,
-            backward: self.backward - other.backward,
-            weights: self.weights - other.weights,
-            beside: self.beside - other.beside,
-            moves: self.moves - other.moves,
-        }
-    }
-
-    /// Kernels in all.
-    pub fn total(&self) -> f64 {
-        self.forward + self.backward + self.weights
-    }
-
-    /// The longest of kernels, what travels and moves.
-    pub fn longer(&self) -> f64 {
-        self.total().max(self.beside).max(self.moves)
-    }
-}
+use super::times::{Costs, PieceCost, Share, Times};
 
 /// What of a step does not depend on how layers are spread over stages.
 #[derive(Clone, Copy, Debug, Default)]
@@ -114,7 +59,7 @@ impl Whole {
     }
 
     /// Of pieces alone.
-    pub fn of_passes(model: &Model, layers: &[(Kind, PieceCost)], embed: &PieceCost, head: &PieceCost) -> Whole {
+    fn of_passes(model: &Model, layers: &[(Kind, PieceCost)], embed: &PieceCost, head: &PieceCost) -> Whole {
         let mut whole = Whole { layers: model.depth(), ..Whole::default() };
         let mut shortest = f64::INFINITY;
         for (kind, piece) in layers {
@@ -199,33 +144,6 @@ impl Whole {
         };
         let summed = (filled - self.times.backward / p - self.times.weights / p + once.reduce / p).max(filled);
         summed + (once.clear + once.norm) / p + self.norm_sum + once.update.max(once.renew) / p
-    }
-}
-
-impl Times {
-    /// So many of them.
-    pub fn scaled(&self, by: f64) -> Times {
-        Times {
-            forward: self.forward * by,
-            backward: self.backward * by,
-            weights: self.weights * by,
-            beside: self.beside * by,
-            moves: self.moves * by,
-        }
-    }
-}
-
-impl Share {
-    fn add(&mut self, other: &Share, times: f64) {
-        self.clear += times * other.clear;
-        self.empty += times * other.empty;
-        self.settle += times * other.settle;
-        self.gather += times * other.gather;
-        self.scatter += times * other.scatter;
-        self.reduce += times * other.reduce;
-        self.norm += times * other.norm;
-        self.update += times * other.update;
-        self.renew += times * other.renew;
     }
 }
 

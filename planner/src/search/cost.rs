@@ -14,7 +14,7 @@ use meshwright_hardware::program::Collective;
 use meshwright_hardware::units::{Bytes, Seconds};
 use rustc_hash::FxHashMap;
 
-use super::bound::{Times, Whole};
+use super::times::{Costs, Moves, Pass, PieceCost, Share, Times};
 use crate::job::Kind;
 use crate::lower::{BankSize, Blocks, Frames, PieceSize, Pieces, Sizes, Tapes, after_saves, kept, waits_for};
 use crate::model::{Backward, Step, Tape, Value};
@@ -257,8 +257,8 @@ impl ShapeWork {
         ShapeWork::with(&tapes.embed, layers, &tapes.head, Frames::bare(&tapes), prices)
     }
 
-    /// Floors of a plan's passes, whatever its mesh: with all axes as near as can be.
-    pub fn passes(&self, plan: &Plan, links: &mut CachedPrices) -> Result<Whole, PriceError> {
+    /// The least that a plan's passes cost, whatever its mesh: with all axes as near as can be, and nothing beside them.
+    pub fn passes(&self, plan: &Plan, links: &mut CachedPrices) -> Result<Costs, PriceError> {
         links.nearest = true;
         let mut piece = |work: &PieceWork| -> Result<PieceCost, PriceError> {
             Ok(PieceCost { pass: work.seconds(links, &plan.mesh)?, ..PieceCost::default() })
@@ -267,7 +267,7 @@ impl ShapeWork {
         let layers: Result<Vec<_>, PriceError> =
             self.layers.iter().map(|(kind, work)| Ok((*kind, piece(work)?))).collect();
         links.nearest = false;
-        Ok(Whole::of_passes(&plan.job.model, &layers?, &embed?, &head?))
+        Ok(Costs { embed: embed?, layers: layers?, head: head?, ..Costs::default() })
     }
 
     /// Parameters alone, which passes take nothing for.
@@ -298,87 +298,6 @@ impl ShapeWork {
         });
         of(&self.embed) + layers.sum::<f64>() + of(&self.head)
     }
-}
-
-/// Seconds of a piece a microbatch.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Pass {
-    /// Forward.
-    pub forward: f64,
-    /// Of forward, what comes after the last that is kept.
-    pub tail: f64,
-    /// Backward, by recompute mode; of inputs alone where it is split.
-    pub backward: [f64; 3],
-    /// Gradients of weights, where they are apart.
-    pub weights: f64,
-    /// What goes round a ring beside kernels, forward and backward.
-    pub ring: [f64; 2],
-}
-
-/// Seconds of what ranks with the same parameters do for each other, of one piece.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Share {
-    /// Once a step, at its start: clearing gradients.
-    pub clear: f64,
-    /// A microbatch, before backward's kernels: clearing the bucket of gradients.
-    pub empty: f64,
-    /// A microbatch, after a later piece's kernels: adding up what was scattered.
-    pub settle: f64,
-    /// A pass, beside kernels: gathering weights.
-    pub gather: f64,
-    /// A microbatch, beside kernels: scattering gradients.
-    pub scatter: f64,
-    /// Once a step, beside kernels: summing gradients.
-    pub reduce: f64,
-    /// Once a step: squares of gradients.
-    pub norm: f64,
-    /// Once a step: the optimizer.
-    pub update: f64,
-    /// Once a step, beside the optimizer: gathering new weights.
-    pub renew: f64,
-}
-
-/// A piece's costs.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct PieceCost {
-    /// Its passes.
-    pub pass: Pass,
-    /// Its parameters.
-    pub share: Share,
-    /// Moving what it keeps to the host or back.
-    pub moves: Moves,
-}
-
-/// Seconds of moving what a piece keeps: numbers of the model's format first, which its kernels use at once, then others.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Moves {
-    /// The first.
-    pub first: f64,
-    /// All.
-    pub all: f64,
-}
-
-/// Costs of all plans of a shape, mesh and ZeRO stage.
-#[derive(Clone, Debug)]
-pub struct Costs {
-    /// The embedding.
-    pub embed: PieceCost,
-    /// Layers by kind.
-    pub layers: Vec<(Kind, PieceCost)>,
-    /// The head.
-    pub head: PieceCost,
-    /// A message from stage to stage, on its way.
-    pub hop: f64,
-    /// Receiving a message that has arrived.
-    pub recv: f64,
-    /// Loading a microbatch's tokens, and its targets.
-    pub load: [f64; 2],
-    /// Summing the norm over all ranks.
-    pub norm_sum: f64,
-    /// Sending a tied table's gradient to its other stage and adding it up; what its ranks then sum.
-    pub tied: f64,
-    /// Whether activations can go to the host.
-    pub hosted: bool,
 }
 
 impl Costs {
@@ -438,12 +357,6 @@ impl Costs {
             tied,
             hosted,
         })
-    }
-
-    /// A kind's costs.
-    pub fn layer(&self, kind: Kind) -> &PieceCost {
-        let found = self.layers.iter().find(|(other, _)| *other == kind);
-        &found.expect("every kind of the model is priced").1
     }
 }
 

@@ -16,14 +16,14 @@ use crate::schedule::{Pipeline, Schedule};
 use crate::shares;
 
 use super::bound::{Whole, least_ratio};
-use super::cost::Costs;
 use super::engine::{Known, Node, Search};
 use super::open::Group;
 use super::pool_assignment::Seats;
 use super::prove::Decided;
 use super::space::Combination;
 use super::stages::{Undecided, least};
-use super::{timeline, partition_bound};
+use super::times::Costs;
+use super::{partition_bound, timeline};
 
 /// Combinations whose stages are decided at a time, whatever the number of cores, so that answers do not depend on it.
 const DECIDED_AT_ONCE: usize = 8;

@@ -15,8 +15,8 @@
 use crate::job::Model;
 use crate::schedule::{Pipeline, Schedule};
 
-use super::cost::Costs;
 use super::partition_bound::{Least, Paths};
+use super::times::Costs;
 
 /// What is known of all stages from one on that have so many layers.
 #[derive(Clone, Copy, Debug)]

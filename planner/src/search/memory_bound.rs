@@ -22,8 +22,7 @@ use crate::model::Step;
 use crate::plan::{Plan, Recompute};
 use crate::schedule::{Pipeline, Schedule};
 
-use super::bound::Times;
-use super::cost::PieceCost;
+use super::times::{PieceCost, Times};
 
 /// What layers of the most common kind keep of a microbatch, and what it takes to keep less.
 #[derive(Clone, Debug)]

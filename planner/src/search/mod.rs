@@ -25,6 +25,7 @@ pub mod sites;
 mod space;
 mod stages;
 mod timeline;
+pub(crate) mod times;
 
 use std::collections::BTreeMap;
 use std::time::Instant;

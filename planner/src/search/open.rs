@@ -16,12 +16,13 @@ use crate::lower::Sizes;
 use crate::schedule::{Pipeline, Schedule};
 
 use super::bound::{Whole, least_ratio};
-use super::cost::{Costs, ShapeWork};
+use super::cost::ShapeWork;
 use super::engine::{Known, Search};
 use super::memory_bound::{Holder, Trade};
 use super::pool_assignment::Seats;
 use super::space::{Combination, Shape};
-use super::{shape_bound, memory_bound, stages};
+use super::times::Costs;
+use super::{memory_bound, shape_bound, stages};
 
 /// What combinations of one shape, mesh and ZeRO stage share.
 pub(super) struct Group {
@@ -197,7 +198,7 @@ impl Search<'_> {
         let quick = self.links.iter_mut().map(|links| ShapeWork::quick(&plan, &mut links.prices));
         self.quick[index] = quick.collect::<Result<Vec<_>, _>>()?;
         if let [links] = &mut self.links[..] {
-            self.passes[index] = self.quick[index][0].passes(&plan, links)?;
+            self.passes[index] = Whole::of(&plan, &self.quick[index][0].passes(&plan, links)?);
             let least = self.floor_of_shape(index)?.map_or(least, |floor| floor.max(least));
             self.push(least, Known::Priced(index));
             return Ok(());

@@ -26,8 +26,7 @@ use crate::job::Model;
 use crate::plan::Recompute;
 use crate::schedule::{Pipeline, Schedule};
 
-use super::bound::Times;
-use super::cost::{Costs, PieceCost};
+use super::times::{Costs, PieceCost, Times};
 
 /// Running sums over layers.
 struct Sums {

@@ -14,14 +14,14 @@ use crate::partition::Problem;
 use crate::plan::{Plan, Stage};
 use crate::schedule::Pipeline;
 
-use super::cost::Costs;
 use super::engine::Search;
 use super::open::Group;
 use super::partition_bound::DtypeClass;
 use super::pool_assignment::Seats;
 use super::space::Combination;
 use super::stages::{Undecided, least};
-use super::{timeline, earliest_finish};
+use super::times::Costs;
+use super::{earliest_finish, timeline};
 
 /// A combination of which one spreading of layers was chosen: no other ends before its floor.
 pub(super) struct Decided {

@@ -10,9 +10,10 @@ use meshwright_hardware::op::{AttentionDims, Layout, Op};
 use meshwright_hardware::price::PriceError;
 use meshwright_hardware::program::Collective;
 
-use super::bound::{Times, Whole};
+use super::bound::Whole;
 use super::cost::CachedPrices;
 use super::space::Shape;
+use super::times::Times;
 use crate::job::Job;
 use crate::job::shape::Linear;
 

@@ -14,9 +14,9 @@ use crate::partition::{Choice, Problem};
 use crate::plan::{Plan, Recompute, Stage};
 use crate::schedule::{Action, Pipeline};
 
-use super::bound::{Times, ends};
-use super::cost::Costs;
+use super::bound::ends;
 use super::partition_bound::DtypeClass;
+use super::times::{Costs, Times};
 
 /// A candidate whose stages are to be decided.
 pub struct Undecided<'a> {

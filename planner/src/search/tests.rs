@@ -1,7 +1,8 @@
 use super::bound::{Whole, least_ratio};
-use super::cost::{CachedPrices, Costs, ShapeWork};
+use super::cost::{CachedPrices, ShapeWork};
 use super::space::Space;
 use super::stages::Undecided;
+use super::times::Costs;
 use super::*;
 use crate::job::Architecture;
 use crate::lower::{InFlight, Sizes};

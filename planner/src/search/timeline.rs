@@ -12,7 +12,7 @@ use crate::lower::AWAY;
 use crate::plan::{Plan, Recompute};
 use crate::schedule::{Action, Pipeline};
 
-use super::cost::{Costs, Moves, PieceCost, Share};
+use super::times::{Costs, Moves, PieceCost, Share};
 
 /// A piece's part of an action, in seconds.
 #[derive(Clone, Copy, Debug, Default)]

@@ -1,0 +1,178 @@
+//! Seconds of a plan's parts: of a piece's passes, of what ranks share, of moves, of a stage.
+//!
+//! In: prices (see [`super::cost`]). Out: [`Costs`] by piece, [`Times`] by stage.
+//!
+//! Invariant: sums alone; nothing here asks for a price.
+
+use crate::job::Kind;
+use crate::plan::Recompute;
+
+/// Seconds of a piece a microbatch.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pass {
+    /// Forward.
+    pub forward: f64,
+    /// Of forward, what comes after the last that is kept.
+    pub tail: f64,
+    /// Backward, by recompute mode; of inputs alone where it is split.
+    pub backward: [f64; 3],
+    /// Gradients of weights, where they are apart.
+    pub weights: f64,
+    /// What goes round a ring beside kernels, forward and backward.
+    pub ring: [f64; 2],
+}
+
+/// Seconds of what ranks with the same parameters do for each other, of one piece.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Share {
+    /// Once a step, at its start: clearing gradients.
+    pub clear: f64,
+    /// A microbatch, before backward's kernels: clearing the bucket of gradients.
+    pub empty: f64,
+    /// A microbatch, after a later piece's kernels: adding up what was scattered.
+    pub settle: f64,
+    /// A pass, beside kernels: gathering weights.
+    pub gather: f64,
+    /// A microbatch, beside kernels: scattering gradients.
+    pub scatter: f64,
+    /// Once a step, beside kernels: summing gradients.
+    pub reduce: f64,
+    /// Once a step: squares of gradients.
+    pub norm: f64,
+    /// Once a step: the optimizer.
+    pub update: f64,
+    /// Once a step, beside the optimizer: gathering new weights.
+    pub renew: f64,
+}
+
+/// A piece's costs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PieceCost {
+    /// Its passes.
+    pub pass: Pass,
+    /// Its parameters.
+    pub share: Share,
+    /// Moving what it keeps to the host or back.
+    pub moves: Moves,
+}
+
+/// Seconds of moving what a piece keeps: numbers of the model's format first, which its kernels use at once, then others.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Moves {
+    /// The first.
+    pub first: f64,
+    /// All.
+    pub all: f64,
+}
+
+/// Costs of all plans of a shape, mesh and ZeRO stage.
+#[derive(Clone, Debug, Default)]
+pub struct Costs {
+    /// The embedding.
+    pub embed: PieceCost,
+    /// Layers by kind.
+    pub layers: Vec<(Kind, PieceCost)>,
+    /// The head.
+    pub head: PieceCost,
+    /// A message from stage to stage, on its way.
+    pub hop: f64,
+    /// Receiving a message that has arrived.
+    pub recv: f64,
+    /// Loading a microbatch's tokens, and its targets.
+    pub load: [f64; 2],
+    /// Summing the norm over all ranks.
+    pub norm_sum: f64,
+    /// Sending a tied table's gradient to its other stage and adding it up; what its ranks then sum.
+    pub tied: f64,
+    /// Whether activations can go to the host.
+    pub hosted: bool,
+}
+
+impl Costs {
+    /// A kind's costs.
+    pub fn layer(&self, kind: Kind) -> &PieceCost {
+        let found = self.layers.iter().find(|(other, _)| *other == kind);
+        &found.expect("every kind of the model is priced").1
+    }
+}
+
+impl Share {
+    /// Adds another, so many times.
+    pub fn add(&mut self, other: &Share, times: f64) {
+        self.clear += times * other.clear;
+        self.empty += times * other.empty;
+        self.settle += times * other.settle;
+        self.gather += times * other.gather;
+        self.scatter += times * other.scatter;
+        self.reduce += times * other.reduce;
+        self.norm += times * other.norm;
+        self.update += times * other.update;
+        self.renew += times * other.renew;
+    }
+}
+
+/// Seconds of a stage, or of one of its chunks, a microbatch.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Times {
+    /// Forward.
+    pub forward: f64,
+    /// Backward; of inputs alone where it is split.
+    pub backward: f64,
+    /// Gradients of weights, where they are apart.
+    pub weights: f64,
+    /// What travels beside.
+    pub beside: f64,
+    /// Moves to the host and back, beside both.
+    pub moves: f64,
+}
+
+impl Times {
+    /// Adds a piece.
+    pub fn layer(&mut self, piece: &PieceCost, mode: Recompute) {
+        self.forward += piece.pass.forward;
+        self.backward += piece.pass.backward[mode as usize] + piece.share.empty;
+        self.weights += piece.pass.weights;
+        self.beside += piece.share.scatter;
+    }
+
+    /// Adds others.
+    pub fn plus(&mut self, other: &Times) {
+        self.forward += other.forward;
+        self.backward += other.backward;
+        self.weights += other.weights;
+        self.beside += other.beside;
+        self.moves += other.moves;
+    }
+
+    /// Without others.
+    pub fn less(&self, other: &Times) -> Times {
+        Times {
+            forward: self.forward - other.forward,
+            backward: self.backward - other.backward,
+            weights: self.weights - other.weights,
+            beside: self.beside - other.beside,
+            moves: self.moves - other.moves,
+        }
+    }
+
+    /// Kernels in all.
+    pub fn total(&self) -> f64 {
+        self.forward + self.backward + self.weights
+    }
+
+    /// The longest of kernels, what travels and moves.
+    pub fn longer(&self) -> f64 {
+        self.total().max(self.beside).max(self.moves)
+    }
+
+    /// So many of them.
+    pub fn scaled(&self, by: f64) -> Times {
+        Times {
+            forward: self.forward * by,
+            backward: self.backward * by,
+            weights: self.weights * by,
+            beside: self.beside * by,
+            moves: self.moves * by,
+        }
+    }
+}
