@@ -5,7 +5,7 @@ use std::process::Command;
 use meshwright_hardware::profile::Cluster;
 use meshwright_planner::plan::{Plan, Stage};
 use meshwright_planner::predict::{Figures, predict};
-use meshwright_planner::shares::Problem;
+use meshwright_planner::search::shares::Problem;
 use serde_json::Value;
 
 const BOTH: &str = "8x dgx-h100 + 16x dgx-a100-80gb";

@@ -13,13 +13,10 @@ pub mod job;
 pub mod lower;
 pub mod model;
 pub mod models;
-pub mod partition;
 pub mod plan;
 pub mod predict;
 pub mod schedule;
 pub mod search;
-pub mod shares;
-mod solver;
 #[cfg(test)]
 mod testing;
 

@@ -9,31 +9,11 @@
 
 use meshwright_hardware::profile::Cluster;
 use meshwright_hardware::units::{Dollars, Seconds, Tokens};
-use serde::Serialize;
 
 use super::Chosen;
 use super::case::Case;
-use super::offer::{Offer, keeps};
+use super::offer::{Advice, Offer};
 use crate::job::{Fix, Goal, Job};
-
-/// A change and what it brings.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Advice {
-    /// What to change, in words.
-    pub change: String,
-    /// The arguments, or the key of the job, that do.
-    pub how: String,
-    /// The plan that is then found, in a line.
-    pub plan: String,
-    /// Its step.
-    pub step_time_s: f64,
-    /// From the first step to the last, expected.
-    pub days: f64,
-    /// For all devices over that time; none where a price is unknown.
-    pub dollars: Option<f64>,
-    /// The share of memory that it leaves free.
-    pub headroom: f64,
-}
 
 /// Advices that are given at the most.
 const MOST: usize = 6;
@@ -118,26 +98,6 @@ fn fewer_tokens(case: &Case, chosen: &Chosen) -> Option<Advice> {
         tokens = round_down(tokens * 0.98);
     }
     None
-}
-
-impl Advice {
-    /// A change, and an offer that was found with it.
-    pub(super) fn of(change: String, how: String, offer: &Offer) -> Advice {
-        Advice {
-            change,
-            how,
-            plan: offer.plan.summary(),
-            step_time_s: offer.figures.step_time_s,
-            days: offer.training.days,
-            dollars: offer.training.dollars,
-            headroom: offer.headroom,
-        }
-    }
-
-    fn keeps(&self, goal: &Goal) -> bool {
-        let least = crate::goodput::Least { days: self.days, dollars: self.dollars, energy_kwh: None };
-        keeps(goal, &least)
-    }
 }
 
 /// At least as much, in three digits.

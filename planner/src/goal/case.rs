@@ -7,9 +7,8 @@
 use meshwright_hardware::profile::{Cluster, Device, DeviceKind, Machine, System, catalog};
 use meshwright_hardware::units::{Bytes, Precision};
 
-use super::advice::Advice;
 use super::choose::{QUICK, could_fit, longest_step};
-use super::offer::{Offer, keeps};
+use super::offer::{Advice, Offer, keeps};
 use super::parts::parts;
 use crate::job::{Fix, Job};
 use crate::schedule::Schedule;

@@ -11,10 +11,10 @@ mod front;
 mod offer;
 mod parts;
 
-pub use advice::{Advice, advise, advise_limits, missed};
+pub use advice::{advise, advise_limits, missed};
 pub use choose::{Chosen, Watch, choose};
 pub use front::MOST as MOST_IN_FRONT;
-pub use offer::Offer;
+pub use offer::{Advice, Offer};
 
 #[cfg(test)]
 mod tests;

@@ -1,10 +1,11 @@
-//! Offers: a plan, the devices that it needs, and what training by it takes.
+//! Offers: a plan, the devices that it needs, and what training by it takes; advice: a change, and what is offered with it.
 //!
-//! In: a plan's prediction on a cluster. Out: [`Offer`].
+//! In: a plan's prediction on a cluster. Out: [`Offer`], [`Advice`].
 //!
 //! Invariant: all devices of the cluster are paid for and draw power, from the first step to the last.
 
 use meshwright_hardware::profile::Cluster;
+use serde::Serialize;
 
 use crate::goodput::{Least, Training, days_to_train};
 use crate::job::{Goal, Job, Objective};
@@ -62,4 +63,44 @@ pub fn measure(objective: Objective, of: &Least) -> Option<f64> {
 pub fn keeps(goal: &Goal, of: &Least) -> bool {
     goal.deadline.is_none_or(|deadline| of.days * 86400.0 <= deadline.0)
         && goal.budget.is_none_or(|budget| of.dollars.is_some_and(|dollars| dollars <= budget.0))
+}
+
+/// A change and what it brings.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Advice {
+    /// What to change, in words.
+    pub change: String,
+    /// The arguments, or the key of the job, that do.
+    pub how: String,
+    /// The plan that is then found, in a line.
+    pub plan: String,
+    /// Its step.
+    pub step_time_s: f64,
+    /// From the first step to the last, expected.
+    pub days: f64,
+    /// For all devices over that time; none where a price is unknown.
+    pub dollars: Option<f64>,
+    /// The share of memory that it leaves free.
+    pub headroom: f64,
+}
+
+impl Advice {
+    /// A change, and an offer that was found with it.
+    pub(super) fn of(change: String, how: String, offer: &Offer) -> Advice {
+        Advice {
+            change,
+            how,
+            plan: offer.plan.summary(),
+            step_time_s: offer.figures.step_time_s,
+            days: offer.training.days,
+            dollars: offer.training.dollars,
+            headroom: offer.headroom,
+        }
+    }
+
+    /// Whether what it brings keeps a goal's limits.
+    pub(super) fn keeps(&self, goal: &Goal) -> bool {
+        let least = Least { days: self.days, dollars: self.dollars, energy_kwh: None };
+        keeps(goal, &least)
+    }
 }

@@ -8,12 +8,11 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
+use super::partition::Problem;
 use crate::error::PlanError;
 use crate::lower::InFlight;
-use crate::partition::Problem;
 use crate::plan::Plan;
 use crate::schedule::{Pipeline, Schedule};
-use crate::shares;
 
 use super::bound::{Whole, least_ratio};
 use super::engine::{Known, Node, Search};
@@ -23,7 +22,7 @@ use super::prove::Decided;
 use super::space::Combination;
 use super::stages::{Undecided, least};
 use super::times::Costs;
-use super::{partition_bound, timeline};
+use super::{partition_bound, shares, timeline};
 
 /// Combinations whose stages are decided at a time, whatever the number of cores, so that answers do not depend on it.
 const DECIDED_AT_ONCE: usize = 8;

@@ -9,23 +9,26 @@
 //! Invariant: no combination that simulates faster than the best kept one, by more than the stated gap, was left out; equal
 //! inputs give equal answers on any number of cores.
 
-pub(crate) mod bound;
-pub(crate) mod cost;
+mod bound;
+mod cost;
 mod decide;
 mod earliest_finish;
 mod engine;
 mod memory_bound;
 mod open;
 mod options;
+pub mod partition;
 mod partition_bound;
-pub(crate) mod pool_assignment;
+mod pool_assignment;
 mod prove;
 mod shape_bound;
+pub mod shares;
 pub mod sites;
+mod solver;
 mod space;
 mod stages;
 mod timeline;
-pub(crate) mod times;
+mod times;
 
 use std::collections::BTreeMap;
 use std::time::Instant;

@@ -9,8 +9,8 @@ use std::rc::Rc;
 
 use rustc_hash::FxHashMap;
 
+use super::partition::Problem;
 use crate::error::PlanError;
-use crate::partition::Problem;
 use crate::plan::{Plan, Stage};
 use crate::schedule::Pipeline;
 

@@ -9,8 +9,8 @@
 
 use std::cell::OnceCell;
 
+use super::partition::{Choice, Problem};
 use crate::lower::{InFlight, Once, Sizes, places_away};
-use crate::partition::{Choice, Problem};
 use crate::plan::{Plan, Recompute, Stage};
 use crate::schedule::{Action, Pipeline};
 

@@ -18,14 +18,14 @@ use good_lp::{Expression, Solution, SolverModel, Variable, constraint, variable,
 use meshwright_hardware::price::PriceError;
 use meshwright_hardware::profile::Cluster;
 
+use super::bound::of_stage;
+use super::cost::{CachedPrices, ShapeWork};
+use super::pool_assignment::{self, Seats};
+use super::solver;
+use super::times::Costs;
 use crate::lower::Sizes;
 use crate::plan::Plan;
 use crate::schedule::Schedule;
-use crate::search::bound::of_stage;
-use crate::search::cost::{CachedPrices, ShapeWork};
-use crate::search::pool_assignment::{self, Seats};
-use crate::search::times::Costs;
-use crate::solver;
 
 /// Replicas that are alike.
 #[derive(Clone, Copy, Debug, PartialEq)]

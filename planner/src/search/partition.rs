@@ -20,8 +20,8 @@ use good_lp::{
     variables,
 };
 
+use super::solver;
 use crate::plan::Stage;
-use crate::solver;
 
 /// A number of layers on a stage, in the fastest way that fits.
 #[derive(Clone, Copy, Debug, PartialEq)]
