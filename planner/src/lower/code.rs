@@ -2,106 +2,20 @@
 //!
 //! In: tapes. Out: [`Code`] for each piece, pass and recompute mode; the program's deduplicated blocks.
 //!
-//! Statistics stay in fp32 and places are numbers, whatever the format of weights and activations; so memory is of three
-//! [`Class`]es, each with its own buffers.
-//!
-//! Invariant: two values alive at the same time never share working memory; identical op lists are one block.
+//! Invariant: two values alive at the same time never share working memory.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use meshwright_hardware::mesh::{Axis, Mesh};
-use meshwright_hardware::op::{DtypeClass, Mode, Op};
 use meshwright_hardware::program::{ArgView, Block, BlockParam, Call, Collective, Elem, Phase};
 use meshwright_hardware::units::Precision;
 
-use crate::model::{self, Backward, Home, Local, Split, Step, Tape, Use, Value};
-
+use super::blocks::Blocks;
+use super::format::{ALIGN, ByClass, Class};
+use super::runs::runs;
 use crate::job::Kind;
+use crate::model::{self, Backward, Home, Local, Split, Step, Tape, Use, Value};
 use crate::plan::{Plan, Recompute};
-
-/// Kinds of memory by what their elements are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
-    /// Of the format of weights and activations.
-    Model,
-    /// Of fp32 where that is another format.
-    Full,
-    /// Of numbers.
-    Ids,
-}
-
-/// Something for each class.
-pub type ByClass<T> = [T; 3];
-
-impl Class {
-    /// All classes, in the order of [`ByClass`].
-    pub const ALL: ByClass<Class> = [Class::Model, Class::Full, Class::Ids];
-
-    /// The class of what an op takes, beside weights and activations of `model`.
-    fn of(takes: DtypeClass, model: Elem) -> Class {
-        match takes {
-            DtypeClass::Full if model != Elem::F32 => Class::Full,
-            DtypeClass::Float | DtypeClass::Full => Class::Model,
-            DtypeClass::Ids => Class::Ids,
-        }
-    }
-
-    /// Its elements.
-    pub fn elem(self, model: Elem) -> Elem {
-        match self {
-            Class::Model => model,
-            Class::Full => Elem::F32,
-            Class::Ids => Elem::U32,
-        }
-    }
-}
-
-/// The program's blocks so far.
-#[derive(Default)]
-pub struct Blocks {
-    list: Vec<Block>,
-    known: HashMap<String, u32>,
-    /// Whether equal blocks are written twice, which is quicker where nobody runs them.
-    apart: bool,
-}
-
-impl Blocks {
-    /// None so far; equal ones will be written twice, for those who only price them.
-    pub fn apart() -> Self {
-        Blocks { apart: true, ..Blocks::default() }
-    }
-
-    /// The number of a block, which is appended if there is none like it.
-    pub fn add(&mut self, block: Block) -> u32 {
-        if self.apart {
-            self.list.push(block);
-            return (self.list.len() - 1) as u32;
-        }
-        let list = &mut self.list;
-        *self.known.entry(format!("{block:?}")).or_insert_with(|| {
-            list.push(block);
-            (list.len() - 1) as u32
-        })
-    }
-
-    /// A block of one op whose formals are its signature's.
-    pub fn single(&mut self, name: &str, op: Op) -> u32 {
-        let signature = op.signature();
-        let params = signature.iter().map(|p| BlockParam { name: p.name.to_owned(), elems: p.elems }).collect();
-        let args = (0..signature.len() as u32).map(|param| ArgView { param, offset: 0 }).collect();
-        self.add(Block { name: name.to_owned(), params, calls: vec![Call { op, args }] })
-    }
-
-    /// All blocks, by number.
-    pub fn into_list(self) -> Vec<Block> {
-        self.list
-    }
-
-    /// A block by number.
-    pub fn get(&self, block: u32) -> &Block {
-        &self.list[block as usize]
-    }
-}
 
 /// A part of a piece's pass that is one instruction.
 #[derive(Clone, Debug)]
@@ -427,61 +341,6 @@ impl Piece {
     }
 }
 
-/// Cuts steps into what is one instruction each: a collective, or calls up to the next collective. A call that waits for
-/// what is on its way round a ring begins a new one, so that those before it do not wait too.
-pub fn runs<'a, 'b>(steps: &'a [(Phase, &'b Step)]) -> Vec<&'a [(Phase, &'b Step)]> {
-    let (mut all, mut start) = (Vec::new(), 0);
-    let mut under_way: Vec<Value> = Vec::new();
-    for (at, (phase, step)) in steps.iter().enumerate() {
-        let waits = waits_for(step, &under_way);
-        // What set out before it has come too.
-        under_way.drain(..waits);
-        let waits = waits > 0;
-        let joins = at > start && !waits && steps[start].0 == *phase && step.is_call() && steps[start].1.is_call();
-        if at > start && !joins {
-            all.push(&steps[start..at]);
-            start = at;
-        }
-        if let Step::Collective(Collective::Rotate, _, value) = step {
-            under_way.push(*value);
-        }
-    }
-    if start < steps.len() {
-        all.push(&steps[start..]);
-    }
-    all
-}
-
-/// What of a piece's forward pass comes after the instruction that writes the last of what backward needs.
-pub fn after_saves(steps: &[Step], saved: impl Fn(usize) -> bool) -> &[Step] {
-    let is_saved = |value: Value| matches!(value, Value::Tensor(t) if saved(t));
-    let saves = |step: &Step| match step {
-        Step::Call(op, uses) => {
-            uses.iter().zip(op.signature()).any(|(at, param)| param.mode != Mode::In && is_saved(at.value))
-        }
-        Step::Collective(_, _, value) => is_saved(*value),
-    };
-    let phased: Vec<(Phase, &Step)> = steps.iter().map(|step| (Phase::Forward, step)).collect();
-    let (mut done, mut last) = (0, 0);
-    for run in runs(&phased) {
-        done += run.len();
-        if run.iter().any(|(_, step)| saves(step)) {
-            last = done;
-        }
-    }
-    &steps[last..]
-}
-
-/// How many of the values that are on their way, in the order in which they set out, must have come before a step.
-pub fn waits_for(step: &Step, under_way: &[Value]) -> usize {
-    let Step::Call(_, uses) = step else { return 0 };
-    let awaited = |value: &Value| uses.iter().any(|used| used.value == *value);
-    under_way.iter().rposition(awaited).map_or(0, |at| at + 1)
-}
-
-/// Elements to which views are aligned: 64 bytes.
-pub(super) const ALIGN: usize = 16;
-
 /// Places kept tensors in a slot, the input first.
 fn slot(
     tape: &Tape,
@@ -508,10 +367,6 @@ fn special(steps: &[Step], model: Elem) -> HashMap<Value, Class> {
 }
 
 impl Step {
-    fn is_call(&self) -> bool {
-        matches!(self, Step::Call(..))
-    }
-
     fn values(&self) -> Vec<Value> {
         match self {
             Step::Call(_, uses) => uses.iter().map(|at| at.value).collect(),

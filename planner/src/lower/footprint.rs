@@ -9,8 +9,10 @@ use std::collections::BTreeMap;
 use meshwright_hardware::mesh::Axis;
 use meshwright_hardware::program::Elem;
 
-use super::code::{ALIGN, ByClass, Piece, Pieces, Tapes};
-use super::layout::{Formats, Sizes as BankSizes, bank_of, places_away, sharing, tied_apart, tied_elems, turns};
+use super::bank::{Sizes as BankSizes, bank_of, sharing, tied_apart, tied_elems};
+use super::code::{Piece, Pieces, Tapes};
+use super::format::{ALIGN, ByClass, Formats};
+use super::turns::{places_away, turns};
 use crate::job::Kind;
 use crate::model::{ParamDecl, Tape};
 use crate::plan::{Plan, Recompute};

@@ -2,120 +2,24 @@
 //!
 //! In: a plan and its pieces. Out: [`Layout`] of one stage.
 //!
-//! A piece's parameters lie in one flat bank, so that one collective and one AdamW serve all: first those that tensor
-//! parallelism shards and that decay, then sharded ones that do not, then replicated ones.
-//!
 //! Invariant: the sum of the declared buffers is the stage's peak memory.
 
 use std::collections::HashMap;
 use std::ops::Range;
 
-use meshwright_hardware::mesh::{Axis, Mesh};
-use meshwright_hardware::params::{ParamSpec, Shard};
-use meshwright_hardware::program::{Buffer, Elem, Lifetime, View};
-use meshwright_hardware::units::Precision;
+use meshwright_hardware::params::ParamSpec;
+use meshwright_hardware::program::{Buffer, Elem, Lifetime};
 
-use super::code::{ALIGN, ByClass, Class, Piece, Pieces};
-use crate::model::{Home, ParamDecl, Value};
-use crate::plan::{Plan, Recompute};
-use crate::schedule::{Action, Pipeline, under_way};
+use super::at::At;
+use super::bank::{Bank, Sizes, bank_of, sharing, tied_apart, tied_elems};
+use super::code::Pieces;
+use super::format::{ALIGN, ByClass, Class, Formats};
+use super::turns::{places_away, turns};
+use crate::model::ParamDecl;
+use crate::plan::Plan;
+use crate::schedule::{Action, under_way};
 
-/// Places on the device for layers that move to the host, and for those that come back: one is on its way while another
-/// computes; forward, its output already goes to the place of a third.
-pub const AWAY: [usize; 2] = [3, 2];
-
-/// Places of both kinds for so many layers that move, each of so many microbatches.
-pub fn places_away(layers: usize, microbatches: usize) -> [usize; 2] {
-    AWAY.map(|places| places.min(layers * microbatches))
-}
-
-/// A piece's place in the model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum At {
-    /// The embedding.
-    Embed,
-    /// A layer by its number in the model.
-    Layer(usize, Recompute),
-    /// Final norm, head and loss.
-    Head,
-}
-
-impl At {
-    /// The pieces at a place in the model's order of stages and chunks.
-    pub fn of_place(plan: &Plan, place: usize) -> Vec<At> {
-        let first = plan.first_layer(place);
-        let decided = plan.stages[place];
-        let layers = (0..decided.layers).map(|i| At::Layer(first + i, decided.mode(i)));
-        let embed = (place == 0).then_some(At::Embed);
-        let head = (place + 1 == plan.mesh.pp * plan.chunks).then_some(At::Head);
-        embed.into_iter().chain(layers).chain(head).collect()
-    }
-
-    /// What it computes.
-    pub fn piece<'a>(self, plan: &Plan, pieces: &'a Pieces) -> &'a Piece {
-        match self {
-            At::Embed => &pieces.embed,
-            At::Layer(layer, mode) => pieces.layer(plan.job.model.kind(layer), mode),
-            At::Head => &pieces.head,
-        }
-    }
-
-    /// Its layer's number, if it is one.
-    pub fn layer(self) -> Option<u32> {
-        match self {
-            At::Layer(layer, _) => Some(layer as u32),
-            At::Embed | At::Head => None,
-        }
-    }
-
-    fn name(self) -> String {
-        match self {
-            At::Embed => "embed".to_owned(),
-            At::Layer(layer, _) => format!("layers.{layer}"),
-            At::Head => "head".to_owned(),
-        }
-    }
-
-    fn param_name(self, decl: &ParamDecl) -> String {
-        match self {
-            At::Layer(layer, _) => format!("layers.{layer}.{}", decl.name),
-            At::Embed | At::Head => decl.name.to_owned(),
-        }
-    }
-}
-
-/// A flat bank of parameters with gradients and optimizer state.
-#[derive(Clone, Debug)]
-pub struct Bank {
-    /// Elements of weights and gradients, padded.
-    pub elems: usize,
-    /// Elements before this decay.
-    pub decayed: usize,
-    /// Elements from here on are replicated over tensor parallelism.
-    pub whole: usize,
-    /// Of these, each rank of tensor parallelism makes only a part of the gradient from here on.
-    pub partial: usize,
-    /// Whether its gradients are also those of another stage's bank, where they are counted.
-    pub twin: bool,
-    /// The axis of the ranks that hold the same parameters.
-    pub axis: Axis,
-    /// ZeRO stage; 0 where no other rank holds the same.
-    pub zero: u8,
-    /// Ranks that share optimizer state.
-    pub shards: usize,
-    /// Weights; this rank's shard of them in ZeRO-3.
-    pub weights: u32,
-    /// Gradients; this rank's shard of them from ZeRO-2 on.
-    pub grads: u32,
-    /// AdamW's first moment.
-    pub m: u32,
-    /// AdamW's second moment.
-    pub v: u32,
-    /// Fp32 weights, where training is in a narrower format.
-    pub master: Option<u32>,
-    /// Where each parameter starts.
-    offsets: Vec<(String, ParamDecl, usize)>,
-}
+mod views;
 
 /// Where a bank's weights or gradients stand at the moment: a buffer and a first element.
 pub type Place = (u32, usize);
@@ -172,84 +76,6 @@ pub struct Layout {
     pub norm: u32,
     /// Where a tied embedding's gradient arrives from its other stage.
     pub peer: Option<u32>,
-}
-
-/// What elements are.
-#[derive(Clone, Copy, Debug)]
-pub struct Formats {
-    /// Weights and activations.
-    pub model: Elem,
-    /// Gradients' sums, moments and fp32 weights.
-    pub state: Elem,
-}
-
-impl Formats {
-    /// Of a format: mixed precision keeps sums and state in fp32 (Micikevicius et al. 2018).
-    pub fn of(precision: Precision) -> Formats {
-        Formats { model: Elem::of(precision), state: Elem::F32 }
-    }
-
-    /// Whether fp32 weights are kept beside narrower ones.
-    pub fn master(self) -> bool {
-        self.model != self.state
-    }
-
-    /// Bytes of so many elements of each class.
-    pub fn bytes(self, elems: ByClass<usize>) -> ByClass<u64> {
-        Class::ALL.map(|class| elems[class as usize] as u64 * class.elem(self.model).bytes())
-    }
-}
-
-/// Sizes of a bank, as in [`Bank`].
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Sizes {
-    pub(super) elems: usize,
-    decayed: usize,
-    whole: usize,
-    pub(super) partial: usize,
-}
-
-/// A bank's sizes, and each parameter's start: first those that tensor parallelism shards, then those that it does not, then
-/// those whose gradients it makes in parts; in each part, what decays first.
-pub(super) fn bank_of<'a>(
-    params: impl Iterator<Item = &'a ParamDecl>,
-    mesh: &Mesh,
-    pad: usize,
-) -> (Sizes, Vec<(&'a ParamDecl, usize)>) {
-    let mut order: Vec<&ParamDecl> = params.collect();
-    // An expert that tensor parallelism leaves whole stands on one of its ranks alone.
-    let replicated = |decl: &ParamDecl| decl.shard == Shard::Whole && decl.experts.is_none();
-    order.sort_by_key(|decl| (replicated(decl), decl.partial, !decl.decay));
-    let (mut at, mut decayed, mut starts) = (0, 0, Vec::new());
-    let (mut whole, mut partial) = (None, None);
-    for decl in order {
-        if replicated(decl) {
-            whole.get_or_insert(at);
-        }
-        if decl.partial {
-            partial.get_or_insert(at);
-        }
-        starts.push((decl, at));
-        at += decl.elems(mesh.tp, mesh.ep).next_multiple_of(ALIGN);
-        if decl.decay {
-            decayed = at;
-        }
-    }
-    let elems = at.next_multiple_of(pad);
-    (Sizes { elems, decayed, whole: whole.unwrap_or(elems), partial: partial.unwrap_or(elems) }, starts)
-}
-
-/// The axis of the ranks that hold the same parameters, and the ZeRO stage that makes a difference there.
-pub(super) fn sharing(plan: &Plan, experts: bool, tied: bool) -> (Axis, u8) {
-    let mesh = &plan.mesh;
-    let axis = match (experts, mesh.cp) {
-        (true, _) => Axis::Edp,
-        (false, 1) => Axis::Dp,
-        (false, _) => Axis::Data,
-    };
-    // A table that embedding and head share is in use all the time: its gradients and weights stay whole.
-    let zero = if tied { plan.zero.min(1) } else { plan.zero };
-    (axis, if mesh.size(axis) > 1 { zero } else { 0 })
 }
 
 /// Where a piece's activations are that go to the host, by microbatch in turns.
@@ -491,102 +317,6 @@ impl Layout {
         }
     }
 
-    /// A piece's banks of this ZeRO stage or a higher one, each with its start in a bucket; and what they need in all.
-    pub fn bucket(&self, index: usize, from: u8) -> (Vec<(usize, usize)>, usize) {
-        let mut at = 0;
-        let banks = self.banks_of[index].iter().copied().filter(|&bank| self.banks[bank].zero >= from);
-        let starts = banks.map(|bank| {
-            at += self.banks[bank].elems;
-            (bank, at - self.banks[bank].elems)
-        });
-        (starts.collect(), at)
-    }
-
-    /// Where a piece's parameter lies: its bank and first element.
-    fn param(&self, index: usize, decl: &ParamDecl) -> (usize, usize) {
-        let banks =
-            if decl.tied { vec![self.tied.expect("a tied table has a bank")] } else { self.banks_of[index].clone() };
-        let start = |&bank: &usize| {
-            let found = self.banks[bank].offsets.iter().find(|(_, other, _)| other.name == decl.name);
-            found.map(|(_, _, start)| (bank, *start))
-        };
-        banks.iter().find_map(start).expect("its bank has it")
-    }
-
-    /// The view of a value of the stage's `index`-th piece, for a microbatch; `elems` of it.
-    pub fn view(
-        &self,
-        index: usize,
-        piece: &Piece,
-        work: &HashMap<Value, usize>,
-        value: Value,
-        mb: usize,
-        elems: usize,
-    ) -> View {
-        let whole = |buffer, offset| View { buffer, offset, elems, shard: None };
-        let turn = |all: &[u32]| all[mb % all.len()];
-        let class = piece.class(value) as usize;
-        let slot = || {
-            let slots = &self.slots[index];
-            let slot = match &self.hosted[index] {
-                Some(Hosted { back, .. }) if self.backward => &back[mb % back.len()],
-                _ => &slots[mb % slots.len()],
-            };
-            slot[class].expect("a slot has all that is kept")
-        };
-        // A pass that does not leave a value for later has it in working memory.
-        let inside = |value: Value| match (work.get(&value), piece.held.get(&value)) {
-            (Some(&start), _) => whole(self.work[class].expect("there is room for all that is made"), start),
-            (None, Some(&start)) => whole(turn(&self.held[index]), start),
-            (None, None) => unreachable!("{value:?} of {} has no place", piece.tape.name),
-        };
-        match value {
-            Value::Weight(p) => {
-                let (bank, start) = self.param(index, &piece.tape.params[p]);
-                let (buffer, base) = self.weights_at[bank];
-                whole(buffer, base + start)
-            }
-            Value::WeightGrad(p) => {
-                let (bank, start) = self.param(index, &piece.tape.params[p]);
-                let (buffer, base) = self.grads_at[bank];
-                whole(buffer, base + start)
-            }
-            Value::Flow => whole(turn(&self.flow[self.chunk_of(index)]), 0),
-            Value::SecondFlow => whole(turn(&self.flow[self.chunk_of(index)]), self.second),
-            Value::Grad(_) | Value::Held(_) => inside(value),
-            Value::Tensor(t) => match piece.tape.tensors[t].home {
-                Home::Input | Home::Second | Home::Ids => whole(slot(), piece.kept[&t]),
-                Home::Output => self.entry(self.chunk_of(index), index + 1, mb, elems),
-                Home::SecondOut => {
-                    let stream = self.entry(self.chunk_of(index), index + 1, mb, elems);
-                    View { offset: self.second, ..stream }
-                }
-                Home::Targets => whole(self.targets.expect("the head's stage has targets"), 0),
-                Home::Loss => whole(self.loss.expect("the head's stage has a loss"), 0),
-                Home::Inner { .. } | Home::Gathered => match piece.kept.get(&t) {
-                    Some(&start) => whole(slot(), start),
-                    None => inside(value),
-                },
-            },
-        }
-    }
-
-    fn chunk_of(&self, index: usize) -> usize {
-        self.chunks.iter().position(|pieces| pieces.contains(&index)).expect("every piece is of a chunk")
-    }
-
-    /// Where the activation lies that enters the stage's `index`-th piece, if that is of the chunk, or else the next chunk.
-    pub fn entry(&self, chunk: usize, index: usize, mb: usize, elems: usize) -> View {
-        let buffer = if self.chunks[chunk].contains(&index) {
-            let class = if self.pieces[index] == At::Embed { Class::Ids } else { Class::Model };
-            let slots = &self.slots[index];
-            slots[mb % slots.len()][class as usize].expect("a slot has what enters the piece")
-        } else {
-            self.out[chunk][mb % self.out[chunk].len()]
-        };
-        View { buffer, offset: 0, elems, shard: None }
-    }
-
     /// Where each named parameter lives.
     pub fn params(&self) -> Vec<ParamSpec> {
         let specs = self.banks.iter().flat_map(|bank| {
@@ -608,48 +338,4 @@ impl Layout {
         });
         specs.collect()
     }
-}
-
-/// How many buffers a chunk takes in turns for its activations on their way, and for the gradients that flow through it. A
-/// message may be under way while the next is made; where the next chunk is on the same stage, all that it has not taken.
-pub(super) fn turns(pipeline: &Pipeline, (stage, chunk): (usize, usize), actions: &[Action]) -> (usize, usize) {
-    let depth = pipeline.stages * pipeline.chunks;
-    let usual = if depth > 1 { pipeline.microbatches.min(2) } else { 1 };
-    let next = pipeline.place(stage, chunk) + 1;
-    let neighbour = |place: Option<usize>| {
-        let (other, at) = pipeline.chunk_at(place.filter(|&place| place < depth)?);
-        (other == stage).then_some(at)
-    };
-    let most = |from: &dyn Fn(&Action) -> bool, to: &dyn Fn(&Action) -> bool| {
-        let (mut ahead, mut most) = (0usize, 0);
-        for action in actions {
-            ahead = ahead + usize::from(from(action)) - usize::from(to(action));
-            most = most.max(ahead);
-        }
-        most
-    };
-    let out = neighbour(Some(next)).map(|after| {
-        most(
-            &|a| matches!(a, Action::Forward(c, _) if *c == chunk),
-            &|a| matches!(a, Action::Forward(c, _) if *c == after),
-        )
-    });
-    let flow = neighbour((next - 1).checked_sub(1)).map(|before| {
-        most(
-            &|a| matches!(a, Action::Backward(c, _) if *c == chunk),
-            &|a| matches!(a, Action::Backward(c, _) if *c == before),
-        )
-    });
-    (usual.max(out.unwrap_or(0)), usual.max(flow.unwrap_or(0)))
-}
-
-/// Whether embedding and head share a table and stand on different stages.
-pub fn tied_apart(plan: &Plan) -> bool {
-    let last = plan.chunk_at(plan.mesh.pp * plan.chunks - 1).0;
-    plan.job.model.tied && last != 0
-}
-
-/// Elements of a tied embedding on one rank, as its bank begins.
-pub fn tied_elems(plan: &Plan) -> usize {
-    plan.job.model.vocab / plan.mesh.tp * plan.job.model.hidden
 }

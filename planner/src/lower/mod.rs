@@ -7,22 +7,32 @@
 //!
 //! Invariant: equal plans give equal programs.
 
+mod at;
+mod bank;
+mod blocks;
 mod code;
 mod footprint;
+mod format;
 mod layout;
 mod offload;
 mod pass;
+mod runs;
 mod share;
 mod step;
+mod turns;
 
 use meshwright_hardware::hazards::add_waits;
 use meshwright_hardware::params::Params;
 use meshwright_hardware::program::Program;
 use meshwright_hardware::verify::{Verified, verify};
 
-pub use code::{Blocks, Code, Piece, Pieces, Segment, Tapes, after_saves, kept, kept_elems, waits_for};
+pub use blocks::Blocks;
+pub use code::{Code, Piece, Pieces, Segment, Tapes, kept, kept_elems};
 pub use footprint::{BankSize, Frames, InFlight, Once, PieceSize, Sizes};
-pub use layout::{AWAY, Formats, Layout, places_away};
+pub use format::Formats;
+pub use layout::Layout;
+pub use runs::{after_saves, waits_for};
+pub use turns::{AWAY, places_away};
 
 use crate::error::PlanError;
 use crate::plan::Plan;

@@ -8,7 +8,7 @@ use meshwright_hardware::mesh::Axis;
 use meshwright_hardware::op::Op;
 use meshwright_hardware::program::{Collective, Kind, Phase, Stream, View};
 
-use super::layout::{Bank, tied_elems};
+use super::bank::{Bank, tied_elems};
 use super::pass::Pass;
 use super::step::Writer;
 

@@ -14,7 +14,8 @@ use meshwright_hardware::mesh::Axis;
 use meshwright_hardware::op::Op;
 use meshwright_hardware::program::{Collective, Input, Instr, Kind, Phase, RankProgram, Stream, View};
 
-use super::code::{Blocks, Code, Piece, Pieces, Segment};
+use super::blocks::Blocks;
+use super::code::{Code, Piece, Pieces, Segment};
 use super::layout::Layout;
 use super::pass::{Pass, What, passes};
 use crate::model::{Use, Value};

@@ -1,0 +1,110 @@
+//! Banks: a piece's parameters, flat, so that one collective and one AdamW serve all.
+//!
+//! In: a piece's parameters, a plan. Out: [`Bank`], its [`Sizes`], who shares it.
+//!
+//! First those that tensor parallelism shards and that decay, then sharded ones that do not, then replicated ones.
+//!
+//! Invariant: a bank's elements divide by the ranks that share its optimizer state.
+
+use meshwright_hardware::mesh::{Axis, Mesh};
+use meshwright_hardware::params::Shard;
+
+use super::format::ALIGN;
+use crate::model::ParamDecl;
+use crate::plan::Plan;
+
+/// A flat bank of parameters with gradients and optimizer state.
+#[derive(Clone, Debug)]
+pub struct Bank {
+    /// Elements of weights and gradients, padded.
+    pub elems: usize,
+    /// Elements before this decay.
+    pub decayed: usize,
+    /// Elements from here on are replicated over tensor parallelism.
+    pub whole: usize,
+    /// Of these, each rank of tensor parallelism makes only a part of the gradient from here on.
+    pub partial: usize,
+    /// Whether its gradients are also those of another stage's bank, where they are counted.
+    pub twin: bool,
+    /// The axis of the ranks that hold the same parameters.
+    pub axis: Axis,
+    /// ZeRO stage; 0 where no other rank holds the same.
+    pub zero: u8,
+    /// Ranks that share optimizer state.
+    pub shards: usize,
+    /// Weights; this rank's shard of them in ZeRO-3.
+    pub weights: u32,
+    /// Gradients; this rank's shard of them from ZeRO-2 on.
+    pub grads: u32,
+    /// AdamW's first moment.
+    pub m: u32,
+    /// AdamW's second moment.
+    pub v: u32,
+    /// Fp32 weights, where training is in a narrower format.
+    pub master: Option<u32>,
+    /// Where each parameter starts.
+    pub(super) offsets: Vec<(String, ParamDecl, usize)>,
+}
+
+/// Sizes of a bank, as in [`Bank`].
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sizes {
+    pub(super) elems: usize,
+    pub(super) decayed: usize,
+    pub(super) whole: usize,
+    pub(super) partial: usize,
+}
+
+/// A bank's sizes, and each parameter's start: first those that tensor parallelism shards, then those that it does not, then
+/// those whose gradients it makes in parts; in each part, what decays first.
+pub(super) fn bank_of<'a>(
+    params: impl Iterator<Item = &'a ParamDecl>,
+    mesh: &Mesh,
+    pad: usize,
+) -> (Sizes, Vec<(&'a ParamDecl, usize)>) {
+    let mut order: Vec<&ParamDecl> = params.collect();
+    // An expert that tensor parallelism leaves whole stands on one of its ranks alone.
+    let replicated = |decl: &ParamDecl| decl.shard == Shard::Whole && decl.experts.is_none();
+    order.sort_by_key(|decl| (replicated(decl), decl.partial, !decl.decay));
+    let (mut at, mut decayed, mut starts) = (0, 0, Vec::new());
+    let (mut whole, mut partial) = (None, None);
+    for decl in order {
+        if replicated(decl) {
+            whole.get_or_insert(at);
+        }
+        if decl.partial {
+            partial.get_or_insert(at);
+        }
+        starts.push((decl, at));
+        at += decl.elems(mesh.tp, mesh.ep).next_multiple_of(ALIGN);
+        if decl.decay {
+            decayed = at;
+        }
+    }
+    let elems = at.next_multiple_of(pad);
+    (Sizes { elems, decayed, whole: whole.unwrap_or(elems), partial: partial.unwrap_or(elems) }, starts)
+}
+
+/// The axis of the ranks that hold the same parameters, and the ZeRO stage that makes a difference there.
+pub(super) fn sharing(plan: &Plan, experts: bool, tied: bool) -> (Axis, u8) {
+    let mesh = &plan.mesh;
+    let axis = match (experts, mesh.cp) {
+        (true, _) => Axis::Edp,
+        (false, 1) => Axis::Dp,
+        (false, _) => Axis::Data,
+    };
+    // A table that embedding and head share is in use all the time: its gradients and weights stay whole.
+    let zero = if tied { plan.zero.min(1) } else { plan.zero };
+    (axis, if mesh.size(axis) > 1 { zero } else { 0 })
+}
+
+/// Whether embedding and head share a table and stand on different stages.
+pub fn tied_apart(plan: &Plan) -> bool {
+    let last = plan.chunk_at(plan.mesh.pp * plan.chunks - 1).0;
+    plan.job.model.tied && last != 0
+}
+
+/// Elements of a tied embedding on one rank, as its bank begins.
+pub fn tied_elems(plan: &Plan) -> usize {
+    plan.job.model.vocab / plan.mesh.tp * plan.job.model.hidden
+}

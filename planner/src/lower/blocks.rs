@@ -1,0 +1,57 @@
+//! The blocks of a program, numbered as they are made.
+//!
+//! In: lists of calls. Out: [`Blocks`].
+//!
+//! Invariant: identical op lists are one block, unless they are only to be priced.
+
+use std::collections::HashMap;
+
+use meshwright_hardware::op::Op;
+use meshwright_hardware::program::{ArgView, Block, BlockParam, Call};
+
+/// The program's blocks so far.
+#[derive(Default)]
+pub struct Blocks {
+    list: Vec<Block>,
+    known: HashMap<String, u32>,
+    /// Whether equal blocks are written twice, which is quicker where nobody runs them.
+    pub(super) apart: bool,
+}
+
+impl Blocks {
+    /// None so far; equal ones will be written twice, for those who only price them.
+    pub fn apart() -> Self {
+        Blocks { apart: true, ..Blocks::default() }
+    }
+
+    /// The number of a block, which is appended if there is none like it.
+    pub fn add(&mut self, block: Block) -> u32 {
+        if self.apart {
+            self.list.push(block);
+            return (self.list.len() - 1) as u32;
+        }
+        let list = &mut self.list;
+        *self.known.entry(format!("{block:?}")).or_insert_with(|| {
+            list.push(block);
+            (list.len() - 1) as u32
+        })
+    }
+
+    /// A block of one op whose formals are its signature's.
+    pub fn single(&mut self, name: &str, op: Op) -> u32 {
+        let signature = op.signature();
+        let params = signature.iter().map(|p| BlockParam { name: p.name.to_owned(), elems: p.elems }).collect();
+        let args = (0..signature.len() as u32).map(|param| ArgView { param, offset: 0 }).collect();
+        self.add(Block { name: name.to_owned(), params, calls: vec![Call { op, args }] })
+    }
+
+    /// All blocks, by number.
+    pub fn into_list(self) -> Vec<Block> {
+        self.list
+    }
+
+    /// A block by number.
+    pub fn get(&self, block: u32) -> &Block {
+        &self.list[block as usize]
+    }
+}
