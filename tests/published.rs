@@ -110,14 +110,29 @@ fn found_plans_are_never_slower_than_published_ones() {
     let kept = |line: &&str| line.starts_with("id,") || wanted.iter().any(|id| line.starts_with(&format!("{id},")));
     let lines: Vec<&str> = table.lines().filter(kept).collect();
     assert_eq!(lines.len(), wanted.len() + 1);
-    let [runs, output] = ["gains-runs.csv", "gains.csv"].map(scratch);
+    let [runs, output, steps] = ["gains-runs.csv", "gains.csv", "steps.csv"].map(scratch);
     std::fs::write(&runs, lines.join("\n")).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_meshwright"));
-    let done = command.arg("gains").arg(&runs).arg("-o").arg(&output).arg("--json").output().unwrap();
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    let json: Value = serde_json::from_slice(&done.stdout).unwrap();
+    let gains = |output: &Path, args: &[&str]| -> Value {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_meshwright"));
+        let done = command.arg("gains").arg(&runs).arg("-o").arg(output).arg("--json").args(args).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        serde_json::from_slice(&done.stdout).unwrap()
+    };
+    let json = gains(&output, &[]);
     assert_eq!((json["compared"].as_u64(), json["worse"].as_u64()), (Some(wanted.len() as u64), Some(0)), "{json}");
     assert!(json["mean_gain"].as_f64().unwrap() > 0.05, "{json}");
-    let ratios: Vec<f64> = rows(&output).iter().map(|row| row["ratio"].parse().unwrap()).collect();
-    assert!(ratios.len() == wanted.len() && ratios.iter().all(|ratio| *ratio >= 1.0), "{ratios:?}");
+    let number = |row: &BTreeMap<String, String>, column: &str| row[column].parse::<f64>().unwrap();
+    let found = rows(&output);
+    assert!(found.len() == wanted.len() && found.iter().all(|row| number(row, "ratio") >= 1.0), "{found:?}");
+    // The same steps without a search, beside the measured ones.
+    let json = gains(&steps, &["--no-search"]);
+    assert_eq!((json["simulated"].as_u64(), json["compared"].as_u64()), (Some(5), Some(5)), "{json}");
+    let (simulated, mut ratios) = (rows(&steps), Vec::new());
+    for (alone, beside) in simulated.iter().zip(&found) {
+        let step = number(alone, "simulated_step_s");
+        assert_eq!((&alone["id"], format!("{step:.4}")), (&beside["id"], beside["published_step_s"].clone()));
+        ratios.push(step / number(alone, "measured_step_s"));
+    }
+    ratios.sort_by(f64::total_cmp);
+    assert!((json["median_of_measured"].as_f64().unwrap() - ratios[2]).abs() < 1e-9, "{json} {ratios:?}");
 }

@@ -4,6 +4,7 @@
 //! Invariant: nothing here decides anything about a plan; programs come in, prices and traces go out.
 
 pub mod classes;
+pub mod elem;
 pub mod hazards;
 pub mod mesh;
 pub mod op;

@@ -5,8 +5,8 @@
 //!
 //! Invariant: no wildcard arm over [`Op`] anywhere, so a new op is found by the compiler in every match.
 
+use crate::elem::Elem;
 use crate::mesh::Axis;
-use crate::program::Elem;
 use serde::{Deserialize, Serialize};
 
 /// How a matmul reads its operands; C is always `[m, n]`.
@@ -372,6 +372,15 @@ impl DtypeClass {
             DtypeClass::Ids => elem == Elem::U32,
         }
     }
+
+    /// What elements of this kind are where weights and activations are `model`.
+    pub fn elem(self, model: Elem) -> Elem {
+        match self {
+            DtypeClass::Float => model,
+            DtypeClass::Full => Elem::F32,
+            DtypeClass::Ids => Elem::U32,
+        }
+    }
 }
 
 /// One argument of an op.
@@ -385,6 +394,13 @@ pub struct Param {
     pub elems: usize,
     /// Which elements it may have.
     pub takes: DtypeClass,
+}
+
+impl Param {
+    /// Size in bytes where weights and activations are `model`.
+    pub fn bytes(&self, model: Elem) -> u64 {
+        self.elems as u64 * self.takes.elem(model).bytes()
+    }
 }
 
 fn param(name: &'static str, mode: Mode, elems: usize) -> Param {

@@ -10,54 +10,9 @@
 use crate::classes::Classes;
 use crate::mesh::{Axis, Coord, Mesh};
 use crate::op::Op;
-use crate::units::Precision;
 use serde::{Deserialize, Serialize};
 
-/// Bytes of one element in full precision: f32, or u32 for token ids.
-pub const ELEM_BYTES: u64 = 4;
-
-/// What an element of a buffer is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Elem {
-    /// IEEE binary32.
-    F32,
-    /// The upper half of a binary32 (Kalamkar et al. 2019).
-    Bf16,
-    /// IEEE binary16.
-    F16,
-    /// A number of a token or place.
-    U32,
-}
-
-impl Elem {
-    /// Of weights and activations in a format.
-    pub fn of(precision: Precision) -> Elem {
-        match precision.stored() {
-            Precision::Fp32 | Precision::Tf32 => Elem::F32,
-            Precision::Fp16 => Elem::F16,
-            Precision::Bf16 | Precision::Fp8 | Precision::Fp4 | Precision::Int8 => Elem::Bf16,
-        }
-    }
-
-    /// Size in bytes.
-    pub fn bytes(self) -> u64 {
-        match self {
-            Elem::F32 | Elem::U32 => ELEM_BYTES,
-            Elem::Bf16 | Elem::F16 => 2,
-        }
-    }
-
-    /// The name in listings.
-    pub fn name(self) -> &'static str {
-        match self {
-            Elem::F32 => "f32",
-            Elem::Bf16 => "bf16",
-            Elem::F16 => "f16",
-            Elem::U32 => "u32",
-        }
-    }
-}
+pub use crate::elem::{ELEM_BYTES, Elem};
 
 /// A collective's kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -1,16 +1,17 @@
 //! `gains`: published plans beside those that the search finds, both simulated.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::json;
+use statrs::statistics::{Data, OrderStatistics};
 
 use super::validate::read;
 use crate::failure::Failure;
 use crate::runs::write_csv;
 use crate::validate::fit::both_cores;
-use crate::validate::gain::{Gain, gain, simulated};
+use crate::validate::gain::{Gain, Published, gain, published, simulated};
 use crate::validate::{Run, Skip};
 
 /// Arguments of `gains`.
@@ -21,6 +22,9 @@ pub struct Gains {
     /// One line a run: both plans and steps, or why there is none (CSV)
     #[arg(short)]
     output: Option<PathBuf>,
+    /// Only simulate the published plans, and compare their steps with the measured ones
+    #[arg(long)]
+    no_search: bool,
     /// Print a JSON summary
     #[arg(long)]
     json: bool,
@@ -40,23 +44,51 @@ const COLUMNS: [&str; 10] = [
     "reason",
 ];
 
+/// Columns where nothing is searched for.
+const SIMULATED: [&str; 7] = ["id", "simulated_step_s", "measured_step_s", "ratio", "fits", "plan", "reason"];
+
 impl Gains {
     /// Reads, simulates, searches, writes, prints.
     pub fn run(self) -> Result<(), Failure> {
         let (_, runs) = read(&self.runs)?;
-        let found = all(&runs);
+        if self.no_search { self.simulate(&runs) } else { self.search(&runs) }
+    }
+
+    fn simulate(&self, runs: &[Run]) -> Result<(), Failure> {
+        let all = each(runs, published);
+        if let Some(output) = &self.output {
+            write_csv(output, &SIMULATED, runs.iter().zip(&all).map(|(run, of)| simulated_record(run, of)))?;
+        }
+        let simulated = all.iter().flatten().count();
+        let mut ratios = Data::new(all.iter().flatten().filter_map(ratio).collect::<Vec<f64>>());
+        let (compared, [least, median, most]) = (ratios.len(), [10, 50, 90].map(|part| ratios.percentile(part)));
+        let reasons = reasons(&all);
+        if self.json {
+            let runs = runs.len();
+            println!(
+                "{}",
+                json!({ "runs": runs, "simulated": simulated, "compared": compared, "median_of_measured": median,
+                "p10_of_measured": least, "p90_of_measured": most, "skipped": reasons })
+            );
+            return Ok(());
+        }
+        println!("{} runs, {simulated} simulated, {compared} compared with the measured step", runs.len());
+        println!("simulated over measured step: {median:.2} in the median, 80 % from {least:.2} to {most:.2}");
+        print_reasons(&reasons);
+        Ok(())
+    }
+
+    fn search(&self, runs: &[Run]) -> Result<(), Failure> {
+        let found = each(runs, gain);
         if let Some(output) = &self.output {
             write_csv(output, &COLUMNS, runs.iter().zip(&found).map(|(run, found)| record(run, found)))?;
         }
-        let compared: Vec<&Gain> = found.iter().flatten().filter(|gain| gain.fits).collect();
+        let compared: Vec<&Gain> = found.iter().flatten().filter(|gain| gain.published.fits).collect();
         let worse = compared.iter().filter(|gain| gain.ratio() < 1.0).count();
         let logs: f64 = compared.iter().map(|gain| gain.ratio().ln()).sum();
         let mean = (logs / compared.len().max(1) as f64).exp();
-        let unfit = found.iter().flatten().filter(|gain| !gain.fits).count();
-        let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
-        for Skip(reason) in found.iter().filter_map(|found| found.as_ref().err()) {
-            *reasons.entry(reason).or_default() += 1;
-        }
+        let unfit = found.iter().flatten().filter(|gain| !gain.published.fits).count();
+        let reasons = reasons(&found);
         if self.json {
             let (runs, compared) = (runs.len(), compared.len());
             println!(
@@ -74,51 +106,81 @@ impl Gains {
         );
         println!("slower than the published one: {worse}");
         println!("published plans that do not fit as simulated: {unfit}");
-        for (reason, count) in reasons {
-            println!("  {count:>5} {reason}");
-        }
+        print_reasons(&reasons);
         Ok(())
     }
 }
 
-/// Every run's gain; equal plans on equal machines are looked at once.
-fn all(runs: &[Run]) -> Vec<Result<Gain, Skip>> {
-    let key = |run: &Run| simulated(run).map(|(plan, cluster)| format!("{:?} {:?}", plan, cluster.pools));
-    let keys: Vec<Result<String, Skip>> = runs.iter().map(key).collect();
-    let mut firsts: HashMap<&str, usize> = HashMap::new();
-    let mut distinct: Vec<&Run> = Vec::new();
-    for (run, key) in runs.iter().zip(&keys) {
-        if let Ok(key) = key {
-            firsts.entry(key).or_insert_with(|| {
-                distinct.push(run);
-                distinct.len() - 1
-            });
-        }
-    }
+/// What is found of every run; equal plans on equal clusters are looked at once.
+fn each<T: Clone + Send>(runs: &[Run], find: impl Fn(&Run) -> Result<T, Skip> + Sync) -> Vec<Result<T, Skip>> {
+    let cases: Vec<_> = runs.iter().map(simulated).collect();
+    let mut distinct: Vec<usize> = Vec::new();
+    let places = cases.iter().enumerate().map(|(number, case)| {
+        case.as_ref().map_err(|skip| *skip)?;
+        Ok(distinct.iter().position(|&first| cases[first] == *case).unwrap_or_else(|| {
+            distinct.push(number);
+            distinct.len() - 1
+        }))
+    });
+    let places: Vec<Result<usize, Skip>> = places.collect();
     // Both cores take every other one; what comes back is the even ones, then the odd ones.
-    let found = both_cores(&distinct, |run| gain(run));
+    let found = both_cores(&distinct, |&number| find(&runs[number]));
     let half = distinct.len().div_ceil(2);
     let at = |place: usize| if place.is_multiple_of(2) { place / 2 } else { half + place / 2 };
-    keys.iter()
-        .map(|key| key.as_ref().map_err(|skip| *skip).and_then(|key| found[at(firsts[key.as_str()])].clone()))
-        .collect()
+    places.into_iter().map(|place| found[at(place?)].clone()).collect()
+}
+
+/// How many runs there is no answer for, by reason.
+fn reasons<T>(all: &[Result<T, Skip>]) -> BTreeMap<&'static str, usize> {
+    let mut reasons = BTreeMap::new();
+    for Skip(reason) in all.iter().filter_map(|of| of.as_ref().err()) {
+        *reasons.entry(*reason).or_default() += 1;
+    }
+    reasons
+}
+
+fn print_reasons(reasons: &BTreeMap<&str, usize>) {
+    for (reason, count) in reasons {
+        println!("  {count:>5} {reason}");
+    }
+}
+
+/// The simulated step over the measured one.
+fn ratio(of: &Published) -> Option<f64> {
+    of.measured_s.map(|measured| of.step_s / measured)
+}
+
+fn simulated_record(run: &Run, of: &Result<Published, Skip>) -> Vec<String> {
+    match of {
+        Ok(of) => {
+            let number = |value: Option<f64>| value.map_or_else(String::new, |value| value.to_string());
+            let (step, measured, ratio) = (number(Some(of.step_s)), number(of.measured_s), number(ratio(of)));
+            let fits = u8::from(of.fits).to_string();
+            vec![run.id.clone(), step, measured, ratio, fits, of.summary.clone(), String::new()]
+        }
+        Err(skip) => skipped(run, *skip, SIMULATED.len()),
+    }
 }
 
 fn record(run: &Run, found: &Result<Gain, Skip>) -> Vec<String> {
     match found {
         Ok(gain) => {
-            let [published, best] = gain.summaries.clone();
+            let [published, best] = [&gain.published.summary, &gain.summary].map(Clone::clone);
             let number = |value: f64| format!("{value:.4}");
-            let (before, after, ratio) = (number(gain.published_s), number(gain.found_s), number(gain.ratio()));
-            let (fits, gap) = (u8::from(gain.fits).to_string(), number(1.0 - gain.bound_s / gain.found_s));
+            let (before, after, ratio) =
+                (number(gain.published.step_s), number(gain.found_s), number(gain.ratio()));
+            let (fits, gap) = (u8::from(gain.published.fits).to_string(), number(1.0 - gain.bound_s / gain.found_s));
             let seconds = format!("{:.2}", gain.searched_s);
             vec![run.id.clone(), before, fits, after, ratio, gap, seconds, published, best, String::new()]
         }
-        Err(Skip(reason)) => {
-            let mut record = vec![String::new(); COLUMNS.len()];
-            record[0] = run.id.clone();
-            record[COLUMNS.len() - 1] = (*reason).to_owned();
-            record
-        }
+        Err(skip) => skipped(run, *skip, COLUMNS.len()),
     }
+}
+
+/// A line of a run's name and why there is nothing else.
+fn skipped(run: &Run, Skip(reason): Skip, columns: usize) -> Vec<String> {
+    let mut record = vec![String::new(); columns];
+    record[0] = run.id.clone();
+    record[columns - 1] = reason.to_owned();
+    record
 }

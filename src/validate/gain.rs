@@ -1,6 +1,7 @@
 //! Published plans beside those that the search finds for the same job on the same machine, both simulated.
 //!
-//! In: a [`Run`]. Out: its plan and cluster as the simulator takes them, or why it cannot; then [`Gain`].
+//! In: a [`Run`]. Out: its plan and cluster as the simulator takes them, or why it cannot; then its [`Published`] step, or
+//! [`Gain`].
 //!
 //! Invariant: the search may choose the published plan, or one as fast, wherever that one fits.
 
@@ -16,45 +17,67 @@ use meshwright_planner::search::search;
 
 use super::row::{Run, Skip};
 
+/// A run's plan, simulated.
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// The step, in seconds.
+    pub step_s: f64,
+    /// The step that the run took, where its source gives a time to compare, in seconds.
+    pub measured_s: Option<f64>,
+    /// Whether what the plan declares fits the device.
+    pub fits: bool,
+    /// The plan in a line.
+    pub summary: String,
+}
+
 /// A run's plan and the one that the search finds instead.
 #[derive(Clone, Debug)]
 pub struct Gain {
-    /// Step of the published plan, simulated, in seconds.
-    pub published_s: f64,
-    /// Whether what it declares fits the device.
-    pub fits: bool,
+    /// The run's plan.
+    pub published: Published,
     /// Step of the found one, simulated, in seconds.
     pub found_s: f64,
     /// What no plan undercuts, in seconds.
     pub bound_s: f64,
     /// How long the search took, in seconds.
     pub searched_s: f64,
-    /// Both plans in a line.
-    pub summaries: [String; 2],
+    /// The found plan in a line.
+    pub summary: String,
 }
 
 impl Gain {
     /// How many times as fast the found plan is.
     pub fn ratio(&self) -> f64 {
-        self.published_s / self.found_s
+        self.published.step_s / self.found_s
     }
+}
+
+/// Simulates a run's plan.
+pub fn published(run: &Run) -> Result<Published, Skip> {
+    let (plan, cluster) = simulated(run)?;
+    let cannot = |_: PlanError| Skip("the simulator has no price for some of it");
+    let figures = predict(&plan, &cluster).map_err(cannot)?.figures;
+    let room = USABLE_MEMORY * run.device.memory.value.0 as f64;
+    Ok(Published {
+        step_s: figures.step_time_s,
+        measured_s: super::summary::measured_step_s(run),
+        fits: figures.peak_memory_bytes as f64 <= room,
+        summary: plan.summary(),
+    })
 }
 
 /// Simulates a run's plan, searches for a better one and simulates that.
 pub fn gain(run: &Run) -> Result<Gain, Skip> {
+    let published = published(run)?;
     let (plan, cluster) = simulated(run)?;
-    let cannot = |_: PlanError| Skip("the simulator has no price for some of it");
-    let published = predict(&plan, &cluster).map_err(cannot)?.figures;
-    let room = USABLE_MEMORY * run.device.memory.value.0 as f64;
     let found = search(&plan.job, &cluster, &Fix::default(), 1).map_err(|_| Skip("nothing fits as simulated"))?;
     let (best, predicted) = &found.best[0];
     Ok(Gain {
-        published_s: published.step_time_s,
-        fits: published.peak_memory_bytes as f64 <= room,
+        published,
         found_s: predicted.figures.step_time_s,
         bound_s: found.bound,
         searched_s: found.seconds,
-        summaries: [plan.summary(), best.summary()],
+        summary: best.summary(),
     })
 }
 

@@ -47,6 +47,13 @@ pub fn measured_tokens_per_s(run: &Run, prediction: &Timing) -> Option<f64> {
         .filter(|rate| *rate > 0.0 && rate.is_finite())
 }
 
+/// Seconds of a step that the run took, where the row's time is meant to be compared.
+pub fn measured_step_s(run: &Run) -> Option<f64> {
+    let timing = super::timing(run, &run.stack.knobs, 1.0);
+    let rate = measured_tokens_per_s(run, &timing).filter(|_| run.timed)?;
+    Some(timing.layout.global as f64 * run.tokens_per_sequence / rate / run.devices as f64)
+}
+
 /// The peak that a model FLOPs utilisation refers to: of 16 bits, or of the run's format where its source says so.
 pub fn peak(run: &Run) -> f64 {
     let precision = if run.peak_of_format { run.layouts[0].precision } else { Precision::Bf16 };
