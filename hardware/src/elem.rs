@@ -7,9 +7,6 @@
 use crate::units::Precision;
 use serde::{Deserialize, Serialize};
 
-/// Bytes of one element in full precision: f32, or u32 for token ids.
-pub const ELEM_BYTES: u64 = 4;
-
 /// What an element of a buffer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -37,7 +34,7 @@ impl Elem {
     /// Size in bytes.
     pub fn bytes(self) -> u64 {
         match self {
-            Elem::F32 | Elem::U32 => ELEM_BYTES,
+            Elem::F32 | Elem::U32 => 4,
             Elem::Bf16 | Elem::F16 => 2,
         }
     }

@@ -7,7 +7,9 @@
 
 use crate::elem::Elem;
 use crate::mesh::Axis;
+use crate::units::Bytes;
 use serde::{Deserialize, Serialize};
+use std::hash::{Hash, Hasher};
 
 /// How a matmul reads its operands; C is always `[m, n]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -383,6 +385,17 @@ impl DtypeClass {
     }
 }
 
+/// Equal ops are of as many elements; what else tells them apart `==` sees.
+impl Hash for Op {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        std::mem::discriminant(self).hash(state);
+        self.signature().iter().for_each(|param| param.elems.hash(state));
+    }
+}
+
+/// Numbers in ops are finite.
+impl Eq for Op {}
+
 /// One argument of an op.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Param {
@@ -640,14 +653,28 @@ impl Op {
         }
     }
 
-    /// Bytes that must cross memory once: every argument read, written or both; an embedding touches only its rows.
+    /// Bytes that must cross memory once where the arguments have these elements, in the order of [`Op::signature`].
+    pub fn traffic(&self, elems: impl IntoIterator<Item = Elem>) -> Bytes {
+        let arguments = self.signature().into_iter().zip(elems).enumerate();
+        Bytes(arguments.map(|(at, (param, elem))| self.touched(at, &param) as u64 * elem.bytes()).sum())
+    }
+
+    /// The same where all are of four bytes: what curves are over.
     pub fn bytes(&self) -> u64 {
-        let elems: usize = match *self {
-            Op::Embed { rows, cols, .. } => rows + 2 * rows * cols,
-            Op::EmbedGrad { rows, cols, .. } => rows + 3 * rows * cols,
-            Op::Rope { rows, heads, head_dim, .. } => 2 * rows * heads * head_dim,
-            Op::Columns { rows, cols, .. } => 2 * rows * cols,
-            Op::ExpertMatmul { .. }
+        self.traffic(std::iter::repeat(Elem::F32)).0
+    }
+
+    /// Elements of an argument that must cross memory once: each that is read, written or both; an embedding touches only
+    /// its rows.
+    fn touched(&self, at: usize, param: &Param) -> usize {
+        let both = if param.mode == Mode::InOut { 2 } else { 1 };
+        match *self {
+            Op::Embed { rows, cols, .. } | Op::EmbedGrad { rows, cols, .. } if at > 0 => both * rows * cols,
+            Op::Rope { rows, heads, head_dim, .. } => both * rows * heads * head_dim,
+            Op::Columns { rows, cols, .. } => rows * cols,
+            Op::Embed { .. }
+            | Op::EmbedGrad { .. }
+            | Op::ExpertMatmul { .. }
             | Op::Route { .. }
             | Op::RouteGrad { .. }
             | Op::Dispatch { .. }
@@ -675,11 +702,8 @@ impl Op {
             | Op::Copy { .. }
             | Op::Accumulate { .. }
             | Op::SquaredNorm { .. }
-            | Op::AdamW { .. } => {
-                self.signature().iter().map(|p| p.elems * if p.mode == Mode::InOut { 2 } else { 1 }).sum()
-            }
-        };
-        4 * elems as u64
+            | Op::AdamW { .. } => both * param.elems,
+        }
     }
 
     /// The class under which a profile's measured curve prices this op.

@@ -10,9 +10,10 @@
 use crate::classes::Classes;
 use crate::mesh::{Axis, Coord, Mesh};
 use crate::op::Op;
+use crate::units::Bytes;
 use serde::{Deserialize, Serialize};
 
-pub use crate::elem::{ELEM_BYTES, Elem};
+pub use crate::elem::Elem;
 
 /// A collective's kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -117,11 +118,6 @@ impl View {
         let shards = self.shard.map_or(1, |axis| mesh.size(axis));
         self.offset..self.offset + shards * self.elems
     }
-
-    /// Size in bytes, if elements were of full width.
-    pub fn bytes(&self) -> u64 {
-        self.elems as u64 * ELEM_BYTES
-    }
 }
 
 /// A part of a block's formal argument.
@@ -134,7 +130,7 @@ pub struct ArgView {
 }
 
 /// An op with its arguments, in the order of [`Op::signature`].
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Call {
     /// The kernel.
     pub op: Op,
@@ -143,7 +139,7 @@ pub struct Call {
 }
 
 /// A formal argument of a block.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct BlockParam {
     /// Name in listings.
     pub name: String,
@@ -152,7 +148,7 @@ pub struct BlockParam {
 }
 
 /// A list of ops that instructions call many times with different views.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Block {
     /// Name in listings: what it computes.
     pub name: String,
@@ -395,6 +391,16 @@ impl RankProgram {
     /// Bytes of all declared buffers in the device's memory.
     pub fn bytes(&self) -> u64 {
         self.buffers.iter().filter(|buffer| buffer.lifetime != Lifetime::Hosted).map(Buffer::bytes).sum()
+    }
+
+    /// Bytes of a view: of as many of its buffer's elements.
+    pub fn view_bytes(&self, view: &View) -> Bytes {
+        Bytes(view.elems as u64 * self.elem(view).bytes())
+    }
+
+    /// What a view's elements are.
+    pub fn elem(&self, view: &View) -> Elem {
+        self.buffers[view.buffer as usize].elem
     }
 
     /// Bytes of all declared buffers in the host's memory.

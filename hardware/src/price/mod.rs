@@ -1,6 +1,8 @@
 //! Prices: how long an op, a collective or a message takes on a cluster.
 //!
-//! In: a program, a cluster, a format. Out: [`Durations`].
+//! In: a program, a cluster, a format to multiply in. Out: [`Durations`].
+//!
+//! Bytes are those of buffers: as many as a view's elements have in the format that its buffer declares.
 //!
 //! An op's time is its class's measured curve where the device has one; else the roofline of Williams et al. 2009: the
 //! greater of FLOPs over the reached share of peak and bytes over the reached share of bandwidth, plus a launch.
@@ -14,10 +16,12 @@ mod place;
 
 use std::collections::HashMap;
 
+use rustc_hash::FxHashMap;
+
 use crate::mesh::{Axis, Mesh, Rank};
 use crate::op::Op;
 use crate::profile::{Cluster, Device, DeviceKind};
-use crate::program::{Block, Collective, ELEM_BYTES, Kind, Program, RankProgram};
+use crate::program::{Block, Call, Collective, Elem, Kind, Program, RankProgram};
 use crate::simulate::{Durations, LaneDurations, SimulateError};
 use crate::topology::{Topology, TopologyError};
 use crate::units::{Bytes, Precision, Seconds};
@@ -83,8 +87,8 @@ pub struct Prices<'a> {
     mesh: Mesh,
     topology: Topology,
     at: Rank,
-    /// Of ops seen, by their listing (ops hold floats, which have no hash).
-    ops: HashMap<String, Seconds>,
+    /// Of ops seen on devices with curves, by the bytes that they move.
+    ops: FxHashMap<(Op, Bytes), Seconds>,
 }
 
 impl<'a> Prices<'a> {
@@ -120,21 +124,26 @@ impl<'a> Prices<'a> {
     }
 
     fn of(cluster: &'a Cluster, mesh: Mesh, precision: Precision, at: Rank, devices: Vec<&'a Device>) -> Self {
-        Prices { cluster, devices, precision, mesh, topology: Topology::of(cluster), at, ops: HashMap::new() }
+        Prices { cluster, devices, precision, mesh, topology: Topology::of(cluster), at, ops: FxHashMap::default() }
     }
 
-    /// The time of an op.
-    pub fn op(&mut self, op: &Op) -> Result<Seconds, PriceError> {
+    /// What weights and activations are.
+    pub fn elem(&self) -> Elem {
+        Elem::of(self.precision)
+    }
+
+    /// The time of an op whose arguments have these elements, in the order of [`Op::signature`].
+    pub fn op(&mut self, op: &Op, elems: impl IntoIterator<Item = Elem>) -> Result<Seconds, PriceError> {
+        let bytes = op.traffic(elems);
         // Without curves an op is priced sooner than it is looked up.
         if self.devices.iter().all(|device| device.curves.is_empty()) {
-            return slowest(&self.devices, |device| op_time(device, op, self.precision));
+            return slowest(&self.devices, |device| op_time(device, op, bytes, self.precision));
         }
-        let key = format!("{op:?}");
-        if let Some(&known) = self.ops.get(&key) {
+        if let Some(&known) = self.ops.get(&(*op, bytes)) {
             return Ok(known);
         }
-        let seconds = slowest(&self.devices, |device| op_time(device, op, self.precision))?;
-        self.ops.insert(key, seconds);
+        let seconds = slowest(&self.devices, |device| op_time(device, op, bytes, self.precision))?;
+        self.ops.insert((*op, bytes), seconds);
         Ok(seconds)
     }
 
@@ -157,12 +166,13 @@ impl<'a> Prices<'a> {
         self.devices.iter().map(|device| stream(device, bytes)).fold(Seconds(0.0), Seconds::max)
     }
 
-    /// The time of a block: its ops one after another.
-    pub fn block(&mut self, block: &Block) -> Result<Seconds, PriceError> {
-        block.calls.iter().map(|call| self.op(&call.op)).sum()
+    /// The time of a block whose formal arguments have these elements: its ops one after another.
+    pub fn block(&mut self, block: &Block, elems: &[Elem]) -> Result<Seconds, PriceError> {
+        let of = |call: &Call| self.op(&call.op, call.args.iter().map(|arg| elems[arg.param as usize]));
+        block.calls.iter().map(of).sum()
     }
 
-    /// The time of a collective over an axis; `bytes` of fp32 elements, which are sent in the prices' format.
+    /// The time of a collective over an axis on a vector of so many bytes.
     pub fn collective(&self, kind: Collective, axis: Axis, bytes: Bytes) -> Result<Seconds, PriceError> {
         let (group, stride, ranks) = self.group(&self.mesh, axis);
         self.among(kind, bytes, group, (stride, ranks))
@@ -186,7 +196,6 @@ impl<'a> Prices<'a> {
         if ranks == 1 {
             return Ok(Seconds(0.0));
         }
-        let bytes = self.narrowed(bytes);
         let [from, to] = [group, group + stride * (ranks - 1)].map(|rank| self.cluster.pool_of(rank).unwrap_or(0));
         let first = if from == to { self.cluster.ranks().nth(from).map_or(group, |pool| pool.start) } else { group };
         let pools = &self.cluster.pools[from.min(to)..=to.max(from)];
@@ -203,7 +212,7 @@ impl<'a> Prices<'a> {
     /// The time of sending a message between two stages, or of receiving one that has arrived.
     pub fn message(&self, sending: bool, bytes: Bytes, from: usize, to: usize) -> Result<Seconds, PriceError> {
         if !sending {
-            return self.received((bytes.0 / ELEM_BYTES) as usize);
+            return self.received(bytes);
         }
         let at = self.mesh.coord_of(self.at);
         self.sent(bytes, self.mesh.peer(at, from), self.mesh.peer(at, to))
@@ -217,16 +226,15 @@ impl<'a> Prices<'a> {
     }
 
     fn sent(&self, bytes: Bytes, from: Rank, to: Rank) -> Result<Seconds, PriceError> {
-        let bytes = self.narrowed(bytes);
         slowest(&self.devices, |device| match device.curves.get("send") {
             Some(curve) => Ok(curve.time(&[bytes.0 as f64], bytes.0 as f64)),
             None => Ok(collective::p2p(bytes, &self.topology.link(from, to)?) + device.launch.value),
         })
     }
 
-    /// The time of receiving a message of so many elements that has arrived: its way is the sender's.
-    pub fn received(&self, elems: usize) -> Result<Seconds, PriceError> {
-        let bytes = self.narrowed(Bytes(elems as u64 * ELEM_BYTES)).0 as f64;
+    /// The time of receiving a message that has arrived: its way is the sender's.
+    pub fn received(&self, bytes: Bytes) -> Result<Seconds, PriceError> {
+        let bytes = bytes.0 as f64;
         slowest(&self.devices, |device| {
             Ok(device.curves.get("recv").map_or(device.launch.value, |curve| curve.time(&[bytes], bytes)))
         })
@@ -234,7 +242,6 @@ impl<'a> Prices<'a> {
 
     /// The time of a copy between the device's memory and the host's.
     pub fn moved(&self, bytes: Bytes) -> Result<Seconds, PriceError> {
-        let bytes = self.narrowed(bytes);
         slowest(&self.devices, |device| match (&device.host_link, device.kind) {
             (Some(link), _) => Ok(bytes / link.value + device.launch.value),
             // A processor's own memory is the host's.
@@ -245,39 +252,64 @@ impl<'a> Prices<'a> {
 
     /// The time of loading this many token ids.
     pub fn load(&self, elems: usize) -> Result<Seconds, PriceError> {
-        let bytes = (elems as u64 * ELEM_BYTES) as f64;
+        let bytes = (elems as u64 * Elem::U32.bytes()) as f64;
         slowest(&self.devices, |device| {
             Ok(device.curves.get("load").map_or(device.launch.value, |curve| curve.time(&[elems as f64], bytes)))
         })
     }
 
-    fn narrowed(&self, bytes: Bytes) -> Bytes {
-        Bytes(bytes.0 * self.precision.stored().bytes() / ELEM_BYTES)
-    }
-
-    /// A duration for every instruction of a role; `blocks` are the program's, priced.
-    fn lane(&self, list: &RankProgram, stage: usize, blocks: &[Seconds]) -> Result<Vec<u64>, PriceError> {
-        let mut known: HashMap<(Collective, Axis, u64), Seconds> = HashMap::new();
+    /// A duration for every instruction of a role.
+    fn lane(
+        &mut self,
+        (program, blocks): (&Program, &mut PricedBlocks),
+        list: &RankProgram,
+        stage: usize,
+    ) -> Result<Vec<u64>, PriceError> {
+        let mut known: FxHashMap<(Collective, Axis, Bytes), Seconds> = FxHashMap::default();
         let mut nanos = Vec::with_capacity(list.instrs.len());
         for instr in &list.instrs {
             let seconds = match &instr.kind {
                 Kind::Load { into, .. } => self.load(into.elems)?,
-                Kind::Run { block, .. } => blocks[*block as usize],
-                Kind::Send { to, view, .. } => self.message(true, Bytes(view.bytes()), stage, *to)?,
-                Kind::Recv { from, view, .. } => self.message(false, Bytes(view.bytes()), *from, stage)?,
+                Kind::Run { block, args, .. } => {
+                    let elems = args.iter().map(|view| list.elem(view));
+                    blocks.time(*block as usize, elems, |elems| self.block(&program.blocks[*block as usize], elems))?
+                }
+                Kind::Send { to, view, .. } => self.message(true, list.view_bytes(view), stage, *to)?,
+                Kind::Recv { from, view, .. } => self.message(false, list.view_bytes(view), *from, stage)?,
                 Kind::Collective { op, axis, view } => {
-                    let key = (*op, *axis, view.bytes());
-                    match known.get(&key) {
+                    let bytes = list.view_bytes(view);
+                    match known.get(&(*op, *axis, bytes)) {
                         Some(&seconds) => seconds,
-                        None => *known.entry(key).or_insert(self.collective(*op, *axis, Bytes(view.bytes()))?),
+                        None => *known.entry((*op, *axis, bytes)).or_insert(self.collective(*op, *axis, bytes)?),
                     }
                 }
-                Kind::Move { from, .. } => self.moved(Bytes(from.bytes()))?,
+                Kind::Move { from, .. } => self.moved(list.view_bytes(from))?,
                 Kind::Free { .. } => Seconds(0.0),
             };
             nanos.push(seconds.nanos().0);
         }
         Ok(nanos)
+    }
+}
+
+/// A program's blocks as they were priced, by the elements of their arguments: hardly any is called with others.
+struct PricedBlocks(Vec<Vec<(Vec<Elem>, Seconds)>>);
+
+impl PricedBlocks {
+    fn time(
+        &mut self,
+        block: usize,
+        elems: impl Iterator<Item = Elem> + Clone,
+        price: impl FnOnce(&[Elem]) -> Result<Seconds, PriceError>,
+    ) -> Result<Seconds, PriceError> {
+        let known = &mut self.0[block];
+        if let Some((_, seconds)) = known.iter().find(|(same, _)| same.iter().copied().eq(elems.clone())) {
+            return Ok(*seconds);
+        }
+        let elems: Vec<Elem> = elems.collect();
+        let seconds = price(&elems)?;
+        known.push((elems, seconds));
+        Ok(seconds)
     }
 }
 
@@ -289,16 +321,14 @@ fn slowest(devices: &[&Device], time: impl Fn(&Device) -> Result<Seconds, PriceE
 /// A duration for every instruction; one lane a place.
 pub fn price(program: &Program, cluster: &Cluster, precision: Precision) -> Result<Durations, PriceError> {
     let mesh = program.mesh;
-    let mut blocks: HashMap<Vec<usize>, Vec<Seconds>> = HashMap::new();
+    let mut blocks: HashMap<Vec<usize>, PricedBlocks> = HashMap::new();
     let mut lanes = Vec::with_capacity(program.roles.len());
     for place in places(cluster, mesh, &program.classes)? {
         let mut prices = Prices::at(cluster, mesh, precision, &place)?;
-        if !blocks.contains_key(&place.pools) {
-            let all: Result<_, PriceError> = program.blocks.iter().map(|block| prices.block(block)).collect();
-            blocks.insert(place.pools.clone(), all?);
-        }
+        let none = || PricedBlocks(vec![Vec::new(); program.blocks.len()]);
+        let blocks = blocks.entry(place.pools.clone()).or_insert_with(none);
         let role = program.role(place.class, place.stage);
-        let nanos = prices.lane(&program.roles[role], place.stage, &blocks[&place.pools])?;
+        let nanos = prices.lane((program, blocks), &program.roles[role], place.stage)?;
         let contention = |device: &&Device| device.contention.as_ref().map_or(0.0, |figure| figure.value);
         lanes.push(LaneDurations {
             rank: place.rank,

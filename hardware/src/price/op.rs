@@ -1,12 +1,11 @@
 //! The time of one op on one device.
 //!
-//! In: a device, an op, a format. Out: seconds, by measured curve or roofline.
+//! In: a device, an op, the bytes that it moves, a format to multiply in. Out: seconds, by measured curve or roofline.
 
 use super::{PriceError, gemm};
 use crate::op::Op;
 use crate::profile::Device;
-use crate::program::ELEM_BYTES;
-use crate::units::{Precision, Seconds};
+use crate::units::{Bytes, Precision, Seconds};
 
 /// What an op's measured curve is over, beside its work: m, n, k of a matmul; sequence, heads and width of attention;
 /// rows and columns of a row-wise op; elements of a vector.
@@ -46,13 +45,12 @@ pub fn dims(op: &Op) -> Vec<f64> {
     }
 }
 
-/// The time of an op on a device.
-pub fn op_time(device: &Device, op: &Op, precision: Precision) -> Result<Seconds, PriceError> {
+/// The time of an op on a device; `bytes` as of [`Op::traffic`], which a curve knows better.
+pub fn op_time(device: &Device, op: &Op, bytes: Bytes, precision: Precision) -> Result<Seconds, PriceError> {
     if let Some(curve) = device.curves.get(op.class()) {
         return Ok(curve.time(&dims(op), op.work()));
     }
-    let bytes = (op.bytes() * element_bytes(op, precision) / ELEM_BYTES) as f64;
-    let moved = stream(device, bytes).0;
+    let moved = stream(device, bytes.0 as f64).0;
     let computed = if op.is_matrix() {
         // Attention stays in the stored format, whatever matmuls run in.
         let linear = matches!(op, Op::Matmul { .. } | Op::ExpertMatmul { .. });
@@ -76,10 +74,4 @@ pub fn op_time(device: &Device, op: &Op, precision: Precision) -> Result<Seconds
 /// The time of moving bytes through a device's memory.
 pub fn stream(device: &Device, bytes: f64) -> Seconds {
     Seconds(bytes / (device.memory_bandwidth.value.0 * device.efficiency.memory.share(bytes)))
-}
-
-/// Bytes an element that an op moves: optimizer state and sums of gradients stay in fp32.
-fn element_bytes(op: &Op, precision: Precision) -> u64 {
-    let state = matches!(op, Op::AdamW { .. } | Op::SquaredNorm { .. } | Op::Accumulate { .. } | Op::Zero { .. });
-    if state { ELEM_BYTES } else { precision.stored().bytes() }
 }

@@ -4,16 +4,18 @@
 //!
 //! Invariant: identical op lists are one block, unless they are only to be priced.
 
-use std::collections::HashMap;
+use std::hash::BuildHasher;
 
 use meshwright_hardware::op::Op;
 use meshwright_hardware::program::{ArgView, Block, BlockParam, Call};
+use rustc_hash::{FxBuildHasher, FxHashMap};
 
 /// The program's blocks so far.
 #[derive(Default)]
 pub struct Blocks {
     list: Vec<Block>,
-    known: HashMap<String, u32>,
+    /// Their numbers, by hash.
+    known: FxHashMap<u64, Vec<u32>>,
     /// Whether equal blocks are written twice, which is quicker where nobody runs them.
     pub(super) apart: bool,
 }
@@ -26,15 +28,16 @@ impl Blocks {
 
     /// The number of a block, which is appended if there is none like it.
     pub fn add(&mut self, block: Block) -> u32 {
-        if self.apart {
-            self.list.push(block);
-            return (self.list.len() - 1) as u32;
+        let number = self.list.len() as u32;
+        if !self.apart {
+            let alike = self.known.entry(FxBuildHasher.hash_one(&block)).or_default();
+            if let Some(&known) = alike.iter().find(|&&known| self.list[known as usize] == block) {
+                return known;
+            }
+            alike.push(number);
         }
-        let list = &mut self.list;
-        *self.known.entry(format!("{block:?}")).or_insert_with(|| {
-            list.push(block);
-            (list.len() - 1) as u32
-        })
+        self.list.push(block);
+        number
     }
 
     /// A block of one op whose formals are its signature's.

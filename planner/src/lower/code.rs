@@ -11,7 +11,7 @@ use meshwright_hardware::program::{ArgView, Block, BlockParam, Call, Collective,
 use meshwright_hardware::units::Precision;
 
 use super::blocks::Blocks;
-use super::format::{ALIGN, ByClass, Class};
+use super::format::{ALIGN, ByClass, Class, ValueFormats};
 use super::runs::runs;
 use crate::job::Kind;
 use crate::model::{self, Backward, Home, Local, Split, Step, Tape, Use, Value};
@@ -65,8 +65,8 @@ pub struct Piece {
     pub weights: Code,
     /// What backward makes again first.
     pub again: Vec<Step>,
-    /// The classes of values that are not weights or activations.
-    special: HashMap<Value, Class>,
+    /// What its values are of.
+    formats: ValueFormats,
     /// Name and elements of the gradients made inside, and elements of held copies.
     grads: Vec<(String, usize)>,
     copies: Vec<usize>,
@@ -165,8 +165,7 @@ pub fn kept(tape: &Tape, backward: &Backward, mode: Recompute) -> (BTreeSet<usiz
 
 /// Elements of what is kept, by class.
 pub fn kept_elems(tape: &Tape, kept: &BTreeSet<usize>, backward: &Backward, precision: Precision) -> ByClass<usize> {
-    let special = special(&[tape.forward(), backward.steps.clone()].concat(), Elem::of(precision));
-    slot(tape, kept, &special).1
+    slot(tape, kept, &ValueFormats::of(&tape.forward(), &backward.steps, Elem::of(precision))).1
 }
 
 /// What a rank of a plan holds of the model.
@@ -180,10 +179,10 @@ pub fn local(plan: &Plan) -> Local {
 
 impl Piece {
     fn empty(tape: Tape, kept_set: &BTreeSet<usize>, backward: &Backward, elem: Elem) -> Piece {
-        let special = special(&[tape.forward(), backward.steps.clone()].concat(), elem);
-        let (kept, slot_elems) = slot(&tape, kept_set, &special);
+        let formats = ValueFormats::of(&tape.forward(), &backward.steps, elem);
+        let (kept, slot_elems) = slot(&tape, kept_set, &formats);
         Piece {
-            special,
+            formats,
             tape,
             kept,
             slot_elems,
@@ -240,7 +239,7 @@ impl Piece {
 
     /// The class of memory that a value lies in.
     pub fn class(&self, value: Value) -> Class {
-        self.special.get(&value).copied().unwrap_or(Class::Model)
+        self.formats.class(value)
     }
 
     /// Name of a value in listings.
@@ -345,25 +344,17 @@ impl Piece {
 fn slot(
     tape: &Tape,
     kept: &BTreeSet<usize>,
-    special: &HashMap<Value, Class>,
+    formats: &ValueFormats,
 ) -> (BTreeMap<usize, usize>, ByClass<usize>) {
     let mut at = [0; 3];
     let places = kept.iter().map(|&t| {
-        let class = special.get(&Value::Tensor(t)).copied().unwrap_or(Class::Model) as usize;
+        let class = formats.class(Value::Tensor(t)) as usize;
         let start = at[class];
         at[class] += tape.tensors[t].elems.next_multiple_of(ALIGN);
         (t, start)
     });
     let places = places.collect();
     (places, at)
-}
-
-/// The values that an op takes as something else than weights and activations.
-fn special(steps: &[Step], model: Elem) -> HashMap<Value, Class> {
-    let calls = steps.iter().filter_map(|step| if let Step::Call(op, uses) = step { Some((op, uses)) } else { None });
-    let all = calls.flat_map(|(op, uses)| uses.iter().zip(op.signature()).collect::<Vec<_>>());
-    let classed = all.map(|(at, param)| (at.value, Class::of(param.takes, model)));
-    classed.filter(|(_, class)| *class != Class::Model).collect()
 }
 
 impl Step {

@@ -10,6 +10,9 @@
 use meshwright_hardware::op::DtypeClass;
 use meshwright_hardware::program::Elem;
 use meshwright_hardware::units::Precision;
+use rustc_hash::FxHashMap;
+
+use crate::model::{Step, Value};
 
 /// Elements to which views are aligned: 64 bytes.
 pub(super) const ALIGN: usize = 16;
@@ -33,7 +36,7 @@ impl Class {
     pub const ALL: ByClass<Class> = [Class::Model, Class::Full, Class::Ids];
 
     /// The class of what an op takes, beside weights and activations of `model`.
-    pub fn of(takes: DtypeClass, model: Elem) -> Class {
+    fn of(takes: DtypeClass, model: Elem) -> Class {
         match takes {
             DtypeClass::Full if model != Elem::F32 => Class::Full,
             DtypeClass::Float | DtypeClass::Full => Class::Model,
@@ -74,5 +77,39 @@ impl Formats {
     /// Bytes of so many elements of each class.
     pub fn bytes(self, elems: ByClass<usize>) -> ByClass<u64> {
         Class::ALL.map(|class| elems[class as usize] as u64 * class.elem(self.model).bytes())
+    }
+}
+
+/// What the elements of a piece's values are.
+#[derive(Clone, Debug)]
+pub struct ValueFormats {
+    model: Elem,
+    /// Of values that an op takes as something else than weights and activations.
+    special: FxHashMap<Value, Class>,
+}
+
+impl ValueFormats {
+    /// Of all values of a piece's passes, with weights and activations of `model`.
+    pub fn of(forward: &[Step], backward: &[Step], model: Elem) -> ValueFormats {
+        let mut special = FxHashMap::default();
+        for step in forward.iter().chain(backward) {
+            let Step::Call(op, uses) = step else { continue };
+            let classed = uses.iter().zip(op.signature()).map(|(at, param)| (at.value, Class::of(param.takes, model)));
+            special.extend(classed.filter(|(_, class)| *class != Class::Model));
+        }
+        ValueFormats { model, special }
+    }
+
+    /// The class of memory that a value lies in, unless it is a parameter's.
+    pub fn class(&self, value: Value) -> Class {
+        self.special.get(&value).copied().unwrap_or(Class::Model)
+    }
+
+    /// What a value's elements are: gradients of weights add up in fp32, whatever an op could take.
+    pub fn elem(&self, value: Value) -> Elem {
+        match value {
+            Value::WeightGrad(_) => Elem::F32,
+            _ => self.class(value).elem(self.model),
+        }
     }
 }

@@ -29,7 +29,7 @@ use meshwright_hardware::verify::{Verified, verify};
 pub use blocks::Blocks;
 pub use code::{Code, Piece, Pieces, Segment, Tapes, kept, kept_elems};
 pub use footprint::{BankSize, Frames, InFlight, Once, PieceSize, Sizes};
-pub use format::Formats;
+pub use format::{ByClass, Formats, ValueFormats};
 pub use layout::Layout;
 pub use runs::{after_saves, waits_for};
 pub use turns::{AWAY, places_away};

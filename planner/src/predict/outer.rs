@@ -107,7 +107,8 @@ fn update(plan: &Plan, cluster: &Cluster) -> Result<Seconds, PlanError> {
         for bank in &layout.banks {
             own += stream(&cluster.pools[0].device, (bank.elems / bank.shards) as f64 * MOVED);
             if bank.shards > 1 && bank.zero < 3 {
-                own += prices.collective(Collective::AllGather, bank.axis, Bytes(bank.elems as u64 * 4))?;
+                let weights = Bytes(bank.elems as u64 * prices.elem().bytes());
+                own += prices.collective(Collective::AllGather, bank.axis, weights)?;
             }
         }
         most = most.max(own);

@@ -10,14 +10,16 @@
 use meshwright_hardware::mesh::{Axis, Mesh};
 use meshwright_hardware::op::Op;
 use meshwright_hardware::price::{PriceError, Prices};
-use meshwright_hardware::program::Collective;
+use meshwright_hardware::program::{Collective, Elem};
 use meshwright_hardware::units::{Bytes, Seconds};
 use rustc_hash::FxHashMap;
 
 use super::times::{Costs, Moves, Pass, PieceCost, Share, Times};
 use crate::job::Kind;
-use crate::lower::{BankSize, Blocks, Frames, PieceSize, Pieces, Sizes, Tapes, after_saves, kept, waits_for};
-use crate::model::{Backward, Step, Tape, Value};
+use crate::lower::{
+    BankSize, Blocks, ByClass, Formats, Frames, PieceSize, Pieces, Sizes, Tapes, ValueFormats, after_saves, kept, waits_for,
+};
+use crate::model::{Backward, Split, Step, Tape, Value};
 use crate::plan::{Plan, Recompute};
 
 /// First rank, distance and number of a group's ranks.
@@ -30,7 +32,7 @@ pub struct CachedPrices<'a> {
     /// Whether all axes count as near as can be.
     pub nearest: bool,
     known: FxHashMap<(Collective, u64, Group), f64>,
-    ops: FxHashMap<(&'static str, usize, usize), f64>,
+    ops: FxHashMap<(&'static str, usize, Elem), f64>,
     /// Of linear layers by rows, outputs and inputs.
     pub linears: FxHashMap<(usize, usize, usize), Times>,
 }
@@ -47,7 +49,7 @@ impl<'a> CachedPrices<'a> {
         }
     }
 
-    /// Seconds of a collective over an axis; `bytes` of fp32 elements.
+    /// Seconds of a collective over an axis on a vector of so many bytes.
     pub fn collective(&mut self, mesh: &Mesh, op: Collective, axis: Axis, bytes: u64) -> Result<f64, PriceError> {
         if mesh.size(axis) == 1 {
             return Ok(0.0);
@@ -63,17 +65,46 @@ impl<'a> CachedPrices<'a> {
         Ok(seconds)
     }
 
-    /// Seconds of an op over `n` elements that `name` and `extra` tell from others.
-    fn vector(&mut self, name: &'static str, n: usize, extra: usize, op: impl Fn() -> Op) -> Result<f64, PriceError> {
+    /// Seconds of an op whose floats are `elem` unless it takes fp32 alone.
+    pub fn op(&mut self, op: &Op, elem: Elem) -> Result<f64, PriceError> {
+        Ok(self.prices.op(op, op.signature().iter().map(|param| param.takes.elem(elem)))?.0)
+    }
+
+    /// The same of an op over `n` elements, from memory.
+    fn vector(&mut self, name: &'static str, n: usize, elem: Elem, op: impl Fn() -> Op) -> Result<f64, PriceError> {
         if n == 0 {
             return Ok(0.0);
         }
-        if let Some(&seconds) = self.ops.get(&(name, n, extra)) {
+        if let Some(&seconds) = self.ops.get(&(name, n, elem)) {
             return Ok(seconds);
         }
-        let seconds = self.prices.op(&op())?.0;
-        self.ops.insert((name, n, extra), seconds);
+        let seconds = self.op(&op(), elem)?;
+        self.ops.insert((name, n, elem), seconds);
         Ok(seconds)
+    }
+}
+
+/// The values of a piece: how large they are, and what of.
+struct Values<'a> {
+    tape: &'a Tape,
+    back: &'a Backward,
+    split: Option<Split>,
+    formats: ValueFormats,
+}
+
+impl<'a> Values<'a> {
+    fn of(tape: &'a Tape, back: &'a Backward, splits: bool, model: Elem) -> Self {
+        let formats = ValueFormats::of(&tape.forward(), &back.steps, model);
+        Values { tape, back, split: splits.then(|| back.split()), formats }
+    }
+
+    fn bytes(&self, value: Value) -> u64 {
+        let elems = match value {
+            Value::Grad(g) => self.back.made[g].1,
+            Value::Held(h) => self.split.as_ref().map_or(0, |split| split.held[h]),
+            value => self.tape.elems(value),
+        };
+        elems as u64 * self.formats.elem(value).bytes()
     }
 }
 
@@ -95,15 +126,15 @@ struct Work {
 }
 
 impl Work {
-    /// Of steps whose values are as large as `elems` says.
-    fn of(steps: &[&Step], elems: impl Fn(Value) -> usize, prices: &mut Prices) -> Result<Work, PriceError> {
+    /// Of steps over a piece's values.
+    fn of(steps: &[&Step], values: &Values, prices: &mut Prices) -> Result<Work, PriceError> {
         let mut work = Work::default();
         let ringed = steps.iter().any(|step| matches!(step, Step::Collective(Collective::Rotate, ..)));
         let (mut under_way, mut awaited): (Vec<Value>, usize) = (Vec::new(), 0);
         for step in steps {
             match step {
-                Step::Call(op, _) => {
-                    let seconds = prices.op(op)?.0;
+                Step::Call(op, uses) => {
+                    let seconds = prices.op(op, uses.iter().map(|used| values.formats.elem(used.value)))?.0;
                     work.kernels += seconds;
                     if ringed {
                         let waits = waits_for(step, &under_way[awaited..]);
@@ -115,7 +146,7 @@ impl Work {
                     if *op == Collective::Rotate {
                         under_way.push(*value);
                     }
-                    work.parts.push(Part::Collective(*op, *axis, elems(*value) as u64 * 4));
+                    work.parts.push(Part::Collective(*op, *axis, values.bytes(*value)));
                 }
             }
         }
@@ -172,35 +203,24 @@ struct PieceWork {
 
 impl PieceWork {
     /// One piece in each of its modes: nothing made again, and what else is given.
-    fn of(
-        tape: &Tape,
-        back: &Backward,
-        again: &[Vec<Step>],
-        splits: bool,
-        prices: &mut Prices,
-    ) -> Result<PieceWork, PriceError> {
-        let split = splits.then(|| back.split());
-        let elems = |value: Value| match value {
-            Value::Grad(g) => back.made[g].1,
-            Value::Held(h) => split.as_ref().map_or(0, |split| split.held[h]),
-            value => tape.elems(value),
-        };
+    fn of(values: &Values, again: &[Vec<Step>], prices: &mut Prices) -> Result<PieceWork, PriceError> {
+        let Values { tape, back, split, .. } = values;
         let forward: Vec<Step> = tape.forward();
         let steps = split.as_ref().map_or(&back.steps, |split| &split.inputs);
         let backward = again.iter().map(|again| {
             let all: Vec<&Step> = again.iter().chain(steps).collect();
-            Work::of(&all, elems, prices)
+            Work::of(&all, values, prices)
         });
         let backward = backward.collect::<Result<_, _>>()?;
-        let forward = Work::of(&forward.iter().collect::<Vec<_>>(), elems, prices)?;
+        let forward = Work::of(&forward.iter().collect::<Vec<_>>(), values, prices)?;
         let weights = split.as_ref().map_or(&[][..], |split| &split.weights);
-        let weights = Work::of(&weights.iter().collect::<Vec<_>>(), elems, prices)?;
+        let weights = Work::of(&weights.iter().collect::<Vec<_>>(), values, prices)?;
         Ok(PieceWork { forward, tail: Work::default(), backward, weights })
     }
 
     /// The head, all in its backward pass.
-    fn of_head(tape: &Tape, prices: &mut Prices) -> Result<PieceWork, PriceError> {
-        let head = PieceWork::of(tape, &tape.backward(), &[tape.forward()], false, prices)?;
+    fn of_head(tape: &Tape, model: Elem, prices: &mut Prices) -> Result<PieceWork, PriceError> {
+        let head = PieceWork::of(&Values::of(tape, &tape.backward(), false, model), &[tape.forward()], prices)?;
         Ok(PieceWork { forward: Work::default(), ..head })
     }
 
@@ -230,31 +250,31 @@ impl ShapeWork {
     pub fn of(plan: &Plan, prices: &mut Prices) -> Result<ShapeWork, PriceError> {
         let mut blocks = Blocks::apart();
         let pieces = Pieces::of(plan, &mut blocks);
-        let splits = plan.schedule.splits();
+        let (splits, model) = (plan.schedule.splits(), Elem::of(plan.job.precision));
         let layers = pieces.layers.iter().map(|(&kind, modes)| {
             let again: Vec<Vec<Step>> = modes.iter().map(|piece| piece.again.clone()).collect();
-            let tape = &modes[0].tape;
-            let forward = tape.forward();
+            let (tape, back) = (&modes[0].tape, modes[0].tape.backward());
+            let (forward, values) = (tape.forward(), Values::of(tape, &back, splits, model));
             let tail: Vec<&Step> = after_saves(&forward, |t| modes[0].kept.contains_key(&t)).iter().collect();
-            let tail = Work::of(&tail, |value| tape.elems(value), prices)?;
-            Ok((kind, PieceWork { tail, ..PieceWork::of(tape, &tape.backward(), &again, splits, prices)? }))
+            let tail = Work::of(&tail, &values, prices)?;
+            Ok((kind, PieceWork { tail, ..PieceWork::of(&values, &again, prices)? }))
         });
         let layers = layers.collect::<Result<_, PriceError>>()?;
         let frames = Frames::of(&pieces);
-        ShapeWork::with(&pieces.embed.tape, layers, &pieces.head.tape, frames, prices)
+        ShapeWork::with([&pieces.embed.tape, &pieces.head.tape], layers, frames, model, prices)
     }
 
     /// The same without recomputation, activations' memory not counted: all that floors need, much sooner.
     pub fn quick(plan: &Plan, prices: &mut Prices) -> Result<ShapeWork, PriceError> {
         let tapes = Tapes::of(plan);
-        let splits = plan.schedule.splits();
+        let (splits, model) = (plan.schedule.splits(), Elem::of(plan.job.precision));
         let layers = tapes.layers.iter().map(|(&kind, tape)| {
             let back = tape.backward();
             let again = kept(tape, &back, Recompute::None).1;
-            Ok((kind, PieceWork::of(tape, &back, &[again], splits, prices)?))
+            Ok((kind, PieceWork::of(&Values::of(tape, &back, splits, model), &[again], prices)?))
         });
         let layers = layers.collect::<Result<_, PriceError>>()?;
-        ShapeWork::with(&tapes.embed, layers, &tapes.head, Frames::bare(&tapes), prices)
+        ShapeWork::with([&tapes.embed, &tapes.head], layers, Frames::bare(&tapes), model, prices)
     }
 
     /// The least that a plan's passes cost, whatever its mesh: with all axes as near as can be, and nothing beside them.
@@ -279,14 +299,14 @@ impl ShapeWork {
     }
 
     fn with(
-        embed: &Tape,
+        [embed, head]: [&Tape; 2],
         layers: Vec<(Kind, PieceWork)>,
-        head: &Tape,
         frames: Frames,
+        model: Elem,
         prices: &mut Prices,
     ) -> Result<ShapeWork, PriceError> {
-        let embed = PieceWork::of(embed, &embed.backward(), &[Vec::new()], false, prices)?;
-        Ok(ShapeWork { frames, embed, layers, head: PieceWork::of_head(head, prices)? })
+        let embed = PieceWork::of(&Values::of(embed, &embed.backward(), false, model), &[Vec::new()], prices)?;
+        Ok(ShapeWork { frames, embed, layers, head: PieceWork::of_head(head, model, prices)? })
     }
 
     /// Seconds of all kernels of a microbatch, nothing made again, without what travels.
@@ -303,7 +323,7 @@ impl ShapeWork {
 impl Costs {
     /// Prices a plan's passes and parameters; its stages do not count.
     pub fn of(plan: &Plan, work: &ShapeWork, sizes: &Sizes, links: &mut CachedPrices) -> Result<Costs, PriceError> {
-        let mesh = &plan.mesh;
+        let (mesh, width) = (&plan.mesh, Formats::of(plan.job.precision));
         let mut piece = |work: &PieceWork, size: &PieceSize| -> Result<PieceCost, PriceError> {
             Ok(PieceCost {
                 pass: work.seconds(links, mesh)?,
@@ -318,24 +338,25 @@ impl Costs {
         let hosted = links.prices.moved(Bytes(0)).is_ok();
         if hosted {
             for (kind, piece) in &mut layers {
-                piece.moves = moves(work.frames.slot(*kind), &links.prices)?;
+                piece.moves = moves(width.bytes(work.frames.slot(*kind)), &links.prices)?;
             }
         }
         let twin = sizes.twin.as_ref();
         let tied = match twin {
             Some(bank) => {
                 let n = bank.elems;
-                let table = (n * 4) as u64;
+                let table = Bytes(n as u64 * width.state.bytes());
                 let stride = if links.nearest { 1 } else { mesh.stride(Axis::Pp) * (mesh.pp - 1) };
-                let sent = links.prices.message_over(Bytes(table), stride)?.0;
-                let added = links.vector("accumulate", n, 0, || Op::Accumulate { n })?;
+                let sent = links.prices.message_over(table, stride)?.0;
+                let added = links.vector("accumulate", n, width.state, || Op::Accumulate { n })?;
                 sent + added + reduce(plan, bank, links)?
             }
             None => 0.0,
         };
+        let stream = Bytes(plan.stream_elems() as u64 * width.model.bytes());
         let hop = if mesh.pp > 1 {
             let stride = if links.nearest { 1 } else { mesh.stride(Axis::Pp) };
-            links.prices.message_over(Bytes(plan.stream_elems() as u64 * 4), stride)?.0
+            links.prices.message_over(stream, stride)?.0
         } else {
             0.0
         };
@@ -343,7 +364,7 @@ impl Costs {
         let data = if mesh.cp > 1 { Axis::Data } else { Axis::Dp };
         for (axis, wanted) in [(Axis::Tp, true), (data, plan.zero > 0 || mesh.ep > 1), (Axis::Pp, true)] {
             if wanted {
-                norm_sum += links.collective(mesh, Collective::AllReduce, axis, 4)?;
+                norm_sum += links.collective(mesh, Collective::AllReduce, axis, width.state.bytes())?;
             }
         }
         Ok(Costs {
@@ -351,7 +372,7 @@ impl Costs {
             layers,
             head,
             hop,
-            recv: links.prices.received(plan.stream_elems())?.0,
+            recv: links.prices.received(stream)?.0,
             load: [links.prices.load(plan.rows())?.0, links.prices.load(plan.target_rows())?.0],
             norm_sum,
             tied,
@@ -360,9 +381,9 @@ impl Costs {
     }
 }
 
-/// Moves of what is kept, by class; each that there is takes one.
-fn moves(kept: [usize; 3], prices: &Prices) -> Result<Moves, PriceError> {
-    let one = |elems: usize| if elems > 0 { prices.moved(Bytes(elems as u64 * 4)) } else { Ok(Seconds(0.0)) };
+/// Moves of the bytes that are kept, by class; each that there is takes one.
+fn moves(kept: ByClass<u64>, prices: &Prices) -> Result<Moves, PriceError> {
+    let one = |bytes: u64| if bytes > 0 { prices.moved(Bytes(bytes)) } else { Ok(Seconds(0.0)) };
     let [first, full, ids] = [one(kept[0])?.0, one(kept[1])?.0, one(kept[2])?.0];
     Ok(Moves { first, all: first + full + ids })
 }
@@ -370,46 +391,51 @@ fn moves(kept: [usize; 3], prices: &Prices) -> Result<Moves, PriceError> {
 /// Summing a bank's gradients over those that hold the same, up to ZeRO-1.
 fn reduce(plan: &Plan, bank: &BankSize, links: &mut CachedPrices) -> Result<f64, PriceError> {
     let op = if bank.zero > 0 { Collective::ReduceScatter } else { Collective::AllReduce };
-    Ok(parts(plan, bank, links)? + links.collective(&plan.mesh, op, bank.axis, bank.elems as u64 * 4)?)
+    let bytes = gradients(plan, bank.elems);
+    Ok(parts(plan, bank, links)? + links.collective(&plan.mesh, op, bank.axis, bytes)?)
 }
 
 /// Summing gradients of which ranks of tensor parallelism have parts.
 fn parts(plan: &Plan, bank: &BankSize, links: &mut CachedPrices) -> Result<f64, PriceError> {
     match bank.elems - bank.partial {
         0 => Ok(0.0),
-        elems => links.collective(&plan.mesh, Collective::AllReduce, Axis::Tp, elems as u64 * 4),
+        elems => links.collective(&plan.mesh, Collective::AllReduce, Axis::Tp, gradients(plan, elems)),
     }
+}
+
+/// Bytes of gradients of so many parameters.
+fn gradients(plan: &Plan, elems: usize) -> u64 {
+    elems as u64 * Formats::of(plan.job.precision).state.bytes()
 }
 
 fn share(plan: &Plan, banks: &[BankSize], links: &mut CachedPrices) -> Result<Share, PriceError> {
     let mut share = Share::default();
-    let mesh = &plan.mesh;
+    let (mesh, width) = (&plan.mesh, Formats::of(plan.job.precision));
     let mut bucket = 0;
     for bank in banks.iter().filter(|bank| bank.elems > 0) {
         let BankSize { elems, shards, zero, axis, .. } = *bank;
-        let (own, bytes) = (elems / shards, elems as u64 * 4);
+        let own = elems / shards;
         let held = if zero >= 2 { own } else { elems };
-        share.clear += links.vector("zero", held, 0, || Op::Zero { n: held })?;
+        share.clear += links.vector("zero", held, width.state, || Op::Zero { n: held })?;
         if zero >= 2 {
             bucket += elems;
-            share.settle += links.vector("accumulate", own, 0, || Op::Accumulate { n: own })?;
-            share.scatter +=
-                parts(plan, bank, links)? + links.collective(mesh, Collective::ReduceScatter, axis, bytes)?;
+            share.settle += links.vector("accumulate", own, width.state, || Op::Accumulate { n: own })?;
+            let scattered = links.collective(mesh, Collective::ReduceScatter, axis, gradients(plan, elems))?;
+            share.scatter += parts(plan, bank, links)? + scattered;
         } else {
             share.reduce += reduce(plan, bank, links)?;
         }
         let norm = Op::SquaredNorm { n: own, whole: elems, copies: mesh.tp, replicas: 1, shards, axis };
-        share.norm += links.vector("norm", own, 0, || norm)?;
-        let master = plan.job.precision.stored().bytes() < 4;
-        let update = Op::AdamW { n: own, decayed: elems, shards, axis, master };
-        share.update += links.vector("adamw", own, usize::from(master), || update)?;
-        let gathered = links.collective(mesh, Collective::AllGather, axis, bytes)?;
+        share.norm += links.vector("norm", own, width.state, || norm)?;
+        let update = Op::AdamW { n: own, decayed: elems, shards, axis, master: width.master() };
+        share.update += links.vector("adamw", own, width.model, || update)?;
+        let gathered = links.collective(mesh, Collective::AllGather, axis, elems as u64 * width.model.bytes())?;
         match zero {
             0 => {}
             1 | 2 => share.renew += gathered,
             _ => share.gather += gathered,
         }
     }
-    share.empty += links.vector("zero", bucket, 0, || Op::Zero { n: bucket })?;
+    share.empty += links.vector("zero", bucket, width.state, || Op::Zero { n: bucket })?;
     Ok(share)
 }

@@ -17,7 +17,7 @@ use meshwright_hardware::price::{PriceError, Prices};
 use meshwright_hardware::units::Bytes;
 
 use crate::job::Kind;
-use crate::lower::{Formats, InFlight, PieceSize, Tapes, kept, kept_elems};
+use crate::lower::{Formats, InFlight, PieceSize, Tapes, ValueFormats, kept, kept_elems};
 use crate::model::Step;
 use crate::plan::{Plan, Recompute};
 use crate::schedule::{Pipeline, Schedule};
@@ -46,22 +46,23 @@ impl Trade {
         let kind = tapes.layers.keys().copied().max_by_key(|&kind| count(kind)).expect("a model has layers");
         let tape = &tapes.layers[&kind];
         let back = tape.backward();
+        let width = Formats::of(plan.job.precision);
+        let formats = ValueFormats::of(&tape.forward(), &back.steps, width.model);
         let mut all = Vec::new();
         let mut moves = None;
         for mode in Recompute::ALL {
             let (saved, again) = kept(tape, &back, mode);
-            let elems = kept_elems(tape, &saved, &back, plan.job.precision);
+            let bytes = width.bytes(kept_elems(tape, &saved, &back, plan.job.precision));
             let mut seconds = 0.0;
             for step in &again {
-                if let Step::Call(op, _) = step {
-                    seconds += prices.op(op)?.0;
+                if let Step::Call(op, uses) = step {
+                    seconds += prices.op(op, uses.iter().map(|used| formats.elem(used.value)))?.0;
                 }
             }
             if mode == Recompute::None && !plan.schedule.splits() {
-                moves = prices.moved(Bytes(elems[0] as u64 * 4)).ok().map(|seconds| seconds.0);
+                moves = prices.moved(Bytes(bytes[0])).ok().map(|seconds| seconds.0);
             }
-            let bytes: u64 = Formats::of(plan.job.precision).bytes(elems).iter().sum();
-            all.push([seconds, bytes as f64]);
+            all.push([seconds, bytes.iter().sum::<u64>() as f64]);
         }
         let none = all[0][0];
         all.iter_mut().for_each(|corner| corner[0] = (corner[0] - none).max(0.0));

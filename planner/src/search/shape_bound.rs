@@ -8,7 +8,7 @@
 use meshwright_hardware::mesh::{Axis, Mesh};
 use meshwright_hardware::op::{AttentionDims, Layout, Op};
 use meshwright_hardware::price::PriceError;
-use meshwright_hardware::program::Collective;
+use meshwright_hardware::program::{Collective, Elem};
 
 use super::bound::Whole;
 use super::cost::CachedPrices;
@@ -51,7 +51,8 @@ pub fn of_shape(job: &Job, shape: &Shape, links: &mut CachedPrices) -> Result<Wh
         let own = if shape.whole_experts { rows / shape.tp } else { rows };
         let places = experts.count * crate::model::room(experts, own);
         let mesh = Mesh { dp: shape.ep, ep: shape.ep, ..Mesh::ONE };
-        let sent = links.collective(&mesh, Collective::AllToAll, Axis::Ep, (places * job.model.hidden * 4) as u64)?;
+        let bytes = activations(job, places * job.model.hidden);
+        let sent = links.collective(&mesh, Collective::AllToAll, Axis::Ep, bytes)?;
         routed.plus(&Times { forward: 2.0 * sent, backward: 2.0 * sent, ..Times::default() });
     }
     let mut same = beside(job, &model, shape, rows, links)?;
@@ -110,17 +111,22 @@ fn beside(
     links: &mut CachedPrices,
 ) -> Result<Times, PriceError> {
     let mesh = Mesh { tp: shape.tp, ..Mesh::ONE };
-    let summed = links.collective(&mesh, Collective::AllReduce, Axis::Tp, (rows * job.model.hidden * 4) as u64)?;
+    let bytes = activations(job, rows * job.model.hidden);
+    let summed = links.collective(&mesh, Collective::AllReduce, Axis::Tp, bytes)?;
     // Cut into a scatter and a gather it may be a little quicker than whole.
     let sums = 0.9 * if model.parallel_block { 1.0 } else { 2.0 } * summed;
     let kept = rows / if shape.sequence_parallel { shape.tp } else { 1 };
-    let width = job.precision.stored().bytes() as f64;
     let gate = if model.gated { 8.0 } else { 5.0 };
     let through = gate * (1.0 - model.expert_share()) * model.ffn as f64 / shape.tp as f64;
     let each = if model.parallel_block { 8.0 } else { 16.0 };
     let elems = each * (kept * job.model.hidden) as f64 + rows as f64 * through;
-    let streamed = 0.8 * links.prices.streamed(elems * width).0;
+    let streamed = 0.8 * links.prices.streamed(elems * Elem::of(job.precision).bytes() as f64).0;
     Ok(Times { forward: sums, backward: sums + streamed, ..Times::default() })
+}
+
+/// Bytes of so many numbers that are activations.
+fn activations(job: &Job, elems: usize) -> u64 {
+    elems as u64 * Elem::of(job.precision).bytes()
 }
 
 /// Elements of a rank's own keys and values.
@@ -138,7 +144,7 @@ fn rotations(job: &Job, shape: &Shape, links: &mut CachedPrices) -> Result<[f64;
         return Ok([0.0; 2]);
     }
     let mesh = Mesh { cp: shape.cp, ..Mesh::ONE };
-    let once = links.collective(&mesh, Collective::Rotate, Axis::Cp, (kv_elems(job, shape) * 4) as u64)?;
+    let once = links.collective(&mesh, Collective::Rotate, Axis::Cp, activations(job, kv_elems(job, shape)))?;
     let hops = shape.cp as f64;
     Ok([(hops - 1.0) * once, (2.0 * hops - 1.0) * once])
 }
@@ -149,7 +155,7 @@ fn gathered(job: &Job, shape: &Shape, links: &mut CachedPrices) -> Result<Times,
         return Ok(Times::default());
     }
     let mesh = Mesh { cp: shape.cp, ..Mesh::ONE };
-    let bytes = (kv_elems(job, shape) * shape.cp * 4) as u64;
+    let bytes = activations(job, kv_elems(job, shape) * shape.cp);
     let gather = links.collective(&mesh, Collective::AllGather, Axis::Cp, bytes)?;
     let scatter = links.collective(&mesh, Collective::ReduceScatter, Axis::Cp, bytes)?;
     Ok(Times { forward: gather, backward: gather + scatter, ..Times::default() })
@@ -162,8 +168,11 @@ fn passes(linear: &Linear, tp: usize, rows: usize, links: &mut CachedPrices) -> 
     if let Some(&known) = links.linears.get(&(rows, n, k)) {
         return Ok(known);
     }
+    let model = links.prices.elem();
     let mut matmul = |layout, m, n, k, accumulate| -> Result<f64, PriceError> {
-        Ok(links.prices.op(&Op::Matmul { layout, m, n, k, bias: false, accumulate })?.0)
+        // Only gradients of weights are added to what is there, in fp32.
+        let result = if accumulate { Elem::F32 } else { model };
+        Ok(links.prices.op(&Op::Matmul { layout, m, n, k, bias: false, accumulate }, [model, model, result])?.0)
     };
     let times = Times {
         forward: matmul(Layout::Nt, rows, n, k, false)?,
@@ -186,6 +195,6 @@ fn core(job: &Job, shape: &Shape, links: &mut CachedPrices) -> Result<Times, Pri
         head_dim: model.head_dim(),
         causal: model.causal(),
     };
-    let [forward, backward] = [Op::Attention(dims), Op::AttentionGrad(dims)].map(|op| links.prices.op(&op));
-    Ok(Times { forward: forward?.0, backward: backward?.0, ..Times::default() })
+    let [forward, backward] = [Op::Attention(dims), Op::AttentionGrad(dims)].map(|op| links.op(&op, links.prices.elem()));
+    Ok(Times { forward: forward?, backward: backward?, ..Times::default() })
 }
