@@ -117,12 +117,12 @@ fn compare(name: &str, plan: &Plan, device: Backend) {
 
 fn main() {
     let named: Vec<Backend> = std::env::args().skip(1).filter_map(|name| name.parse().ok()).collect();
-    let devices = if named.is_empty() { vec![Backend::Cpu] } else { named };
+    let devices = if named.is_empty() { vec![Backend::CPU] } else { named };
     println!("| device | plan | step, traced | step, untraced | tracing costs | replayed, off by | at worst |");
     println!("|---|---|---|---|---|---|---|");
     for device in devices {
         // An adapter that is emulated takes seconds for what others do in a fraction of one.
-        let seq = if device.find().is_ok_and(|found| found.software && !device.is_cpu()) { 32 } else { 256 };
+        let seq = if device.find().is_ok_and(|found| found.software && !device.entry().shares_cores) { 32 } else { 256 };
         plans(seq).iter().for_each(|(name, plan)| compare(name, plan, device));
     }
 }

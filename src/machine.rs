@@ -40,24 +40,24 @@ impl Share {
     /// All cores on this many ranks; more ranks than cores have one thread each, and are emulated, as are several ranks
     /// on one adapter.
     pub fn of_ranks(device: Backend, ranks: usize) -> Share {
-        let threads = if device.is_cpu() { (device_info().cores / ranks).max(1) } else { 1 };
+        let threads = if device.entry().shares_cores { (device_info().cores / ranks).max(1) } else { 1 };
         Share { device, ranks, threads }
     }
 
     /// As many ranks as cores, up to eight; one on an adapter.
     pub fn usual(device: Backend) -> Share {
-        let most = if device.is_cpu() { device_info().cores } else { 1 };
+        let most = if device.entry().shares_cores { device_info().cores } else { 1 };
         Share::of_ranks(device, [8, 4, 2, 1].into_iter().find(|ranks| most >= *ranks).unwrap_or(1))
     }
 
     /// Whether ranks share cores or an adapter, so that times say nothing of as many devices.
     pub fn emulated(self) -> bool {
-        self.ranks > if self.device.is_cpu() { device_info().cores } else { 1 }
+        self.ranks > if self.device.entry().shares_cores { device_info().cores } else { 1 }
     }
 
     /// In words: `2 rank(s) of 1 thread(s)`.
     pub fn words(self) -> String {
-        if self.device.is_cpu() {
+        if self.device.entry().shares_cores {
             format!("{} rank(s) of {} thread(s)", self.ranks, self.threads)
         } else {
             format!("{} rank(s)", self.ranks)
@@ -69,11 +69,12 @@ impl Share {
 pub fn measure(share: Share, precision: Precision, budget: Duration) -> Result<Machine, Failure> {
     let found = share.device.find()?;
     let Share { device, ranks, threads } = share;
-    let emulator = found.software && !device.is_cpu();
+    let emulator = found.software && !device.entry().shares_cores;
     let elem = Elem::of(precision);
-    let room = if device.is_cuda() { found.memory_bytes / (SHARE_OF_MEMORY * ranks as u64) } else { u64::MAX };
+    let large = device.entry().large;
+    let room = if large { found.memory_bytes / (SHARE_OF_MEMORY * ranks as u64) } else { u64::MAX };
     let fits = |op: &Op| (!emulator || op.flops() <= EMULATED_FLOPS) && op.bytes() <= room;
-    let ops = default_ops(elem, device.is_cuda()).into_iter().filter(fits).collect();
+    let ops = default_ops(elem, large).into_iter().filter(fits).collect();
     let config = CalibrateConfig { device, ranks, threads_per_rank: threads, elem, ops, budget };
     let curves = calibrate(&config)?;
     Ok(machine(share, precision, &found, curves))
@@ -100,17 +101,11 @@ pub fn cached(share: Share, precision: Precision, budget: Duration) -> Result<Ma
     Ok(machine)
 }
 
-/// Where a calibration is kept; of this version, and this device and driver alone.
+/// Where a calibration is kept; of this version, and this device, driver and library alone.
 fn cache_file(share: Share, precision: Precision, found: &Found) -> Option<PathBuf> {
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
     let cache = std::env::var_os("XDG_CACHE_HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from).or_else(home)?;
-    let what = match share.device {
-        Backend::Cpu => found.title.clone(),
-        Backend::Wgpu(_) => format!("{} {} {}", found.name, found.title, found.driver),
-        Backend::Torch | Backend::Cuda(_) => {
-            format!("{} {} {} {}", found.name, found.title, found.driver, found.library)
-        }
-    };
+    let what = format!("{} {} {} {}", found.name, found.title, found.driver, found.library);
     let model: String = what.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
     let name = format!("{model}-{}x{}-{precision}-{}.toml", share.ranks, share.threads, env!("CARGO_PKG_VERSION"));
     Some(cache.join("meshwright").join(name))
@@ -131,10 +126,9 @@ fn machine(share: Share, precision: Precision, found: &Found, curves: BTreeMap<S
     let name = "this-machine";
     let device = Device {
         name: name.into(),
-        title: match share.device {
-            Backend::Cpu => format!("{}, {} thread(s) a rank", found.title, share.threads),
-            Backend::Torch => format!("{}, {} thread(s) a rank, by {}", found.title, share.threads, found.library),
-            Backend::Wgpu(_) | Backend::Cuda(_) => format!("{} by {}", found.title, found.driver),
+        title: match share.device.entry().shares_cores {
+            true => format!("{}, {} thread(s) a rank, by {}", found.title, share.threads, found.library),
+            false => format!("{} by {}", found.title, found.driver),
         },
         vendor: "any".into(),
         kind: if found.software { DeviceKind::Cpu } else { DeviceKind::Gpu },

@@ -132,7 +132,7 @@ pub fn train_config(plan: &Plan, threads_per_rank: usize, checkpoints: Option<Ch
         shares: plan.shares.clone(),
         seq: plan.job.seq,
         global_batch: plan.job.global_batch,
-        device: Backend::Cpu,
+        device: Backend::CPU,
         threads_per_rank,
         traced: true,
         checkpoints,

@@ -132,46 +132,43 @@ fn agree_in(precision: Precision, tolerance: f64, model: &Model, plans: Vec<Plan
     }
 }
 
-/// Data, pipeline and tensor parallelism, with schedules, ZeRO and recomputation.
+/// Data, pipeline and tensor parallelism, with ZeRO and recomputation.
 fn classic(model: &Model) -> Vec<Plan> {
-    let of =
-        |mesh, microbatch, schedule, zero, again| Plan { schedule, zero, ..plan(model, mesh, 1, microbatch, again) };
-    let (gpipe, usual, zb) = (Schedule::GPipe, Schedule::OneFOneB, Schedule::ZeroBubble);
+    let of = |mesh, microbatch, zero, again| Plan { zero, ..plan(model, mesh, 1, microbatch, again) };
     vec![
-        of(mesh(1, 1, 1), 2, usual, 0, (0, 0)),
-        of(mesh(1, 1, 1), 4, usual, 0, (2, 1)),
-        of(mesh(2, 1, 1), 2, usual, 0, (0, 0)),
-        of(mesh(2, 1, 1), 1, usual, 1, (0, 4)),
-        of(mesh(4, 1, 1), 1, usual, 1, (0, 0)),
-        of(mesh(1, 2, 1), 2, usual, 0, (0, 0)),
-        of(mesh(1, 2, 1), 1, gpipe, 0, (1, 1)),
-        of(mesh(1, 4, 1), 1, usual, 0, (0, 0)),
-        of(mesh(1, 4, 1), 2, gpipe, 0, (1, 0)),
-        of(mesh(1, 1, 2), 8, usual, 0, (0, 0)),
-        of(mesh(2, 1, 2), 2, usual, 1, (4, 0)),
-        of(mesh(1, 2, 2), 2, usual, 0, (0, 2)),
-        of(mesh(2, 2, 1), 1, gpipe, 1, (0, 0)),
-        of(mesh(2, 2, 2), 1, usual, 1, (1, 1)),
-        // Weights' gradients apart from inputs'.
-        of(mesh(1, 2, 1), 1, zb, 0, (0, 0)),
-        of(mesh(1, 4, 1), 1, zb, 0, (1, 0)),
-        of(mesh(2, 2, 2), 1, zb, 1, (0, 2)),
+        of(mesh(1, 1, 1), 2, 0, (0, 0)),
+        of(mesh(1, 1, 1), 4, 0, (2, 1)),
+        of(mesh(2, 1, 1), 2, 0, (0, 0)),
+        of(mesh(2, 1, 1), 1, 1, (0, 4)),
+        of(mesh(4, 1, 1), 1, 1, (0, 0)),
+        of(mesh(1, 2, 1), 2, 0, (0, 0)),
+        of(mesh(1, 4, 1), 1, 0, (0, 0)),
+        of(mesh(1, 4, 1), 2, 0, (1, 0)),
+        of(mesh(1, 1, 2), 8, 0, (0, 0)),
+        of(mesh(2, 1, 2), 2, 1, (4, 0)),
+        of(mesh(1, 2, 2), 2, 0, (0, 2)),
+        of(mesh(2, 2, 2), 1, 1, (1, 1)),
         // Ranks laid out otherwise.
-        of(Mesh { order: Order::TpPpData, ..mesh(2, 2, 2) }, 1, usual, 1, (0, 0)),
-        of(Mesh { order: Order::DataPpTp, ..mesh(2, 2, 2) }, 2, zb, 0, (0, 0)),
+        of(Mesh { order: Order::TpPpData, ..mesh(2, 2, 2) }, 1, 1, (0, 0)),
+        of(Mesh { order: Order::DataPpTp, ..mesh(2, 2, 2) }, 2, 0, (0, 0)),
     ]
 }
 
-/// Several chunks a stage.
-fn interleaved(model: &Model) -> Vec<Plan> {
-    let v = |mesh, microbatch, again| Plan { schedule: Schedule::DualPipeV, ..plan(model, mesh, 2, microbatch, again) };
-    vec![
-        plan(model, mesh(1, 2, 1), 2, 1, (0, 0)),
-        Plan { zero: 1, ..plan(model, mesh(2, 2, 1), 2, 1, (0, 1)) },
-        v(mesh(1, 2, 1), 1, (0, 0)),
-        v(mesh(1, 2, 2), 2, (1, 0)),
-        Plan { zero: 1, ..v(mesh(2, 2, 1), 1, (0, 1)) },
-    ]
+/// Every schedule of the registry, with one chunk a stage and with two where it can have them.
+fn schedules(model: &Model) -> Vec<Plan> {
+    let of = |(schedule, chunks), mesh, microbatch, zero, again| Plan {
+        schedule,
+        zero,
+        ..plan(model, mesh, chunks, microbatch, again)
+    };
+    let each = |form| {
+        [
+            of(form, mesh(1, 2, 1), 1, 0, (0, 0)),
+            of(form, mesh(1, 4 / form.1, 1), 2, 0, (1, 0)),
+            of(form, mesh(2, 2, 2), 1, 1, (0, 1)),
+        ]
+    };
+    Schedule::forms(2).flat_map(each).collect()
 }
 
 /// Gradients and weights sharded over data parallelism.
@@ -298,7 +295,7 @@ fn unlike_shares_train_alike() {
 #[test]
 fn gpt2_trains_alike_under_every_plan() {
     let model = model(Architecture::Gpt2);
-    all_agree(&model, [classic(&model), interleaved(&model), sharded(&model), tokens(&model), away(&model)].concat());
+    all_agree(&model, [classic(&model), schedules(&model), sharded(&model), tokens(&model), away(&model)].concat());
 }
 
 /// Rounding to 8 and 11 digits: what a plan adds to it is of its size.
@@ -311,7 +308,7 @@ fn two_bytes_train_alike_under_every_plan() {
     let mixture = Model { family: Some(family), kv_heads: 4, ..model(Architecture::Llama) };
     for (precision, tolerance) in [(Precision::Bf16, 2e-2), (Precision::Fp16, 4e-3)] {
         agree_in(precision, tolerance, &gpt2, [classic(&gpt2), away(&gpt2)].concat());
-        agree_in(precision, tolerance, &llama, [interleaved(&llama), sharded(&llama), tokens(&llama)].concat());
+        agree_in(precision, tolerance, &llama, [schedules(&llama), sharded(&llama), tokens(&llama)].concat());
         agree_in(precision, tolerance, &mixture, [spread(&mixture), away(&mixture)].concat());
     }
 }
@@ -319,7 +316,7 @@ fn two_bytes_train_alike_under_every_plan() {
 #[test]
 fn llama_trains_alike_under_every_plan() {
     let model = model(Architecture::Llama);
-    all_agree(&model, [classic(&model), interleaved(&model), sharded(&model), tokens(&model)].concat());
+    all_agree(&model, [classic(&model), schedules(&model), sharded(&model), tokens(&model)].concat());
 }
 
 #[test]
@@ -335,7 +332,7 @@ fn latent_attention_trains_alike_under_every_plan() {
     let latent = Latent { q_rank: 12, kv_rank: 8, nope: 8, rope: 4, value: 8 };
     let family = Family { latent: Some(latent), experts: Some(experts()), ..Family::default() };
     let model = Model { family: Some(family), kv_heads: 4, ..model(Architecture::Llama) };
-    all_agree(&model, [interleaved(&model), sharded(&model), tokens(&model), spread(&model)].concat());
+    all_agree(&model, [schedules(&model), sharded(&model), tokens(&model), spread(&model)].concat());
 }
 
 #[test]
@@ -343,7 +340,7 @@ fn encoder_decoders_train_alike_under_every_plan() {
     for experts in [None, Some(Experts { every: 2, ..experts() })] {
         let family = Family { decoder_layers: Some(2), learned_positions: Some(false), experts, ..Family::default() };
         let model = Model { layers: 2, family: Some(family), ..model(Architecture::Gpt2) };
-        let mut plans = [classic(&model), interleaved(&model), sharded(&model)].concat();
+        let mut plans = [classic(&model), schedules(&model), sharded(&model)].concat();
         if model.experts().is_some() {
             let whole = |plan: &Plan| plan.mesh.cp == 1 && !plan.sequence_parallel;
             plans = spread(&model).into_iter().filter(whole).collect();
@@ -356,12 +353,12 @@ fn encoder_decoders_train_alike_under_every_plan() {
 fn encoders_train_alike_under_every_plan() {
     let family = Family { bidirectional: true, ..Family::default() };
     let model = Model { family: Some(family), ..model(Architecture::Gpt2) };
-    all_agree(&model, [interleaved(&model), tokens(&model)].concat());
+    all_agree(&model, [schedules(&model), tokens(&model)].concat());
 }
 
 #[test]
 fn parallel_blocks_train_alike_under_every_plan() {
     let family = Family { parallel_block: true, head_dim: Some(16), gated: Some(false), ..Family::default() };
     let model = Model { family: Some(family), ..model(Architecture::Llama) };
-    all_agree(&model, [interleaved(&model), sharded(&model), tokens(&model)].concat());
+    all_agree(&model, [schedules(&model), sharded(&model), tokens(&model)].concat());
 }

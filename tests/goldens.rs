@@ -94,7 +94,7 @@ fn trainer(architecture: Architecture, mesh: Mesh, golden: &Golden) -> Trainer {
         shares: Vec::new(),
         seq: 16,
         global_batch: 4,
-        device: Backend::Cpu,
+        device: Backend::CPU,
         threads_per_rank: 1,
         traced: true,
         checkpoints: None,

@@ -80,7 +80,7 @@ fn learns_alike(device: Backend) {
             plan.job.model.kv_heads = if architecture == Architecture::Llama { 2 } else { 4 };
             plan
         };
-        let full = losses(&of(Precision::Fp32), Backend::Cpu);
+        let full = losses(&of(Precision::Fp32), Backend::CPU);
         assert!(full[STEPS - 1] < full[0] - 0.5, "it learns: {full:?}");
         for precision in [Precision::Bf16, Precision::Fp16] {
             let single = losses(&of(precision), device);
@@ -93,19 +93,19 @@ fn learns_alike(device: Backend) {
 
 #[test]
 fn two_bytes_learn_as_four_do_on_the_cpu() {
-    learns_alike(Backend::Cpu);
+    learns_alike(Backend::CPU);
 }
 
 #[cfg(feature = "wgpu")]
 #[test]
 fn two_bytes_learn_as_four_do_on_wgpu() {
-    learns_alike(Backend::Wgpu(0));
+    learns_alike("wgpu".parse().unwrap());
 }
 
 #[cfg(all(feature = "torch", unix))]
 #[test]
 fn two_bytes_learn_as_four_do_on_torch() {
-    learns_alike(Backend::Torch);
+    learns_alike("torch".parse().unwrap());
 }
 
 #[test]

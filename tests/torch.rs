@@ -10,22 +10,22 @@ use std::path::Path;
 use std::process::Output;
 
 use devices::{TINY, assert_device_failed, command, meshwright, place};
-use meshwright_executor::device::{Backend, found};
+use meshwright_executor::device::found;
 
 #[test]
 fn both_dresses_train_alike_under_every_kind_of_parallelism() {
-    devices::both_dresses_train_alike(Backend::Torch);
+    devices::both_dresses_train_alike(devices::named("torch"));
 }
 
 #[test]
 fn the_same_plan_gives_the_same_bits() {
-    devices::the_same_bits_again(Backend::Torch);
+    devices::the_same_bits_again(devices::named("torch"));
 }
 
 #[test]
 fn the_command_trains_and_calibrates_on_it() {
     let place = place("torch-run");
-    devices::the_command_trains(&place, Backend::Torch);
+    devices::the_command_trains(&place, devices::named("torch"));
     assert_calibrates(&place, "torch", &["torch 2.11.", "oneDNN", "date = \"20"]);
 }
 
@@ -46,20 +46,20 @@ mod cuda {
     #[test]
     #[ignore = "needs an NVIDIA GPU"]
     fn both_dresses_train_alike_under_every_kind_of_parallelism() {
-        devices::both_dresses_train_alike(Backend::Cuda(0));
+        devices::both_dresses_train_alike(devices::named("cuda"));
     }
 
     #[test]
     #[ignore = "needs an NVIDIA GPU"]
     fn the_same_plan_gives_the_same_bits() {
-        devices::the_same_bits_again(Backend::Cuda(0));
+        devices::the_same_bits_again(devices::named("cuda"));
     }
 
     #[test]
     #[ignore = "needs an NVIDIA GPU"]
     fn the_command_trains_and_calibrates_on_it() {
         let place = place("cuda-run");
-        devices::the_command_trains(&place, Backend::Cuda(0));
+        devices::the_command_trains(&place, devices::named("cuda"));
         assert_calibrates(&place, "cuda:0", &["torch 2.11.", "CUDA 13", "date = \"20"]);
     }
 }

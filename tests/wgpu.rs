@@ -7,21 +7,20 @@
 mod devices;
 
 use devices::{TINY, assert_device_failed, meshwright, place};
-use meshwright_executor::device::Backend;
 
 #[test]
 fn both_dresses_train_alike_under_every_kind_of_parallelism() {
-    devices::both_dresses_train_alike(Backend::Wgpu(0));
+    devices::both_dresses_train_alike(devices::named("wgpu"));
 }
 
 #[test]
 fn the_same_plan_gives_the_same_bits() {
-    devices::the_same_bits_again(Backend::Wgpu(0));
+    devices::the_same_bits_again(devices::named("wgpu"));
 }
 
 #[test]
 fn the_command_trains_on_it() {
-    devices::the_command_trains(&place("wgpu-run"), Backend::Wgpu(0));
+    devices::the_command_trains(&place("wgpu-run"), devices::named("wgpu"));
 }
 
 #[test]

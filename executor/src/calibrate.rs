@@ -163,7 +163,7 @@ impl<'a> Bench<'a> {
     fn new(shared: &'a Shared<'a>, rank: Rank) -> Result<Self, ExecutorError> {
         let ops = &shared.config.ops;
         let ids = ops.iter().flat_map(Op::signature).filter(is_ids).map(|p| p.elems).max().unwrap_or(0);
-        let least = if shared.config.device.is_cuda() { GPU_ARENA } else { ARENA };
+        let least = if shared.config.device.entry().large { GPU_ARENA } else { ARENA };
         let arena = ops.iter().map(footprint).max().unwrap_or(0).max(least);
         let ids = ids.max(PLACES * INPUTS[INPUTS.len() - 1]);
         let elem = shared.config.elem;
@@ -286,11 +286,11 @@ impl<'a> Bench<'a> {
         }
         let mut times = Vec::new();
         if self.rank == 0 {
-            let repeat = if shared.config.device.is_cpu() { REPEAT } else { QUEUED_REPEAT };
+            let repeat = if shared.config.device.entry().shares_cores { REPEAT } else { QUEUED_REPEAT };
             let calls = repeat.as_nanos().div_ceil(once.as_nanos()) as usize;
             let repeats = (budget.as_nanos() / (calls as u128 * once.as_nanos())) as usize;
             shared.calls.store(calls, Ordering::Release);
-            let least = if shared.config.device.is_cuda() { CUDA_REPEATS } else { 0 };
+            let least = if shared.config.device.entry().captures { CUDA_REPEATS } else { 0 };
             shared.repeats.store(repeats.clamp(least, REPEATS), Ordering::Release);
         }
         shared.world.barrier(self.rank)?;
@@ -299,7 +299,7 @@ impl<'a> Bench<'a> {
             times.push(once.as_secs_f64());
         }
         // The first rounds on CUDA launch kernel by kernel, and capture what later ones replay.
-        let warm_up = if shared.config.device.is_cuda() { 2 } else { 0 };
+        let warm_up = if shared.config.device.entry().captures { 2 } else { 0 };
         let mut number = 0;
         for round in 0..repeats + if repeats == 0 { 0 } else { warm_up } {
             // On CUDA rounds are alike, so that one is kept as a graph; elsewhere operands go on from place to place, so that

@@ -252,6 +252,7 @@ const POWER: &[Unit] = &[("W", 1.0), ("kW", 1e3), ("MW", 1e6), ("GW", 1e9)];
 const MONEY: &[Unit] = &[("USD", 1.0)];
 const MONEY_READ: &[Unit] = &[("kUSD", 1e3), ("MUSD", 1e6), ("BUSD", 1e9)];
 const TOKENS: &[Unit] = &[("tokens", 1.0), ("k tokens", 1e3), ("M tokens", 1e6), ("G tokens", 1e9), ("T tokens", 1e12)];
+const PARAMETERS: &[Unit] = &[("parameters", 1.0), ("k", 1e3), ("M", 1e6), ("B", 1e9), ("T", 1e12)];
 const TOKENS_READ: &[Unit] = &[("k", 1e3), ("M", 1e6), ("G", 1e9), ("B", 1e9), ("T", 1e12)];
 
 /// A size in memory or on a wire. Prints binary units; reads `GiB` (2³⁰) and `GB` (10⁹) alike.
@@ -312,9 +313,13 @@ real!(
     /// Tokens to train on. Prints `300 G tokens`; reads that, `300G`, and `300B`, where B is 10⁹.
     Tokens, "a count of tokens", [TOKENS, TOKENS_READ]
 );
+real!(
+    /// Parameters of a model. Prints `6.74 B`.
+    Parameters, "a count of parameters", [PARAMETERS]
+);
 
 shown_rounded!(Bytes: BINARY, Nanos: NANOS, Flops: FLOP, Seconds: TIME, ByteRate: BYTE_RATE, FlopRate: FLOP_RATE, Watts: POWER);
-shown_rounded!(Tokens: TOKENS);
+shown_rounded!(Tokens: TOKENS, Parameters: PARAMETERS);
 
 /// US dollars. Prints `$1.23`; reads that, `1.23 USD`, and `$1.5M` or `1.5 MUSD`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd, Serialize, Deserialize)]
@@ -580,6 +585,7 @@ mod tests {
             prop_assert_eq!(ByteRate(real).exact().parse(), Ok(ByteRate(real)));
             prop_assert_eq!(Dollars(real).exact().parse(), Ok(Dollars(real)));
             prop_assert_eq!(Tokens(real).exact().parse(), Ok(Tokens(real)));
+            prop_assert_eq!(Parameters(real).exact().parse(), Ok(Parameters(real)));
             let any = f64::from_bits(bits).abs();
             if any.is_normal() {
                 prop_assert_eq!(Flops(any).exact().parse(), Ok(Flops(any)));

@@ -6,44 +6,6 @@ use meshwright_hardware::profile::{Cluster, Device, ProfileError, System, catalo
 use meshwright_hardware::topology::Topology;
 use meshwright_hardware::units::{Bytes, Precision};
 
-const DEVICES: [&str; 16] = [
-    "a100-40gb",
-    "a100-80gb",
-    "b200",
-    "cpu-generic",
-    "h100",
-    "h200",
-    "mi250x",
-    "mi300x",
-    "tpu-v4",
-    "tpu-v5e",
-    "tpu-v5p",
-    "tpu-v6e",
-    "trainium1",
-    "trainium2",
-    "v100-16gb",
-    "v100-32gb",
-];
-
-const SYSTEMS: [&str; 16] = [
-    "cpu-host",
-    "dgx-1v",
-    "dgx-2",
-    "dgx-a100-40gb",
-    "dgx-a100-80gb",
-    "dgx-b200",
-    "dgx-h100",
-    "dgx-h200",
-    "mi250x-node",
-    "mi300x-8",
-    "tpu-v4-pod",
-    "tpu-v5e-pod",
-    "tpu-v5p-pod",
-    "tpu-v6e-pod",
-    "trn1-32xl",
-    "trn2-48xl",
-];
-
 const H100: &str = include_str!("../profiles/devices/h100.toml");
 const DGX: &str = include_str!("../profiles/systems/dgx-a100-80gb.toml");
 
@@ -51,23 +13,59 @@ fn close(value: f64, golden: f64) -> bool {
     (value / golden - 1.0).abs() < 1e-9
 }
 
+/// The files of a folder of profiles: each file's stem and its text.
+fn files(folder: &str) -> Vec<(String, toml::Table)> {
+    let folder = format!("{}/profiles/{folder}", env!("CARGO_MANIFEST_DIR"));
+    let file = |entry: std::io::Result<std::fs::DirEntry>| {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        (path.file_stem().unwrap().to_str().unwrap().to_owned(), text.parse().unwrap())
+    };
+    std::fs::read_dir(folder).unwrap().map(file).collect()
+}
+
 #[test]
-fn every_promised_profile_is_there_under_its_files_name() {
-    for (kind, promised) in [("devices", DEVICES), ("systems", SYSTEMS)] {
-        let folder = format!("{}/profiles/{kind}", env!("CARGO_MANIFEST_DIR"));
-        let files: BTreeSet<String> = std::fs::read_dir(folder)
-            .unwrap()
-            .map(|entry| entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
-            .collect();
-        let names: BTreeSet<String> = match kind {
-            "devices" => catalog().devices.iter().map(|device| device.name.clone()).collect(),
-            _ => catalog().systems.iter().map(|system| system.name.clone()).collect(),
-        };
-        assert_eq!(files, names, "a file is named after its profile");
-        for name in promised {
-            assert!(names.contains(name), "{kind}: {name}");
+fn every_file_is_embedded_under_its_own_name() {
+    let catalog = catalog();
+    let devices: Vec<&str> = catalog.devices.iter().map(|device| device.name.as_str()).collect();
+    let systems: Vec<&str> = catalog.systems.iter().map(|system| system.name.as_str()).collect();
+    let stacks: Vec<&str> = catalog.stacks.iter().map(|stack| stack.name.as_str()).collect();
+    for (folder, names) in [("devices", &devices), ("systems", &systems), ("stacks", &stacks)] {
+        let files: BTreeSet<String> = files(folder).into_iter().map(|(stem, _)| stem).collect();
+        assert_eq!(files, names.iter().map(|name| name.to_string()).collect(), "{folder}");
+    }
+    // `--cluster` takes a device's name and a system's alike.
+    let all: BTreeSet<&str> = devices.iter().chain(&systems).copied().collect();
+    assert_eq!(all.len(), devices.len() + systems.len(), "a device and a system have one name");
+}
+
+/// The dotted keys of figures and curves without a source.
+fn unsourced(at: &str, value: &toml::Value, found: &mut Vec<String>) {
+    match value {
+        toml::Value::Table(table) => {
+            let figure = table.contains_key("value") || table.contains_key("points");
+            let source = table.get("source").and_then(toml::Value::as_str).unwrap_or_default();
+            if figure && source.trim().is_empty() {
+                found.push(at.to_owned());
+            }
+            table.iter().for_each(|(key, value)| unsourced(&format!("{at}.{key}"), value, found));
+        }
+        toml::Value::Array(all) => all.iter().for_each(|value| unsourced(at, value, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn every_figure_of_every_file_has_a_source() {
+    let mut found = Vec::new();
+    for folder in ["devices", "systems", "stacks"] {
+        for (stem, table) in files(folder) {
+            unsourced(&stem, &toml::Value::Table(table), &mut found);
         }
     }
+    assert_eq!(found, Vec::<String>::new());
+    unsourced("h100", &H100.replace("source = \"NVIDIA H100 data sheet\"", "").parse().unwrap(), &mut found);
+    assert!(found.iter().any(|key| key == "h100.power"), "{found:?}");
 }
 
 #[test]

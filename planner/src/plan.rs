@@ -74,7 +74,7 @@ impl Plan {
         let stages = vec![Stage { layers: job.model.depth(), full: 0, selective: 0, offload: 0 }];
         Plan {
             microbatch,
-            schedule: Schedule::OneFOneB,
+            schedule: Schedule::default(),
             zero: 0,
             chunks: 1,
             sequence_parallel: false,
@@ -140,19 +140,19 @@ impl Plan {
         self.pipeline().orders()
     }
 
-    /// The place in the model's order of a stage's chunk.
-    pub fn place(&self, stage: usize, chunk: usize) -> usize {
-        self.pipeline().place(stage, chunk)
+    /// The virtual stage of a stage's chunk: its place in the model's order.
+    pub fn virtual_stage(&self, stage: usize, chunk: usize) -> usize {
+        self.pipeline().virtual_stage(stage, chunk)
     }
 
-    /// The stage and chunk at a place in the model's order.
-    pub fn chunk_at(&self, place: usize) -> (usize, usize) {
-        self.pipeline().chunk_at(place)
+    /// The stage and chunk of a virtual stage.
+    pub fn chunk_at(&self, virtual_stage: usize) -> (usize, usize) {
+        self.pipeline().chunk_at(virtual_stage)
     }
 
-    /// The number of the first layer at a place in the model's order.
-    pub fn first_layer(&self, place: usize) -> usize {
-        self.stages[..place].iter().map(|s| s.layers).sum()
+    /// The number of a virtual stage's first layer.
+    pub fn first_layer(&self, virtual_stage: usize) -> usize {
+        self.stages[..virtual_stage].iter().map(|s| s.layers).sum()
     }
 
     /// Tokens of a microbatch on a rank.

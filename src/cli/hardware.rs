@@ -25,8 +25,7 @@ pub enum Hardware {
     },
     /// Measure this machine's ops and messages, and write its profile
     Calibrate {
-        /// What to measure: cpu, wgpu:N, torch or cuda:N, as `hardware list` shows them
-        #[arg(long, default_value_t)]
+        #[arg(long, default_value_t, help = super::devices("What to measure"))]
         device: Backend,
         /// Ranks to measure at the same time; unless given, as many as cores, up to eight, or one on an adapter
         #[arg(long)]

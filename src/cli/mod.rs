@@ -75,6 +75,12 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// The help of `--device`.
+fn devices(what: &str) -> String {
+    let names = meshwright_executor::device::Backend::names();
+    format!("{what}, as `hardware list` shows them: {names}")
+}
+
 fn models() -> Result<(), Failure> {
     for name in meshwright_planner::models::names() {
         let model = meshwright_planner::models::load(name)?;

@@ -33,8 +33,7 @@ const CALIBRATION: Duration = Duration::from_secs(8);
 pub struct Run {
     /// A plan file
     plan: String,
-    /// What to run on: cpu, wgpu:N, torch or cuda:N, as `hardware list` shows them
-    #[arg(long, default_value_t)]
+    #[arg(long, default_value_t, help = super::devices("What to run on"))]
     device: Backend,
     /// Files or folders of text to train on; else source text found on this machine
     #[arg(long, num_args = 1..)]

@@ -48,6 +48,11 @@ fn assert_alike(ours: &[f64], wanted: &[f64]) {
     }
 }
 
+/// The device of a name.
+pub fn named(name: &str) -> Backend {
+    name.parse().unwrap()
+}
+
 /// Both dresses learn as on the CPU: on one rank, and under data, pipeline and tensor parallelism with recomputation.
 pub fn both_dresses_train_alike(device: Backend) {
     for architecture in [Architecture::Gpt2, Architecture::Llama] {
@@ -57,7 +62,7 @@ pub fn both_dresses_train_alike(device: Backend) {
         plan.job.model.tied = architecture == Architecture::Gpt2;
         plan.job.model.kv_heads = if architecture == Architecture::Llama { 2 } else { 4 };
         let single = Plan::single(plan.job.clone(), 8);
-        let wanted = losses(&single, Backend::Cpu);
+        let wanted = losses(&single, Backend::CPU);
         assert_alike(&losses(&single, device), &wanted);
         let stage = |full| Stage { layers: 1, full, selective: 0, offload: 0 };
         let mesh = Mesh { dp: 2, pp: 2, tp: 2, ..Mesh::ONE };

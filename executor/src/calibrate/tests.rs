@@ -3,7 +3,7 @@
 use super::*;
 
 fn config(ranks: usize, ops: Vec<Op>) -> CalibrateConfig {
-    let (device, elem, budget) = (Backend::Cpu, Elem::F32, Duration::from_millis(300));
+    let (device, elem, budget) = (Backend::CPU, Elem::F32, Duration::from_millis(300));
     CalibrateConfig { device, ranks, threads_per_rank: 1, elem, ops, budget }
 }
 

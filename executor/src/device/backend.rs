@@ -1,8 +1,9 @@
-//! Which device a run uses, by name, and which there are.
+//! Which devices a run can use: one table of them, by name.
 //!
 //! In: `cpu`, `wgpu:1`, `torch`, `cuda`. Out: devices, or what was found instead.
 //!
-//! Invariant: a name means the same device as long as the machine and its drivers are the same.
+//! Invariants: a device is added by its driver and its entry in [`DEVICES`]; a name means the same device as long as the machine
+//! and its drivers are the same.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,25 +11,64 @@ use std::str::FromStr;
 use meshwright_hardware::mesh::Rank;
 use meshwright_hardware::program::Buffer;
 
-use super::{Cpu, Device, device_info};
+use super::{Device, cpu};
 use crate::error::ExecutorError;
 
-/// A kind of device, and which of several.
+/// A kind of device.
+pub struct Entry {
+    /// What `--device` calls it.
+    pub name: &'static str,
+    /// Whether there may be several, which are named `name:0`, `name:1`, … .
+    pub numbered: bool,
+    /// Whether it runs on processor cores, which ranks share by threads.
+    pub shares_cores: bool,
+    /// Whether it is large enough for sizes at which a datacenter's accelerator is busy.
+    pub large: bool,
+    /// Whether it captures calls that come again, as CUDA graphs do, so that the first rounds tell nothing of later ones.
+    pub captures: bool,
+    /// Its code, or why there is none in this build.
+    pub driver: Result<Driver, &'static str>,
+}
+
+/// The code of a kind of device.
+pub struct Driver {
+    /// The devices of this machine, by number, usable or not; at least one. [`Found::name`] is set by who calls.
+    pub(super) find: fn() -> Vec<Found>,
+    /// Allocates a rank's buffers, all zeros, on one; the last argument is threads of a processor.
+    pub(super) open: fn(Backend, Rank, &[Buffer], usize) -> Result<Box<dyn Device>, ExecutorError>,
+}
+
+/// Every kind of device.
+pub const DEVICES: &[Entry] = &[
+    Entry { name: "cpu", numbered: false, shares_cores: true, large: false, captures: false, driver: Ok(cpu::DRIVER) },
+    Entry { name: "wgpu", numbered: true, shares_cores: false, large: false, captures: false, driver: WGPU },
+    Entry { name: "torch", numbered: false, shares_cores: true, large: false, captures: false, driver: TORCH_CPU },
+    Entry { name: "cuda", numbered: true, shares_cores: false, large: true, captures: true, driver: TORCH_CUDA },
+];
+
+#[cfg(feature = "wgpu")]
+const WGPU: Result<Driver, &str> = Ok(super::wgpu::DRIVER);
+#[cfg(not(feature = "wgpu"))]
+const WGPU: Result<Driver, &str> = Err("not built in: build with the feature `wgpu`");
+
+#[cfg(all(feature = "torch", unix))]
+const TORCH_CPU: Result<Driver, &str> = Ok(super::torch::CPU);
+#[cfg(all(feature = "torch", unix))]
+const TORCH_CUDA: Result<Driver, &str> = Ok(super::torch::CUDA);
+#[cfg(not(all(feature = "torch", unix)))]
+const TORCH_CPU: Result<Driver, &str> = Err("not built in: scripts/torch builds with the feature `torch`, on Linux");
+#[cfg(not(all(feature = "torch", unix)))]
+const TORCH_CUDA: Result<Driver, &str> = TORCH_CPU;
+
+/// A device by name: which kind of [`DEVICES`], and which of several. The first is the processor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Backend {
-    /// Processor cores.
-    #[default]
-    Cpu,
-    /// The adapter of this number, by Vulkan, Metal or Direct3D 12.
-    Wgpu(usize),
-    /// Processor cores, by libtorch.
-    Torch,
-    /// The CUDA device of this number, by libtorch.
-    Cuda(usize),
+pub struct Backend {
+    kind: usize,
+    number: usize,
 }
 
 /// A device of this machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
     /// What `--device` calls it.
     pub name: String,
@@ -46,38 +86,36 @@ pub struct Found {
     pub problem: Option<String>,
 }
 
+impl Found {
+    /// That there is none, and why.
+    pub(super) fn absent(problem: impl Into<String>) -> Found {
+        Found { problem: Some(problem.into()), ..Found::default() }
+    }
+}
+
 impl Backend {
+    /// Processor cores.
+    pub const CPU: Backend = Backend { kind: 0, number: 0 };
+
+    /// Its kind.
+    pub fn entry(self) -> &'static Entry {
+        &DEVICES[self.kind]
+    }
+
+    /// Which of its kind.
+    pub fn number(self) -> usize {
+        self.number
+    }
+
     /// Allocates a rank's buffers, all zeros, on the device; `threads` are a CPU's.
     ///
     /// # Errors
     /// [`ExecutorError::Device`] if there is no such device, naming those there are, or memory is short.
     pub fn open(self, rank: Rank, buffers: &[Buffer], threads: usize) -> Result<Box<dyn Device>, ExecutorError> {
-        match self {
-            Backend::Cpu => Ok(Box::new(Cpu::new(rank, buffers, threads)?)),
-            #[cfg(feature = "wgpu")]
-            Backend::Wgpu(adapter) => Ok(Box::new(super::Wgpu::new(rank, buffers, adapter)?)),
-            #[cfg(not(feature = "wgpu"))]
-            Backend::Wgpu(_) => Err(self.missing(rank)),
-            #[cfg(all(feature = "torch", unix))]
-            Backend::Torch | Backend::Cuda(_) => Ok(Box::new(super::Torch::new(rank, buffers, self, threads)?)),
-            #[cfg(not(all(feature = "torch", unix)))]
-            Backend::Torch | Backend::Cuda(_) => {
-                Err(ExecutorError::Device { device: self.to_string(), rank, problem: TORCH_ABSENT.to_owned() })
-            }
+        match &self.entry().driver {
+            Ok(driver) => (driver.open)(self, rank, buffers, threads),
+            Err(problem) => Err(self.failed(rank, (*problem).to_owned())),
         }
-    }
-
-    /// Whether it runs on processor cores, which ranks share by threads.
-    pub fn is_cpu(self) -> bool {
-        match self {
-            Backend::Cpu | Backend::Torch => true,
-            Backend::Wgpu(_) | Backend::Cuda(_) => false,
-        }
-    }
-
-    /// Whether it is one of torch's CUDA devices.
-    pub fn is_cuda(self) -> bool {
-        matches!(self, Backend::Cuda(_))
     }
 
     /// What this machine has of it.
@@ -86,17 +124,8 @@ impl Backend {
     /// [`ExecutorError::Device`] if there is no such device, or it cannot be used, naming those there are.
     pub fn find(self) -> Result<Found, ExecutorError> {
         // Without asking drivers that it does not need, which takes time.
-        let all = match self {
-            Backend::Cpu => vec![cpu()],
-            Backend::Wgpu(_) => wgpu(),
-            Backend::Torch => vec![torch()],
-            Backend::Cuda(_) => cuda(),
-        };
-        let named = all.into_iter().find(|found| found.name == self.to_string());
-        match named {
-            Some(Found { problem: Some(problem), .. }) => {
-                Err(ExecutorError::Device { device: self.to_string(), rank: 0, problem })
-            }
+        match of_kind(self.kind).into_iter().nth(self.number) {
+            Some(Found { problem: Some(problem), .. }) => Err(self.failed(0, problem)),
             Some(found) => Ok(found),
             None => Err(self.missing(0)),
         }
@@ -109,119 +138,61 @@ impl Backend {
             Some(problem) => format!("{}, unusable ({problem})", found.name),
         });
         let problem = format!("there is none on this machine; found: {}", listed.collect::<Vec<_>>().join(", "));
+        self.failed(rank, problem)
+    }
+
+    /// That a rank cannot use it.
+    pub(super) fn failed(self, rank: Rank, problem: String) -> ExecutorError {
         ExecutorError::Device { device: self.to_string(), rank, problem }
     }
-}
 
-/// The processor.
-fn cpu() -> Found {
-    let info = device_info();
-    Found {
-        name: Backend::Cpu.to_string(),
-        title: info.model,
-        driver: format!("{} core(s), {}", info.cores, info.instruction_set),
-        library: format!("meshwright-executor {}", env!("CARGO_PKG_VERSION")),
-        software: true,
-        memory_bytes: info.memory_bytes,
-        problem: None,
+    /// The names that can be read, in words: `cpu, wgpu, wgpu:N, …`.
+    pub fn names() -> String {
+        let names = DEVICES.iter().flat_map(|entry| {
+            let numbered = entry.numbered.then(|| format!("{}:N", entry.name));
+            [Some(entry.name.to_owned()), numbered].into_iter().flatten()
+        });
+        names.collect::<Vec<_>>().join(", ")
     }
 }
 
-/// A device that is not there.
-fn absent(name: &str, problem: &str) -> Found {
-    Found {
-        name: name.to_owned(),
-        title: String::new(),
-        driver: String::new(),
-        library: String::new(),
-        software: false,
-        memory_bytes: 0,
-        problem: Some(problem.to_owned()),
-    }
-}
-
-/// Why there is nothing of torch in this build.
-#[cfg(not(all(feature = "torch", unix)))]
-const TORCH_ABSENT: &str = "not built in: scripts/torch builds with the feature `torch`, on Linux";
-
-/// Adapters.
-#[cfg(feature = "wgpu")]
-fn wgpu() -> Vec<Found> {
-    match super::wgpu::adapters() {
-        adapters if adapters.is_empty() => {
-            vec![absent("wgpu", "no adapter: no driver of Vulkan, Metal or D3D 12")]
-        }
-        adapters => adapters,
-    }
-}
-
-#[cfg(not(feature = "wgpu"))]
-fn wgpu() -> Vec<Found> {
-    vec![absent("wgpu", "not built in: build with the feature `wgpu`")]
-}
-
-/// Torch's CPU.
-#[cfg(all(feature = "torch", unix))]
-fn torch() -> Found {
-    super::torch::cpu()
-}
-
-#[cfg(not(all(feature = "torch", unix)))]
-fn torch() -> Found {
-    absent("torch", TORCH_ABSENT)
-}
-
-/// Torch's CUDA devices.
-#[cfg(all(feature = "torch", unix))]
-fn cuda() -> Vec<Found> {
-    super::torch::cuda()
-}
-
-#[cfg(not(all(feature = "torch", unix)))]
-fn cuda() -> Vec<Found> {
-    vec![absent("cuda:0", TORCH_ABSENT)]
+/// This machine's devices of a kind.
+fn of_kind(kind: usize) -> Vec<Found> {
+    let found = match &DEVICES[kind].driver {
+        Ok(driver) => (driver.find)(),
+        Err(problem) => vec![Found::absent(*problem)],
+    };
+    let named = |(number, found)| Found { name: Backend { kind, number }.to_string(), ..found };
+    found.into_iter().enumerate().map(named).collect()
 }
 
 /// All devices of this machine, usable or not.
 pub fn found() -> Vec<Found> {
-    let mut all = vec![cpu()];
-    all.extend(wgpu());
-    all.push(torch());
-    all.extend(cuda());
-    all
+    (0..DEVICES.len()).flat_map(of_kind).collect()
 }
 
 impl fmt::Display for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Backend::Cpu => f.write_str("cpu"),
-            Backend::Wgpu(adapter) => write!(f, "wgpu:{adapter}"),
-            Backend::Torch => f.write_str("torch"),
-            Backend::Cuda(device) => write!(f, "cuda:{device}"),
-        }
+        let Entry { name, numbered, .. } = self.entry();
+        if *numbered { write!(f, "{name}:{}", self.number) } else { f.write_str(name) }
     }
 }
 
 impl FromStr for Backend {
     type Err = ExecutorError;
 
-    fn from_str(name: &str) -> Result<Self, ExecutorError> {
-        let unknown = || {
-            ExecutorError::bad_input(
-                "device",
-                name,
-                "there is no such kind",
-                "give cpu, wgpu, wgpu:N, torch, cuda or cuda:N",
-            )
+    fn from_str(text: &str) -> Result<Self, ExecutorError> {
+        let (name, number) = match text.split_once(':') {
+            Some((name, number)) => (name, Some(number)),
+            None => (text, None),
         };
-        match name.split_once(':') {
-            None if name == "torch" => Ok(Backend::Torch),
-            None if name == "cuda" => Ok(Backend::Cuda(0)),
-            Some(("cuda", device)) => device.parse().map(Backend::Cuda).map_err(|_| unknown()),
-            None if name == "cpu" => Ok(Backend::Cpu),
-            None if name == "wgpu" => Ok(Backend::Wgpu(0)),
-            Some(("wgpu", adapter)) => adapter.parse().map(Backend::Wgpu).map_err(|_| unknown()),
-            _ => Err(unknown()),
+        let kind = DEVICES.iter().position(|entry| entry.name == name && (entry.numbered || number.is_none()));
+        match (kind, number.map_or(Ok(0), str::parse)) {
+            (Some(kind), Ok(number)) => Ok(Backend { kind, number }),
+            _ => {
+                let known = format!("give one of {}", Backend::names());
+                Err(ExecutorError::bad_input("device", text, "there is no such kind", &known))
+            }
         }
     }
 }
@@ -232,30 +203,31 @@ mod tests {
 
     #[test]
     fn names_are_read_and_written() {
-        for (name, backend) in [
-            ("cpu", Backend::Cpu),
-            ("wgpu:0", Backend::Wgpu(0)),
-            ("wgpu:12", Backend::Wgpu(12)),
-            ("torch", Backend::Torch),
-            ("cuda:3", Backend::Cuda(3)),
-        ] {
-            assert_eq!(name.parse::<Backend>().unwrap(), backend);
-            assert_eq!(backend.to_string(), name);
+        for (kind, entry) in DEVICES.iter().enumerate() {
+            for number in [0, 3, 12].into_iter().take(if entry.numbered { 3 } else { 1 }) {
+                let backend = Backend { kind, number };
+                assert_eq!(backend.to_string().parse::<Backend>().unwrap(), backend);
+            }
+            assert_eq!(entry.name.parse::<Backend>().unwrap(), Backend { kind, number: 0 });
+            assert!(DEVICES.iter().filter(|other| other.name == entry.name).count() == 1);
         }
-        assert_eq!("wgpu".parse::<Backend>().unwrap(), Backend::Wgpu(0));
-        assert_eq!("cuda".parse::<Backend>().unwrap(), Backend::Cuda(0));
+        assert_eq!("cpu".parse::<Backend>().unwrap(), Backend::CPU);
+        assert_eq!("cuda:3".parse::<Backend>().unwrap().to_string(), "cuda:3");
         for name in ["abacus", "wgpu:", "wgpu:x", "cpu:1", "torch:1", "cuda:-1", ""] {
             let error = name.parse::<Backend>().unwrap_err();
             assert_eq!(error.exit_code(), 2);
-            assert!(error.to_string().contains("cpu, wgpu"), "{error}");
+            assert!(error.to_string().contains("cpu, wgpu, wgpu:N, torch, cuda, cuda:N"), "{error}");
         }
     }
 
     #[test]
     fn a_device_that_is_not_there_is_named_beside_those_that_are() {
-        let error = Backend::Wgpu(99).open(0, &[], 1).err().unwrap();
+        let far: Backend = "wgpu:99".parse().unwrap();
+        let error = far.open(0, &[], 1).err().unwrap();
         assert_eq!(error.exit_code(), 4);
-        assert!(error.to_string().contains("wgpu:99") && error.to_string().contains("cpu ("), "{error}");
-        assert!(Backend::Cpu.find().is_ok() && Backend::Wgpu(99).find().is_err());
+        assert!(error.to_string().contains("wgpu:99"), "{error}");
+        assert!(Backend::CPU.find().is_ok());
+        let error = far.find().unwrap_err().to_string();
+        assert!(error.contains("wgpu:99") && error.contains("cpu ("), "{error}");
     }
 }

@@ -14,7 +14,7 @@ use meshwright_hardware::op::Op;
 use meshwright_hardware::program::{Buffer, Elem, Lifetime};
 
 use super::check::{check, sums_in_place};
-use super::{Access, Body, Device, Region, StepArgs};
+use super::{Access, Backend, Body, Device, Driver, Found, Region, StepArgs, device_info};
 use crate::error::ExecutorError;
 use crate::kernels::{Half, Team, narrow_all, widen_all};
 use run::{Arg, Args, add_in_place, is_native, run_kernel};
@@ -118,8 +118,24 @@ impl Cpu {
     }
 }
 
+/// The processor, for the table of devices.
+pub(super) const DRIVER: Driver = Driver {
+    find: || {
+        let info = device_info();
+        vec![Found {
+            title: info.model,
+            driver: format!("{} core(s), {}", info.cores, info.instruction_set),
+            library: format!("meshwright-executor {}", env!("CARGO_PKG_VERSION")),
+            software: true,
+            memory_bytes: info.memory_bytes,
+            ..Found::default()
+        }]
+    },
+    open: |_, rank, buffers, threads| Ok(Box::new(Cpu::new(rank, buffers, threads)?)),
+};
+
 fn failed(rank: Rank, problem: String) -> ExecutorError {
-    ExecutorError::Device { device: "cpu".to_owned(), rank, problem }
+    Backend::CPU.failed(rank, problem)
 }
 
 impl Device for Cpu {

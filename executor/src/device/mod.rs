@@ -15,7 +15,7 @@ pub mod torch;
 #[cfg(feature = "wgpu")]
 mod wgpu;
 
-pub use backend::{Backend, Found, found};
+pub use backend::{Backend, DEVICES, Driver, Entry, Found, found};
 pub use cpu::Cpu;
 pub use info::{DeviceInfo, device_info};
 #[cfg(all(feature = "torch", unix))]

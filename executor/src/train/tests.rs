@@ -250,7 +250,7 @@ fn config(mesh: Mesh, microbatches: usize) -> TrainConfig {
         shares: Vec::new(),
         seq: SEQ,
         global_batch: GLOBAL_BATCH,
-        device: Backend::Cpu,
+        device: Backend::CPU,
         threads_per_rank: 1,
         traced: true,
         checkpoints: None,

@@ -10,7 +10,7 @@ mod spread;
 mod suite;
 
 use meshwright_executor::ExecutorError;
-use meshwright_executor::device::{Cpu, Device};
+use meshwright_executor::device::{Backend, DEVICES, Device};
 use meshwright_hardware::mesh::Rank;
 use meshwright_hardware::program::{Buffer, Elem};
 
@@ -139,20 +139,19 @@ macro_rules! conformance {
     };
 }
 
-fn cpu(rank: Rank, buffers: &[Buffer]) -> Result<Box<dyn Device>, ExecutorError> {
-    Ok(Box::new(Cpu::new(rank, buffers, 2)?))
+/// A device of the table, by name.
+fn named(name: &str, rank: Rank, buffers: &[Buffer]) -> Result<Box<dyn Device>, ExecutorError> {
+    name.parse::<Backend>()?.open(rank, buffers, 2)
 }
 
-conformance!(cpu, crate::cpu, crate::ALL, Full);
+conformance!(cpu, |rank, buffers| crate::named("cpu", rank, buffers), crate::ALL, Full);
 
 /// The best adapter; a machine without one has a software one from Mesa's Vulkan drivers, which `scripts/test` installs.
 #[cfg(feature = "wgpu")]
 fn wgpu(rank: Rank, buffers: &[Buffer]) -> Result<Box<dyn Device>, ExecutorError> {
-    let device = meshwright_executor::device::Wgpu::new(rank, buffers, 0);
-    if let Err(error) = &device {
+    named("wgpu", rank, buffers).inspect_err(|error| {
         eprintln!("{error}\nwithout an adapter, install a software one as scripts/test does: mesa-vulkan-drivers");
-    }
-    Ok(Box::new(device?))
+    })
 }
 
 #[cfg(feature = "wgpu")]
@@ -161,7 +160,7 @@ conformance!(wgpu, crate::wgpu, crate::ALL, Full);
 /// The same adapter, as if it had no words of 16 bits and no subgroups.
 #[cfg(feature = "wgpu")]
 fn plain(rank: Rank, buffers: &[Buffer]) -> Result<Box<dyn Device>, ExecutorError> {
-    Ok(Box::new(meshwright_executor::device::Wgpu::plain(rank, buffers, 0)?))
+    Ok(Box::new(meshwright_executor::device::Wgpu::plain(rank, buffers, "wgpu".parse()?)?))
 }
 
 #[cfg(feature = "wgpu")]
@@ -169,23 +168,26 @@ conformance!(wgpu_plain, crate::plain, [Elem::F32, Elem::Bf16], Full);
 
 /// Torch's CPU, by the library that `scripts/torch` builds.
 #[cfg(all(feature = "torch", unix))]
-fn torch(rank: Rank, buffers: &[Buffer]) -> Result<Box<dyn Device>, ExecutorError> {
-    use meshwright_executor::device::{Backend, Torch};
-    Ok(Box::new(Torch::new(rank, buffers, Backend::Torch, 2)?))
-}
-
-#[cfg(all(feature = "torch", unix))]
-conformance!(torch, crate::torch, crate::ALL, Full);
+conformance!(torch, |rank, buffers| crate::named("torch", rank, buffers), crate::ALL, Full);
 
 /// Torch's first CUDA device.
 #[cfg(all(feature = "torch", unix))]
-fn cuda(rank: Rank, buffers: &[Buffer]) -> Result<Box<dyn Device>, ExecutorError> {
-    use meshwright_executor::device::{Backend, Torch};
-    Ok(Box::new(Torch::new(rank, buffers, Backend::Cuda(0), 1)?))
-}
+conformance!(
+    cuda,
+    |rank, buffers| crate::named("cuda", rank, buffers),
+    crate::ALL,
+    Narrow,
+    #[ignore = "needs an NVIDIA GPU: -- --ignored cuda"]
+);
 
-#[cfg(all(feature = "torch", unix))]
-conformance!(cuda, crate::cuda, crate::ALL, Narrow, #[ignore = "needs an NVIDIA GPU: -- --ignored cuda"]);
+#[test]
+fn every_device_runs_the_suite() {
+    for entry in DEVICES {
+        let line = format!("conformance!({},", entry.name);
+        let found = include_str!("main.rs").split_whitespace().collect::<String>().contains(&line);
+        assert!(found, "{} has no line `conformance!({}, …)` here", entry.name, entry.name);
+    }
+}
 
 #[test]
 fn cases_cover_every_class_that_is_calibrated() {

@@ -168,7 +168,7 @@ fn exchange(plan: &Plan, axis: Axis, others: [Axis; 2], up: bool) -> Option<Chan
     let mesh = resized(resized(plan.mesh, axis, to), other, left);
     let mut next = Plan { mesh, ..plan.clone() };
     if mesh.pp == 1 {
-        (next.chunks, next.schedule) = (1, Schedule::OneFOneB);
+        (next.chunks, next.schedule) = (1, Schedule::default());
     }
     Some(changed(format!("{} {from} → {to}, {} {its} → {left}", axis.name(), other.name()), next))
 }
@@ -189,13 +189,12 @@ fn schedules(plan: &Plan, all: &mut Vec<Changed>) {
     if plan.mesh.pp == 1 {
         return;
     }
-    use Schedule::{DualPipeV, GPipe, OneFOneB, ZeroBubble};
-    for (schedule, chunks) in [(GPipe, 1), (OneFOneB, 1), (OneFOneB, 2), (ZeroBubble, 1), (DualPipeV, 2)] {
+    for (schedule, chunks) in Schedule::forms(2) {
         if (schedule, chunks) == (plan.schedule, plan.chunks) {
             continue;
         }
-        let several = if schedule == OneFOneB && chunks > 1 { ", 2 chunks a stage" } else { "" };
-        let name = format!("{}{several}", schedule.name());
+        let several = chunks > *schedule.order().chunks().start();
+        let name = schedule.name().to_owned() + if several { ", 2 chunks a stage" } else { "" };
         all.push(changed(name, Plan { schedule, chunks, ..plan.clone() }));
     }
 }

@@ -83,13 +83,13 @@ pub fn fit(mut plan: Plan, usable: &[u64]) -> Result<Plan, Tight> {
 
 /// Layers of the stage's longest chunk.
 fn depth(plan: &Plan, stage: usize) -> usize {
-    (0..plan.chunks).map(|chunk| plan.stages[plan.place(stage, chunk)].layers).max().unwrap_or(0)
+    (0..plan.chunks).map(|chunk| plan.stages[plan.virtual_stage(stage, chunk)].layers).max().unwrap_or(0)
 }
 
 fn set(plan: &mut Plan, stage: usize, level: usize) {
     let depth = depth(plan, stage);
     for chunk in 0..plan.chunks {
-        let place = plan.place(stage, chunk);
+        let place = plan.virtual_stage(stage, chunk);
         let layers = plan.stages[place].layers;
         let full = level.saturating_sub(depth).min(layers);
         let selective = level.min(layers) - full.min(level.min(layers));

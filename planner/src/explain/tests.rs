@@ -31,13 +31,10 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
     #[test]
     fn times_sum_to_the_step_and_bytes_to_those_declared(
-        dp in 0usize..3, pp in 0usize..3, tp in 0usize..3, cp in 0usize..2, which in 0usize..5, zero in 0u8..4,
+        dp in 0usize..3, pp in 0usize..3, tp in 0usize..3, cp in 0usize..2, which in 0..Schedule::forms(2).count(), zero in 0u8..4,
         full in 0usize..2, selective in 0usize..2, offload in 0usize..2, sp: bool, machine in 0usize..3, sites: bool,
     ) {
-        let (schedule, chunks) = [
-            (Schedule::GPipe, 1), (Schedule::OneFOneB, 1), (Schedule::OneFOneB, 2), (Schedule::ZeroBubble, 1),
-            (Schedule::DualPipeV, 2),
-        ][which];
+        let (schedule, chunks) = Schedule::forms(2).nth(which).unwrap();
         let mesh = Mesh { dp: 1 << dp, pp: 1 << pp, tp: 1 << tp, cp: 1 << cp, ..Mesh::ONE };
         let mut job = job(8, 64);
         (job.seq, job.model.hidden, job.model.ffn) = (64, 64, 128);

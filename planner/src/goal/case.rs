@@ -34,7 +34,7 @@ impl Case {
     pub fn fits(&self) -> bool {
         let fix = Fix {
             microbatch: self.fix.microbatch.or(Some(1)),
-            schedule: self.fix.schedule.or(Some(Schedule::OneFOneB)),
+            schedule: self.fix.schedule.or_else(|| Some(Schedule::default())),
             chunks: self.fix.chunks.or(Some(1)),
             order: self.fix.order.or_else(|| (self.cluster.pools.len() == 1).then(Default::default)),
             ..self.fix.clone()

@@ -16,7 +16,7 @@ use super::turns::{places_away, turns};
 use crate::job::Kind;
 use crate::model::{ParamDecl, Tape};
 use crate::plan::{Plan, Recompute};
-use crate::schedule::{Action, Pipeline, under_way};
+use crate::schedule::{Action, Pipeline, in_flight};
 
 /// Sizes of a bank on one rank.
 #[derive(Clone, Copy, Debug)]
@@ -208,7 +208,7 @@ impl Sizes {
         let width = Formats::of(plan.job.precision);
         let (mut first, mut last) = (false, false);
         for chunk in 0..plan.chunks {
-            let place = plan.place(stage, chunk);
+            let place = plan.virtual_stage(stage, chunk);
             let mut add = |piece: &PieceSize| {
                 bytes += piece.state + flight.slots[chunk] as u64 * piece.slot;
                 once = once.max(piece.once);
@@ -233,7 +233,7 @@ impl Sizes {
     pub fn stage(&self, plan: &Plan, flight: &InFlight, stage: usize) -> u64 {
         let (mut bytes, mut once) = self.fixed(plan, flight, stage);
         for chunk in 0..plan.chunks {
-            let place = plan.place(stage, chunk);
+            let place = plan.virtual_stage(stage, chunk);
             let (first, decided) = (plan.first_layer(place), plan.stages[place]);
             let mut most_away: ByClass<u64> = [0; 3];
             for i in 0..decided.layers {
@@ -297,11 +297,11 @@ impl InFlight {
         let depth = pipeline.stages * pipeline.chunks;
         let mut flight = InFlight { slots: Vec::new(), held: Vec::new(), streams: 0 };
         for chunk in 0..pipeline.chunks {
-            let (slots, held) = under_way(actions, chunk, pipeline.schedule.splits());
+            let (slots, held) = in_flight(actions, chunk, pipeline.schedule.splits());
             flight.slots.push(slots);
             flight.held.push(held);
             let (out, flow) = turns(pipeline, (stage, chunk), actions);
-            flight.streams += flow + if pipeline.place(stage, chunk) + 1 == depth { 0 } else { out };
+            flight.streams += flow + if pipeline.virtual_stage(stage, chunk) + 1 == depth { 0 } else { out };
         }
         flight
     }

@@ -17,7 +17,7 @@ use super::format::{ALIGN, ByClass, Class, Formats};
 use super::turns::{places_away, turns};
 use crate::model::ParamDecl;
 use crate::plan::Plan;
-use crate::schedule::{Action, under_way};
+use crate::schedule::{Action, in_flight};
 
 mod views;
 
@@ -117,7 +117,7 @@ impl Layout {
         };
         for chunk in 0..plan.chunks {
             let first = layout.pieces.len();
-            layout.pieces.extend(At::of_place(plan, plan.place(stage, chunk)));
+            layout.pieces.extend(At::of_place(plan, plan.virtual_stage(stage, chunk)));
             layout.chunks.push(first..layout.pieces.len());
         }
         let width = Formats::of(plan.job.precision);
@@ -161,7 +161,7 @@ impl Layout {
 
     /// Saved buffers of a chunk's pieces, as many as microbatches are under way at once.
     fn add_slots(&mut self, plan: &Plan, pieces: &Pieces, chunk: usize, actions: &[Action], width: Formats) {
-        let (slots, held) = under_way(actions, chunk, plan.schedule.splits());
+        let (slots, held) = in_flight(actions, chunk, plan.schedule.splits());
         let names = |what: &str, turn: usize, at: At| {
             ["", ".stats", ".ids"].map(|of| format!("{what}{of}.{turn}.{}", at.name()))
         };
@@ -199,7 +199,7 @@ impl Layout {
         chunk: usize,
         width: Formats,
     ) -> HashMap<usize, [Vec<Slot>; 2]> {
-        let place = plan.place(self.stage, chunk);
+        let place = plan.virtual_stage(self.stage, chunk);
         let layers = self.chunks[chunk].clone().filter(|&index| self.pieces[index].layer().is_some());
         let away: Vec<usize> = layers.take(plan.stages[place].offload).collect();
         let slots = away.iter().map(|&index| self.pieces[index].piece(plan, pieces).slot_elems);
@@ -228,7 +228,7 @@ impl Layout {
     fn add_streams(&mut self, plan: &Plan, (stage, chunk): (usize, usize), actions: &[Action], width: Formats) {
         let activation = plan.stream_elems();
         let (out, flow) = turns(&plan.pipeline(), (stage, chunk), actions);
-        let last = plan.place(stage, chunk) + 1 == plan.mesh.pp * plan.chunks;
+        let last = plan.virtual_stage(stage, chunk) + 1 == plan.mesh.pp * plan.chunks;
         let mut declare = |what: &str, turns: usize| -> Vec<u32> {
             let name = |turn| if plan.chunks > 1 { format!("{what}.{chunk}.{turn}") } else { format!("{what}.{turn}") };
             (0..turns).map(|turn| self.declare(&name(turn), activation, Lifetime::Scratch, width.model)).collect()

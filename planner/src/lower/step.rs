@@ -205,7 +205,7 @@ impl Writer<'_> {
     /// What an action begins with: data, or what another stage or chunk made.
     fn arrive(&mut self, pass: &Pass) {
         let (chunk, mb) = (pass.chunk, pass.mb);
-        let place = self.plan.place(self.stage, chunk);
+        let place = self.plan.virtual_stage(self.stage, chunk);
         let depth = self.plan.mesh.pp * self.plan.chunks;
         match pass.what {
             What::Forward if place == 0 => {
@@ -248,7 +248,7 @@ impl Writer<'_> {
     /// What an action ends with.
     fn depart(&mut self, pass: &Pass) {
         let (chunk, mb) = (pass.chunk, pass.mb);
-        let place = self.plan.place(self.stage, chunk);
+        let place = self.plan.virtual_stage(self.stage, chunk);
         let depth = self.plan.mesh.pp * self.plan.chunks;
         let (next, view) = match pass.what {
             What::Forward if place + 1 < depth => {

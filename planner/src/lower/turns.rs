@@ -20,7 +20,7 @@ pub fn places_away(layers: usize, microbatches: usize) -> [usize; 2] {
 pub(super) fn turns(pipeline: &Pipeline, (stage, chunk): (usize, usize), actions: &[Action]) -> (usize, usize) {
     let depth = pipeline.stages * pipeline.chunks;
     let usual = if depth > 1 { pipeline.microbatches.min(2) } else { 1 };
-    let next = pipeline.place(stage, chunk) + 1;
+    let next = pipeline.virtual_stage(stage, chunk) + 1;
     let neighbour = |place: Option<usize>| {
         let (other, at) = pipeline.chunk_at(place.filter(|&place| place < depth)?);
         (other == stage).then_some(at)

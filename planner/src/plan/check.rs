@@ -9,7 +9,7 @@ use meshwright_hardware::mesh::Mesh;
 use super::{Plan, shares};
 use crate::error::Fault;
 use crate::job::Job;
-use crate::schedule::Schedule;
+use crate::schedule::Pipeline;
 
 impl Plan {
     /// Refuses decisions that do not fit the job.
@@ -42,7 +42,7 @@ impl Plan {
         }
         for (i, stage) in self.stages.iter().enumerate() {
             if stage.offload > stage.layers || (stage.offload > 0 && self.schedule.splits()) {
-                let problem = "no more than the stage's layers; zb-h1 and dualpipe-v keep all on the device";
+                let problem = "no more than the stage's layers, and none where the schedule splits backward";
                 return Err(Fault::new(&format!("stages[{i}].offload"), stage.offload, problem));
             }
             if stage.layers == 0 || stage.full + stage.selective > stage.layers {
@@ -63,26 +63,14 @@ impl Plan {
     }
 
     fn check_schedule(&self) -> Result<(), Fault> {
-        let (pp, chunks) = (self.mesh.pp, self.chunks);
-        let fits = match self.schedule {
-            Schedule::GPipe | Schedule::ZeroBubble => chunks == 1,
-            Schedule::OneFOneB => chunks == 1 || pp > 1,
-            Schedule::DualPipeV => chunks == 2 && pp > 1,
-        };
-        if !fits {
-            let problem = "gpipe and zb-h1 have one chunk a stage, dualpipe-v two, and interleaving needs stages";
-            return Err(Fault::new("chunks", chunks, problem));
-        }
         if self.schedule.splits() && self.zero > 1 {
             let problem =
                 format!("{} makes gradients in two passes, and keeps them whole: 0 or 1", self.schedule.name());
             return Err(Fault::new("zero", self.zero, problem));
         }
-        let all = |fits: &dyn Fn(usize) -> bool| self.shares.iter().all(|&share| fits(share));
-        let rounds = |microbatches: usize| microbatches.is_multiple_of(pp);
-        if self.schedule == Schedule::OneFOneB && chunks > 1 && !(rounds(self.microbatches()) && all(&rounds)) {
-            let problem = format!("interleaving {pp} stages needs a multiple of {pp} microbatches");
-            return Err(Fault::new("chunks", chunks, problem));
+        let unlike = self.shares.iter().map(|&microbatches| Pipeline { microbatches, ..self.pipeline() });
+        for pipeline in std::iter::once(self.pipeline()).chain(unlike) {
+            pipeline.check().map_err(|problem| Fault::new("chunks", self.chunks, problem))?;
         }
         Ok(())
     }

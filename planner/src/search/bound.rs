@@ -2,23 +2,16 @@
 //!
 //! In: costs, a pipeline. Out: seconds of a step.
 //!
-//! Every floor is a path through the simulated graph, or a mean of such paths over stages. With f, b and w seconds of a stage's
-//! forward, backward and weights, t = f + b + w, messages of h seconds, M microbatches, p stages:
-//!
-//! - a stage works M times, and some stage has at least as many layers as are even
-//! - stage s starts after those before it, and those before it still have the last backward:
-//!   T ≥ Σ_{i<s} t_i + M·t_s; in ZB-H1, T ≥ Σ_{i<s} f_i + M·t_s
-//! - in 1F1B, what stage s does between the first backward and the last forward lies between two trips to the last stage:
-//!   T ≥ Σ_i t_i + Σ_{i>s} t_i + (M − p + s)·t_s, for M ≥ p − s
-//! - interleaved, with v chunks a stage: from the first microbatch's way through all chunks, over the last stage's work, to the
-//!   last one's way back: T ≥ Σ f + Σ b + 2·(p·v − 1)·h + (M·v − (v − 1)·p − 1) times a chunk of the last stage
-//! - in GPipe all forwards come before all backwards: T ≥ Σ_i t_i + (M − 1)·(max f + max b) + 2·(p − 1)·h
+//! Every floor is a path through the simulated graph, or a mean of such paths over stages: those that hold for every order of
+//! microbatches stand in [`crate::schedule::Order`], those of one schedule beside that.
 //!
 //! Invariant: floor ≤ played bound ≤ simulated step (tests over every schedule).
 
+use rustc_hash::FxHashMap;
+
 use crate::job::{Kind, Model};
 use crate::plan::{Plan, Recompute, Stage};
-use crate::schedule::{Pipeline, Schedule};
+use crate::schedule::{Pipeline, Work};
 
 use super::times::{Costs, PieceCost, Share, Times};
 
@@ -114,68 +107,33 @@ impl Whole {
         (way.max(beside), way)
     }
 
-    /// A step of any stages: floors of the paths above over all ways to spread the work, with `ratio` of 1F1B's (see
-    /// [`least_ratio`]).
+    /// A step of any stages: floors of its schedule's paths over all ways to spread the work, with the `ratio` of
+    /// [`least_ratio`].
     pub fn floor(&self, pipeline: &Pipeline, ratio: f64) -> f64 {
-        let (p, m) = (pipeline.stages as f64, pipeline.microbatches as f64);
-        let ((busy, work), once) = (self.microbatch(pipeline.stages * pipeline.chunks), &self.once);
-        // Some stage has at least so many layers.
-        let most = if pipeline.chunks == 1 { self.layers.div_ceil(pipeline.stages) as f64 } else { 0.0 };
-        let even = m * (busy / p).max(most * self.layer.total());
-        let each = (self.layers / (pipeline.stages * pipeline.chunks)).max(1) as f64;
-        let fill = (p - 1.0) * each;
-        let filled = match pipeline.schedule {
-            _ if pipeline.stages == 1 => even,
-            Schedule::GPipe => (even + work * (1.0 - 1.0 / p)).max(even) + 2.0 * (p - 1.0) * self.hop,
-            Schedule::OneFOneB if pipeline.chunks == 1 => (work * ratio).max(even),
-            Schedule::OneFOneB => {
-                let v = pipeline.chunks as f64;
-                let last = m * (v * each * self.layer.total() + self.head);
-                let chunks = ((m * v - (v - 1.0) * p - 1.0) * each).max(0.0);
-                let trips = work + chunks * self.layer.total() + 2.0 * (p * v - 1.0) * self.hop;
-                (even + fill / 2.0 * self.layer.total()).max(last + fill * self.layer.total()).max(trips)
-            }
-            Schedule::ZeroBubble => {
-                let share = self.layer.forward / self.layer.total();
-                let rest = (1.0 - share / m).powi(pipeline.stages as i32);
-                (self.layers as f64 * self.layer.total() * share / (1.0 - rest)).max(even)
-            }
-            Schedule::DualPipeV => even + fill / 2.0 * self.layer.forward,
-        };
+        let (p, once, work) = (pipeline.stages as f64, &self.once, self.work(pipeline, ratio));
+        let filled = if pipeline.stages == 1 { work.even } else { pipeline.schedule.order().floor(&work) };
         let summed = (filled - self.times.backward / p - self.times.weights / p + once.reduce / p).max(filled);
         summed + (once.clear + once.norm) / p + self.norm_sum + once.update.max(once.renew) / p
     }
+
+    /// What a schedule's floor is made of.
+    pub(super) fn work<'a>(&self, pipeline: &'a Pipeline, ratio: f64) -> Work<'a> {
+        let (p, m) = (pipeline.stages as f64, pipeline.microbatches as f64);
+        let (busy, way) = self.microbatch(pipeline.stages * pipeline.chunks);
+        // Some stage has at least so many layers.
+        let most = if pipeline.chunks == 1 { self.layers.div_ceil(pipeline.stages) as f64 } else { 0.0 };
+        let even = m * (busy / p).max(most * self.layer.total());
+        let (layer, layers, head, hop) = (self.layer.passes(), self.layers, self.head, self.hop);
+        Work { pipeline, even, way, ratio, layer, layers, head, hop }
+    }
 }
 
-/// The least step of 1F1B for work of one second, spread over `p` stages in whichever parts: the linear program
-/// min T over t ≥ 0 with Σ t = 1 and the first two families of paths above (without messages).
-///
-/// It is solved from its last stage to its first: for a given T each stage takes as much as its paths leave it; the least T
-/// at which they take all is found by bisection. Where M < 2p, a later stage's work may cost earlier ones more than it takes
-/// over, so only the first family counts, for which a closed form holds: 1 / (1 − (1 − 1/M)^p).
-pub fn least_ratio(microbatches: usize, stages: usize) -> f64 {
-    let (m, p) = (microbatches as f64, stages as f64);
-    if stages == 1 {
-        return m;
+/// What a schedule takes of its work at the least, by [`crate::schedule::Order::least_ratio`], which takes a while.
+pub(super) fn least_ratio(pipeline: &Pipeline, known: &mut FxHashMap<Pipeline, f64>) -> f64 {
+    if pipeline.chunks > 1 {
+        return 1.0;
     }
-    let simple = 1.0 / (1.0 - (1.0 - 1.0 / m).powi(stages as i32));
-    let simple = simple.max(m / p);
-    if microbatches < 2 * stages {
-        return simple;
-    }
-    let takes = |t: f64| {
-        let mut later = 0.0f64;
-        for s in (0..stages).rev() {
-            later += ((t - 1.0 - later) / (m - p + s as f64)).max(0.0);
-        }
-        later
-    };
-    let (mut low, mut high) = (simple, (m + p - 1.0) / p);
-    for _ in 0..40 {
-        let middle = (low + high) / 2.0;
-        if takes(middle) < 1.0 { low = middle } else { high = middle }
-    }
-    low
+    *known.entry(*pipeline).or_insert_with(|| pipeline.schedule.order().least_ratio(pipeline))
 }
 
 /// Seconds of gathering weights for a microbatch's two passes over pieces: at both turns between the passes, the two buckets may
@@ -188,7 +146,7 @@ fn gathers(sum: f64, most: f64) -> f64 {
 fn chunk_times(plan: &Plan, costs: &Costs, stage: usize, chunk: usize) -> Times {
     let depth = plan.mesh.pp * plan.chunks;
     let model = &plan.job.model;
-    let place = plan.place(stage, chunk);
+    let place = plan.virtual_stage(stage, chunk);
     let (first, decided) = (plan.first_layer(place), plan.stages[place]);
     let mut times = Times::default();
     let (mut gathered, mut most) = (0.0, 0.0f64);
@@ -269,7 +227,7 @@ fn pieces<'a>(plan: &Plan, costs: &'a Costs, stage: usize) -> Vec<(&'a Share, f6
     };
     let mut all = Vec::new();
     for chunk in 0..plan.chunks {
-        let place = plan.place(stage, chunk);
+        let place = plan.virtual_stage(stage, chunk);
         let (first, decided): (usize, Stage) = (plan.first_layer(place), plan.stages[place]);
         if place == 0 {
             all.push((&costs.embed.share, last(&costs.embed, Recompute::None)));

@@ -12,7 +12,7 @@ use super::partition::Problem;
 use crate::error::PlanError;
 use crate::lower::InFlight;
 use crate::plan::Plan;
-use crate::schedule::{Pipeline, Schedule};
+use crate::schedule::Pipeline;
 
 use super::bound::{Whole, least_ratio};
 use super::engine::{Known, Node, Search};
@@ -56,16 +56,11 @@ impl Search<'_> {
         let batch = self.space.job.global_batch / shape.microbatch;
         let counts = group.seats.counts(group.wholes.len());
         let pipeline = self.pipeline(&shape, of);
-        let plain = of.schedule == Schedule::OneFOneB && of.chunks == 1;
-        let most = |whole: &Whole, end: f64, ratios: &mut FxHashMap<(usize, usize), f64>| {
+        let most = |whole: &Whole, end: f64, ratios: &mut FxHashMap<Pipeline, f64>| {
             let late = |microbatches: usize| {
-                let ratio = if plain {
-                    let known = ratios.entry((microbatches, of.pp));
-                    *known.or_insert_with(|| least_ratio(microbatches, of.pp))
-                } else {
-                    1.0
-                };
-                whole.floor(&Pipeline { microbatches, ..pipeline }, ratio) > end
+                let pipeline = Pipeline { microbatches, ..pipeline };
+                let ratio = least_ratio(&pipeline, ratios);
+                whole.floor(&pipeline, ratio) > end
             };
             least(1, batch + 1, late) - 1
         };

@@ -13,7 +13,6 @@
 //! Invariant: what is left out ends later when played (tests against enumeration).
 
 use crate::job::Model;
-use crate::schedule::{Pipeline, Schedule};
 
 use super::partition_bound::{Least, Paths};
 use super::times::Costs;
@@ -48,7 +47,7 @@ struct Soonest<'a> {
     paths: &'a Paths<'a>,
     least: &'a Least<'a>,
     before: f64,
-    /// Seconds a microbatch that keep pace, in 1F1B.
+    /// Seconds a microbatch that keep pace, where there is one.
     pace: f64,
 }
 
@@ -66,11 +65,11 @@ impl<'a> Soonest<'a> {
 
     /// Seconds a microbatch that keep pace if a trip through all stages takes so many or more.
     fn pace(&self, trip: f64) -> f64 {
-        let Pipeline { schedule, stages, chunks, microbatches } = *self.paths.pipeline;
-        if schedule != Schedule::OneFOneB || chunks > 1 || microbatches <= stages {
-            return f64::INFINITY;
+        let pipeline = self.paths.pipeline;
+        match pipeline.schedule.order().trips(pipeline) {
+            0 => f64::INFINITY,
+            trips => (self.before - self.paths.rest - trip) / trips as f64,
         }
-        (self.before - self.paths.rest - trip) / (microbatches - stages) as f64
     }
 
     /// What is known from each stage on, once by the trip of all work and once by the shortest that memory allows.

@@ -101,7 +101,7 @@ pub(super) struct Search<'a> {
     pub(super) lists: FxHashMap<ListKey, Arc<Vec<Combination>>>,
     pub(super) orders: FxHashMap<([bool; 3], bool), Arc<Vec<Order>>>,
     pub(super) flights: FxHashMap<Pipeline, Arc<Vec<InFlight>>>,
-    pub(super) ratios: FxHashMap<(usize, usize), f64>,
+    pub(super) ratios: FxHashMap<Pipeline, f64>,
     pub(super) groups: FxHashMap<(usize, usize, u8, Order), Arc<Group>>,
     pub(super) queue: BinaryHeap<Node>,
     pub(super) pushed: usize,

@@ -20,7 +20,7 @@ use crate::job::Kind;
 use crate::lower::{Formats, InFlight, PieceSize, Tapes, ValueFormats, kept, kept_elems};
 use crate::model::Step;
 use crate::plan::{Plan, Recompute};
-use crate::schedule::{Pipeline, Schedule};
+use crate::schedule::Pipeline;
 
 use super::times::{PieceCost, Times};
 
@@ -186,14 +186,14 @@ pub fn even<'a>(
     let mut longest = 0.0f64;
     for (stage, flight) in flights.iter().enumerate() {
         let holder = holder(stage);
-        let (mut held, mut under_way) = (0, 0);
+        let (mut held, mut in_flight) = (0, 0);
         for (chunk, slots) in flight.slots.iter().enumerate() {
-            let own = layers[pipeline.place(stage, chunk)];
+            let own = layers[pipeline.virtual_stage(stage, chunk)];
             held += own;
-            under_way += own * slots;
+            in_flight += own * slots;
         }
         let left = holder.room - held as f64 * holder.state;
-        let again = if under_way > 0 { holder.again(left / under_way as f64) } else { Some(0.0) };
+        let again = if in_flight > 0 { holder.again(left / in_flight as f64) } else { Some(0.0) };
         let Some(again) = again.filter(|_| left >= 0.0) else { return f64::INFINITY };
         longest = longest.max(held as f64 * (holder.layer + again));
     }
@@ -203,11 +203,13 @@ pub fn even<'a>(
 /// Layers that all stages together hold at the most in a step that ends at a time.
 fn held<'a>(pipeline: &Pipeline, holder: &impl Fn(usize) -> &'a Holder, end: f64) -> f64 {
     let (p, m) = (pipeline.stages, pipeline.microbatches);
-    let fills = pipeline.schedule == Schedule::OneFOneB && m >= 2 * p;
+    let order = pipeline.schedule.order();
+    // Whole backward passes the stages before once more, so that T ≥ Σ_{i<s} t_i + M·t_s.
+    let fills = !order.splits() && m >= 2 * p;
     let (mut all, mut before) = (0.0, 0.0);
     for stage in 0..p {
-        let under_way = if pipeline.schedule == Schedule::GPipe { m } else { m.min(p - stage) };
-        let most = holder(stage).most(under_way as f64, (end - before) / m as f64);
+        let in_flight = order.least_in_flight(pipeline, stage);
+        let most = holder(stage).most(in_flight as f64, (end - before) / m as f64);
         all += most;
         if fills {
             before += most * holder(stage).layer;

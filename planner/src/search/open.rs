@@ -13,7 +13,7 @@ use meshwright_hardware::mesh::{Axis, Mesh, Order};
 
 use crate::error::PlanError;
 use crate::lower::Sizes;
-use crate::schedule::{Pipeline, Schedule};
+use crate::schedule::Pipeline;
 
 use super::bound::{Whole, least_ratio};
 use super::cost::ShapeWork;
@@ -180,13 +180,9 @@ impl Search<'_> {
         Pipeline { schedule: of.schedule, stages: of.pp, chunks: of.chunks, microbatches }
     }
 
-    /// What even 1F1B takes of its work (see [`least_ratio`]); 1 for other schedules.
+    /// What a schedule takes of its work at the least (see [`crate::schedule::Order::least_ratio`]).
     pub(super) fn ratio(&mut self, shape: &Shape, of: &Combination) -> f64 {
-        if of.schedule != Schedule::OneFOneB || of.chunks > 1 {
-            return 1.0;
-        }
-        let Pipeline { microbatches, stages, .. } = self.pipeline(shape, of);
-        *self.ratios.entry((microbatches, stages)).or_insert_with(|| least_ratio(microbatches, stages))
+        least_ratio(&self.pipeline(shape, of), &mut self.ratios)
     }
 
     /// Prices a shape and queues it again by that.

@@ -2,19 +2,8 @@
 //!
 //! In: costs of each stage, a pipeline. Out: seconds of a step that no spreading undercuts.
 //!
-//! Paths through the simulated graph, with f, b and w seconds of a stage's passes, t = f + b + w, M microbatches, p stages. The
-//! last backward of stage s does not end before:
-//!
-//! - straight: the first microbatch has come, and the stage has worked: Σ_{i<s} f_i + M·t_s − r_s·w_s, where
-//!   r_s = min(s, (M − p + 1 + s)⁺) + 1 passes of weights are left in ZB-H1
-//! - in GPipe there is a trip to the last stage and back between, Σ_{i>s} (f_i + b_i)
-//! - else the first backward comes after such a trip, then the other backwards and what forwards are left:
-//!   Σ_{i≤s} f_i + Σ_{i>s} (f_i + b_i) + M·b_s + (M − p + s)⁺·f_s + M·w_s − r_s·w_s
-//! - and so again, since a stage has no more than p − s microbatches under way: n trips there and back pass before backward
-//!   n·(p − s) ends, in ZB-H1 with no weights among them for n·(p − s) ≤ s
-//! - in 1F1B, what lies between the first backward and the last forward lies between two trips, for M ≥ p − s
-//! - the last backward of the stage behind it, and its own
-//!
+//! Paths through the simulated graph. The last backward of stage s does not end before its schedule's
+//! [`crate::schedule::Order::last_backward`], nor before the last backward of the stage behind it and its own.
 //! A step ends after the last backward of any stage, its weights left and the sums of its gradients that those do not hide.
 //!
 //! [`shape_bound`]: each path depends on how many layers stand before stage s and on how many it has, so that the best spreading for
@@ -24,7 +13,7 @@
 
 use crate::job::Model;
 use crate::plan::Recompute;
-use crate::schedule::{Pipeline, Schedule};
+use crate::schedule::{Pipeline, StageWork};
 
 use super::times::{Costs, PieceCost, Times};
 
@@ -158,29 +147,9 @@ impl<'a> Paths<'a> {
         let (s, p) = (stage as f64, self.pipeline.stages as f64);
         let came = before.forward + s * self.hop;
         let trip = (after.total() - after.weights + 2.0 * (p - 1.0 - s) * self.hop).max(behind);
-        let splits = self.pipeline.schedule.splits();
-        let left = if splits { s.min((m - p + 1.0 + s).max(0.0)) + 1.0 } else { 0.0 };
-        let weights = left * own.weights;
-        let straight = came + m * (own.total() + longer) - weights;
-        let round = own.forward + trip + own.backward;
-        let once = came + round;
-        let (between, ahead) = (m - p + s, p - s);
-        let last = match self.pipeline.schedule {
-            Schedule::GPipe => straight + trip,
-            schedule => {
-                let most = if schedule.splits() { s.min(m - 1.0) } else { m - 1.0 };
-                let after = |rounds: f64| {
-                    let (forwards, backwards) = ((m - ahead * (rounds + 1.0)).max(0.0), m - ahead * rounds - 1.0);
-                    let left = forwards * own.forward + backwards * own.backward + m * own.weights - weights;
-                    once + rounds * round + left
-                };
-                straight.max(after(0.0)).max(after((most / ahead).floor()))
-            }
-        };
-        let last = match self.pipeline.schedule {
-            Schedule::OneFOneB if between >= 0.0 => last.max(once + trip + between * (own.total() + longer)),
-            _ => last,
-        };
+        let (order, pipeline, passes) = (self.pipeline.schedule.order(), self.pipeline, own.passes());
+        let weights = order.weights_left(pipeline, stage) * own.weights;
+        let last = order.last_backward(&StageWork { pipeline, stage, came, passes, longer, trip, weights });
         let exposed = self.exposed(stage, (from, to), &own);
         Passed { own, last, weights, exposed, busy: m * (own.total() + longer) }
     }

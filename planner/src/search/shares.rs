@@ -25,7 +25,6 @@ use super::solver;
 use super::times::Costs;
 use crate::lower::Sizes;
 use crate::plan::Plan;
-use crate::schedule::Schedule;
 
 /// Replicas that are alike.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -102,7 +101,7 @@ impl Problem {
             class
         };
         let classes = runs.map(class).collect();
-        let unit = if plan.schedule == Schedule::OneFOneB && plan.chunks > 1 { plan.mesh.pp } else { 1 };
+        let unit = plan.pipeline().round();
         Problem { classes, microbatches: plan.job.global_batch / plan.microbatch, unit }
     }
 

@@ -172,31 +172,27 @@ impl Space<'_> {
         crate::plan::layers_of(model.depth(), places).into_iter().map(of).collect()
     }
 
-    /// Schedules that differ with so many stages and microbatches.
+    /// Schedules that differ with so many stages and microbatches, and their chunks a stage, the fewest first.
     fn ways(&self, pp: usize, microbatches: usize, splits: bool) -> Vec<(Schedule, usize)> {
-        let layers = self.job.model.depth();
-        let mut all = Vec::new();
-        match (splits, pp) {
-            (false, 1) => all.push((Schedule::OneFOneB, 1)),
-            (true, 1) => {}
-            (true, _) => {
-                all.push((Schedule::ZeroBubble, 1));
-                if 2 * pp <= layers {
-                    all.push((Schedule::DualPipeV, 2));
-                }
-            }
-            (false, _) => {
-                all.extend([(Schedule::OneFOneB, 1), (Schedule::GPipe, 1)]);
-                let most = if microbatches.is_multiple_of(pp) { layers / pp } else { 1 };
-                // Of all that make the largest chunk as large, the fewest.
-                let largest = |chunks: usize| layers.div_ceil(pp * chunks);
-                let finer = |&chunks: &usize| largest(chunks) < largest(chunks - 1) || chunks == most;
-                all.extend((2..=most).filter(finer).map(|chunks| (Schedule::OneFOneB, chunks)));
-            }
+        if pp == 1 {
+            return if splits { Vec::new() } else { vec![(Schedule::default(), 1)] };
         }
-        all.retain(|(schedule, chunks)| {
-            pp == 1 || (allows(&self.fix.schedule, schedule) && allows(&self.fix.chunks, chunks))
-        });
+        let layers = self.job.model.depth();
+        let largest = |chunks: usize| layers.div_ceil(pp * chunks);
+        let mut all = Vec::new();
+        for &schedule in Schedule::ALL.iter().filter(|schedule| schedule.splits() == splits) {
+            let order = schedule.order();
+            let can = |&chunks: &usize| microbatches.is_multiple_of(order.round(pp, chunks));
+            let (least, most) = (*order.chunks().start(), layers / pp);
+            let allowed: Vec<usize> = order.chunks().take_while(|&chunks| chunks <= most).filter(can).collect();
+            // Of all that make the largest chunk as large, the fewest.
+            let finer = |&chunks: &usize| {
+                chunks == least || largest(chunks) < largest(chunks - 1) || Some(&chunks) == allowed.last()
+            };
+            all.extend(allowed.iter().copied().filter(finer).map(|chunks| (schedule, chunks)));
+        }
+        all.sort_by_key(|&(_, chunks)| chunks);
+        all.retain(|(schedule, chunks)| allows(&self.fix.schedule, schedule) && allows(&self.fix.chunks, chunks));
         all
     }
 

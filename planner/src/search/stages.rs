@@ -120,7 +120,7 @@ impl Undecided<'_> {
             held.iter().map(|&layers| Stage { layers, full: 0, selective: 0, offload: 0 }).collect();
         let mut whole = Plan { stages: all.clone(), ..plan.clone() };
         for stage in 0..plan.mesh.pp {
-            let places: Vec<usize> = (0..plan.chunks).map(|chunk| plan.place(stage, chunk)).collect();
+            let places: Vec<usize> = (0..plan.chunks).map(|chunk| plan.virtual_stage(stage, chunk)).collect();
             let most = places.iter().map(|&place| all[place].layers).max()?;
             let mut steps = (0..=most).map(|n| (0, n)).chain((1..=most).map(|n| (n, most - n)));
             // Least first: so many selective, then some of them full.

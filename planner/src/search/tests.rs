@@ -7,6 +7,7 @@ use super::*;
 use crate::job::Architecture;
 use crate::lower::{InFlight, Sizes};
 use crate::plan::Stage;
+use crate::schedule::{Action, Order, Pipeline};
 use crate::testing::{tiny_job, tiny_model};
 
 fn cluster(text: &str) -> Cluster {
@@ -32,14 +33,29 @@ fn every_candidate_is_kept_or_counted() {
     }
 }
 
-/// The bound of decided stages, and the floor of the combination.
-fn bounds(plan: &Plan, cluster: &Cluster) -> (f64, f64) {
+/// A schedule that says no more of itself than it must.
+struct Plain(&'static dyn Order);
+
+impl Order for Plain {
+    fn orders(&self, pipeline: &Pipeline) -> Vec<Vec<Action>> {
+        self.0.orders(pipeline)
+    }
+
+    fn splits(&self) -> bool {
+        self.0.splits()
+    }
+}
+
+/// The bound of decided stages, the floor of the combination, and the passes' floor of every schedule.
+fn bounds(plan: &Plan, cluster: &Cluster) -> (f64, f64, f64) {
     let mut links = CachedPrices::new(pool_assignment::prices(cluster, plan.job.precision).unwrap().remove(0));
     let work = ShapeWork::of(plan, &mut links.prices).unwrap();
     let sizes = Sizes::of(plan, &work.frames);
     let costs = Costs::of(plan, &work, &sizes, &mut links).unwrap();
-    let ratio = least_ratio(plan.microbatches(), plan.mesh.pp);
-    (timeline::step(plan, &vec![&costs; plan.mesh.pp]), Whole::of(plan, &costs).floor(&plan.pipeline(), ratio))
+    let ratio = least_ratio(&plan.pipeline(), &mut Default::default());
+    let (pipeline, whole) = (plan.pipeline(), Whole::of(plan, &costs));
+    let plain = Plain(pipeline.schedule.order()).floor(&whole.work(&pipeline, ratio));
+    (timeline::step(plan, &vec![&costs; plan.mesh.pp]), whole.floor(&pipeline, ratio), plain)
 }
 
 #[test]
@@ -49,9 +65,10 @@ fn no_bound_is_above_its_simulation() {
         let found = search(&job, &cluster, &Fix::default(), usize::MAX).unwrap();
         assert!(found.best.len() > 100, "{}", found.best.len());
         for (plan, predicted) in &found.best {
-            let ((bound, floor), simulated) = (bounds(plan, &cluster), predicted.figures.step_time_s);
+            let ((bound, floor, plain), simulated) = (bounds(plan, &cluster), predicted.figures.step_time_s);
             assert!(bound <= simulated * (1.0 + 1e-6), "{}: {bound} above {simulated}", plan.summary());
             assert!(floor <= bound * (1.0 + 1e-9), "{}: {floor} above {bound}", plan.summary());
+            assert!(plain <= bound * (1.0 + 1e-9), "{}: {plain} above {bound}", plan.summary());
         }
     }
 }
@@ -120,7 +137,7 @@ fn no_plan_that_hardly_fits_is_below_its_floor_by_memory() {
             let trade = memory_bound::Trade::of(&plan, &mut links.prices).unwrap();
             let kind = trade.kind;
             let holder = memory_bound::Holder::of(&trade, costs.layer(kind), &sizes.layers[&kind][0], room);
-            let plain = Whole::of(&plan, &costs).floor(&plan.pipeline(), least_ratio(plan.microbatches(), of.pp));
+            let plain = Whole::of(&plan, &costs).floor(&plan.pipeline(), least_ratio(&plan.pipeline(), &mut Default::default()));
             let floor = match of.chunks {
                 1 => memory_bound::floor(&plan.pipeline(), |_| &holder, plain),
                 _ => memory_bound::even(&plan.pipeline(), |_| &holder, &flights, &even),

@@ -43,7 +43,7 @@ struct Chunk {
 
 impl Chunk {
     fn of(plan: &Plan, costs: &Costs, stage: usize, chunk: usize) -> Chunk {
-        let place = plan.place(stage, chunk);
+        let place = plan.virtual_stage(stage, chunk);
         let (first, decided) = (plan.first_layer(place), plan.stages[place]);
         let model = &plan.job.model;
         let mut passes: [[Vec<Item>; 2]; 3] = Default::default();
@@ -209,7 +209,7 @@ impl<'a> Play<'a> {
             Action::Backward(chunk, mb) => (chunk, mb, 1),
             Action::Weights(chunk, mb) => (chunk, mb, 2),
         };
-        let (place, depth) = (self.pipeline.place(stage, chunk), self.plan.mesh.pp * self.plan.chunks);
+        let (place, depth) = (self.pipeline.virtual_stage(stage, chunk), self.plan.mesh.pp * self.plan.chunks);
         let at = |place: usize| place * self.pipeline.microbatches + mb;
         let costs = self.costs[stage];
         let (needs, arrival) = match what {
@@ -250,7 +250,7 @@ impl<'a> Play<'a> {
         let (plan, costs) = (self.plan, self.costs[stage]);
         let depth = plan.mesh.pp * plan.chunks;
         (0..plan.chunks).flat_map(move |chunk| {
-            let place = plan.place(stage, chunk);
+            let place = plan.virtual_stage(stage, chunk);
             let first = plan.first_layer(place);
             let layers = (first..first + plan.stages[place].layers).map(|i| &costs.layer(plan.job.model.kind(i)).share);
             let embed = (place == 0).then_some(&costs.embed.share);

@@ -6,6 +6,7 @@
 
 use crate::job::Kind;
 use crate::plan::Recompute;
+use crate::schedule::Passes;
 
 /// Seconds of a piece a microbatch.
 #[derive(Clone, Copy, Debug, Default)]
@@ -153,6 +154,11 @@ impl Times {
             beside: self.beside - other.beside,
             moves: self.moves - other.moves,
         }
+    }
+
+    /// Kernels of each pass.
+    pub fn passes(&self) -> Passes {
+        Passes { forward: self.forward, backward: self.backward, weights: self.weights }
     }
 
     /// Kernels in all.

@@ -19,7 +19,7 @@ use meshwright_hardware::op::Op;
 use meshwright_hardware::program::{Buffer, Elem, Lifetime};
 
 use super::check::check;
-use super::{Access, Backend, Body, Device, Found, Region, StepArgs, device_info};
+use super::{Access, Backend, Body, Device, Driver, Found, Region, StepArgs, device_info};
 use crate::error::ExecutorError;
 use abi::{Declared, Description, Format, Handle, NO_CLOCK, Sink};
 use library::Library;
@@ -43,18 +43,18 @@ pub struct Torch {
 // SAFETY: the library keeps no state of a thread's in a handle.
 unsafe impl Send for Torch {}
 
+/// One of torch's devices: a CUDA device of this number, or the CPU.
+type Cuda = Option<usize>;
+
 /// The number of a device in [`abi`].
-fn number(backend: Backend) -> i32 {
-    match backend {
-        Backend::Cuda(device) => i32::try_from(device).unwrap_or(i32::MAX),
-        Backend::Torch | Backend::Cpu | Backend::Wgpu(_) => -1,
-    }
+fn number(cuda: Cuda) -> i32 {
+    cuda.map_or(-1, |device| i32::try_from(device).unwrap_or(i32::MAX))
 }
 
 /// The library, opened as far as a device needs it.
-fn library(backend: Backend) -> Result<&'static Library, String> {
+fn library(cuda: Cuda) -> Result<&'static Library, String> {
     let library = library::cpu()?;
-    if let Backend::Cuda(device) = backend {
+    if let Some(device) = cuda {
         let devices = library::cuda(library)?;
         if device >= devices as usize {
             return Err(format!("there is none of this number; libtorch sees {devices}"));
@@ -71,19 +71,24 @@ fn said<T>(call: impl FnOnce(Sink) -> Option<T>) -> Result<T, String> {
 }
 
 impl Torch {
-    /// Allocates a rank's buffers, all zeros, on [`Backend::Torch`] or [`Backend::Cuda`]; `threads` are the CPU's.
+    /// Allocates a rank's buffers, all zeros, on a `cuda` device or the CPU, which errors name `backend`; `threads` are the CPU's.
     ///
     /// # Errors
     /// [`ExecutorError::Device`] if libtorch or the device is not there, saying where it was looked for, or a buffer
     /// cannot be allocated.
-    pub fn new(rank: Rank, buffers: &[Buffer], backend: Backend, threads: usize) -> Result<Torch, ExecutorError> {
-        let failed = |problem| ExecutorError::Device { device: backend.to_string(), rank, problem };
-        let library = library(backend).map_err(failed)?;
+    fn new(
+        rank: Rank,
+        buffers: &[Buffer],
+        (backend, cuda): (Backend, Cuda),
+        threads: usize,
+    ) -> Result<Torch, ExecutorError> {
+        let failed = |problem| backend.failed(rank, problem);
+        let library = library(cuda).map_err(failed)?;
         let declared: Vec<Declared> = buffers.iter().map(declare).collect();
         let open = |problem| {
             // SAFETY: `declared` has `len` entries, and the sink outlives the call.
             let open =
-                unsafe { (library.table.open)(number(backend), threads, declared.as_ptr(), declared.len(), problem) };
+                unsafe { (library.table.open)(number(cuda), threads, declared.as_ptr(), declared.len(), problem) };
             (!open.is_null()).then_some(open)
         };
         let handle = said(open).map_err(failed)?;
@@ -92,7 +97,7 @@ impl Torch {
     }
 
     fn failed(&self, problem: String) -> ExecutorError {
-        ExecutorError::Device { device: self.backend.to_string(), rank: self.rank, problem }
+        self.backend.failed(self.rank, problem)
     }
 
     fn inside(&self, region: &Region) -> Result<(), String> {
@@ -245,29 +250,20 @@ fn driver_version(text: &str) -> Option<String> {
 }
 
 /// What `hardware list` says of one of torch's devices.
-fn describe(backend: Backend) -> Found {
-    let described = library(backend).and_then(|library| {
+fn describe(cuda: Cuda) -> Found {
+    let described = library(cuda).and_then(|library| {
         let mut text = String::new();
         // SAFETY: the sink outlives the call.
-        let known = unsafe { (library.table.describe)(number(backend), Sink::to(&mut text)) };
+        let known = unsafe { (library.table.describe)(number(cuda), Sink::to(&mut text)) };
         let description =
             if known { serde_json::from_str::<Description>(&text).map_err(|e| e.to_string()) } else { Err(text) };
         description.map(|description| (library, description))
     });
-    let found = Found {
-        name: backend.to_string(),
-        title: String::new(),
-        driver: String::new(),
-        library: String::new(),
-        software: false,
-        memory_bytes: 0,
-        problem: None,
-    };
     match described {
-        Err(problem) => Found { problem: Some(problem), ..found },
+        Err(problem) => Found::absent(problem),
         Ok((library, Description { title, driver, memory_bytes })) => {
             let host = device_info();
-            let cpu = number(backend) < 0;
+            let cpu = cuda.is_none();
             let title = if cpu { host.model } else { title };
             let driver = match (cpu, nvidia_driver()) {
                 (true, _) => format!("{} core(s), {driver}", host.cores),
@@ -276,18 +272,24 @@ fn describe(backend: Backend) -> Found {
             };
             let memory_bytes = if cpu { host.memory_bytes } else { memory_bytes };
             let library = format!("torch {}", library.version);
-            Found { title, driver, library, software: cpu, memory_bytes, ..found }
+            Found { title, driver, library, software: cpu, memory_bytes, ..Found::default() }
         }
     }
 }
 
-/// Torch's CPU.
-pub(super) fn cpu() -> Found {
-    describe(Backend::Torch)
-}
+/// Torch's CPU, for the table of devices.
+pub(super) const CPU: Driver = Driver {
+    find: || vec![describe(None)],
+    open: |backend, rank, buffers, threads| Ok(Box::new(Torch::new(rank, buffers, (backend, None), threads)?)),
+};
 
-/// Torch's CUDA devices, or the first with why there is none.
-pub(super) fn cuda() -> Vec<Found> {
-    let devices = library::cpu().and_then(library::cuda).unwrap_or(0) as usize;
-    (0..devices.max(1)).map(|device| describe(Backend::Cuda(device))).collect()
-}
+/// Torch's CUDA devices, or the first with why there is none, for the table of devices.
+pub(super) const CUDA: Driver = Driver {
+    find: || {
+        let devices = library::cpu().and_then(library::cuda).unwrap_or(0) as usize;
+        (0..devices.max(1)).map(|device| describe(Some(device))).collect()
+    },
+    open: |backend, rank, buffers, threads| {
+        Ok(Box::new(Torch::new(rank, buffers, (backend, Some(backend.number())), threads)?))
+    },
+};

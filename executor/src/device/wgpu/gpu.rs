@@ -16,7 +16,7 @@ use wgpu::{
 
 use super::memory::Slice;
 use super::pipeline::{Extras, Pipelines, Recorded};
-use crate::device::{Backend, Found, device_info};
+use crate::device::{Found, device_info};
 
 /// As `Cargo.toml` asks for it.
 const LIBRARY: &str = "wgpu 30";
@@ -90,24 +90,26 @@ fn lacks(adapter: &Adapter, limits: &Limits) -> Option<String> {
     short.map(|(limit, has, needed)| format!("its {limit} is {has}, kernels need {needed}"))
 }
 
-/// All adapters of this machine.
-pub fn adapters() -> Vec<Found> {
-    let describe = |(number, adapter): (usize, &Adapter)| {
+/// All adapters of this machine, or why there is none.
+pub(super) fn adapters() -> Vec<Found> {
+    let describe = |adapter: &Adapter| {
         let info = adapter.get_info();
         let driver = [info.backend.to_string(), info.driver, info.driver_info];
         let software = info.device_type == DeviceType::Cpu;
         let driver: Vec<String> = driver.into_iter().filter(|part| !part.is_empty()).collect();
         Found {
-            name: Backend::Wgpu(number).to_string(),
             title: info.name,
             driver: driver.join(", "),
             library: LIBRARY.to_owned(),
             software,
             memory_bytes: if software { device_info().memory_bytes } else { adapter.limits().max_buffer_size },
             problem: lacks(adapter, &adapter.limits()),
+            ..Found::default()
         }
     };
-    enumerate().iter().enumerate().map(describe).collect()
+    let adapters: Vec<Found> = enumerate().iter().map(describe).collect();
+    let none = || vec![Found::absent("no adapter: no driver of Vulkan, Metal or D3D 12")];
+    if adapters.is_empty() { none() } else { adapters }
 }
 
 /// An adapter's device with what it has of `extras`, opened once a process; `None` if there is no such adapter.

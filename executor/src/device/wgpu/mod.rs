@@ -19,8 +19,6 @@ mod spread;
 #[cfg(test)]
 mod tests;
 
-pub use gpu::adapters;
-
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -30,7 +28,7 @@ use meshwright_hardware::op::Op;
 use meshwright_hardware::program::{Buffer, Elem};
 
 use super::check::check;
-use super::{Access, Backend, Body, Device, Region, StepArgs};
+use super::{Access, Backend, Body, Device, Driver, Region, StepArgs};
 use crate::error::ExecutorError;
 use crate::kernels::{Half, narrow, widen};
 use ::wgpu::SubmissionIndex;
@@ -66,26 +64,25 @@ pub struct Wgpu {
 }
 
 impl Wgpu {
-    /// Allocates a rank's buffers, all zeros, on adapter `adapter` of those that `hardware list` shows.
+    /// Allocates a rank's buffers, all zeros, on one of the adapters that `hardware list` shows.
     ///
     /// # Errors
     /// [`ExecutorError::Device`] if there is no such adapter, it lacks something, or a buffer cannot be allocated.
-    pub fn new(rank: Rank, buffers: &[Buffer], adapter: usize) -> Result<Wgpu, ExecutorError> {
-        Wgpu::with(rank, buffers, adapter, gpu::EXTRAS)
+    pub fn new(rank: Rank, buffers: &[Buffer], backend: Backend) -> Result<Wgpu, ExecutorError> {
+        Wgpu::with(rank, buffers, backend, gpu::EXTRAS)
     }
 
     /// As [`Wgpu::new`], as if the adapter had nothing that WGSL does not promise: no words of 16 bits, no subgroups.
     ///
     /// # Errors
     /// As of [`Wgpu::new`].
-    pub fn plain(rank: Rank, buffers: &[Buffer], adapter: usize) -> Result<Wgpu, ExecutorError> {
-        Wgpu::with(rank, buffers, adapter, ::wgpu::Features::empty())
+    pub fn plain(rank: Rank, buffers: &[Buffer], backend: Backend) -> Result<Wgpu, ExecutorError> {
+        Wgpu::with(rank, buffers, backend, ::wgpu::Features::empty())
     }
 
-    fn with(rank: Rank, buffers: &[Buffer], adapter: usize, extras: ::wgpu::Features) -> Result<Wgpu, ExecutorError> {
-        let backend = Backend::Wgpu(adapter);
-        let gpu = match gpu::open(adapter, extras) {
-            Some(opened) => opened.map_err(|problem| failed(backend, rank, problem))?,
+    fn with(rank: Rank, buffers: &[Buffer], backend: Backend, extras: ::wgpu::Features) -> Result<Wgpu, ExecutorError> {
+        let gpu = match gpu::open(backend.number(), extras) {
+            Some(opened) => opened.map_err(|problem| backend.failed(rank, problem))?,
             None => return Err(backend.missing(rank)),
         };
         Wgpu::on(gpu, backend, rank, buffers)
@@ -93,7 +90,7 @@ impl Wgpu {
 
     fn on(gpu: Arc<Gpu>, backend: Backend, rank: Rank, buffers: &[Buffer]) -> Result<Wgpu, ExecutorError> {
         let memory = buffers.iter().map(|buffer| Memory::declared(&gpu, buffer)).collect::<Result<_, _>>();
-        let memory = memory.map_err(|problem| failed(backend, rank, problem))?;
+        let memory = memory.map_err(|problem| backend.failed(rank, problem))?;
         Ok(Wgpu {
             rank,
             backend,
@@ -111,7 +108,7 @@ impl Wgpu {
     }
 
     fn failed(&self, problem: String) -> ExecutorError {
-        failed(self.backend, self.rank, problem)
+        self.backend.failed(self.rank, problem)
     }
 
     /// A region, if it lies in its buffer.
@@ -239,9 +236,11 @@ fn half(elem: Elem) -> Option<Half> {
     }
 }
 
-fn failed(backend: Backend, rank: Rank, problem: String) -> ExecutorError {
-    ExecutorError::Device { device: backend.to_string(), rank, problem }
-}
+/// Adapters, for the table of devices.
+pub(super) const DRIVER: Driver = Driver {
+    find: gpu::adapters,
+    open: |backend, rank, buffers, _| Ok(Box::new(Wgpu::new(rank, buffers, backend)?)),
+};
 
 impl Device for Wgpu {
     fn run(&mut self, op: &Op, regions: &[Region], at: Coord, step: &StepArgs) -> Result<(), ExecutorError> {

@@ -25,7 +25,7 @@ fn limited((binding, bytes, groups): (u64, u64, u32), elems: usize) -> Result<Wg
         limits.max_compute_workgroups_per_dimension = groups;
     };
     let gpu = gpu::limited(lower).expect("the adapter can be used");
-    Wgpu::on(Arc::new(gpu), Backend::Wgpu(0), 0, &[buffer])
+    Wgpu::on(Arc::new(gpu), "wgpu".parse().unwrap(), 0, &[buffer])
 }
 
 /// As if the adapter were small.

@@ -1,0 +1,34 @@
+//! GPipe: all forward, then all backward (Huang et al. 2019).
+//!
+//! Floors: all forwards come before all backwards, so that T ≥ Σ_i t_i + (M − 1)·(max f + max b) + 2·(p − 1)·h, and between a
+//! stage's forwards and its backwards lies a trip to the last stage and back: Σ_{i<s} f_i + M·t_s + Σ_{i>s} (f_i + b_i).
+
+use super::one_f_one_b::alternate;
+use super::order::{Order, StageWork, Work};
+use super::{Action, Pipeline};
+
+/// The schedule.
+pub(super) struct GPipe;
+
+impl Order for GPipe {
+    fn orders(&self, pipeline: &Pipeline) -> Vec<Vec<Action>> {
+        vec![alternate(pipeline.microbatches, 1, 1, pipeline.microbatches, None); pipeline.stages]
+    }
+
+    fn settled(&self, pipeline: &Pipeline) -> usize {
+        pipeline.microbatches
+    }
+
+    fn least_in_flight(&self, pipeline: &Pipeline, _stage: usize) -> usize {
+        pipeline.microbatches
+    }
+
+    fn floor(&self, work: &Work) -> f64 {
+        let p = work.pipeline.stages as f64;
+        (work.even + work.way * (1.0 - 1.0 / p)).max(work.even) + 2.0 * (p - 1.0) * work.hop
+    }
+
+    fn last_backward(&self, work: &StageWork) -> f64 {
+        work.straight() + work.trip
+    }
+}

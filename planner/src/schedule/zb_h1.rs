@@ -1,0 +1,44 @@
+//! ZB-H1: 1F1B with the gradients of weights put off into what would be bubbles (Qi et al. 2023).
+//!
+//! Floors: T ≥ Σ_{i<s} f_i + M·t_s over all ways to share the work. A stage s is left with
+//! min(s, (M − p + 1 + s)⁺) + 1 passes of weights, and there are none among its first s backwards, so that as many of 1F1B's
+//! trips are without them.
+
+use super::one_f_one_b::{alternate, rounds};
+use super::order::{Order, StageWork, Work};
+use super::{Action, Pipeline};
+
+/// The schedule.
+pub(super) struct ZbH1;
+
+impl Order for ZbH1 {
+    fn orders(&self, pipeline: &Pipeline) -> Vec<Vec<Action>> {
+        let &Pipeline { stages, microbatches, .. } = pipeline;
+        // Later stages put weights off for as many microbatches as earlier ones are ahead.
+        (0..stages).map(|stage| alternate(microbatches, 1, 1, stages - 1 - stage, Some(stage))).collect()
+    }
+
+    fn splits(&self) -> bool {
+        true
+    }
+
+    fn least_in_flight(&self, pipeline: &Pipeline, stage: usize) -> usize {
+        pipeline.microbatches.min(pipeline.stages - stage)
+    }
+
+    fn floor(&self, work: &Work) -> f64 {
+        let m = work.pipeline.microbatches as f64;
+        let share = work.layer.forward / work.layer.total();
+        let rest = (1.0 - share / m).powi(work.pipeline.stages as i32);
+        (work.layers as f64 * work.layer.total() * share / (1.0 - rest)).max(work.even)
+    }
+
+    fn weights_left(&self, pipeline: &Pipeline, stage: usize) -> f64 {
+        let (m, p, s) = (pipeline.microbatches as f64, pipeline.stages as f64, stage as f64);
+        s.min((m - p + 1.0 + s).max(0.0)) + 1.0
+    }
+
+    fn last_backward(&self, work: &StageWork) -> f64 {
+        rounds(work, (work.stage as f64).min(work.pipeline.microbatches as f64 - 1.0))
+    }
+}
