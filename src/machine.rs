@@ -95,7 +95,7 @@ pub fn cached(share: Share, precision: Precision, budget: Duration) -> Result<Ma
     if let Some(path) = path {
         // A cache that cannot be written costs time, not correctness.
         let _ = path.parent().map(std::fs::create_dir_all);
-        let _ = crate::runs::write_whole(&path, &machine.to_toml());
+        let _ = crate::out::write_whole(&path, &machine.to_toml());
     }
     Ok(machine)
 }

@@ -4,7 +4,6 @@
 //!
 //! Invariant: a file is whole or absent: it is written aside and renamed.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use meshwright_executor::device::Backend;
@@ -15,6 +14,7 @@ use meshwright_planner::plan::Plan;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
+use crate::out::write_whole;
 
 /// What training measured.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -137,33 +137,4 @@ pub fn train_config(plan: &Plan, threads_per_rank: usize, checkpoints: Option<Ch
         traced: true,
         checkpoints,
     }
-}
-
-/// Writes a table as CSV, whole or not at all.
-pub fn write_csv(path: &Path, header: &[&str], records: impl Iterator<Item = Vec<String>>) -> Result<(), Failure> {
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    let unwritten = |error: csv::Error| Failure { message: format!("{}: {error}", path.display()), code: 1 };
-    writer.write_record(header).map_err(unwritten)?;
-    for record in records {
-        writer.write_record(record).map_err(unwritten)?;
-    }
-    let bytes = writer.into_inner().map_err(|error| Failure { message: error.to_string(), code: 1 })?;
-    write_whole(path, &String::from_utf8_lossy(&bytes))
-}
-
-/// Writes a file whole: aside, to disk, then renamed.
-pub fn write_whole(path: &Path, text: &str) -> Result<(), Failure> {
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(format!(".tmp-{}", std::process::id()));
-    let aside = PathBuf::from(aside);
-    let write = || {
-        let mut file = std::fs::File::create(&aside)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&aside, path)
-    };
-    write().map_err(|error| {
-        let _ = std::fs::remove_file(&aside);
-        Failure::io(path)(error)
-    })
 }

@@ -12,7 +12,8 @@ use meshwright_planner::predict::predict;
 
 use crate::failure::Failure;
 use crate::report::{self, Inputs};
-use crate::runs::{RunDir, write_whole};
+use crate::out::write_whole;
+use crate::runs::RunDir;
 
 /// Arguments of `report`.
 #[derive(Args)]
