@@ -136,5 +136,6 @@ pub fn train_config(plan: &Plan, threads_per_rank: usize, checkpoints: Option<Ch
         threads_per_rank,
         traced: true,
         checkpoints,
+        text: None,
     }
 }
