@@ -10,6 +10,7 @@ pub mod failure;
 pub mod machine;
 pub mod report;
 pub mod runs;
+mod signals;
 pub mod validate;
 
 pub use failure::Failure;

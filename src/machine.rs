@@ -12,7 +12,7 @@ use meshwright_executor::calibrate::{CalibrateConfig, calibrate, default_ops};
 use meshwright_executor::device::{Backend, Found, device_info};
 use meshwright_hardware::op::Op;
 use meshwright_hardware::profile::{
-    Curve, Device, DeviceKind, Efficiency, EfficiencyCurve, Figure, Link, LinkKind, Machine, Provenance, System,
+    Curve, Device, DeviceKind, Efficiency, EfficiencyCurve, Figure, Link, LinkKind, Machine, Provenance, Sample, System,
 };
 use meshwright_hardware::program::Elem;
 use meshwright_hardware::units::{ByteRate, Bytes, FlopRate, Precision, Seconds};
@@ -21,6 +21,10 @@ use crate::failure::Failure;
 
 /// A driver that emulates a GPU takes a second for so much: larger ops would take minutes and tell nothing new.
 const EMULATED_FLOPS: f64 = 1e8;
+
+/// So many ranks are measured at a time, or as many as there are cores: each has an arena, and where they share cores an op takes
+/// longer with each.
+const AT_ONCE: usize = 8;
 
 /// Operands of an op on a GPU take at most this part of its memory, counted in fp32.
 const SHARE_OF_MEMORY: u64 = 6;
@@ -52,7 +56,23 @@ impl Share {
 
     /// Whether ranks share cores or an adapter, so that times say nothing of as many devices.
     pub fn emulated(self) -> bool {
-        self.ranks > if self.device.entry().shares_cores { device_info().cores } else { 1 }
+        self.ranks > self.shared()
+    }
+
+    /// Ranks to measure at a time: all, as in training, unless they are many more than what they share.
+    fn at_once(self) -> usize {
+        self.ranks.min(AT_ONCE.max(self.shared()))
+    }
+
+    /// How much longer ops take when all ranks run than when `ranks` do: they take turns.
+    fn turns(self, ranks: usize) -> f64 {
+        let each = |ranks: usize| (ranks as f64 / self.shared() as f64).max(1.0);
+        each(self.ranks) / each(ranks)
+    }
+
+    /// How many ranks what they run on can serve at once: cores, or one adapter.
+    fn shared(self) -> usize {
+        if self.device.entry().shares_cores { device_info().cores } else { 1 }
     }
 
     /// In words: `2 rank(s) of 1 thread(s)`.
@@ -75,9 +95,19 @@ pub fn measure(share: Share, precision: Precision, budget: Duration) -> Result<M
     let room = if large { found.memory_bytes / (SHARE_OF_MEMORY * ranks as u64) } else { u64::MAX };
     let fits = |op: &Op| (!emulator || op.flops() <= EMULATED_FLOPS) && op.bytes() <= room;
     let ops = default_ops(elem, large).into_iter().filter(fits).collect();
-    let config = CalibrateConfig { device, ranks, threads_per_rank: threads, elem, ops, budget };
-    let curves = calibrate(&config)?;
+    let (at_once, turns) = (share.at_once(), share.turns(share.at_once()));
+    if at_once < ranks {
+        eprintln!("{at_once} of the {ranks} ranks are measured at once, and what they take counts {turns}-fold");
+    }
+    let config = CalibrateConfig { device, ranks: at_once, threads_per_rank: threads, elem, ops, budget };
+    let curves = calibrate(&config)?.into_iter().map(|(class, curve)| (class, slower(&curve, turns))).collect();
     Ok(machine(share, precision, &found, curves))
+}
+
+/// A curve of times so many times as long.
+fn slower(curve: &Curve, times: f64) -> Curve {
+    let samples = curve.samples().iter().map(|sample| Sample { seconds: sample.seconds * times, ..sample.clone() });
+    Curve::new(samples.collect()).expect("longer times are times")
 }
 
 /// The machine of an earlier calibration of less than a week ago, or of one now.
@@ -96,7 +126,7 @@ pub fn cached(share: Share, precision: Precision, budget: Duration) -> Result<Ma
     if let Some(path) = path {
         // A cache that cannot be written costs time, not correctness.
         let _ = path.parent().map(std::fs::create_dir_all);
-        let _ = crate::runs::write_whole(&path, &machine.to_toml());
+        let _ = crate::out::write_whole(&path, &machine.to_toml());
     }
     Ok(machine)
 }

@@ -1,20 +1,24 @@
 //! A run: how the executor trains its plan, and its folder: everything that a report needs, and what a resumed run goes on from.
 //!
-//! Files: `plan.toml`, `cluster.toml`, `metrics.jsonl`, `measured.json`, `checkpoints/`.
+//! Files: `plan.toml`, `cluster.toml`, `metrics.jsonl`, `measured.json`, `checkpoints/`, `lock`.
 //!
-//! Invariant: a file is whole or absent: it is written aside and renamed.
+//! Invariant: a file is whole or absent: it is written aside and renamed. One process at a time trains into a folder: it holds
+//! `lock`, in which its number stands. What is read was checked against the program of the folder's plan.
 
-use std::io::Write;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use meshwright_executor::device::Backend;
 use meshwright_executor::train::{CheckpointConfig, TrainConfig};
 use meshwright_hardware::profile::{Cluster, Machine};
+use meshwright_hardware::program::Program;
 use meshwright_hardware::trace::Trace;
 use meshwright_planner::plan::Plan;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
+use crate::out::{delete_unfinished, write_whole};
 
 /// What training measured.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -36,41 +40,99 @@ pub struct Measured {
     pub trace: Trace,
 }
 
+impl Measured {
+    /// Says in what it is not of a program, or no measurement at all.
+    fn check(&self, program: &Program) -> Result<(), String> {
+        let (mesh, lanes) = (program.mesh, &self.trace.lanes);
+        if !(self.step_time_s.is_finite() && self.step_time_s > 0.0) {
+            return Err(format!("`step_time_s` is {}", self.step_time_s));
+        }
+        if !(self.unigram_entropy.is_finite() && self.unigram_entropy >= 0.0) {
+            return Err(format!("`unigram_entropy` is {}", self.unigram_entropy));
+        }
+        if lanes.len() != mesh.ranks() {
+            return Err(format!("it has {} lanes for {} rank(s)", lanes.len(), mesh.ranks()));
+        }
+        for (rank, lane) in lanes.iter().enumerate() {
+            if lane.rank != rank {
+                return Err(format!("lane {rank} is of rank {}", lane.rank));
+            }
+            let role = program.role_of(mesh.coord_of(rank));
+            if lane.role != role {
+                return Err(format!("rank {rank} has role {} where the plan gives it {role}", lane.role));
+            }
+            let (spans, instrs) = (lane.spans.len(), program.roles[role].instrs.len());
+            if spans != instrs {
+                return Err(format!("rank {rank} has {spans} spans for {instrs} instructions"));
+            }
+            if let Some(span) = lane.spans.iter().position(|span| span.end < span.start) {
+                return Err(format!("span {span} of rank {rank} ends before it starts"));
+            }
+        }
+        if self.trace.step_time().0 == 0 {
+            return Err("its step takes no time".to_owned());
+        }
+        Ok(())
+    }
+}
+
 /// A run's folder.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct RunDir {
     /// Its path.
     pub path: PathBuf,
+    /// Held by the process that trains into it; given back when this is dropped, however the process ends.
+    _lock: Option<File>,
 }
 
 impl RunDir {
-    /// Makes the folder of a new run, or opens that of one to resume.
-    pub fn create(path: &Path, plan: &Plan, machine: &Machine, resume: bool) -> Result<RunDir, Failure> {
-        let dir = RunDir { path: path.to_owned() };
-        let known = dir.file("plan.toml");
-        if known.exists() && !resume {
-            let what = path.display();
-            return Err(Failure::input(format!(
+    /// Whether a run of this plan can be begun or resumed in a folder. Touches nothing.
+    ///
+    /// # Errors
+    /// Code 2 where a run is there already, or none to resume, or one of another plan.
+    pub fn check(path: &Path, plan: &Plan, resume: bool) -> Result<(), Failure> {
+        let dir = RunDir { path: path.to_owned(), _lock: None };
+        let (what, known) = (path.display(), dir.file("plan.toml"));
+        match (known.exists(), resume) {
+            (false, false) => Ok(()),
+            (true, false) => Err(Failure::input(format!(
                 "{what} holds a run already; go on with --resume, or choose another -o"
-            )));
-        }
-        if resume && known.exists() {
-            let earlier = dir.plan()?;
-            if earlier != *plan {
+            ))),
+            (false, true) => Err(Failure::input(format!(
+                "{what} holds no run to resume: it has no plan.toml; give its folder with -o, or leave --resume out"
+            ))),
+            (true, true) if dir.plan()? == *plan => Ok(()),
+            (true, true) => {
                 let what = known.display();
-                return Err(Failure::input(format!("{what} is another plan than the one given; resume with that one")));
+                Err(Failure::input(format!("{what} is another plan than the one given; resume with that one")))
             }
-            return Ok(dir);
         }
+    }
+
+    /// Makes the folder of a new run, or opens that of one to resume, and keeps other processes out until it is dropped. What
+    /// killed processes left half-written is deleted. A machine that is not the folder's takes its place.
+    ///
+    /// # Errors
+    /// As [`RunDir::check`]; code 2 where another process trains into it; code 1 where it cannot be written.
+    pub fn create(path: &Path, plan: &Plan, machine: &Machine, resume: bool) -> Result<RunDir, Failure> {
+        RunDir::check(path, plan, resume)?;
         std::fs::create_dir_all(path).map_err(Failure::io(path))?;
-        write_whole(&dir.file("cluster.toml"), &machine.to_toml())?;
-        write_whole(&known, &plan.to_toml())?;
+        let dir = RunDir { path: path.to_owned(), _lock: lock(path)? };
+        // Another process may have been here until now.
+        RunDir::check(path, plan, resume)?;
+        delete_unfinished(path)?;
+        if !resume || dir.cluster().ok() != Some(Cluster::from(machine.clone())) {
+            write_whole(&dir.file("cluster.toml"), &machine.to_toml())?;
+        }
+        if !resume {
+            write_whole(&dir.file("plan.toml"), &plan.to_toml())?;
+        }
         Ok(dir)
     }
 
-    /// Opens a run's folder.
+    /// Opens a run's folder to read it.
     pub fn open(path: &Path) -> Result<RunDir, Failure> {
-        let dir = RunDir { path: path.to_owned() };
+        let dir = RunDir { path: path.to_owned(), _lock: None };
         if !dir.file("plan.toml").exists() {
             let what = path.display();
             return Err(Failure::input(format!(
@@ -92,7 +154,7 @@ impl RunDir {
 
     /// The machine it was planned for.
     pub fn cluster(&self) -> Result<Cluster, Failure> {
-        Ok(Cluster::parse(&self.file("cluster.toml").display().to_string())?)
+        Ok(Machine::read(&self.file("cluster.toml"))?.into())
     }
 
     /// Keeps what was measured.
@@ -101,15 +163,62 @@ impl RunDir {
         write_whole(&self.file("measured.json"), &text)
     }
 
-    /// What was measured.
-    pub fn measured(&self) -> Result<Measured, Failure> {
+    /// What was measured, of the program of its plan.
+    ///
+    /// # Errors
+    /// Code 2 where the run has not finished, or the file is damaged or of another program.
+    pub fn measured(&self, program: &Program) -> Result<Measured, Failure> {
         let path = self.file("measured.json");
         let what = path.display();
-        let text = std::fs::read_to_string(&path).map_err(|error| {
-            Failure::input(format!("{what}: {error}; the run has not finished: go on with `meshwright run --resume`"))
+        let damaged = |why: String| {
+            Failure::input(format!("{what} is damaged: {why}; `meshwright run --resume` measures it again"))
+        };
+        let text = std::fs::read_to_string(&path).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => {
+                let why = "the run has not finished: go on with `meshwright run --resume`";
+                Failure::input(format!("{what}: {error}; {why}"))
+            }
+            ErrorKind::InvalidData => damaged(error.to_string()),
+            _ => Failure::io(&path)(error),
         })?;
-        serde_json::from_str(&text).map_err(|error| Failure::input(format!("{what}: {error}; run it again")))
+        let measured: Measured = serde_json::from_str(&text).map_err(|error| damaged(error.to_string()))?;
+        measured.check(program).map_err(damaged)?;
+        Ok(measured)
     }
+}
+
+/// Takes the lock of a folder; none where its file system has no locks.
+fn lock(folder: &Path) -> Result<Option<File>, Failure> {
+    let path = folder.join("lock");
+    let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+    let mut file = open.map_err(Failure::io(&path))?;
+    match file.try_lock() {
+        Ok(()) => {
+            let process = std::process::id().to_string();
+            file.set_len(0).and_then(|()| file.write_all(process.as_bytes())).map_err(Failure::io(&path))?;
+            Ok(Some(file))
+        }
+        Err(TryLockError::WouldBlock) => {
+            let mut process = String::new();
+            // Whoever holds it may not have written its number yet.
+            let _ = file.read_to_string(&mut process);
+            let (what, process) = (folder.display(), process.trim());
+            Err(Failure::input(format!("{what} is in use by process {process}: wait for its end, or choose another -o")))
+        }
+        Err(TryLockError::Error(_)) => Ok(None),
+    }
+}
+
+/// The first of `runs/NAME-1`, `runs/NAME-2`, … that is not there, whatever signs are in the name.
+pub fn free_folder(name: &str) -> PathBuf {
+    let plain = |c: char| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '-' };
+    let name: String = name.chars().map(plain).take(64).collect();
+    let name = match name.trim_matches(['.', '-']) {
+        "" => "run",
+        name => name,
+    };
+    let numbered = (1..).map(|i| Path::new("runs").join(format!("{name}-{i}")));
+    numbered.into_iter().find(|path| !path.exists()).expect("numbers do not end")
 }
 
 /// How the executor trains a plan, on the CPU unless its device is set.
@@ -136,34 +245,23 @@ pub fn train_config(plan: &Plan, threads_per_rank: usize, checkpoints: Option<Ch
         threads_per_rank,
         traced: true,
         checkpoints,
+        text: None,
     }
 }
 
-/// Writes a table as CSV, whole or not at all.
-pub fn write_csv(path: &Path, header: &[&str], records: impl Iterator<Item = Vec<String>>) -> Result<(), Failure> {
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    let unwritten = |error: csv::Error| Failure { message: format!("{}: {error}", path.display()), code: 1 };
-    writer.write_record(header).map_err(unwritten)?;
-    for record in records {
-        writer.write_record(record).map_err(unwritten)?;
-    }
-    let bytes = writer.into_inner().map_err(|error| Failure { message: error.to_string(), code: 1 })?;
-    write_whole(path, &String::from_utf8_lossy(&bytes))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Writes a file whole: aside, to disk, then renamed.
-pub fn write_whole(path: &Path, text: &str) -> Result<(), Failure> {
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(format!(".tmp-{}", std::process::id()));
-    let aside = PathBuf::from(aside);
-    let write = || {
-        let mut file = std::fs::File::create(&aside)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&aside, path)
-    };
-    write().map_err(|error| {
-        let _ = std::fs::remove_file(&aside);
-        Failure::io(path)(error)
-    })
+    #[test]
+    fn a_new_folder_is_inside_runs_whatever_the_model_is_called() {
+        let long = "n".repeat(300);
+        for name in ["../../x", "/absolute/x", "..", "", "a b\u{1b}[31m", "nul\0", &long] {
+            let folder = free_folder(name);
+            let parts: Vec<_> = folder.components().collect();
+            assert!(folder.starts_with("runs") && parts.len() == 2, "{name:?}: {}", folder.display());
+            assert!(folder.as_os_str().len() < 100 && !folder.to_string_lossy().contains(char::is_control));
+        }
+        assert_eq!(free_folder("tiny-2.5"), Path::new("runs/tiny-2.5-1"));
+    }
 }

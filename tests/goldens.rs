@@ -98,6 +98,7 @@ fn trainer(architecture: Architecture, mesh: Mesh, golden: &Golden) -> Trainer {
         threads_per_rank: 1,
         traced: true,
         checkpoints: None,
+        text: None,
     };
     let (ids, targets) = (golden.ids.clone(), golden.targets.clone());
     let source = move |step: usize, index: usize| {

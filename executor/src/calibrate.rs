@@ -51,6 +51,10 @@ const QUEUED_REPEAT: Duration = Duration::from_millis(5);
 const REPEATS: usize = 31;
 /// Repeats on CUDA at least: a single call there tells how long it takes to ask for it.
 const CUDA_REPEATS: usize = 3;
+/// Samples of a class that are taken however late it is: the smallest ones.
+const LEAST: usize = 2;
+/// How much longer than its budget a calibration may take before it leaves out what is large.
+const OVERTIME: f64 = 1.5;
 /// Share of the budget that ops get; the rest is for communication.
 const OPS_SHARE: f64 = 0.85;
 /// Sizes of inputs, elements.
@@ -69,7 +73,7 @@ pub struct CalibrateConfig {
     pub elem: Elem,
     /// Ops to time.
     pub ops: Vec<Op>,
-    /// Time to spend; a little more if even one repeat of everything takes longer.
+    /// Time to spend. Where even one call of everything takes longer, the largest ops and messages are left out.
     pub budget: Duration,
 }
 
@@ -197,8 +201,14 @@ impl<'a> Bench<'a> {
     fn run(mut self) -> Result<Vec<Timing>, ExecutorError> {
         let (start, config) = (self.shared.start, self.shared.config);
         let for_ops = config.budget.mul_f64(OPS_SHARE);
-        for (i, op) in config.ops.iter().enumerate() {
-            let left = for_ops.saturating_sub(start.elapsed()) / (config.ops.len() - i) as u32;
+        let mut ops: Vec<&Op> = config.ops.iter().collect();
+        ops.sort_by(|a, b| a.work().total_cmp(&b.work()));
+        for (i, op) in ops.iter().enumerate() {
+            let measured = self.timings.iter().filter(|timing| timing.class == op.class()).count();
+            if measured >= LEAST && self.late(OPS_SHARE)? {
+                continue;
+            }
+            let left = for_ops.saturating_sub(start.elapsed()) / (ops.len() - i) as u32;
             self.op(op, left)?;
         }
         let left = config.budget.saturating_sub(start.elapsed());
@@ -206,6 +216,20 @@ impl<'a> Bench<'a> {
         self.communication(left / (kinds * MESSAGES.len()) as u32)?;
         self.inputs(left / (kinds * MESSAGES.len()) as u32)?;
         Ok(self.timings)
+    }
+
+    /// Whether more than a share of the time is over, and [`OVERTIME`] with it: then what is large is left out. Rank 0 says so, for
+    /// all ranks measure the same.
+    fn late(&self, share: f64) -> Result<bool, ExecutorError> {
+        let shared = self.shared;
+        if self.rank == 0 {
+            let late = shared.start.elapsed() > shared.config.budget.mul_f64(share * OVERTIME);
+            shared.repeats.store(usize::from(late), Ordering::Release);
+        }
+        shared.world.barrier(self.rank)?;
+        let late = shared.repeats.load(Ordering::Acquire) == 1;
+        shared.world.barrier(self.rank)?;
+        Ok(late)
     }
 
     /// Times one op.

@@ -46,10 +46,22 @@ pub struct Loaded {
 
 /// What a checkpoint's manifest says.
 #[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Manifest {
     step: usize,
     meta: serde_json::Value,
     files: BTreeMap<String, FileRecord>,
+    /// Of the manifest as compact JSON without this; older manifests have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    crc32: Option<u32>,
+}
+
+impl Manifest {
+    /// The checksum of all else that it says.
+    fn sum(&self) -> u32 {
+        let said = serde_json::json!({ "step": self.step, "meta": self.meta, "files": self.files });
+        crc32fast::hash(said.to_string().as_bytes())
+    }
 }
 
 /// The checkpoints in a folder.
@@ -65,26 +77,28 @@ impl Checkpoints {
         Checkpoints { dir: dir.into(), keep: keep.max(1) }
     }
 
+    /// Makes the folder, and those it lies in.
+    ///
+    /// # Errors
+    /// [`ExecutorError::Io`] naming the folder.
+    pub fn make(self) -> Result<Checkpoints, ExecutorError> {
+        fs::create_dir_all(&self.dir).map_err(ExecutorError::io(&self.dir))?;
+        Ok(self)
+    }
+
     /// Saves the state before `step`, then deletes what is left of killed runs and all but the last checkpoints.
     ///
     /// # Errors
-    /// [`ExecutorError::Io`] naming the file; the checkpoints that were there are there still.
+    /// [`ExecutorError::Io`] naming the file, or the folder if what it lies in is gone; the checkpoints that were there are there
+    /// still, and nothing of this one.
     pub fn save(&self, step: usize, meta: &serde_json::Value, ranks: &[RankTensors]) -> Result<(), ExecutorError> {
-        fs::create_dir_all(&self.dir).map_err(ExecutorError::io(&self.dir))?;
+        self.present()?;
         self.delete_unfinished()?;
         let unfinished = self.unfinished(step);
-        fs::create_dir(&unfinished).map_err(ExecutorError::io(&unfinished))?;
-        let mut files = BTreeMap::new();
-        for rank in ranks {
-            let name = rank_file(rank.rank);
-            let bytes = encode(rank);
-            write_synced(&unfinished.join(&name), &bytes)?;
-            files.insert(name, FileRecord::of(&bytes));
-        }
-        let manifest = Manifest { step, meta: meta.clone(), files };
-        let text = serde_json::to_string_pretty(&manifest).expect("a manifest's keys are text");
-        write_synced(&unfinished.join(MANIFEST), text.as_bytes())?;
-        sync_folder(&unfinished)?;
+        self.write(&unfinished, step, meta, ranks).inspect_err(|_| {
+            // A full disk must not stay full of what is of no use.
+            let _ = fs::remove_dir_all(&unfinished);
+        })?;
         let finished = self.folder(step);
         if finished.exists() {
             self.delete(step, "replaced")?;
@@ -92,6 +106,41 @@ impl Checkpoints {
         fs::rename(&unfinished, &finished).map_err(ExecutorError::io(&finished))?;
         sync_folder(&self.dir)?;
         self.delete_before(step)
+    }
+
+    /// Makes the folder where it is missing, but not what it lies in: a run's folder that was renamed must not come up again.
+    fn present(&self) -> Result<(), ExecutorError> {
+        match fs::create_dir(&self.dir) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let why = "the folder it lies in is gone: was it renamed or deleted? Name it as it was";
+                Err(ExecutorError::io(&self.dir)(std::io::Error::new(ErrorKind::NotFound, why)))
+            }
+            made => made.map_err(ExecutorError::io(&self.dir)),
+        }
+    }
+
+    /// Writes a checkpoint under another name.
+    fn write(
+        &self,
+        unfinished: &Path,
+        step: usize,
+        meta: &serde_json::Value,
+        ranks: &[RankTensors],
+    ) -> Result<(), ExecutorError> {
+        fs::create_dir(unfinished).map_err(ExecutorError::io(unfinished))?;
+        let mut files = BTreeMap::new();
+        for rank in ranks {
+            let name = rank_file(rank.rank);
+            let bytes = encode(rank);
+            write_synced(&unfinished.join(&name), &bytes)?;
+            files.insert(name, FileRecord::of(&bytes));
+        }
+        let mut manifest = Manifest { step, meta: meta.clone(), files, crc32: None };
+        manifest.crc32 = Some(manifest.sum());
+        let text = serde_json::to_string_pretty(&manifest).expect("a manifest's keys are text");
+        write_synced(&unfinished.join(MANIFEST), text.as_bytes())?;
+        sync_folder(unfinished)
     }
 
     /// The newest checkpoint; none if nothing was saved.
@@ -124,7 +173,11 @@ impl Checkpoints {
     /// # Errors
     /// [`ExecutorError::Io`] if the folder is there and cannot be read.
     pub fn steps(&self) -> Result<Vec<usize>, ExecutorError> {
-        let step = |name: &String| name.strip_prefix("step-")?.parse().ok();
+        // Only names as a save writes them: `step-5` and `step-+7` are somebody else's.
+        let step = |name: &String| {
+            let step = name.strip_prefix("step-")?.parse().ok()?;
+            (*name == folder_name(step)).then_some(step)
+        };
         let mut steps: Vec<usize> = self.names()?.iter().filter_map(step).collect();
         steps.sort_unstable();
         Ok(steps)
@@ -140,11 +193,11 @@ impl Checkpoints {
     }
 
     fn folder(&self, step: usize) -> PathBuf {
-        self.dir.join(format!("step-{step:08}"))
+        self.dir.join(folder_name(step))
     }
 
     fn unfinished(&self, step: usize) -> PathBuf {
-        self.dir.join(format!("step-{step:08}{UNFINISHED}{}", std::process::id()))
+        self.dir.join(format!("{}{UNFINISHED}{}", folder_name(step), std::process::id()))
     }
 
     /// Deletes what runs that were killed left behind. Only a save does so: a reader must not take away what a run
@@ -165,7 +218,7 @@ impl Checkpoints {
         before[..deleted].iter().try_for_each(|&step| self.delete(step, "deleted"))
     }
 
-    /// DtypeClass the name away first: half a folder never bears a complete one's.
+    /// Takes the name away first: half a folder never bears a complete one's.
     fn delete(&self, step: usize, why: &str) -> Result<(), ExecutorError> {
         let mut aside = self.unfinished(step).into_os_string();
         aside.push(format!("-{why}"));
@@ -181,6 +234,10 @@ struct Damage {
     why: String,
 }
 
+fn folder_name(step: usize) -> String {
+    format!("step-{step:08}")
+}
+
 fn rank_file(rank: usize) -> String {
     format!("rank-{rank:05}.safetensors")
 }
@@ -193,6 +250,9 @@ fn read_manifest(file: &Path, step: usize) -> Result<Manifest, Damage> {
     let damage = |why| Damage { file: file.to_owned(), why };
     let manifest: Manifest =
         serde_json::from_slice(&read_file(file)?).map_err(|e| damage(format!("it is not a manifest: {e}")))?;
+    if let Some(written) = manifest.crc32.filter(|&written| written != manifest.sum()) {
+        return Err(damage(format!("its checksum is {:08x} where {written:08x} was written", manifest.sum())));
+    }
     if manifest.step != step {
         return Err(damage(format!("it says step {} in the folder of step {step}", manifest.step)));
     }

@@ -86,12 +86,17 @@ impl Corpus {
     /// # Errors
     /// [`ExecutorError::BadInput`] with the length that is needed.
     pub fn check(&self, seq: usize) -> Result<(), ExecutorError> {
-        let (have, need) = (self.bytes.len(), 2 * (seq + 1));
+        let (have, need) = (self.bytes.len(), seq.saturating_add(1).saturating_mul(2));
         if have < need {
             let why = format!("it has {have} bytes, and sequences of {seq} tokens need at least {need}");
             return Err(bad_text(&self.origin, &why));
         }
         Ok(())
+    }
+
+    /// What tells this text from others: CRC-32 (IEEE 802.3) of all of it.
+    pub fn crc32(&self) -> u32 {
+        crc32fast::hash(&self.bytes)
     }
 
     /// Entropy of single bytes, in nats a byte: the loss of a model that has learned how often each occurs and no more.

@@ -6,6 +6,7 @@
 //! every plan starts from the same numbers, and stages that share a tensor by name hold the same values.
 
 use std::num::NonZero;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use meshwright_hardware::params::{Init, ParamSpec, Part};
@@ -21,16 +22,18 @@ pub fn initial(spec: &ParamSpec, seed: u64, part: Part) -> Vec<f32> {
             let mut values = vec![0.0; spec.local_elems(part)];
             let cores = thread::available_parallelism().map_or(1, NonZero::get);
             let share = values.len().div_ceil(cores).max(GRAIN);
-            thread::scope(|scope| {
-                for (i, values) in values.chunks_mut(share).enumerate() {
+            let chunks = Mutex::new(values.chunks_mut(share).enumerate());
+            let next = || chunks.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let work = || {
+                while let Some((i, values)) = next() {
                     let indices = stretches.iter().cloned().flatten().skip(i * share);
-                    scope.spawn(move || {
-                        values
-                            .iter_mut()
-                            .zip(indices)
-                            .for_each(|(value, index)| *value = std * normal(key, index as u64));
-                    });
+                    values.iter_mut().zip(indices).for_each(|(value, index)| *value = std * normal(key, index as u64));
                 }
+            };
+            thread::scope(|scope| {
+                // Where the system gives no more threads, those there are do all of it.
+                (1..cores).for_each(|_| drop(thread::Builder::new().spawn_scoped(scope, work)));
+                work();
             });
             values
         }

@@ -4,6 +4,7 @@
 //!
 //! Invariant: steps in the file only rise, and each stands there once, however often the run was killed and resumed.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -53,31 +54,67 @@ fn number_or_nan<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
 pub struct MetricsLog {
     path: PathBuf,
     file: File,
+    missing: usize,
+    /// Bytes of whole lines in the file.
+    len: u64,
+    /// Lines that could not be written yet.
+    pending: Vec<u8>,
 }
 
 impl MetricsLog {
     /// Opens the file for the steps from `from_step` on: what an earlier run wrote of those is dropped, what came before
-    /// stays. The file is replaced whole, so a kill leaves the old one or the new one.
+    /// stays, byte for byte. The file is replaced whole, so a kill leaves the old one or the new one. A power cut may have taken
+    /// lines that a checkpoint counts on: [`MetricsLog::missing`] says how many.
     ///
     /// # Errors
     /// As [`read`], and [`ExecutorError::Io`] if the file cannot be written.
     pub fn open(path: &Path, from_step: usize) -> Result<MetricsLog, ExecutorError> {
         // A fresh run needs nothing of what was there, readable or not.
-        let earlier = if from_step > 0 && path.exists() { read(path)? } else { Vec::new() };
-        let kept: String = earlier.iter().filter(|line| line.step < from_step).map(line).collect();
+        let bytes = if from_step > 0 && path.exists() { read_file(path)? } else { Vec::new() };
+        let earlier = lines(path, &bytes)?;
+        let kept: Vec<u8> = earlier
+            .iter()
+            .filter(|(metrics, _)| metrics.step < from_step)
+            .flat_map(|(_, line)| line.iter().copied().chain([b'\n']))
+            .collect();
+        let len = kept.len() as u64;
         let aside = path.with_extension(format!("tmp-{}", std::process::id()));
         fs::write(&aside, kept).map_err(ExecutorError::io(&aside))?;
         fs::rename(&aside, path).map_err(ExecutorError::io(path))?;
         let file = OpenOptions::new().append(true).open(path).map_err(ExecutorError::io(path))?;
-        Ok(MetricsLog { path: path.to_owned(), file })
+        let there: BTreeSet<usize> = earlier.iter().map(|(metrics, _)| metrics.step).collect();
+        let missing = from_step - there.range(..from_step).count();
+        Ok(MetricsLog { path: path.to_owned(), file, missing, len, pending: Vec::new() })
     }
 
-    /// Adds a step. It is with the system when this returns: a kill of the process does not lose it.
+    /// How many of the steps before those it was opened for are not in the file.
+    pub fn missing(&self) -> usize {
+        self.missing
+    }
+
+    /// Adds a step. It is with the system when this returns: a kill of the process does not lose it. A line that cannot be
+    /// written, as on a full disk, is kept and written with the next one.
     ///
     /// # Errors
     /// [`ExecutorError::Io`] if the file cannot be written.
     pub fn append(&mut self, metrics: &StepMetrics) -> Result<(), ExecutorError> {
-        self.file.write_all(line(metrics).as_bytes()).map_err(ExecutorError::io(&self.path))
+        self.pending.extend_from_slice(line(metrics).as_bytes());
+        self.flush()
+    }
+
+    /// Writes the lines that could not be written before.
+    ///
+    /// # Errors
+    /// [`ExecutorError::Io`] if the file still cannot be written.
+    pub fn flush(&mut self) -> Result<(), ExecutorError> {
+        if let Err(error) = self.file.write_all(&self.pending) {
+            // No half line: what comes next would be joined to it. If even that fails, a reader says which line is torn.
+            let _ = self.file.set_len(self.len);
+            return Err(ExecutorError::io(&self.path)(error));
+        }
+        self.len += self.pending.len() as u64;
+        self.pending.clear();
+        Ok(())
     }
 }
 
@@ -91,18 +128,29 @@ fn line(metrics: &StepMetrics) -> String {
 /// [`ExecutorError::BadInput`] if there is no such file or another line is not a step's, with its number;
 /// [`ExecutorError::Io`] if the file cannot be read.
 pub fn read(path: &Path) -> Result<Vec<StepMetrics>, ExecutorError> {
-    let bad = |place: String, why: String, fix: &str| ExecutorError::bad_input("metrics", place, why, fix);
-    let bytes = fs::read(path).map_err(|source| match source.kind() {
+    Ok(lines(path, &read_file(path)?)?.into_iter().map(|(metrics, _)| metrics).collect())
+}
+
+fn bad(place: String, why: String, fix: &str) -> ExecutorError {
+    ExecutorError::bad_input("metrics", place, why, fix)
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>, ExecutorError> {
+    fs::read(path).map_err(|source| match source.kind() {
         ErrorKind::NotFound => {
             bad(path.display().to_string(), "there is no such file".to_owned(), "give the folder of a run")
         }
         _ => ExecutorError::Io { path: path.to_owned(), source },
-    })?;
+    })
+}
+
+/// Every step of a file with its line.
+fn lines<'a>(path: &Path, bytes: &'a [u8]) -> Result<Vec<(StepMetrics, &'a [u8])>, ExecutorError> {
     let lines: Vec<&[u8]> = bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).collect();
     let mut steps = Vec::with_capacity(lines.len());
     for (i, line) in lines.iter().enumerate() {
         match serde_json::from_slice(line) {
-            Ok(step) => steps.push(step),
+            Ok(step) => steps.push((step, *line)),
             Err(_) if i + 1 == lines.len() => {}
             Err(e) => {
                 let place = format!("{}:{}", path.display(), i + 1);
@@ -160,12 +208,34 @@ mod tests {
         fs::write(&path, &whole[..whole.len() - 20]).unwrap();
         assert_eq!(steps(&path), [0, 1, 2, 3]);
         let mut log = MetricsLog::open(&path, 2).unwrap();
-        assert_eq!(steps(&path), [0, 1]);
+        assert_eq!((steps(&path), log.missing()), (vec![0, 1], 0));
         (2..4).for_each(|step| log.append(&metrics(step)).unwrap());
         assert_eq!(steps(&path), [0, 1, 2, 3]);
         MetricsLog::open(&path, 0).unwrap();
         assert_eq!(steps(&path), [0; 0]);
         fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn a_resumed_run_leaves_old_lines_as_they_are_and_counts_those_that_are_lost() {
+        let path = path("bytes");
+        // Neither the order of keys nor the spaces are this version's.
+        let old = r#"{ "loss":5.5, "step":0,"tokens_per_s":1,"step_time_s":0.1,"lr":1.60e-4,"grad_norm":1e0,"peak_memory_bytes":9}"#;
+        fs::write(&path, format!("{old}\n{}{}", line(&metrics(2)), line(&metrics(4)))).unwrap();
+        let log = MetricsLog::open(&path, 4).unwrap();
+        assert_eq!(log.missing(), 2);
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{old}\n{}", line(&metrics(2))));
+        fs::remove_file(path).unwrap();
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn every_figure_reads_back_to_the_bit(loss in 1e-30f64..1e30, lr: f64, grad_norm: f64) {
+            let there = StepMetrics { loss, lr, grad_norm, ..metrics(0) };
+            let back: StepMetrics = serde_json::from_str(&line(&there)).unwrap();
+            let bits = |m: &StepMetrics| [m.loss, m.lr, m.grad_norm].map(f64::to_bits);
+            proptest::prop_assert_eq!(bits(&back), bits(&there));
+        }
     }
 
     #[test]

@@ -8,12 +8,18 @@
 //! same one.
 
 mod config;
+mod health;
+mod memory;
+mod meta;
+mod samples;
 mod scaling;
 #[cfg(test)]
 mod tests;
 mod weights;
 
-pub use config::{CheckpointConfig, TrainConfig};
+pub use config::{CheckpointConfig, TextId, TrainConfig};
+pub use memory::{RankMemory, check_memory, host_free};
+pub use samples::{Source, Task, corpus_source};
 pub use scaling::LossScaling;
 
 use std::collections::VecDeque;
@@ -24,7 +30,6 @@ use std::thread;
 use std::time::Instant;
 
 use meshwright_hardware::mesh::{Axis, Rank};
-use meshwright_hardware::op::position;
 use meshwright_hardware::params::{Params, Part};
 use meshwright_hardware::program::{Input, Program};
 use meshwright_hardware::trace::{Lane, Origin, Trace};
@@ -32,83 +37,24 @@ use meshwright_hardware::verify::Verified;
 
 use crate::checkpoint::Checkpoints;
 use crate::clock::{Clock, trace};
-use crate::data::{Corpus, mask};
 use crate::device::{Device, Region, StepArgs};
 use crate::error::ExecutorError;
 use crate::init::initial;
 use crate::interpret::run_step;
 use crate::metrics::StepMetrics;
 use crate::transport::{Threads, Transport};
+use health::Health;
+use meta::{differs, text_changed};
+use samples::load;
 use scaling::Scaler;
-use weights::{fingerprint, read, unlike};
+use weights::{read, unlike};
 
 /// Steps whose times do not count: caches, page tables and kernels' working memory are still filling.
 const WARM_UP: usize = 2;
 /// So many traces are kept to take the median step from: the latest.
 const TRACED: usize = 101;
-
-/// Gives sample `index` of a step's `0..global_batch`: token ids and targets, `seq` each.
-pub type Source = dyn Fn(usize, usize) -> (Vec<u32>, Vec<u32>) + Send + Sync;
-
-/// What a model learns from text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Task {
-    /// To write the next token, of `seq`.
-    Next {
-        /// Tokens a sequence.
-        seq: usize,
-    },
-    /// To guess `masked` of `seq` tokens (Devlin et al. 2019).
-    Masked {
-        /// Tokens a sequence.
-        seq: usize,
-        /// Of these, how many count.
-        masked: usize,
-        /// Tokens there are; the last one masks.
-        vocab: usize,
-    },
-    /// To write the `target` tokens that follow `seq` (Raffel et al. 2020, prefix language modelling).
-    Continue {
-        /// Tokens that are read.
-        seq: usize,
-        /// Tokens that are written.
-        target: usize,
-    },
-}
-
-/// Samples of a corpus for a task, in the order of a seed.
-pub fn corpus_source(corpus: Corpus, seed: u64, task: Task) -> Arc<Source> {
-    Arc::new(move |step, index| match task {
-        Task::Next { seq } => corpus.sample(seed, step, index, seq),
-        Task::Masked { seq, masked, vocab } => {
-            let (tokens, _) = corpus.sample(seed, step, index, seq);
-            mask(tokens, masked, vocab, seed ^ (step as u64) << 32 ^ index as u64)
-        }
-        Task::Continue { seq, target } => {
-            let (mut tokens, _) = corpus.sample(seed, step, index, seq + target);
-            let targets = tokens.split_off(seq);
-            (tokens, targets)
-        }
-    })
-}
-
-/// Bytes a rank held at most.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RankMemory {
-    /// For declared buffers.
-    pub buffers: u64,
-    /// For kernels' working memory.
-    pub scratch: u64,
-    /// For messages on their way.
-    pub staging: u64,
-}
-
-impl RankMemory {
-    /// All of it.
-    pub fn total(&self) -> u64 {
-        self.buffers + self.scratch + self.staging
-    }
-}
+/// Steps that are run to measure a run that is done, after those that do not count.
+const MEASURED: usize = 9;
 
 /// What one step gave.
 #[derive(Clone, Debug, PartialEq)]
@@ -140,6 +86,8 @@ pub struct TrainReport {
     pub peak_memory_bytes: u64,
     /// What each rank held.
     pub rank_memory: Vec<RankMemory>,
+    /// The step that comes after the newest checkpoint that was saved.
+    pub saved: Option<usize>,
 }
 
 /// A program on its devices.
@@ -157,6 +105,7 @@ pub struct Trainer {
     norm: Region,
     scaler: Scaler,
     next_step: usize,
+    warn: Box<dyn FnMut(&str) + Send>,
 }
 
 impl Trainer {
@@ -174,6 +123,7 @@ impl Trainer {
         let mesh = program.mesh;
         config.check(&mesh)?;
         check_params(&program, &params)?;
+        check_memory(&program, config.device)?;
         let device = |rank: Rank| -> Result<Box<dyn Device>, ExecutorError> {
             let buffers = &program.roles[program.role_of(mesh.coord_of(rank))].buffers;
             config.device.open(rank, buffers, config.threads_per_rank)
@@ -199,21 +149,31 @@ impl Trainer {
             norm,
             scaler,
             next_step: 0,
+            warn: Box::new(|_| {}),
         };
         trainer.fill(|spec, part| initial(spec, seed, part))?;
         Ok(trainer)
     }
 
+    /// Whom to tell, in a sentence, what went wrong though training goes on; else nobody is told.
+    pub fn on_warning(&mut self, warn: impl FnMut(&str) + Send + 'static) {
+        self.warn = Box::new(warn);
+    }
+
     /// Goes on from the newest checkpoint, if there is one; gives the step that comes next.
     ///
     /// # Errors
-    /// [`ExecutorError::BadInput`] if the checkpoint is damaged or from another program or seed.
+    /// [`ExecutorError::BadInput`] if the checkpoint is damaged or from another program, text or seed.
     pub fn resume(&mut self) -> Result<usize, ExecutorError> {
         let Some(to) = &self.config.checkpoints else { return Ok(self.next_step) };
         let place = to.dir.display().to_string();
         if let Some(loaded) = Checkpoints::new(&to.dir, to.keep).latest()? {
-            if loaded.meta != self.meta() {
-                return Err(unlike("another plan, seed or batch wrote it", &place));
+            let ours = self.meta();
+            if let Some(why) = differs(&loaded.meta, &ours) {
+                return Err(unlike(&why, &place));
+            }
+            if text_changed(&loaded.meta["text"], &ours["text"]) {
+                (self.warn)("the text found on this machine has changed since: losses are no longer those of the seed alone");
             }
             self.restore(&loaded.ranks)?;
             self.next_step = loaded.step;
@@ -221,43 +181,56 @@ impl Trainer {
         Ok(self.next_step)
     }
 
-    /// What must not change between a checkpoint and its resumption.
-    fn meta(&self) -> serde_json::Value {
-        let c = &self.config;
-        serde_json::json!({
-            "program": fingerprint(&self.program), "seed": c.seed, "steps": c.steps, "warmup_steps": c.warmup_steps,
-            "optimizer": [c.lr_peak, c.lr_min, c.beta1, c.beta2, c.eps, c.weight_decay, c.clip],
-            "global_batch": c.global_batch, "seq": c.seq, "loss_scaling": [c.loss_scaling.initial, c.loss_scaling.every as f32],
-        })
-    }
-
-    /// Runs the steps that are left, calling `on_step` after each, until it breaks.
+    /// Runs the steps that are left, calling `on_step` after each, until it breaks. A checkpoint that cannot be saved is warned
+    /// of, if there are steps left to save later; a state whose loss is not finite is not saved, for it would push out one that
+    /// is.
     ///
     /// # Errors
-    /// The first failure of any rank; what was saved before stays.
-    pub fn train(
+    /// The first failure of any rank, that of the last save, or that too many steps in a row updated nothing; what was saved
+    /// before stays.
+    pub fn train(&mut self, on_step: impl FnMut(&StepMetrics) -> ControlFlow<()>) -> Result<TrainReport, ExecutorError> {
+        let to = self.config.checkpoints.clone().filter(|to| to.every > 0);
+        let saves = to.map(|to| Checkpoints::new(&to.dir, to.keep).make().map(|made| (made, to.every))).transpose()?;
+        self.go(self.config.steps, saves, on_step)
+    }
+
+    /// Runs some of the steps that would come next, for the trace of a run that is done; nothing of them is saved.
+    ///
+    /// # Errors
+    /// The first failure of any rank.
+    pub fn measure(&mut self) -> Result<TrainReport, ExecutorError> {
+        self.go(self.next_step + WARM_UP + MEASURED, None, |_| ControlFlow::Continue(()))
+    }
+
+    fn go(
         &mut self,
+        end: usize,
+        saves: Option<(Checkpoints, usize)>,
         mut on_step: impl FnMut(&StepMetrics) -> ControlFlow<()>,
     ) -> Result<TrainReport, ExecutorError> {
         let first_step = self.next_step;
-        let checkpoints = self.config.checkpoints.clone().map(|to| (Checkpoints::new(&to.dir, to.keep), to.every));
         let (mut losses, mut step_times, mut traces) = (Vec::new(), Vec::new(), VecDeque::new());
-        while self.next_step < self.config.steps {
+        let (mut health, mut saved) = (Health::default(), None);
+        while self.next_step < end {
             let step = self.next_step;
             let outcome = self.step()?;
-            let seconds = outcome.seconds;
             losses.push(outcome.loss);
-            step_times.push(seconds);
+            step_times.push(outcome.seconds);
             if step < first_step + WARM_UP || traces.len() == TRACED {
                 traces.pop_front();
             }
             let metrics = self.metrics(step, &outcome);
             traces.push_back(outcome.trace);
-            let last = on_step(&metrics).is_break() || self.next_step == self.config.steps;
-            if let Some((checkpoints, every)) = &checkpoints
+            let last = on_step(&metrics).is_break() || self.next_step == end;
+            if let Some(trouble) = health.after(&metrics)? {
+                (self.warn)(&trouble);
+            }
+            if let Some((checkpoints, every)) = &saves
                 && (last || self.next_step.is_multiple_of(*every))
+                && metrics.loss.is_finite()
+                && self.save(checkpoints, last)?
             {
-                checkpoints.save(self.next_step, &self.meta(), &self.snapshot()?)?;
+                saved = Some(self.next_step);
             }
             if last {
                 break;
@@ -271,7 +244,21 @@ impl Trainer {
             trace: median(traces.into()),
             peak_memory_bytes: rank_memory.iter().map(RankMemory::total).max().unwrap_or(0),
             rank_memory,
+            saved,
         })
+    }
+
+    /// Saves, and tells whether it could; that it could not ends the run only where no later step can make up for it.
+    fn save(&mut self, checkpoints: &Checkpoints, last: bool) -> Result<bool, ExecutorError> {
+        match checkpoints.save(self.next_step, &self.meta(), &self.snapshot()?) {
+            Ok(()) => Ok(true),
+            Err(error) if last => Err(error),
+            Err(error) => {
+                let step = self.next_step;
+                (self.warn)(&format!("step {step} is not saved: {error}; training goes on, earlier checkpoints stay"));
+                Ok(false)
+            }
+        }
     }
 
     /// Whether steps from here on are traced.
@@ -295,10 +282,15 @@ impl Trainer {
             let run = &run;
             let start = |(rank, device)| {
                 let named = thread::Builder::new().name(format!("rank-{rank}"));
-                named.spawn_scoped(scope, move || run(rank, device)).expect("a thread can be started")
+                named.spawn_scoped(scope, move || run(rank, device)).map_err(|error| {
+                    transport.abort();
+                    let problem = format!("no thread for it: {error}; raise the limit of processes, or take fewer ranks");
+                    ExecutorError::Device { device: config.device.to_string(), rank, problem }
+                })
             };
             let ranks: Vec<_> = self.devices.iter_mut().enumerate().map(start).collect();
-            ranks.into_iter().map(|rank| rank.join().expect("panics are caught inside")).collect()
+            let end = |rank: Result<thread::ScopedJoinHandle<_>, _>| rank?.join().expect("panics are caught inside");
+            ranks.into_iter().map(end).collect()
         });
         // Ranks that only stopped for another's sake do not say why.
         let own = |outcome: &Result<_, _>| matches!(outcome, Err(e) if !matches!(e, ExecutorError::PeerFailed { .. }));
@@ -386,34 +378,6 @@ fn run_rank(
         transport.abort();
     }
     outcome
-}
-
-/// Fills `host` with sequences from sample `first` on: with what rank `rank` of `cp` holds of them.
-fn load(
-    source: &Source,
-    step: usize,
-    first: usize,
-    input: Input,
-    (sequences, cp, rank): (usize, usize, usize),
-    host: &mut [f32],
-) -> Result<(), ExecutorError> {
-    let own = host.len() / sequences;
-    let seq = own * cp;
-    for (i, row) in host.chunks_mut(own).enumerate() {
-        let (tokens, targets) = source(step, first + i);
-        let ids = match input {
-            Input::Tokens => tokens,
-            Input::Targets => targets,
-            // What a decoder has written before it writes a token; at first nothing.
-            Input::Shifted => std::iter::once(0).chain(targets).take(seq).collect(),
-        };
-        if ids.len() != seq {
-            let why = format!("{} tokens where the program takes {seq}", ids.len());
-            return Err(ExecutorError::bad_input("sample", format!("step {step}"), why, "give `seq` tokens a sample"));
-        }
-        row.iter_mut().enumerate().for_each(|(at, to)| *to = f32::from_bits(ids[position(at, own, cp, rank)]));
-    }
-    Ok(())
 }
 
 /// The one-element buffer of this name.

@@ -14,10 +14,10 @@ use meshwright_planner::search::search;
 
 use super::plan::print_figures;
 use super::report::of_run;
-use super::train::{corpus, free_folder, train};
+use super::train::{Options, corpus, ready, train};
 use crate::failure::Failure;
 use crate::machine::{Share, measure};
-use crate::runs::RunDir;
+use crate::runs::{RunDir, free_folder};
 
 /// Tokens a sequence.
 const SEQ: usize = 256;
@@ -50,6 +50,7 @@ impl Demo {
             )));
         }
         let text = corpus(&self.data)?;
+        text.check(SEQ)?;
         let entropy = text.unigram_entropy();
         println!("text: {:.1} MB of bytes, unigram entropy {entropy:.3} nats a byte", text.bytes.len() as f64 / 1e6);
 
@@ -62,9 +63,11 @@ impl Demo {
         println!("plan: {} (best of {considered} considered)", plan.summary());
 
         let output = self.output.unwrap_or_else(|| free_folder("demo"));
+        ready(&plan, share, &text)?;
         let dir = RunDir::create(&output, &plan, &machine, false)?;
         eprintln!("3/4 training {} steps of {} tokens …", plan.job.steps, plan.job.tokens_per_step());
-        let report = train(&dir, &plan, share, text, plan.job.steps, false)?;
+        let options = Options { checkpoint_every: plan.job.steps, resume: false, named: !self.data.is_empty() };
+        let report = train(&dir, &plan, share, text, options)?;
         let last = &report.losses[report.losses.len().saturating_sub(10)..];
         let loss = last.iter().sum::<f64>() / last.len() as f64;
         println!(

@@ -9,7 +9,7 @@ use statrs::statistics::{Data, OrderStatistics};
 
 use super::validate::read;
 use crate::failure::Failure;
-use crate::runs::write_csv;
+use crate::out::write_csv;
 use crate::validate::fit::both_cores;
 use crate::validate::gain::{Gain, Published, gain, published, simulated};
 use crate::validate::{Run, Skip};

@@ -11,7 +11,7 @@ use meshwright_hardware::units::Precision;
 use super::train::runs_in;
 use crate::failure::Failure;
 use crate::machine::{Share, measure};
-use crate::runs::write_whole;
+use crate::out::write_whole;
 
 /// Subcommands of `hardware`.
 #[derive(Subcommand)]

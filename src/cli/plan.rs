@@ -14,7 +14,7 @@ use super::explain::print_sites;
 use super::goal::{GoalArguments, Names, advice_text, chosen_json, print_front, print_gap, print_training};
 use super::progress::Line;
 use crate::failure::Failure;
-use crate::runs::write_whole;
+use crate::out::write_whole;
 
 /// Arguments of `plan`.
 #[derive(Args)]

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use meshwright_executor::metrics;
+use meshwright_executor::metrics::{self, StepMetrics};
 use meshwright_hardware::replay::durations;
 use meshwright_hardware::simulate::simulate;
 use meshwright_hardware::trace::Origin;
@@ -12,7 +12,8 @@ use meshwright_planner::predict::predict;
 
 use crate::failure::Failure;
 use crate::report::{self, Inputs};
-use crate::runs::{RunDir, write_whole};
+use crate::out::write_whole;
+use crate::runs::RunDir;
 
 /// Arguments of `report`.
 #[derive(Args)]
@@ -30,6 +31,9 @@ pub struct Report {
 impl Report {
     /// Compares and prints; writes `report.csv` and `report.html` beside the run.
     pub fn run(self) -> Result<(), Failure> {
+        if let Some(within) = self.within.filter(|within| !(within.is_finite() && *within >= 0.0)) {
+            return Err(Failure::input(format!("--within is {within}: it must be a number of per cent from 0 on")));
+        }
         let report = of_run(&self.dir)?;
         if self.json {
             println!("{}", report.json());
@@ -50,9 +54,10 @@ impl Report {
 /// The report of a run's folder, written into it.
 pub fn of_run(path: &Path) -> Result<report::Report, Failure> {
     let dir = RunDir::open(path)?;
-    let (plan, cluster, measured) = (dir.plan()?, dir.cluster()?, dir.measured()?);
+    let (plan, cluster) = (dir.plan()?, dir.cluster()?);
     let predicted = predict(&plan, &cluster)?;
     let program = &predicted.lowered.program;
+    let measured = dir.measured(program)?;
     let device = &cluster.pools[0].device;
     let replayed = simulate(program, &durations(program, &measured.trace), device.overlap, Origin::Replayed)?;
     let steps = metrics::read(&dir.file("metrics.jsonl"))?;
@@ -75,7 +80,7 @@ pub fn of_run(path: &Path) -> Result<report::Report, Failure> {
         step_times_s: steps.iter().map(|line| line.step_time_s).collect(),
         unigram_entropy: Some(measured.unigram_entropy),
         title: &format!("{} on {ranks} rank(s){emulated}", plan.job.model.name),
-        subtitle: vec![
+        subtitle: [
             ("plan".to_owned(), plan.summary()),
             ("device".to_owned(), measured.device.clone()),
             ("peak".to_owned(), format!("{} a rank, {kind}: what MFU is of", FlopRate(peak))),
@@ -86,11 +91,25 @@ pub fn of_run(path: &Path) -> Result<report::Report, Failure> {
                     plan.job.global_batch, plan.job.seq, plan.job.precision
                 ),
             ),
-        ],
+        ]
+        .into_iter()
+        .chain(troubles(plan.job.steps, &steps))
+        .collect(),
     });
     let mut rows = Vec::new();
     report.csv(&mut rows).map_err(|error| Failure { message: format!("report.csv: {error}"), code: 1 })?;
     write_whole(&dir.file("report.csv"), &String::from_utf8_lossy(&rows))?;
     write_whole(&dir.file("report.html"), &report.html())?;
     Ok(report)
+}
+
+/// What a run's figures do not tell by themselves: steps that updated nothing, and steps whose lines are lost.
+fn troubles(all: usize, steps: &[StepMetrics]) -> Vec<(String, String)> {
+    let skipped = steps.last().map_or(0, |line| line.skipped);
+    let skipped = (skipped > 0).then(|| format!("{skipped} of {all} updated nothing: their gradient was not finite"));
+    let diverged = steps.last().is_some_and(|line| !line.loss.is_finite());
+    let diverged = diverged.then(|| "the last one's loss is not finite: training diverged".to_owned());
+    let lost = all.saturating_sub(steps.len());
+    let lost = (lost > 0).then(|| format!("{lost} of {all} have no line in metrics.jsonl"));
+    [skipped, diverged, lost].into_iter().flatten().map(|text| ("steps".to_owned(), text)).collect()
 }

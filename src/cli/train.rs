@@ -10,17 +10,21 @@ use clap::Args;
 use meshwright_executor::data::Corpus;
 use meshwright_executor::device::Backend;
 use meshwright_executor::metrics::{MetricsLog, StepMetrics};
-use meshwright_executor::train::{CheckpointConfig, Task, TrainConfig, TrainReport, Trainer, corpus_source};
+use meshwright_executor::train::{
+    CheckpointConfig, Task, TextId, TrainConfig, TrainReport, Trainer, check_memory, corpus_source,
+};
 use meshwright_hardware::profile::{Cluster, Machine};
 use meshwright_hardware::units::Precision;
 use meshwright_planner::job::{Job, masked};
 use meshwright_planner::lower::lower;
 use meshwright_planner::plan::Plan;
+use meshwright_planner::predict::predict;
 
 use super::report::of_run;
 use crate::failure::Failure;
 use crate::machine::{Share, cached};
-use crate::runs::{Measured, RunDir, train_config};
+use crate::runs::{Measured, RunDir, free_folder, train_config};
+use crate::signals::Signals;
 
 /// Text to fall back on where a machine has none: Meshwright's own.
 pub const OWN_TEXT: &str = concat!(include_str!("../../README.md"), include_str!("../../ARCHITECTURE.md"));
@@ -38,7 +42,7 @@ pub struct Run {
     /// Files or folders of text to train on; else source text found on this machine
     #[arg(long, num_args = 1..)]
     data: Vec<PathBuf>,
-    /// A calibrated machine's .toml to predict with; else this machine is measured, and that kept
+    /// A calibrated machine's .toml to predict with; else that of the run to resume, or this machine is measured, and that kept
     #[arg(long)]
     cluster: Option<PathBuf>,
     /// The run's folder
@@ -47,7 +51,7 @@ pub struct Run {
     /// Go on from the newest checkpoint of the folder
     #[arg(long)]
     resume: bool,
-    /// Steps from one checkpoint to the next, the last step has one too; 0 for none at all
+    /// Steps from one checkpoint to the next, the last step has one too; 0 to save none at all
     #[arg(long, default_value_t = 50)]
     checkpoint_every: usize,
     /// Steps to train, instead of the plan's
@@ -59,21 +63,29 @@ pub struct Run {
 }
 
 impl Run {
-    /// Trains, then reports.
+    /// Trains, then reports. What can be known to end the run is said before anything is measured, allocated or written.
     pub fn run(self) -> Result<(), Failure> {
         let mut plan = Plan::read(&self.plan)?;
         plan.job.steps = self.steps.unwrap_or(plan.job.steps);
         check_runnable(&self.plan, &plan, self.device)?;
+        let output = match (&self.output, self.resume) {
+            (Some(output), _) => output.clone(),
+            (None, false) => free_folder(&plan.job.model.name),
+            (None, true) => {
+                return Err(Failure::input("--resume needs the run's folder: give it with -o, as `-o runs/NAME-1`"));
+            }
+        };
+        RunDir::check(&output, &plan, self.resume)?;
         self.device.find()?;
         let corpus = corpus(&self.data)?;
         let share = Share::of_ranks(self.device, plan.mesh.ranks());
-        let machine = match &self.cluster {
-            Some(path) => one_pool(Cluster::parse(&path.display().to_string())?)?,
-            None => cached(share, plan.job.precision, CALIBRATION)?,
-        };
-        let output = self.output.unwrap_or_else(|| free_folder(&plan.job.model.name));
+        ready(&plan, share, &corpus)?;
+        let machine = self.machine(&output, share, &plan)?;
+        // A profile that cannot price the plan, of another format or too few ranks, would leave a run without a report.
+        predict(&plan, &Cluster::from(machine.clone()))?;
         let dir = RunDir::create(&output, &plan, &machine, self.resume)?;
-        train(&dir, &plan, share, corpus, self.checkpoint_every, self.resume)?;
+        let (checkpoint_every, resume, named) = (self.checkpoint_every, self.resume, !self.data.is_empty());
+        train(&dir, &plan, share, corpus, Options { checkpoint_every, resume, named })?;
         let report = of_run(&dir.path)?;
         if self.json {
             let mut all = report.json();
@@ -84,6 +96,17 @@ impl Run {
             println!("\nreport: {}", dir.file("report.html").display());
         }
         Ok(())
+    }
+}
+
+impl Run {
+    /// What to predict with: the machine that is named, that of the folder to resume, or this one.
+    fn machine(&self, output: &Path, share: Share, plan: &Plan) -> Result<Machine, Failure> {
+        match &self.cluster {
+            Some(path) => one_pool(Cluster::parse(&path.display().to_string())?),
+            None if self.resume => one_pool(RunDir::open(output)?.cluster()?),
+            None => cached(share, plan.job.precision, CALIBRATION),
+        }
     }
 }
 
@@ -126,12 +149,6 @@ pub fn corpus(data: &[PathBuf]) -> Result<Corpus, Failure> {
     Ok(if data.is_empty() { Corpus::find(OWN_TEXT) } else { Corpus::from_paths(data)? })
 }
 
-/// The first of `runs/NAME-1`, `runs/NAME-2`, … that is not there.
-pub fn free_folder(name: &str) -> PathBuf {
-    let numbered = (1..).map(|i| Path::new("runs").join(format!("{name}-{i}")));
-    numbered.into_iter().find(|path| !path.exists()).expect("numbers do not end")
-}
-
 /// What a job's model learns: decoders to go on, encoders to guess.
 fn task(job: &Job) -> Task {
     let seq = job.seq;
@@ -142,56 +159,114 @@ fn task(job: &Job) -> Task {
     }
 }
 
-/// Trains a plan into a run's folder.
+/// How a run is begun, saved and gone on with.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Steps from one checkpoint to the next; 0 for none.
+    pub checkpoint_every: usize,
+    /// Whether to go on from the newest checkpoint.
+    pub resume: bool,
+    /// Whether the user named the text.
+    pub named: bool,
+}
+
+/// Whether a plan can be trained here on a text: its settings, the text's length, the machine's memory.
+///
+/// # Errors
+/// Code 2 for settings and text, 4 for memory.
+pub fn ready(plan: &Plan, share: Share, corpus: &Corpus) -> Result<(), Failure> {
+    train_config(plan, share.threads, None).check(&plan.mesh)?;
+    corpus.check(task(&plan.job).tokens())?;
+    check_memory(&lower(plan)?.program, share.device)?;
+    Ok(())
+}
+
+/// Trains a plan into a run's folder. A signal ends it after a whole step, saved.
 pub fn train(
     dir: &RunDir,
     plan: &Plan,
     share: Share,
     corpus: Corpus,
-    checkpoint_every: usize,
-    resume: bool,
+    options: Options,
 ) -> Result<TrainReport, Failure> {
+    let (steps, unigram_entropy) = (plan.job.steps, corpus.unigram_entropy());
     let lowered = lower(plan)?;
-    let declared = lowered.program.roles.iter().map(|role| role.bytes()).max().unwrap_or(0);
-    let unigram_entropy = corpus.unigram_entropy();
+    let program = Arc::new(lowered.program);
+    let checkpoints = CheckpointConfig { dir: dir.file("checkpoints"), every: options.checkpoint_every, keep: 2 };
+    let text = Some(TextId { crc32: corpus.crc32(), named: options.named });
+    let config = train_config(plan, share.threads, Some(checkpoints));
+    let config = TrainConfig { device: share.device, text, ..config };
     let source = corpus_source(corpus, plan.job.seed, task(&plan.job));
-    let checkpoints = CheckpointConfig { dir: dir.file("checkpoints"), every: checkpoint_every, keep: 2 };
-    let checkpoints = (checkpoint_every > 0).then_some(checkpoints);
-    let config = TrainConfig { device: share.device, ..train_config(plan, share.threads, checkpoints) };
-    let mut trainer = Trainer::new(Arc::new(lowered.program), lowered.params, config, source)?;
-    let first = if resume { trainer.resume()? } else { 0 };
+    let mut trainer = Trainer::new(Arc::clone(&program), lowered.params, config, source)?;
+    trainer.on_warning(warn);
+    let first = if options.resume { trainer.resume()? } else { 0 };
     let mut log = MetricsLog::open(&dir.file("metrics.jsonl"), first)?;
-    let mut progress = Progress::new(plan.job.steps);
-    let mut failed = None;
-    let report = trainer.train(|metrics| {
-        progress.show(metrics);
-        match log.append(metrics) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                failed = Some(error);
-                ControlFlow::Break(())
-            }
-        }
-    })?;
-    progress.end();
-    if let Some(error) = failed {
-        return Err(error.into());
+    if options.resume && first == 0 {
+        warn("there is no checkpoint yet: training starts again from the first step");
     }
+    if log.missing() > 0 {
+        warn(&format!("metrics.jsonl lacks {} of the {first} steps done before", log.missing()));
+    }
+    let mut report = watched(&mut trainer, &mut log, steps, options.checkpoint_every)?;
     if report.losses.is_empty() {
-        eprintln!("all {} steps were done before", plan.job.steps);
-        return Ok(report);
+        if dir.measured(&program).is_ok() {
+            eprintln!("all {steps} steps were done before");
+            return Ok(report);
+        }
+        eprintln!("all {steps} steps were done before, but their measurements are lost: some steps are run to measure them");
+        report = trainer.measure()?;
     }
     let found = share.device.find()?;
     dir.write_measured(&Measured {
         step_time_s: report.trace.step_time().seconds().0,
         peak_memory_bytes: report.peak_memory_bytes,
-        declared_bytes: declared,
+        declared_bytes: program.roles.iter().map(|role| role.bytes()).max().unwrap_or(0),
         unigram_entropy,
         device: format!("{}: {}, {}, {}", found.name, found.title, share.words(), found.driver),
         emulated: share.emulated(),
         trace: report.trace.clone(),
     })?;
     Ok(report)
+}
+
+/// The steps that are left, shown and logged, until one of the signals that end a process comes.
+fn watched(
+    trainer: &mut Trainer,
+    log: &mut MetricsLog,
+    steps: usize,
+    checkpoint_every: usize,
+) -> Result<TrainReport, Failure> {
+    let signals = Signals::catch().map_err(|error| Failure { message: format!("signals: {error}"), code: 1 })?;
+    let mut progress = Progress::new(steps);
+    let mut unlogged = false;
+    let report = trainer.train(|metrics| {
+        progress.show(metrics);
+        if let Err(error) = log.append(metrics)
+            && !std::mem::replace(&mut unlogged, true)
+        {
+            warn(&format!("{error}; training goes on, and lines are kept until they can be written"));
+        }
+        if signals.came().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    progress.end();
+    log.flush()?;
+    let done = report.first_step + report.losses.len();
+    match signals.came() {
+        Some((number, name)) if done < steps => {
+            let saved = match report.saved {
+                Some(step) if step == done => "which is saved: go on with --resume".to_owned(),
+                _ if checkpoint_every == 0 => "and nothing is saved, as --checkpoint-every is 0".to_owned(),
+                _ => "whose loss is not finite and which is not saved".to_owned(),
+            };
+            let message = format!("{name}: training stopped after step {done} of {steps}, {saved}");
+            Err(Failure { message, code: 128 + number })
+        }
+        _ => Ok(report),
+    }
+}
+
+fn warn(text: &str) {
+    eprintln!("warning: {text}");
 }
 
 /// One line on stderr that says how far training is; without a terminal, a line every tenth of the way.

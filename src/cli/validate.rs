@@ -7,7 +7,7 @@ use clap::Args;
 use meshwright_hardware::profile::{Knobs, Stack, catalog};
 
 use crate::failure::Failure;
-use crate::runs::{write_csv, write_whole};
+use crate::out::{write_csv, write_whole};
 use crate::validate::summary::{self, Summary};
 use crate::validate::{Prediction, Run, Skip, Timing, fit, predict, row};
 

@@ -19,6 +19,8 @@ use crate::transport::{Transport, collective};
 pub(super) const COLLECTIVES: usize = 5;
 /// Sizes of messages and collectives, bytes.
 pub(super) const MESSAGES: [usize; 4] = [1 << 12, 1 << 16, 1 << 20, 1 << 24];
+/// Those up to so many bytes are timed however late it is.
+const SMALL: usize = MESSAGES[1];
 
 impl Bench<'_> {
     /// Times collectives in groups of every size, and messages between pairs of ranks.
@@ -33,6 +35,9 @@ impl Bench<'_> {
         ];
         for (size, group) in &shared.groups {
             for (kind, bytes) in kinds.into_iter().flat_map(|kind| MESSAGES.map(|bytes| (kind, bytes))) {
+                if bytes > SMALL && self.late(1.0)? {
+                    continue;
+                }
                 // Sums are of gradients, most of all.
                 let (buffer, width) = if kind.sums() { (0, 4) } else { (self.floats(), width) };
                 let elems = (bytes / width).next_multiple_of(*size);
@@ -47,7 +52,9 @@ impl Bench<'_> {
         }
         if shared.config.ranks > 1 {
             for bytes in MESSAGES {
-                self.message(bytes, budget)?;
+                if bytes <= SMALL || !self.late(1.0)? {
+                    self.message(bytes, budget)?;
+                }
             }
         }
         Ok(())

@@ -140,6 +140,55 @@ fn damage_is_named_with_what_to_do() {
 }
 
 #[test]
+fn any_flipped_bit_of_a_manifest_is_damage_or_changes_nothing() {
+    let dir = place("flipped");
+    let checkpoints = Checkpoints::new(&dir, 1);
+    let meta = json!({ "seed": 7, "optimizer": [0.001, 0.999_000_012_874_603_3, 1e-9] });
+    checkpoints.save(4, &meta, &state(4)).unwrap();
+    let file = dir.join("step-00000004/manifest.json");
+    let whole = fs::read(&file).unwrap();
+    for bit in 0..whole.len() * 8 {
+        let mut bytes = whole.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        fs::write(&file, bytes).unwrap();
+        match checkpoints.latest() {
+            Ok(loaded) => assert_eq!(loaded, Some(Loaded { step: 4, meta: meta.clone(), ranks: state(4) }), "bit {bit}"),
+            Err(error) => assert!(error.to_string().contains("delete the folder"), "{error}"),
+        }
+    }
+    // Manifests of older versions have no checksum.
+    let mut older: serde_json::Value = serde_json::from_slice(&whole).unwrap();
+    older.as_object_mut().unwrap().remove("crc32").unwrap();
+    fs::write(&file, older.to_string()).unwrap();
+    assert_eq!(checkpoints.latest().unwrap().unwrap().meta, meta);
+    fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn folders_that_no_save_named_are_left_alone() {
+    let dir = place("names");
+    let checkpoints = Checkpoints::new(&dir, 1);
+    let theirs = ["step-5", "step-+7", "step-000000009", "step-00000099-copy"];
+    theirs.iter().for_each(|name| fs::create_dir_all(dir.join(name)).unwrap());
+    save(&checkpoints, 4);
+    save(&checkpoints, 8);
+    assert_eq!(checkpoints.steps().unwrap(), [8]);
+    assert!(theirs.iter().all(|name| dir.join(name).exists()));
+    assert_latest(&checkpoints, 8);
+    fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn a_folder_that_went_away_with_what_it_lay_in_is_not_made_again() {
+    let outer = place("away");
+    let checkpoints = Checkpoints::new(outer.join("checkpoints"), 1).make().unwrap();
+    fs::remove_dir_all(&outer).unwrap();
+    let error = checkpoints.save(4, &json!({}), &state(4)).unwrap_err();
+    assert!(error.exit_code() == 1 && error.to_string().contains("renamed or deleted"), "{error}");
+    assert!(!outer.exists());
+}
+
+#[test]
 fn a_file_whose_sums_are_right_and_whose_inside_is_wrong_is_refused() {
     assert!(files::decode(b"not safetensors").unwrap_err().contains("not a safetensors file"));
     let anonymous = safetensors::serialize(Vec::<(String, safetensors::tensor::TensorView<'_>)>::new(), None).unwrap();

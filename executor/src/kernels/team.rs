@@ -177,9 +177,10 @@ impl Team {
         let spawn = |worker| {
             let shared = Arc::clone(&shared);
             let name = format!("kernel-{worker}");
-            thread::Builder::new().name(name).spawn(move || shared.serve(worker)).expect("a thread can be started")
+            thread::Builder::new().name(name).spawn(move || shared.serve(worker)).ok()
         };
-        let workers = (1..threads).map(spawn).collect();
+        // Where the system gives no more threads, those there are do all of it.
+        let workers = (1..threads).map_while(spawn).collect();
         Team { shared, workers, common: Scratch::default(), common_taken: Cell::new(false), one_caller: PhantomData }
     }
 

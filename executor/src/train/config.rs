@@ -7,6 +7,7 @@
 use std::path::PathBuf;
 
 use meshwright_hardware::mesh::Mesh;
+use serde::Serialize;
 
 use super::LossScaling;
 use crate::device::{Backend, StepArgs};
@@ -56,6 +57,17 @@ pub struct TrainConfig {
     pub traced: bool,
     /// Where to save and how often; `None` saves nothing.
     pub checkpoints: Option<CheckpointConfig>,
+    /// Which text samples are of, where it is text: checkpoints say it.
+    pub text: Option<TextId>,
+}
+
+/// Tells texts apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct TextId {
+    /// CRC-32 (IEEE 802.3) of all of it.
+    pub crc32: u32,
+    /// Whether somebody named it, so that a run must not go on with another; else it was found on the machine, which changes.
+    pub named: bool,
 }
 
 /// Where checkpoints go.
@@ -63,18 +75,18 @@ pub struct TrainConfig {
 pub struct CheckpointConfig {
     /// Their folder.
     pub dir: PathBuf,
-    /// Steps from one to the next; the last step is always saved.
+    /// Steps from one to the next, and the last step is saved too; 0 saves nothing, and only resumes.
     pub every: usize,
     /// How many to keep.
     pub keep: usize,
 }
 
 impl TrainConfig {
-    /// Checks that the batch is what the ranks of `mesh` run.
+    /// Checks that the batch is what the ranks of `mesh` run, and that the optimizer's settings can train.
     ///
     /// # Errors
     /// [`ExecutorError::BadInput`] naming the figures.
-    pub(super) fn check(&self, mesh: &Mesh) -> Result<(), ExecutorError> {
+    pub fn check(&self, mesh: &Mesh) -> Result<(), ExecutorError> {
         let (all, size) = (self.microbatches_before(mesh.dp), self.microbatch_size);
         if all * size != self.global_batch || !(self.shares.is_empty() || self.shares.len() == mesh.dp) {
             return Err(ExecutorError::bad_input(
@@ -85,13 +97,38 @@ impl TrainConfig {
             ));
         }
         match &self.checkpoints {
-            Some(to) if to.every == 0 || to.keep == 0 => Err(ExecutorError::bad_input(
+            Some(to) if to.keep == 0 => Err(ExecutorError::bad_input(
                 "checkpoints",
-                format!("every = {}, keep = {}", to.every, to.keep),
-                "nothing would be saved or kept",
-                "give numbers above zero, or no checkpoints",
+                "keep = 0",
+                "nothing would be kept",
+                "give a number above zero, or no checkpoints",
             )),
-            _ => Ok(()),
+            _ => self.check_optimizer(),
+        }
+    }
+
+    /// Ranges outside of which an update is not a number, or goes uphill (Loshchilov & Hutter 2019, algorithm 2).
+    fn check_optimizer(&self) -> Result<(), ExecutorError> {
+        let finite = |x: f64| (x as f32).is_finite();
+        let (positive, decay) = (|x: f64| finite(x) && x >= 0.0, |x: f64| (0.0..1.0).contains(&x));
+        let settings = [
+            ("lr", self.lr_peak, positive(self.lr_peak), "a number from 0 on"),
+            ("min_lr", self.lr_min, positive(self.lr_min), "a number from 0 on"),
+            ("beta1", self.beta1, decay(self.beta1), "from 0 to below 1"),
+            ("beta2", self.beta2, decay(self.beta2), "from 0 to below 1"),
+            // A weight that never had a gradient has moments of 0: without `eps` its update is 0 / 0.
+            ("eps", self.eps, finite(self.eps) && self.eps as f32 > 0.0, "above 0, as 1e-8"),
+            ("weight_decay", self.weight_decay, positive(self.weight_decay), "a number from 0 on"),
+            ("clip", self.clip, positive(self.clip), "a number from 0 on; 0 for no clipping"),
+        ];
+        match settings.iter().find(|(_, _, sound, _)| !sound) {
+            None => Ok(()),
+            Some((key, value, _, range)) => Err(ExecutorError::bad_input(
+                "optimizer",
+                format!("{key} = {value}"),
+                "training would end in what is no number",
+                format!("it must be {range}"),
+            )),
         }
     }
 

@@ -254,6 +254,7 @@ fn config(mesh: Mesh, microbatches: usize) -> TrainConfig {
         threads_per_rank: 1,
         traced: true,
         checkpoints: None,
+        text: None,
     }
 }
 

@@ -5,7 +5,6 @@
 //! Invariant: what is put in by name comes out by name whatever the mesh; a restored snapshot gives the same bits.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::ops::Range;
 
 use meshwright_hardware::mesh::{Axis, Rank};
@@ -209,7 +208,8 @@ impl Trainer {
         Ok(())
     }
 
-    fn kept(&self) -> Vec<Vec<(String, Region)>> {
+    /// The buffers of each rank that a checkpoint keeps.
+    pub(super) fn kept(&self) -> Vec<Vec<(String, Region)>> {
         let mesh = self.program.mesh;
         let of_rank = |rank: Rank| {
             let role = self.program.role_of(mesh.coord_of(rank));
@@ -229,7 +229,7 @@ pub(super) fn unlike(why: &str, place: &str) -> ExecutorError {
         "checkpoint",
         place,
         why,
-        "train into another folder, or with the plan and seed it is from",
+        "train into another folder, or with the plan, text and seed it is from",
     )
 }
 
@@ -248,18 +248,4 @@ fn scattered(program: &Program, rank: Rank, buffer: u32) -> Vec<(Rank, Region)> 
         }
     }
     parts
-}
-
-/// Tells programs apart: FNV-1a over everything a program says.
-pub(super) fn fingerprint(program: &Program) -> String {
-    struct Hash(u64);
-    impl Write for Hash {
-        fn write_str(&mut self, text: &str) -> std::fmt::Result {
-            self.0 = text.bytes().fold(self.0, |h, byte| (h ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-            Ok(())
-        }
-    }
-    let mut hash = Hash(0xcbf2_9ce4_8422_2325);
-    write!(hash, "{program:?}").expect("hashing does not fail");
-    format!("{:016x}", hash.0)
 }

@@ -62,6 +62,13 @@ impl Machine {
         }
     }
 
+    /// Reads the machine in a file, whatever the file's name.
+    pub fn read(file: &Path) -> Result<Self, ProfileError> {
+        let name = file.display().to_string();
+        let unread = |error: std::io::Error| ProfileError::Read { file: name.clone(), problem: error.to_string() };
+        Machine::from_toml(&name, &std::fs::read_to_string(file).map_err(unread)?)
+    }
+
     /// Reads a machine file; errors name `file`, line, key and value.
     pub fn from_toml(file: &str, text: &str) -> Result<Self, ProfileError> {
         let machine: Machine = toml::from_str(text).map_err(|error| ProfileError::of_toml(file, text, &error))?;
@@ -126,8 +133,12 @@ fn torus_slice(dims: &[usize], count: usize) -> Option<Vec<usize>> {
 
 impl Cluster {
     /// Reads `COUNTx NAME [+ COUNTx NAME …]`, where NAME is a system or a device in its usual system, or a path ending in
-    /// `.toml`; or several such sites, `COUNTx(POOLS) @ BANDWIDTH LATENCY`. An unknown name's error lists near ones.
+    /// `.toml`; or several such sites, `COUNTx(POOLS) @ BANDWIDTH LATENCY`. A file of that very name is a machine's, whatever
+    /// signs are in its name. An unknown name's error lists near ones.
     pub fn parse(text: &str) -> Result<Self, ProfileError> {
+        if Path::new(text).is_file() {
+            return Ok(Cluster::from(Machine::read(Path::new(text))?));
+        }
         let (site, wan) = match text.split_once('@') {
             Some((sites, link)) => {
                 let (count, site) = several(text, sites.trim())?;
@@ -166,6 +177,13 @@ impl Cluster {
     /// The pool whose device a rank is, if there is one.
     pub fn pool_of(&self, rank: usize) -> Option<usize> {
         self.ranks().position(|ranks| ranks.contains(&rank))
+    }
+}
+
+impl From<Machine> for Cluster {
+    /// One pool at one site.
+    fn from(machine: Machine) -> Self {
+        Cluster { pools: vec![machine], wan: None }
     }
 }
 
@@ -218,8 +236,7 @@ fn wan_link(text: &str, link: &str) -> Result<(ByteRate, Seconds), ProfileError>
 
 fn pool(text: &str, part: &str) -> Result<Machine, ProfileError> {
     if Path::new(part).extension().is_some_and(|extension| extension == "toml") {
-        let unread = |error: std::io::Error| ProfileError::Read { file: part.to_owned(), problem: error.to_string() };
-        return Machine::from_toml(part, &std::fs::read_to_string(part).map_err(unread)?);
+        return Machine::read(Path::new(part));
     }
     let fail = |problem: &str| ProfileError::Cluster { text: text.to_owned(), problem: problem.to_owned() };
     let digits = part.find(|c: char| !c.is_ascii_digit()).unwrap_or(part.len());
