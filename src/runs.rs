@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use meshwright_executor::device::Backend;
 use meshwright_executor::train::{CheckpointConfig, TrainConfig};
+use meshwright_hardware::exit::Exit;
 use meshwright_hardware::profile::{Cluster, Machine};
 use meshwright_hardware::trace::Trace;
 use meshwright_planner::plan::Plan;
@@ -142,12 +143,12 @@ pub fn train_config(plan: &Plan, threads_per_rank: usize, checkpoints: Option<Ch
 /// Writes a table as CSV, whole or not at all.
 pub fn write_csv(path: &Path, header: &[&str], records: impl Iterator<Item = Vec<String>>) -> Result<(), Failure> {
     let mut writer = csv::Writer::from_writer(Vec::new());
-    let unwritten = |error: csv::Error| Failure { message: format!("{}: {error}", path.display()), code: 1 };
+    let unwritten = |error: csv::Error| Failure::new(Exit::Failed, format!("{}: {error}", path.display()));
     writer.write_record(header).map_err(unwritten)?;
     for record in records {
         writer.write_record(record).map_err(unwritten)?;
     }
-    let bytes = writer.into_inner().map_err(|error| Failure { message: error.to_string(), code: 1 })?;
+    let bytes = writer.into_inner().map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
     write_whole(path, &String::from_utf8_lossy(&bytes))
 }
 

@@ -1,6 +1,7 @@
 //! `plan` and `simulate`: search and prediction, as text or JSON.
 
 use clap::Args;
+use meshwright_hardware::exit::Exit;
 use meshwright_hardware::profile::Cluster;
 use meshwright_hardware::units::{Bytes, Precision};
 use meshwright_planner::goal::{Chosen, advise, advise_limits, choose, missed};
@@ -124,7 +125,7 @@ impl PlanCommand {
         if self.json {
             println!("{}", json!({ "error": message, "rejected": rejected, "advice": advice }));
         }
-        Err(Failure { message: message + &advice_text(&advice, job), code: 3 })
+        Err(Failure::new(Exit::Infeasible, message + &advice_text(&advice, job)))
     }
 
     fn print(&self, job: &Job, known: bool, chosen: &Chosen, names: &Names) {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use meshwright_executor::metrics;
+use meshwright_hardware::exit::Exit;
 use meshwright_hardware::replay::durations;
 use meshwright_hardware::simulate::simulate;
 use meshwright_hardware::trace::Origin;
@@ -38,10 +39,13 @@ impl Report {
             println!("\nreport: {}", self.dir.join("report.html").display());
         }
         match self.within {
-            Some(most) if report.step_error_pct().abs() > most => Err(Failure {
-                message: format!("step time is predicted {:+.1} % off, more than {most} %", report.step_error_pct()),
-                code: 5,
-            }),
+            Some(most) if report.step_error_pct().abs() > most => {
+                let off = report.step_error_pct();
+                Err(Failure::new(
+                    Exit::Inaccurate,
+                    format!("step time is predicted {off:+.1} % off, more than {most} %"),
+                ))
+            }
             _ => Ok(()),
         }
     }
@@ -89,7 +93,7 @@ pub fn of_run(path: &Path) -> Result<report::Report, Failure> {
         ],
     });
     let mut rows = Vec::new();
-    report.csv(&mut rows).map_err(|error| Failure { message: format!("report.csv: {error}"), code: 1 })?;
+    report.csv(&mut rows).map_err(|error| Failure::new(Exit::Failed, format!("report.csv: {error}")))?;
     write_whole(&dir.file("report.csv"), &String::from_utf8_lossy(&rows))?;
     write_whole(&dir.file("report.html"), &report.html())?;
     Ok(report)
