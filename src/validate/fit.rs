@@ -12,6 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use meshwright_hardware::profile::Knobs;
+use rayon::prelude::*;
 
 use super::summary::{measured_tokens_per_s, memory_error};
 use super::{Run, memory_of, timing};
@@ -331,17 +332,17 @@ pub fn fit(runs: &[&Run], effort: Effort) -> Fitted {
     let groups: Vec<_> = grouped(runs, |run| &run.stack.name).into_iter().collect();
     let rounds = if effort == FULL { 3 } else { 2 };
     for round in 0..rounds {
-        let found = both_cores(&families, |(family, rows)| {
+        let found = families.par_iter().map(|(family, rows)| {
             let start = fitted.families.get(*family).cloned().unwrap_or_default();
             ((*family).to_owned(), fitted.family(rows, &start, effort.sweeps))
         });
-        fitted.families = found.into_iter().collect();
-        let found = both_cores(&groups, |(name, rows)| {
+        fitted.families = found.collect();
+        let found = groups.par_iter().map(|(name, rows)| {
             let family = &fitted.families[&rows[0].stack.family];
             let start = fitted.stacks.get(*name).unwrap_or(family);
             ((*name).to_owned(), fitted.stack(rows, start, family, effort))
         });
-        fitted.stacks = found.into_iter().collect();
+        fitted.stacks = found.collect();
         if round + 1 < rounds {
             let devices = grouped(runs, |run| &run.device.name);
             let power = devices.iter().map(|(name, runs)| ((*name).to_owned(), fitted.sustained(runs)));
@@ -349,17 +350,6 @@ pub fn fit(runs: &[&Run], effort: Effort) -> Fitted {
         }
     }
     fitted
-}
-
-/// Maps over items on two threads.
-pub fn both_cores<T: Sync, R: Send>(items: &[T], map: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let every_other = |first: usize| items.iter().skip(first).step_by(2).map(&map).collect::<Vec<R>>();
-    std::thread::scope(|scope| {
-        let other = scope.spawn(|| every_other(1));
-        let mut all = every_other(0);
-        all.extend(other.join().expect("a search does not panic"));
-        all
-    })
 }
 
 fn grouped<'a, 'b>(runs: &'b [&'a Run], key: impl Fn(&'a Run) -> &'a String) -> BTreeMap<&'a str, Vec<&'a Run>> {
