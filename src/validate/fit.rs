@@ -12,6 +12,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use meshwright_hardware::profile::Knobs;
+use rand_xoshiro::SplitMix64;
+use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 use rayon::prelude::*;
 
 use super::summary::{measured_tokens_per_s, memory_error};
@@ -190,7 +192,7 @@ fn search(aim: &Aim, start: &Knobs, sweeps: usize) -> Knobs {
 /// there are several valleys: slow links that something hides, or fast ones that nothing does.
 fn hop(aim: &Aim, starts: &[&Knobs], effort: Effort) -> Knobs {
     let exposed = Knobs { scale_out: 0.2, dp: 1.0, ..starts[0].clone() };
-    let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
+    let mut random = SplitMix64::seed_from_u64(0);
     let mut best: Option<(Knobs, f64)> = None;
     let keep = |knobs: Knobs, best: &mut Option<(Knobs, f64)>| {
         let loss = aim.cost(&knobs);
@@ -204,33 +206,22 @@ fn hop(aim: &Aim, starts: &[&Knobs], effort: Effort) -> Knobs {
     }
     for _ in 0..effort.hops {
         let (from, _) = best.clone().expect("there is a start");
-        keep(search(aim, &dice.thrown(&from, aim.part), effort.sweeps / 2), &mut best);
+        keep(search(aim, &thrown(&from, aim.part, &mut random), effort.sweeps / 2), &mut best);
     }
     best.expect("there is a start").0
 }
 
-/// Chance that is the same every time (xorshift; Marsaglia 2003).
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> f64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) as f64 / (1_u64 << 53) as f64
-    }
-
-    /// Knobs of which a few are up to three times as large or as small.
-    fn thrown(&mut self, from: &Knobs, part: Part) -> Knobs {
-        let mut to = from.clone();
-        for index in part.knobs() {
-            if self.next() < 0.25 {
-                let (knob, bounds) = (to.at(index), Knobs::ALL[index]);
-                *knob = (*knob * 3_f64.powf(2.0 * self.next() - 1.0)).clamp(bounds.low, bounds.high);
-            }
+/// Knobs of which a few are up to three times as large or as small.
+fn thrown(from: &Knobs, part: Part, random: &mut SplitMix64) -> Knobs {
+    let mut share = || (random.next_u64() >> 11) as f64 / (1_u64 << 53) as f64;
+    let mut to = from.clone();
+    for index in part.knobs() {
+        if share() < 0.25 {
+            let (knob, bounds) = (to.at(index), Knobs::ALL[index]);
+            *knob = (*knob * 3_f64.powf(2.0 * share() - 1.0)).clamp(bounds.low, bounds.high);
         }
-        to
     }
+    to
 }
 
 /// Knobs with one of them a step up and a step down.
