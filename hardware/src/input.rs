@@ -199,7 +199,7 @@ mod tests {
             "zero = 0 # layers = 0\n\n[[stages]]\nlayers = 8\n\n[[stages]]\nname = \"layers = 0\"\nlayers = 0\n";
         assert_eq!(found(tables, "stages[1].layers"), (8, 10, "0".to_owned()));
         let inline = "stages = [ { layers = 8 }, {\tlayers = 0 } ]";
-        assert_eq!(found(inline, "stages[1].layers"), (1, 38, "0".to_owned()));
+        assert_eq!(found(inline, "stages[1].layers"), (1, 39, "0".to_owned()));
         let lines = "stages = [\n  { layers = 8 },\n  { 'layers' = 0 }, # ü\n]\n";
         assert_eq!(found(lines, "stages[1].layers"), (3, 16, "0".to_owned()));
         let dotted = "mesh.tp = 4\r\njob . model.\"heads\"= 6\r\n";
@@ -229,7 +229,7 @@ mod tests {
         assert_eq!(error.to_string(), "c.json:3:12: expected `:`, at `\"layers\" 2`");
         let text = "{\n  \"n\": { \"heads\": 1 }, \"heads\": 7 }";
         let error = InputError::of_json_fault("c.json", text, &Fault::new("heads", 7, "it must be even"));
-        assert_eq!(error.to_string(), "c.json:2:26: `heads` is 7: it must be even");
+        assert_eq!(error.to_string(), "c.json:2:25: `heads` is 7: it must be even");
     }
 
     #[test]

@@ -164,8 +164,7 @@ fn record(run: &Run, found: &Result<Gain, Skip>) -> Vec<String> {
         Ok(gain) => {
             let [published, best] = [&gain.published.summary, &gain.summary].map(Clone::clone);
             let number = |value: f64| format!("{value:.4}");
-            let (before, after, ratio) =
-                (number(gain.published.step_s), number(gain.found_s), number(gain.ratio()));
+            let (before, after, ratio) = (number(gain.published.step_s), number(gain.found_s), number(gain.ratio()));
             let (fits, gap) = (u8::from(gain.published.fits).to_string(), number(1.0 - gain.bound_s / gain.found_s));
             let seconds = format!("{:.2}", gain.searched_s);
             vec![run.id.clone(), before, fits, after, ratio, gap, seconds, published, best, String::new()]
