@@ -122,7 +122,8 @@ fn main() {
     println!("|---|---|---|---|---|---|---|");
     for device in devices {
         // An adapter that is emulated takes seconds for what others do in a fraction of one.
-        let seq = if device.find().is_ok_and(|found| found.software && !device.entry().shares_cores) { 32 } else { 256 };
+        let seq =
+            if device.find().is_ok_and(|found| found.software && !device.entry().shares_cores) { 32 } else { 256 };
         plans(seq).iter().for_each(|(name, plan)| compare(name, plan, device));
     }
 }

@@ -1,9 +1,18 @@
-//! What ends a command: a message and an exit code.
+//! What ends a command early: a message, an exit code, and the place in a user's text if it is about one.
 //!
-//! Codes: 1 a file could not be read or written, or a bug; 2 bad input; 3 nothing fits; 4 a device or its communication
-//! failed; 5 a measured run strayed further from its prediction than asked for.
+//! In: errors of the three crates. Out: one line that can be searched, `FILE:LINE:COLUMN: what; what would do`, or on a terminal
+//! the line of the file with what is wrong marked.
+//!
+//! Invariant: no control character of an input reaches the terminal.
 
+use std::ops::Range;
+
+use codespan_reporting::diagnostic::{Diagnostic, Label};
+use codespan_reporting::files::{Error as FilesError, Files};
+use codespan_reporting::term;
 use meshwright_executor::ExecutorError;
+use meshwright_hardware::exit::Exit;
+use meshwright_hardware::input::InputError;
 use meshwright_hardware::price::PriceError;
 use meshwright_hardware::profile::ProfileError;
 use meshwright_hardware::simulate::SimulateError;
@@ -16,48 +25,144 @@ pub struct Failure {
     /// What, where, why, and what would do.
     pub message: String,
     /// What the process ends with.
-    pub code: u8,
+    pub exit: Exit,
+    /// The place in a user's text that it is about.
+    pub input: Option<Box<InputError>>,
 }
 
 impl Failure {
+    /// A failure that is about no place in a text.
+    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Failure { message: message.into(), exit, input: None }
+    }
+
     /// The user's mistake.
     pub fn input(message: impl Into<String>) -> Self {
-        Failure { message: message.into(), code: 2 }
+        Failure::new(Exit::Input, message)
     }
 
     /// For `map_err`: a system error with its file.
     pub fn io(path: impl AsRef<std::path::Path>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.as_ref().display().to_string();
-        move |error| Failure { message: format!("{path}: {error}"), code: 1 }
+        move |error| Failure::new(Exit::Failed, format!("{path}: {error}"))
+    }
+
+    /// What stderr shows: the line of the file too, if it is a terminal.
+    pub fn report(&self, terminal: bool) -> String {
+        let shown = self.input.as_ref().filter(|_| terminal).and_then(|input| excerpt(input).ok());
+        let text = shown.unwrap_or_else(|| format!("error: {}", self.message));
+        text.trim_end().chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect()
+    }
+}
+
+/// The problem, and below it the line that it is about.
+fn excerpt(input: &InputError) -> Result<String, FilesError> {
+    let label = Label::primary((), input.at.mark.clone());
+    let diagnostic = Diagnostic::error().with_message(&input.problem).with_labels(vec![label]);
+    term::emit_into_string(&term::Config::default(), &Line(input), &diagnostic)
+}
+
+/// One line of a file, as codespan wants files.
+struct Line<'a>(&'a InputError);
+
+impl<'a> Files<'a> for Line<'_> {
+    type FileId = ();
+    type Name = &'a str;
+    type Source = &'a str;
+
+    fn name(&'a self, (): ()) -> Result<&'a str, FilesError> {
+        Ok(&self.0.file)
+    }
+
+    fn source(&'a self, (): ()) -> Result<&'a str, FilesError> {
+        Ok(&self.0.at.excerpt)
+    }
+
+    fn line_index(&'a self, (): (), _: usize) -> Result<usize, FilesError> {
+        Ok(0)
+    }
+
+    fn line_number(&'a self, (): (), _: usize) -> Result<usize, FilesError> {
+        Ok(self.0.at.line)
+    }
+
+    fn column_number(&'a self, (): (), _: usize, _: usize) -> Result<usize, FilesError> {
+        Ok(self.0.at.column)
+    }
+
+    fn line_range(&'a self, (): (), _: usize) -> Result<Range<usize>, FilesError> {
+        Ok(0..self.0.at.excerpt.len())
+    }
+}
+
+impl From<InputError> for Failure {
+    fn from(error: InputError) -> Self {
+        Failure { message: error.to_string(), exit: Exit::Input, input: Some(Box::new(error)) }
     }
 }
 
 impl From<PlanError> for Failure {
     fn from(error: PlanError) -> Self {
-        Failure { message: error.to_string(), code: error.exit_code() }
+        match error {
+            PlanError::Input(error) | PlanError::Profile(ProfileError::Input(error)) => error.into(),
+            _ => Failure::new(error.exit_code(), error.to_string()),
+        }
     }
 }
 
 impl From<ExecutorError> for Failure {
     fn from(error: ExecutorError) -> Self {
-        Failure { message: error.to_string(), code: error.exit_code() }
+        Failure::new(error.exit_code(), error.to_string())
     }
 }
 
 impl From<ProfileError> for Failure {
     fn from(error: ProfileError) -> Self {
-        Failure::input(error.to_string())
+        PlanError::from(error).into()
     }
 }
 
 impl From<PriceError> for Failure {
     fn from(error: PriceError) -> Self {
-        Failure::input(error.to_string())
+        PlanError::from(error).into()
     }
 }
 
 impl From<SimulateError> for Failure {
     fn from(error: SimulateError) -> Self {
-        Failure { message: format!("internal error, please report it: {error}"), code: 1 }
+        Failure::new(Exit::Failed, format!("internal error, please report it: {error}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use meshwright_hardware::input::Fault;
+
+    fn failure() -> Failure {
+        let fault = Fault::new("stages[1].layers", 0, "a stage has a layer at least");
+        InputError::of_fault("bad.toml", "[[stages]]\nlayers = 8\n[[stages]]\nlayers = 0\n", &fault).into()
+    }
+
+    #[test]
+    fn away_from_a_terminal_it_is_one_line_that_can_be_searched() {
+        let text = failure().report(false);
+        assert_eq!(text, "error: bad.toml:4:10: `stages[1].layers` is 0: a stage has a layer at least");
+    }
+
+    #[test]
+    fn on_a_terminal_the_line_is_shown_and_marked() {
+        let text = failure().report(true);
+        let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
+        assert_eq!(lines[0], "error: `stages[1].layers` is 0: a stage has a layer at least");
+        assert!(lines[1].ends_with("bad.toml:4:10"), "{text}");
+        assert_eq!(lines[3], "4 │ layers = 0");
+        assert_eq!(lines[4], "  │          ^");
+    }
+
+    #[test]
+    fn control_characters_do_not_reach_the_terminal() {
+        let text = Failure::input("cannot read \u{1b}[31mred\u{7}\n  help").report(true);
+        assert_eq!(text, "error: cannot read  [31mred \n  help");
     }
 }

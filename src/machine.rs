@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use meshwright_executor::calibrate::{CalibrateConfig, calibrate, default_ops};
 use meshwright_executor::device::{Backend, Found, device_info};
@@ -16,6 +16,7 @@ use meshwright_hardware::profile::{
 };
 use meshwright_hardware::program::Elem;
 use meshwright_hardware::units::{ByteRate, Bytes, FlopRate, Precision, Seconds};
+use time::OffsetDateTime;
 
 use crate::failure::Failure;
 
@@ -153,7 +154,7 @@ fn machine(share: Share, precision: Precision, found: &Found, curves: BTreeMap<S
     let share_of_one =
         || EfficiencyCurve { points: vec![(1.0, 1.0)], source: "the measured curves say it by op".into() };
     let memory = if found.memory_bytes > 0 { found.memory_bytes / share.ranks as u64 } else { 4 << 30 };
-    let name = "this-machine";
+    let (name, today) = ("this-machine", OffsetDateTime::now_utc().date());
     let device = Device {
         name: name.into(),
         title: match share.device.entry().shares_cores {
@@ -162,7 +163,7 @@ fn machine(share: Share, precision: Precision, found: &Found, curves: BTreeMap<S
         },
         vendor: "any".into(),
         kind: if found.software { DeviceKind::Cpu } else { DeviceKind::Gpu },
-        year: 1970 + (since_epoch() / 31_556_952) as u16,
+        year: today.year() as u16,
         overlap: false,
         contention: None,
         host_link: None,
@@ -175,7 +176,7 @@ fn machine(share: Share, precision: Precision, found: &Found, curves: BTreeMap<S
         efficiency: Efficiency { matmul: share_of_one(), memory: share_of_one(), attention: share_of_one() },
         gemm: None,
         calibrated: Some(Provenance {
-            date: today(),
+            date: today.to_string(),
             machine: format!("{}, {}", found.title, found.driver),
             versions: format!("meshwright {}, {}", env!("CARGO_PKG_VERSION"), found.library),
         }),
@@ -203,21 +204,4 @@ fn machine(share: Share, precision: Precision, found: &Found, curves: BTreeMap<S
         restart: None,
     };
     Machine { nodes: 1, system, device }
-}
-
-fn since_epoch() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
-}
-
-/// Today in UTC, `YYYY-MM-DD` (civil-from-days of Hinnant 2013).
-pub fn today() -> String {
-    let days = (since_epoch() / 86_400) as i64 + 719_468;
-    let era = days.div_euclid(146_097);
-    let of_era = days.rem_euclid(146_097);
-    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year + year / 4 - year / 100);
-    let shifted = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    format!("{:04}-{month:02}-{day:02}", year + era * 400 + i64::from(month <= 2))
 }

@@ -12,6 +12,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
+use meshwright_hardware::exit::Exit;
+
 use crate::failure::Failure;
 
 /// In the name of a file that is not whole yet; the process's number follows.
@@ -56,12 +58,12 @@ pub fn write_whole(path: &Path, text: &str) -> Result<(), Failure> {
 /// As [`write_whole`].
 pub fn write_csv(path: &Path, header: &[&str], records: impl Iterator<Item = Vec<String>>) -> Result<(), Failure> {
     let mut writer = csv::Writer::from_writer(Vec::new());
-    let unwritten = |error: csv::Error| Failure { message: format!("{}: {error}", path.display()), code: 1 };
+    let unwritten = |error: csv::Error| Failure::new(Exit::Failed, format!("{}: {error}", path.display()));
     writer.write_record(header).map_err(unwritten)?;
     for record in records {
         writer.write_record(record).map_err(unwritten)?;
     }
-    let bytes = writer.into_inner().map_err(|error| Failure { message: error.to_string(), code: 1 })?;
+    let bytes = writer.into_inner().map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
     write_whole(path, &String::from_utf8_lossy(&bytes))
 }
 

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use meshwright_executor::device::Backend;
 use meshwright_executor::train::{CheckpointConfig, TrainConfig};
+use meshwright_hardware::exit::Exit;
 use meshwright_hardware::profile::{Cluster, Machine};
 use meshwright_hardware::program::Program;
 use meshwright_hardware::trace::Trace;
@@ -95,9 +96,9 @@ impl RunDir {
         let (what, known) = (path.display(), dir.file("plan.toml"));
         match (known.exists(), resume) {
             (false, false) => Ok(()),
-            (true, false) => Err(Failure::input(format!(
-                "{what} holds a run already; go on with --resume, or choose another -o"
-            ))),
+            (true, false) => {
+                Err(Failure::input(format!("{what} holds a run already; go on with --resume, or choose another -o")))
+            }
             (false, true) => Err(Failure::input(format!(
                 "{what} holds no run to resume: it has no plan.toml; give its folder with -o, or leave --resume out"
             ))),
@@ -203,7 +204,9 @@ fn lock(folder: &Path) -> Result<Option<File>, Failure> {
             // Whoever holds it may not have written its number yet.
             let _ = file.read_to_string(&mut process);
             let (what, process) = (folder.display(), process.trim());
-            Err(Failure::input(format!("{what} is in use by process {process}: wait for its end, or choose another -o")))
+            Err(Failure::input(format!(
+                "{what} is in use by process {process}: wait for its end, or choose another -o"
+            )))
         }
         Err(TryLockError::Error(_)) => Ok(None),
     }

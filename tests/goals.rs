@@ -213,7 +213,7 @@ fn goals_that_make_no_sense_are_refused() {
     place.write("job.toml", &JOB.replace("steps = 100000", ""));
     place.unwanted(&["--deadline", "3d"], &["give --tokens"]);
     place.write("job.toml", &format!("{JOB}[goal]\ntokens = \"1G\"\n"));
-    place.unwanted(&[], &["job.toml:4: `steps` is 100000", "`goal.tokens` is 1 G tokens already"]);
+    place.unwanted(&[], &["job.toml:4:9: `steps` is 100000", "`goal.tokens` is 1 G tokens already"]);
     place.write("job.toml", &format!("{JOB}[goal]\nspeed = 1\n"));
     place.unwanted(&[], &["job.toml:", "unknown field `speed`"]);
     place.write("job.toml", JOB);

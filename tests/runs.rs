@@ -17,7 +17,8 @@ fn case(name: &str) -> String {
 
 /// A folder with text, a plan of two ranks that trains in a second, and a machine that need not be measured.
 fn place(name: &str) -> Place {
-    let place = Place::new(&format!("runs-{name}"), "text.txt", &"a text to learn from, again and again; ".repeat(2000));
+    let place =
+        Place::new(&format!("runs-{name}"), "text.txt", &"a text to learn from, again and again; ".repeat(2000));
     place.write("machine.toml", &case("machine.toml"));
     place.write("tiny.toml", &case("tiny.toml"));
     place
@@ -101,7 +102,8 @@ fn links_are_followed_and_what_is_no_plain_file_is_written_to() {
     let parsed = |name: &str| serde_json::from_slice::<Value>(&std::fs::read(place.0.join(name)).unwrap()).unwrap();
     std::fs::create_dir(place.0.join("far")).unwrap();
     place.write("far/there.json", "old");
-    for (link, to) in [("near.json", "far/there.json"), ("twice.json", "near.json"), ("dangling.json", "far/new.json")] {
+    for (link, to) in [("near.json", "far/there.json"), ("twice.json", "near.json"), ("dangling.json", "far/new.json")]
+    {
         symlink(to, place.0.join(link)).unwrap();
         simulate(link);
         assert!(place.0.join(link).symlink_metadata().unwrap().is_symlink(), "{link}");
@@ -110,7 +112,12 @@ fn links_are_followed_and_what_is_no_plain_file_is_written_to() {
     assert!(parsed("far/there.json")["traceEvents"].is_array() && parsed("far/new.json")["traceEvents"].is_array());
 
     let made = |program: &str, arguments: &[&str]| {
-        Command::new(program).args(arguments).current_dir(&place.0).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
+        Command::new(program)
+            .args(arguments)
+            .current_dir(&place.0)
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|s| s.success())
     };
     assert!(made("mkfifo", &["pipe"]));
     let reader = Command::new("cat").arg("pipe").current_dir(&place.0).stdout(Stdio::piped()).spawn().unwrap();
@@ -122,7 +129,18 @@ fn links_are_followed_and_what_is_no_plain_file_is_written_to() {
     // Only root can make a device.
     if made("mknod", &["null", "c", "1", "3"]) {
         simulate("null");
-        done(place.run(&["plan", "demo-10m", "--cluster", "8x h100", "--seq", "256", "--global-batch", "8", "-o", "null"]));
+        done(place.run(&[
+            "plan",
+            "demo-10m",
+            "--cluster",
+            "8x h100",
+            "--seq",
+            "256",
+            "--global-batch",
+            "8",
+            "-o",
+            "null",
+        ]));
         assert!(kind("null").is_char_device());
     }
     simulate("/dev/stdout");

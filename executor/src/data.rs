@@ -10,6 +10,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::error::ExecutorError;
+use crate::random::mixed;
 
 /// How many different tokens there are.
 pub const VOCAB: usize = 256;
@@ -175,14 +176,6 @@ fn append(bytes: &mut Vec<u8>, file: &Path) -> Result<bool, ExecutorError> {
 
 fn bad_text(place: impl ToString, why: &str) -> ExecutorError {
     ExecutorError::bad_input("text", place.to_string(), why, "give files or folders of plain text, long enough")
-}
-
-/// SplitMix64 (Steele, Lea & Flood 2014): every bit of the input changes half the bits of the output.
-fn mixed(x: u64) -> u64 {
-    let x = x.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    x ^ (x >> 31)
 }
 
 /// Hides `masked` of a sequence's tokens: of these, 80 % become the vocabulary's last token, 10 % any, 10 % stay (Devlin et

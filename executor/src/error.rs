@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
+use meshwright_hardware::exit::Exit;
 use meshwright_hardware::mesh::Rank;
 
 /// Any failure of the executor.
@@ -72,12 +73,14 @@ impl ExecutorError {
         move |source| ExecutorError::Io { path, source }
     }
 
-    /// What a command that fails so exits with: 2 for the user's mistakes, 4 for devices and communication, 1 for files.
-    pub fn exit_code(&self) -> u8 {
+    /// What a command that fails so ends with.
+    pub fn exit_code(&self) -> Exit {
         match self {
-            ExecutorError::BadInput { .. } => 2,
-            ExecutorError::Device { .. } | ExecutorError::Transport { .. } | ExecutorError::PeerFailed { .. } => 4,
-            ExecutorError::Io { .. } => 1,
+            ExecutorError::BadInput { .. } => Exit::Input,
+            ExecutorError::Device { .. } | ExecutorError::Transport { .. } | ExecutorError::PeerFailed { .. } => {
+                Exit::Device
+            }
+            ExecutorError::Io { .. } => Exit::Failed,
         }
     }
 }

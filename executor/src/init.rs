@@ -11,6 +11,8 @@ use std::thread;
 
 use meshwright_hardware::params::{Init, ParamSpec, Part};
 
+use crate::random::mixed;
+
 /// What a rank starts with: [`ParamSpec::local_elems`] numbers.
 pub fn initial(spec: &ParamSpec, seed: u64, part: Part) -> Vec<f32> {
     match spec.init {
@@ -51,16 +53,8 @@ fn normal(key: u64, index: u64) -> f32 {
     ((-2.0 * radius.ln()).sqrt() * (std::f64::consts::TAU * angle).cos()) as f32
 }
 
-/// SplitMix64's increment (Steele, Lea & Flood 2014).
+/// What parts the keys of numbers: SplitMix64's increment, so that they are a stream of it.
 const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
-
-/// SplitMix64's finaliser: every bit of the input changes half the bits of the output.
-fn mixed(x: u64) -> u64 {
-    let x = x.wrapping_add(GOLDEN);
-    let x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    x ^ (x >> 31)
-}
 
 /// FNV-1a.
 fn hashed(name: &str) -> u64 {

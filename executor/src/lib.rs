@@ -15,6 +15,7 @@ pub mod init;
 pub mod interpret;
 pub mod kernels;
 pub mod metrics;
+mod random;
 pub mod train;
 pub mod transport;
 

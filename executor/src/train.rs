@@ -173,7 +173,9 @@ impl Trainer {
                 return Err(unlike(&why, &place));
             }
             if text_changed(&loaded.meta["text"], &ours["text"]) {
-                (self.warn)("the text found on this machine has changed since: losses are no longer those of the seed alone");
+                (self.warn)(
+                    "the text found on this machine has changed since: losses are no longer those of the seed alone",
+                );
             }
             self.restore(&loaded.ranks)?;
             self.next_step = loaded.step;
@@ -188,7 +190,10 @@ impl Trainer {
     /// # Errors
     /// The first failure of any rank, that of the last save, or that too many steps in a row updated nothing; what was saved
     /// before stays.
-    pub fn train(&mut self, on_step: impl FnMut(&StepMetrics) -> ControlFlow<()>) -> Result<TrainReport, ExecutorError> {
+    pub fn train(
+        &mut self,
+        on_step: impl FnMut(&StepMetrics) -> ControlFlow<()>,
+    ) -> Result<TrainReport, ExecutorError> {
         let to = self.config.checkpoints.clone().filter(|to| to.every > 0);
         let saves = to.map(|to| Checkpoints::new(&to.dir, to.keep).make().map(|made| (made, to.every))).transpose()?;
         self.go(self.config.steps, saves, on_step)
@@ -284,7 +289,8 @@ impl Trainer {
                 let named = thread::Builder::new().name(format!("rank-{rank}"));
                 named.spawn_scoped(scope, move || run(rank, device)).map_err(|error| {
                     transport.abort();
-                    let problem = format!("no thread for it: {error}; raise the limit of processes, or take fewer ranks");
+                    let problem =
+                        format!("no thread for it: {error}; raise the limit of processes, or take fewer ranks");
                     ExecutorError::Device { device: config.device.to_string(), rank, problem }
                 })
             };

@@ -5,7 +5,9 @@
 
 pub mod classes;
 pub mod elem;
+pub mod exit;
 pub mod hazards;
+pub mod input;
 pub mod mesh;
 pub mod op;
 pub mod params;

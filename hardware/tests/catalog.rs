@@ -136,11 +136,11 @@ fn an_unknown_key_is_refused_with_file_line_and_key() {
     let text = H100.replace("overlap = true", "overlap = true\ncolour = \"green\"");
     let error = Device::from_toml("my/h100.toml", &text).unwrap_err().to_string();
     let line = 1 + text.lines().position(|line| line.starts_with("colour")).unwrap();
-    assert!(error.starts_with(&format!("my/h100.toml:{line}: ")) && error.contains("colour"), "{error}");
+    assert!(error.starts_with(&format!("my/h100.toml:{line}:1: ")) && error.contains("colour"), "{error}");
     let nested = DGX.replace("[scale_out]", "[scale_out]\nhops = 3");
     let error = System::from_toml("dgx.toml", &nested).unwrap_err().to_string();
     let line = 1 + nested.lines().position(|line| line.starts_with("hops")).unwrap();
-    assert!(error.starts_with(&format!("dgx.toml:{line}: ")) && error.contains("hops"), "{error}");
+    assert!(error.starts_with(&format!("dgx.toml:{line}:1: ")) && error.contains("hops"), "{error}");
 }
 
 #[test]
@@ -153,7 +153,9 @@ fn a_figure_needs_a_unit_and_a_source() {
     assert!(error.contains("empty `source`") && error.contains("power"), "{error}");
     let contradicting = include_str!("../profiles/systems/tpu-v5e-pod.toml").replace("[16, 16]", "[16, 8]");
     let error = System::from_toml("pod.toml", &contradicting).unwrap_err();
-    assert!(matches!(&error, ProfileError::Contradiction { key, .. } if key == "dims"), "{error}");
+    let line = 1 + contradicting.lines().position(|line| line.starts_with("dims")).unwrap();
+    let refused = matches!(&error, ProfileError::Input(input) if input.key.as_deref() == Some("scale_up.dims"));
+    assert!(refused && error.to_string().starts_with(&format!("pod.toml:{line}:8: ")), "{error}");
 }
 
 #[test]

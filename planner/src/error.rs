@@ -1,12 +1,16 @@
-//! What can be wrong with a model, a job, a plan or a search; each message names file, line, key and value.
+//! What can be wrong with a model, a job, a plan or a search; each message says where it is.
 //!
 //! In: TOML's complaint, a failed check, or a search's tally. Out: one [`PlanError`], which knows its exit code.
 
 use std::collections::BTreeMap;
 
+use meshwright_hardware::exit::Exit;
+use meshwright_hardware::input::InputError;
 use meshwright_hardware::price::PriceError;
-use meshwright_hardware::profile::{ProfileError, place_of};
+use meshwright_hardware::profile::ProfileError;
 use meshwright_hardware::verify::VerifyError;
+
+pub use meshwright_hardware::input::Fault;
 
 /// A model, job or plan that cannot be used, or a search that found nothing.
 #[derive(Debug, thiserror::Error)]
@@ -19,32 +23,9 @@ pub enum PlanError {
         /// The operating system's reason.
         problem: String,
     },
-    /// The text is not TOML, or holds an unknown key, a missing one or a value of the wrong type.
-    #[error("{file}:{line}: {problem}, at `{key_and_value}`")]
-    Text {
-        /// Path as given, or the embedded file's.
-        file: String,
-        /// Line, from 1.
-        line: usize,
-        /// That line: the key and its value.
-        key_and_value: String,
-        /// What is wrong and what would do.
-        problem: String,
-    },
-    /// Every key reads, but a value is out of range or contradicts another.
-    #[error("{file}:{line}: `{key}` is {value}: {problem}")]
-    Value {
-        /// Path as given, or the embedded file's.
-        file: String,
-        /// Line, from 1.
-        line: usize,
-        /// The key.
-        key: String,
-        /// Its value.
-        value: String,
-        /// What is wrong and what would do.
-        problem: String,
-    },
+    /// The text does not parse, or a value in it is refused.
+    #[error(transparent)]
+    Input(#[from] InputError),
     /// No model file has this name.
     #[error("unknown model `{name}`; known: {known}; or give a path ending in .toml, or to a config.json")]
     UnknownModel {
@@ -94,19 +75,18 @@ pub enum PlanError {
 }
 
 impl PlanError {
-    /// What a process ends with: 2 for bad input, 3 where nothing fits, 1 for a bug.
-    pub fn exit_code(&self) -> u8 {
+    /// What a command that fails so ends with.
+    pub fn exit_code(&self) -> Exit {
         match self {
-            PlanError::Infeasible { .. } => 3,
-            PlanError::Unsound(_) => 1,
+            PlanError::Infeasible { .. } => Exit::Infeasible,
+            PlanError::Unsound(_) => Exit::Failed,
             PlanError::Read { .. }
-            | PlanError::Text { .. }
-            | PlanError::Value { .. }
+            | PlanError::Input(_)
             | PlanError::UnknownModel { .. }
             | PlanError::Unknown { .. }
             | PlanError::Sites { .. }
             | PlanError::Profile(_)
-            | PlanError::Price(_) => 2,
+            | PlanError::Price(_) => Exit::Input,
         }
     }
 
@@ -118,43 +98,12 @@ impl PlanError {
 
     /// Of TOML's complaint about `text`.
     pub(crate) fn of_toml(file: &str, text: &str, error: &toml::de::Error) -> Self {
-        let (line, key_and_value) = place_of(text, error);
-        PlanError::Text { file: file.to_owned(), line, key_and_value, problem: error.message().to_owned() }
+        InputError::of_toml(file, text, error).into()
     }
 
-    /// Of a failed check: the line is the first that sets the key's last part.
+    /// Of a failed check.
     pub(crate) fn of_fault(file: &str, text: &str, fault: Fault) -> Self {
-        let last = fault.key.rsplit('.').next().unwrap_or(&fault.key);
-        let sets = |line: &str| {
-            let mut words = line.split(|c: char| !(c.is_alphanumeric() || c == '_' || c == '=' || c == '-'));
-            words.any(|word| word.trim_end_matches('=') == last) && line.contains('=')
-        };
-        let line = text.lines().position(sets).map_or(1, |at| at + 1);
-        PlanError::Value { file: file.to_owned(), line, key: fault.key, value: fault.value, problem: fault.problem }
-    }
-}
-
-/// A value that a check refuses.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Fault {
-    /// The key, dotted.
-    pub key: String,
-    /// Its value.
-    pub value: String,
-    /// What is wrong and what would do.
-    pub problem: String,
-}
-
-impl Fault {
-    /// A refusal of `value` at `key`.
-    pub fn new(key: &str, value: impl ToString, problem: impl Into<String>) -> Self {
-        Fault { key: key.to_owned(), value: value.to_string(), problem: problem.into() }
-    }
-}
-
-impl std::fmt::Display for Fault {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "`{}` is {}: {}", self.key, self.value, self.problem)
+        InputError::of_fault(file, text, &fault).into()
     }
 }
 

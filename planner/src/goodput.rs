@@ -11,6 +11,8 @@ use meshwright_hardware::mesh::Mesh;
 use meshwright_hardware::price::Prices;
 use meshwright_hardware::profile::{Cluster, Figure, Machine};
 use meshwright_hardware::units::{ByteRate, Bytes, Seconds};
+use rand_xoshiro::SplitMix64;
+use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 use serde::Serialize;
 
 use crate::job::{Job, Shape};
@@ -90,17 +92,17 @@ impl Failing {
 
     /// How long `runs` runs of `segments` intervals take that fail by chance; seconds, ascending.
     pub fn simulate(&self, segments: u64, every: Seconds, runs: usize, seed: u64) -> Vec<f64> {
-        let mut dice = Dice(seed);
-        let mut all: Vec<f64> = (0..runs).map(|_| self.run(segments, every, &mut dice)).collect();
+        let mut random = SplitMix64::seed_from_u64(seed);
+        let mut all: Vec<f64> = (0..runs).map(|_| self.run(segments, every, &mut random)).collect();
         all.sort_by(f64::total_cmp);
         all
     }
 
     /// One run: from failure to failure.
-    fn run(&self, segments: u64, every: Seconds, dice: &mut Dice) -> f64 {
+    fn run(&self, segments: u64, every: Seconds, random: &mut SplitMix64) -> f64 {
         let (segment, mut left, mut clock) = ((every + self.write).0, segments, 0.0);
         loop {
-            let alive = dice.exponential(self.mtbf.0);
+            let alive = exponential(random, self.mtbf);
             let done = (alive / segment) as u64;
             if done >= left {
                 return clock + left as f64 * segment;
@@ -109,7 +111,7 @@ impl Failing {
             clock += alive;
             // A restart that fails begins again.
             loop {
-                let alive = dice.exponential(self.mtbf.0);
+                let alive = exponential(random, self.mtbf);
                 if alive >= self.restart.0 {
                     clock += self.restart.0;
                     break;
@@ -120,23 +122,10 @@ impl Failing {
     }
 }
 
-/// Chance that is the same every time (SplitMix64: Steele, Lea & Flood 2014).
-struct Dice(u64);
-
-impl Dice {
-    /// In (0, 1].
-    fn uniform(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut bits = self.0;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        bits ^= bits >> 31;
-        ((bits >> 11) + 1) as f64 / (1_u64 << 53) as f64
-    }
-
-    fn exponential(&mut self, mean: f64) -> f64 {
-        -self.uniform().ln() * mean
-    }
+/// Exponentially distributed chance: by inversion of 53 bits in (0, 1], so that a seed means the same in every version.
+fn exponential(random: &mut SplitMix64, mean: Seconds) -> f64 {
+    let uniform = ((random.next_u64() >> 11) + 1) as f64 / (1_u64 << 53) as f64;
+    -uniform.ln() * mean.0
 }
 
 /// A training run from its first step to its last, failures included.

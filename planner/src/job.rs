@@ -142,7 +142,7 @@ impl Job {
 
     /// Refuses a job that no plan could run.
     pub fn check(&self) -> Result<(), Fault> {
-        self.model.check().map_err(|fault| Fault { key: format!("model.{}", fault.key), ..fault })?;
+        self.model.check().map_err(|fault| fault.within("model"))?;
         if self.target() > 0 && (self.model.learned_positions() || !self.model.hidden.is_multiple_of(16)) {
             let problem = "an encoder-decoder has no learned positions, and a `hidden` that 16 divides";
             return Err(Fault::new("model.family", &self.model.name, problem));

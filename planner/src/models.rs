@@ -54,7 +54,8 @@ fn read(file: &str, text: &str) -> Result<(Model, Published), PlanError> {
     let mut sizes = DeTable::parse(text).map_err(unreadable)?;
     let stated = Published::take(sizes.get_mut());
     let model = Model::deserialize(Deserializer::from(sizes)).map_err(unreadable)?;
-    let published = Published::deserialize(Deserializer::from(Spanned::new(0..text.len(), stated))).map_err(unreadable)?;
+    let published =
+        Published::deserialize(Deserializer::from(Spanned::new(0..text.len(), stated))).map_err(unreadable)?;
     model.check().map_err(refused)?;
     published.check(&model).map_err(refused)?;
     Ok((model, published))
@@ -79,7 +80,9 @@ mod tests {
     #[test]
     fn sizes_that_give_other_parameters_than_published_are_refused() {
         let (_, text) = FILES.iter().find(|(name, _)| *name == "mixtral-8x7b").unwrap();
-        for (size, other, key) in [("ffn = 14336", "ffn = 13336", "parameters"), ("top_k = 2", "top_k = 3", "active_parameters")] {
+        for (size, other, key) in
+            [("ffn = 14336", "ffn = 13336", "parameters"), ("top_k = 2", "top_k = 3", "active_parameters")]
+        {
             let message = parse("mine.toml", &text.replace(size, other)).unwrap_err().to_string();
             assert!(message.contains(&format!("`{key}` is ")) && message.contains("the sizes give"), "{message}");
         }

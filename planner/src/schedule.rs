@@ -141,7 +141,9 @@ impl Pipeline {
         }
         if !self.microbatches.is_multiple_of(self.round()) {
             let (stages, chunks, round) = (self.stages, self.chunks, self.round());
-            return Err(format!("{name} of {chunks} chunks on {stages} stages needs a multiple of {round} microbatches"));
+            return Err(format!(
+                "{name} of {chunks} chunks on {stages} stages needs a multiple of {round} microbatches"
+            ));
         }
         Ok(())
     }

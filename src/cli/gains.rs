@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Args;
+use rayon::prelude::*;
 use serde_json::json;
 use statrs::statistics::{Data, OrderStatistics};
 
 use super::validate::read;
 use crate::failure::Failure;
 use crate::out::write_csv;
-use crate::validate::fit::both_cores;
 use crate::validate::gain::{Gain, Published, gain, published, simulated};
 use crate::validate::{Run, Skip};
 
@@ -123,11 +123,8 @@ fn each<T: Clone + Send>(runs: &[Run], find: impl Fn(&Run) -> Result<T, Skip> + 
         }))
     });
     let places: Vec<Result<usize, Skip>> = places.collect();
-    // Both cores take every other one; what comes back is the even ones, then the odd ones.
-    let found = both_cores(&distinct, |&number| find(&runs[number]));
-    let half = distinct.len().div_ceil(2);
-    let at = |place: usize| if place.is_multiple_of(2) { place / 2 } else { half + place / 2 };
-    places.into_iter().map(|place| found[at(place?)].clone()).collect()
+    let found: Vec<_> = distinct.par_iter().map(|&number| find(&runs[number])).collect();
+    places.into_iter().map(|place| found[place?].clone()).collect()
 }
 
 /// How many runs there is no answer for, by reason.
@@ -167,8 +164,7 @@ fn record(run: &Run, found: &Result<Gain, Skip>) -> Vec<String> {
         Ok(gain) => {
             let [published, best] = [&gain.published.summary, &gain.summary].map(Clone::clone);
             let number = |value: f64| format!("{value:.4}");
-            let (before, after, ratio) =
-                (number(gain.published.step_s), number(gain.found_s), number(gain.ratio()));
+            let (before, after, ratio) = (number(gain.published.step_s), number(gain.found_s), number(gain.ratio()));
             let (fits, gap) = (u8::from(gain.published.fits).to_string(), number(1.0 - gain.bound_s / gain.found_s));
             let seconds = format!("{:.2}", gain.searched_s);
             vec![run.id.clone(), before, fits, after, ratio, gap, seconds, published, best, String::new()]

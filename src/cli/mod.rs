@@ -13,6 +13,7 @@ mod report;
 mod train;
 mod validate;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -68,9 +69,9 @@ pub fn main() -> ExitCode {
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Failure { message, code }) => {
-            eprintln!("error: {message}");
-            ExitCode::from(code)
+        Err(failure) => {
+            eprintln!("{}", failure.report(std::io::stderr().is_terminal()));
+            failure.exit.into()
         }
     }
 }

@@ -1,12 +1,13 @@
 //! `plan` and `simulate`: search and prediction, as text or JSON.
 
 use clap::Args;
+use meshwright_hardware::exit::Exit;
 use meshwright_hardware::profile::Cluster;
 use meshwright_hardware::units::{Bytes, Precision};
 use meshwright_planner::goal::{Chosen, advise, advise_limits, choose, missed};
 use meshwright_planner::job::{Fix, Job, Optimizer, says_length};
 use meshwright_planner::plan::Plan;
-use meshwright_planner::predict::{Figures, outer, predict};
+use meshwright_planner::predict::{FIGURES, Figures, outer, predict};
 use meshwright_planner::{PlanError, models};
 use serde_json::json;
 
@@ -124,7 +125,7 @@ impl PlanCommand {
         if self.json {
             println!("{}", json!({ "error": message, "rejected": rejected, "advice": advice }));
         }
-        Err(Failure { message: message + &advice_text(&advice, job), code: 3 })
+        Err(Failure::new(Exit::Infeasible, message + &advice_text(&advice, job)))
     }
 
     fn print(&self, job: &Job, known: bool, chosen: &Chosen, names: &Names) {
@@ -254,19 +255,26 @@ pub fn figures_json(plan: &Plan, figures: &Figures) -> serde_json::Value {
     all
 }
 
-/// A prediction for people.
+/// A prediction for people: [`FIGURES`] in lines, then the memory of each pool.
 pub fn print_figures(figures: &Figures) {
-    let Figures { tokens_per_s, tokens_per_s_per_device, mfu, bubble_fraction, .. } = figures;
-    println!(
-        "   step    {:>12}   {tokens_per_s:.0} tokens/s, {tokens_per_s_per_device:.0} a device",
-        figures.step_time().to_string()
-    );
-    println!("   memory  {:>12}   of the rank that needs most", figures.peak_memory().to_string());
+    println!("{}", lines(figures));
     for pool in &figures.pools {
         let (peak, left) = (Bytes(pool.peak_memory_bytes).to_string(), pool.headroom * 100.0);
         println!("           {peak:>12}   on {} × {}, {left:.1} % of its memory left", pool.ranks, pool.device);
     }
-    println!("   MFU     {:>11.1} %   bubble {:.1} %", mfu * 100.0, bubble_fraction * 100.0);
+}
+
+/// A line for each figure with a label, the ones without behind it.
+fn lines(figures: &Figures) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for figure in FIGURES {
+        let ([label, words], value) = (figure.line, figure.unit.show((figure.get)(figures)));
+        match lines.last_mut() {
+            Some(line) if label.is_empty() => *line += &format!("   {value} {words}"),
+            _ => lines.push(format!("   {label:<7} {value:>12}   {words}").trim_end().to_owned()),
+        }
+    }
+    lines.join("\n")
 }
 
 /// Arguments of `simulate`.
@@ -313,5 +321,22 @@ impl Simulate {
             println!("\nnext: meshwright run {} to train it on this machine", self.plan);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_figure_is_in_the_lines_and_in_json() {
+        let plan = Plan::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cases/tiny.toml")).unwrap();
+        let figures = predict(&plan, &Cluster::parse("8x cpu-generic").unwrap()).unwrap().figures;
+        let (text, json) = (lines(&figures), figures_json(&plan, &figures));
+        for figure in FIGURES {
+            let value = figure.unit.show((figure.get)(&figures));
+            assert!(text.contains(&format!("{value} {}", figure.line[1]).trim_end()), "{} in {text}", figure.title);
+            assert!(json[figure.key] == figure.unit.json((figure.get)(&figures)), "{} in {json}", figure.key);
+        }
     }
 }

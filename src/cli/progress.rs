@@ -1,68 +1,48 @@
 //! How far a search is: one line on a terminal, written over and over.
 //!
-//! In: what a search tells. Out: text on stderr, after a second, if stderr is a terminal.
+//! In: what a search tells. Out: a line on stderr, after a second, as wide as the terminal.
 //!
-//! Invariant: nothing is left of it when the search has ended.
+//! Invariant: nothing is left of it when the search has ended, and nothing is written where stderr is no terminal.
 
-use std::io::IsTerminal;
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use indicatif::{ProgressBar, ProgressStyle};
 use meshwright_hardware::profile::Cluster;
 use meshwright_hardware::units::Seconds;
 use meshwright_planner::search::Progress;
 
 /// Before the first line.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Between lines.
-const EVERY: Duration = Duration::from_millis(100);
 
 /// The line on a terminal.
 pub struct Line {
-    terminal: bool,
+    bar: ProgressBar,
     started: Instant,
-    /// When it was written last, and how wide.
-    written: Mutex<(Option<Instant>, usize)>,
 }
 
 impl Line {
     /// Nothing yet.
     pub fn new() -> Self {
-        Line { terminal: std::io::stderr().is_terminal(), started: Instant::now(), written: Mutex::new((None, 0)) }
+        let style = ProgressStyle::with_template("{wide_msg}").expect("the template is one of indicatif's");
+        Line { bar: ProgressBar::new_spinner().with_style(style), started: Instant::now() }
     }
 
     /// Shows how far the search on a cluster is.
     pub fn show(&self, cluster: &Cluster, progress: &Progress) {
-        if self.terminal && self.started.elapsed() >= PATIENCE {
-            self.write(|| words(cluster, progress));
+        if !self.bar.is_hidden() && self.started.elapsed() >= PATIENCE {
+            self.bar.set_message(words(cluster, progress));
         }
     }
 
     /// Shows what is being done.
     pub fn say(&self, what: &str) {
-        if self.terminal {
-            self.write(|| what.to_owned());
-        }
-    }
-
-    fn write(&self, words: impl FnOnce() -> String) {
-        let Ok(mut written) = self.written.try_lock() else { return };
-        if written.0.is_some_and(|last| last.elapsed() < EVERY) {
-            return;
-        }
-        let words = words();
-        let width = words.chars().count();
-        eprint!("\r{words}{}", " ".repeat(written.1.saturating_sub(width)));
-        *written = (Some(Instant::now()), width);
+        self.bar.set_message(what.to_owned());
     }
 }
 
 impl Drop for Line {
     fn drop(&mut self) {
-        let width = self.written.get_mut().map_or(0, |written| written.1);
-        if width > 0 {
-            eprint!("\r{}\r", " ".repeat(width));
-        }
+        self.bar.finish_and_clear();
     }
 }
 

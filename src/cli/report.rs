@@ -4,15 +4,16 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use meshwright_executor::metrics::{self, StepMetrics};
+use meshwright_hardware::exit::Exit;
 use meshwright_hardware::replay::durations;
 use meshwright_hardware::simulate::simulate;
-use meshwright_hardware::trace::Origin;
-use meshwright_hardware::units::FlopRate;
-use meshwright_planner::predict::predict;
+use meshwright_hardware::trace::{Origin, Trace};
+use meshwright_hardware::units::{Bytes, FlopRate};
+use meshwright_planner::predict::{Figures, bubble, predict};
 
 use crate::failure::Failure;
-use crate::report::{self, Inputs};
 use crate::out::write_whole;
+use crate::report::{self, Inputs};
 use crate::runs::RunDir;
 
 /// Arguments of `report`.
@@ -29,7 +30,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Compares and prints; writes `report.csv` and `report.html` beside the run.
+    /// Compares and prints; writes `figures.csv`, `report.csv` and `report.html` beside the run.
     pub fn run(self) -> Result<(), Failure> {
         if let Some(within) = self.within.filter(|within| !(within.is_finite() && *within >= 0.0)) {
             return Err(Failure::input(format!("--within is {within}: it must be a number of per cent from 0 on")));
@@ -42,10 +43,13 @@ impl Report {
             println!("\nreport: {}", self.dir.join("report.html").display());
         }
         match self.within {
-            Some(most) if report.step_error_pct().abs() > most => Err(Failure {
-                message: format!("step time is predicted {:+.1} % off, more than {most} %", report.step_error_pct()),
-                code: 5,
-            }),
+            Some(most) if report.step_error_pct().abs() > most => {
+                let off = report.step_error_pct();
+                Err(Failure::new(
+                    Exit::Inaccurate,
+                    format!("step time is predicted {off:+.1} % off, more than {most} %"),
+                ))
+            }
             _ => Ok(()),
         }
     }
@@ -59,7 +63,17 @@ pub fn of_run(path: &Path) -> Result<report::Report, Failure> {
     let program = &predicted.lowered.program;
     let measured = dir.measured(program)?;
     let device = &cluster.pools[0].device;
-    let replayed = simulate(program, &durations(program, &measured.trace), device.overlap, Origin::Replayed)?;
+    let durations = durations(program, &measured.trace);
+    let replayed = simulate(program, &durations, device.overlap, Origin::Replayed)?;
+    let of_step = |trace: &Trace, peak_memory_bytes: u64| {
+        let step = trace.step_time().seconds();
+        Figures::of(&plan, &cluster, step, Bytes(peak_memory_bytes), bubble(program, &durations, step))
+    };
+    let figures = [
+        predicted.figures.clone(),
+        of_step(&replayed, predicted.figures.peak_memory_bytes)?,
+        of_step(&measured.trace, measured.peak_memory_bytes)?,
+    ];
     let steps = metrics::read(&dir.file("metrics.jsonl"))?;
     let losses: Vec<(u64, f64)> = steps.iter().map(|line| (line.step as u64, line.loss)).collect();
     let ranks = plan.mesh.ranks();
@@ -72,10 +86,7 @@ pub fn of_run(path: &Path) -> Result<report::Report, Failure> {
         predicted: &predicted.trace,
         replayed: &replayed,
         measured: &measured.trace,
-        tokens_per_step: plan.job.tokens_per_step(),
-        model_flops: [plan.job.model_flops_per_step(), peak * ranks as f64],
-        predicted_peak_bytes: predicted.figures.peak_memory_bytes,
-        measured_peak_bytes: measured.peak_memory_bytes,
+        figures,
         losses: &losses,
         step_times_s: steps.iter().map(|line| line.step_time_s).collect(),
         unigram_entropy: Some(measured.unigram_entropy),
@@ -96,9 +107,13 @@ pub fn of_run(path: &Path) -> Result<report::Report, Failure> {
         .chain(troubles(plan.job.steps, &steps))
         .collect(),
     });
-    let mut rows = Vec::new();
-    report.csv(&mut rows).map_err(|error| Failure { message: format!("report.csv: {error}"), code: 1 })?;
-    write_whole(&dir.file("report.csv"), &String::from_utf8_lossy(&rows))?;
+    let table = |file: &str, written: csv::Result<()>, rows: Vec<u8>| {
+        written.map_err(|error| Failure::new(Exit::Failed, format!("{file}: {error}")))?;
+        write_whole(&dir.file(file), &String::from_utf8_lossy(&rows))
+    };
+    let (mut instructions, mut figures) = (Vec::new(), Vec::new());
+    table("report.csv", report.csv(&mut instructions), instructions)?;
+    table("figures.csv", report.figures_csv(&mut figures), figures)?;
     write_whole(&dir.file("report.html"), &report.html())?;
     Ok(report)
 }

@@ -213,7 +213,9 @@ pub fn train(
             eprintln!("all {steps} steps were done before");
             return Ok(report);
         }
-        eprintln!("all {steps} steps were done before, but their measurements are lost: some steps are run to measure them");
+        eprintln!(
+            "all {steps} steps were done before, but their measurements are lost: some steps are run to measure them"
+        );
         report = trainer.measure()?;
     }
     let found = share.device.find()?;
@@ -236,7 +238,7 @@ fn watched(
     steps: usize,
     checkpoint_every: usize,
 ) -> Result<TrainReport, Failure> {
-    let signals = Signals::catch().map_err(|error| Failure { message: format!("signals: {error}"), code: 1 })?;
+    let signals = Signals::catch().map_err(|error| Failure::new(Exit::Failed, format!("signals: {error}")))?;
     let mut progress = Progress::new(steps);
     let mut unlogged = false;
     let report = trainer.train(|metrics| {
@@ -259,7 +261,7 @@ fn watched(
                 _ => "whose loss is not finite and which is not saved".to_owned(),
             };
             let message = format!("{name}: training stopped after step {done} of {steps}, {saved}");
-            Err(Failure { message, code: 128 + number })
+            Err(Failure::new(Exit::Signal(number), message))
         }
         _ => Ok(report),
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use meshwright_hardware::profile::{Knobs, Stack, catalog};
+use rayon::prelude::*;
 
 use crate::failure::Failure;
 use crate::out::{write_csv, write_whole};
@@ -90,8 +91,8 @@ fn sources_held_out(runs: &[Run]) -> Vec<Prediction> {
     let sources: Vec<&str> = runs.iter().map(|run| run.group.as_str()).collect::<BTreeSet<_>>().into_iter().collect();
     let rows: Vec<&Run> = runs.iter().collect();
     let full = fit::fit(&rows, fit::QUICK);
-    let all = fit::both_cores(&sources, |source| ((*source).to_owned(), fit::without_source(&rows, source, &full)));
-    let all: BTreeMap<String, fit::Fitted> = all.into_iter().collect();
+    let held_out = |source: &&str| ((*source).to_owned(), fit::without_source(&rows, source, &full));
+    let all: BTreeMap<String, fit::Fitted> = sources.par_iter().map(held_out).collect();
     runs.iter().map(|run| by(&all[&run.group], run)).collect()
 }
 

@@ -5,7 +5,8 @@
 //! Invariant: every text from outside is escaped; spans are kept to `MOST` a trace, the longest first.
 
 use meshwright_hardware::trace::Trace;
-use meshwright_hardware::units::{Bytes, Seconds};
+use meshwright_hardware::units::Seconds;
+use meshwright_planner::predict::{FIGURES, Figure};
 use serde_json::{Value, json};
 
 use super::{Report, Row, error_pct};
@@ -33,14 +34,13 @@ impl Report {
     }
 
     fn figure_rows(&self) -> String {
-        let row = |label: &str, values: [f64; 3], show: &dyn Fn(f64) -> String| {
-            let cells: String = values.iter().map(|&value| format!("<td>{}</td>", show(value))).collect();
-            format!("<tr><th>{label}</th>{cells}<td>{:+.1} %</td></tr>", error_pct(values[0], values[2]))
+        let row = |figure: &Figure| {
+            let (values, error) = self.compared(figure);
+            let cells = values.map(|value| format!("<td>{}</td>", figure.unit.show(value))).concat();
+            let error = error.map_or_else(String::new, |error| format!("{error:+.1} %"));
+            format!("<tr><th>{}</th>{cells}<td>{error}</td></tr>", figure.title)
         };
-        let all = [&self.predicted, &self.replayed, &self.measured];
-        row("step time", all.map(|f| f.step_time_s), &|x| Seconds(x).to_string())
-            + &row("tokens/s", all.map(|f| f.tokens_per_s), &|x| format!("{x:.0}"))
-            + &row("peak memory of a rank", all.map(|f| f.peak_memory_bytes as f64), &|x| Bytes(x as u64).to_string())
+        FIGURES.iter().map(row).collect()
     }
 
     fn spread_line(&self) -> String {

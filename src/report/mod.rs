@@ -13,21 +13,9 @@ use std::io;
 
 use meshwright_hardware::program::{Kind, Program};
 use meshwright_hardware::trace::{Lane, Trace};
+use meshwright_planner::predict::{FIGURES, Figure, Figures};
 use serde_json::{Value, json};
 use statrs::statistics::{Data, OrderStatistics};
-
-/// The three figures that are compared.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Figures {
-    /// Length of a step.
-    pub step_time_s: f64,
-    /// Tokens a second, over all ranks.
-    pub tokens_per_s: f64,
-    /// Model FLOPs over what all devices could have done (Chowdhery et al. 2022, appendix B).
-    pub mfu: f64,
-    /// Bytes of the rank that holds most.
-    pub peak_memory_bytes: u64,
-}
 
 /// What a report is made from.
 pub struct Inputs<'a> {
@@ -39,14 +27,8 @@ pub struct Inputs<'a> {
     pub replayed: &'a Trace,
     /// One lane a rank.
     pub measured: &'a Trace,
-    /// Tokens a step.
-    pub tokens_per_step: u64,
-    /// FLOPs of the model a step, and FLOP/s of all devices at their peak.
-    pub model_flops: [f64; 2],
-    /// Bytes the program declares on the rank that declares most.
-    pub predicted_peak_bytes: u64,
-    /// Bytes of tensors that a rank held at most.
-    pub measured_peak_bytes: u64,
+    /// Predicted, replayed and measured.
+    pub figures: [Figures; 3],
     /// Step and loss, in nats a token.
     pub losses: &'a [(u64, f64)],
     /// Length of every step, in seconds.
@@ -129,12 +111,8 @@ pub struct Report {
     pub title: String,
     /// What was run on what.
     pub subtitle: Vec<(String, String)>,
-    /// What the profile foretold.
-    pub predicted: Figures,
-    /// What the simulator makes of measured durations.
-    pub replayed: Figures,
-    /// What happened.
-    pub measured: Figures,
+    /// What the profile foretold, what the simulator makes of measured durations, what happened.
+    pub figures: [Figures; 3],
     /// How the run's steps varied.
     pub spread: Option<Spread>,
     /// One an instruction.
@@ -157,19 +135,11 @@ pub fn error_pct(predicted: f64, measured: f64) -> f64 {
 impl Report {
     /// Joins the traces.
     pub fn of(inputs: &Inputs) -> Report {
-        let figures = |trace: &Trace, peak_memory_bytes| {
-            let step_time_s = trace.step_time().seconds().0;
-            let [flops, peak] = inputs.model_flops;
-            let (tokens_per_s, mfu) = (inputs.tokens_per_step as f64 / step_time_s, flops / peak / step_time_s);
-            Figures { step_time_s, tokens_per_s, mfu, peak_memory_bytes }
-        };
         let rows: Vec<Row> = (0..inputs.program.roles.len()).flat_map(|role| rows(inputs, role)).collect();
         Report {
             title: inputs.title.to_owned(),
             subtitle: inputs.subtitle.clone(),
-            predicted: figures(inputs.predicted, inputs.predicted_peak_bytes),
-            replayed: figures(inputs.replayed, inputs.predicted_peak_bytes),
-            measured: figures(inputs.measured, inputs.measured_peak_bytes),
+            figures: inputs.figures.clone(),
             spread: Spread::of(inputs.step_times_s.clone()),
             groups: groups(&rows),
             rows,
@@ -181,19 +151,25 @@ impl Report {
 
     /// How far the predicted step time is off, in per cent of the measured one.
     pub fn step_error_pct(&self) -> f64 {
-        error_pct(self.predicted.step_time_s, self.measured.step_time_s)
+        let [predicted, _, measured] = &self.figures;
+        error_pct(predicted.step_time_s, measured.step_time_s)
+    }
+
+    /// A figure as predicted, replayed and measured; and the prediction's error in per cent, where it is told.
+    fn compared(&self, figure: &Figure) -> ([f64; 3], Option<f64>) {
+        let values = self.figures.each_ref().map(figure.get);
+        (values, figure.relative.then(|| error_pct(values[0], values[2])))
     }
 
     /// The comparison for scripts.
     pub fn json(&self) -> Value {
-        let figures = |f: &Figures| json!({ "step_time_s": f.step_time_s, "tokens_per_s": f.tokens_per_s, "mfu": f.mfu, "peak_memory_bytes": f.peak_memory_bytes });
-        let errors = |f: &Figures| {
-            let m = &self.measured;
-            json!({
-                "step_time_s": error_pct(f.step_time_s, m.step_time_s),
-                "tokens_per_s": error_pct(f.tokens_per_s, m.tokens_per_s),
-                "peak_memory_bytes": error_pct(f.peak_memory_bytes as f64, m.peak_memory_bytes as f64),
-            })
+        let figures = |of: &Figures| -> Value {
+            FIGURES.iter().map(|figure| (figure.key.to_owned(), figure.unit.json((figure.get)(of)))).collect()
+        };
+        let [predicted, replayed, measured] = &self.figures;
+        let errors = |of: &Figures| -> Value {
+            let relative = FIGURES.iter().filter(|figure| figure.relative);
+            relative.map(|f| (f.key.to_owned(), json!(error_pct((f.get)(of), (f.get)(measured))))).collect()
         };
         let groups = self.groups.iter().map(|g| {
             let [predicted, replayed, measured] = g.nanos.map(|nanos| nanos / 1e9);
@@ -202,16 +178,33 @@ impl Report {
         });
         json!({
             "title": self.title,
-            "predicted": figures(&self.predicted),
-            "replayed": figures(&self.replayed),
-            "measured": figures(&self.measured),
-            "error_pct": errors(&self.predicted),
-            "replay_error_pct": errors(&self.replayed),
+            "predicted": figures(predicted),
+            "replayed": figures(replayed),
+            "measured": figures(measured),
+            "error_pct": errors(predicted),
+            "replay_error_pct": errors(replayed),
             "steps": self.spread.map(|s| json!({ "count": s.steps, "p5_s": s.p5_s, "median_s": s.median_s, "p95_s": s.p95_s })),
             "instructions": groups.collect::<Vec<_>>(),
             "final_loss": self.losses.last().map(|(_, loss)| loss),
             "unigram_entropy": self.unigram_entropy,
         })
+    }
+
+    /// One line a figure.
+    ///
+    /// # Errors
+    /// The writer's.
+    pub fn figures_csv(&self, to: impl io::Write) -> csv::Result<()> {
+        let mut writer = csv::Writer::from_writer(to);
+        writer.write_record(["figure", "predicted", "replayed", "measured", "error_pct"])?;
+        for figure in FIGURES {
+            let (values, error) = self.compared(figure);
+            let [predicted, replayed, measured] = values.map(|value| figure.unit.json(value).to_string());
+            let error = error.map_or_else(String::new, |error| format!("{error:.2}"));
+            writer.write_record([figure.key, &predicted, &replayed, &measured, &error])?;
+        }
+        writer.flush()?;
+        Ok(())
     }
 
     /// One line an instruction.
@@ -305,6 +298,19 @@ mod tests {
     use meshwright_hardware::trace::{Origin, Span};
     use meshwright_hardware::units::Nanos;
 
+    fn figures((step_time_s, peak_memory_bytes): (f64, u64)) -> Figures {
+        let tokens_per_s = 1000.0 / step_time_s;
+        Figures {
+            step_time_s,
+            tokens_per_s,
+            tokens_per_s_per_device: tokens_per_s / 2.0,
+            mfu: 1e-3 / step_time_s,
+            peak_memory_bytes,
+            bubble_fraction: 0.1,
+            pools: Vec::new(),
+        }
+    }
+
     fn report() -> Report {
         let view = View { buffer: 0, offset: 0, elems: 4, shard: None };
         let instr = |kind| Instr { kind, stream: Stream::Compute, waits: Vec::new(), microbatch: Some(0), layer: None };
@@ -328,10 +334,7 @@ mod tests {
             predicted: &trace(Origin::Predicted, vec![lane(0, 100_000, 900_000)]),
             replayed: &trace(Origin::Replayed, vec![lane(0, 100_000, 1_000_000), lane(1, 100_000, 1_200_000)]),
             measured: &trace(Origin::Measured, vec![lane(0, 100_000, 1_000_000), lane(1, 100_000, 1_150_000)]),
-            tokens_per_step: 1000,
-            model_flops: [1e9, 1e12],
-            predicted_peak_bytes: 1 << 20,
-            measured_peak_bytes: (1 << 20) + 4096,
+            figures: [(1e-3, 1 << 20), (1.3e-3, 1 << 20), (1.25e-3, (1 << 20) + 4096)].map(figures),
             losses: &[(0, 5.5), (1, 4.0)],
             step_times_s: (1..=100).map(|i| f64::from(i) * 1e-3).collect(),
             unigram_entropy: Some(3.0),
@@ -349,6 +352,23 @@ mod tests {
         assert_eq!(json["error_pct"]["tokens_per_s"], 25.0);
         assert!((json["replay_error_pct"]["step_time_s"].as_f64().unwrap() - 4.0).abs() < 1e-9);
         assert_eq!(json["measured"]["peak_memory_bytes"], (1 << 20) + 4096);
+    }
+
+    #[test]
+    fn every_figure_is_in_every_rendering() {
+        let (report, mut csv) = (report(), Vec::new());
+        report.figures_csv(&mut csv).unwrap();
+        let (table, page, json) = (report.table(), report.html(), report.json());
+        let csv = String::from_utf8(csv).unwrap();
+        for figure in FIGURES {
+            assert!(table.contains(&format!("\n{} ", figure.title)), "{} in {table}", figure.title);
+            assert!(page.contains(&format!("<th>{}</th>", figure.title)), "{} in the page", figure.title);
+            assert!(csv.contains(&format!("\n{},", figure.key)), "{} in {csv}", figure.key);
+            for of in ["predicted", "replayed", "measured"] {
+                assert!(json[of][figure.key].is_number(), "{of} {} in {json}", figure.key);
+            }
+        }
+        assert!(csv.contains("\npeak_memory_bytes,1048576,1048576,1052672,-0.39\n"), "{csv}");
     }
 
     #[test]

@@ -2,9 +2,10 @@
 //!
 //! In: a [`Report`]. Out: two aligned tables: figures, then where the time of a step goes.
 
-use meshwright_hardware::units::{Bytes, Seconds};
+use meshwright_hardware::units::Seconds;
+use meshwright_planner::predict::FIGURES;
 
-use super::{Figures, Report, error_pct};
+use super::{Report, error_pct};
 
 /// Names shown one by one; what is left is summed.
 const SHOWN: usize = 16;
@@ -17,16 +18,13 @@ impl Report {
             text += &format!("  {label:<7} {value}\n");
         }
         text += &format!("\n{:<26} {:>12} {:>12} {:>12} {:>9}\n", "", "predicted", "replayed", "measured", "error");
-        let all = [&self.predicted, &self.replayed, &self.measured];
-        let mut line = |label: &str, figure: &dyn Fn(&Figures) -> f64, show: &dyn Fn(f64) -> String| {
-            let [predicted, replayed, measured] = all.map(figure);
-            let (p, r, m) = (show(predicted), show(replayed), show(measured));
-            text += &format!("{label:<26} {p:>12} {r:>12} {m:>12} {:>+7.1} %\n", error_pct(predicted, measured));
-        };
-        line("step time", &|f| f.step_time_s, &|x| Seconds(x).to_string());
-        line("tokens/s", &|f| f.tokens_per_s, &|x| format!("{x:.0}"));
-        line("MFU", &|f| f.mfu, &|x| format!("{:.1} %", x * 100.0));
-        line("peak memory of a rank", &|f| f.peak_memory_bytes as f64, &|x| Bytes(x as u64).to_string());
+        for figure in FIGURES {
+            let (values, error) = self.compared(figure);
+            let [predicted, replayed, measured] = values.map(|value| figure.unit.show(value));
+            let error = error.map_or_else(String::new, |error| format!("{error:>+7.1} %"));
+            text += &format!("{:<26} {predicted:>12} {replayed:>12} {measured:>12} {error:>9}", figure.title);
+            text = text.trim_end().to_owned() + "\n";
+        }
         if let Some(spread) = self.spread {
             let [low, half, high] = [spread.p5_s, spread.median_s, spread.p95_s].map(|x| Seconds(x).to_string());
             text += &format!("of {} steps, half took less than {half}, nine in ten {low} to {high}\n", spread.steps);

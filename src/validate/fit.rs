@@ -12,6 +12,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use meshwright_hardware::profile::Knobs;
+use rand_xoshiro::SplitMix64;
+use rand_xoshiro::rand_core::{RngCore, SeedableRng};
+use rayon::prelude::*;
 
 use super::summary::{measured_tokens_per_s, memory_error};
 use super::{Run, memory_of, timing};
@@ -189,7 +192,7 @@ fn search(aim: &Aim, start: &Knobs, sweeps: usize) -> Knobs {
 /// there are several valleys: slow links that something hides, or fast ones that nothing does.
 fn hop(aim: &Aim, starts: &[&Knobs], effort: Effort) -> Knobs {
     let exposed = Knobs { scale_out: 0.2, dp: 1.0, ..starts[0].clone() };
-    let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
+    let mut random = SplitMix64::seed_from_u64(0);
     let mut best: Option<(Knobs, f64)> = None;
     let keep = |knobs: Knobs, best: &mut Option<(Knobs, f64)>| {
         let loss = aim.cost(&knobs);
@@ -203,33 +206,22 @@ fn hop(aim: &Aim, starts: &[&Knobs], effort: Effort) -> Knobs {
     }
     for _ in 0..effort.hops {
         let (from, _) = best.clone().expect("there is a start");
-        keep(search(aim, &dice.thrown(&from, aim.part), effort.sweeps / 2), &mut best);
+        keep(search(aim, &thrown(&from, aim.part, &mut random), effort.sweeps / 2), &mut best);
     }
     best.expect("there is a start").0
 }
 
-/// Chance that is the same every time (xorshift; Marsaglia 2003).
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> f64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) as f64 / (1_u64 << 53) as f64
-    }
-
-    /// Knobs of which a few are up to three times as large or as small.
-    fn thrown(&mut self, from: &Knobs, part: Part) -> Knobs {
-        let mut to = from.clone();
-        for index in part.knobs() {
-            if self.next() < 0.25 {
-                let (knob, bounds) = (to.at(index), Knobs::ALL[index]);
-                *knob = (*knob * 3_f64.powf(2.0 * self.next() - 1.0)).clamp(bounds.low, bounds.high);
-            }
+/// Knobs of which a few are up to three times as large or as small.
+fn thrown(from: &Knobs, part: Part, random: &mut SplitMix64) -> Knobs {
+    let mut share = || (random.next_u64() >> 11) as f64 / (1_u64 << 53) as f64;
+    let mut to = from.clone();
+    for index in part.knobs() {
+        if share() < 0.25 {
+            let (knob, bounds) = (to.at(index), Knobs::ALL[index]);
+            *knob = (*knob * 3_f64.powf(2.0 * share() - 1.0)).clamp(bounds.low, bounds.high);
         }
-        to
     }
+    to
 }
 
 /// Knobs with one of them a step up and a step down.
@@ -331,17 +323,17 @@ pub fn fit(runs: &[&Run], effort: Effort) -> Fitted {
     let groups: Vec<_> = grouped(runs, |run| &run.stack.name).into_iter().collect();
     let rounds = if effort == FULL { 3 } else { 2 };
     for round in 0..rounds {
-        let found = both_cores(&families, |(family, rows)| {
+        let found = families.par_iter().map(|(family, rows)| {
             let start = fitted.families.get(*family).cloned().unwrap_or_default();
             ((*family).to_owned(), fitted.family(rows, &start, effort.sweeps))
         });
-        fitted.families = found.into_iter().collect();
-        let found = both_cores(&groups, |(name, rows)| {
+        fitted.families = found.collect();
+        let found = groups.par_iter().map(|(name, rows)| {
             let family = &fitted.families[&rows[0].stack.family];
             let start = fitted.stacks.get(*name).unwrap_or(family);
             ((*name).to_owned(), fitted.stack(rows, start, family, effort))
         });
-        fitted.stacks = found.into_iter().collect();
+        fitted.stacks = found.collect();
         if round + 1 < rounds {
             let devices = grouped(runs, |run| &run.device.name);
             let power = devices.iter().map(|(name, runs)| ((*name).to_owned(), fitted.sustained(runs)));
@@ -349,17 +341,6 @@ pub fn fit(runs: &[&Run], effort: Effort) -> Fitted {
         }
     }
     fitted
-}
-
-/// Maps over items on two threads.
-pub fn both_cores<T: Sync, R: Send>(items: &[T], map: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let every_other = |first: usize| items.iter().skip(first).step_by(2).map(&map).collect::<Vec<R>>();
-    std::thread::scope(|scope| {
-        let other = scope.spawn(|| every_other(1));
-        let mut all = every_other(0);
-        all.extend(other.join().expect("a search does not panic"));
-        all
-    })
 }
 
 fn grouped<'a, 'b>(runs: &'b [&'a Run], key: impl Fn(&'a Run) -> &'a String) -> BTreeMap<&'a str, Vec<&'a Run>> {

@@ -152,7 +152,9 @@ fn any_flipped_bit_of_a_manifest_is_damage_or_changes_nothing() {
         bytes[bit / 8] ^= 1 << (bit % 8);
         fs::write(&file, bytes).unwrap();
         match checkpoints.latest() {
-            Ok(loaded) => assert_eq!(loaded, Some(Loaded { step: 4, meta: meta.clone(), ranks: state(4) }), "bit {bit}"),
+            Ok(loaded) => {
+                assert_eq!(loaded, Some(Loaded { step: 4, meta: meta.clone(), ranks: state(4) }), "bit {bit}")
+            }
             Err(error) => assert!(error.to_string().contains("delete the folder"), "{error}"),
         }
     }

@@ -26,6 +26,8 @@ pub struct Entry {
     pub large: bool,
     /// Whether it captures calls that come again, as CUDA graphs do, so that the first rounds tell nothing of later ones.
     pub captures: bool,
+    /// Whether its driver tells all of its memory, not just its largest buffer.
+    pub tells_memory: bool,
     /// Its code, or why there is none in this build.
     pub driver: Result<Driver, &'static str>,
 }
@@ -40,10 +42,42 @@ pub struct Driver {
 
 /// Every kind of device.
 pub const DEVICES: &[Entry] = &[
-    Entry { name: "cpu", numbered: false, shares_cores: true, large: false, captures: false, driver: Ok(cpu::DRIVER) },
-    Entry { name: "wgpu", numbered: true, shares_cores: false, large: false, captures: false, driver: WGPU },
-    Entry { name: "torch", numbered: false, shares_cores: true, large: false, captures: false, driver: TORCH_CPU },
-    Entry { name: "cuda", numbered: true, shares_cores: false, large: true, captures: true, driver: TORCH_CUDA },
+    Entry {
+        name: "cpu",
+        numbered: false,
+        shares_cores: true,
+        large: false,
+        captures: false,
+        tells_memory: true,
+        driver: Ok(cpu::DRIVER),
+    },
+    Entry {
+        name: "wgpu",
+        numbered: true,
+        shares_cores: false,
+        large: false,
+        captures: false,
+        tells_memory: false,
+        driver: WGPU,
+    },
+    Entry {
+        name: "torch",
+        numbered: false,
+        shares_cores: true,
+        large: false,
+        captures: false,
+        tells_memory: true,
+        driver: TORCH_CPU,
+    },
+    Entry {
+        name: "cuda",
+        numbered: true,
+        shares_cores: false,
+        large: true,
+        captures: true,
+        tells_memory: true,
+        driver: TORCH_CUDA,
+    },
 ];
 
 #[cfg(feature = "wgpu")]

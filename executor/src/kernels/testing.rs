@@ -1,5 +1,8 @@
 //! What the kernels' tests share: teams, random operands, comparisons and finite differences.
 
+use rand_xoshiro::SplitMix64;
+use rand_xoshiro::rand_core::{RngCore, SeedableRng};
+
 use super::team::Team;
 
 /// Runs a test with one thread and with three.
@@ -9,16 +12,10 @@ pub(super) fn on_teams(test: impl Fn(&Team)) {
     }
 }
 
-/// `n` values in -1..1, the same for a seed (SplitMix64).
+/// `n` values in -1..1, the same for a seed.
 pub(super) fn random(seed: u64, n: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let next = |_| {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 40) as f32 / (1 << 23) as f32 - 1.0
-    };
+    let mut random = SplitMix64::seed_from_u64(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let next = |_| (random.next_u64() >> 40) as f32 / (1 << 23) as f32 - 1.0;
     (0..n).map(next).collect()
 }
 

@@ -38,7 +38,7 @@ impl RankMemory {
 /// [`ExecutorError::Device`] with both figures, or if there is no such device.
 pub fn check_memory(program: &Program, device: Backend) -> Result<(), ExecutorError> {
     let found = device.find()?;
-    let (has, what) = match (found.software, device.is_cuda()) {
+    let (has, what) = match (found.software, device.entry().tells_memory) {
         (true, _) => (host_free(), "free on this machine"),
         (false, true) => (Some(found.memory_bytes), "all the device has"),
         // Its driver tells no more than the largest buffer.
@@ -66,7 +66,8 @@ pub fn host_free() -> Option<u64> {
     let limit = figure(&read("/proc/self/limits"), "Max address space");
     let mapped = kilobytes(&read("/proc/self/status"), "VmSize:").unwrap_or(0);
     let of_space = limit.map(|limit| limit.saturating_sub(mapped));
-    let of_groups = read("/proc/self/cgroup").lines().filter_map(|line| group_free(Path::new("/sys/fs/cgroup"), line)).min();
+    let of_groups =
+        read("/proc/self/cgroup").lines().filter_map(|line| group_free(Path::new("/sys/fs/cgroup"), line)).min();
     [of_host, of_space, of_groups].into_iter().flatten().min()
 }
 
@@ -104,7 +105,8 @@ mod tests {
 
     #[test]
     fn figures_are_read_by_the_whole_key() {
-        let table = "MemTotal:  1 kB\nMemAvailable:   23 kB\nMax address space         unlimited     unlimited   bytes\n";
+        let table =
+            "MemTotal:  1 kB\nMemAvailable:   23 kB\nMax address space         unlimited     unlimited   bytes\n";
         assert_eq!(figure(table, "MemAvailable:"), Some(23));
         assert_eq!(figure(table, "Mem"), None);
         assert_eq!(figure(table, "Max address space"), None, "no limit");

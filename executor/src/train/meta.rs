@@ -110,7 +110,9 @@ mod tests {
         let text = |crc32: u32, named: bool| json!({ "text": { "crc32": crc32, "named": named } });
         assert_eq!(differs(&text(1, true), &text(1, false)), None);
         assert_eq!(differs(&text(1, false), &text(2, false)), None);
-        for (saved, ours) in [(text(1, true), text(2, true)), (text(1, true), text(2, false)), (text(1, false), text(2, true))] {
+        for (saved, ours) in
+            [(text(1, true), text(2, true)), (text(1, true), text(2, false)), (text(1, false), text(2, true))]
+        {
             assert!(differs(&saved, &ours).unwrap().contains("another text"));
         }
         assert_eq!(differs(&json!({ "text": null }), &text(2, true)), None);

@@ -10,6 +10,8 @@ use meshwright_executor::kernels::AdamW;
 use meshwright_hardware::mesh::{Axis, Coord, Mesh, Rank};
 use meshwright_hardware::op::{DtypeClass, Mode, NormKind, Op, Param};
 use meshwright_hardware::program::{Buffer, Elem, Lifetime};
+use rand_xoshiro::SplitMix64;
+use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 
 use crate::reference;
 
@@ -40,30 +42,22 @@ fn tolerance(elem: Elem) -> f64 {
 /// Half the distance between the smallest numbers of fp16.
 const TINY: f64 = 1.0 / (1 << 25) as f64;
 
-/// SplitMix64.
-pub struct Random(u64);
+/// Operands by chance.
+pub struct Random(SplitMix64);
 
 impl Random {
     pub fn new(seed: u64) -> Self {
-        Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15))
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        Random(SplitMix64::seed_from_u64(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
     }
 
     /// In `low ..= high`.
     pub fn from(&mut self, low: usize, high: usize) -> usize {
-        low + (self.next() % (high - low + 1) as u64) as usize
+        low + (self.0.next_u64() % (high - low + 1) as u64) as usize
     }
 
     /// `n` values in -1..1 that an `f32` holds.
     fn values(&mut self, n: usize) -> Vec<f64> {
-        (0..n).map(|_| f64::from((self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0)).collect()
+        (0..n).map(|_| f64::from((self.0.next_u64() >> 40) as f32 / (1 << 23) as f32 - 1.0)).collect()
     }
 }
 

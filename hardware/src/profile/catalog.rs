@@ -7,6 +7,7 @@
 use std::sync::LazyLock;
 
 use serde::de::DeserializeOwned;
+use strsim::levenshtein;
 
 use super::{Device, ProfileError, Stack, System};
 
@@ -99,27 +100,11 @@ fn unknown<'a>(kind: &'static str, name: &str, all: impl Iterator<Item = &'a str
     let wanted = name.to_lowercase();
     let close = |other: &&str| {
         let contained = wanted.len() >= 3 && (other.contains(&wanted) || wanted.contains(*other));
-        contained || edit_distance(&wanted, other) <= wanted.len() / 3
+        contained || levenshtein(&wanted, other) <= wanted.len() / 3
     };
     let mut near: Vec<&str> = all.filter(close).collect();
-    near.sort_by_key(|other| edit_distance(&wanted, other));
+    near.sort_by_key(|other| levenshtein(&wanted, other));
     near.truncate(5);
     let near = if near.is_empty() { String::new() } else { format!("near names: {}; ", near.join(", ")) };
     ProfileError::Unknown { kind, name: name.to_owned(), near }
-}
-
-/// Insertions, deletions and replacements that make one name of another (Levenshtein 1966).
-fn edit_distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }

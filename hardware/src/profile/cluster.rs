@@ -12,6 +12,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::{Device, LinkKind, ProfileError, System, catalog};
+use crate::input::Fault;
 use crate::units::{ByteRate, Seconds};
 
 /// A pool: equal systems of one device.
@@ -72,17 +73,16 @@ impl Machine {
     /// Reads a machine file; errors name `file`, line, key and value.
     pub fn from_toml(file: &str, text: &str) -> Result<Self, ProfileError> {
         let machine: Machine = toml::from_str(text).map_err(|error| ProfileError::of_toml(file, text, &error))?;
-        machine.system.check().map_err(|fault| ProfileError::of_fault(file, text, fault))?;
-        if machine.nodes == 0 || machine.system.device != machine.device.name {
-            let (key, value, problem) = match machine.nodes {
-                0 => ("nodes", "0".to_owned(), "a machine has at least one node".to_owned()),
-                _ => {
-                    ("system.device", machine.system.device, format!("the file's device is `{}`", machine.device.name))
-                }
-            };
-            return Err(ProfileError::of_fault(file, text, super::system::Fault { key, value, problem }));
-        }
-        Ok(machine)
+        machine.system.check().map_err(|fault| ProfileError::of_fault(file, text, fault.within("system")))?;
+        let fault = if machine.nodes == 0 {
+            Fault::new("nodes", 0, "a machine has at least one node")
+        } else if machine.system.device != machine.device.name {
+            let problem = format!("the file's device is `{}`", machine.device.name);
+            Fault::new("system.device", &machine.system.device, problem)
+        } else {
+            return Ok(machine);
+        };
+        Err(ProfileError::of_fault(file, text, fault))
     }
 
     /// The machine as a file that [`Machine::from_toml`] and [`Cluster::parse`] read back.

@@ -16,7 +16,7 @@ pub use catalog::{Catalog, catalog};
 pub use cluster::{Cluster, Machine, Wan};
 pub use curve::{Curve, EfficiencyCurve, Sample};
 pub use device::{Device, DeviceKind, Efficiency, Gemm, Provenance};
-pub use error::{ProfileError, place_of};
+pub use error::ProfileError;
 pub use stack::{AttentionKernel, Knob, Knobs, Stack};
 pub use system::{Link, LinkKind, System};
 

@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Figure;
+use crate::input::Fault;
 use crate::units::{ByteRate, Dollars, Seconds, Watts};
 
 /// A node, pod or instance: the devices that scale-up links join.
@@ -74,35 +75,29 @@ pub enum LinkKind {
     SharedMemory,
 }
 
-/// A check that failed: key, value, and what would do.
-pub(super) struct Fault {
-    pub(super) key: &'static str,
-    pub(super) value: String,
-    pub(super) problem: String,
-}
-
 impl System {
     /// What serde cannot see: how figures fit together.
     pub(super) fn check(&self) -> Result<(), Fault> {
-        let fault = |key, value: String, problem: &str| Err(Fault { key, value, problem: problem.to_owned() });
+        let fault = |key: &str, value: String, problem: &str| Err(Fault::new(key, value, problem));
         if self.count == 0 {
             return fault("count", "0".to_owned(), "a system has at least one device");
         }
         for (key, link) in [("scale_up", Some(&self.scale_up)), ("scale_out", self.scale_out.as_ref())] {
             let Some(link) = link else { continue };
             if link.efficiency.value > 1.0 {
-                return fault("efficiency", link.efficiency.value.to_string(), "a share is at most 1");
+                let (key, value) = (format!("{key}.efficiency.value"), link.efficiency.value);
+                return fault(&key, value.to_string(), "a share is at most 1");
             }
             if link.kind == LinkKind::Torus && key == "scale_out" {
                 return fault("scale_out.kind", "torus".to_owned(), "only scale_up can be a torus");
             }
             if link.kind != LinkKind::Torus && !link.dims.is_empty() {
-                return fault("dims", format!("{:?}", link.dims), "only a torus has dims");
+                return fault(&format!("{key}.dims"), format!("{:?}", link.dims), "only a torus has dims");
             }
         }
         let dims = &self.scale_up.dims;
         if self.scale_up.kind == LinkKind::Torus && dims.iter().product::<usize>() != self.count {
-            return fault("dims", format!("{dims:?}"), &format!("dims multiply to `count`, {}", self.count));
+            return fault("scale_up.dims", format!("{dims:?}"), &format!("dims multiply to `count`, {}", self.count));
         }
         Ok(())
     }

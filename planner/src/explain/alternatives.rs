@@ -8,11 +8,12 @@
 use meshwright_hardware::mesh::{Axis, Mesh, Order};
 use meshwright_hardware::profile::Cluster;
 use meshwright_hardware::units::Seconds;
+use rayon::prelude::*;
 use serde::Serialize;
 
 use super::refit::{fit, spread, usable};
 use super::time::{Cause, StageTime};
-use super::{Seen, parallel, see};
+use super::{Seen, see};
 use crate::error::PlanError;
 use crate::plan::{Plan, Sites, Stage};
 use crate::schedule::Schedule;
@@ -36,7 +37,8 @@ pub struct Alternative {
 
 /// All changes of one decision, fastest first, then those that cannot be.
 pub fn alternatives(plan: &Plan, cluster: &Cluster, seen: &Seen) -> Result<Vec<Alternative>, PlanError> {
-    let tried = parallel(&changes(plan), |(change, plan)| weigh(change, plan.clone(), cluster, seen));
+    let weigh = |(change, plan): Changed| weigh(&change, plan, cluster, seen);
+    let tried: Vec<_> = changes(plan).into_par_iter().map(weigh).collect();
     let mut all = tried.into_iter().collect::<Result<Vec<_>, _>>()?;
     let time = |alternative: &Alternative| alternative.step_time_s.unwrap_or(f64::INFINITY);
     all.sort_by(|a, b| time(a).total_cmp(&time(b)));

@@ -128,16 +128,5 @@ pub fn explain(plan: &Plan, cluster: &Cluster, again: bool) -> Result<Explanatio
     })
 }
 
-/// Maps over items on all cores, in their order.
-pub(crate) fn parallel<T: Sync, R: Send>(items: &[T], map: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get()).min(items.len().max(1));
-    let every = |first: usize| items.iter().skip(first).step_by(threads).map(&map).collect::<Vec<R>>();
-    let mut parts: Vec<_> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|first| scope.spawn(move || every(first))).collect();
-        workers.into_iter().map(|worker| worker.join().expect("a prediction does not panic").into_iter()).collect()
-    });
-    (0..items.len()).map(|at| parts[at % threads].next().expect("every item was mapped")).collect()
-}
-
 #[cfg(test)]
 mod tests;

@@ -7,10 +7,11 @@
 
 use meshwright_hardware::profile::{Cluster, Figure, Machine};
 use meshwright_hardware::units::Bytes;
+use rayon::prelude::*;
 use serde::Serialize;
 
+use super::Seen;
 use super::refit::{fit, usable};
-use super::{Seen, parallel};
 use crate::error::PlanError;
 use crate::goodput::dollars_per_hour;
 use crate::job::Fix;
@@ -171,7 +172,7 @@ fn held(books: &Books) -> Result<Vec<ShadowPrice>, PlanError> {
         faster.push(("10 % more bandwidth between sites".to_owned(), Cluster { wan, ..cluster.clone() }));
     }
     let measured = is_measured(cluster);
-    let priced = parallel(&faster, |(more, faster)| -> Result<ShadowPrice, PlanError> {
+    let price = |(more, faster): &(String, Cluster)| -> Result<ShadowPrice, PlanError> {
         let to = predict(books.plan, faster)?.figures.tokens_per_s;
         let mut entry = books.entry(more.as_str(), Decided::Held, (books.tokens_per_s, to), 1.0);
         if measured {
@@ -179,7 +180,8 @@ fn held(books: &Books) -> Result<Vec<ShadowPrice>, PlanError> {
                 "the device's times are measured whole: this part alone changes what no curve prices".to_owned();
         }
         Ok(entry)
-    });
+    };
+    let priced: Vec<_> = faster.par_iter().map(price).collect();
     priced.into_iter().collect()
 }
 
@@ -229,7 +231,7 @@ fn searched(books: &Books) -> Result<Vec<ShadowPrice>, PlanError> {
         larger.pools[at].nodes += 1;
         clusters.push((of_pool("one more node", pool, cluster), larger));
     }
-    let best = parallel(&clusters, |(_, cluster)| decide(books.plan, cluster));
+    let best: Vec<_> = clusters.par_iter().map(|(_, cluster)| decide(books.plan, cluster)).collect();
     let mut best = best.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().zip(clusters);
     let Some((Some((from, plan)), _)) = best.next() else { return Ok(Vec::new()) };
     let entry = |more: String, larger: &Cluster, found: Option<(f64, String)>| {

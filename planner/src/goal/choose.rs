@@ -14,12 +14,12 @@ use std::time::Instant;
 
 use meshwright_hardware::profile::Cluster;
 use meshwright_hardware::units::Seconds;
+use rayon::prelude::*;
 
 use super::front::front;
 use super::offer::{Offer, keeps, measure};
 use super::parts::parts;
 use crate::error::PlanError;
-use crate::explain::parallel;
 use crate::goodput::{Least, dollars_per_hour, kilowatts, least_training};
 use crate::job::{Fix, Goal, Job, Objective};
 use crate::search::sites::decide_with;
@@ -212,12 +212,13 @@ impl<'a> Choice<'a> {
     fn look_at(&mut self, looks: &[Look]) -> Result<(), PlanError> {
         let far = |look: &Look| if look.roomier { f64::INFINITY } else { self.longest_step(&look.cluster) };
         let asked: Vec<(&Look, f64)> = looks.iter().map(|look| (look, far(look))).collect();
-        let found = parallel(&asked, |&(look, below)| {
+        let search = |&(look, below): &(&Look, f64)| {
             let so = if self.on_all_devices() || look.roomier { QUICK } else { SearchOptions::FULL };
             let job = if look.roomier { self.roomier() } else { self.job.clone() };
             let possible = below > 0.0 && could_fit(&job, &look.cluster);
             possible.then(|| self.search(&job, &look.cluster, &SearchOptions { below, ..so }))
-        });
+        };
+        let found: Vec<_> = asked.par_iter().map(search).collect();
         for ((look, below), found) in asked.into_iter().zip(found) {
             let answers = !self.on_all_devices() && !look.roomier;
             let bound = match found {

@@ -341,11 +341,7 @@ impl Piece {
 }
 
 /// Places kept tensors in a slot, the input first.
-fn slot(
-    tape: &Tape,
-    kept: &BTreeSet<usize>,
-    formats: &ValueFormats,
-) -> (BTreeMap<usize, usize>, ByClass<usize>) {
+fn slot(tape: &Tape, kept: &BTreeSet<usize>, formats: &ValueFormats) -> (BTreeMap<usize, usize>, ByClass<usize>) {
     let mut at = [0; 3];
     let places = kept.iter().map(|&t| {
         let class = formats.class(Value::Tensor(t)) as usize;

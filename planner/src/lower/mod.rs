@@ -83,9 +83,9 @@ mod tests {
         for architecture in [Architecture::Gpt2, Architecture::Llama] {
             for (dp, pp, tp) in [(1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2), (2, 2, 2), (1, 4, 1)] {
                 let forms = Schedule::forms(1).enumerate();
-                for (schedule, zero, precision) in forms.map(|(i, (schedule, _))| {
-                    (schedule, (i % 2) as u8, [Precision::Fp32, Precision::Bf16][i % 2])
-                }) {
+                for (schedule, zero, precision) in
+                    forms.map(|(i, (schedule, _))| (schedule, (i % 2) as u8, [Precision::Fp32, Precision::Bf16][i % 2]))
+                {
                     let stages = match pp {
                         1 => vec![Stage { layers: 4, full: 1, selective: 2, offload: 0 }],
                         2 => {

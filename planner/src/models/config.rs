@@ -4,6 +4,7 @@
 //!
 //! Invariant: a size that the file does not state is an error that names it, unless its architecture defines it.
 
+use meshwright_hardware::input::InputError;
 use serde_json::{Map, Value};
 
 use crate::error::{Fault, PlanError};
@@ -34,22 +35,11 @@ impl Config<'_> {
 
 /// Reads a `config.json`.
 pub(super) fn parse(file: &str, text: &str) -> Result<Model, PlanError> {
-    let unreadable = |error: serde_json::Error| PlanError::Text {
-        file: file.to_owned(),
-        line: error.line(),
-        key_and_value: text.lines().nth(error.line().saturating_sub(1)).unwrap_or_default().trim().to_owned(),
-        problem: error.to_string(),
-    };
+    let unreadable = |error: serde_json::Error| InputError::of_json(file, text, &error);
     let config: Map<String, Value> = serde_json::from_str(text).map_err(unreadable)?;
     let name = std::path::Path::new(file).parent().and_then(|folder| folder.file_name());
     let name = name.map_or_else(|| "config".to_owned(), |name| name.to_string_lossy().into_owned());
-    let refused = |fault: Fault| PlanError::Value {
-        file: file.to_owned(),
-        line: 1,
-        key: fault.key,
-        value: fault.value,
-        problem: fault.problem,
-    };
+    let refused = |fault: Fault| InputError::of_json_fault(file, text, &fault);
     let model = model(&Config(&config), name).map_err(refused)?;
     model.check().map_err(refused)?;
     Ok(model)

@@ -14,7 +14,7 @@ use crate::schedule::Pipeline;
 impl Plan {
     /// Refuses decisions that do not fit the job.
     pub fn check(&self) -> Result<(), Fault> {
-        self.job.check().map_err(|fault| Fault { key: format!("job.{}", fault.key), ..fault })?;
+        self.job.check().map_err(|fault| fault.within("job"))?;
         let (Mesh { dp, pp, tp, cp, ep, .. }, job) = (self.mesh, &self.job);
         let sizes = [("mesh.dp", dp), ("mesh.pp", pp), ("mesh.tp", tp), ("mesh.cp", cp), ("mesh.ep", ep)];
         for (key, value) in sizes.into_iter().chain([("microbatch", self.microbatch), ("chunks", self.chunks)]) {

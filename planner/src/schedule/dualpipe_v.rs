@@ -35,7 +35,8 @@ impl Order for DualPipeV {
                         }
                 };
                 let wanted = [(1, 1), (0, 1), (1, 0), (0, 0), (1, 2), (0, 2)];
-                if let Some((chunk, pass)) = wanted.into_iter().find(|&(chunk, pass)| ready(virtual_stages[chunk], pass))
+                if let Some((chunk, pass)) =
+                    wanted.into_iter().find(|&(chunk, pass)| ready(virtual_stages[chunk], pass))
                 {
                     let mb = before[virtual_stages[chunk]][pass];
                     done[virtual_stages[chunk]][pass] += 1;

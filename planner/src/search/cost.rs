@@ -17,7 +17,8 @@ use rustc_hash::FxHashMap;
 use super::times::{Costs, Moves, Pass, PieceCost, Share, Times};
 use crate::job::Kind;
 use crate::lower::{
-    BankSize, Blocks, ByClass, Formats, Frames, PieceSize, Pieces, Sizes, Tapes, ValueFormats, after_saves, kept, waits_for,
+    BankSize, Blocks, ByClass, Formats, Frames, PieceSize, Pieces, Sizes, Tapes, ValueFormats, after_saves, kept,
+    waits_for,
 };
 use crate::model::{Backward, Split, Step, Tape, Value};
 use crate::plan::{Plan, Recompute};

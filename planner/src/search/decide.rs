@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use rayon::prelude::*;
 use rustc_hash::FxHashMap;
 
 use super::partition::Problem;
@@ -87,7 +88,7 @@ impl Search<'_> {
             let Some(Node { known: Known::Combination(index, of, _), seconds, .. }) = self.queue.pop() else { break };
             batch.push(self.question(Wanted { index, of, floor: seconds })?);
         }
-        let answers = at_once(&batch, Question::answer);
+        let answers: Vec<_> = batch.par_iter().map(Question::answer).collect();
         for (question, answer) in batch.into_iter().zip(answers) {
             self.take(question, answer);
         }
@@ -207,18 +208,4 @@ fn shared_out(plan: &mut Plan, group: &Group, replicas: &[usize]) -> Result<f64,
     };
     let firsts = replicas.iter().enumerate().filter(|(i, pool)| *i == 0 || replicas[i - 1] != **pool);
     Ok(firsts.map(of_replica).fold(0.0, f64::max))
-}
-
-/// Asks all on as many cores as there are; answers do not depend on how many.
-pub(super) fn at_once<Q: Sync, A: Send>(questions: &[Q], answer: impl Fn(&Q) -> A + Sync) -> Vec<A> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let each = questions.len().div_ceil(cores);
-    if each == questions.len() {
-        return questions.iter().map(answer).collect();
-    }
-    std::thread::scope(|scope| {
-        let ask = |part: &'_ [Q]| part.iter().map(&answer).collect::<Vec<A>>();
-        let running: Vec<_> = questions.chunks(each).map(|part| scope.spawn(move || ask(part))).collect();
-        running.into_iter().flat_map(|one| one.join().expect("an answer does not panic")).collect()
-    })
 }

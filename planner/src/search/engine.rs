@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use meshwright_hardware::mesh::Order;
 use meshwright_hardware::profile::Cluster;
+use rayon::prelude::*;
 use rustc_hash::FxHashMap;
 
 use crate::error::PlanError;
@@ -21,7 +22,7 @@ use crate::schedule::Pipeline;
 
 use super::bound::Whole;
 use super::cost::{CachedPrices, ShapeWork};
-use super::decide::{Wanted, at_once};
+use super::decide::Wanted;
 use super::memory_bound::Trade;
 use super::open::Group;
 use super::pool_assignment;
@@ -271,7 +272,7 @@ impl<'a> Search<'a> {
         }
         self.simulated += batch.len();
         let cluster = self.cluster;
-        let predicted = at_once(&batch, |plan| predict(plan, cluster));
+        let predicted: Vec<_> = batch.par_iter().map(|plan| predict(plan, cluster)).collect();
         for (plan, predicted) in batch.into_iter().zip(predicted) {
             let predicted = predicted?;
             let time = |predicted: &Predicted| predicted.figures.step_time_s;

@@ -195,6 +195,7 @@ fn core(job: &Job, shape: &Shape, links: &mut CachedPrices) -> Result<Times, Pri
         head_dim: model.head_dim(),
         causal: model.causal(),
     };
-    let [forward, backward] = [Op::Attention(dims), Op::AttentionGrad(dims)].map(|op| links.op(&op, links.prices.elem()));
+    let [forward, backward] =
+        [Op::Attention(dims), Op::AttentionGrad(dims)].map(|op| links.op(&op, links.prices.elem()));
     Ok(Times { forward: forward?, backward: backward?, ..Times::default() })
 }

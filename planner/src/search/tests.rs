@@ -137,7 +137,8 @@ fn no_plan_that_hardly_fits_is_below_its_floor_by_memory() {
             let trade = memory_bound::Trade::of(&plan, &mut links.prices).unwrap();
             let kind = trade.kind;
             let holder = memory_bound::Holder::of(&trade, costs.layer(kind), &sizes.layers[&kind][0], room);
-            let plain = Whole::of(&plan, &costs).floor(&plan.pipeline(), least_ratio(&plan.pipeline(), &mut Default::default()));
+            let plain = Whole::of(&plan, &costs)
+                .floor(&plan.pipeline(), least_ratio(&plan.pipeline(), &mut Default::default()));
             let floor = match of.chunks {
                 1 => memory_bound::floor(&plan.pipeline(), |_| &holder, plain),
                 _ => memory_bound::even(&plan.pipeline(), |_| &holder, &flights, &even),

@@ -237,10 +237,8 @@ fn half(elem: Elem) -> Option<Half> {
 }
 
 /// Adapters, for the table of devices.
-pub(super) const DRIVER: Driver = Driver {
-    find: gpu::adapters,
-    open: |backend, rank, buffers, _| Ok(Box::new(Wgpu::new(rank, buffers, backend)?)),
-};
+pub(super) const DRIVER: Driver =
+    Driver { find: gpu::adapters, open: |backend, rank, buffers, _| Ok(Box::new(Wgpu::new(rank, buffers, backend)?)) };
 
 impl Device for Wgpu {
     fn run(&mut self, op: &Op, regions: &[Region], at: Coord, step: &StepArgs) -> Result<(), ExecutorError> {
