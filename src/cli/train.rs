@@ -13,6 +13,7 @@ use meshwright_executor::metrics::{MetricsLog, StepMetrics};
 use meshwright_executor::train::{
     CheckpointConfig, Task, TextId, TrainConfig, TrainReport, Trainer, check_memory, corpus_source,
 };
+use meshwright_hardware::exit::Exit;
 use meshwright_hardware::profile::{Cluster, Machine};
 use meshwright_hardware::units::Precision;
 use meshwright_planner::job::{Job, masked};
