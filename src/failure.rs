@@ -51,8 +51,17 @@ impl Failure {
     pub fn report(&self, terminal: bool) -> String {
         let shown = self.input.as_ref().filter(|_| terminal).and_then(|input| excerpt(input).ok());
         let text = shown.unwrap_or_else(|| format!("error: {}", self.message));
-        text.trim_end().chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect()
+        text.trim_end().lines().map(printable).collect::<Vec<_>>().join("\n")
     }
+}
+
+/// A line as a terminal can show it: it may hold what came from a file.
+fn printable(line: &str) -> String {
+    const LONGEST: usize = 2000;
+    let safe = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    let more = line.chars().count().saturating_sub(LONGEST);
+    let tail = if more > 0 { format!(" … and {more} characters more") } else { String::new() };
+    line.chars().take(LONGEST).map(safe).collect::<String>() + &tail
 }
 
 /// The problem, and below it the line that it is about.
@@ -161,8 +170,10 @@ mod tests {
     }
 
     #[test]
-    fn control_characters_do_not_reach_the_terminal() {
+    fn control_characters_and_endless_lines_do_not_reach_the_terminal() {
         let text = Failure::input("cannot read \u{1b}[31mred\u{7}\n  help").report(true);
-        assert_eq!(text, "error: cannot read  [31mred \n  help");
+        assert_eq!(text, "error: cannot read \\u{1b}[31mred\\u{7}\n  help");
+        let text = Failure::input("x".repeat(1_000_000)).report(false);
+        assert!(text.len() < 2100 && text.ends_with("and 998007 characters more"), "{text}");
     }
 }
