@@ -6,8 +6,7 @@ use std::ops::Range;
 
 use meshwright_hardware::price::{PriceError, places, price};
 use meshwright_hardware::profile::{Cluster, Machine};
-use meshwright_hardware::program::{Program, Stream};
-use meshwright_hardware::simulate::{Durations, LaneDurations, simulate};
+use meshwright_hardware::simulate::{Durations, simulate};
 use meshwright_hardware::trace::{Origin, Trace};
 use meshwright_hardware::units::{Bytes, Seconds};
 use serde::Serialize;
@@ -175,16 +174,44 @@ pub fn predict(plan: &Plan, cluster: &Cluster) -> Result<Predicted, PlanError> {
     let lowered = lower(plan)?;
     let durations = price(&lowered.program, cluster, plan.job.precision)?;
     let trace = simulate(&lowered.program, &durations, true, Origin::Predicted).map_err(PriceError::from)?;
-    let step = trace.step_time().seconds();
-    let peak_memory = lowered.program.roles.iter().map(|role| role.bytes()).max().unwrap_or(0);
-    let bubble = bubble(&lowered.program, &durations, step);
-    let pools = pools(cluster, &lowered)?;
-    let figures = Figures::of(plan, cluster, step, Bytes(peak_memory), bubble)?;
-    let mut figures = Figures { pools: if pools.len() > 1 { pools } else { Vec::new() }, ..figures };
-    if let Some(outer) = outer(plan, cluster, step)? {
+    let mut figures = figures(plan, cluster, &lowered, &durations, &trace)?;
+    if let Some(outer) = outer(plan, cluster, trace.step_time().seconds())? {
         figures.spread(&outer);
     }
     Ok(Predicted { figures, lowered, trace })
+}
+
+fn figures(
+    plan: &Plan,
+    cluster: &Cluster,
+    lowered: &Lowered,
+    durations: &Durations,
+    trace: &Trace,
+) -> Result<Figures, PlanError> {
+    let step = trace.step_time().seconds().0;
+    let site_ranks = plan.mesh.ranks();
+    let ranks = plan.site_count() * site_ranks;
+    let mut peak = 0.0;
+    for (pool, held) in cluster.pools.iter().zip(cluster.ranks()) {
+        let device = &pool.device;
+        let used = held.end.min(site_ranks).saturating_sub(held.start);
+        if used > 0 {
+            let no_peak = || PriceError::NoPeak { device: device.name.clone(), precision: plan.job.precision };
+            peak += used as f64 * device.peak_in(plan.job.precision).ok_or_else(no_peak)?.0;
+        }
+    }
+    peak *= plan.site_count() as f64;
+    let tokens_per_s = plan.job.tokens_per_step() as f64 / step;
+    let pools = pools(cluster, lowered)?;
+    Ok(Figures {
+        step_time_s: step,
+        tokens_per_s,
+        tokens_per_s_per_device: tokens_per_s / ranks as f64,
+        mfu: plan.job.model_flops_per_step() / (step * peak),
+        peak_memory_bytes: lowered.program.roles.iter().map(|role| role.bytes()).max().unwrap_or(0),
+        bubble_fraction: bubble(lowered, durations, step),
+        pools: if pools.len() > 1 { pools } else { Vec::new() },
+    })
 }
 
 /// What each pool with ranks holds.
@@ -205,53 +232,20 @@ fn pools(cluster: &Cluster, lowered: &Lowered) -> Result<Vec<PoolFigures>, PlanE
     Ok(cluster.pools.iter().zip(cluster.ranks()).enumerate().filter_map(of).collect())
 }
 
-/// The bubble of a step: stages' compute queues have as much work as their instructions take; what is left of the step they wait.
-pub fn bubble(program: &Program, durations: &Durations, step: Seconds) -> f64 {
-    let work = |lane: &LaneDurations| -> u64 {
-        let instrs = program.roles[lane.role].instrs.iter();
+/// The bubble of a step of so many seconds: stages' compute queues have as much work as their instructions take; what is left
+/// of the step they wait.
+pub fn bubble(lowered: &Lowered, durations: &Durations, step: f64) -> f64 {
+    use meshwright_hardware::program::Stream;
+    let work = |lane: &meshwright_hardware::simulate::LaneDurations| -> u64 {
+        let instrs = lowered.program.roles[lane.role].instrs.iter();
         instrs.zip(&lane.nanos).filter(|(instr, _)| instr.stream == Stream::Compute).map(|(_, nanos)| nanos).sum()
     };
     let busy: f64 = durations.lanes.iter().map(|lane| work(lane) as f64 * lane.ranks as f64).sum();
     let ranks: usize = durations.lanes.iter().map(|lane| lane.ranks).sum();
-    (1.0 - busy / 1e9 / (step.0 * ranks as f64)).max(0.0)
+    (1.0 - busy / 1e9 / (step * ranks as f64)).max(0.0)
 }
 
 impl Figures {
-    /// The figures of a step by a plan on a cluster, predicted or measured; not those of pools.
-    ///
-    /// # Errors
-    /// [`PlanError::Price`] if a device has no peak in the plan's precision.
-    pub fn of(
-        plan: &Plan,
-        cluster: &Cluster,
-        step: Seconds,
-        peak_memory: Bytes,
-        bubble_fraction: f64,
-    ) -> Result<Figures, PlanError> {
-        let site_ranks = plan.mesh.ranks();
-        let ranks = plan.site_count() * site_ranks;
-        let mut peak = 0.0;
-        for (pool, held) in cluster.pools.iter().zip(cluster.ranks()) {
-            let device = &pool.device;
-            let used = held.end.min(site_ranks).saturating_sub(held.start);
-            if used > 0 {
-                let no_peak = || PriceError::NoPeak { device: device.name.clone(), precision: plan.job.precision };
-                peak += used as f64 * device.peak_in(plan.job.precision).ok_or_else(no_peak)?.0;
-            }
-        }
-        peak *= plan.site_count() as f64;
-        let tokens_per_s = plan.job.tokens_per_step() as f64 / step.0;
-        Ok(Figures {
-            step_time_s: step.0,
-            tokens_per_s,
-            tokens_per_s_per_device: tokens_per_s / ranks as f64,
-            mfu: plan.job.model_flops_per_step() / (step.0 * peak),
-            peak_memory_bytes: peak_memory.0,
-            bubble_fraction,
-            pools: Vec::new(),
-        })
-    }
-
     /// Takes in what the meetings of sites add to a step.
     fn spread(&mut self, outer: &Outer) {
         let longer = outer.step_s / self.step_time_s;
@@ -260,6 +254,20 @@ impl Figures {
         self.tokens_per_s_per_device /= longer;
         self.mfu /= longer;
         self.bubble_fraction /= longer;
+    }
+
+    /// Those of the same plan where a step was measured, or replayed: of its time, its bubble and its peak memory.
+    pub fn of_step(&self, step: Seconds, bubble_fraction: f64, peak_memory: Bytes) -> Figures {
+        let longer = step.0 / self.step_time_s;
+        Figures {
+            step_time_s: step.0,
+            tokens_per_s: self.tokens_per_s / longer,
+            tokens_per_s_per_device: self.tokens_per_s_per_device / longer,
+            mfu: self.mfu / longer,
+            peak_memory_bytes: peak_memory.0,
+            bubble_fraction,
+            ..self.clone()
+        }
     }
 
     /// Share of the ranks' time in which they compute.

@@ -9,7 +9,7 @@ use meshwright_hardware::replay::durations;
 use meshwright_hardware::simulate::simulate;
 use meshwright_hardware::trace::{Origin, Trace};
 use meshwright_hardware::units::{Bytes, FlopRate};
-use meshwright_planner::predict::{Figures, bubble, predict};
+use meshwright_planner::predict::{bubble, predict};
 
 use crate::failure::Failure;
 use crate::out::write_whole;
@@ -67,12 +67,13 @@ pub fn of_run(path: &Path) -> Result<report::Report, Failure> {
     let replayed = simulate(program, &durations, device.overlap, Origin::Replayed)?;
     let of_step = |trace: &Trace, peak_memory_bytes: u64| {
         let step = trace.step_time().seconds();
-        Figures::of(&plan, &cluster, step, Bytes(peak_memory_bytes), bubble(program, &durations, step))
+        let bubble = bubble(&predicted.lowered, &durations, step.0);
+        predicted.figures.of_step(step, bubble, Bytes(peak_memory_bytes))
     };
     let figures = [
         predicted.figures.clone(),
-        of_step(&replayed, predicted.figures.peak_memory_bytes)?,
-        of_step(&measured.trace, measured.peak_memory_bytes)?,
+        of_step(&replayed, predicted.figures.peak_memory_bytes),
+        of_step(&measured.trace, measured.peak_memory_bytes),
     ];
     let steps = metrics::read(&dir.file("metrics.jsonl"))?;
     let losses: Vec<(u64, f64)> = steps.iter().map(|line| (line.step as u64, line.loss)).collect();
