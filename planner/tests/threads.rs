@@ -1,0 +1,45 @@
+//! Answers do not depend on how many threads search for them.
+
+use meshwright_hardware::profile::Cluster;
+use meshwright_planner::explain::explain;
+use meshwright_planner::goal::choose;
+use meshwright_planner::job::Job;
+use rayon::ThreadPoolBuilder;
+
+const JOB: &str = r#"
+seq = 128
+global_batch = 32
+steps = 100000
+
+[model]
+name = "small"
+architecture = "llama"
+layers = 4
+hidden = 256
+heads = 4
+kv_heads = 4
+ffn = 512
+vocab = 512
+tied = false
+
+[goal]
+objective = "cost"
+"#;
+
+/// All that is chosen and explained on so many threads, but for how long it took.
+fn answers(threads: usize) -> String {
+    let (job, cluster) = (Job::from_toml("job.toml", JOB).unwrap(), Cluster::parse("4x dgx-a100-80gb").unwrap());
+    let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    pool.install(|| {
+        let mut chosen = choose(&job, &cluster, &job.fix, 3, &|_, _| {}).unwrap();
+        chosen.seconds = 0.0;
+        let explained = explain(&chosen.best[0].plan, &chosen.best[0].cluster, true).unwrap();
+        format!("{chosen:?} {explained:?}")
+    })
+}
+
+#[test]
+fn answers_do_not_depend_on_the_number_of_threads() {
+    let [one, three] = [1, 3].map(answers);
+    assert!(one == three, "{one}\n\n{three}");
+}
