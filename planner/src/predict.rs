@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use meshwright_hardware::price::{PriceError, places, price};
+use meshwright_hardware::price::{Place, PriceError, places, price};
 use meshwright_hardware::profile::{Cluster, Machine};
 use meshwright_hardware::program::{Program, Stream};
 use meshwright_hardware::simulate::{Durations, LaneDurations, simulate};
@@ -34,6 +34,11 @@ pub struct Figures {
     pub mfu: f64,
     /// Declared bytes of the rank that declares most.
     pub peak_memory_bytes: u64,
+    /// Whether every rank finds the bytes that it declares: what a command that asks "does it fit" answers.
+    pub fits: bool,
+    /// Bytes that the fullest rank leaves of what may be used of its device ([`crate::job::Goal::usable`]); below zero by
+    /// what is missing.
+    pub headroom_bytes: i64,
     /// Share of the ranks' time in which their compute queue waits for other stages.
     pub bubble_fraction: f64,
     /// Pool by pool, where the plan's ranks sit in several.
@@ -179,7 +184,8 @@ pub fn predict(plan: &Plan, cluster: &Cluster) -> Result<Predicted, PlanError> {
     let peak_memory = lowered.program.roles.iter().map(|role| role.bytes()).max().unwrap_or(0);
     let bubble = bubble(&lowered.program, &durations, step);
     let pools = pools(cluster, &lowered)?;
-    let figures = Figures::of(plan, cluster, step, Bytes(peak_memory), bubble)?;
+    let headroom = headroom(plan, cluster, &lowered.program)?;
+    let figures = Figures::of(plan, cluster, step, (Bytes(peak_memory), headroom), bubble)?;
     let mut figures = Figures { pools: if pools.len() > 1 { pools } else { Vec::new() }, ..figures };
     if let Some(outer) = outer(plan, cluster, step)? {
         figures.spread(&outer);
@@ -205,6 +211,16 @@ fn pools(cluster: &Cluster, lowered: &Lowered) -> Result<Vec<PoolFigures>, PlanE
     Ok(cluster.pools.iter().zip(cluster.ranks()).enumerate().filter_map(of).collect())
 }
 
+/// What is left of the memory that may be used, where least is.
+fn headroom(plan: &Plan, cluster: &Cluster, program: &Program) -> Result<i64, PriceError> {
+    let left = |place: &Place| {
+        let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        let usable = plan.job.goal.usable(place.capacity(cluster).0);
+        signed(usable) - signed(program.roles[program.role(place.class, place.stage)].bytes())
+    };
+    Ok(places(cluster, program.mesh, &program.classes)?.iter().map(left).min().unwrap_or(0))
+}
+
 /// The bubble of a step: stages' compute queues have as much work as their instructions take; what is left of the step they wait.
 pub fn bubble(program: &Program, durations: &Durations, step: Seconds) -> f64 {
     let work = |lane: &LaneDurations| -> u64 {
@@ -225,7 +241,7 @@ impl Figures {
         plan: &Plan,
         cluster: &Cluster,
         step: Seconds,
-        peak_memory: Bytes,
+        (peak_memory, headroom_bytes): (Bytes, i64),
         bubble_fraction: f64,
     ) -> Result<Figures, PlanError> {
         let site_ranks = plan.mesh.ranks();
@@ -247,6 +263,8 @@ impl Figures {
             tokens_per_s_per_device: tokens_per_s / ranks as f64,
             mfu: plan.job.model_flops_per_step() / (step.0 * peak),
             peak_memory_bytes: peak_memory.0,
+            fits: headroom_bytes >= 0,
+            headroom_bytes,
             bubble_fraction,
             pools: Vec::new(),
         })

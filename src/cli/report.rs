@@ -67,7 +67,10 @@ pub fn of_run(path: &Path) -> Result<report::Report, Failure> {
     let replayed = simulate(program, &durations, device.overlap, Origin::Replayed)?;
     let of_step = |trace: &Trace, peak_memory_bytes: u64| {
         let step = trace.step_time().seconds();
-        Figures::of(&plan, &cluster, step, Bytes(peak_memory_bytes), bubble(program, &durations, step))
+        // What a rank measured beyond its prediction is missing from what the prediction left.
+        let Figures { peak_memory_bytes: predicted, headroom_bytes, .. } = predicted.figures;
+        let left = (headroom_bytes + predicted as i64).saturating_sub_unsigned(peak_memory_bytes);
+        Figures::of(&plan, &cluster, step, (Bytes(peak_memory_bytes), left), bubble(program, &durations, step))
     };
     let figures = [
         predicted.figures.clone(),
