@@ -51,7 +51,17 @@ impl Failure {
     pub fn report(&self, terminal: bool) -> String {
         let shown = self.input.as_ref().filter(|_| terminal).and_then(|input| excerpt(input).ok());
         let text = shown.unwrap_or_else(|| format!("error: {}", self.message));
-        text.trim_end().chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect()
+        let text: String = text.trim_end().chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect();
+        text.lines().map(cut).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// A line of at most so many characters: what it quotes of a file may have any length.
+fn cut(line: &str) -> String {
+    const LONGEST: usize = 2000;
+    match line.char_indices().nth(LONGEST) {
+        Some((at, _)) => format!("{} … and {} bytes more", &line[..at], line.len() - at),
+        None => line.to_owned(),
     }
 }
 
