@@ -15,7 +15,7 @@ const CRATES: [Crate; 4] = [
     Crate {
         src: "hardware/src",
         layers: &[
-            ("words", &["units", "mesh", "classes", "params"]),
+            ("words", &["exit", "files", "input", "units", "mesh", "classes", "params"]),
             ("programs", &["elem", "op", "program", "text"]),
             ("soundness", &["hazards", "verify"]),
             ("machines", &["profile", "topology"]),
@@ -25,7 +25,7 @@ const CRATES: [Crate; 4] = [
     Crate {
         src: "planner/src",
         layers: &[
-            ("job and model", &["error", "schedule", "job", "models", "model"]),
+            ("job and model", &["error", "limits", "schedule", "job", "models", "model"]),
             ("plan", &["plan"]),
             ("lower", &["lower"]),
             ("price and predict", &["estimate", "goodput", "predict"]),

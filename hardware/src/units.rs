@@ -45,7 +45,8 @@ fn parse(text: &str, what: &'static str, units: &[&[Unit]]) -> Result<f64, UnitE
         return Err(fail("no unit"));
     }
     let scale = units.iter().flat_map(|table| table.iter()).find(|unit| unit.0 == name).map(|unit| unit.1);
-    Ok(number * scale.ok_or_else(|| fail("unknown unit"))?)
+    let value = number * scale.ok_or_else(|| fail("unknown unit"))?;
+    if value.is_finite() { Ok(value) } else { Err(fail("too large")) }
 }
 
 /// The shortest number and unit that read back as `value`.

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use meshwright_hardware::exit::Exit;
+use meshwright_hardware::files::read_text;
 use meshwright_hardware::input::InputError;
 use meshwright_hardware::price::PriceError;
 use meshwright_hardware::profile::ProfileError;
@@ -79,9 +80,10 @@ impl PlanError {
     pub fn exit_code(&self) -> Exit {
         match self {
             PlanError::Infeasible { .. } => Exit::Infeasible,
-            PlanError::Unsound(_) => Exit::Failed,
-            PlanError::Read { .. }
-            | PlanError::Input(_)
+            PlanError::Read { .. } | PlanError::Profile(ProfileError::Read { .. }) | PlanError::Unsound(_) => {
+                Exit::Failed
+            }
+            PlanError::Input(_)
             | PlanError::UnknownModel { .. }
             | PlanError::Unknown { .. }
             | PlanError::Sites { .. }
@@ -92,8 +94,7 @@ impl PlanError {
 
     /// The text of a file.
     pub(crate) fn text_of(file: &str) -> Result<String, PlanError> {
-        std::fs::read_to_string(file)
-            .map_err(|error| PlanError::Read { file: file.to_owned(), problem: error.to_string() })
+        read_text(file).map_err(|error| PlanError::Read { file: file.to_owned(), problem: error.to_string() })
     }
 
     /// Of TOML's complaint about `text`.

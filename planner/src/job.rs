@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Fault, PlanError};
 
+mod check;
 mod fix;
 mod goal;
 mod model;
@@ -104,6 +105,11 @@ fn usual_steps() -> usize {
     1000
 }
 
+/// Whether a file's text is a job's: it says how to train a model, which stands in a table of its own.
+pub fn is_job(text: &str) -> bool {
+    toml::from_str::<toml::Table>(text).is_ok_and(|table| table.contains_key("model"))
+}
+
 /// Whether a job file gives its steps, which have a default.
 fn says_steps(text: &str) -> bool {
     toml::from_str::<toml::Table>(text).is_ok_and(|table| table.contains_key("steps"))
@@ -125,6 +131,7 @@ impl Job {
         }
         job.check().map_err(|fault| PlanError::of_fault(file, text, fault))?;
         job.settle();
+        job.check().map_err(|fault| PlanError::of_fault(file, text, fault))?;
         Ok(job)
     }
 
@@ -138,38 +145,6 @@ impl Job {
     /// Tokens of all steps.
     pub fn tokens(&self) -> Tokens {
         Tokens(self.tokens_per_step() as f64 * self.steps as f64)
-    }
-
-    /// Refuses a job that no plan could run.
-    pub fn check(&self) -> Result<(), Fault> {
-        self.model.check().map_err(|fault| fault.within("model"))?;
-        if self.target() > 0 && (self.model.learned_positions() || !self.model.hidden.is_multiple_of(16)) {
-            let problem = "an encoder-decoder has no learned positions, and a `hidden` that 16 divides";
-            return Err(Fault::new("model.family", &self.model.name, problem));
-        }
-        for (key, value) in [("seq", self.seq), ("global_batch", self.global_batch), ("steps", self.steps)] {
-            if value == 0 {
-                return Err(Fault::new(key, 0, "it must be above zero"));
-            }
-        }
-        let o = &self.optimizer;
-        let at_least_zero =
-            [("lr", o.lr), ("min_lr", o.min_lr), ("weight_decay", o.weight_decay), ("clip", o.clip), ("eps", o.eps)];
-        if let Some((key, value)) = at_least_zero.iter().find(|(_, value)| !(*value >= 0.0 && value.is_finite())) {
-            return Err(Fault::new(&format!("optimizer.{key}"), value, "it must be zero or more"));
-        }
-        if let Some((key, value)) =
-            [("beta1", o.beta1), ("beta2", o.beta2)].iter().find(|(_, b)| !(0.0..1.0).contains(b))
-        {
-            return Err(Fault::new(&format!("optimizer.{key}"), value, "it must be in [0, 1)"));
-        }
-        self.goal.check()?;
-        match self.precision {
-            Precision::Fp32 | Precision::Tf32 | Precision::Bf16 | Precision::Fp16 | Precision::Fp8 => Ok(()),
-            Precision::Fp4 | Precision::Int8 => {
-                Err(Fault::new("precision", self.precision, "training is modelled in fp32, tf32, bf16, fp16 and fp8"))
-            }
-        }
     }
 
     /// Tokens a step.

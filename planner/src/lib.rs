@@ -21,6 +21,7 @@ pub mod explain;
 pub mod goal;
 pub mod goodput;
 pub mod job;
+pub mod limits;
 pub mod lower;
 pub mod model;
 pub mod models;

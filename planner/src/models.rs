@@ -5,7 +5,9 @@
 //! Invariant: adding a model is adding one file to `models/`, which the build script lists; sizes give the parameters that the
 //! file says were published.
 
+mod architectures;
 mod config;
+mod keys;
 mod published;
 
 use serde::Deserialize;

@@ -4,9 +4,10 @@
 
 use std::ops::Range;
 
-use meshwright_hardware::price::{PriceError, places, price};
+use meshwright_hardware::price::{Place, PriceError, places, price};
 use meshwright_hardware::profile::{Cluster, Machine};
-use meshwright_hardware::simulate::{Durations, simulate};
+use meshwright_hardware::program::{Program, Stream};
+use meshwright_hardware::simulate::{Durations, LaneDurations, simulate};
 use meshwright_hardware::trace::{Origin, Trace};
 use meshwright_hardware::units::{Bytes, Seconds};
 use serde::Serialize;
@@ -33,6 +34,11 @@ pub struct Figures {
     pub mfu: f64,
     /// Declared bytes of the rank that declares most.
     pub peak_memory_bytes: u64,
+    /// Whether every rank finds the bytes that it declares: what a command that asks "does it fit" answers.
+    pub fits: bool,
+    /// Bytes that the fullest rank leaves of what may be used of its device ([`crate::job::Goal::usable`]); below zero by
+    /// what is missing.
+    pub headroom_bytes: i64,
     /// Share of the ranks' time in which their compute queue waits for other stages.
     pub bubble_fraction: f64,
     /// Pool by pool, where the plan's ranks sit in several.
@@ -203,12 +209,15 @@ fn figures(
     peak *= plan.site_count() as f64;
     let tokens_per_s = plan.job.tokens_per_step() as f64 / step;
     let pools = pools(cluster, lowered)?;
+    let headroom = headroom(plan, cluster, &lowered.program)?;
     Ok(Figures {
         step_time_s: step,
         tokens_per_s,
         tokens_per_s_per_device: tokens_per_s / ranks as f64,
         mfu: plan.job.model_flops_per_step() / (step * peak),
         peak_memory_bytes: lowered.program.roles.iter().map(|role| role.bytes()).max().unwrap_or(0),
+        fits: headroom >= 0,
+        headroom_bytes: headroom,
         bubble_fraction: bubble(lowered, durations, step),
         pools: if pools.len() > 1 { pools } else { Vec::new() },
     })
@@ -232,11 +241,20 @@ fn pools(cluster: &Cluster, lowered: &Lowered) -> Result<Vec<PoolFigures>, PlanE
     Ok(cluster.pools.iter().zip(cluster.ranks()).enumerate().filter_map(of).collect())
 }
 
+/// What is left of the memory that may be used, where least is.
+fn headroom(plan: &Plan, cluster: &Cluster, program: &Program) -> Result<i64, PriceError> {
+    let left = |place: &Place| {
+        let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        let usable = plan.job.goal.usable(place.capacity(cluster).0);
+        signed(usable) - signed(program.roles[program.role(place.class, place.stage)].bytes())
+    };
+    Ok(places(cluster, program.mesh, &program.classes)?.iter().map(left).min().unwrap_or(0))
+}
+
 /// The bubble of a step of so many seconds: stages' compute queues have as much work as their instructions take; what is left
 /// of the step they wait.
 pub fn bubble(lowered: &Lowered, durations: &Durations, step: f64) -> f64 {
-    use meshwright_hardware::program::Stream;
-    let work = |lane: &meshwright_hardware::simulate::LaneDurations| -> u64 {
+    let work = |lane: &LaneDurations| -> u64 {
         let instrs = lowered.program.roles[lane.role].instrs.iter();
         instrs.zip(&lane.nanos).filter(|(instr, _)| instr.stream == Stream::Compute).map(|(_, nanos)| nanos).sum()
     };
@@ -259,8 +277,13 @@ impl Figures {
     /// Those of the same plan where a step was measured, or replayed: of its time, its bubble and its peak memory.
     pub fn of_step(&self, step: Seconds, bubble_fraction: f64, peak_memory: Bytes) -> Figures {
         let longer = step.0 / self.step_time_s;
+        // What a rank took beyond its prediction is missing from what the prediction left.
+        let headroom_bytes =
+            (self.headroom_bytes + self.peak_memory_bytes as i64).saturating_sub_unsigned(peak_memory.0);
         Figures {
             step_time_s: step.0,
+            fits: headroom_bytes >= 0,
+            headroom_bytes,
             tokens_per_s: self.tokens_per_s / longer,
             tokens_per_s_per_device: self.tokens_per_s_per_device / longer,
             mfu: self.mfu / longer,

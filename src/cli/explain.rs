@@ -8,7 +8,7 @@ use meshwright_planner::goodput::Training;
 use meshwright_planner::plan::Plan;
 use meshwright_planner::predict::Outer;
 
-use super::plan::print_figures;
+use super::plan::{does_not_fit, missing_memory, print_figures};
 use crate::failure::Failure;
 
 /// Arguments of `explain`.
@@ -43,11 +43,16 @@ impl ExplainCommand {
         let mut cluster = Cluster::parse(&self.cluster)?;
         self.amend(&mut cluster)?;
         let explained = explain(&plan, &cluster, !self.no_search)?;
+        self.check_training(&explained.training)?;
+        let missing = missing_memory(&explained.figures, &cluster);
         if self.json {
             let mut all = serde_json::to_value(&explained).expect("an explanation is numbers and text");
             all["plan"] = serde_json::to_value(&plan).expect("a plan is tables of strings and numbers");
             println!("{all}");
         } else {
+            if let Some(missing) = &missing {
+                println!("does not fit: {missing}\n");
+            }
             println!("{} on {}, predicted\n\n{}", plan.job.model.name, self.cluster, plan.summary());
             print_figures(&explained.figures);
             print_time(&explained);
@@ -59,9 +64,25 @@ impl ExplainCommand {
             if let Some(outer) = &explained.sites {
                 print_sites(&plan, outer);
             }
-            self.print_next(&explained);
+            if missing.is_none() {
+                self.print_next(&explained);
+            }
         }
-        Ok(())
+        does_not_fit(missing)
+    }
+
+    /// Where restarts take longer than failures leave, no step is ever done.
+    fn check_training(&self, training: &Training) -> Result<(), Failure> {
+        if (training.days * 86400.0).is_finite() {
+            return Ok(());
+        }
+        let mtbf = Seconds(training.mtbf_s.unwrap_or_default());
+        let given = self.mtbf.map_or(String::new(), |mtbf| format!("--mtbf is {mtbf}: "));
+        Err(Failure::input(format!(
+            "{given}all devices together fail every {mtbf}, and a restart takes {}: training never ends; give a longer --mtbf \
+             or a shorter --restart",
+            Seconds(training.restart_s)
+        )))
     }
 
     /// What the user knows better than the profiles.

@@ -2,10 +2,12 @@
 
 use clap::Args;
 use meshwright_hardware::exit::Exit;
+use meshwright_hardware::files::read_text;
 use meshwright_hardware::profile::Cluster;
 use meshwright_hardware::units::{Bytes, Precision};
+use meshwright_planner::error::Fault;
 use meshwright_planner::goal::{Chosen, advise, advise_limits, choose, missed};
-use meshwright_planner::job::{Fix, Job, Optimizer, says_length};
+use meshwright_planner::job::{Fix, Job, Optimizer, is_job, says_length};
 use meshwright_planner::plan::Plan;
 use meshwright_planner::predict::{FIGURES, Figures, outer, predict};
 use meshwright_planner::{PlanError, models};
@@ -174,7 +176,7 @@ impl PlanCommand {
         let (mut job, known) = read_job(&self.job, self.seq, self.global_batch)?;
         job.precision = self.precision.unwrap_or(job.precision);
         job.goal = self.goal.over(&job.goal);
-        let fault = |f: meshwright_planner::error::Fault| Failure::input(f.to_string());
+        let fault = |f: Fault| Failure::input(f.to_string());
         job.goal.check().map_err(fault)?;
         match self.steps {
             Some(steps) => (job.steps, job.goal.tokens) = (steps, None),
@@ -197,9 +199,8 @@ impl PlanCommand {
 /// A job of a job file, or of a model and two figures; and whether it says how long to train.
 fn read_job(name: &str, seq: Option<usize>, global_batch: Option<usize>) -> Result<(Job, bool), Failure> {
     if name.ends_with(".toml") {
-        let text =
-            std::fs::read_to_string(name).map_err(|error| Failure::input(format!("cannot read {name}: {error}")))?;
-        if text.lines().any(|line| line.trim() == "[model]") {
+        let text = read_text(name).map_err(Failure::io(name))?;
+        if is_job(&text) {
             let mut job = Job::from_toml(name, &text)?;
             job.seq = seq.unwrap_or(job.seq);
             job.global_batch = global_batch.unwrap_or(job.global_batch);
@@ -223,19 +224,21 @@ fn read_job(name: &str, seq: Option<usize>, global_batch: Option<usize>) -> Resu
     Ok((job, false))
 }
 
-/// A fixed axis that can never be is the user's mistake, not an empty search.
+/// A fixed decision that can never be is the user's mistake, not an empty search.
 fn check_fix(job: &Job, cluster: &Cluster, fix: &Fix) -> Result<(), Failure> {
+    // A job file's were checked as it was read: these are the command line's.
+    fix.check().map_err(|Fault { key, value, problem }| {
+        Failure::input(format!("--{} is {value}: {problem}", key.replace('_', "-")))
+    })?;
     let devices = cluster.devices();
-    let sizes =
-        [("--dp", fix.dp), ("--pp", fix.pp), ("--tp", fix.tp), ("--cp", fix.cp), ("--microbatch", fix.microbatch)];
-    for (key, value) in sizes {
-        match value {
-            Some(0) => return Err(Failure::input(format!("{key} is 0: it must be above zero"))),
-            Some(n) if key != "--microbatch" && !devices.is_multiple_of(n) => {
-                return Err(Failure::input(format!("{key} is {n}: it must divide the cluster's {devices} devices")));
-            }
-            _ => {}
+    for (key, size) in [("--dp", fix.dp), ("--pp", fix.pp), ("--tp", fix.tp), ("--cp", fix.cp)] {
+        if let Some(n) = size.filter(|n| !devices.is_multiple_of(*n)) {
+            return Err(Failure::input(format!("{key} is {n}: it must divide the cluster's {devices} devices")));
         }
+    }
+    let experts = job.model.experts().map_or(1, |experts| experts.count);
+    if let Some(ep) = fix.ep.filter(|ep| !experts.is_multiple_of(*ep)) {
+        return Err(Failure::input(format!("--ep is {ep}: it must divide the model's experts, {experts}")));
     }
     if let Some(tp) = fix.tp {
         let m = &job.model;
@@ -308,19 +311,55 @@ impl Simulate {
         if let Some(path) = &self.program {
             write_whole(path, &meshwright_hardware::text::print(&predicted.lowered.program))?;
         }
+        let figures = &predicted.figures;
+        let missing = missing_memory(figures, &cluster);
         if self.json {
-            println!("{}", figures_json(&plan, &predicted.figures));
+            println!("{}", figures_json(&plan, figures));
         } else {
+            if let Some(missing) = &missing {
+                println!("does not fit: {missing}\n");
+            }
             println!("{}", plan.summary());
-            print_figures(&predicted.figures);
+            print_figures(figures);
             if let Some(outer) = outer(&plan, &cluster, predicted.trace.step_time().seconds())? {
                 print_sites(&plan, &outer);
-                println!("\nnext: meshwright explain {} --cluster \"{}\"", self.plan, self.cluster);
-                return Ok(());
             }
-            println!("\nnext: meshwright run {} to train it on this machine", self.plan);
+            if missing.is_none() {
+                self.print_next(&plan);
+            }
         }
-        Ok(())
+        does_not_fit(missing)
+    }
+
+    fn print_next(&self, plan: &Plan) {
+        // A calibrated machine's file may be this machine's; a catalog's name is of devices that are hardly here.
+        if self.cluster.ends_with(".toml") && plan.site_count() == 1 {
+            println!("\nnext: meshwright run {} to train it on this machine", self.plan);
+        } else {
+            println!("\nnext: meshwright explain {} --cluster \"{}\"", self.plan, self.cluster);
+        }
+    }
+}
+
+/// What a plan lacks that does not fit.
+pub fn missing_memory(figures: &Figures, cluster: &Cluster) -> Option<String> {
+    let missing = Bytes(u64::try_from(-figures.headroom_bytes).ok().filter(|_| !figures.fits)?);
+    let fullest = figures.pools.iter().min_by(|a, b| a.headroom.total_cmp(&b.headroom));
+    let (peak, device) = match fullest {
+        Some(pool) => (pool.peak_memory_bytes, pool.device.as_str()),
+        None => (figures.peak_memory_bytes, cluster.pools.first()?.device.name.as_str()),
+    };
+    Some(format!("a rank needs {} on `{device}`, {missing} more than can be used there", Bytes(peak)))
+}
+
+/// What a command ends with whose plan lacks memory: nothing else is wrong, but nobody can run it.
+pub fn does_not_fit(missing: Option<String>) -> Result<(), Failure> {
+    match missing {
+        Some(missing) => {
+            let help = "`meshwright plan` finds one that does, or says what would do";
+            Err(Failure::new(Exit::Infeasible, format!("the plan does not fit: {missing}; {help}")))
+        }
+        None => Ok(()),
     }
 }
 

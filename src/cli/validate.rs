@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use meshwright_hardware::files::read_text;
 use meshwright_hardware::profile::{Knobs, Stack, catalog};
 use rayon::prelude::*;
 
@@ -111,7 +112,7 @@ fn rows_held_out(runs: &[Run]) -> Vec<Prediction> {
 pub(super) fn read(path: &Path) -> Result<(Vec<Line>, Vec<Run>), Failure> {
     let what = path.display().to_string();
     let fault = |error: csv::Error| Failure::input(format!("{what}: {error}; a table of runs is CSV with a header"));
-    let text = std::fs::read_to_string(path).map_err(|error| Failure::input(format!("{what}: {error}")))?;
+    let text = read_text(path).map_err(Failure::io(path))?;
     let text = text.trim_start_matches('\u{feff}'); // spreadsheets write it
     let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(text.as_bytes());
     let header = reader.headers().map_err(fault)?.clone();

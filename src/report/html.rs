@@ -24,13 +24,15 @@ impl Report {
             .iter()
             .map(|(label, value)| format!("<dt>{}</dt><dd>{}</dd>", escape(label), escape(value)))
             .collect();
-        include_str!("page.html")
-            .replace("{{title}}", &escape(&self.title))
-            .replace("{{subtitle}}", &subtitle)
-            .replace("{{figures}}", &self.figure_rows())
-            .replace("{{spread}}", &self.spread_line())
-            .replace("{{groups}}", &self.group_rows())
-            .replace("{{data}}", &data)
+        let values = [
+            ("title", escape(&self.title)),
+            ("subtitle", subtitle),
+            ("figures", self.figure_rows()),
+            ("spread", self.spread_line()),
+            ("groups", self.group_rows()),
+            ("data", data),
+        ];
+        fill(include_str!("page.html"), &values)
     }
 
     fn figure_rows(&self) -> String {
@@ -82,6 +84,20 @@ impl Report {
     }
 }
 
+/// The page with a value in each `{{place}}`; what values hold stays as it is.
+fn fill(page: &str, values: &[(&str, String)]) -> String {
+    let mut parts = page.split("{{");
+    let mut filled = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let found = values.iter().find_map(|(name, value)| Some((value, part.strip_prefix(name)?.strip_prefix("}}")?)));
+        match found {
+            Some((value, rest)) => filled += &format!("{value}{rest}"),
+            None => filled += &format!("{{{{{part}"),
+        }
+    }
+    filled
+}
+
 /// The index of a row's colour.
 fn phase(row: &Row) -> usize {
     let names = ["forward", "recompute", "backward", "optimizer"];
@@ -95,4 +111,15 @@ fn label(row: &Row) -> String {
 
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_is_filled_once() {
+        let values = [("title", "a {{data}} b".to_owned()), ("data", "[1]".to_owned())];
+        assert_eq!(fill("<h1>{{title}}</h1>{{data}} {{x}}", &values), "<h1>a {{data}} b</h1>[1] {{x}}");
+    }
 }

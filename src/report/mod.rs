@@ -306,6 +306,8 @@ mod tests {
             tokens_per_s_per_device: tokens_per_s / 2.0,
             mfu: 1e-3 / step_time_s,
             peak_memory_bytes,
+            fits: true,
+            headroom_bytes: 0,
             bubble_fraction: 0.1,
             pools: Vec::new(),
         }

@@ -9,7 +9,7 @@ use meshwright_hardware::mesh::{Mesh, Order};
 use meshwright_hardware::profile::Cluster;
 use meshwright_planner::error::PlanError;
 use meshwright_planner::estimate::{self, Layout, Recompute};
-use meshwright_planner::job::{Architecture, Family, Fix, Goal, Job, Model, Optimizer, Shape, USABLE_MEMORY};
+use meshwright_planner::job::{Architecture, Family, Fix, Goal, Job, Model, Optimizer, Shape};
 use meshwright_planner::plan::{Plan, Stage, layers_of};
 use meshwright_planner::predict::predict;
 use meshwright_planner::schedule::Schedule;
@@ -57,11 +57,10 @@ pub fn published(run: &Run) -> Result<Published, Skip> {
     let (plan, cluster) = simulated(run)?;
     let cannot = |_: PlanError| Skip("the simulator has no price for some of it");
     let figures = predict(&plan, &cluster).map_err(cannot)?.figures;
-    let room = USABLE_MEMORY * run.device.memory.value.0 as f64;
     Ok(Published {
         step_s: figures.step_time_s,
         measured_s: super::summary::measured_step_s(run),
-        fits: figures.peak_memory_bytes as f64 <= room,
+        fits: figures.fits,
         summary: plan.summary(),
     })
 }

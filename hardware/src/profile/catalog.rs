@@ -45,7 +45,9 @@ fn strict<T: DeserializeOwned>(file: &str, text: &str) -> Result<T, ProfileError
 impl Device {
     /// Reads a device profile; errors name `file`, line, key and value.
     pub fn from_toml(file: &str, text: &str) -> Result<Self, ProfileError> {
-        strict(file, text)
+        let device: Device = strict(file, text)?;
+        device.check().map_err(|fault| ProfileError::of_fault(file, text, fault))?;
+        Ok(device)
     }
 }
 

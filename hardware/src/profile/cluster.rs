@@ -12,6 +12,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::{Device, LinkKind, ProfileError, System, catalog};
+use crate::files::read_text;
 use crate::input::Fault;
 use crate::units::{ByteRate, Seconds};
 
@@ -67,15 +68,20 @@ impl Machine {
     pub fn read(file: &Path) -> Result<Self, ProfileError> {
         let name = file.display().to_string();
         let unread = |error: std::io::Error| ProfileError::Read { file: name.clone(), problem: error.to_string() };
-        Machine::from_toml(&name, &std::fs::read_to_string(file).map_err(unread)?)
+        Machine::from_toml(&name, &read_text(file).map_err(unread)?)
     }
 
     /// Reads a machine file; errors name `file`, line, key and value.
     pub fn from_toml(file: &str, text: &str) -> Result<Self, ProfileError> {
         let machine: Machine = toml::from_str(text).map_err(|error| ProfileError::of_toml(file, text, &error))?;
-        machine.system.check().map_err(|fault| ProfileError::of_fault(file, text, fault.within("system")))?;
+        let checked = machine.system.check().map_err(|fault| fault.within("system"));
+        let checked = checked.and_then(|()| machine.device.check().map_err(|fault| fault.within("device")));
+        checked.map_err(|fault| ProfileError::of_fault(file, text, fault))?;
+        let devices = machine.nodes.checked_mul(machine.system.count);
         let fault = if machine.nodes == 0 {
             Fault::new("nodes", 0, "a machine has at least one node")
+        } else if devices.is_none_or(|devices| devices > Cluster::MOST_DEVICES) {
+            Fault::new("nodes", machine.nodes, format!("at most {} devices are modelled", Cluster::MOST_DEVICES))
         } else if machine.system.device != machine.device.name {
             let problem = format!("the file's device is `{}`", machine.device.name);
             Fault::new("system.device", &machine.system.device, problem)
@@ -132,6 +138,9 @@ fn torus_slice(dims: &[usize], count: usize) -> Option<Vec<usize>> {
 }
 
 impl Cluster {
+    /// The most devices that are modelled, of all pools and sites.
+    pub const MOST_DEVICES: usize = 1 << 20;
+
     /// Reads `COUNTx NAME [+ COUNTx NAME …]`, where NAME is a system or a device in its usual system, or a path ending in
     /// `.toml`; or several such sites, `COUNTx(POOLS) @ BANDWIDTH LATENCY`. A file of that very name is a machine's, whatever
     /// signs are in its name. An unknown name's error lists near ones.
@@ -151,8 +160,14 @@ impl Cluster {
             }
             None => (text, None),
         };
-        let pools = site.split('+').map(|part| pool(text, part.trim())).collect::<Result<_, _>>()?;
-        Ok(Cluster { pools, wan })
+        let pools = site.split('+').map(|part| pool(text, part.trim())).collect::<Result<Vec<_>, _>>()?;
+        let cluster = Cluster { pools, wan };
+        let devices = cluster.pools.iter().try_fold(0_usize, |sum, pool| sum.checked_add(pool.devices()));
+        let all = devices.and_then(|devices| devices.checked_mul(cluster.sites()));
+        if all.is_none_or(|all| all > Cluster::MOST_DEVICES) {
+            return Err(too_many(text));
+        }
+        Ok(cluster)
     }
 
     /// Devices in all pools of a site.
@@ -208,6 +223,12 @@ impl FromStr for Cluster {
     }
 }
 
+/// More devices than are modelled.
+fn too_many(text: &str) -> ProfileError {
+    let problem = format!("at most {} devices are modelled", Cluster::MOST_DEVICES);
+    ProfileError::Cluster { text: text.to_owned(), problem }
+}
+
 /// `4x(…)`: how many, and what is in the brackets.
 fn several<'a>(text: &str, sites: &'a str) -> Result<(usize, &'a str), ProfileError> {
     let fail = |problem: &str| ProfileError::Cluster { text: text.to_owned(), problem: problem.to_owned() };
@@ -244,7 +265,7 @@ fn pool(text: &str, part: &str) -> Result<Machine, ProfileError> {
         Some(name) if digits > 0 => (&part[..digits], name.trim()),
         _ => ("1", part),
     };
-    let count: usize = count.parse().map_err(|_| fail("the count is too large"))?;
+    let count = count.parse().ok().filter(|count| *count <= Cluster::MOST_DEVICES).ok_or_else(|| too_many(text))?;
     if count == 0 || name.is_empty() {
         return Err(fail(if count == 0 { "the count is 0" } else { "a name is missing" }));
     }

@@ -10,6 +10,7 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Curve, EfficiencyCurve, Figure};
+use crate::input::Fault;
 use crate::units::{ByteRate, Bytes, FlopRate, Precision, Seconds, Watts};
 
 /// What sort of device.
@@ -116,6 +117,29 @@ pub struct Provenance {
 }
 
 impl Device {
+    /// What serde cannot see: that figures are such as a device can have.
+    pub(super) fn check(&self) -> Result<(), Fault> {
+        const MOST_MEMORY: Bytes = Bytes(1 << 50);
+        let fault = |key: &str, value: String, problem: &str| Err(Fault::new(key, value, problem));
+        if self.memory.value > MOST_MEMORY {
+            return fault("memory", self.memory.value.exact(), "at most 1 PiB is modelled");
+        }
+        let Some(gemm) = &self.gemm else { return Ok(()) };
+        if gemm.units == 0 {
+            return fault("gemm.units", "0".to_owned(), "a device has at least one");
+        }
+        if gemm.tile.contains(&0) {
+            return fault("gemm.tile", format!("{:?}", gemm.tile), "rows and columns are above zero");
+        }
+        if !(0.0..=1e6).contains(&gemm.depth) {
+            return fault("gemm.depth", gemm.depth.to_string(), "columns, 0 to 1000000");
+        }
+        if let Some(share) = gemm.share.values().find(|share| !(**share > 0.0 && **share <= 1.0)) {
+            return fault("gemm.share", share.to_string(), "a share is above 0 and at most 1");
+        }
+        Ok(())
+    }
+
     /// The dense peak in a format, or in the nearest wider format that the device multiplies at full rate: bf16 and fp16
     /// stand in for each other, a narrower format falls back on a wider one. `None` if nothing wider is known.
     pub fn peak_in(&self, precision: Precision) -> Option<FlopRate> {

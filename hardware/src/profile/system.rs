@@ -75,6 +75,11 @@ pub enum LinkKind {
     SharedMemory,
 }
 
+/// Devices in a torus.
+fn devices(dims: &[usize]) -> Option<usize> {
+    dims.iter().try_fold(1_usize, |all, dim| all.checked_mul(*dim))
+}
+
 impl System {
     /// What serde cannot see: how figures fit together.
     pub(super) fn check(&self) -> Result<(), Fault> {
@@ -96,7 +101,7 @@ impl System {
             }
         }
         let dims = &self.scale_up.dims;
-        if self.scale_up.kind == LinkKind::Torus && dims.iter().product::<usize>() != self.count {
+        if self.scale_up.kind == LinkKind::Torus && devices(dims) != Some(self.count) {
             return fault("scale_up.dims", format!("{dims:?}"), &format!("dims multiply to `count`, {}", self.count));
         }
         Ok(())

@@ -8,6 +8,7 @@ use meshwright_hardware::units::{Dollars, Seconds, Tokens};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Fault;
+use crate::limits;
 
 /// Share of a device's memory that a plan may declare; the rest is the runtime's, the allocator's and the network's.
 pub const USABLE_MEMORY: f64 = 0.94;
@@ -99,8 +100,9 @@ impl Goal {
         }
         let above_zero = "it must be above zero";
         match self {
-            Goal { tokens: Some(tokens), .. } if tokens.0 < 1.0 => {
-                Err(Fault::new("goal.tokens", tokens.exact(), "it must be one or more"))
+            Goal { tokens: Some(tokens), .. } if !(1.0..=limits::TOKENS).contains(&tokens.0) => {
+                let problem = format!("it must be one or more, and at most {}", Tokens(limits::TOKENS).exact());
+                Err(Fault::new("goal.tokens", tokens.exact(), problem))
             }
             Goal { deadline: Some(deadline), .. } if deadline.0 <= 0.0 => {
                 Err(Fault::new("goal.deadline", deadline.exact(), above_zero))

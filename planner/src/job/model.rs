@@ -6,8 +6,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Fault;
-
 /// Which usual decoder: what stands between its matmuls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -59,36 +57,6 @@ impl Model {
         self.family.as_ref().and_then(|family| family.head_dim).unwrap_or(self.hidden / self.heads)
     }
 
-    /// Refuses shapes that no transformer has.
-    pub fn check(&self) -> Result<(), Fault> {
-        let sizes = [
-            ("layers", self.layers),
-            ("hidden", self.hidden),
-            ("heads", self.heads),
-            ("kv_heads", self.kv_heads),
-            ("ffn", self.ffn),
-            ("vocab", self.vocab),
-        ];
-        if let Some((key, _)) = sizes.iter().find(|(_, size)| *size == 0) {
-            return Err(Fault::new(key, 0, "it must be above zero"));
-        }
-        if self.family.as_ref().is_none_or(|family| family.head_dim.is_none())
-            && !self.hidden.is_multiple_of(self.heads)
-        {
-            return Err(Fault::new("heads", self.heads, format!("it must divide `hidden` = {}", self.hidden)));
-        }
-        if !self.heads.is_multiple_of(self.kv_heads) {
-            return Err(Fault::new("kv_heads", self.kv_heads, format!("it must divide `heads` = {}", self.heads)));
-        }
-        if self.architecture == Architecture::Llama && !self.head_dim().is_multiple_of(2) {
-            return Err(Fault::new("heads", self.heads, "rotary positions need heads of an even width"));
-        }
-        if !(self.rope_theta > 0.0 && self.rope_theta.is_finite()) {
-            return Err(Fault::new("rope_theta", self.rope_theta, "it must be above zero"));
-        }
-        Ok(())
-    }
-
     /// The kind of a layer.
     pub fn kind(&self, layer: usize) -> Kind {
         let routes =
@@ -104,7 +72,8 @@ impl Model {
 
     /// Layers in all: a decoder's beside an encoder's count too.
     pub fn depth(&self) -> usize {
-        self.layers + self.family.as_ref().and_then(|family| family.decoder_layers).unwrap_or(0)
+        let decoder = self.family.as_ref().and_then(|family| family.decoder_layers);
+        self.layers.saturating_add(decoder.unwrap_or(0))
     }
 
     /// Its experts, if it has some.

@@ -2,124 +2,164 @@
 //!
 //! In: the file's text. Out: a [`Model`], with its family where it is no usual decoder.
 //!
-//! Invariant: a size that the file does not state is an error that names it, unless its architecture defines it.
+//! Invariant: a size that the file does not state is an error that names it, unless its architecture defines it; so is a key
+//! of the wrong type, and one that says something that is not modelled.
 
 use meshwright_hardware::input::InputError;
 use serde_json::{Map, Value};
 
+use super::architectures::{Body, Known, known, refuse_unmodelled};
+use super::keys::Config;
 use crate::error::{Fault, PlanError};
 use crate::job::{Architecture, Experts, Family, Latent, Model};
-
-/// The file's object.
-struct Config<'a>(&'a Map<String, Value>);
-
-impl Config<'_> {
-    /// The first of these keys that holds a count.
-    fn count(&self, keys: &[&str]) -> Option<usize> {
-        keys.iter().find_map(|key| self.0.get(*key)?.as_u64()).map(|count| count as usize)
-    }
-
-    fn needed(&self, keys: &[&str]) -> Result<usize, Fault> {
-        let problem = format!("none of {} holds a count", keys.join(", "));
-        self.count(keys).ok_or_else(|| Fault::new(keys[0], "missing", problem))
-    }
-
-    fn text(&self, key: &str) -> &str {
-        self.0.get(key).and_then(Value::as_str).unwrap_or_default()
-    }
-
-    fn flag(&self, key: &str) -> Option<bool> {
-        self.0.get(key).and_then(Value::as_bool)
-    }
-}
 
 /// Reads a `config.json`.
 pub(super) fn parse(file: &str, text: &str) -> Result<Model, PlanError> {
     let unreadable = |error: serde_json::Error| InputError::of_json(file, text, &error);
+    let text = &plain_json(text);
     let config: Map<String, Value> = serde_json::from_str(text).map_err(unreadable)?;
-    let name = std::path::Path::new(file).parent().and_then(|folder| folder.file_name());
-    let name = name.map_or_else(|| "config".to_owned(), |name| name.to_string_lossy().into_owned());
     let refused = |fault: Fault| InputError::of_json_fault(file, text, &fault);
-    let model = model(&Config(&config), name).map_err(refused)?;
+    let model = model(&Config(&config), name(file)).map_err(refused)?;
     model.check().map_err(refused)?;
     Ok(model)
 }
 
+/// The folder's name, as far as a model can have it.
+fn name(file: &str) -> String {
+    let folder = std::path::Path::new(file).parent().and_then(|folder| folder.file_name());
+    let name = folder.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let name = name.trim_start_matches(|c: char| !c.is_alphanumeric() && c != '_');
+    if name.is_empty() { "config".to_owned() } else { name.to_owned() }
+}
+
+/// Python writes `NaN` and `Infinity`, which JSON does not have: as `null`, of as many characters.
+fn plain_json(text: &str) -> String {
+    let mut plain = text.to_owned();
+    for word in ["-Infinity", "Infinity", "NaN"] {
+        let mut from = 0;
+        while let Some(at) = plain[from..].find(word).map(|at| from + at) {
+            from = at + word.len();
+            // In a string an odd number of quotes stands before it on its line.
+            let line = plain[..at].rfind('\n').map_or(0, |end| end + 1);
+            if plain[line..at].replace("\\\"", "").matches('"').count() % 2 == 0 {
+                plain.replace_range(at..from, &format!("{:<1$}", "null", word.len()));
+            }
+        }
+    }
+    plain
+}
+
 fn model(config: &Config, name: String) -> Result<Model, Fault> {
-    let kind = config.text("model_type");
+    let known = known(config)?;
+    refuse_unmodelled(config)?;
+    let Known { architecture, body, .. } = known;
     let hidden = config.needed(&["hidden_size", "n_embd", "d_model"])?;
     let heads = config.needed(&["num_attention_heads", "n_head", "num_heads"])?;
-    let encoder = matches!(kind, "bert" | "roberta" | "xlm-roberta" | "electra" | "deberta");
-    let both = matches!(kind, "t5" | "mt5" | "umt5" | "switch_transformers");
-    let learned = encoder || matches!(kind, "gpt2" | "opt" | "gpt_bigcode");
-    let gated = match kind {
-        "t5" | "mt5" | "umt5" => config.text("feed_forward_proj").contains("gated"),
-        "gpt2"
-        | "opt"
-        | "gpt_bigcode"
-        | "gpt_neox"
-        | "bloom"
-        | "falcon"
-        | "mpt"
-        | "nemotron"
-        | "switch_transformers" => false,
-        _ => !encoder,
+    let gated = match config.text("feed_forward_proj")? {
+        Some(kind) if body == Body::Both => kind.contains("gated"),
+        _ => known.gated,
     };
-    let plain = learned || matches!(kind, "gpt_neox" | "bloom" | "mpt") || both && !gated;
-    let architecture = if plain { Architecture::Gpt2 } else { Architecture::Llama };
-    let head_dim = config.count(&["head_dim", "d_kv"]).filter(|width| width * heads != hidden);
-    let kv_heads = if config.flag("multi_query") == Some(true) { 1 } else { heads };
-    let ffn = config.count(&["intermediate_size", "n_inner", "d_ff", "ffn_dim", "ffn_hidden_size"]);
+    // A gate decides which usual decoder T5's descendants are nearest to.
+    let architecture = if body == Body::Both && gated { Architecture::Llama } else { architecture };
     let layers = config.needed(&["num_hidden_layers", "n_layer", "num_layers", "n_layers"])?;
-    let latent = latent(config)?;
+    let ffn = config.count(&["intermediate_size", "n_inner", "d_ff", "ffn_dim", "ffn_hidden_size"])?;
+    let experts = experts(config, &known, layers)?;
+    let parallel = config.flag("parallel_attn")?.or(config.flag("use_parallel_residual")?);
+    let head_dim = config.count(&["head_dim", "d_kv"])?.filter(|width| width.checked_mul(heads) != Some(hidden));
     let family = Family {
         head_dim,
-        decoder_layers: both.then(|| config.count(&["num_decoder_layers"]).unwrap_or(layers)),
-        bidirectional: encoder,
+        decoder_layers: match body {
+            Body::Both => Some(config.count(&["num_decoder_layers"])?.unwrap_or(layers)),
+            Body::Decoder | Body::Encoder => None,
+        },
+        bidirectional: body == Body::Encoder,
         gated: (gated != (architecture == Architecture::Llama)).then_some(gated),
-        learned_positions: (learned != (architecture == Architecture::Gpt2)).then_some(learned),
-        parallel_block: config.flag("parallel_attn").or(config.flag("use_parallel_residual")).unwrap_or(false),
-        experts: experts(config)?,
-        latent,
+        learned_positions: (known.learned != (architecture == Architecture::Gpt2)).then_some(known.learned),
+        parallel_block: parallel.unwrap_or(known.parallel),
+        experts,
+        latent: latent(config)?,
     };
-    let theta = config.0.get("rope_theta").and_then(Value::as_f64).unwrap_or(10_000.0);
+    let theta = config.typed("rope_theta", "a number", Value::as_f64)?.unwrap_or(10_000.0);
     Ok(Model {
         name,
         architecture,
         layers,
         hidden,
         heads,
-        kv_heads: config.count(&["num_key_value_heads", "num_kv_heads"]).unwrap_or(kv_heads),
-        ffn: ffn.unwrap_or(4 * hidden),
+        kv_heads: kv_heads(config)?.unwrap_or(heads),
+        ffn: ffn.unwrap_or(hidden.saturating_mul(4)),
         vocab: config.needed(&["vocab_size"])?,
-        // The library's own default, but for LLaMA and its kin, whose configurations default to untied.
-        tied: config.flag("tie_word_embeddings").unwrap_or(architecture == Architecture::Gpt2),
+        tied: config.flag("tie_word_embeddings")?.unwrap_or(known.tied),
         rope_theta: theta as f32,
         family: (family != Family::default()).then_some(family),
     })
 }
 
-fn experts(config: &Config) -> Result<Option<Experts>, Fault> {
-    let Some(count) = config.count(&["num_local_experts", "n_routed_experts", "num_experts"]) else { return Ok(None) };
-    let own = ["moe_intermediate_size", "expert_ffn_hidden_size", "intermediate_size", "d_ff"];
-    let ffn = config.needed(&own)?;
-    let shared = config.count(&["n_shared_experts"]).map(|shared| shared * ffn);
+/// Falcon's first models have one head of keys whatever else they state.
+fn kv_heads(config: &Config) -> Result<Option<usize>, Fault> {
+    let one = config.flag("multi_query")? == Some(true) && config.flag("new_decoder_architecture")? != Some(true);
+    if one { Ok(Some(1)) } else { config.count(&["num_key_value_heads", "num_kv_heads"]) }
+}
+
+fn experts(config: &Config, known: &Known, layers: usize) -> Result<Option<Experts>, Fault> {
+    let counts = ["num_local_experts", "n_routed_experts", "num_experts", "moe_num_experts"];
+    let Some(count) = config.count(&counts)?.filter(|count| *count > 0) else { return Ok(None) };
+    let ffn = config.needed(&["moe_intermediate_size", "expert_ffn_hidden_size", "intermediate_size", "d_ff"])?;
+    let top_k = ["num_experts_per_tok", "num_selected_experts", "moe_k", "moe_topk"];
+    let top_k = match known.top_k {
+        Some(defined) => config.count(&top_k)?.unwrap_or(defined),
+        None => config.needed(&top_k)?,
+    };
+    let shared = config.count(&["n_shared_experts", "moe_num_shared_experts", "num_shared_expert"])?;
+    let shared = shared.map(|shared| shared.saturating_mul(ffn));
+    let stated = config.count(&["shared_expert_intermediate_size", "shared_intermediate_size"])?;
+    let (dense, every) = sparse_layers(config, layers)?;
     Ok(Some(Experts {
         count,
-        top_k: config.count(&["num_experts_per_tok", "num_selected_experts"]).unwrap_or(1),
+        top_k,
         ffn,
-        shared_ffn: config.count(&["shared_expert_intermediate_size"]).or(shared).unwrap_or(0),
-        dense_layers: config.count(&["first_k_dense_replace"]).unwrap_or(0),
-        every: config.count(&["decoder_sparse_step", "moe_layer_freq", "encoder_sparse_step"]).unwrap_or(1).max(1),
+        shared_ffn: stated.or(shared).unwrap_or(0),
+        dense_layers: dense,
+        every,
         capacity: 1.25,
         balance: 0.0,
     }))
 }
 
+/// How many layers are dense before the first with experts, and every how many of the rest have some.
+fn sparse_layers(config: &Config, layers: usize) -> Result<(usize, usize), Fault> {
+    let unlike = |key: &str, value: &Value| {
+        let problem = "leading layers may be dense, and then every layer, or every so many, has experts: another pattern is \
+                       not modelled";
+        Fault::new(key, value, problem)
+    };
+    // Which layers have experts, as a list of flags, or which have none, as a list of numbers.
+    if let Some(value @ Value::Array(flags)) = config.get("moe_layer_freq") {
+        let dense = flags.iter().take_while(|flag| **flag == Value::from(0)).count();
+        let rest = flags.len() == layers && flags[dense..].iter().all(|flag| *flag == Value::from(1));
+        return if rest { Ok((dense, 1)) } else { Err(unlike("moe_layer_freq", value)) };
+    }
+    let every =
+        config.count(&["decoder_sparse_step", "moe_layer_freq", "moe_layer_interval", "encoder_sparse_step"])?;
+    let every = every.unwrap_or(1).max(1);
+    let dense = config.count(&["first_k_dense_replace", "moe_layer_start_index"])?.unwrap_or(0);
+    match config.get("mlp_only_layers") {
+        Some(value @ Value::Array(numbers)) if !numbers.is_empty() => {
+            let first = numbers.iter().enumerate().all(|(at, number)| *number == Value::from(at));
+            if first && every == 1 && dense == 0 {
+                Ok((numbers.len(), 1))
+            } else {
+                Err(unlike("mlp_only_layers", value))
+            }
+        }
+        _ => Ok((dense, every)),
+    }
+}
+
 fn latent(config: &Config) -> Result<Option<Latent>, Fault> {
-    let Some(kv_rank) = config.count(&["kv_lora_rank"]) else { return Ok(None) };
+    let Some(kv_rank) = config.count(&["kv_lora_rank"])? else { return Ok(None) };
     Ok(Some(Latent {
-        q_rank: config.count(&["q_lora_rank"]).unwrap_or(0),
+        q_rank: config.count(&["q_lora_rank"])?.unwrap_or(0),
         kv_rank,
         nope: config.needed(&["qk_nope_head_dim"])?,
         rope: config.needed(&["qk_rope_head_dim"])?,

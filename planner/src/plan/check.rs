@@ -9,6 +9,7 @@ use meshwright_hardware::mesh::Mesh;
 use super::{Plan, shares};
 use crate::error::Fault;
 use crate::job::Job;
+use crate::limits;
 use crate::schedule::Pipeline;
 
 impl Plan {
@@ -16,11 +17,22 @@ impl Plan {
     pub fn check(&self) -> Result<(), Fault> {
         self.job.check().map_err(|fault| fault.within("job"))?;
         let (Mesh { dp, pp, tp, cp, ep, .. }, job) = (self.mesh, &self.job);
-        let sizes = [("mesh.dp", dp), ("mesh.pp", pp), ("mesh.tp", tp), ("mesh.cp", cp), ("mesh.ep", ep)];
-        for (key, value) in sizes.into_iter().chain([("microbatch", self.microbatch), ("chunks", self.chunks)]) {
-            if value == 0 {
-                return Err(Fault::new(key, 0, "it must be above zero"));
-            }
+        limits::sizes(&[
+            ("mesh.dp", dp, 1..=limits::RANKS),
+            ("mesh.pp", pp, 1..=limits::RANKS),
+            ("mesh.tp", tp, 1..=limits::HEADS),
+            ("mesh.cp", cp, 1..=job.seq),
+            ("mesh.ep", ep, 1..=limits::EXPERTS),
+            ("microbatch", self.microbatch, 1..=job.global_batch),
+            ("chunks", self.chunks, 1..=job.model.depth()),
+        ])?;
+        for share in &self.shares {
+            limits::sizes(&[("shares", *share, 0..=job.global_batch)])?;
+        }
+        let ranks = [pp, tp, cp].iter().try_fold(dp, |ranks, size| ranks.checked_mul(*size));
+        if ranks.is_none_or(|ranks| ranks > limits::RANKS) {
+            let problem = format!("dp · pp · tp · cp is at most {} ranks", limits::RANKS);
+            return Err(Fault::new("mesh.dp", dp, problem));
         }
         check_tp(job, tp).map_err(|problem| Fault::new("mesh.tp", tp, problem))?;
         if let Some(sites) = &self.sites {
@@ -32,32 +44,55 @@ impl Plan {
         if self.zero > 3 {
             return Err(Fault::new("zero", self.zero, "ZeRO has the stages 0 to 3"));
         }
+        self.check_length()?;
         self.check_schedule()?;
         shares::check(self)?;
         self.check_tokens()?;
-        if self.stages.len() != pp * self.chunks {
+        self.check_stages()
+    }
+
+    /// Every layer is on a stage, and does one thing with its activations.
+    fn check_stages(&self) -> Result<(), Fault> {
+        let depth = self.job.model.depth();
+        if self.stages.len() != self.mesh.pp * self.chunks {
             let problem =
                 format!("there are {} stages in `stages`, for {} chunks each", self.stages.len(), self.chunks);
-            return Err(Fault::new("mesh.pp", pp, problem));
+            return Err(Fault::new("mesh.pp", self.mesh.pp, problem));
         }
         for (i, stage) in self.stages.iter().enumerate() {
+            for (key, size) in [("layers", stage.layers), ("full", stage.full), ("selective", stage.selective)] {
+                limits::sizes(&[(&format!("stages[{i}].{key}"), size, 0..=depth)])?;
+            }
             if stage.offload > stage.layers || (stage.offload > 0 && self.schedule.splits()) {
                 let problem = "no more than the stage's layers, and none where the schedule splits backward";
                 return Err(Fault::new(&format!("stages[{i}].offload"), stage.offload, problem));
             }
             if stage.layers == 0 || stage.full + stage.selective > stage.layers {
-                let key = format!("stages[{i}].layers");
-                return Err(Fault::new(
-                    &key,
-                    stage.layers,
-                    "a stage has a layer at least, and each recomputes one way",
-                ));
+                let problem = "a stage has a layer at least, and each recomputes one way";
+                return Err(Fault::new(&format!("stages[{i}].layers"), stage.layers, problem));
             }
         }
         let layers: usize = self.stages.iter().map(|s| s.layers).sum();
-        if layers != job.model.depth() {
-            let problem = format!("the model has {} in all", job.model.depth());
-            return Err(Fault::new("stages.layers", layers, problem));
+        if layers != depth {
+            return Err(Fault::new("stages.layers", layers, format!("the model has {depth} in all")));
+        }
+        Ok(())
+    }
+
+    /// Programs write down every pass of a step.
+    fn check_length(&self) -> Result<(), Fault> {
+        let (microbatches, layers) = (self.microbatches(), self.job.model.depth());
+        if self.mesh.pp * self.chunks > layers {
+            let problem = format!("each of pp · chunks chunks has a layer at least, and the model has {layers}");
+            return Err(Fault::new("mesh.pp", self.mesh.pp, problem));
+        }
+        if microbatches * layers > limits::PASSES {
+            let problem = format!(
+                "{microbatches} microbatches go through {layers} layers, and a step has at most {} such passes: take more \
+                 sequences a microbatch, or more data parallelism",
+                limits::PASSES
+            );
+            return Err(Fault::new("microbatch", self.microbatch, problem));
         }
         Ok(())
     }

@@ -11,6 +11,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::Fault;
+use crate::limits;
 
 /// How sites share their work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,10 +66,11 @@ impl Sites {
     /// Refuses what no sites can do.
     pub(crate) fn check(&self, global_batch: usize, replicas: usize) -> Result<(), Fault> {
         let fault = |key: &str, value: usize, problem: String| Err(Fault::new(&format!("sites.{key}"), value, problem));
-        let sizes = [("count", self.count), ("every", self.every), ("fragments", self.fragments)];
-        if let Some((key, _)) = sizes.iter().find(|(_, size)| *size == 0) {
-            return fault(key, 0, "it must be above zero".to_owned());
-        }
+        limits::sizes(&[
+            ("sites.count", self.count, 1..=limits::SITES),
+            ("sites.every", self.every, 1..=limits::STEPS_APART),
+            ("sites.fragments", self.fragments, 1..=limits::STEPS_APART),
+        ])?;
         if !global_batch.is_multiple_of(self.count * replicas) {
             let problem =
                 format!("it must be a multiple of sites.count · dp · microbatch = {} · {replicas}", self.count);

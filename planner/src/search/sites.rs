@@ -40,12 +40,11 @@ pub fn decide_with(
     // What the outer state needs is known only then: a few more, of which some may not fit.
     // And a step that is short enough inside a site may be too long with its meetings.
     let mut found = search_with(&own, &site, fix, top + 8, &SearchOptions { enough: 0.0, ..*options })?;
-    let usable = job.goal.usable(site.pools.iter().map(|pool| pool.device.memory.value.0).min().unwrap_or(0));
     let mut best = Vec::new();
     for (plan, _) in std::mem::take(&mut found.best) {
         let plan = Plan { sites: Some(sites), job: job.clone(), ..plan };
         let predicted = predict(&plan, cluster)?;
-        let fits = predicted.figures.peak_memory_bytes <= usable;
+        let fits = predicted.figures.fits;
         match fits && best.len() < top {
             true => best.push((plan, predicted)),
             false => {

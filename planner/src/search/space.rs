@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use meshwright_hardware::mesh::{Mesh, Order};
 
 use crate::job::{Fix, Job, Kind};
+use crate::limits;
 use crate::plan::{Plan, Stage, check_tp};
 use crate::schedule::Schedule;
 
@@ -152,7 +153,8 @@ impl Space<'_> {
             // Unlike shares need not divide evenly.
             let unlike = self.pools && order == Order::TpPpData && job.global_batch / microbatch >= dp;
             let whole = job.global_batch / (dp * microbatch);
-            let ways = if even(dp) || unlike { self.ways(pp, whole, splits) } else { Vec::new() };
+            let short = whole * job.model.depth() <= limits::PASSES;
+            let ways = if short && (even(dp) || unlike) { self.ways(pp, whole, splits) } else { Vec::new() };
             let most = if even(dp) { 3 } else { 1 };
             ways.into_iter().flat_map(move |(schedule, chunks)| {
                 let zeros = self.zeros(dp * cp, schedule).into_iter().filter(move |zero| *zero <= most);

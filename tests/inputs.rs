@@ -1,0 +1,348 @@
+//! What a user may give that does not fit: each is refused at once, with file, key, value and what would do, or answered.
+
+mod place;
+
+use std::process::Stdio;
+
+use place::{Place, json};
+
+/// A plan that trains in seconds, with some text of it changed.
+fn tiny(changes: &[(&str, &str)]) -> String {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cases/tiny.toml")).unwrap();
+    changes.iter().fold(text, |text, (from, to)| {
+        assert!(text.contains(from), "{from}");
+        text.replacen(from, to, 1)
+    })
+}
+
+/// A file with some text in it, and a command with it that is refused.
+fn refused(place: &Place, file: &str, text: &str, arguments: &[&str], says: &[&str]) {
+    place.write(file, text);
+    place.refused(arguments, 2, says);
+}
+
+#[test]
+fn sizes_of_plans_are_bounded() {
+    let place = Place::new("inputs-plans", "none", "");
+    let cases: &[(&str, &str, &[&str])] = &[
+        ("zero = 1", "zero = 1\nchunks = 0", &["`chunks` is 0", "1 to 2"]),
+        ("zero = 1", "zero = 1\nchunks = 4611686018427387904", &["`chunks`", "1 to 2"]),
+        ("zero = 1", "zero = 9", &["`zero` is 9", "0 to 3"]),
+        (
+            "{ layers = 2 }",
+            "{ layers = 2, full = 9223372036854775807, selective = 9223372036854775807 }",
+            &["stages[0]"],
+        ),
+        ("{ layers = 2 }", "{ layers = 2, offload = 3 }", &["stages[0].offload"]),
+        ("global_batch = 8", "global_batch = 4294967296", &["`job.global_batch` is 4294967296", "1 to 1048576"]),
+        ("global_batch = 8", "global_batch = 1048576", &["262144 microbatches", "more sequences a microbatch"]),
+        ("hidden = 64", "hidden = 9007199254740992", &["`job.model.hidden` is 9007199254740992"]),
+        ("vocab = 256", "vocab = 4611686018427387904", &["`job.model.vocab`", "1 to 134217728"]),
+        ("vocab = 256", "vocab = 9223372036854775807", &["`job.model.vocab`"]),
+        ("seq = 64", "seq = 4611686018427387904", &["`job.seq`"]),
+        ("seq = 64", "seq = 2147483648", &["`job.seq` is 2147483648", "1 to 268435456"]),
+        ("seq = 64", "seq = 64\ntarget_seq = 7", &["`job.target_seq` is 7", "encoder-decoder"]),
+        ("seed = 1", "seed = -1", &["plan.toml", "seed = -1"]),
+        ("microbatch = 2", "microbatch = 9223372036854775807", &["`microbatch` is 9223372036854775807", "1 to 8"]),
+        ("dp = 2", "dp = 9223372036854775808", &["plan.toml"]),
+        ("dp = 2", "dp = 1048576", &["job.global_batch"]),
+        ("dp = 2", "dp = 524288\ncp = 64", &["`mesh.dp`", "at most 1048576 ranks"]),
+        ("layers = 2\nhidden", "layers = 65535\nhidden", &["`job.model.layers` is 65535", "1 to 1024"]),
+        ("layers = 2\nhidden", "layers = 9223372036854775807\nhidden", &["`job.model.layers`"]),
+        ("[job.optimizer]", "[job.optimizer]\neps = 0.0", &["`job.optimizer.eps` is 0", "above zero"]),
+        ("[job.optimizer]", "[job.optimizer]\nbeta1 = nan", &["`job.optimizer.beta1` is NaN"]),
+        ("tied = false", "tied = false\nrope_theta = nan", &["`job.model.rope_theta` is NaN"]),
+        ("[mesh]", "[sites]\ncount = 4611686018427387904\n[mesh]", &["`sites.count`"]),
+        ("[mesh]", "[sites]\ncount = 2\nevery = 9223372036854775807\n[mesh]", &["`sites.every`"]),
+    ];
+    for (from, to, says) in cases {
+        refused(&place, "plan.toml", &tiny(&[(from, to)]), &["simulate", "plan.toml", "--cluster", "2x h100"], says);
+    }
+    let deep = tiny(&[]) + &format!("\n[{}a]\n", "a.".repeat(20_000));
+    refused(&place, "plan.toml", &deep, &["simulate", "plan.toml", "--cluster", "2x h100"], &["recursion limit"]);
+    let long = format!("microbatch = {}\n", "9".repeat(1_000_000));
+    place.write("plan.toml", &long);
+    let output = place.run(&["explain", "plan.toml", "--cluster", "2x h100"]);
+    assert!(output.status.code() == Some(2) && output.stderr.len() < 10_000, "{} bytes", output.stderr.len());
+}
+
+#[test]
+fn a_models_name_is_one_that_folders_and_tables_can_have() {
+    let place = Place::new("inputs-names", "none", "");
+    let long = "n".repeat(300);
+    let names = [
+        "../../escaped",
+        "/tmp/absolute",
+        "a/b",
+        "..",
+        "",
+        "a\\u0000b",
+        "a\\nb",
+        "\\u001b[2Jred",
+        "=1+1",
+        "{{data}}",
+        "-o",
+        "a\\\\b",
+        "</title><script>alert(1)</script>",
+        &long,
+    ];
+    for name in names {
+        let text = tiny(&[("name = \"tiny\"", &format!("name = \"{name}\""))]);
+        let says = ["plan.toml:", "`job.model.name`", "it"];
+        refused(&place, "plan.toml", &text, &["simulate", "plan.toml", "--cluster", "2x h100"], &says);
+    }
+    for name in ["Llama 3.1 (8 B) + more", "größer_2", "x{{data}}", "a<b>&c"] {
+        place.write("plan.toml", &tiny(&[("name = \"tiny\"", &format!("name = \"{name}\""))]));
+        json(&place.run(&["simulate", "plan.toml", "--cluster", "2x h100", "--json"]));
+    }
+}
+
+const MIXTURE: &str = r#"
+name = "mixture"
+architecture = "llama"
+layers = 4
+hidden = 64
+heads = 4
+kv_heads = 2
+ffn = 128
+vocab = 256
+tied = false
+
+[family]
+head_dim = 16
+
+[family.experts]
+count = 8
+top_k = 2
+ffn = 128
+"#;
+
+#[test]
+fn families_of_models_are_checked() {
+    let place = Place::new("inputs-families", "none", "");
+    let plan = ["plan", "model.toml", "--cluster", "8x h100", "--seq", "128", "--global-batch", "16"];
+    let cases: &[(&str, &str, &str)] = &[
+        ("top_k = 2", "top_k = 0", "`family.experts.top_k` is 0: a token goes to 1 to 8 experts"),
+        ("top_k = 2", "top_k = 9", "`family.experts.top_k` is 9"),
+        ("count = 8", "count = 0", "`family.experts.count` is 0"),
+        ("count = 8", "count = 8\ncapacity = nan", "`family.experts.capacity` is NaN"),
+        ("count = 8", "count = 8\ncapacity = -1.0", "`family.experts.capacity` is -1"),
+        ("count = 8", "count = 8\nbalance = nan", "`family.experts.balance` is NaN"),
+        ("count = 8", "count = 8\ndense_layers = 1000", "`family.experts.dense_layers` is 1000"),
+        ("count = 8", "count = 8\nevery = 0", "`family.experts.every` is 0: it must be 1 to 4"),
+        ("count = 8", "count = 8\nevery = 5", "`family.experts.every` is 5"),
+        ("head_dim = 16", "head_dim = 0", "`family.head_dim` is 0"),
+        ("head_dim = 16", "head_dim = 15", "`family.head_dim` is 15: rotary positions need an even width"),
+        ("head_dim = 16", "decoder_layers = 0", "`family.decoder_layers` is 0"),
+        ("head_dim = 16", "decoder_layers = 2\nbidirectional = true", "`family.bidirectional` is true"),
+        (
+            "head_dim = 16",
+            "latent = { q_rank = 0, kv_rank = 8, nope = 8, rope = 3, value = 8 }",
+            "`family.latent.rope` is 3",
+        ),
+        (
+            "head_dim = 16",
+            "latent = { q_rank = 0, kv_rank = 8, nope = 8, rope = 2, value = 0 }",
+            "`family.latent.value` is 0",
+        ),
+        ("head_dim = 16", "latent = { q_rank = 0, kv_rank = 8, nope = 8, rope = 2, value = 11 }", "no wider than keys"),
+        ("hidden = 64", "hidden = 1048576\nrope_theta = 1.0", "`family.experts"),
+    ];
+    for (from, to, says) in &cases[..cases.len() - 1] {
+        assert!(MIXTURE.contains(from), "{from}");
+        refused(&place, "model.toml", &MIXTURE.replacen(from, to, 1), &plan, &["model.toml:", says]);
+    }
+    let huge = MIXTURE.replace("hidden = 64", "hidden = 1048576").replace("ffn = 128", "ffn = 16777216");
+    refused(&place, "model.toml", &huge, &plan, &["`hidden` is 1048576", "parameters"]);
+    place.write("model.toml", MIXTURE);
+    json(&place.run(&[&plan[..], &["--json"]].concat()));
+}
+
+#[test]
+fn configurations_say_what_is_not_modelled() {
+    let place = Place::new("inputs-configurations", "none", "");
+    std::fs::create_dir_all(place.0.join("hub")).unwrap();
+    let plan = ["plan", "hub/config.json", "--cluster", "8x h100", "--seq", "256", "--global-batch", "16", "--json"];
+    let sizes = r#""hidden_size": 1024, "num_attention_heads": 8, "num_hidden_layers": 4, "intermediate_size": 2048, "vocab_size": 1024"#;
+    let of = |more: &str| format!("{{{sizes}, {more}}}");
+    let cases = [
+        (r#""model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 9"#, "`family.experts.top_k` is 9"),
+        (r#""model_type": "mixtral", "num_local_experts": 8"#, "`num_experts_per_tok` is missing"),
+        (r#""model_type": "llama", "num_key_value_heads": -8"#, "`num_key_value_heads` is -8: it must be a count"),
+        (r#""model_type": "llama", "num_key_value_heads": "8""#, "`num_key_value_heads` is \"8\": it must be a count"),
+        (
+            r#""model_type": "llama", "tie_word_embeddings": "no""#,
+            "`tie_word_embeddings` is \"no\": it must be true or false",
+        ),
+        (r#""model_type": "llama", "rope_theta": "x""#, "`rope_theta` is \"x\": it must be a number"),
+        (
+            r#""model_type": "llama", "layer_types": ["full_attention", "sliding_attention"]"#,
+            "layers of unlike attention",
+        ),
+        (r#""model_type": "mistral", "sliding_window": 4096"#, "attention within a window is not modelled"),
+        (r#""model_type": "mamba""#, "`model_type` is mamba: this architecture is not modelled"),
+        (r#""model_type": "no_such_model""#, "`model_type` is no_such_model"),
+        (r#""torch_dtype": "bfloat16""#, "`model_type` is missing"),
+        (r#""model_type": "albert", "num_hidden_groups": 1, "embedding_size": 128"#, "`model_type` is albert"),
+        (r#""model_type": "nemotron_h", "hybrid_override_pattern": "MEM*""#, "`model_type` is nemotron_h"),
+        (r#""model_type": "gemma3", "text_config": {"hidden_size": 64}"#, "`text_config`"),
+        (
+            r#""model_type": "qwen3_moe", "num_experts": 8, "num_experts_per_tok": 2, "mlp_only_layers": [1]"#,
+            "`mlp_only_layers` is [1]",
+        ),
+        (r#""model_type": "hunyuan_v1_moe", "num_experts": 8, "moe_topk": [2, 2, 2, 1]"#, "`moe_topk` is [2,2,2,1]"),
+    ];
+    for (more, says) in cases {
+        refused(&place, "hub/config.json", &of(more), &plan, &["hub/config.json:", says]);
+    }
+    // Those that are modelled, with what the plan's model is then.
+    let experts = |at: &str| format!("/plan/job/model/family/experts/{at}");
+    let cases = [
+        (
+            r#""model_type": "llama", "time_step_limit": [0.0, Infinity], "x": "a NaN""#,
+            "/plan/job/model/layers".to_owned(),
+            "4",
+        ),
+        (r#""model_type": "gemma""#, "/plan/job/model/tied".to_owned(), "true"),
+        (r#""model_type": "phi""#, "/plan/job/model/architecture".to_owned(), "\"gpt2\""),
+        (
+            r#""model_type": "ernie4_5_moe", "moe_num_experts": 8, "moe_k": 2, "moe_layer_start_index": 1"#,
+            experts("dense_layers"),
+            "1",
+        ),
+        (r#""model_type": "hunyuan_v1_moe", "num_experts": 8, "moe_topk": [2, 2, 2, 2]"#, experts("top_k"), "2"),
+        (
+            r#""model_type": "qwen3_moe", "num_experts": 8, "num_experts_per_tok": 2, "mlp_only_layers": [0, 1]"#,
+            experts("dense_layers"),
+            "2",
+        ),
+    ];
+    for (more, at, value) in cases {
+        place.write("hub/config.json", &of(more));
+        let planned = json(&place.run(&plan));
+        assert_eq!(planned.pointer(&at).unwrap().to_string(), value, "{more}");
+    }
+}
+
+#[test]
+fn a_job_is_known_by_its_model_however_it_is_written() {
+    let place = Place::new("inputs-jobs", "none", "");
+    let job = "seq = 64\nglobal_batch = 8\n";
+    let inner = [
+        "name = \"tiny\"",
+        "architecture = \"llama\"",
+        "layers = 2",
+        "hidden = 64",
+        "heads = 4",
+        "kv_heads = 2",
+        "ffn = 128",
+        "vocab = 256",
+        "tied = false",
+    ];
+    let (lines, dotted) = (inner.join("\n"), inner.map(|line| format!("model.{line}")).join("\n"));
+    let forms = [
+        format!("{job}[model] # comment\n{lines}\n"),
+        format!("{job}[ model ]\n{lines}\n"),
+        format!("{job}model = {{ {} }}\n", inner.join(", ")),
+        format!("{job}{dotted}\n"),
+    ];
+    for form in forms {
+        place.write("job.toml", &form);
+        let planned = json(&place.run(&["plan", "job.toml", "--cluster", "8x h100", "--json"]));
+        assert_eq!(planned["plan"]["job"]["global_batch"], 8, "{form}");
+    }
+    let fixed = format!("{job}[fix]\nzero = 9\n[model]\n{lines}\n");
+    refused(&place, "job.toml", &fixed, &["plan", "job.toml", "--cluster", "8x h100"], &["`fix.zero` is 9", "0 to 3"]);
+    let target = format!("target_seq = 9\n{job}[model]\n{lines}\n");
+    refused(&place, "job.toml", &target, &["plan", "job.toml", "--cluster", "8x h100"], &["`target_seq` is 9"]);
+}
+
+#[test]
+fn options_and_clusters_are_bounded() {
+    let place = Place::new("inputs-options", "none", "");
+    let plan = ["plan", "demo-10m", "--cluster", "8x h100", "--seq", "64", "--global-batch", "8"];
+    let cases: &[(&[&str], &str)] = &[
+        (&["--zero", "9"], "--zero is 9: ZeRO has the stages 0 to 3"),
+        (&["--ep", "0"], "--ep is 0"),
+        (&["--ep", "3"], "--ep is 3: it must divide the model's experts, 1"),
+        (&["--max-tp", "0"], "--max-tp is 0"),
+        (&["--tp", "0"], "--tp is 0"),
+        (&["--microbatch", "0"], "--microbatch is 0"),
+        (&["--tokens", "1e300 T"], "tokens"),
+        (&["--tokens", "1e20 tokens"], "`goal.tokens`"),
+        (&["--steps", "18446744073709551615"], "`steps`"),
+        (&["--seq", "4611686018427387904"], ""),
+        (&["--headroom", "nan"], "`goal.headroom` is NaN"),
+    ];
+    for (more, says) in cases {
+        let arguments: Vec<&str> = plan.iter().filter(|_| !more.contains(&"--seq")).chain(*more).copied().collect();
+        place.refused(&arguments, 2, &[says]);
+    }
+    for cluster in [
+        "4294967296x dgx-a100-80gb",
+        "2305843009213693952x dgx-h100",
+        "2305843009213693953x dgx-h100",
+        "1048576x h100 + 1x h100",
+        "65536x(32x h100) @ 10 Gbit/s 50 ms",
+    ] {
+        let arguments = ["plan", "demo-10m", "--cluster", cluster, "--seq", "64", "--global-batch", "8"];
+        place.refused(&arguments, 2, &["at most 1048576 devices"]);
+    }
+    place.refused(
+        &["plan", "demo-10m", "--cluster", "0x h100", "--seq", "64", "--global-batch", "8"],
+        2,
+        &["the count is 0"],
+    );
+}
+
+#[test]
+fn only_plain_files_are_read_and_those_that_cannot_be_end_with_1() {
+    let place = Place::new("inputs-files", "plan.toml", &tiny(&[]));
+    std::fs::create_dir_all(place.0.join("folder.toml")).unwrap();
+    place.write("large.toml", &"# a line of a comment\n".repeat(1 << 18));
+    let plan = ["--cluster", "2x h100", "--seq", "64", "--global-batch", "8"];
+    for file in ["none.toml", "none.json", "folder.toml", "large.toml"] {
+        place.refused(&[&["plan", file], &plan[..]].concat(), 1, &[file]);
+        place.refused(&["simulate", file, "--cluster", "2x h100"], 1, &[file]);
+        place.refused(&["explain", file, "--cluster", "2x h100"], 1, &[file]);
+    }
+    place.refused(&["simulate", "plan.toml", "--cluster", "none.toml"], 1, &["none.toml"]);
+    place.refused(&["validate", "none.csv"], 1, &["none.csv"]);
+    place.refused(&["gains", "none.csv"], 1, &["none.csv"]);
+    if cfg!(unix) {
+        place.refused(&["simulate", "/dev/zero", "--cluster", "2x h100"], 1, &["/dev/zero", "no plain file"]);
+        let mut piped = place.command(&["simulate", "/dev/stdin", "--cluster", "2x h100"]);
+        let output = piped.stdin(Stdio::piped()).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_said_first() {
+    let place = Place::new("inputs-fits", "plan.toml", &tiny(&[]));
+    place.write("job.toml", include_str!("cases/does-not-fit.toml"));
+    let cluster = ["--cluster", "8x v100-16gb"];
+    for command in [&["simulate", "job.toml"][..], &["explain", "job.toml", "--no-search"]] {
+        let output = place.run(&[command, &cluster].concat());
+        let (said, why) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.status.code(), Some(3), "{why}");
+        assert!(said.starts_with("does not fit: a rank needs ") && said.contains("more than can be used"), "{said}");
+        assert!(why.contains("the plan does not fit") && !said.contains("next: "), "{why}");
+        let output = place.run(&[command, &cluster, &["--json"]].concat());
+        assert_eq!(output.status.code(), Some(3));
+        let figures: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let left = figures["headroom_bytes"].as_i64().unwrap();
+        assert!(figures["fits"] == false && left < -100_000_000_000, "{left}");
+    }
+    for command in [&["simulate", "plan.toml"][..], &["explain", "plan.toml", "--no-search"]] {
+        let figures = json(&place.run(&[command, &["--cluster", "2x h100", "--json"]].concat()));
+        let (peak, left) =
+            (figures["peak_memory_bytes"].as_i64().unwrap(), figures["headroom_bytes"].as_i64().unwrap());
+        assert!(figures["fits"] == true && peak + left > 70_000_000_000, "{peak} and {left}");
+    }
+    let arguments = ["plan", "demo-10m", "--cluster", "8x h100", "--seq", "64", "--global-batch", "8", "--json"];
+    let planned = json(&place.run(&arguments));
+    assert!(planned["fits"] == true && planned["headroom_bytes"].as_i64().unwrap() > 0);
+    let never = ["explain", "plan.toml", "--cluster", "2x h100", "--no-search", "--mtbf", "1 ms"];
+    place.refused(&never, 2, &["--mtbf is 1 ms", "never ends"]);
+}
