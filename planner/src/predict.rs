@@ -7,9 +7,9 @@ use std::ops::Range;
 use meshwright_hardware::price::{PriceError, places, price};
 use meshwright_hardware::profile::{Cluster, Machine};
 use meshwright_hardware::program::{Program, Stream};
-use meshwright_hardware::simulate::{Durations, LaneDurations, simulate};
+use meshwright_hardware::simulate::{Durations, Rounds, simulate};
 use meshwright_hardware::trace::{Origin, Trace};
-use meshwright_hardware::units::{Bytes, Seconds};
+use meshwright_hardware::units::{Bytes, Nanos, Seconds};
 use serde::Serialize;
 
 use crate::error::PlanError;
@@ -17,8 +17,10 @@ use crate::lower::{Lowered, lower};
 use crate::plan::Plan;
 
 mod outer;
+mod steady;
 
 pub use outer::{Outer, outer};
+pub use steady::predict_figures;
 
 /// The figures that scripts rely on.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -176,15 +178,25 @@ pub fn predict(plan: &Plan, cluster: &Cluster) -> Result<Predicted, PlanError> {
     let durations = price(&lowered.program, cluster, plan.job.precision)?;
     let trace = simulate(&lowered.program, &durations, true, Origin::Predicted).map_err(PriceError::from)?;
     let step = trace.step_time().seconds();
+    let figures = figures(plan, cluster, &lowered, (step, bubble(&lowered.program, &durations, step)))?;
+    Ok(Predicted { figures, lowered, trace })
+}
+
+/// The figures of a lowered plan whose step is so long and has such a bubble.
+fn figures(
+    plan: &Plan,
+    cluster: &Cluster,
+    lowered: &Lowered,
+    (step, bubble): (Seconds, f64),
+) -> Result<Figures, PlanError> {
     let peak_memory = lowered.program.roles.iter().map(|role| role.bytes()).max().unwrap_or(0);
-    let bubble = bubble(&lowered.program, &durations, step);
-    let pools = pools(cluster, &lowered)?;
+    let pools = pools(cluster, lowered)?;
     let figures = Figures::of(plan, cluster, step, Bytes(peak_memory), bubble)?;
     let mut figures = Figures { pools: if pools.len() > 1 { pools } else { Vec::new() }, ..figures };
     if let Some(outer) = outer(plan, cluster, step)? {
         figures.spread(&outer);
     }
-    Ok(Predicted { figures, lowered, trace })
+    Ok(figures)
 }
 
 /// What each pool with ranks holds.
@@ -207,11 +219,13 @@ fn pools(cluster: &Cluster, lowered: &Lowered) -> Result<Vec<PoolFigures>, PlanE
 
 /// The bubble of a step: stages' compute queues have as much work as their instructions take; what is left of the step they wait.
 pub fn bubble(program: &Program, durations: &Durations, step: Seconds) -> f64 {
-    let work = |lane: &LaneDurations| -> u64 {
-        let instrs = program.roles[lane.role].instrs.iter();
-        instrs.zip(&lane.nanos).filter(|(instr, _)| instr.stream == Stream::Compute).map(|(_, nanos)| nanos).sum()
-    };
-    let busy: f64 = durations.lanes.iter().map(|lane| work(lane) as f64 * lane.ranks as f64).sum();
+    bubble_beside(&Rounds::none(durations).busy(program, durations, Stream::Compute), durations, step)
+}
+
+/// The bubble of a step in which each lane's compute queue is busy for so long.
+fn bubble_beside(busy: &[Nanos], durations: &Durations, step: Seconds) -> f64 {
+    let each = durations.lanes.iter().zip(busy);
+    let busy: f64 = each.map(|(lane, busy)| busy.0 as f64 * lane.ranks as f64).sum();
     let ranks: usize = durations.lanes.iter().map(|lane| lane.ranks).sum();
     (1.0 - busy / 1e9 / (step.0 * ranks as f64)).max(0.0)
 }

@@ -59,6 +59,11 @@ impl Rounds {
         Some(Rounds { lanes: durations.lanes.iter().map(round).collect::<Option<_>>()? })
     }
 
+    /// Lanes that play what is listed, and nothing more often.
+    pub fn none(durations: &Durations) -> Rounds {
+        Rounds { lanes: vec![Repeated::default(); durations.lanes.len()] }
+    }
+
     /// How long each lane's instructions on a stream take together.
     pub fn busy(&self, program: &Program, durations: &Durations, stream: Stream) -> Vec<Nanos> {
         let busy = |(lane, repeated): (&LaneDurations, &Repeated)| {
