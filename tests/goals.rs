@@ -65,6 +65,33 @@ fn how(advised: &Value, flag: &str) -> String {
 }
 
 #[test]
+fn devices_that_do_not_help_stay_idle_and_the_first_line_says_so() {
+    let place = place("goals-idle");
+    // Seven nodes of eight: 32 sequences and 4 heads divide among no more than 32 ranks of a stage.
+    let (cluster, fixed) = ("7x dgx-a100-80gb", ["--pp", "1"]);
+    let planned = place.planned(cluster, &fixed);
+    let (ranks, idle) = (number(&planned, &["devices"]), number(&planned, &["idle_devices"]));
+    assert!(ranks + idle == 56.0 && idle > 0.0, "{planned}");
+    let text = String::from_utf8(place.plan(cluster, &fixed).stdout).unwrap();
+    let first = text.lines().next().unwrap();
+    assert!(first.ends_with(&format!(": {idle} of 56 devices idle")), "{first}");
+}
+
+#[test]
+fn the_mixed_integer_program_decides_the_stages_where_it_is_asked_to() {
+    let place = place("goals-milp");
+    let fixed = ["--pp", "2", "--microbatch", "1"];
+    let paths = place.planned(ALL, &fixed);
+    let milp = place.planned(ALL, &[&fixed[..], &["--solver", "milp"]].concat());
+    let (ours, wanted) = (number(&milp, &["step_time_s"]), number(&paths, &["step_time_s"]));
+    assert!((ours / wanted - 1.0).abs() < 0.01, "{ours} for {wanted}");
+    if milp["plan"].get("chunks").is_none() {
+        let [found, bound] = ["objective_s", "relaxation_s"].map(|key| number(&milp, &["milp", key]));
+        assert!(bound > 0.0 && bound <= found * 1.001, "{bound} for {found}");
+    }
+}
+
+#[test]
 fn what_costs_least_may_leave_nodes_unused() {
     let place = place("goals-cost");
     let fast = place.planned(ALL, &[]);

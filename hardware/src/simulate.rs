@@ -9,12 +9,17 @@
 //! Invariant: times are the longest paths of that graph, so they depend on nothing but program and durations; the cost is
 //! linear in instructions.
 
+mod rounds;
+
 use std::collections::HashMap;
 
 use crate::mesh::{Axis, Coord, Rank};
 use crate::program::{Kind, Program, Stream};
 use crate::trace::{Lane, Origin, Span, Trace};
 use crate::units::Nanos;
+
+use rounds::Repeated;
+pub use rounds::Rounds;
 
 /// Number of axes.
 const AXES: usize = Axis::ALL.len();
@@ -81,11 +86,19 @@ pub fn simulate(
     origin: Origin,
 ) -> Result<Trace, SimulateError> {
     let mut simulation = Simulation::new(program, durations, overlap)?;
-    let mut ready: Vec<usize> = (0..simulation.lanes.len()).rev().collect();
-    while let Some(lane) = ready.pop() {
-        simulation.advance(lane, &mut ready);
+    simulation.run()?;
+    Ok(simulation.trace(origin))
+}
+
+/// The length of a step in which each lane repeats its rounds, streams overlapping where their device lets them.
+pub fn step_time(program: &Program, durations: &Durations, rounds: &Rounds) -> Result<Nanos, SimulateError> {
+    let mut simulation = Simulation::new(program, durations, true)?;
+    for (lane, &repeated) in simulation.lanes.iter_mut().zip(&rounds.lanes) {
+        lane.repeated = repeated;
     }
-    simulation.finish(origin)
+    simulation.run()?;
+    let ends = simulation.lanes.iter().flat_map(|lane| lane.free);
+    Ok(Nanos(ends.max().unwrap_or_default()))
 }
 
 /// What a lane has done.
@@ -93,8 +106,10 @@ struct State<'a> {
     coord: Coord,
     role: usize,
     nanos: &'a [u64],
+    repeated: Repeated,
     overlap: bool,
     contention: f64,
+    /// Of what was played so far, which is what is listed unless something is repeated.
     spans: Vec<Span>,
     /// End of the last instruction of each stream.
     free: [u64; Stream::COUNT],
@@ -142,6 +157,7 @@ impl<'a> Simulation<'a> {
                 coord: mesh.coord_of(given.rank),
                 role: given.role,
                 nanos: &given.nanos,
+                repeated: Repeated::default(),
                 overlap: overlap && given.overlap,
                 contention: given.contention,
                 spans: Vec::with_capacity(wanted),
@@ -165,12 +181,15 @@ impl<'a> Simulation<'a> {
     fn advance(&mut self, lane: usize, ready: &mut Vec<usize>) {
         let program = self.program;
         let instrs = &program.roles[self.lanes[lane].role].instrs;
-        while let Some(instr) = instrs.get(self.lanes[lane].spans.len()) {
+        loop {
             let state = &self.lanes[lane];
+            let at = state.spans.len();
+            let listed = state.repeated.listed(at);
+            let Some(instr) = instrs.get(listed) else { return };
             let stream = if state.overlap { instr.stream as usize } else { 0 };
-            let waited = instr.waits.iter().map(|&wait| state.spans[wait as usize].end.0);
+            let waited = instr.waits.iter().map(|&wait| state.spans[at - (listed - wait as usize)].end.0);
             let start = waited.fold(state.free[stream], u64::max);
-            let duration = state.nanos[state.spans.len()];
+            let duration = state.nanos[listed];
             let end = match &instr.kind {
                 Kind::Recv { from, tag, .. } => {
                     let Some(sent) = self.message(lane, *from, *tag) else { return };
@@ -249,18 +268,28 @@ impl<'a> Simulation<'a> {
         Some(meeting.start)
     }
 
-    fn finish(self, origin: Origin) -> Result<Trace, SimulateError> {
+    /// Plays all lanes to their ends.
+    fn run(&mut self) -> Result<(), SimulateError> {
+        let mut ready: Vec<usize> = (0..self.lanes.len()).rev().collect();
+        while let Some(lane) = ready.pop() {
+            self.advance(lane, &mut ready);
+        }
         for (lane, state) in self.lanes.iter().enumerate() {
-            let instrs = &self.program.roles[state.role].instrs;
-            if let Some(instr) = instrs.get(state.spans.len()) {
-                let what = instr.name(self.program).to_owned();
-                return Err(SimulateError::Stuck { lane, role: state.role, instr: state.spans.len(), what });
+            let (instrs, at) = (&self.program.roles[state.role].instrs, state.spans.len());
+            if at < state.repeated.played(instrs.len()) {
+                let instr = state.repeated.listed(at);
+                let what = instrs[instr].name(self.program).to_owned();
+                return Err(SimulateError::Stuck { lane, role: state.role, instr, what });
             }
         }
+        Ok(())
+    }
+
+    fn trace(self, origin: Origin) -> Trace {
         let mesh = self.program.mesh;
         let lanes = self.lanes.into_iter();
         let lanes = lanes.map(|state| Lane { rank: mesh.rank_of(state.coord), role: state.role, spans: state.spans });
-        Ok(Trace { origin, lanes: lanes.collect() })
+        Trace { origin, lanes: lanes.collect() }
     }
 }
 

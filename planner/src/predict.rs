@@ -7,9 +7,9 @@ use std::ops::Range;
 use meshwright_hardware::price::{Place, PriceError, places, price};
 use meshwright_hardware::profile::{Cluster, Machine};
 use meshwright_hardware::program::{Program, Stream};
-use meshwright_hardware::simulate::{Durations, LaneDurations, simulate};
+use meshwright_hardware::simulate::{Durations, Rounds, simulate};
 use meshwright_hardware::trace::{Origin, Trace};
-use meshwright_hardware::units::{Bytes, Seconds};
+use meshwright_hardware::units::{Bytes, Nanos, Seconds};
 use serde::Serialize;
 
 use crate::error::PlanError;
@@ -17,8 +17,10 @@ use crate::lower::{Lowered, lower};
 use crate::plan::Plan;
 
 mod outer;
+mod steady;
 
 pub use outer::{Outer, outer};
+pub use steady::predict_figures;
 
 /// The figures that scripts rely on.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -180,21 +182,21 @@ pub fn predict(plan: &Plan, cluster: &Cluster) -> Result<Predicted, PlanError> {
     let lowered = lower(plan)?;
     let durations = price(&lowered.program, cluster, plan.job.precision)?;
     let trace = simulate(&lowered.program, &durations, true, Origin::Predicted).map_err(PriceError::from)?;
-    let mut figures = figures(plan, cluster, &lowered, &durations, &trace)?;
-    if let Some(outer) = outer(plan, cluster, trace.step_time().seconds())? {
-        figures.spread(&outer);
-    }
+    let step = trace.step_time().seconds();
+    let figures = figures(plan, cluster, &lowered, (step, bubble(&lowered.program, &durations, step)))?;
     Ok(Predicted { figures, lowered, trace })
 }
 
+/// The figures of a lowered plan whose step is so long and has such a bubble.
+///
+/// # Errors
+/// [`PlanError::Price`] if a device has no peak in the plan's precision.
 fn figures(
     plan: &Plan,
     cluster: &Cluster,
     lowered: &Lowered,
-    durations: &Durations,
-    trace: &Trace,
+    (step, bubble): (Seconds, f64),
 ) -> Result<Figures, PlanError> {
-    let step = trace.step_time().seconds().0;
     let site_ranks = plan.mesh.ranks();
     let ranks = plan.site_count() * site_ranks;
     let mut peak = 0.0;
@@ -207,20 +209,24 @@ fn figures(
         }
     }
     peak *= plan.site_count() as f64;
-    let tokens_per_s = plan.job.tokens_per_step() as f64 / step;
+    let tokens_per_s = plan.job.tokens_per_step() as f64 / step.0;
     let pools = pools(cluster, lowered)?;
     let headroom = headroom(plan, cluster, &lowered.program)?;
-    Ok(Figures {
-        step_time_s: step,
+    let mut figures = Figures {
+        step_time_s: step.0,
         tokens_per_s,
         tokens_per_s_per_device: tokens_per_s / ranks as f64,
-        mfu: plan.job.model_flops_per_step() / (step * peak),
+        mfu: plan.job.model_flops_per_step() / (step.0 * peak),
         peak_memory_bytes: lowered.program.roles.iter().map(|role| role.bytes()).max().unwrap_or(0),
         fits: headroom >= 0,
         headroom_bytes: headroom,
-        bubble_fraction: bubble(lowered, durations, step),
+        bubble_fraction: bubble,
         pools: if pools.len() > 1 { pools } else { Vec::new() },
-    })
+    };
+    if let Some(outer) = outer(plan, cluster, step)? {
+        figures.spread(&outer);
+    }
+    Ok(figures)
 }
 
 /// What each pool with ranks holds.
@@ -251,16 +257,17 @@ fn headroom(plan: &Plan, cluster: &Cluster, program: &Program) -> Result<i64, Pr
     Ok(places(cluster, program.mesh, &program.classes)?.iter().map(left).min().unwrap_or(0))
 }
 
-/// The bubble of a step of so many seconds: stages' compute queues have as much work as their instructions take; what is left
-/// of the step they wait.
-pub fn bubble(lowered: &Lowered, durations: &Durations, step: f64) -> f64 {
-    let work = |lane: &LaneDurations| -> u64 {
-        let instrs = lowered.program.roles[lane.role].instrs.iter();
-        instrs.zip(&lane.nanos).filter(|(instr, _)| instr.stream == Stream::Compute).map(|(_, nanos)| nanos).sum()
-    };
-    let busy: f64 = durations.lanes.iter().map(|lane| work(lane) as f64 * lane.ranks as f64).sum();
+/// The bubble of a step: stages' compute queues have as much work as their instructions take; what is left of the step they wait.
+pub fn bubble(program: &Program, durations: &Durations, step: Seconds) -> f64 {
+    bubble_beside(&Rounds::none(durations).busy(program, durations, Stream::Compute), durations, step)
+}
+
+/// The bubble of a step in which each lane's compute queue is busy for so long.
+fn bubble_beside(busy: &[Nanos], durations: &Durations, step: Seconds) -> f64 {
+    let each = durations.lanes.iter().zip(busy);
+    let busy: f64 = each.map(|(lane, busy)| busy.0 as f64 * lane.ranks as f64).sum();
     let ranks: usize = durations.lanes.iter().map(|lane| lane.ranks).sum();
-    (1.0 - busy / 1e9 / (step * ranks as f64)).max(0.0)
+    (1.0 - busy / 1e9 / (step.0 * ranks as f64)).max(0.0)
 }
 
 impl Figures {

@@ -101,10 +101,10 @@ impl Demo {
         };
         let found = search(&job, cluster, &Fix::default(), 1)?;
         let considered = found.considered;
-        let (mut plan, predicted) = found.best.into_iter().next().expect("a search that succeeds has a plan");
+        let (mut plan, figures) = found.best.into_iter().next().expect("a search that succeeds has a plan");
         println!("predicted:");
-        print_figures(&predicted.figures);
-        plan.job.steps = ((self.seconds / predicted.figures.step_time_s) as usize).max(5);
+        print_figures(&figures);
+        plan.job.steps = ((self.seconds / figures.step_time_s) as usize).max(5);
         Ok((plan, considered))
     }
 }

@@ -2,11 +2,13 @@
 //!
 //! In: arguments, [`Chosen`], [`Advice`]. Out: a job's goal; text and JSON.
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use meshwright_hardware::profile::{Cluster, Figure};
 use meshwright_hardware::units::{Dollars, Seconds, Tokens};
+use meshwright_planner::PlanError;
 use meshwright_planner::goal::{Advice, Chosen, Offer};
 use meshwright_planner::job::{Goal, Job, Objective};
+use meshwright_planner::search::milp::{Repartitioned, repartition};
 use serde_json::{Value, json};
 
 use super::explain::brief;
@@ -15,7 +17,7 @@ use super::plan::figures_json;
 /// Arguments that say what a plan is to be good at; over a job's `[goal]`.
 #[derive(Args)]
 pub struct GoalArguments {
-    /// time, cost or energy; the last two may leave nodes unused
+    /// time, cost or energy; each may leave devices idle that do not help
     #[arg(long)]
     objective: Option<Objective>,
     /// Tokens to train on, as `300G` or `15T`, instead of --steps
@@ -60,6 +62,42 @@ impl GoalArguments {
     }
 }
 
+/// What decides which layers go to which stage, and what stages recompute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Solver {
+    /// Shortest paths over stages: exact, and quick enough for every combination
+    Paths,
+    /// For the best plan, a mixed-integer program by good_lp
+    Milp,
+}
+
+impl Solver {
+    /// Decides the stages of the best plan again, where there are several; what the program says of it.
+    pub fn decide(self, job: &Job, chosen: &mut Chosen) -> Result<Option<Repartitioned>, PlanError> {
+        let first = &mut chosen.best[0];
+        let decided = match self {
+            Solver::Paths => None,
+            Solver::Milp => repartition(&first.plan, &first.cluster)?,
+        };
+        if let Some(Repartitioned { plan, figures, .. }) = &decided {
+            *first = Offer::of(job, plan.clone(), figures.clone(), &first.cluster);
+        }
+        Ok(decided)
+    }
+}
+
+/// What the mixed-integer program says of the best plan's stages, for people.
+pub fn print_partition(decided: Option<&Repartitioned>) {
+    match decided {
+        Some(Repartitioned { objective_s, relaxation_s, .. }) => println!(
+            "stages of the first by mixed-integer programming: (M − 1)·slowest + all = {}, no partition's below {}",
+            Seconds(*objective_s),
+            Seconds(*relaxation_s)
+        ),
+        None => println!("nothing for mixed-integer programming: one stage, several chunks a stage, or no time left"),
+    }
+}
+
 /// How the user named all devices; parts have names of their own.
 pub struct Names<'a> {
     /// All devices.
@@ -69,6 +107,19 @@ pub struct Names<'a> {
 }
 
 impl Names<'_> {
+    /// Devices that the user has.
+    pub fn devices(&self) -> usize {
+        self.whole.devices() * self.whole.sites()
+    }
+
+    /// How many of them a plan leaves idle, in words that follow others; nothing if it takes them all.
+    pub fn idle(&self, offer: &Offer) -> String {
+        match self.devices() - offer.ranks() {
+            0 => String::new(),
+            idle => format!(": {idle} of {} devices idle", self.devices()),
+        }
+    }
+
     /// The name of the whole or a part.
     pub fn of(&self, cluster: &Cluster) -> String {
         if cluster == self.whole { self.text.to_owned() } else { cluster.to_string() }
@@ -145,14 +196,19 @@ pub fn print_gap(chosen: &Chosen, goal: &Goal) {
 fn offer_json(offer: &Offer, names: &Names) -> Value {
     let mut all = figures_json(&offer.plan, &offer.figures);
     all["cluster"] = json!(names.of(&offer.cluster));
+    all["devices"] = json!(offer.ranks());
+    all["idle_devices"] = json!(names.devices() - offer.ranks());
     all["headroom"] = json!(offer.headroom);
     all["training"] = serde_json::to_value(&offer.training).expect("training is numbers and text");
     all
 }
 
 /// What was chosen, for scripts.
-pub fn chosen_json(chosen: &Chosen, goal: &Goal, names: &Names) -> Value {
+pub fn chosen_json(chosen: &Chosen, goal: &Goal, names: &Names, decided: Option<&Repartitioned>) -> Value {
     let mut all = offer_json(&chosen.best[0], names);
+    if let Some(Repartitioned { objective_s, relaxation_s, .. }) = decided {
+        all["milp"] = json!({ "objective_s": objective_s, "relaxation_s": relaxation_s });
+    }
     all["search"] = json!({
         "considered": chosen.considered, "rejected": chosen.rejected, "simulated": chosen.simulated,
         "seconds": chosen.seconds, "clusters": chosen.searched,
@@ -170,7 +226,7 @@ pub fn chosen_json(chosen: &Chosen, goal: &Goal, names: &Names) -> Value {
     let brief = |offer: &Offer| {
         let training = &offer.training;
         json!({
-            "cluster": names.of(&offer.cluster), "summary": offer.plan.summary(), "headroom": offer.headroom,
+            "cluster": names.of(&offer.cluster), "devices": offer.ranks(), "summary": offer.plan.summary(), "headroom": offer.headroom,
             "step_time_s": offer.figures.step_time_s, "days": training.days, "dollars": training.dollars,
             "energy_kwh": training.energy_kwh, "plan": offer.plan,
         })

@@ -14,7 +14,9 @@ use meshwright_planner::{PlanError, models};
 use serde_json::json;
 
 use super::explain::print_sites;
-use super::goal::{GoalArguments, Names, advice_text, chosen_json, print_front, print_gap, print_training};
+use super::goal::{
+    GoalArguments, Names, Solver, advice_text, chosen_json, print_front, print_gap, print_partition, print_training,
+};
 use super::progress::Line;
 use crate::failure::Failure;
 use crate::out::write_whole;
@@ -65,6 +67,9 @@ pub struct PlanCommand {
     microbatch: Option<usize>,
     #[command(flatten)]
     goal: GoalArguments,
+    /// What decides which layers go to which stage, and what stages recompute
+    #[arg(long, value_enum, default_value_t = Solver::Paths)]
+    solver: Solver,
     /// How many plans to show
     #[arg(long, default_value_t = 3)]
     top: usize,
@@ -84,16 +89,20 @@ impl PlanCommand {
         self.goal.amend(&mut cluster);
         let fix = self.fix(&job.fix);
         check_fix(&job, &cluster, &fix)?;
-        let chosen = self.choose(&job, &cluster, &fix)?;
+        let mut chosen = self.choose(&job, &cluster, &fix)?;
+        let decided = self.solver.decide(&job, &mut chosen)?;
         let first = &chosen.best[0];
         if let Some(path) = &self.output {
             write_whole(path, &first.plan.to_toml())?;
         }
         let names = Names { whole: &cluster, text: &self.cluster };
         if self.json {
-            println!("{}", chosen_json(&chosen, &job.goal, &names));
+            println!("{}", chosen_json(&chosen, &job.goal, &names, decided.as_ref()));
         } else {
             self.print(&job, known, &chosen, &names);
+            if self.solver == Solver::Milp {
+                print_partition(decided.as_ref());
+            }
             let cluster = names.of(&first.cluster);
             match &self.output {
                 Some(path) => println!("\nnext: meshwright simulate {} --cluster \"{cluster}\"", path.display()),
@@ -132,16 +141,17 @@ impl PlanCommand {
 
     fn print(&self, job: &Job, known: bool, chosen: &Chosen, names: &Names) {
         let parameters = job.model.parameters(job.seq) as f64 / 1e9;
+        let idle = names.idle(&chosen.best[0]);
         println!(
-            "{} ({parameters:.3} B parameters), {} sequences of {} tokens a step, {}, on {}",
+            "{} ({parameters:.3} B parameters), {} sequences of {} tokens a step, {}, on {}{idle}",
             job.model.name, job.global_batch, job.seq, job.precision, self.cluster
         );
-        let in_part = chosen.best.iter().any(|offer| offer.cluster != *names.whole);
+        let in_part = chosen.best.iter().any(|offer| offer.ranks() < names.devices());
         for (place, offer) in chosen.best.iter().enumerate() {
             println!("\n{}. {}", place + 1, offer.plan.summary());
             if in_part {
-                let devices = offer.cluster.devices() * offer.cluster.sites();
-                println!("   on      {:>12}   {}", format!("{devices} devices"), names.of(&offer.cluster));
+                let devices = format!("{} devices", offer.ranks());
+                println!("   on      {devices:>12}   {}", names.of(&offer.cluster));
             }
             print_figures(&offer.figures);
             print_training(offer, known);
@@ -232,8 +242,8 @@ fn check_fix(job: &Job, cluster: &Cluster, fix: &Fix) -> Result<(), Failure> {
     })?;
     let devices = cluster.devices();
     for (key, size) in [("--dp", fix.dp), ("--pp", fix.pp), ("--tp", fix.tp), ("--cp", fix.cp)] {
-        if let Some(n) = size.filter(|n| !devices.is_multiple_of(*n)) {
-            return Err(Failure::input(format!("{key} is {n}: it must divide the cluster's {devices} devices")));
+        if let Some(n) = size.filter(|n| *n > devices) {
+            return Err(Failure::input(format!("{key} is {n}: the cluster has {devices} devices")));
         }
     }
     let experts = job.model.experts().map_or(1, |experts| experts.count);

@@ -67,7 +67,7 @@ pub fn of_run(path: &Path) -> Result<report::Report, Failure> {
     let replayed = simulate(program, &durations, device.overlap, Origin::Replayed)?;
     let of_step = |trace: &Trace, peak_memory_bytes: u64| {
         let step = trace.step_time().seconds();
-        let bubble = bubble(&predicted.lowered, &durations, step.0);
+        let bubble = bubble(&predicted.lowered.program, &durations, step);
         predicted.figures.of_step(step, bubble, Bytes(peak_memory_bytes))
     };
     let figures = [

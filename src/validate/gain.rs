@@ -70,10 +70,10 @@ pub fn gain(run: &Run) -> Result<Gain, Skip> {
     let published = published(run)?;
     let (plan, cluster) = simulated(run)?;
     let found = search(&plan.job, &cluster, &Fix::default(), 1).map_err(|_| Skip("nothing fits as simulated"))?;
-    let (best, predicted) = &found.best[0];
+    let (best, figures) = &found.best[0];
     Ok(Gain {
         published,
-        found_s: predicted.figures.step_time_s,
+        found_s: figures.step_time_s,
         bound_s: found.bound,
         searched_s: found.seconds,
         summary: best.summary(),

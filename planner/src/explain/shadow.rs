@@ -254,7 +254,7 @@ fn more_memory(cluster: &Cluster, gigabytes: u64) -> Cluster {
 /// Tokens a second of the search's best plan, and the plan in a line; none if nothing fits.
 fn decide(plan: &Plan, cluster: &Cluster) -> Result<Option<(f64, String)>, PlanError> {
     match sites::decide(&plan.job, cluster, plan.sites, &Fix::default(), 1) {
-        Ok(found) => Ok(found.best.first().map(|(plan, predicted)| (predicted.figures.tokens_per_s, plan.summary()))),
+        Ok(found) => Ok(found.best.first().map(|(plan, figures)| (figures.tokens_per_s, plan.summary()))),
         Err(PlanError::Infeasible { .. } | PlanError::Price(_)) => Ok(None),
         Err(error) => Err(error),
     }

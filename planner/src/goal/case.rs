@@ -60,8 +60,8 @@ impl Case {
 
     fn offer(&self, options: &SearchOptions) -> Option<Offer> {
         let found = decide_with(&self.job, &self.cluster, None, &self.fix, 1, options).ok()?;
-        let (plan, predicted) = found.best.into_iter().next()?;
-        Some(Offer::of(&self.job, plan, predicted.figures, &self.cluster))
+        let (plan, figures) = found.best.into_iter().next()?;
+        Some(Offer::of(&self.job, plan, figures, &self.cluster))
     }
 
     /// The advice, if the search agrees.

@@ -7,7 +7,8 @@
 //! its cheapest too; of energy it need not be, and the gap says how much that can matter.
 //!
 //! Invariant: no plan on the whole or on any part that keeps the limits is better than the bound; equal inputs give equal
-//! answers. Where time is wanted on all devices, parts stand in the front alone, and not all need be looked at.
+//! answers. Where time alone is wanted, parts stand in the front alone, and not all need be looked at: the search itself may leave
+//! devices idle.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -75,14 +76,18 @@ pub fn choose(job: &Job, cluster: &Cluster, fix: &Fix, top: usize, watch: &Watch
     known(&job.goal, cluster)?;
     let mut choice = Choice::of(job, cluster, fix, top.max(1), watch);
     choice.whole(cluster)?;
+    if choice.wants_time_alone() {
+        choice.pools_alone(cluster)?;
+    }
     // For the front alone halves will do.
-    let parts = parts(cluster, !choice.on_all_devices());
+    let mut parts = parts(cluster, !choice.wants_time_alone());
+    parts.retain(|part| choice.bounds.iter().all(|(searched, _)| searched != part));
     let mut looks: Vec<Look> = parts.into_iter().map(|cluster| Look { cluster, roomier: false }).collect();
     if choice.gets_roomier() {
         looks.insert(looks.len().min(1), Look { cluster: cluster.clone(), roomier: true });
     }
     for some in looks.chunks(AT_ONCE) {
-        if choice.on_all_devices() && choice.for_front >= FOR_FRONT.max(choice.considered) {
+        if choice.wants_time_alone() && choice.for_front >= FOR_FRONT.max(choice.considered) {
             break;
         }
         choice.look_at(some)?;
@@ -160,8 +165,9 @@ impl<'a> Choice<'a> {
         &self.job.goal
     }
 
-    /// Whether only plans on all devices will do: where they are to be fast, whatever they cost.
-    fn on_all_devices(&self) -> bool {
+    /// Whether plans are to be fast, whatever they cost: then fewer nodes than there are do no better, since every search
+    /// may leave devices idle.
+    fn wants_time_alone(&self) -> bool {
         self.goal().objective == Objective::Time && self.goal().budget.is_none()
     }
 
@@ -170,7 +176,7 @@ impl<'a> Choice<'a> {
         decide_with(job, cluster, None, self.fix, self.top, &SearchOptions { watch: Some(&watch), ..*options })
     }
 
-    /// DtypeClass in what was found on a cluster, for the answer or for the front alone; returns its bound.
+    /// Takes in what was found on a cluster, for the answer or for the front alone; returns its bound.
     fn take(&mut self, found: Found, cluster: &Cluster, answers: bool) -> f64 {
         if answers {
             self.considered += found.considered;
@@ -179,8 +185,8 @@ impl<'a> Choice<'a> {
         } else {
             self.for_front += found.considered;
         }
-        for (plan, predicted) in found.best {
-            self.offers.push(Offer::of(self.job, plan, predicted.figures, cluster));
+        for (plan, figures) in found.best {
+            self.offers.push(Offer::of(self.job, plan, figures, cluster));
         }
         found.bound
     }
@@ -189,10 +195,32 @@ impl<'a> Choice<'a> {
     fn whole(&mut self, cluster: &Cluster) -> Result<(), PlanError> {
         match self.search(self.job, cluster, &SearchOptions::FULL) {
             Ok(found) => self.bounds[0].1 = self.take(found, cluster, true),
-            Err(error @ PlanError::Infeasible { .. }) if !self.on_all_devices() => self.infeasible = Some(error),
+            Err(error @ PlanError::Infeasible { .. }) if !self.wants_time_alone() || cluster.pools.len() > 1 => {
+                self.infeasible = Some(error);
+            }
             Err(error) => return Err(error),
         }
         self.own = self.offers.len();
+        Ok(())
+    }
+
+    /// Searches each of several pools alone, where a plan without the others may be faster.
+    fn pools_alone(&mut self, cluster: &Cluster) -> Result<(), PlanError> {
+        for pool in cluster.pools.iter().filter(|_| cluster.pools.len() > 1) {
+            let alone = Cluster { pools: vec![pool.clone()], ..cluster.clone() };
+            let fastest = self.offers.iter().map(|offer| offer.figures.step_time_s).fold(f64::INFINITY, f64::min);
+            let below = fastest * (1.0 - TOLERANCE);
+            let bound = match self.search(self.job, &alone, &SearchOptions { below, ..SearchOptions::FULL }) {
+                Ok(found) => self.take(found, &alone, true),
+                Err(PlanError::Infeasible { .. } | PlanError::Price(_)) => below,
+                Err(error) => return Err(error),
+            };
+            self.bounds.push((alone, bound.min(below)));
+        }
+        self.offers.sort_by(|a, b| a.figures.step_time_s.total_cmp(&b.figures.step_time_s));
+        self.own = self.offers.len().min(self.top);
+        let least = self.bounds.iter().map(|(_, step)| *step).fold(f64::INFINITY, f64::min);
+        self.bounds[0].1 = least;
         Ok(())
     }
 
@@ -213,14 +241,14 @@ impl<'a> Choice<'a> {
         let far = |look: &Look| if look.roomier { f64::INFINITY } else { self.longest_step(&look.cluster) };
         let asked: Vec<(&Look, f64)> = looks.iter().map(|look| (look, far(look))).collect();
         let search = |&(look, below): &(&Look, f64)| {
-            let so = if self.on_all_devices() || look.roomier { QUICK } else { SearchOptions::FULL };
+            let options = if self.wants_time_alone() || look.roomier { QUICK } else { SearchOptions::FULL };
             let job = if look.roomier { self.roomier() } else { self.job.clone() };
             let possible = below > 0.0 && could_fit(&job, &look.cluster);
-            possible.then(|| self.search(&job, &look.cluster, &SearchOptions { below, ..so }))
+            possible.then(|| self.search(&job, &look.cluster, &SearchOptions { below, ..options }))
         };
         let found: Vec<_> = asked.par_iter().map(search).collect();
         for ((look, below), found) in asked.into_iter().zip(found) {
-            let answers = !self.on_all_devices() && !look.roomier;
+            let answers = !self.wants_time_alone() && !look.roomier;
             let bound = match found {
                 Some(Ok(found)) => self.take(found, &look.cluster, answers),
                 // No plan, or none that could matter; what the profile lacks for it, it lacks for the whole too.
@@ -245,7 +273,7 @@ impl<'a> Choice<'a> {
     /// the front, in dollars or in energy.
     fn longest_step(&self, part: &Cluster) -> f64 {
         let better: &[Objective] = match self.goal().objective {
-            Objective::Time if self.on_all_devices() => &[Objective::Cost, Objective::Energy],
+            Objective::Time if self.wants_time_alone() => &[Objective::Cost, Objective::Energy],
             Objective::Time => &[Objective::Time],
             Objective::Cost => &[Objective::Cost],
             Objective::Energy => &[Objective::Energy],
@@ -280,7 +308,7 @@ impl<'a> Choice<'a> {
         let kept: Vec<Offer> = self.offers.iter().filter(|offer| offer.keeps(goal)).cloned().collect();
         let value = |offer: &Offer| offer.measure(objective).unwrap_or(f64::INFINITY);
         let mut best: Vec<Offer> = Vec::new();
-        if self.on_all_devices() {
+        if self.wants_time_alone() {
             // As the search sorted them.
             best.extend(self.offers[..self.own].iter().filter(|offer| offer.keeps(goal)).cloned());
         } else {
@@ -300,7 +328,7 @@ impl<'a> Choice<'a> {
         }
         let (bound, step, gap) = match best.first() {
             None => (self.bound(), f64::INFINITY, 0.0),
-            Some(first) if self.on_all_devices() => {
+            Some(first) if self.wants_time_alone() => {
                 let step = self.bounds[0].1;
                 let days = least_training(Seconds(step), self.job, &first.cluster).days;
                 (days.min(value(first)), step, (1.0 - step / first.figures.step_time_s).max(0.0))

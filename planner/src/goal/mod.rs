@@ -2,7 +2,7 @@
 //!
 //! In: a job with its [`Goal`](crate::job::Goal), a cluster. Out: by [`choose`] the plans that serve it best.
 //!
-//! Invariant: without a goal nothing changes: the fastest plan on all devices.
+//! Invariant: without a goal it is the fastest plan, which leaves devices idle that do not help.
 
 mod advice;
 mod case;

@@ -37,6 +37,11 @@ impl Offer {
         Offer { cluster: cluster.clone(), plan, figures, training, headroom }
     }
 
+    /// Devices that the plan has ranks for, of all sites.
+    pub fn ranks(&self) -> usize {
+        self.plan.mesh.ranks() * self.plan.site_count()
+    }
+
     /// Days, dollars or kWh; none where a price or a power is unknown.
     pub fn measure(&self, objective: Objective) -> Option<f64> {
         let Training { days, dollars, energy_kwh, .. } = self.training;

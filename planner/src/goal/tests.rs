@@ -34,7 +34,7 @@ fn all_offers(job: &Job, text: &str) -> Vec<Offer> {
     let mut all = Vec::new();
     for cluster in clusters {
         let found = search(job, &cluster, &Fix::default(), 20).unwrap();
-        all.extend(found.best.into_iter().map(|(plan, p)| Offer::of(job, plan, p.figures, &cluster)));
+        all.extend(found.best.into_iter().map(|(plan, figures)| Offer::of(job, plan, figures, &cluster)));
     }
     all
 }
@@ -189,10 +189,10 @@ fn headroom_is_left_free() {
 fn a_search_ends_when_it_is_told() {
     let (job, cluster) = (job(Goal::default()), cluster("2x dgx-a100-80gb"));
     let full = search(&job, &cluster, &Fix::default(), 1).unwrap();
-    let best = full.best[0].1.figures.step_time_s;
+    let best = full.best[0].1.step_time_s;
     let so = |options: SearchOptions| search_with(&job, &cluster, &Fix::default(), 1, &options);
     let enough = so(SearchOptions { enough: 2.0 * best, ..SearchOptions::FULL }).unwrap();
-    assert!(enough.best[0].1.figures.step_time_s <= 2.0 * best && enough.simulated <= full.simulated);
+    assert!(enough.best[0].1.step_time_s <= 2.0 * best && enough.simulated <= full.simulated);
     assert!(enough.bound <= best);
     // Nothing is below half of the best; all is below twice.
     assert!(matches!(
@@ -204,7 +204,9 @@ fn a_search_ends_when_it_is_told() {
     let watch = |progress: &crate::search::Progress| told.lock().unwrap().push(*progress);
     so(SearchOptions { watch: Some(&watch), ..SearchOptions::FULL }).unwrap();
     let told = told.into_inner().unwrap();
-    assert!(told.windows(2).all(|pair| pair[0].bound <= pair[1].bound * (1.0 + 1e-9)) && told.len() > 10);
+    // Meshes that leave devices idle come after the others, again from their least bound on.
+    let falls = told.windows(2).filter(|pair| pair[1].bound < pair[0].bound * (1.0 - 1e-9)).count();
+    assert!(falls <= 1 && told.len() > 10, "{falls} of {}", told.len());
     assert_eq!(told.last().unwrap().best, Some(best));
 }
 

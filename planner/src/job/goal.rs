@@ -2,7 +2,7 @@
 //!
 //! In: a job's `[goal]`, or the command line. Out: [`Goal`].
 //!
-//! Invariant: an empty goal is the fastest plan on all devices.
+//! Invariant: an empty goal is the fastest plan.
 
 use meshwright_hardware::units::{Dollars, Seconds, Tokens};
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,7 @@ pub const USABLE_MEMORY: f64 = 0.94;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Objective {
-    /// A step's time, on all devices.
+    /// A step's time.
     #[default]
     Time,
     /// What training costs, on as many of the devices as that takes.

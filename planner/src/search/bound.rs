@@ -1,4 +1,4 @@
-//! Floors of combinations: what no step undercuts, however its layers are spread over stages.
+//! Floors of combinations: what no step undercuts, however its layers are partitioned over stages.
 //!
 //! In: costs, a pipeline. Out: seconds of a step.
 //!
@@ -15,7 +15,7 @@ use crate::schedule::{Pipeline, Work};
 
 use super::times::{Costs, PieceCost, Share, Times};
 
-/// What of a step does not depend on how layers are spread over stages.
+/// What of a step does not depend on how layers are partitioned over stages.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Whole {
     /// All stages together, nothing made again.

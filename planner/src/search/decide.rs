@@ -1,4 +1,4 @@
-//! Combinations to plans: a floor over every spreading of layers, then the stages themselves and their bound.
+//! Combinations to plans: a floor over every partition of layers, then the stages themselves and their bound.
 //!
 //! In: combinations. Out: the same by a tighter floor, or plans by their bound.
 //!
@@ -18,7 +18,7 @@ use crate::schedule::Pipeline;
 use super::bound::{Whole, least_ratio};
 use super::engine::{Known, Node, Search};
 use super::open::Group;
-use super::pool_assignment::Seats;
+use super::pool_assignment::PoolAssignment;
 use super::prove::Decided;
 use super::space::Combination;
 use super::stages::{Undecided, least};
@@ -29,33 +29,33 @@ use super::{partition_bound, shares, timeline};
 const DECIDED_AT_ONCE: usize = 8;
 
 impl Search<'_> {
-    /// Queues a combination by a floor over every way to spread its layers over stages.
-    pub(super) fn spread(&mut self, index: usize, of: Combination, least: f64) -> Result<(), PlanError> {
+    /// Queues a combination by a floor over every way to partition its layers over stages.
+    pub(super) fn bound_partitions(&mut self, index: usize, of: Combination, least: f64) -> Result<(), PlanError> {
         let mut floor = least;
         if self.links.len() > 1 || (of.pp > 1 && of.chunks == 1) {
             let group = self.group(index, &of, false, true)?;
-            floor = match &group.seats {
-                Seats::Stages(pools) if of.pp > 1 && of.chunks == 1 => {
+            floor = match &group.assignment {
+                PoolAssignment::Stages(pools) if of.pp > 1 && of.chunks == 1 => {
                     let costs: Vec<&Costs> = pools.iter().map(|&pool| &group.costs[pool]).collect();
                     let pipeline = self.pipeline(&self.shapes[index], &of);
                     floor.max(partition_bound::floor(&self.space.job.model, &pipeline, &costs, &|_, _| {
                         Some(Default::default())
                     }))
                 }
-                Seats::Stages(_) => floor,
-                Seats::Replicas(_) => floor.max(self.shared(index, &of, &group)),
+                PoolAssignment::Stages(_) => floor,
+                PoolAssignment::Replicas(_) => floor.max(self.shared(index, &of, &group)),
             };
         }
         self.push(floor, Known::Combination(index, of, true));
         Ok(())
     }
 
-    /// A floor where replicas sit in unlike pools: the soonest that those of all pools together can be through the batch, each
+    /// A floor where replicas sit in unlike pools: the earliest that those of all pools together can be through the batch, each
     /// pool with the microbatches that its own floor lets it end by then.
     pub(super) fn shared(&mut self, index: usize, of: &Combination, group: &Group) -> f64 {
         let shape = self.shapes[index];
         let batch = self.space.job.global_batch / shape.microbatch;
-        let counts = group.seats.counts(group.wholes.len());
+        let counts = group.assignment.counts(group.wholes.len());
         let pipeline = self.pipeline(&shape, of);
         let most = |whole: &Whole, end: f64, ratios: &mut FxHashMap<Pipeline, f64>| {
             let late = |microbatches: usize| {
@@ -98,18 +98,18 @@ impl Search<'_> {
     /// All that the stages of a combination depend on.
     fn question(&mut self, wanted: Wanted) -> Result<Question, PlanError> {
         let Wanted { index, of, .. } = wanted;
-        let group = self.own_group(index, &of)?;
+        let group = self.exact_group(index, &of)?;
         let plan = self.space.plan(&self.shapes[index], &of);
         // Replicas in several pools have the same stages: as the slowest need them, in the least memory.
         let slowest = (0..group.costs.len())
             .max_by(|&a, &b| group.wholes[a].times.total().total_cmp(&group.wholes[b].times.total()));
-        let pools = group.seats.stages(of.pp, slowest.unwrap_or(0));
-        let room = match group.seats {
-            Seats::Stages(_) => pools.iter().map(|&pool| self.room[pool]).collect(),
-            Seats::Replicas(_) => vec![self.room.iter().copied().min().unwrap_or(0); of.pp],
+        let pools = group.assignment.stages(of.pp, slowest.unwrap_or(0));
+        let capacity = match group.assignment {
+            PoolAssignment::Stages(_) => pools.iter().map(|&pool| self.capacity[pool]).collect(),
+            PoolAssignment::Replicas(_) => vec![self.capacity.iter().copied().min().unwrap_or(0); of.pp],
         };
         let flights = self.flights(plan.pipeline());
-        Ok(Question { wanted, group, plan, pools, room, flights })
+        Ok(Question { wanted, group, plan, pools, capacity, flights })
     }
 
     /// Queues the plan of an answer, or counts why there is none.
@@ -128,22 +128,22 @@ impl Search<'_> {
         self.push(bound.max(floor), Known::Plan(Box::new(plan)));
     }
 
-    /// Microbatches under way, by stage.
+    /// Microbatches in flight, by stage.
     pub(super) fn flights(&mut self, pipeline: Pipeline) -> Arc<Vec<InFlight>> {
         let settled = Pipeline { microbatches: pipeline.settled(), ..pipeline };
         self.flights.entry(settled).or_insert_with(|| Arc::new(InFlight::all(&settled))).clone()
     }
 
-    /// Whether unlike shares fit too: replicas with more microbatches may have more of them under way.
+    /// Whether unlike shares fit too: replicas with more microbatches may have more of them in flight.
     pub(super) fn fits(&mut self, plan: &Plan, group: &Group) -> bool {
-        let room = self.room.iter().copied().min().unwrap_or(0);
+        let capacity = self.capacity.iter().copied().min().unwrap_or(0);
         let classes: Vec<Plan> = match plan.shares.is_empty() {
             true => Vec::new(),
             false => (0..plan.classes().count()).map(|class| plan.of_class(class)).collect(),
         };
         classes.iter().all(|own| {
             let flights = self.flights(own.pipeline());
-            (0..own.mesh.pp).all(|stage| group.sizes.stage(own, &flights[stage], stage) <= room)
+            (0..own.mesh.pp).all(|stage| group.sizes.stage(own, &flights[stage], stage) <= capacity)
         })
     }
 }
@@ -163,7 +163,7 @@ struct Question {
     plan: Plan,
     /// By stage.
     pools: Vec<usize>,
-    room: Vec<u64>,
+    capacity: Vec<u64>,
     flights: Arc<Vec<InFlight>>,
 }
 
@@ -177,16 +177,16 @@ struct Decision {
 impl Question {
     /// The best stages, or why there are none.
     fn answer(&self) -> Result<Decision, &'static str> {
-        let Question { group, plan, pools, room, flights, .. } = self;
+        let Question { group, plan, pools, capacity, flights, .. } = self;
         let costs: Vec<&Costs> = pools.iter().map(|&pool| &group.costs[pool]).collect();
         let undecided =
-            Undecided { plan, costs: &costs, sizes: &group.sizes, flights, room, orders: Default::default() };
+            Undecided { plan, costs: &costs, sizes: &group.sizes, flights, capacity, orders: Default::default() };
         let found = if group.hopeless { None } else { undecided.decide() };
         let (stages, problem) = found.ok_or("out of memory")?;
         let mut plan = Plan { stages, ..plan.clone() };
-        let bound = match &group.seats {
-            Seats::Stages(_) => timeline::step(&plan, &costs),
-            Seats::Replicas(replicas) => shared_out(&mut plan, group, replicas)?,
+        let bound = match &group.assignment {
+            PoolAssignment::Stages(_) => timeline::step(&plan, &costs),
+            PoolAssignment::Replicas(replicas) => shared_out(&mut plan, group, replicas)?,
         };
         Ok(Decision { plan, bound, problem })
     }

@@ -1,8 +1,8 @@
 //! Spreadings of layers over stages that may end before a time.
 //!
-//! In: the paths of [`super::partition_bound`], a time. Out: one such spreading, or all.
+//! In: the paths of [`super::partition_bound`], a time. Out: one such partition, or all.
 //!
-//! For each number of layers from stage s on, going from the last stage to the first: the soonest that the last backward of s
+//! For each number of layers from stage s on, going from the last stage to the first: the earliest that the last backward of s
 //! ends, the shortest trip of a microbatch through those stages and back, and the least that they stay behind the pace:
 //!
 //! - in 1F1B a stage's backward of microbatch m, the backwards after it down to stage a, the next forward that a does then, and
@@ -21,7 +21,7 @@ use super::times::Costs;
 /// What is known of all stages from one on that have so many layers.
 #[derive(Clone, Copy, Debug)]
 struct Behind {
-    /// When the first's last backward ends, at the soonest.
+    /// When the first's last backward ends, at the earliest.
     last: f64,
     /// How many layers it has then.
     own: usize,
@@ -43,8 +43,8 @@ impl Behind {
 /// By stage and layers from there on.
 type Table = Vec<Vec<Behind>>;
 
-/// A search for spreadings that may end before a time.
-struct Soonest<'a> {
+/// A search for partitions that may end before a time.
+struct EarliestFinish<'a> {
     paths: &'a Paths<'a>,
     least: &'a Least<'a>,
     before: f64,
@@ -52,16 +52,16 @@ struct Soonest<'a> {
     pace: f64,
 }
 
-impl<'a> Soonest<'a> {
+impl<'a> EarliestFinish<'a> {
     fn of(paths: &'a Paths, least: &'a Least, before: f64) -> Self {
         let stages = paths.pipeline.stages;
         let mut all = paths.low[paths.low.len() - 1];
         all.plus(&paths.ends(0));
         all.plus(&paths.ends(stages - 1));
         let trip = all.total() + 2.0 * (stages - 1) as f64 * paths.hop;
-        let mut soonest = Soonest { paths, least, before, pace: f64::INFINITY };
-        soonest.pace = soonest.pace(trip);
-        soonest
+        let mut earliest = EarliestFinish { paths, least, before, pace: f64::INFINITY };
+        earliest.pace = earliest.pace(trip);
+        earliest
     }
 
     /// Seconds a microbatch that keep pace if a trip through all stages takes so many or more.
@@ -130,9 +130,9 @@ impl<'a> Soonest<'a> {
         if passed.busy >= self.before {
             return With::Never;
         }
-        let own = passed.own.forward + passed.own.backward;
+        let own = passed.passes.forward + passed.passes.backward;
         let excess = behind.excess.max(0.0) + own + 2.0 * paths.hop - self.pace;
-        let last = passed.last.max(behind.last + paths.hop + passed.own.backward);
+        let last = passed.last.max(behind.last + paths.hop + passed.passes.backward);
         let step = last + passed.weights + passed.exposed + paths.rest;
         if step >= self.before || excess > 2.0 * paths.hop {
             return With::Late;
@@ -140,7 +140,7 @@ impl<'a> Soonest<'a> {
         With::May(Behind { last, own: to - from, trip: behind.trip + hops + own, excess })
     }
 
-    /// Adds to `found` every spreading that begins so; false if there are more than so many.
+    /// Adds to `found` every partition that begins so; false if there are more than so many.
     fn each(&self, table: &Table, held: &mut Vec<usize>, found: &mut Vec<Vec<usize>>, most: usize) -> bool {
         let (stage, layers) = (held.len(), self.layers());
         let from = held.iter().sum::<usize>();
@@ -178,10 +178,10 @@ enum With {
     Never,
 }
 
-/// A spreading of layers over stages that may end before a time, if there is one.
+/// A partition of layers over stages that may end before a time, if there is one.
 pub fn may_end(model: &Model, pipeline: &Pipeline, costs: &[&Costs], least: &Least, before: f64) -> Option<Vec<usize>> {
     let paths = Paths::of(model, pipeline, costs);
-    let table = Soonest::of(&paths, least, before).table();
+    let table = EarliestFinish::of(&paths, least, before).table();
     let mut left = model.depth();
     if table[0][left].is_never() {
         return None;
@@ -194,7 +194,7 @@ pub fn may_end(model: &Model, pipeline: &Pipeline, costs: &[&Costs], least: &Lea
     Some(held.collect())
 }
 
-/// All spreadings that may end before a time; none if there are more than `most`.
+/// All partitions that may end before a time; none if there are more than `most`.
 pub fn all(
     model: &Model,
     pipeline: &Pipeline,
@@ -203,7 +203,7 @@ pub fn all(
     (before, most): (f64, usize),
 ) -> Option<Vec<Vec<usize>>> {
     let paths = Paths::of(model, pipeline, costs);
-    let mut soonest = Soonest::of(&paths, least, before);
-    let (table, mut found) = (soonest.table(), Vec::new());
-    soonest.each(&table, &mut Vec::new(), &mut found, most).then_some(found)
+    let mut earliest = EarliestFinish::of(&paths, least, before);
+    let (table, mut found) = (earliest.table(), Vec::new());
+    earliest.each(&table, &mut Vec::new(), &mut found, most).then_some(found)
 }

@@ -17,7 +17,7 @@ use crate::error::PlanError;
 use crate::job::{Fix, Job};
 use crate::lower::InFlight;
 use crate::plan::Plan;
-use crate::predict::{Predicted, predict};
+use crate::predict::{Figures, predict_figures};
 use crate::schedule::Pipeline;
 
 use super::bound::Whole;
@@ -42,7 +42,7 @@ pub(super) enum Known {
     Orders(usize),
     /// A combination in all other orders.
     AnyOrder(usize, Combination),
-    /// One combination, and whether its floor is already over every way to spread its layers.
+    /// One combination, and whether its floor is already over every way to partition its layers.
     Combination(usize, Combination, bool),
     /// One plan.
     Plan(Box<Plan>),
@@ -78,14 +78,14 @@ impl Ord for Node {
 /// EP, microbatch, whether backward is split.
 pub(super) type ListKey = (usize, usize, usize, usize, bool);
 
-/// A search under way.
+/// A search in flight.
 pub(super) struct Search<'a> {
     pub(super) space: Space<'a>,
     pub(super) cluster: &'a Cluster,
     /// By pool.
     pub(super) links: Vec<CachedPrices<'a>>,
     /// Bytes that a plan may declare on a device, by pool.
-    pub(super) room: Vec<u64>,
+    pub(super) capacity: Vec<u64>,
     pub(super) shapes: Vec<Shape>,
     /// Best plans to keep.
     pub(super) top: usize,
@@ -100,6 +100,8 @@ pub(super) struct Search<'a> {
     pub(super) rests: FxHashMap<(Shape, usize, u8), Option<Whole>>,
     pub(super) idle: Option<(Shape, ShapeWork)>,
     pub(super) lists: FxHashMap<ListKey, Arc<Vec<Combination>>>,
+    /// By shape: combinations that leave devices idle, where they are looked at.
+    pub(super) idle_lists: Vec<Arc<Vec<Combination>>>,
     pub(super) orders: FxHashMap<([bool; 3], bool), Arc<Vec<Order>>>,
     pub(super) flights: FxHashMap<Pipeline, Arc<Vec<InFlight>>>,
     pub(super) ratios: FxHashMap<Pipeline, f64>,
@@ -108,11 +110,11 @@ pub(super) struct Search<'a> {
     pub(super) pushed: usize,
     pub(super) considered: usize,
     pub(super) rejected: BTreeMap<String, usize>,
-    pub(super) best: Vec<(Plan, Predicted)>,
+    pub(super) best: Vec<(Plan, Figures)>,
     pub(super) simulated: usize,
     /// The least bound of what was left out.
     pub(super) proved: f64,
-    /// Combinations of which one spreading of layers was chosen.
+    /// Combinations of which one partition of layers was chosen.
     pub(super) decided: Vec<Decided>,
     pub(super) options: SearchOptions<'a>,
     /// A plan that fits, where that is all that is asked for.
@@ -125,13 +127,15 @@ impl<'a> Search<'a> {
         cluster: &'a Cluster,
         fix: &'a Fix,
         (top, options): (usize, SearchOptions<'a>),
+        idle: bool,
     ) -> Result<Self, PlanError> {
-        let room = |memory: u64| job.goal.usable(memory);
+        let idle = idle.then(|| cluster.pools[0].system.count);
+        let capacity = |memory: u64| job.goal.usable(memory);
         Ok(Search {
-            space: Space { job, devices: cluster.devices(), fix, pools: cluster.pools.len() > 1 },
+            space: Space { job, devices: cluster.devices(), idle, fix, pools: cluster.pools.len() > 1 },
             cluster,
             links: pool_assignment::prices(cluster, job.precision)?.into_iter().map(CachedPrices::new).collect(),
-            room: cluster.pools.iter().map(|pool| room(pool.device.memory.value.0)).collect(),
+            capacity: cluster.pools.iter().map(|pool| capacity(pool.device.memory.value.0)).collect(),
             shapes: Vec::new(),
             top,
             quick: Vec::new(),
@@ -141,6 +145,7 @@ impl<'a> Search<'a> {
             rests: FxHashMap::default(),
             idle: None,
             lists: FxHashMap::default(),
+            idle_lists: Vec::new(),
             orders: FxHashMap::default(),
             flights: FxHashMap::default(),
             ratios: FxHashMap::default(),
@@ -176,7 +181,7 @@ impl<'a> Search<'a> {
         let cut = self.cut();
         let (mut slower, mut open, mut left) = (0, 0, f64::INFINITY);
         for node in std::mem::take(&mut self.queue).into_vec() {
-            let held = self.held(&node.known);
+            let held = self.combinations_of(&node.known);
             left = left.min(node.seconds);
             if node.seconds < cut { open += held } else { slower += held }
         }
@@ -188,7 +193,7 @@ impl<'a> Search<'a> {
         Ok(())
     }
 
-    /// DtypeClass the most promising part until what is left cannot be better; the bound of the last.
+    /// Takes the most promising part until what is left cannot be better; the bound of the last.
     pub(super) fn look(&mut self) -> Result<f64, PlanError> {
         let (mut effort, mut reached) = (0, 0.0);
         while let Some(node) = self.queue.pop() {
@@ -206,7 +211,7 @@ impl<'a> Search<'a> {
                 Known::Priced(index) => self.open(index, node.seconds)?,
                 Known::Orders(index) => self.open_orders(index, node.seconds)?,
                 Known::AnyOrder(index, of) => self.order(index, of, node.seconds)?,
-                Known::Combination(index, of, false) => self.spread(index, of, node.seconds)?,
+                Known::Combination(index, of, false) => self.bound_partitions(index, of, node.seconds)?,
                 Known::Combination(index, of, true) => {
                     self.decide(Wanted { index, of, floor: node.seconds })?;
                 }
@@ -221,7 +226,7 @@ impl<'a> Search<'a> {
     }
 
     fn best_step(&self) -> Option<f64> {
-        self.best.first().map(|(_, predicted)| predicted.figures.step_time_s)
+        self.best.first().map(|(_, figures)| figures.step_time_s)
     }
 
     /// From where on a floor rules out what it is of.
@@ -238,13 +243,13 @@ impl<'a> Search<'a> {
     }
 
     /// Combinations in a part of the space.
-    pub(super) fn held(&mut self, known: &Known) -> usize {
+    pub(super) fn combinations_of(&mut self, known: &Known) -> usize {
         match known {
             Known::Bare(index) | Known::Shape(index) | Known::Priced(index) => {
-                let (usual, others) = self.count(&self.shapes[*index].clone());
+                let (usual, others) = self.count(*index);
                 usual + others
             }
-            Known::Orders(index) => self.count(&self.shapes[*index].clone()).1,
+            Known::Orders(index) => self.count(*index).1,
             Known::AnyOrder(index, of) => self.orders(&self.space.mesh(&self.shapes[*index], of)).len(),
             Known::Combination(..) | Known::Plan(_) => 1,
         }
@@ -255,7 +260,10 @@ impl<'a> Search<'a> {
         let nodes = std::mem::take(&mut self.queue).into_sorted_vec();
         let (mut plans, mut rest): (Vec<Node>, Vec<Node>) =
             nodes.into_iter().partition(|node| matches!(node.known, Known::Plan(_)));
-        while let Some(Node { known: Known::Plan(plan), .. }) = plans.pop_if(|_| self.best.len() < self.top) {
+        let below = self.options.below;
+        while let Some(Node { known: Known::Plan(plan), .. }) =
+            plans.pop_if(|node| self.best.len() < self.top && node.seconds < below)
+        {
             self.simulate(*plan)?;
         }
         rest.append(&mut plans);
@@ -272,12 +280,11 @@ impl<'a> Search<'a> {
         }
         self.simulated += batch.len();
         let cluster = self.cluster;
-        let predicted: Vec<_> = batch.par_iter().map(|plan| predict(plan, cluster)).collect();
-        for (plan, predicted) in batch.into_iter().zip(predicted) {
-            let predicted = predicted?;
-            let time = |predicted: &Predicted| predicted.figures.step_time_s;
-            let at = self.best.partition_point(|(_, other)| time(other) <= time(&predicted));
-            self.best.insert(at, (plan, predicted));
+        let all: Vec<_> = batch.par_iter().map(|plan| predict_figures(plan, cluster)).collect();
+        for (plan, figures) in batch.into_iter().zip(all) {
+            let figures = figures?;
+            let at = self.best.partition_point(|(_, other)| other.step_time_s <= figures.step_time_s);
+            self.best.insert(at, (plan, figures));
             if self.best.len() > self.top {
                 self.best.pop();
                 self.reject("slower when simulated", 1);

@@ -1,9 +1,9 @@
-//! A floor by memory: what no step undercuts whose stages have to find room for all layers.
+//! A floor by memory: what no step undercuts whose stages have to hold all layers in memory.
 //!
 //! In: a shape's tapes, a mesh's costs and sizes, a pipeline. Out: seconds of a step.
 //!
 //! It is a linear relaxation of what [`super::stages`] decides. A stage with a budget of τ seconds a microbatch, n microbatches
-//! under way and R bytes holds x layers, o of them on the host and the rest made again for e seconds each, if
+//! in flight and R bytes holds x layers, o of them on the host and the rest made again for e seconds each, if
 //!
 //!   x·t + (x − o)·e ≤ τ,   2·o·moves ≤ τ,   x·state + n·(x − o)·kept(e) ≤ R
 //!
@@ -92,23 +92,23 @@ fn hull(mut all: Vec<[f64; 2]>) -> Vec<[f64; 2]> {
 
 /// What a stage on a pool can hold.
 #[derive(Clone, Debug)]
-pub struct Holder {
+pub struct LayerCapacity {
     trade: Trade,
     /// Seconds of a layer a microbatch.
     layer: f64,
     /// Bytes of its parameters.
     state: f64,
     /// Bytes for layers.
-    room: f64,
+    capacity: f64,
 }
 
-impl Holder {
+impl LayerCapacity {
     /// Of a layer's costs and sizes on a device of so many bytes.
-    pub fn of(trade: &Trade, cost: &PieceCost, size: &PieceSize, room: u64) -> Holder {
+    pub fn of(trade: &Trade, cost: &PieceCost, size: &PieceSize, capacity: u64) -> LayerCapacity {
         let mut times = Times::default();
         times.layer(cost, Recompute::None);
-        let room = room.saturating_sub(size.once.bytes()) as f64;
-        Holder { trade: trade.clone(), layer: times.total(), state: size.state as f64, room }
+        let capacity = capacity.saturating_sub(size.once.bytes()) as f64;
+        LayerCapacity { trade: trade.clone(), layer: times.total(), state: size.state as f64, capacity }
     }
 
     /// The layers that count.
@@ -116,7 +116,7 @@ impl Holder {
         self.trade.kind
     }
 
-    /// Layers it can hold at the most, with so many microbatches under way and so many seconds for each.
+    /// Layers it can hold at the most, with so many microbatches in flight and so many seconds for each.
     fn most(&self, slots: f64, budget: f64) -> f64 {
         let [mut low, mut high] = [0.0, (budget / self.layer).min(self.trade.count)];
         if self.holds(high, slots, budget) {
@@ -130,7 +130,7 @@ impl Holder {
     }
 
     fn holds(&self, layers: f64, slots: f64, budget: f64) -> bool {
-        let left = self.room - layers * self.state;
+        let left = self.capacity - layers * self.state;
         if left < 0.0 {
             return false;
         }
@@ -154,10 +154,10 @@ impl Holder {
     }
 }
 
-/// A step of stages of one chunk, each on its holder, that is no shorter than `least`.
-pub fn floor<'a>(pipeline: &Pipeline, holder: impl Fn(usize) -> &'a Holder, least: f64) -> f64 {
-    let all = holder(0).trade.count;
-    let holds = |end: f64| held(pipeline, &holder, end) >= all * (1.0 - 1e-9);
+/// A step of stages of one chunk, each on its layer_capacity, that is no shorter than `least`.
+pub fn floor<'a>(pipeline: &Pipeline, layer_capacity: impl Fn(usize) -> &'a LayerCapacity, least: f64) -> f64 {
+    let all = layer_capacity(0).trade.count;
+    let holds = |end: f64| held(pipeline, &layer_capacity, end) >= all * (1.0 - 1e-9);
     if holds(least) {
         return least;
     }
@@ -175,33 +175,33 @@ pub fn floor<'a>(pipeline: &Pipeline, holder: impl Fn(usize) -> &'a Holder, leas
     ends[0]
 }
 
-/// A step of stages of several chunks, whose layers are even: `layers` are those of the holders' kind, by place; endless if
+/// A step of stages of several chunks, whose layers are even: `layers` are those of the layer_capacities' kind, by place; endless if
 /// they do not fit.
 pub fn even<'a>(
     pipeline: &Pipeline,
-    holder: impl Fn(usize) -> &'a Holder,
+    layer_capacity: impl Fn(usize) -> &'a LayerCapacity,
     flights: &[InFlight],
     layers: &[usize],
 ) -> f64 {
     let mut longest = 0.0f64;
     for (stage, flight) in flights.iter().enumerate() {
-        let holder = holder(stage);
+        let layer_capacity = layer_capacity(stage);
         let (mut held, mut in_flight) = (0, 0);
         for (chunk, slots) in flight.slots.iter().enumerate() {
             let own = layers[pipeline.virtual_stage(stage, chunk)];
             held += own;
             in_flight += own * slots;
         }
-        let left = holder.room - held as f64 * holder.state;
-        let again = if in_flight > 0 { holder.again(left / in_flight as f64) } else { Some(0.0) };
+        let left = layer_capacity.capacity - held as f64 * layer_capacity.state;
+        let again = if in_flight > 0 { layer_capacity.again(left / in_flight as f64) } else { Some(0.0) };
         let Some(again) = again.filter(|_| left >= 0.0) else { return f64::INFINITY };
-        longest = longest.max(held as f64 * (holder.layer + again));
+        longest = longest.max(held as f64 * (layer_capacity.layer + again));
     }
     pipeline.microbatches as f64 * longest
 }
 
 /// Layers that all stages together hold at the most in a step that ends at a time.
-fn held<'a>(pipeline: &Pipeline, holder: &impl Fn(usize) -> &'a Holder, end: f64) -> f64 {
+fn held<'a>(pipeline: &Pipeline, layer_capacity: &impl Fn(usize) -> &'a LayerCapacity, end: f64) -> f64 {
     let (p, m) = (pipeline.stages, pipeline.microbatches);
     let order = pipeline.schedule.order();
     // Whole backward passes the stages before once more, so that T ≥ Σ_{i<s} t_i + M·t_s.
@@ -209,10 +209,10 @@ fn held<'a>(pipeline: &Pipeline, holder: &impl Fn(usize) -> &'a Holder, end: f64
     let (mut all, mut before) = (0.0, 0.0);
     for stage in 0..p {
         let in_flight = order.least_in_flight(pipeline, stage);
-        let most = holder(stage).most(in_flight as f64, (end - before) / m as f64);
+        let most = layer_capacity(stage).most(in_flight as f64, (end - before) / m as f64);
         all += most;
         if fills {
-            before += most * holder(stage).layer;
+            before += most * layer_capacity(stage).layer;
         }
     }
     all

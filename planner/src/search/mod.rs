@@ -15,6 +15,7 @@ mod decide;
 mod earliest_finish;
 mod engine;
 mod memory_bound;
+pub mod milp;
 mod open;
 mod options;
 pub mod partition;
@@ -38,7 +39,7 @@ use meshwright_hardware::profile::Cluster;
 use crate::error::PlanError;
 use crate::job::{Fix, Job};
 use crate::plan::Plan;
-use crate::predict::Predicted;
+use crate::predict::Figures;
 
 use engine::Search;
 pub use options::{Progress, SearchOptions};
@@ -54,7 +55,7 @@ const AT_ONCE: usize = 2;
 #[derive(Debug)]
 pub struct Found {
     /// The best plans, best first; at least one.
-    pub best: Vec<(Plan, Predicted)>,
+    pub best: Vec<(Plan, Figures)>,
     /// Combinations looked at, each by a bound of its own or of its shape.
     pub considered: usize,
     /// How many fell for which reason.
@@ -68,18 +69,38 @@ pub struct Found {
 }
 
 impl Found {
+    /// Adds what another search found.
+    fn take_in(&mut self, mut other: Found, top: usize) {
+        self.best.append(&mut other.best);
+        self.best.sort_by(|(_, a), (_, b)| a.step_time_s.total_cmp(&b.step_time_s));
+        let left = self.best.len().saturating_sub(top);
+        self.best.truncate(top);
+        if left > 0 {
+            *self.rejected.entry("slower when simulated".to_owned()).or_default() += left;
+        }
+        self.considered += other.considered;
+        self.simulated += other.simulated;
+        self.bound = self.bound.min(other.bound);
+        for (reason, count) in other.rejected {
+            *self.rejected.entry(reason).or_default() += count;
+        }
+    }
+
     /// How much faster than the best found any plan can be, as a fraction of its step.
     pub fn gap(&self) -> f64 {
-        (1.0 - self.bound / self.best[0].1.figures.step_time_s).max(0.0)
+        (1.0 - self.bound / self.best[0].1.step_time_s).max(0.0)
     }
 }
 
-/// The `top` best plans for a job on all devices of a cluster.
+/// The `top` best plans for a job on a cluster.
 pub fn search(job: &Job, cluster: &Cluster, fix: &Fix, top: usize) -> Result<Found, PlanError> {
     search_with(job, cluster, fix, top, &SearchOptions::FULL)
 }
 
-/// The same, in some options. Where nothing is below the options's limit, nothing fits.
+/// The same, in some options. Where nothing is below the options' limit, nothing fits.
+///
+/// First on meshes of all devices, then on those that leave some idle, where a faster plan can be: a batch, heads and layers
+/// may divide among fewer. Stages or replicas on several pools take all of them.
 pub fn search_with(
     job: &Job,
     cluster: &Cluster,
@@ -88,24 +109,47 @@ pub fn search_with(
     options: &SearchOptions,
 ) -> Result<Found, PlanError> {
     let started = Instant::now();
-    let mut search = Search::of(job, cluster, fix, (top.max(1), *options))?;
-    search.begin()?;
-    search.run()?;
-    let Search { considered, rejected, best, simulated, proved, .. } = search;
-    if best.is_empty() {
-        return Err(PlanError::Infeasible { considered, rejected });
+    let top = top.max(1);
+    let looked = |options: SearchOptions, idle: bool| {
+        let mut search = Search::of(job, cluster, fix, (top, options), idle)?;
+        search.begin()?;
+        search.run()?;
+        let Search { considered, rejected, best, simulated, proved, .. } = search;
+        Ok::<_, PlanError>(Found { best, considered, rejected, simulated, seconds: 0.0, bound: proved })
+    };
+    let mut found = looked(*options, false)?;
+    let step = found.best.first().map(|(_, figures)| figures.step_time_s);
+    if cluster.pools.len() == 1 && !options.enough(step) {
+        let below = step.map_or(f64::INFINITY, |step| step * (1.0 - options.tolerance)).min(options.below);
+        let told = |progress: &Progress| {
+            let best = progress.best.or(step);
+            options.watch.iter().for_each(|watch| watch(&Progress { best, ..*progress }));
+        };
+        found.take_in(looked(SearchOptions { below, watch: Some(&told), ..*options }, true)?, top);
     }
-    let bound = proved.min(best[0].1.figures.step_time_s);
-    Ok(Found { best, considered, rejected, simulated, seconds: started.elapsed().as_secs_f64(), bound })
+    let Some((_, first)) = found.best.first() else {
+        return Err(PlanError::Infeasible { considered: found.considered, rejected: found.rejected });
+    };
+    found.bound = found.bound.min(first.step_time_s);
+    found.seconds = started.elapsed().as_secs_f64();
+    Ok(found)
 }
 
-/// Whether any plan fits: the search up to the first whose stages find room, without its simulation.
+/// Whether any plan fits: the search up to the first whose stages have the memory, without its simulation.
 pub fn fits(job: &Job, cluster: &Cluster, fix: &Fix) -> Result<bool, PlanError> {
     let options = SearchOptions { unsimulated: true, ..SearchOptions::FULL };
-    let mut search = Search::of(job, cluster, fix, (1, options))?;
-    search.begin()?;
-    search.look()?;
-    Ok(search.fitting.is_some())
+    for idle in [false, true] {
+        let mut search = Search::of(job, cluster, fix, (1, options), idle)?;
+        search.begin()?;
+        search.look()?;
+        if search.fitting.is_some() {
+            return Ok(true);
+        }
+        if cluster.pools.len() > 1 {
+            break;
+        }
+    }
+    Ok(false)
 }
 
 #[cfg(test)]

@@ -18,22 +18,22 @@ use crate::schedule::Pipeline;
 use super::bound::{Whole, least_ratio};
 use super::cost::ShapeWork;
 use super::engine::{Known, Search};
-use super::memory_bound::{Holder, Trade};
-use super::pool_assignment::Seats;
+use super::memory_bound::{LayerCapacity, Trade};
+use super::pool_assignment::PoolAssignment;
 use super::space::{Combination, Shape};
 use super::times::Costs;
 use super::{memory_bound, shape_bound, stages};
 
 /// What combinations of one shape, mesh and ZeRO stage share.
 pub(super) struct Group {
-    pub(super) seats: Seats,
+    pub(super) assignment: PoolAssignment,
     /// By pool.
     pub(super) costs: Vec<Costs>,
     /// By pool.
     pub(super) wholes: Vec<Whole>,
     pub(super) sizes: Sizes,
     /// By pool, what stages can hold; none where floors do not ask.
-    pub(super) holders: Vec<Holder>,
+    pub(super) layer_capacities: Vec<LayerCapacity>,
     /// Whether nothing of it can fit.
     pub(super) hopeless: bool,
 }
@@ -41,17 +41,26 @@ pub(super) struct Group {
 impl Search<'_> {
     /// Queues all shapes.
     pub(super) fn begin(&mut self) -> Result<(), PlanError> {
-        self.shapes = self.space.shapes(&mut self.rejected);
+        // What no mesh of all devices can be, none of fewer need be counted for again.
+        let mut again = Default::default();
+        let rejected = if self.space.idle.is_some() { &mut again } else { &mut self.rejected };
+        self.shapes = self.space.shapes(rejected);
         self.considered = self.rejected.values().sum();
+        self.idle_lists.resize_with(self.shapes.len(), Default::default);
         self.work.resize_with(self.shapes.len(), Vec::new);
         self.quick.resize_with(self.shapes.len(), Vec::new);
         self.trades.resize_with(self.shapes.len(), Vec::new);
         self.passes.resize_with(self.shapes.len(), Whole::default);
         for index in 0..self.shapes.len() {
             let shape = self.shapes[index];
-            let (usual, others) = self.count(&shape);
+            if self.space.idle.is_some() && !self.may_leave_idle(index)? {
+                self.considered += 1;
+                self.reject("slower by its bound", 1);
+                continue;
+            }
+            let (usual, others) = self.count(index);
             self.considered += usual + others;
-            if self.least_bytes(&shape) > self.room.iter().copied().max().unwrap_or(0) {
+            if self.least_bytes(&shape) > self.capacity.iter().copied().max().unwrap_or(0) {
                 self.reject("out of memory", usual + others);
                 continue;
             }
@@ -59,6 +68,18 @@ impl Search<'_> {
             self.push(floor, Known::Bare(index));
         }
         Ok(())
+    }
+
+    /// Lists the combinations of a shape that leave no more devices idle than a step can that is of use; whether there are any.
+    fn may_leave_idle(&mut self, index: usize) -> Result<bool, PlanError> {
+        let (floor, cut) = (self.even_work(index)?, self.cut());
+        self.proved = self.proved.min(cut);
+        let least = (self.space.devices as f64 * floor / cut).ceil();
+        if least < self.space.devices as f64 {
+            let list = self.space.idle_combinations(&self.shapes[index], least.max(1.0) as usize);
+            self.idle_lists[index] = Arc::new(list);
+        }
+        Ok(!self.idle_lists[index].is_empty())
     }
 
     /// A step in which all devices work all the time.
@@ -79,7 +100,7 @@ impl Search<'_> {
         match self.floor_of_shape(index)? {
             Some(seconds) => self.push(seconds.max(least), Known::Shape(index)),
             None => {
-                let (usual, others) = self.count(&self.shapes[index].clone());
+                let (usual, others) = self.count(index);
                 self.reject("out of memory", usual + others);
             }
         }
@@ -87,7 +108,11 @@ impl Search<'_> {
     }
 
     /// Combinations of a shape in the usual order of axes.
-    pub(super) fn list(&mut self, shape: &Shape) -> Arc<Vec<Combination>> {
+    pub(super) fn list(&mut self, index: usize) -> Arc<Vec<Combination>> {
+        if self.space.idle.is_some() {
+            return self.idle_lists[index].clone();
+        }
+        let shape = &self.shapes[index];
         let Shape { tp, cp, ep, microbatch, splits, whole_experts, .. } = *shape;
         let among = if ep > 1 { cp * if whole_experts { tp } else { 1 } } else { 1 };
         let key = (tp * cp, among, ep, microbatch, splits);
@@ -99,16 +124,20 @@ impl Search<'_> {
     pub(super) fn orders(&mut self, mesh: &Mesh) -> Arc<Vec<Order>> {
         let several = [Axis::Tp, Axis::Data, Axis::Pp].map(|axis| mesh.size(axis) > 1);
         let space = &self.space;
-        self.orders.entry((several, mesh.spread() > 1)).or_insert_with(|| Arc::new(space.orders(mesh))).clone()
+        let all = self.orders.entry((several, mesh.spread() > 1)).or_insert_with(|| Arc::new(space.orders(mesh)));
+        if space.idle.is_none() {
+            return all.clone();
+        }
+        Arc::new(all.iter().copied().filter(|&order| space.fills_nodes(&Mesh { order, ..*mesh })).collect())
     }
 
     /// Combinations of a shape in the usual order of axes, and in all others.
-    pub(super) fn count(&mut self, shape: &Shape) -> (usize, usize) {
-        let list = self.list(shape);
+    pub(super) fn count(&mut self, index: usize) -> (usize, usize) {
+        let (shape, list) = (self.shapes[index], self.list(index));
         let (mut others, mut last) = (0, (0, 0));
         for of in list.iter() {
             if last.0 != of.pp {
-                last = (of.pp, self.orders(&self.space.mesh(shape, of)).len());
+                last = (of.pp, self.orders(&self.space.mesh(&shape, of)).len());
             }
             others += last.1;
         }
@@ -129,13 +158,21 @@ impl Search<'_> {
             return Ok(Some(0.0));
         }
         let (shape, work) = (self.shapes[index], self.passes[index]);
-        let list = self.list(&shape);
+        let (list, cut) = (self.list(index), self.cut());
         let mut least = None;
         let mut known = [None; 4];
         let mut pp = 0;
         for of in list.iter() {
             if of.pp != pp {
                 (pp, known) = (of.pp, [None; 4]);
+            }
+            if cut.is_finite() {
+                // What ranks share is priced only of what its passes do not rule out.
+                let floor = work.floor(&self.pipeline(&shape, of), self.ratio(&shape, of));
+                if floor >= cut {
+                    least = Some(least.map_or(floor, |least: f64| least.min(floor)));
+                    continue;
+                }
             }
             let rest = match known[of.zero as usize] {
                 Some(rest) => rest,
@@ -165,7 +202,7 @@ impl Search<'_> {
             _ => ShapeWork::idle(&plan),
         };
         let sizes = Sizes::of(&plan, &idle.frames);
-        let rest = if stages::hopeless(&plan, &sizes, self.room[0] * of.pp as u64) {
+        let rest = if stages::hopeless(&plan, &sizes, self.capacity[0] * of.pp as u64) {
             None
         } else {
             Some(Whole::of(&plan, &Costs::of(&plan, &idle, &sizes, &mut self.links[0])?))
@@ -188,7 +225,7 @@ impl Search<'_> {
     /// Prices a shape and queues it again by that.
     pub(super) fn price(&mut self, index: usize, least: f64) -> Result<(), PlanError> {
         let shape = self.shapes[index];
-        let list = self.list(&shape);
+        let list = self.list(index);
         let Some(first) = list.first() else { return Ok(()) };
         let plan = self.space.plan(&shape, first);
         let quick = self.links.iter_mut().map(|links| ShapeWork::quick(&plan, &mut links.prices));
@@ -205,14 +242,15 @@ impl Search<'_> {
     /// Queues a priced shape's combinations.
     pub(super) fn open(&mut self, index: usize, least: f64) -> Result<(), PlanError> {
         let shape = self.shapes[index];
-        let list = self.list(&shape);
-        let Some(first) = list.first() else { return Ok(()) };
-        let plan = self.space.plan(&shape, first);
+        let list = self.list(index);
+        // Of all that there are, the one on most devices.
+        let Some(widest) = list.iter().min_by_key(|of| std::cmp::Reverse(of.dp * of.pp)) else { return Ok(()) };
+        let plan = self.space.plan(&shape, widest);
         let trades = self.links.iter_mut().map(|links| Trade::of(&plan, &mut links.prices));
         self.trades[index] = trades.collect::<Result<Vec<_>, _>>()?;
         let kernels = self.quick[index][0].kernels(&plan) * plan.microbatches() as f64 / plan.mesh.pp as f64;
         self.queue_all(index, &list, least)?;
-        if self.count(&shape).1 > 0 {
+        if self.count(index).1 > 0 {
             self.push(least.max(kernels), Known::Orders(index));
         }
         Ok(())
@@ -221,7 +259,7 @@ impl Search<'_> {
     /// Queues a shape's combinations in whichever unusual order of axes: by a floor with all axes as near as can be.
     pub(super) fn open_orders(&mut self, index: usize, least: f64) -> Result<(), PlanError> {
         let shape = self.shapes[index];
-        let list = self.list(&shape);
+        let list = self.list(index);
         let mut last: Option<(usize, u8, Group)> = None;
         let cut = self.cut();
         for of in list.iter() {
@@ -256,13 +294,23 @@ impl Search<'_> {
     pub(super) fn queue_all(&mut self, index: usize, all: &[Combination], least: f64) -> Result<(), PlanError> {
         let mut groups: Vec<((usize, u8, Order), Option<Group>)> = Vec::new();
         let cut = self.cut();
+        let single = self.links.len() == 1;
         for of in all {
+            if single && cut.is_finite() {
+                let (shape, passes) = (self.shapes[index], self.passes[index]);
+                let floor = passes.floor(&self.pipeline(&shape, of), self.ratio(&shape, of));
+                if floor >= cut {
+                    self.reject("slower by its bound", 1);
+                    self.proved = self.proved.min(floor);
+                    continue;
+                }
+            }
             let mesh = self.space.mesh(&self.shapes[index], of);
             let key = (of.pp, of.zero, of.order);
             let at = match groups.iter().rposition(|(other, _)| *other == key) {
                 Some(at) => at,
                 None => {
-                    let seated = Seats::of(self.cluster, &mesh).is_some();
+                    let seated = PoolAssignment::of(self.cluster, &mesh).is_some();
                     let group = if seated { Some(self.group(index, of, false, true)?) } else { None };
                     groups.push((key, group));
                     groups.len() - 1
@@ -307,21 +355,21 @@ impl Search<'_> {
             costs.push(priced?);
         }
         let wholes = costs.iter().map(|costs| Whole::of(&plan, costs)).collect();
-        let seats = Seats::of(self.cluster, &plan.mesh).expect("straddling meshes are left out before");
-        let room = match &seats {
-            Seats::Stages(pools) => pools.iter().map(|&pool| self.room[pool]).sum(),
-            Seats::Replicas(_) => self.room.iter().copied().min().unwrap_or(0) * of.pp as u64,
+        let assignment = PoolAssignment::of(self.cluster, &plan.mesh).expect("straddling meshes are left out before");
+        let capacity = match &assignment {
+            PoolAssignment::Stages(pools) => pools.iter().map(|&pool| self.capacity[pool]).sum(),
+            PoolAssignment::Replicas(_) => self.capacity.iter().copied().min().unwrap_or(0) * of.pp as u64,
         };
-        let hopeless = stages::hopeless(&plan, &sizes, room);
-        let trades = self.trades[index].iter().zip(&costs).zip(&self.room);
-        let holders = trades.map(|((trade, costs), room)| {
-            Holder::of(trade, costs.layer(trade.kind), &sizes.layers[&trade.kind][0], *room)
+        let hopeless = stages::hopeless(&plan, &sizes, capacity);
+        let trades = self.trades[index].iter().zip(&costs).zip(&self.capacity);
+        let layer_capacities = trades.map(|((trade, costs), capacity)| {
+            LayerCapacity::of(trade, costs.layer(trade.kind), &sizes.layers[&trade.kind][0], *capacity)
         });
-        Ok(Group { seats, holders: holders.collect(), costs, wholes, sizes, hopeless })
+        Ok(Group { assignment, layer_capacities: layer_capacities.collect(), costs, wholes, sizes, hopeless })
     }
 
     /// The same for the combination's own plans.
-    pub(super) fn own_group(&mut self, index: usize, of: &Combination) -> Result<Arc<Group>, PlanError> {
+    pub(super) fn exact_group(&mut self, index: usize, of: &Combination) -> Result<Arc<Group>, PlanError> {
         let key = (index, of.pp, of.zero, of.order);
         if let Some(group) = self.groups.get(&key) {
             return Ok(group.clone());
@@ -343,23 +391,25 @@ impl Search<'_> {
             [whole] => whole.floor(&pipeline, ratio),
             all => {
                 // Work goes to each pool by its speed, were there nothing else.
-                let counts = group.seats.counts(all.len());
+                let counts = group.assignment.counts(all.len());
                 let rate: f64 =
                     counts.iter().zip(all).map(|(&n, whole)| n as f64 / whole.microbatch(of.pp * of.chunks).0).sum();
                 let batch = self.space.job.global_batch as f64 / self.shapes[index].microbatch as f64;
-                match group.seats {
-                    Seats::Stages(_) => batch / of.dp as f64 / rate,
-                    Seats::Replicas(_) => batch / of.pp as f64 / rate,
+                match group.assignment {
+                    PoolAssignment::Stages(_) => batch / of.dp as f64 / rate,
+                    PoolAssignment::Replicas(_) => batch / of.pp as f64 / rate,
                 }
             }
         };
-        let (Seats::Stages(pools), Some(any)) = (&group.seats, group.holders.first()) else { return floor };
-        let holder = |stage: usize| &group.holders[pools[stage]];
+        let (PoolAssignment::Stages(pools), Some(any)) = (&group.assignment, group.layer_capacities.first()) else {
+            return floor;
+        };
+        let layer_capacity = |stage: usize| &group.layer_capacities[pools[stage]];
         if pipeline.chunks == 1 {
-            return memory_bound::floor(&pipeline, holder, floor);
+            return memory_bound::floor(&pipeline, layer_capacity, floor);
         }
         let flights = self.flights(pipeline);
-        let layers = self.space.held(pipeline.stages * pipeline.chunks, any.kind());
-        floor.max(memory_bound::even(&pipeline, holder, &flights, &layers))
+        let layers = self.space.layers_of_kind(pipeline.stages * pipeline.chunks, any.kind());
+        floor.max(memory_bound::even(&pipeline, layer_capacity, &flights, &layers))
     }
 }

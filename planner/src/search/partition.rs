@@ -126,7 +126,7 @@ impl Problem {
     pub fn milp(&self) -> Option<Vec<Stage>> {
         let least = self.least_bottleneck()?;
         let worthy = self.worthy(least);
-        let model = Model::of(&worthy, least, self, true);
+        let model = Model::of(&worthy, least, true);
         let solution = model.problem.with_time_limit(LIMIT_SECONDS).with_mip_gap(GAP).ok()?.solve().ok()?;
         let chosen = |(all, z): (&Vec<Choice>, &Vec<Variable>)| {
             all.iter().zip(z).find(|(_, z)| solution.value(**z) > 0.5).map(|(choice, _)| choice.stage)
@@ -138,8 +138,7 @@ impl Problem {
     /// What no partition's objective undercuts: the linear relaxation, in seconds.
     pub fn relaxation(&self) -> Option<f64> {
         let least = self.least_bottleneck()?;
-        let worthy = self.worthy(least);
-        let model = Model::of(&worthy, least, self, false);
+        let model = Model::of(&self.worthy(least), least, false);
         let objective = model.objective.clone();
         let solution = model.problem.solve().ok()?;
         Some(solution.eval(objective) * least)
@@ -161,16 +160,17 @@ struct Model {
 }
 
 impl Model {
-    fn of(worthy: &Problem, least: f64, problem: &Problem, whole: bool) -> Model {
+    fn of(problem: &Problem, least: f64, whole: bool) -> Model {
         variables! { vars: 1 <= slowest; }
         let one = |vars: &mut ProblemVariables| {
             let free = variable().min(0.0).max(1.0);
             vars.add(if whole { free.integer() } else { free })
         };
         let z: Vec<Vec<Variable>> =
-            worthy.choices.iter().map(|all| all.iter().map(|_| one(&mut vars)).collect()).collect();
-        let time =
-            |s: usize| -> Expression { worthy.choices[s].iter().zip(&z[s]).map(|(c, &z)| c.seconds / least * z).sum() };
+            problem.choices.iter().map(|all| all.iter().map(|_| one(&mut vars)).collect()).collect();
+        let time = |s: usize| -> Expression {
+            problem.choices[s].iter().zip(&z[s]).map(|(c, &z)| c.seconds / least * z).sum()
+        };
         let total: Expression = (0..z.len()).map(time).sum();
         let objective = (problem.microbatches - 1) as f64 * slowest + total;
         let mut model = vars.minimise(objective.clone()).using(solver::solver);
@@ -178,7 +178,7 @@ impl Model {
             model.add_constraint(constraint!(time(s) <= slowest));
             model.add_constraint(constraint!(all.iter().sum::<Expression>() == 1));
         }
-        let layers = worthy.choices.iter().flatten().zip(z.iter().flatten());
+        let layers = problem.choices.iter().flatten().zip(z.iter().flatten());
         let layers: Expression = layers.map(|(c, &z)| c.stage.layers as f64 * z).sum();
         model.add_constraint(constraint!(layers == problem.layers as f64));
         Model { problem: model, objective, z }
@@ -192,9 +192,9 @@ mod tests {
 
     /// Stages whose layers take longer where there are many: they recompute.
     fn problem(layers: usize, microbatches: usize, stages: &[(f64, f64, usize)]) -> Problem {
-        let of = |&(own, each, room): &(f64, f64, usize)| {
+        let of = |&(own, each, capacity): &(f64, f64, usize)| {
             let choice = |k: usize| {
-                let full = k.saturating_sub(room);
+                let full = k.saturating_sub(capacity);
                 let stage = Stage { layers: k, full, selective: 0, offload: 0 };
                 (full <= k / 2).then_some(Choice { stage, seconds: own + each * (k as f64 + full as f64 / 3.0) })
             };

@@ -1,15 +1,15 @@
-//! A floor over every way to spread layers over stages of one chunk.
+//! A floor over every way to partition layers over stages of one chunk.
 //!
-//! In: costs of each stage, a pipeline. Out: seconds of a step that no spreading undercuts.
+//! In: costs of each stage, a pipeline. Out: seconds of a step that no partition undercuts.
 //!
 //! Paths through the simulated graph. The last backward of stage s does not end before its schedule's
 //! [`crate::schedule::Order::last_backward`], nor before the last backward of the stage behind it and its own.
 //! A step ends after the last backward of any stage, its weights left and the sums of its gradients that those do not hide.
 //!
-//! [`shape_bound`]: each path depends on how many layers stand before stage s and on how many it has, so that the best spreading for
+//! Floor: each path depends on how many layers stand before stage s and on how many it has, so that the best partition for
 //! their maximum is found stage by stage: best(s, n) = min_k max(best(s − 1, n − k), path_s(n − k, k)).
 //!
-//! Invariant: no more than the played step of any spreading (tests against enumeration).
+//! Invariant: no more than the played step of any partition (tests against enumeration).
 
 use crate::job::Model;
 use crate::plan::Recompute;
@@ -81,8 +81,8 @@ pub(super) struct Paths<'a> {
 /// A stage's part in paths.
 pub(super) struct Passed {
     /// Its passes, as far as they are known.
-    pub(super) own: Times,
-    /// When its last backward ends, at the soonest.
+    pub(super) passes: Times,
+    /// When its last backward ends, at the earliest.
     pub(super) last: f64,
     /// Its passes of weights after that.
     pub(super) weights: f64,
@@ -129,9 +129,9 @@ impl<'a> Paths<'a> {
         times
     }
 
-    /// The soonest ends of a stage that has layers `from..to` and takes `least` or more a microbatch; a trip through those behind it
+    /// The earliest ends of a stage that has layers `from..to` and takes `least` or more a microbatch; a trip through those behind it
     /// and back takes `behind` or more.
-    pub(super) fn pass(&self, stage: usize, (from, to): (usize, usize), least: DtypeClass, behind: f64) -> Passed {
+    pub(super) fn pass(&self, stage: usize, (from, to): (usize, usize), least: StageTime, behind: f64) -> Passed {
         let (end, m) = (self.pipeline.stages - 1, self.pipeline.microbatches as f64);
         let mut own = self.sums[self.own[stage]].between(from, to);
         own.plus(&self.ends(stage));
@@ -151,7 +151,7 @@ impl<'a> Paths<'a> {
         let weights = order.weights_left(pipeline, stage) * own.weights;
         let last = order.last_backward(&StageWork { pipeline, stage, came, passes, longer, trip, weights });
         let exposed = self.exposed(stage, (from, to), &own);
-        Passed { own, last, weights, exposed, busy: m * (own.total() + longer) }
+        Passed { passes: own, last, weights, exposed, busy: m * (own.total() + longer) }
     }
 
     /// Sums of gradients that the last pass of a stage's own does not hide.
@@ -169,7 +169,7 @@ impl<'a> Paths<'a> {
     }
 
     /// The longest path through a stage, and all its work.
-    fn through(&self, stage: usize, span: (usize, usize), least: DtypeClass) -> (f64, f64) {
+    fn through(&self, stage: usize, span: (usize, usize), least: StageTime) -> (f64, f64) {
         let passed = self.pass(stage, span, least, 0.0);
         let mut back = self.low[span.0].backward;
         let mut first = passed.weights;
@@ -184,7 +184,7 @@ impl<'a> Paths<'a> {
 
 /// What a stage takes a microbatch at the least where its memory decides that, in seconds.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct DtypeClass {
+pub struct StageTime {
     /// All that it is busy with.
     pub busy: f64,
     /// Kernels, what is made again among them.
@@ -192,7 +192,7 @@ pub struct DtypeClass {
 }
 
 /// What a stage of so many layers takes, or none if so many do not fit.
-pub type Least<'a> = dyn Fn(usize, usize) -> Option<DtypeClass> + 'a;
+pub type Least<'a> = dyn Fn(usize, usize) -> Option<StageTime> + 'a;
 
 /// Of all pieces together.
 fn shared(model: &Model, costs: &Costs, pick: &dyn Fn(&PieceCost) -> f64) -> f64 {
@@ -207,7 +207,7 @@ fn summed(costs: &Costs) -> f64 {
     if layer > 0.0 { (layer + late(&costs.embed)).max(0.0) } else { 0.0 }
 }
 
-/// A step of any spreading of layers over stages; `costs` are by stage.
+/// A step of any partition of layers over stages; `costs` are by stage.
 pub fn floor(model: &Model, pipeline: &Pipeline, costs: &[&Costs], least: &Least) -> f64 {
     let (stages, layers) = (pipeline.stages, model.depth());
     let paths = Paths::of(model, pipeline, costs);

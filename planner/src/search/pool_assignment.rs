@@ -1,8 +1,8 @@
-//! Seats: which pool each stage, or each replica, of a mesh sits in.
+//! Pool assignment: which pool holds each stage, or each replica, of a mesh.
 //!
-//! In: a cluster, a mesh. Out: [`Seats`], or none where a stage or a replica would straddle two pools.
+//! In: a cluster, a mesh. Out: [`PoolAssignment`], or none where a stage or a replica would straddle two pools.
 //!
-//! Invariant: one pool seats everything.
+//! Invariant: of one pool, it holds every stage.
 
 use meshwright_hardware::mesh::{Axis, Mesh};
 use meshwright_hardware::price::{Place, PriceError, Prices};
@@ -11,18 +11,18 @@ use meshwright_hardware::units::Precision;
 
 /// The pools of a mesh's parts.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Seats {
+pub enum PoolAssignment {
     /// By stage, where every replica of it sits in one pool.
     Stages(Vec<usize>),
     /// By replica, where all its stages sit in one pool.
     Replicas(Vec<usize>),
 }
 
-impl Seats {
+impl PoolAssignment {
     /// Where a mesh's parts sit on all devices of a cluster.
-    pub fn of(cluster: &Cluster, mesh: &Mesh) -> Option<Seats> {
+    pub fn of(cluster: &Cluster, mesh: &Mesh) -> Option<PoolAssignment> {
         if cluster.pools.len() == 1 {
-            return Some(Seats::Stages(vec![0; mesh.pp]));
+            return Some(PoolAssignment::Stages(vec![0; mesh.pp]));
         }
         let outermost = mesh.order.axes().into_iter().rfind(|&axis| mesh.size(axis) > 1).unwrap_or(Axis::Pp);
         let parts = |count: usize| -> Option<Vec<usize>> {
@@ -34,24 +34,24 @@ impl Seats {
             (0..count).map(pool).collect()
         };
         match outermost {
-            Axis::Pp => parts(mesh.pp).map(Seats::Stages),
-            Axis::Data => parts(mesh.dp).map(Seats::Replicas),
+            Axis::Pp => parts(mesh.pp).map(PoolAssignment::Stages),
+            Axis::Data => parts(mesh.dp).map(PoolAssignment::Replicas),
             _ => None,
         }
     }
 
-    /// The pool of every stage; with seats by replica, the given one of all.
+    /// The pool of every stage; where pools hold replicas, the given one of all.
     pub fn stages(&self, stages: usize, replicas_in: usize) -> Vec<usize> {
         match self {
-            Seats::Stages(pools) => pools.clone(),
-            Seats::Replicas(_) => vec![replicas_in; stages],
+            PoolAssignment::Stages(pools) => pools.clone(),
+            PoolAssignment::Replicas(_) => vec![replicas_in; stages],
         }
     }
 
     /// How many parts sit in each of so many pools.
     pub fn counts(&self, pools: usize) -> Vec<usize> {
-        let (Seats::Stages(seats) | Seats::Replicas(seats)) = self;
-        (0..pools).map(|pool| seats.iter().filter(|&&seat| seat == pool).count()).collect()
+        let (PoolAssignment::Stages(assignment) | PoolAssignment::Replicas(assignment)) = self;
+        (0..pools).map(|pool| assignment.iter().filter(|&&seat| seat == pool).count()).collect()
     }
 }
 
@@ -74,11 +74,14 @@ mod tests {
         let cluster = Cluster::parse("1x dgx-h100 + 2x dgx-a100-80gb").unwrap();
         let mesh = |dp, pp, tp, order| Mesh { dp, pp, tp, order, ..Mesh::ONE };
         let (usual, other) = (Order::TpDataPp, Order::TpPpData);
-        assert_eq!(Seats::of(&cluster, &mesh(2, 3, 4, usual)), Some(Seats::Stages(vec![0, 1, 1])));
-        assert_eq!(Seats::of(&cluster, &mesh(2, 3, 4, other)), None);
-        assert_eq!(Seats::of(&cluster, &mesh(3, 2, 4, other)), Some(Seats::Replicas(vec![0, 1, 1])));
-        assert_eq!(Seats::of(&cluster, &mesh(6, 1, 4, usual)), Some(Seats::Replicas(vec![0, 0, 1, 1, 1, 1])));
+        assert_eq!(PoolAssignment::of(&cluster, &mesh(2, 3, 4, usual)), Some(PoolAssignment::Stages(vec![0, 1, 1])));
+        assert_eq!(PoolAssignment::of(&cluster, &mesh(2, 3, 4, other)), None);
+        assert_eq!(PoolAssignment::of(&cluster, &mesh(3, 2, 4, other)), Some(PoolAssignment::Replicas(vec![0, 1, 1])));
+        assert_eq!(
+            PoolAssignment::of(&cluster, &mesh(6, 1, 4, usual)),
+            Some(PoolAssignment::Replicas(vec![0, 0, 1, 1, 1, 1]))
+        );
         let one = Cluster::parse("2x dgx-h100").unwrap();
-        assert_eq!(Seats::of(&one, &mesh(2, 2, 4, usual)), Some(Seats::Stages(vec![0, 0])));
+        assert_eq!(PoolAssignment::of(&one, &mesh(2, 2, 4, usual)), Some(PoolAssignment::Stages(vec![0, 0])));
     }
 }

@@ -1,6 +1,6 @@
-//! Proof: whether other spreadings of a combination's layers than the one that was chosen may be better than the best plan.
+//! Proof: whether other partitions of a combination's layers than the one that was chosen may be better than the best plan.
 //!
-//! In: combinations of which stages were decided, the best plan. Out: the least that any other spreading can take.
+//! In: combinations of which stages were decided, the best plan. Out: the least that any other partition can take.
 //!
 //! Invariant: `proved` is no more than any plan's step of the space.
 
@@ -16,14 +16,14 @@ use crate::schedule::Pipeline;
 
 use super::engine::Search;
 use super::open::Group;
-use super::partition_bound::DtypeClass;
-use super::pool_assignment::Seats;
+use super::partition_bound::StageTime;
+use super::pool_assignment::PoolAssignment;
 use super::space::Combination;
 use super::stages::{Undecided, least};
 use super::times::Costs;
 use super::{earliest_finish, timeline};
 
-/// A combination of which one spreading of layers was chosen: no other ends before its floor.
+/// A combination of which one partition of layers was chosen: no other ends before its floor.
 pub(super) struct Decided {
     pub(super) floor: f64,
     pub(super) index: usize,
@@ -36,7 +36,7 @@ const PLAYS: usize = 256;
 const SIMULATIONS: usize = 4;
 
 /// Ways by stage and layers.
-type Known = FxHashMap<(usize, usize), Rc<Vec<(Stage, DtypeClass)>>>;
+type Known = FxHashMap<(usize, usize), Rc<Vec<(Stage, StageTime)>>>;
 
 /// The ways in which so many layers fit on a stage.
 struct Ways<'a> {
@@ -45,7 +45,7 @@ struct Ways<'a> {
 }
 
 impl Ways<'_> {
-    fn of(&self, stage: usize, layers: usize) -> Rc<Vec<(Stage, DtypeClass)>> {
+    fn of(&self, stage: usize, layers: usize) -> Rc<Vec<(Stage, StageTime)>> {
         let mut known = self.known.borrow_mut();
         known.entry((stage, layers)).or_insert_with(|| Rc::new(self.undecided.ways(stage, layers))).clone()
     }
@@ -59,7 +59,7 @@ impl Ways<'_> {
             for (stage, &layers) in held.iter().enumerate() {
                 let ways = self.of(stage, layers);
                 let soon = ways.iter().filter(|(_, takes)| takes.busy * (plan.microbatches() as f64) < before);
-                let more = |(way, _): &(Stage, DtypeClass)| -> Vec<Vec<Stage>> {
+                let more = |(way, _): &(Stage, StageTime)| -> Vec<Vec<Stage>> {
                     some.iter().map(|first| [&first[..], &[*way]].concat()).collect()
                 };
                 some = soon.flat_map(more).collect();
@@ -81,7 +81,7 @@ impl Ways<'_> {
 }
 
 impl Search<'_> {
-    /// Looks whether other spreadings of decided combinations may be better than the best plan.
+    /// Looks whether other partitions of decided combinations may be better than the best plan.
     pub(super) fn prove(&mut self) -> Result<(), PlanError> {
         if self.best.is_empty() {
             return Ok(());
@@ -93,10 +93,12 @@ impl Search<'_> {
                 self.proved = self.proved.min(floor);
                 continue;
             }
-            let group = self.own_group(index, &of)?;
-            let proved = match (&group.seats, problem) {
-                (Seats::Stages(pools), Some(problem)) => self.other(index, &of, (pools, &problem), [floor, wanted])?,
-                (Seats::Replicas(_), _) if self.shared_end(index, &of, &group, wanted) => wanted,
+            let group = self.exact_group(index, &of)?;
+            let proved = match (&group.assignment, problem) {
+                (PoolAssignment::Stages(pools), Some(problem)) => {
+                    self.other(index, &of, (pools, &problem), [floor, wanted])?
+                }
+                (PoolAssignment::Replicas(_), _) if self.shared_end(index, &of, &group, wanted) => wanted,
                 _ => floor,
             };
             self.proved = self.proved.min(proved);
@@ -104,7 +106,7 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// What no spreading of a combination's layers undercuts, between two ends. Where few are left that may be better than what
+    /// What no partition of a combination's layers undercuts, between two ends. Where few are left that may be better than what
     /// is known, each is played, in each way that its stages fit, and the most promising are simulated.
     fn other(
         &mut self,
@@ -113,22 +115,26 @@ impl Search<'_> {
         (pools, problem): (&[usize], &Problem),
         [floor, wanted]: [f64; 2],
     ) -> Result<f64, PlanError> {
-        let group = self.own_group(index, of)?;
+        let group = self.exact_group(index, of)?;
         let costs: Vec<&Costs> = pools.iter().map(|&pool| &group.costs[pool]).collect();
         let plan = self.space.plan(&self.shapes[index], of);
         let flights = self.flights(plan.pipeline());
-        let room: Vec<u64> = pools.iter().map(|&pool| self.room[pool]).collect();
+        let capacity: Vec<u64> = pools.iter().map(|&pool| self.capacity[pool]).collect();
         let sizes = &group.sizes;
-        let undecided =
-            Undecided { plan: &plan, costs: &costs, sizes, flights: &flights, room: &room, orders: Default::default() };
+        let undecided = Undecided {
+            plan: &plan,
+            costs: &costs,
+            sizes,
+            flights: &flights,
+            capacity: &capacity,
+            orders: Default::default(),
+        };
         let ways = Ways { undecided: &undecided, known: Default::default() };
         let takes = |stage: usize, layers: usize| {
             problem.choices[stage].get(layers - 1)?;
-            let (ways, never) = (ways.of(stage, layers), DtypeClass { busy: f64::INFINITY, kernels: f64::INFINITY });
-            let less = |a: DtypeClass, b: &DtypeClass| DtypeClass {
-                busy: a.busy.min(b.busy),
-                kernels: a.kernels.min(b.kernels),
-            };
+            let (ways, never) = (ways.of(stage, layers), StageTime { busy: f64::INFINITY, kernels: f64::INFINITY });
+            let less =
+                |a: StageTime, b: &StageTime| StageTime { busy: a.busy.min(b.busy), kernels: a.kernels.min(b.kernels) };
             (!ways.is_empty()).then(|| ways.iter().map(|(_, takes)| takes).fold(never, less))
         };
         let (model, pipeline) = (&plan.job.model, plan.pipeline());
@@ -161,7 +167,7 @@ impl Search<'_> {
         Ok(left.next().map_or(wanted, |(seconds, _)| seconds))
     }
 
-    /// Whether replicas in unlike pools cannot be through the batch before a time, however their layers are spread.
+    /// Whether replicas in unlike pools cannot be through the batch before a time, however their layers are partitioned.
     pub(super) fn shared_end(&mut self, index: usize, of: &Combination, group: &Group, before: f64) -> bool {
         if of.pp == 1 || of.chunks > 1 {
             return false;
@@ -170,9 +176,9 @@ impl Search<'_> {
         let (plan, pipeline) = (self.space.plan(&shape, of), self.pipeline(&shape, of));
         let batch = self.space.job.global_batch / shape.microbatch;
         let flights = self.flights(plan.pipeline());
-        let room = vec![self.room.iter().copied().min().unwrap_or(0); of.pp];
+        let capacity = vec![self.capacity.iter().copied().min().unwrap_or(0); of.pp];
         let mut done = 0;
-        for (pool, count) in group.seats.counts(group.costs.len()).into_iter().enumerate() {
+        for (pool, count) in group.assignment.counts(group.costs.len()).into_iter().enumerate() {
             let costs = vec![&group.costs[pool]; of.pp];
             let sizes = &group.sizes;
             let undecided = Undecided {
@@ -180,13 +186,13 @@ impl Search<'_> {
                 costs: &costs,
                 sizes,
                 flights: &flights,
-                room: &room,
+                capacity: &capacity,
                 orders: Default::default(),
             };
             let Some(problem) = undecided.problem() else { continue };
             let takes = |stage: usize, layers: usize| {
                 let busy = problem.choices[stage].get(layers - 1)?.seconds;
-                Some(DtypeClass { busy, kernels: 0.0 })
+                Some(StageTime { busy, kernels: 0.0 })
             };
             let model = &self.space.job.model;
             let late = |microbatches: usize| {

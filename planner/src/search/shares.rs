@@ -20,7 +20,7 @@ use meshwright_hardware::profile::Cluster;
 
 use super::bound::of_stage;
 use super::cost::{CachedPrices, ShapeWork};
-use super::pool_assignment::{self, Seats};
+use super::pool_assignment::{self, PoolAssignment};
 use super::solver;
 use super::times::Costs;
 use crate::lower::Sizes;
@@ -78,9 +78,9 @@ impl Problem {
             Costs::of(plan, &work, &Sizes::of(plan, &work.frames), &mut links)
         });
         let costs: Vec<Costs> = costs.collect::<Result<_, PriceError>>()?;
-        let pools = match Seats::of(cluster, &plan.mesh) {
-            Some(Seats::Replicas(pools)) => pools,
-            Some(Seats::Stages(_)) | None => vec![0; plan.mesh.dp],
+        let pools = match PoolAssignment::of(cluster, &plan.mesh) {
+            Some(PoolAssignment::Replicas(pools)) => pools,
+            Some(PoolAssignment::Stages(_)) | None => vec![0; plan.mesh.dp],
         };
         Ok(Problem::among(plan, &pools.iter().map(|&pool| &costs[pool]).collect::<Vec<_>>()))
     }

@@ -9,7 +9,7 @@ use meshwright_hardware::profile::Cluster;
 use crate::error::PlanError;
 use crate::job::{Fix, Job};
 use crate::plan::{Plan, Sites};
-use crate::predict::predict;
+use crate::predict::predict_figures;
 
 use super::{Found, SearchOptions, search_with};
 
@@ -43,17 +43,17 @@ pub fn decide_with(
     let mut best = Vec::new();
     for (plan, _) in std::mem::take(&mut found.best) {
         let plan = Plan { sites: Some(sites), job: job.clone(), ..plan };
-        let predicted = predict(&plan, cluster)?;
-        let fits = predicted.figures.fits;
+        let figures = predict_figures(&plan, cluster)?;
+        let fits = figures.fits;
         match fits && best.len() < top {
-            true => best.push((plan, predicted)),
+            true => best.push((plan, figures)),
             false => {
                 let reason = if fits { "slower when simulated" } else { "out of memory with what sites need to meet" };
                 *found.rejected.entry(reason.to_owned()).or_default() += 1;
             }
         }
     }
-    best.sort_by(|a, b| a.1.figures.step_time_s.total_cmp(&b.1.figures.step_time_s));
+    best.sort_by(|a, b| a.1.step_time_s.total_cmp(&b.1.step_time_s));
     if best.is_empty() {
         return Err(PlanError::Infeasible { considered: found.considered, rejected: found.rejected });
     }

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use meshwright_hardware::mesh::{Mesh, Order};
+use meshwright_hardware::mesh::{Axis, Mesh, Order};
 
 use crate::job::{Fix, Job, Kind};
 use crate::limits;
@@ -61,8 +61,10 @@ pub struct Combination {
 pub struct Space<'a> {
     /// The job.
     pub job: &'a Job,
-    /// Devices that all take part.
+    /// Devices there are.
     pub devices: usize,
+    /// Devices a node, where meshes leave some devices idle; none where all take part.
+    pub idle: Option<usize>,
     /// What is fixed.
     pub fix: &'a Fix,
     /// Whether the devices are in several pools, on which replicas may take unlike shares of the batch.
@@ -75,7 +77,7 @@ impl Space<'_> {
         let (job, fix) = (self.job, self.fix);
         let mut reject = |reason: String| *rejected.entry(reason).or_default() += 1;
         let mut all = Vec::new();
-        for tp in divisors(self.devices).filter(|tp| allows(&fix.tp, tp)) {
+        for tp in self.sizes(self.devices, job.model.heads).filter(|tp| allows(&fix.tp, tp)) {
             if fix.max_tp.is_some_and(|most| tp > most) {
                 reject("more tensor parallelism than allowed".to_owned());
                 continue;
@@ -84,7 +86,7 @@ impl Space<'_> {
                 reject(format!("tensor parallelism does not divide: {}", problem.replace("it must divide ", "")));
                 continue;
             }
-            for cp in divisors(self.devices / tp).filter(|cp| allows(&fix.cp, cp)) {
+            for cp in self.sizes(self.devices / tp, (job.seq / 2).max(1)).filter(|cp| allows(&fix.cp, cp)) {
                 if cp > 1 && (job.target() > 0 || !job.seq.is_multiple_of(2 * cp)) {
                     reject("context parallelism does not divide the sequence".to_owned());
                     continue;
@@ -93,6 +95,11 @@ impl Space<'_> {
             }
         }
         all
+    }
+
+    /// Sizes of an axis among so many devices: their divisors, or where some may be idle, those of what the axis shards.
+    fn sizes(&self, among: usize, sharded: usize) -> impl Iterator<Item = usize> {
+        divisors(if self.idle.is_some() { sharded } else { among }).filter(move |&size| size <= among)
     }
 
     fn shapes_of(&self, tp: usize, cp: usize, all: &mut Vec<Shape>, reject: &mut impl FnMut(String)) {
@@ -110,9 +117,11 @@ impl Space<'_> {
                     continue;
                 }
                 let spread = rest * cp * if whole_experts { tp } else { 1 };
-                for ep in divisors(experts).filter(|ep| allows(&fix.ep, ep) && spread.is_multiple_of(*ep)) {
+                let holds = |ep: usize| if self.idle.is_some() { ep <= spread } else { spread.is_multiple_of(ep) };
+                for ep in divisors(experts).filter(|ep| allows(&fix.ep, ep) && holds(*ep)) {
                     let shape = Shape { tp, cp, ep, whole_experts, microbatch, sequence_parallel, ring, splits };
-                    if self.combinations(&shape).next().is_some() {
+                    // Where devices may be idle, the search asks for combinations once it knows how many.
+                    if self.idle.is_some() || self.combinations(&shape).next().is_some() {
                         all.push(shape);
                     } else if !splits {
                         reject("no number of replicas and stages goes with it".to_owned());
@@ -132,13 +141,58 @@ impl Space<'_> {
 
     /// Combinations of a shape in the usual order of axes, or in the fixed one.
     pub fn combinations(&self, shape: &Shape) -> impl Iterator<Item = Combination> {
+        let rest = self.devices / (shape.tp * shape.cp);
+        self.of_meshes(shape, divisors(rest).map(move |pp| (rest / pp, pp)))
+    }
+
+    /// The same that leave devices idle and use `least` or more: with each number of stages, as many replicas as there are
+    /// devices for.
+    pub fn idle_combinations(&self, shape: &Shape, least: usize) -> Vec<Combination> {
+        let fix = self.fix;
+        let rest = self.devices / (shape.tp * shape.cp);
+        let replicas: Vec<usize> = divisors(self.job.global_batch / shape.microbatch).collect();
+        let &Shape { tp, cp, .. } = shape;
+        let mesh = |pp: usize| {
+            let few = &replicas[..replicas.partition_point(|&dp| dp <= rest / pp)];
+            let fits = |dp: &&usize| {
+                let mesh = Mesh { dp: **dp, pp, tp, cp, order: fix.order.unwrap_or_default(), ..Mesh::ONE };
+                allows(&fix.dp, dp) && self.holds_experts(shape, **dp) && self.fills_nodes(&mesh)
+            };
+            let dp = *few.iter().rev().find(fits)?;
+            (least..self.devices).contains(&(tp * cp * dp * pp)).then_some((dp, pp))
+        };
+        self.of_meshes(shape, (1..=rest.min(self.job.model.depth())).filter_map(mesh)).collect()
+    }
+
+    /// Whether no group of a mesh lies on one node in some places and on two in others, for its links are known as the first's.
+    pub fn fills_nodes(&self, mesh: &Mesh) -> bool {
+        let Some(node) = self.idle else { return true };
+        let fills = |ranks: usize| mesh.ranks() <= node || ranks >= node || node.is_multiple_of(ranks);
+        let several: Vec<Axis> = mesh.order.axes().into_iter().filter(|&axis| mesh.size(axis) > 1).collect();
+        let mut ranks = 1;
+        several.iter().enumerate().all(|(at, &axis)| {
+            let context = axis != Axis::Data || fills(ranks * mesh.cp);
+            ranks *= mesh.size(axis);
+            context && (at + 1 == several.len() || fills(ranks))
+        })
+    }
+
+    /// Whether experts spread evenly over so many replicas.
+    fn holds_experts(&self, shape: &Shape, dp: usize) -> bool {
+        let &Shape { tp, cp, ep, whole_experts, .. } = shape;
+        (dp * cp * if whole_experts { tp } else { 1 }).is_multiple_of(ep)
+    }
+
+    fn of_meshes(
+        &self,
+        shape: &Shape,
+        meshes: impl Iterator<Item = (usize, usize)>,
+    ) -> impl Iterator<Item = Combination> {
         let (job, fix) = (self.job, self.fix);
-        let &Shape { tp, cp, ep, microbatch, splits, whole_experts, .. } = shape;
-        let rest = self.devices / (tp * cp);
-        let among = cp * if whole_experts { tp } else { 1 };
-        let fits = move |&pp: &usize| {
-            let dp = rest / pp;
-            allows(&fix.pp, &pp) && allows(&fix.dp, &dp) && pp <= job.model.depth() && (dp * among).is_multiple_of(ep)
+        let &Shape { cp, microbatch, splits, .. } = shape;
+        let shape = *shape;
+        let fits = move |&(dp, pp): &(usize, usize)| {
+            allows(&fix.pp, &pp) && allows(&fix.dp, &dp) && pp <= job.model.depth() && self.holds_experts(&shape, dp)
         };
         let even = move |dp: usize| job.global_batch.is_multiple_of(dp * microbatch);
         // With several pools, stages or replicas lie in one each: whichever of them is outermost.
@@ -147,9 +201,8 @@ impl Space<'_> {
             Some(order) => vec![order],
             None => both[..if self.pools { 2 } else { 1 }].to_vec(),
         };
-        let meshes = divisors(rest).filter(fits).flat_map(move |pp| orders.clone().into_iter().map(move |o| (pp, o)));
-        meshes.flat_map(move |(pp, order)| {
-            let dp = rest / pp;
+        let meshes = meshes.filter(fits).flat_map(move |mesh| orders.clone().into_iter().map(move |o| (mesh, o)));
+        meshes.flat_map(move |((dp, pp), order)| {
             // Unlike shares need not divide evenly.
             let unlike = self.pools && order == Order::TpPpData && job.global_batch / microbatch >= dp;
             let whole = job.global_batch / (dp * microbatch);
@@ -163,15 +216,15 @@ impl Space<'_> {
         })
     }
 
-    /// Layers of a kind at each of so many places, spread evenly.
-    pub fn held(&self, places: usize, kind: Kind) -> Vec<usize> {
+    /// Layers of a kind on each of so many virtual stages, as even as can be.
+    pub fn layers_of_kind(&self, virtual_stages: usize, kind: Kind) -> Vec<usize> {
         let model = &self.job.model;
         let mut from = 0;
         let of = |held: usize| {
             from += held;
             (from - held..from).filter(|&layer| model.kind(layer) == kind).count()
         };
-        crate::plan::layers_of(model.depth(), places).into_iter().map(of).collect()
+        crate::plan::layers_of(model.depth(), virtual_stages).into_iter().map(of).collect()
     }
 
     /// Schedules that differ with so many stages and microbatches, and their chunks a stage, the fewest first.

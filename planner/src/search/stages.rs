@@ -15,7 +15,7 @@ use crate::plan::{Plan, Recompute, Stage};
 use crate::schedule::{Action, Pipeline};
 
 use super::bound::ends;
-use super::partition_bound::DtypeClass;
+use super::partition_bound::StageTime;
 use super::times::{Costs, Times};
 
 /// A candidate whose stages are to be decided.
@@ -26,16 +26,16 @@ pub struct Undecided<'a> {
     pub costs: &'a [&'a Costs],
     /// Its sizes.
     pub sizes: &'a Sizes,
-    /// Microbatches under way, by stage.
+    /// Microbatches in flight, by stage.
     pub flights: &'a [InFlight],
     /// Bytes that each stage may hold.
-    pub room: &'a [u64],
+    pub capacity: &'a [u64],
     /// What stages do in a few microbatches, and in all.
     pub orders: [OnceCell<Vec<Vec<Action>>>; 2],
 }
 
 impl Undecided<'_> {
-    /// The best stages that fit; and of which problem, where layers may be spread over several.
+    /// The best stages that fit; and of which problem, where layers may be partitioned over several.
     pub fn decide(&self) -> Option<(Vec<Stage>, Option<Problem>)> {
         if self.plan.chunks > 1 {
             return self.even().map(|stages| (stages, None));
@@ -48,7 +48,7 @@ impl Undecided<'_> {
     /// Whether stages fit, exactly.
     pub fn fits(&self, stages: &[Stage]) -> bool {
         let plan = Plan { stages: stages.to_vec(), ..self.plan.clone() };
-        (0..plan.mesh.pp).all(|stage| self.sizes.stage(&plan, &self.flights[stage], stage) <= self.room[stage])
+        (0..plan.mesh.pp).all(|stage| self.sizes.stage(&plan, &self.flights[stage], stage) <= self.capacity[stage])
     }
 
     /// The partitioning problem; `None` if a stage holds no layer at all.
@@ -75,7 +75,7 @@ impl Undecided<'_> {
     /// The fastest way that fits for so many layers.
     fn fastest(&self, stage: usize, count: usize) -> Option<Choice> {
         let window = Window::of(self, stage, count);
-        let ways = window.ways(self.room[stage]);
+        let ways = window.ways(self.capacity[stage]);
         let several = ways.len() > 1;
         let timed = ways.into_iter().map(|stage| {
             let mut seconds = window.seconds(&stage);
@@ -102,13 +102,13 @@ impl Undecided<'_> {
     }
 
     /// All ways in which so many layers fit on a stage, and what they take a microbatch at the least: played alone.
-    pub fn ways(&self, stage: usize, count: usize) -> Vec<(Stage, DtypeClass)> {
+    pub fn ways(&self, stage: usize, count: usize) -> Vec<(Stage, StageTime)> {
         let window = Window::of(self, stage, count);
         let timed = |way: Stage| {
             let busy = self.alone(&window, way, true).max(window.seconds(&way));
-            (way, DtypeClass { busy, kernels: window.kernels(&way) })
+            (way, StageTime { busy, kernels: window.kernels(&way) })
         };
-        window.ways(self.room[stage]).into_iter().map(timed).collect()
+        window.ways(self.capacity[stage]).into_iter().map(timed).collect()
     }
 
     /// Layers spread over chunks as evenly as they allow, those of the middle one more; each stage recomputes alike.
@@ -130,7 +130,7 @@ impl Undecided<'_> {
                     let full = full.min(layers);
                     whole.stages[place] = Stage { layers, full, selective: selective.min(layers - full), offload: 0 };
                 }
-                self.sizes.stage(&whole, &self.flights[stage], stage) <= self.room[stage]
+                self.sizes.stage(&whole, &self.flights[stage], stage) <= self.capacity[stage]
             });
             found?;
             places.iter().for_each(|&place| all[place] = whole.stages[place]);
@@ -220,15 +220,15 @@ impl<'a> Window<'a> {
     }
 
     /// Mixes that fit, the fastest among them: of mixes of two numbers that save enough, only those at the corners can be.
-    fn ways(&self, room: u64) -> Vec<Stage> {
+    fn ways(&self, capacity: u64) -> Vec<Stage> {
         let layers = self.count;
         let mix = |full: usize, selective: usize| Stage { layers, full, selective, offload: 0 };
-        let fits = |stage: &Stage| self.bytes(stage) <= room;
+        let fits = |stage: &Stage| self.bytes(stage) <= capacity;
         if fits(&mix(0, 0)) {
             return vec![mix(0, 0)];
         }
         let mut ways = Vec::new();
-        if let Some(offload) = self.away(room) {
+        if let Some(offload) = self.away(capacity) {
             ways.push(offload);
         }
         if !fits(&mix(layers, 0)) {
@@ -248,14 +248,14 @@ impl<'a> Window<'a> {
     }
 
     /// The fewest layers on the host that make the rest fit.
-    fn away(&self, room: u64) -> Option<Stage> {
+    fn away(&self, capacity: u64) -> Option<Stage> {
         let plan = self.undecided.plan;
         if plan.schedule.splits() || !self.undecided.costs[self.stage].hosted {
             return None;
         }
         let mix = |offload: usize| Stage { layers: self.count, full: 0, selective: 0, offload };
-        let offload = least(1, self.count, &|offload| self.bytes(&mix(offload)) <= room);
-        Some(mix(offload)).filter(|way| self.bytes(way) <= room)
+        let offload = least(1, self.count, &|offload| self.bytes(&mix(offload)) <= capacity);
+        Some(mix(offload)).filter(|way| self.bytes(way) <= capacity)
     }
 }
 
@@ -269,8 +269,8 @@ pub fn least(from: usize, to: usize, mut holds: impl FnMut(usize) -> bool) -> us
     low
 }
 
-/// Whether even full recomputation is too much for all stages together, which have so much room.
-pub fn hopeless(plan: &Plan, sizes: &Sizes, room: u64) -> bool {
+/// Whether even full recomputation is too much for all stages together, which have so much capacity.
+pub fn hopeless(plan: &Plan, sizes: &Sizes, capacity: u64) -> bool {
     let splits = plan.schedule.splits();
     let model = &plan.job.model;
     let layers: u64 = sizes.layers.iter().fold(0, |sum, (kind, modes)| {
@@ -278,5 +278,5 @@ pub fn hopeless(plan: &Plan, sizes: &Sizes, room: u64) -> bool {
         let least = &modes[Recompute::Full as usize];
         sum + count * (least.state + if splits { 0 } else { least.slot })
     });
-    layers + sizes.embed.state + sizes.head.state > room
+    layers + sizes.embed.state + sizes.head.state > capacity
 }

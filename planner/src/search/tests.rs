@@ -4,11 +4,12 @@ use super::space::Space;
 use super::stages::Undecided;
 use super::times::Costs;
 use super::*;
-use crate::job::Architecture;
+use crate::job::{Architecture, Model};
 use crate::lower::{InFlight, Sizes};
 use crate::plan::Stage;
 use crate::schedule::{Action, Order, Pipeline};
 use crate::testing::{tiny_job, tiny_model};
+use meshwright_hardware::units::Precision;
 
 fn cluster(text: &str) -> Cluster {
     Cluster::parse(text).unwrap()
@@ -19,8 +20,8 @@ fn the_best_plan_is_the_best_of_all_candidates() {
     let (job, cluster) = (tiny_job(tiny_model(Architecture::Llama)), cluster("8x cpu-generic"));
     let all = search(&job, &cluster, &Fix::default(), usize::MAX).unwrap();
     let best = search(&job, &cluster, &Fix::default(), 1).unwrap();
-    let least = all.best.iter().map(|(_, p)| p.figures.step_time_s).fold(f64::INFINITY, f64::min);
-    assert_eq!(best.best[0].1.figures.step_time_s, least);
+    let least = all.best.iter().map(|(_, figures)| figures.step_time_s).fold(f64::INFINITY, f64::min);
+    assert_eq!(best.best[0].1.step_time_s, least);
     assert!(all.best.len() > 20 && best.simulated < all.simulated, "{} of {}", best.simulated, all.simulated);
 }
 
@@ -31,6 +32,46 @@ fn every_candidate_is_kept_or_counted() {
         let found = search(&job, &cluster, &Fix::default(), top).unwrap();
         assert_eq!(found.best.len() + found.rejected.values().sum::<usize>(), found.considered);
     }
+}
+
+/// Devices that do not help may be idle.
+#[test]
+fn more_devices_are_never_slower() {
+    let model = Model { layers: 6, hidden: 512, ffn: 2048, ..tiny_model(Architecture::Llama) };
+    let mut idle = 0;
+    for (machine, batch) in [("dgx-h100", 48), ("dgx-h100", 53), ("h100", 12)] {
+        let job = Job { seq: 512, global_batch: batch, precision: Precision::Bf16, ..tiny_job(model.clone()) };
+        let mut fastest = f64::INFINITY;
+        for count in 1..=7 {
+            let cluster = cluster(&format!("{count}x {machine}"));
+            let found = search(&job, &cluster, &Fix::default(), 1).unwrap();
+            let (plan, figures) = &found.best[0];
+            let step = figures.step_time_s;
+            assert!(
+                step <= fastest * (1.0 + TOLERANCE),
+                "{count}x {machine}: {step} for {fastest}, {}",
+                plan.summary()
+            );
+            assert!(found.bound <= fastest * (1.0 + 1e-9), "{count}x {machine}: {} above {fastest}", found.bound);
+            fastest = fastest.min(step);
+            idle += usize::from(plan.mesh.ranks() < cluster.devices());
+        }
+    }
+    assert!(idle > 4, "{idle}");
+}
+
+/// A prime batch goes through one replica's pipeline alone; its programs are those of a few microbatches.
+#[test]
+fn a_prime_batch_is_searched_as_quickly_as_others() {
+    let model = Model { layers: 8, ..tiny_model(Architecture::Llama) };
+    let found = |batch: usize| {
+        let job = Job { global_batch: batch, ..tiny_job(model.clone()) };
+        search(&job, &cluster("8x cpu-generic"), &Fix::default(), 1).unwrap()
+    };
+    let (prime, usual) = (found(1009), found(1024));
+    assert!(prime.considered <= usual.considered, "{} for {}", prime.considered, usual.considered);
+    assert!(prime.simulated <= 4 * usual.simulated.max(4), "{} for {}", prime.simulated, usual.simulated);
+    assert!(prime.gap() < 0.02, "{}", prime.gap());
 }
 
 /// A schedule that says no more of itself than it must.
@@ -64,8 +105,8 @@ fn no_bound_is_above_its_simulation() {
         let (job, cluster) = (tiny_job(tiny_model(architecture)), cluster("8x cpu-generic"));
         let found = search(&job, &cluster, &Fix::default(), usize::MAX).unwrap();
         assert!(found.best.len() > 100, "{}", found.best.len());
-        for (plan, predicted) in &found.best {
-            let ((bound, floor, plain), simulated) = (bounds(plan, &cluster), predicted.figures.step_time_s);
+        for (plan, figures) in &found.best {
+            let ((bound, floor, plain), simulated) = (bounds(plan, &cluster), figures.step_time_s);
             assert!(bound <= simulated * (1.0 + 1e-6), "{}: {bound} above {simulated}", plan.summary());
             assert!(floor <= bound * (1.0 + 1e-9), "{}: {floor} above {bound}", plan.summary());
             assert!(plain <= bound * (1.0 + 1e-9), "{}: {plain} above {bound}", plan.summary());
@@ -84,7 +125,7 @@ fn job_of_eight(global_batch: usize) -> Job {
 #[test]
 fn what_moves_to_the_host_is_played_as_it_is_simulated() {
     let (job, cluster, fix) = (job_of_eight(32), cluster("1x dgx-h100"), Fix::default());
-    let space = Space { job: &job, devices: 8, fix: &fix, pools: false };
+    let space = Space { job: &job, devices: 8, idle: None, fix: &fix, pools: false };
     let mut looked = 0;
     for shape in space.shapes(&mut BTreeMap::new()).into_iter().filter(|shape| shape.microbatch == 1 && !shape.splits) {
         for of in space.combinations(&shape).filter(|of| of.pp <= 4 && of.chunks == 1) {
@@ -107,7 +148,7 @@ fn what_moves_to_the_host_is_played_as_it_is_simulated() {
 fn no_plan_that_hardly_fits_is_below_its_floor_by_memory() {
     let (job, cluster, fix) = (job_of_eight(16), cluster("1x dgx-h100"), Fix::default());
     let mut links = CachedPrices::new(pool_assignment::prices(&cluster, job.precision).unwrap().remove(0));
-    let space = Space { job: &job, devices: 8, fix: &fix, pools: false };
+    let space = Space { job: &job, devices: 8, idle: None, fix: &fix, pools: false };
     let (mut looked, mut higher) = (0, 0);
     for shape in space.shapes(&mut BTreeMap::new()).into_iter().filter(|shape| shape.microbatch <= 2) {
         for of in space.combinations(&shape) {
@@ -124,24 +165,25 @@ fn no_plan_that_hardly_fits_is_below_its_floor_by_memory() {
                 (0..of.pp).map(|stage| sizes.stage(&plan, &flights[stage], stage)).max().unwrap()
             };
             let (most, least) = (bytes(false), bytes(true));
-            let room = least + (most - least) / 4;
+            let capacity = least + (most - least) / 4;
             let all = vec![&costs; of.pp];
             let undecided = Undecided {
                 plan: &plan,
                 costs: &all,
                 sizes: &sizes,
                 flights: &flights,
-                room: &vec![room; of.pp],
+                capacity: &vec![capacity; of.pp],
                 orders: Default::default(),
             };
             let trade = memory_bound::Trade::of(&plan, &mut links.prices).unwrap();
             let kind = trade.kind;
-            let holder = memory_bound::Holder::of(&trade, costs.layer(kind), &sizes.layers[&kind][0], room);
+            let layer_capacity =
+                memory_bound::LayerCapacity::of(&trade, costs.layer(kind), &sizes.layers[&kind][0], capacity);
             let plain = Whole::of(&plan, &costs)
                 .floor(&plan.pipeline(), least_ratio(&plan.pipeline(), &mut Default::default()));
             let floor = match of.chunks {
-                1 => memory_bound::floor(&plan.pipeline(), |_| &holder, plain),
-                _ => memory_bound::even(&plan.pipeline(), |_| &holder, &flights, &even),
+                1 => memory_bound::floor(&plan.pipeline(), |_| &layer_capacity, plain),
+                _ => memory_bound::even(&plan.pipeline(), |_| &layer_capacity, &flights, &even),
             };
             let Some((stages, _)) = undecided.decide() else { continue };
             let step = timeline::step(&Plan { stages, ..plan.clone() }, &all);
@@ -163,7 +205,7 @@ fn what_fits_nowhere_is_counted_by_reason() {
     assert!(message.contains("out of memory"), "{message}");
 }
 
-/// All ways to spread `layers` over `stages`, at least one each.
+/// All ways to partition `layers` over `stages`, at least one each.
 fn spreadings(layers: usize, stages: usize) -> Vec<Vec<usize>> {
     if stages == 1 {
         return vec![vec![layers]];
@@ -183,7 +225,7 @@ fn no_spreading_of_layers_is_below_its_floor() {
     job.global_batch = 24;
     let cluster = cluster("2x dgx-h100");
     let mut links = CachedPrices::new(pool_assignment::prices(&cluster, job.precision).unwrap().remove(0));
-    let space = Space { job: &job, devices: 16, fix: &Fix::default(), pools: false };
+    let space = Space { job: &job, devices: 16, idle: None, fix: &Fix::default(), pools: false };
     let mut looked = 0;
     for shape in space.shapes(&mut BTreeMap::new()).into_iter().filter(|shape| shape.microbatch <= 2) {
         for of in space.combinations(&shape).filter(|of| of.pp > 1 && of.chunks == 1) {

@@ -1,0 +1,115 @@
+//! The figures of a plan of many microbatches, from a program of a few.
+//!
+//! In: a plan and a cluster. Out: [`Figures`], the same as [`super::predict`]'s, in a time and in memory that do not grow with the
+//! lowered program's microbatches.
+//!
+//! Once a pipeline's warm-up is over, its stages repeat a round. So many microbatches are lowered and priced as warm-up, two rounds
+//! and drain take; the simulator plays the second round as often as there are microbatches left ([`Rounds`]). Where no round
+//! is found (GPipe has none, replicas with unlike shares have several), the whole step is lowered.
+//!
+//! Invariant: figures equal those of the whole program, to the nanosecond and the byte (tests over every schedule).
+
+use meshwright_hardware::price::{PriceError, price};
+use meshwright_hardware::program::Stream;
+use meshwright_hardware::simulate::{Rounds, step_time};
+
+use super::{Figures, bubble_beside, figures, predict};
+use crate::error::PlanError;
+use crate::job::Job;
+use crate::lower::lower;
+use crate::plan::Plan;
+use crate::schedule::Pipeline;
+use meshwright_hardware::profile::Cluster;
+
+/// Predicts a plan's figures on a cluster.
+///
+/// # Errors
+/// [`PlanError::Price`] if the cluster is too small or lacks a price that the plan needs.
+pub fn predict_figures(plan: &Plan, cluster: &Cluster) -> Result<Figures, PlanError> {
+    let microbatches = plan.microbatches();
+    for few in enough(&plan.pipeline()) {
+        // Two programs of half the length would save nothing.
+        let worth_it = 2 * few <= microbatches && plan.shares.is_empty();
+        if let Some(figures) = if worth_it { in_rounds(plan, cluster, few)? } else { None } {
+            return Ok(figures);
+        }
+    }
+    Ok(predict(plan, cluster)?.figures)
+}
+
+/// Numbers of microbatches, fewer than a pipeline's by a multiple of its stages, that are likely to show a round: warm-up, a time in
+/// which all that is kept of microbatches in flight comes round again, and drain.
+fn enough(pipeline: &Pipeline) -> Vec<usize> {
+    let Pipeline { stages, microbatches, .. } = *pipeline;
+    if pipeline.settled() == microbatches {
+        return Vec::new();
+    }
+    let rounded = |least: usize| least + microbatches.saturating_sub(least) % stages;
+    [2 * stages + 4, 4 * stages + 8].map(rounded).to_vec()
+}
+
+/// The figures by a program of a few microbatches; none if its lanes show no round.
+fn in_rounds(plan: &Plan, cluster: &Cluster, few: usize) -> Result<Option<Figures>, PlanError> {
+    let (all, pipeline) = (plan.microbatches(), plan.pipeline());
+    let job = Job { global_batch: plan.job.global_batch / all * few, ..plan.job.clone() };
+    let short = lower(&Plan { job, ..plan.clone() })?;
+    let durations = price(&short.program, cluster, plan.job.precision)?;
+    // A microbatch, or as many as there are stages: so it is with interleaved chunks, and with the order of a V.
+    let mut lengths = [pipeline.round(), pipeline.stages].into_iter();
+    let repeated = |round: usize| Rounds::of(&short.program, &durations, round, (all - few) / round);
+    let Some(rounds) = lengths.find_map(repeated) else { return Ok(None) };
+    let step = step_time(&short.program, &durations, &rounds).map_err(PriceError::from)?.seconds();
+    let compute = rounds.busy(&short.program, &durations, Stream::Compute);
+    figures(plan, cluster, &short, (step, bubble_beside(&compute, &durations, step))).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::{Architecture, Model};
+    use crate::plan::Stage;
+    use crate::schedule::Schedule;
+    use crate::testing::{tiny_job, tiny_model};
+    use meshwright_hardware::mesh::Mesh;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+        #[test]
+        fn a_step_by_rounds_is_the_step_of_the_whole_program(
+            which in any::<prop::sample::Index>(), pp in 1usize..6, (zero, offload) in (0u8..4, 0usize..3), more in 0usize..9,
+            dp in 1usize..3, uneven in 0usize..3,
+        ) {
+            let forms: Vec<(Schedule, usize)> = Schedule::forms(2).filter(|&(schedule, _)| {
+                // One whose microbatches are all in flight at once has no rounds.
+                Pipeline { schedule, stages: 4, chunks: 1, microbatches: 64 }.settled() < 64
+            }).collect();
+            let (schedule, chunks) = if pp == 1 { (Schedule::default(), 1) } else { forms[which.index(forms.len())] };
+            let (zero, offload) = if schedule.splits() { (zero.min(1), 0) } else { (zero, offload) };
+            let zero = if dp == 1 { 0 } else { zero };
+            // One stage is slower than the others, so that its pace sets in late.
+            let of = |place: usize| {
+                let layers = if place == uneven { 3 } else { 2 };
+                Stage { layers, full: usize::from(place == 1), selective: 0, offload: offload.min(layers - 1) }
+            };
+            let stages: Vec<Stage> = (0..pp * chunks).map(of).collect();
+            let layers = stages.iter().map(|stage| stage.layers).sum();
+            let model = Model { layers, ..tiny_model(Architecture::Llama) };
+            let round = Pipeline { schedule, stages: pp, chunks, microbatches: 0 }.round();
+            let microbatches = (12 * pp + 20 + more).next_multiple_of(round);
+            let job = Job { global_batch: microbatches * dp, ..tiny_job(model) };
+            let mesh = Mesh { dp, pp, ..Mesh::ONE };
+            let plan = Plan { schedule, zero, chunks, mesh, stages, ..Plan::single(job, 1) };
+            plan.check().unwrap();
+            for cluster in ["2x dgx-h100", "8x cpu-generic"] {
+                let cluster = Cluster::parse(cluster).unwrap();
+                if dp * pp > cluster.devices() || (offload > 0 && cluster.pools[0].device.host_link.is_none()) {
+                    continue;
+                }
+                let found = enough(&plan.pipeline()).into_iter().find_map(|few| in_rounds(&plan, &cluster, few).unwrap());
+                let whole = predict(&plan, &cluster).unwrap().figures;
+                prop_assert_eq!(found, Some(whole), "{}", plan.summary());
+            }
+        }
+    }
+}
