@@ -203,9 +203,11 @@ impl<'a> Bench<'a> {
         let for_ops = config.budget.mul_f64(OPS_SHARE);
         let mut ops: Vec<&Op> = config.ops.iter().collect();
         ops.sort_by(|a, b| a.work().total_cmp(&b.work()));
+        let mut late = false;
         for (i, op) in ops.iter().enumerate() {
             let measured = self.timings.iter().filter(|timing| timing.class == op.class()).count();
-            if measured >= LEAST && self.late(OPS_SHARE)? {
+            late = late || measured >= LEAST && self.late(OPS_SHARE)?;
+            if late && measured >= LEAST {
                 continue;
             }
             let left = for_ops.saturating_sub(start.elapsed()) / (ops.len() - i) as u32;

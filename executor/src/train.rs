@@ -43,7 +43,7 @@ use crate::init::initial;
 use crate::interpret::run_step;
 use crate::metrics::StepMetrics;
 use crate::transport::{Threads, Transport};
-use health::Health;
+use health::{Health, sound};
 use meta::{differs, text_changed};
 use samples::load;
 use scaling::Scaler;
@@ -184,8 +184,8 @@ impl Trainer {
     }
 
     /// Runs the steps that are left, calling `on_step` after each, until it breaks. A checkpoint that cannot be saved is warned
-    /// of, if there are steps left to save later; a state whose loss is not finite is not saved, for it would push out one that
-    /// is.
+    /// of, if there are steps left to save later; after a step whose loss or gradient is not finite nothing is saved, for it would
+    /// push out a state that is of use.
     ///
     /// # Errors
     /// The first failure of any rank, that of the last save, or that too many steps in a row updated nothing; what was saved
@@ -232,7 +232,7 @@ impl Trainer {
             }
             if let Some((checkpoints, every)) = &saves
                 && (last || self.next_step.is_multiple_of(*every))
-                && metrics.loss.is_finite()
+                && sound(&metrics)
                 && self.save(checkpoints, last)?
             {
                 saved = Some(self.next_step);

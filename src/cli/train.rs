@@ -259,7 +259,7 @@ fn watched(
             let saved = match report.saved {
                 Some(step) if step == done => "which is saved: go on with --resume".to_owned(),
                 _ if checkpoint_every == 0 => "and nothing is saved, as --checkpoint-every is 0".to_owned(),
-                _ => "whose loss is not finite and which is not saved".to_owned(),
+                _ => "whose loss or gradient is not finite, so that it is not saved".to_owned(),
             };
             let message = format!("{name}: training stopped after step {done} of {steps}, {saved}");
             Err(Failure::new(Exit::Signal(number), message))

@@ -33,9 +33,11 @@ impl Bench<'_> {
             Collective::AllToAll,
             Collective::Rotate,
         ];
+        let mut late = false;
         for (size, group) in &shared.groups {
             for (kind, bytes) in kinds.into_iter().flat_map(|kind| MESSAGES.map(|bytes| (kind, bytes))) {
-                if bytes > SMALL && self.late(1.0)? {
+                late = late || bytes > SMALL && self.late(1.0)?;
+                if late && bytes > SMALL {
                     continue;
                 }
                 // Sums are of gradients, most of all.
@@ -52,7 +54,8 @@ impl Bench<'_> {
         }
         if shared.config.ranks > 1 {
             for bytes in MESSAGES {
-                if bytes <= SMALL || !self.late(1.0)? {
+                late = late || bytes > SMALL && self.late(1.0)?;
+                if !late || bytes <= SMALL {
                     self.message(bytes, budget)?;
                 }
             }

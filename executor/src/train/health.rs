@@ -31,18 +31,21 @@ impl Health {
                 "training",
                 format!("steps {} to {step}", step + 1 - IN_A_ROW),
                 "none of them updated anything: the gradient is not finite",
-                "take a lower `lr` or `weight_decay`, or a longer warm-up; checkpoints of finite losses were kept",
+                "take a lower `lr` or `weight_decay`, or a longer warm-up; checkpoints of finite steps were kept",
             ));
         }
-        // An overflow of scaled gradients may be the scale's fault, which is halved then.
-        let trouble = match (metrics.loss.is_finite(), updated || metrics.loss_scale > 1.0) {
-            (true, true) => return Ok(None),
-            (false, _) => "the loss is not finite; while it is not, nothing is saved",
-            (true, false) => "the gradient is not finite, so nothing was updated",
-        };
-        let first = !std::mem::replace(&mut self.warned, true);
-        Ok(first.then(|| format!("step {step}: {trouble}; a lower `lr` or a longer warm-up may help")))
+        if sound(metrics) || std::mem::replace(&mut self.warned, true) {
+            return Ok(None);
+        }
+        let what = if metrics.loss.is_finite() { "gradient" } else { "loss" };
+        let then = "while it is not, nothing is updated or saved; a lower `lr` or a longer warm-up may help";
+        Ok(Some(format!("step {step}: the {what} is not finite; {then}")))
     }
+}
+
+/// Whether a step's figures are numbers. An overflow of scaled gradients may be the scale's fault, which is halved then.
+pub(super) fn sound(metrics: &StepMetrics) -> bool {
+    metrics.loss.is_finite() && (metrics.grad_norm.is_finite() || metrics.loss_scale > 1.0)
 }
 
 #[cfg(test)]
