@@ -40,7 +40,7 @@ pub fn of_shape(job: &Job, shape: &Shape, links: &mut CachedPrices) -> Result<Wh
         split: crate::job::shape::Split::Columns,
     };
     let head = if job.model.causal() { kernels(&[table])? } else { Times::default() };
-    // What routed experts get to do varies with their room: at the greatest rate, it is at least their share of the tokens.
+    // What routed experts get to do varies with their capacity: at the greatest rate, it is at least their share of the tokens.
     let mut routed = Times::default();
     if let Some(experts) = &model.experts {
         let each = experts.top_k as f64 * model.expert_parameters(experts);
@@ -49,7 +49,7 @@ pub fn of_shape(job: &Job, shape: &Shape, links: &mut CachedPrices) -> Result<Wh
         routed.plus(&kernels_of_shared(&model, shape, rows, links)?);
         // There and back, forward and backward.
         let own = if shape.whole_experts { rows / shape.tp } else { rows };
-        let places = experts.count * crate::model::room(experts, own);
+        let places = experts.count * crate::model::capacity(experts, own);
         let mesh = Mesh { dp: shape.ep, ep: shape.ep, ..Mesh::ONE };
         let bytes = activations(job, places * job.model.hidden);
         let sent = links.collective(&mesh, Collective::AllToAll, Axis::Ep, bytes)?;

@@ -18,7 +18,6 @@ use meshwright_hardware::mesh::{Coord, Rank};
 use meshwright_hardware::op::Op;
 use meshwright_hardware::program::{Buffer, Elem, Lifetime};
 
-use super::check::check;
 use super::{Access, Backend, Body, Device, Driver, Found, Region, StepArgs, device_info};
 use crate::error::ExecutorError;
 use abi::{Declared, Description, Format, Handle, NO_CLOCK, Sink};
@@ -96,10 +95,6 @@ impl Torch {
         Ok(Torch { rank, backend, library, handle, declared, ops: Vec::new(), marked: 0, host: Vec::new() })
     }
 
-    fn failed(&self, problem: String) -> ExecutorError {
-        self.backend.failed(self.rank, problem)
-    }
-
     fn inside(&self, region: &Region) -> Result<(), String> {
         let end = region.start.checked_add(region.elems);
         let buffer = self.declared.get(region.buffer);
@@ -122,7 +117,6 @@ impl Torch {
     }
 
     fn run_op(&mut self, op: &Op, regions: &[Region], at: Coord, step: &StepArgs) -> Result<(), String> {
-        check(op, &op.signature(), regions)?;
         regions.iter().try_for_each(|region| self.inside(region))?;
         let (number, run) = (self.number(op)?, self.library.table.run);
         // SAFETY: regions lie in their buffers, as many as the op has arguments and as long.
@@ -183,8 +177,12 @@ fn declare(buffer: &Buffer) -> Declared {
 }
 
 impl Device for Torch {
-    fn run(&mut self, op: &Op, regions: &[Region], at: Coord, step: &StepArgs) -> Result<(), ExecutorError> {
-        self.run_op(op, regions, at, step).map_err(|problem| self.failed(problem))
+    fn kernel(&mut self, op: &Op, regions: &[Region], at: Coord, step: &StepArgs) -> Result<bool, ExecutorError> {
+        self.run_op(op, regions, at, step).map(|()| true).map_err(|problem| self.failed(problem))
+    }
+
+    fn failed(&self, problem: String) -> ExecutorError {
+        self.backend.failed(self.rank, problem)
     }
 
     fn with_host(&mut self, region: Region, access: Access, body: &mut Body<f32>) -> Result<(), ExecutorError> {

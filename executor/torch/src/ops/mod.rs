@@ -59,16 +59,16 @@ fn kernel(op: &Op, x: &Args, at: &Coord, step: &StepArgs, device: Device, kept: 
         Op::ExpertMatmul { layout, experts, sources, m, n, k, accumulate } => {
             matmul::experts(x, layout, [experts, sources], [m, n, k], accumulate)
         }
-        Op::Route { rows, experts, top_k, room } => experts::route(x, [rows, experts, top_k, room], device),
+        Op::Route { rows, experts, top_k, capacity } => experts::route(x, [rows, experts, top_k, capacity], device),
         Op::RouteGrad { rows, experts, top_k, balance, .. } => {
             experts::route_grad(x, [rows, experts, top_k], f64::from(balance), kept)
         }
-        Op::Dispatch { rows, cols, top_k, places } => experts::dispatch(x, [rows, cols, top_k, places]),
-        Op::DispatchGrad { rows, cols, top_k, places, accumulate } => {
-            experts::dispatch_grad(x, [rows, cols, top_k, places], accumulate)
+        Op::Dispatch { rows, cols, top_k, slots } => experts::dispatch(x, [rows, cols, top_k, slots]),
+        Op::DispatchGrad { rows, cols, top_k, slots, accumulate } => {
+            experts::dispatch_grad(x, [rows, cols, top_k, slots], accumulate)
         }
-        Op::Combine { rows, cols, top_k, places } => experts::combine(x, [rows, cols, top_k, places]),
-        Op::CombineGrad { rows, cols, top_k, places } => experts::combine_grad(x, [rows, cols, top_k, places]),
+        Op::Combine { rows, cols, top_k, slots } => experts::combine(x, [rows, cols, top_k, slots]),
+        Op::CombineGrad { rows, cols, top_k, slots } => experts::combine_grad(x, [rows, cols, top_k, slots]),
         Op::LatentPack { rows, seq, heads, nope, rope, value, theta, cp } => {
             let turns = rotary::Turns { rows, seq, width: rope, theta, cp, rank: at.cp };
             latent::forward(x, [heads, nope, value], turns, device, kept)
