@@ -264,6 +264,7 @@ pub(super) fn run_kernel(team: &Team, op: &Op, args: &Args, at: Coord, step: &St
                 FloatsMut::Half(half, weights) => kernels::narrow_all(team, half, updated, weights),
             }
         }
+        #[allow(unreachable_patterns)] // while it has all
         _ => return false,
     }
     true

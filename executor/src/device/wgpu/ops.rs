@@ -152,6 +152,7 @@ impl Wgpu {
                 let update = each(kernels::ADAMW, &args, &[n, decayed, usize::from(master)]);
                 self.record(Call { numbers: numbers(step), ..update })
             }
+            #[allow(unreachable_patterns)] // while it has all
             _ => return Ok(false),
         };
         recorded.map(|()| true)
