@@ -8,11 +8,10 @@ use meshwright::runs::RunDir;
 use meshwright_executor::calibrate::default_ops;
 use meshwright_hardware::elem::Elem;
 use meshwright_hardware::units::Precision;
-use meshwright_planner::job::{Architecture, Job, Model};
+use meshwright_planner::job::{Architecture, Experts, Family, Job, Latent, Model};
 use meshwright_planner::lower::lower;
 use meshwright_planner::plan::Plan;
 use meshwright_planner::predict::predict;
-use meshwright_planner::shape::{Experts, Family, Latent};
 
 #[test]
 fn runs_on_an_h200_are_predicted_from_its_calibration() {

@@ -7,7 +7,6 @@
 mod suite;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 
 use meshwright_executor::ExecutorError;
 use meshwright_executor::device::{Access, Backend, Body, DEVICES, Device, Region, StepArgs};
@@ -178,46 +177,6 @@ conformance!(bare, |rank, buffers| Ok(Box::new(crate::Bare(crate::named("cpu", r
 fn every_family_is_tested() {
     let names: Vec<&str> = Op::samples(&Sizes::edges()).into_iter().map(|(family, _)| family).collect();
     assert_eq!(names, FAMILIES);
-}
-
-/// Source files below a folder, but for tests.
-fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
-    for entry in folder.read_dir().unwrap().flatten() {
-        let (path, name) = (entry.path(), entry.file_name());
-        if path.is_dir() {
-            let skipped = ["tests", "target"].iter().any(|skipped| name == *skipped);
-            if !skipped {
-                sources(&path, found);
-            }
-        } else if path.extension().is_some_and(|end| end == "rs") && name != "tests.rs" {
-            found.push(path);
-        }
-    }
-}
-
-/// What an op is, is said in one file beside the list of ops; what it needs besides is a rule for its gradient and a place
-/// where a model uses it. Devices have kernels where speed is wanted, one table each.
-#[test]
-fn an_op_is_named_in_four_files_and_in_one_table_a_device() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let mut all = Vec::new();
-    for folder in ["src", "hardware/src", "planner/src", "executor/src", "executor/torch/src"] {
-        sources(&root.join(folder), &mut all);
-    }
-    let named = |path: &PathBuf| {
-        let text = std::fs::read_to_string(path).unwrap();
-        text.lines().any(|line| !line.trim_start().starts_with("//") && line.contains("LatentPack"))
-    };
-    let name = |path: &PathBuf| path.strip_prefix(root).unwrap().display().to_string().replace('\\', "/");
-    let mut found: Vec<String> = all.iter().filter(|path| named(path)).map(name).collect();
-    found.sort();
-    let op = ["hardware/src/op/rotary.rs", "hardware/src/op/vocabulary.rs"];
-    let model = ["planner/src/model/backward.rs", "planner/src/model/latent.rs"];
-    let devices =
-        ["executor/src/device/cpu/run.rs", "executor/src/device/wgpu/ops.rs", "executor/torch/src/ops/mod.rs"];
-    let mut wanted = [&op[..], &model, &devices].concat();
-    wanted.sort_unstable();
-    assert_eq!(found, wanted);
 }
 
 /// No op is left to the reference by mistake, which is thousands of times slower than a kernel.
