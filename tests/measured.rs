@@ -1,9 +1,16 @@
 //! Runs on real accelerators that are kept under `reports/`: from the calibrated profile alone, step time is predicted within
-//! 10 % and memory within 5 %.
+//! 10 % and memory within 5 %. And what a calibration measures is what mixtures of experts and latent attention run.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use meshwright::runs::RunDir;
+use meshwright_executor::calibrate::default_ops;
+use meshwright_hardware::elem::Elem;
+use meshwright_hardware::units::Precision;
+use meshwright_planner::job::{Architecture, Experts, Family, Job, Latent, Model};
+use meshwright_planner::lower::lower;
+use meshwright_planner::plan::Plan;
 use meshwright_planner::predict::predict;
 
 #[test]
@@ -22,4 +29,71 @@ fn runs_on_an_h200_are_predicted_from_its_calibration() {
         runs += 1;
     }
     assert_eq!(runs, 4);
+}
+
+/// A small mixture of experts, or a model of latent attention.
+fn job(family: Family) -> Job {
+    Job {
+        seq: 128,
+        target_seq: None,
+        global_batch: 4,
+        precision: Precision::Fp32,
+        steps: 1,
+        seed: 1,
+        model: Model {
+            name: "small".to_owned(),
+            architecture: Architecture::Llama,
+            layers: 2,
+            hidden: 256,
+            heads: 8,
+            kv_heads: 8,
+            ffn: 1024,
+            vocab: 256,
+            tied: false,
+            family: Some(family),
+            rope_theta: 1e4,
+        },
+        optimizer: Default::default(),
+        fix: Default::default(),
+        goal: Default::default(),
+    }
+}
+
+/// Every op of such a program has a class that calibration times, at sizes about its own: the nearest differs by no more than
+/// 16 times in any dim.
+#[test]
+fn a_calibration_times_what_mixtures_and_latent_attention_run() {
+    let experts = Experts {
+        count: 8,
+        top_k: 2,
+        ffn: 512,
+        shared_ffn: 0,
+        dense_layers: 0,
+        every: 1,
+        capacity: 1.25,
+        balance: 0.01,
+    };
+    let latent = Latent { kv_rank: 64, q_rank: 128, nope: 32, rope: 32, value: 32 };
+    let families =
+        [Family { experts: Some(experts), ..Family::default() }, Family { latent: Some(latent), ..Family::default() }];
+    let mut timed: BTreeMap<&str, Vec<Vec<f64>>> = BTreeMap::new();
+    for op in default_ops(Elem::F32, false) {
+        timed.entry(op.class()).or_default().push(op.dims().to_vec());
+    }
+    let mut seen = Vec::new();
+    for family in families {
+        let lowered = lower(&Plan::single(job(family), 4)).unwrap();
+        for call in lowered.program.blocks.iter().flat_map(|block| &block.calls) {
+            let far = |dims: &Vec<f64>| {
+                let ratio = |(a, b): (&f64, &f64)| (a / b).max(b / a);
+                dims.iter().zip(&*call.op.dims()).map(ratio).fold(1.0, f64::max)
+            };
+            let nearest = timed.get(call.op.class()).into_iter().flatten().map(far).fold(f64::INFINITY, f64::min);
+            assert!(nearest <= 16.0, "{:?} is {nearest} times from what is timed", call.op);
+            seen.push(call.op.class());
+        }
+    }
+    for class in ["expert-matmul-tn", "route-grad", "dispatch", "combine-grad", "latent-pack-grad"] {
+        assert!(seen.contains(&class), "{class}");
+    }
 }

@@ -1,7 +1,9 @@
-//! A schedule, a model, a profile and a device are each named in one place, so that the next one is added in one place.
+//! A schedule, a model, a profile and a device are each named in one place, so that the next one is added in one place; an op in
+//! four files, and in a table of each device that has a kernel for it.
 //!
 //! In: the crates' sources, tests left out. Out: nothing, or the files that name one beside its place.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -88,4 +90,18 @@ fn models_and_profiles_are_named_by_no_code() {
     for name in devices.chain(catalog.systems.iter().map(|system| system.name.as_str())) {
         stands_only_in(&texts, &format!("\"{name}\""), &[]);
     }
+}
+
+/// What an op is stands in one file beside the list of ops; besides it needs a rule for its gradient, and a model that uses it.
+/// Where speed is wanted devices have kernels, a table each.
+#[test]
+fn an_op_is_named_in_four_files_and_in_a_table_a_device() {
+    let texts = texts();
+    let named: Vec<&str> =
+        texts.iter().filter(|(_, text)| has(text, "LatentPack")).map(|(path, _)| path.as_str()).collect();
+    let op = ["hardware/src/op/rotary.rs", "hardware/src/op/vocabulary.rs"];
+    let model = ["planner/src/model/backward.rs", "planner/src/model/latent.rs"];
+    let tables = ["executor/src/device/cpu/run.rs", "executor/src/device/wgpu/ops.rs"];
+    let found: BTreeSet<&str> = named.into_iter().collect();
+    assert_eq!(found, [op, model, tables].concat().into_iter().collect());
 }

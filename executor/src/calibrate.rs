@@ -12,12 +12,10 @@
 //! Invariant: whole models are never run here, so a prediction from these curves is one.
 
 mod communication;
-mod grid;
 #[cfg(test)]
 mod tests;
 
 use communication::{COLLECTIVES, MESSAGES};
-pub use grid::default_ops;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,8 +23,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use meshwright_hardware::mesh::{Coord, Mesh, Rank};
-use meshwright_hardware::op::{DtypeClass, Layout, Op, Param};
-use meshwright_hardware::price::dims;
+use meshwright_hardware::op::{DtypeClass, Mode, NONE, Op, Param, Sizes, Values};
 use meshwright_hardware::profile::{Curve, Sample};
 use meshwright_hardware::program::{Buffer, Elem, Lifetime};
 
@@ -77,10 +74,17 @@ pub struct CalibrateConfig {
     pub budget: Duration,
 }
 
+/// Ops of every class: for a CPU, over the sizes that models of a few to a few hundred million parameters use; for a GPU, up to
+/// those of some billions; in two bytes, updates have fp32 weights beside.
+pub fn default_ops(elem: Elem, gpu: bool) -> Vec<Op> {
+    let sizes = if gpu { Sizes::gpu(elem) } else { Sizes::cpu(elem) };
+    Op::samples(&sizes).into_iter().flat_map(|(_, ops)| ops).collect()
+}
+
 /// Times everything; curves by class: [`Op::class`], `send`, `recv`, `load`, `all-reduce`, `reduce-scatter`, `all-gather`,
 /// `all-to-all`, `rotate`.
 ///
-/// Curves of ops are over the dims that [`dims`] gives, of collectives over `[ranks, bytes]`, of messages over `[bytes]`
+/// Curves of ops are over the dims that [`Op::dims`] gives, of collectives over `[ranks, bytes]`, of messages over `[bytes]`
 /// and of inputs over `[elements]`. With one rank there are none of communication.
 ///
 /// # Errors
@@ -242,7 +246,8 @@ impl<'a> Bench<'a> {
         let regions: Vec<Vec<Region>> = (0..places).map(|place| operands(op, place * footprint(op), floats)).collect();
         let at = Coord::FIRST;
         let seconds = self.median(budget, |bench, call| bench.device.run(op, &regions[call % places], at, &ADAMW))?;
-        self.timings.push(Timing { class: op.class(), dims: dims(op), work: op.work(), seconds: Some(seconds) });
+        let dims = op.dims().to_vec();
+        self.timings.push(Timing { class: op.class(), dims, work: op.work(), seconds: Some(seconds) });
         Ok(())
     }
 
@@ -259,15 +264,18 @@ impl<'a> Bench<'a> {
                 filled += n;
             }
         }
-        let vocab = match *op {
-            Op::Embed { vocab, .. } | Op::EmbedGrad { vocab, .. } => vocab,
-            Op::LossStats { vocab, .. } | Op::Loss { vocab, .. } => vocab,
-            _ => return Ok(()), // no ids to prepare
+        let signature = op.signature();
+        let Some(param) = signature.iter().find(|param| is_ids(param) && param.mode != Mode::Out) else {
+            return Ok(());
         };
-        let ids = op.signature().iter().find(|p| is_ids(p)).map_or(0, |p| p.elems);
-        self.device.with_host(Region { buffer: 1, start: 0, elems: ids }, Access::Write, &mut |host| {
-            let id = |i: usize| f32::from_bits((i * 7919 % vocab) as u32);
-            host.iter_mut().enumerate().for_each(|(i, to)| *to = id(i));
+        // A large prime, so that ids are all over, and none twice where that matters.
+        let id = |i: usize| match param.values {
+            Values::Below(most) => (i * 7919 % most) as u32,
+            Values::Distinct(most) if i < most => (i * 7919 % most) as u32,
+            Values::Distinct(_) | Values::Any => NONE,
+        };
+        self.device.with_host(Region { buffer: 1, start: 0, elems: param.elems }, Access::Write, &mut |host| {
+            host.iter_mut().enumerate().for_each(|(i, to)| *to = f32::from_bits(id(i)));
             Ok(())
         })
     }
@@ -402,15 +410,12 @@ const ALIGN: usize = 32;
 /// An op's operands, one after another from `start` in the arena: weights and activations in the buffer `floats`, the rest,
 /// and what adds up gradients of weights, in fp32.
 fn operands(op: &Op, mut start: usize, floats: usize) -> Vec<Region> {
-    let sums = matches!(op, Op::Zero { .. } | Op::Accumulate { .. });
-    let gradient = |param: &Param| param.name == "c" && matches!(op, Op::Matmul { layout: Layout::Tn, .. });
     let place = |param: Param| {
         let elems = param.elems;
         if is_ids(&param) {
             return Region { buffer: 1, start: 0, elems };
         }
-        let narrow = param.takes == DtypeClass::Float && !sums && !gradient(&param);
-        let region = Region { buffer: if narrow { floats } else { 0 }, start, elems };
+        let region = Region { buffer: if param.takes == DtypeClass::Float { floats } else { 0 }, start, elems };
         start += elems.next_multiple_of(ALIGN);
         region
     };

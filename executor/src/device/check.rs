@@ -27,7 +27,9 @@ pub(super) fn check(op: &Op, signature: &[Param], regions: &[Region]) -> Result<
 
 /// Which operand an addition writes its sum over, if one.
 pub(super) fn sums_in_place(op: &Op, regions: &[Region]) -> Option<usize> {
-    let Op::Add { .. } = op else { return None };
+    if !op.may_run_in_place() {
+        return None;
+    }
     (0..2).find(|&operand| regions[operand] == regions[regions.len() - 1])
 }
 

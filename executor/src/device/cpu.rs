@@ -13,7 +13,7 @@ use meshwright_hardware::mesh::{Coord, Rank};
 use meshwright_hardware::op::Op;
 use meshwright_hardware::program::{Buffer, Elem, Lifetime};
 
-use super::check::{check, sums_in_place};
+use super::check::sums_in_place;
 use super::{Access, Backend, Body, Device, Driver, Found, Region, StepArgs, device_info};
 use crate::error::ExecutorError;
 use crate::kernels::{Half, Team, narrow_all, widen_all};
@@ -139,20 +139,22 @@ fn failed(rank: Rank, problem: String) -> ExecutorError {
 }
 
 impl Device for Cpu {
-    fn run(&mut self, op: &Op, regions: &[Region], at: Coord, step: &StepArgs) -> Result<(), ExecutorError> {
-        let signature = op.signature();
-        check(op, &signature, regions).map_err(|problem| failed(self.rank, problem))?;
+    fn kernel(&mut self, op: &Op, regions: &[Region], at: Coord, step: &StepArgs) -> Result<bool, ExecutorError> {
         let views = regions.iter().map(|&region| self.arg(region));
         let args = Args(views.collect::<Result<_, ExecutorError>>()?);
         let in_place = sums_in_place(op, regions);
-        match (op, in_place) {
+        Ok(match (op, in_place) {
             _ if !is_native(op, &args) => wide::run(&self.team, &mut self.space, op, &args, in_place, (at, step)),
             (Op::Add { rows, cols, bias }, Some(operand)) => {
                 add_in_place(&self.team, *rows, *cols, *bias, operand, &args);
+                true
             }
             _ => run_kernel(&self.team, op, &args, at, step),
-        }
-        Ok(())
+        })
+    }
+
+    fn failed(&self, problem: String) -> ExecutorError {
+        failed(self.rank, problem)
     }
 
     fn with_host(&mut self, region: Region, access: Access, body: &mut Body<f32>) -> Result<(), ExecutorError> {

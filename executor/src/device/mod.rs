@@ -8,8 +8,8 @@
 mod backend;
 mod check;
 mod cpu;
-pub mod cut;
 mod info;
+mod reference;
 #[cfg(all(feature = "torch", unix))]
 pub mod torch;
 #[cfg(feature = "wgpu")]
@@ -106,11 +106,25 @@ pub type Body<'a, T> = dyn FnMut(&mut [T]) -> Result<(), ExecutorError> + 'a;
 
 /// A device with one rank's buffers.
 pub trait Device: Send {
-    /// Runs `op` on regions in the order of [`Op::signature`], for the rank at `at`.
+    /// Runs `op` on regions in the order of [`Op::signature`], for the rank at `at`: by a kernel, or, where the device has none
+    /// for it, by the vocabulary's reference on copies in the host's memory.
     ///
     /// # Errors
     /// [`ExecutorError::Device`] if a region is out of bounds, of the wrong size, or overlaps another that is written.
-    fn run(&mut self, op: &Op, regions: &[Region], at: Coord, args: &StepArgs) -> Result<(), ExecutorError>;
+    fn run(&mut self, op: &Op, regions: &[Region], at: Coord, args: &StepArgs) -> Result<(), ExecutorError> {
+        check::check(op, &op.signature(), regions).map_err(|problem| self.failed(problem))?;
+        if self.kernel(op, regions, at, args)? { Ok(()) } else { reference::run(self, op, regions, at, args) }
+    }
+
+    /// Runs `op` by a kernel on regions that are as long as its arguments and disjoint where one is written; false, and nothing
+    /// done, if the device has none for it.
+    ///
+    /// # Errors
+    /// [`ExecutorError::Device`] if a region is out of bounds, or the kernel fails.
+    fn kernel(&mut self, op: &Op, regions: &[Region], at: Coord, args: &StepArgs) -> Result<bool, ExecutorError>;
+
+    /// The error of this rank's device.
+    fn failed(&self, problem: String) -> ExecutorError;
 
     /// Lends a region to the host, for data and sums; what is written there is in the buffer afterwards. Floats are lent as
     /// fp32, whatever the buffer's elements, and rounded to nearest even when they come back; ids are `u32` bits.

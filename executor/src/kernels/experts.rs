@@ -1,9 +1,9 @@
 //! Mixtures of experts: routing, dispatch, products by expert, combination, and their gradients.
 //!
-//! In: router logits and tokens; places are `u32` bits held in `f32` slices. Out: shares and places of each token, tokens by
-//! place, and what comes back.
+//! In: router logits and tokens; slots are `u32` bits held in `f32` slices. Out: shares and slots of each token, tokens by
+//! slot, and what comes back.
 //!
-//! Invariant: tokens take places in their order, so the same logits give the same places.
+//! Invariant: tokens take slots in their order, so the same logits give the same slots.
 
 use super::gemm::matmul;
 use super::narrow::{Floats, FloatsMut};
@@ -21,17 +21,17 @@ fn likeliest(probs: &[f32], top_k: usize) -> Vec<usize> {
     order
 }
 
-/// Softmax over experts; `shares` and `places` are `[rows, top_k]`. Several shares of a token add up to one; a single one is
-/// its probability. An expert has `room` places.
+/// Softmax over experts; `shares` and `slots` are `[rows, top_k]`. Several shares of a token add up to one; a single one is
+/// its probability. An expert has `capacity` slots.
 pub fn route(
-    [rows, experts, top_k, room]: [usize; 4],
+    [rows, experts, top_k, capacity]: [usize; 4],
     logits: &[f32],
     probs: &mut [f32],
     shares: &mut [f32],
-    places: &mut [f32],
+    slots: &mut [f32],
 ) {
     assert!(logits.len() == rows * experts && probs.len() == logits.len());
-    assert!(shares.len() == rows * top_k && places.len() == shares.len());
+    assert!(shares.len() == rows * top_k && slots.len() == shares.len());
     let mut taken = vec![0; experts];
     for row in 0..rows {
         let probs = &mut probs[row * experts..(row + 1) * experts];
@@ -40,8 +40,8 @@ pub fn route(
         let sum: f32 = if top_k > 1 { chosen.iter().map(|&expert| probs[expert]).sum() } else { 1.0 };
         for (i, &expert) in chosen.iter().enumerate() {
             shares[row * top_k + i] = probs[expert] / sum;
-            let place = if taken[expert] < room { (expert * room + taken[expert]) as u32 } else { u32::MAX };
-            places[row * top_k + i] = f32::from_bits(place);
+            let slot = if taken[expert] < capacity { (expert * capacity + taken[expert]) as u32 } else { u32::MAX };
+            slots[row * top_k + i] = f32::from_bits(slot);
             taken[expert] += 1;
         }
     }
@@ -86,27 +86,27 @@ pub fn route_grad(
     }
 }
 
-/// The place that is written in a float, if it is one.
-fn place(bits: f32) -> Option<usize> {
-    let place = bits.to_bits();
-    (place != u32::MAX).then_some(place as usize)
+/// The slot that is written in a float, if it is one.
+fn slot(bits: f32) -> Option<usize> {
+    let slot = bits.to_bits();
+    (slot != u32::MAX).then_some(slot as usize)
 }
 
-/// `out[place] = x[row]` for each place of a row; zeros elsewhere. `out` is `[places, cols]`.
-pub fn dispatch(team: &Team, cols: usize, top_k: usize, x: &[f32], places: &[f32], out: &mut [f32]) {
-    assert!(x.len() / cols * top_k == places.len() && out.len().is_multiple_of(cols));
+/// `out[slot] = x[row]` for each slot of a row; zeros elsewhere. `out` is `[slots, cols]`.
+pub fn dispatch(team: &Team, cols: usize, top_k: usize, x: &[f32], slots: &[f32], out: &mut [f32]) {
+    assert!(x.len() / cols * top_k == slots.len() && out.len().is_multiple_of(cols));
     let mut source = vec![None; out.len() / cols];
-    for (i, &bits) in places.iter().enumerate() {
-        if let Some(place) = place(bits) {
-            source[place] = Some(i / top_k);
+    for (i, &bits) in slots.iter().enumerate() {
+        if let Some(slot) = slot(bits) {
+            source[slot] = Some(i / top_k);
         }
     }
     let out = Split::new(out);
     team.ranges(source.len(), ROWS, |range| {
-        for place in range {
-            // SAFETY: places are disjoint.
-            let out = unsafe { out.part(place * cols..(place + 1) * cols) };
-            match source[place] {
+        for slot in range {
+            // SAFETY: slots are disjoint.
+            let out = unsafe { out.part(slot * cols..(slot + 1) * cols) };
+            match source[slot] {
                 Some(row) => out.copy_from_slice(&x[row * cols..(row + 1) * cols]),
                 None => out.fill(0.0),
             }
@@ -114,17 +114,17 @@ pub fn dispatch(team: &Team, cols: usize, top_k: usize, x: &[f32], places: &[f32
     });
 }
 
-/// `dx[row] (+)= Σ dout[place]` over the places of a row.
+/// `dx[row] (+)= Σ dout[slot]` over the slots of a row.
 pub fn dispatch_grad(
     team: &Team,
     cols: usize,
     top_k: usize,
     accumulate: bool,
-    places: &[f32],
+    slots: &[f32],
     dout: &[f32],
     dx: &mut [f32],
 ) {
-    assert!(dx.len() / cols * top_k == places.len() && dout.len().is_multiple_of(cols));
+    assert!(dx.len() / cols * top_k == slots.len() && dout.len().is_multiple_of(cols));
     let (rows, dx) = (dx.len() / cols, Split::new(dx));
     team.ranges(rows, ROWS, |range| {
         for row in range {
@@ -133,16 +133,16 @@ pub fn dispatch_grad(
             if !accumulate {
                 dx.fill(0.0);
             }
-            for place in places[row * top_k..(row + 1) * top_k].iter().filter_map(|&bits| place(bits)) {
-                dx.iter_mut().zip(&dout[place * cols..(place + 1) * cols]).for_each(|(dx, d)| *dx += d);
+            for slot in slots[row * top_k..(row + 1) * top_k].iter().filter_map(|&bits| slot(bits)) {
+                dx.iter_mut().zip(&dout[slot * cols..(slot + 1) * cols]).for_each(|(dx, d)| *dx += d);
             }
         }
     });
 }
 
-/// `out[row] = Σ share · y[place]` over the places of a row.
-pub fn combine(team: &Team, cols: usize, top_k: usize, y: &[f32], places: &[f32], shares: &[f32], out: &mut [f32]) {
-    assert!(out.len() / cols * top_k == places.len() && shares.len() == places.len());
+/// `out[row] = Σ share · y[slot]` over the slots of a row.
+pub fn combine(team: &Team, cols: usize, top_k: usize, y: &[f32], slots: &[f32], shares: &[f32], out: &mut [f32]) {
+    assert!(out.len() / cols * top_k == slots.len() && shares.len() == slots.len());
     let (rows, out) = (out.len() / cols, Split::new(out));
     team.ranges(rows, ROWS, |range| {
         for row in range {
@@ -150,39 +150,39 @@ pub fn combine(team: &Team, cols: usize, top_k: usize, y: &[f32], places: &[f32]
             let out = unsafe { out.part(row * cols..(row + 1) * cols) };
             out.fill(0.0);
             for i in row * top_k..(row + 1) * top_k {
-                let Some(place) = place(places[i]) else { continue };
-                out.iter_mut().zip(&y[place * cols..(place + 1) * cols]).for_each(|(out, y)| *out += shares[i] * y);
+                let Some(slot) = slot(slots[i]) else { continue };
+                out.iter_mut().zip(&y[slot * cols..(slot + 1) * cols]).for_each(|(out, y)| *out += shares[i] * y);
             }
         }
     });
 }
 
-/// The gradients of [`combine`]: `dy[place] = share · dout[row]`, zero where no token stands; `dshares = y[place]·dout[row]`.
+/// The gradients of [`combine`]: `dy[slot] = share · dout[row]`, zero where no token stands; `dshares = y[slot]·dout[row]`.
 #[allow(clippy::too_many_arguments)] // the op's own arguments
 pub fn combine_grad(
     team: &Team,
     cols: usize,
     top_k: usize,
     y: &[f32],
-    places: &[f32],
+    slots: &[f32],
     shares: &[f32],
     dout: &[f32],
     dy: &mut [f32],
     dshares: &mut [f32],
 ) {
-    assert!(dout.len() / cols * top_k == places.len() && dy.len() == y.len() && dshares.len() == shares.len());
+    assert!(dout.len() / cols * top_k == slots.len() && dy.len() == y.len() && dshares.len() == shares.len());
     dy.fill(0.0);
     let (dy, dshares) = (Split::new(dy), Split::new(dshares));
-    team.ranges(places.len(), ROWS, |range| {
+    team.ranges(slots.len(), ROWS, |range| {
         for i in range {
             let dout = &dout[i / top_k * cols..(i / top_k + 1) * cols];
             // SAFETY: each choice has its own share.
             let dshare = &mut unsafe { dshares.part(i..i + 1) }[0];
             *dshare = 0.0;
-            let Some(place) = place(places[i]) else { continue };
-            *dshare = y[place * cols..(place + 1) * cols].iter().zip(dout).map(|(y, d)| y * d).sum();
-            // SAFETY: no two choices have one place.
-            let dy = unsafe { dy.part(place * cols..(place + 1) * cols) };
+            let Some(slot) = slot(slots[i]) else { continue };
+            *dshare = y[slot * cols..(slot + 1) * cols].iter().zip(dout).map(|(y, d)| y * d).sum();
+            // SAFETY: no two choices have one slot.
+            let dy = unsafe { dy.part(slot * cols..(slot + 1) * cols) };
             dy.iter_mut().zip(dout).for_each(|(dy, d)| *dy = shares[i] * d);
         }
     });
@@ -230,28 +230,28 @@ mod tests {
     const EXPERTS: usize = 4;
     const COLS: usize = 5;
 
-    fn routed(top_k: usize, room: usize) -> (Vec<f32>, Vec<f32>, Vec<f32>, Vec<f32>) {
+    fn routed(top_k: usize, capacity: usize) -> (Vec<f32>, Vec<f32>, Vec<f32>, Vec<f32>) {
         let logits = random(1, ROWS * EXPERTS);
         let mut probs = vec![f32::NAN; logits.len()];
-        let (mut shares, mut places) = (vec![f32::NAN; ROWS * top_k], vec![f32::NAN; ROWS * top_k]);
-        route([ROWS, EXPERTS, top_k, room], &logits, &mut probs, &mut shares, &mut places);
-        (logits, probs, shares, places)
+        let (mut shares, mut slots) = (vec![f32::NAN; ROWS * top_k], vec![f32::NAN; ROWS * top_k]);
+        route([ROWS, EXPERTS, top_k, capacity], &logits, &mut probs, &mut shares, &mut slots);
+        (logits, probs, shares, slots)
     }
 
     #[test]
     fn tokens_go_to_their_likeliest_experts_while_there_is_room() {
-        let (_, probs, shares, places) = routed(2, 2);
+        let (_, probs, shares, slots) = routed(2, 2);
         let mut taken = [0; EXPERTS];
         for row in 0..ROWS {
             let best = likeliest(&probs[row * EXPERTS..(row + 1) * EXPERTS], 2);
             assert!((shares[2 * row] + shares[2 * row + 1] - 1.0).abs() < 1e-6 && shares[2 * row] >= 0.5);
             for (i, expert) in best.into_iter().enumerate() {
                 let want = (taken[expert] < 2).then_some(expert * 2 + taken[expert]);
-                assert_eq!(place(places[2 * row + i]), want);
+                assert_eq!(slot(slots[2 * row + i]), want);
                 taken[expert] += 1;
             }
         }
-        assert!(taken.iter().any(|&taken| taken > 2), "some must find no room");
+        assert!(taken.iter().any(|&taken| taken > 2), "some must find none left");
     }
 
     #[test]
@@ -286,9 +286,9 @@ mod tests {
     }
 
     /// Σ w·out, with everything that leads to it in `f64`.
-    fn mixed(x: &[f64], shares: &[f64], places: &[f32], top_k: usize, w: &[f32]) -> f64 {
+    fn mixed(x: &[f64], shares: &[f64], slots: &[f32], top_k: usize, w: &[f32]) -> f64 {
         let row = |i: usize| i / top_k;
-        let there = (0..places.len()).filter(|&i| place(places[i]).is_some());
+        let there = (0..slots.len()).filter(|&i| slot(slots[i]).is_some());
         let dot = |i: usize| (0..COLS).map(|c| x[row(i) * COLS + c] * f64::from(w[row(i) * COLS + c])).sum::<f64>();
         there.map(|i| shares[i] * dot(i)).sum()
     }
@@ -297,21 +297,21 @@ mod tests {
     fn what_is_dispatched_and_combined_has_the_gradient_of_finite_differences() {
         on_teams(|team| {
             let top_k = 2;
-            let (_, _, shares, places) = routed(top_k, 2);
+            let (_, _, shares, slots) = routed(top_k, 2);
             let (x, w) = (random(3, ROWS * COLS), random(4, ROWS * COLS));
             let mut sent = vec![f32::NAN; EXPERTS * 2 * COLS];
-            dispatch(team, COLS, top_k, &x, &places, &mut sent);
+            dispatch(team, COLS, top_k, &x, &slots, &mut sent);
             let mut out = vec![f32::NAN; x.len()];
-            combine(team, COLS, top_k, &sent, &places, &shares, &mut out);
+            combine(team, COLS, top_k, &sent, &slots, &shares, &mut out);
             let got: f64 = out.iter().zip(&w).map(|(o, w)| f64::from(*o) * f64::from(*w)).sum();
-            assert!((got - mixed(&wide(&x), &wide(&shares), &places, top_k, &w)).abs() < 1e-5);
+            assert!((got - mixed(&wide(&x), &wide(&shares), &slots, top_k, &w)).abs() < 1e-5);
             let (mut dsent, mut dshares) = (vec![f32::NAN; sent.len()], vec![f32::NAN; shares.len()]);
-            combine_grad(team, COLS, top_k, &sent, &places, &shares, &w, &mut dsent, &mut dshares);
+            combine_grad(team, COLS, top_k, &sent, &slots, &shares, &w, &mut dsent, &mut dshares);
             let mut dx = vec![f32::NAN; x.len()];
-            dispatch_grad(team, COLS, top_k, false, &places, &dsent, &mut dx);
-            let of_x = |x: &[f64]| mixed(x, &wide(&shares), &places, top_k, &w);
+            dispatch_grad(team, COLS, top_k, false, &slots, &dsent, &mut dx);
+            let of_x = |x: &[f64]| mixed(x, &wide(&shares), &slots, top_k, &w);
             assert_close(&dx, &finite_differences(&wide(&x), of_x), 1e-5);
-            let of_shares = |shares: &[f64]| mixed(&wide(&x), shares, &places, top_k, &w);
+            let of_shares = |shares: &[f64]| mixed(&wide(&x), shares, &slots, top_k, &w);
             assert_close(&dshares, &finite_differences(&wide(&shares), of_shares), 1e-5);
         });
     }

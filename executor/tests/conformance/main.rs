@@ -1,98 +1,51 @@
-//! Every device runs every op as the plain `f64` code of `reference` does.
+//! Every device runs every op as the plain `f64` code of the vocabulary does.
 //!
-//! In: for each device, how it is made. Out: for each, a module of the same tests.
+//! In: for each device, how it is made. Out: for each, a module of the same tests, one a family of ops.
 //!
-//! Invariant: cases come from fixed seeds, and no wildcard arm stands over `Op`, so a new op is found by the compiler.
+//! Invariant: ops are the vocabulary's own samples, and operands come from fixed seeds.
 
-mod cases;
-mod reference;
-mod spread;
 mod suite;
 
+use std::collections::BTreeMap;
+
 use meshwright_executor::ExecutorError;
-use meshwright_executor::device::{Backend, DEVICES, Device};
-use meshwright_hardware::mesh::Rank;
-use meshwright_hardware::program::{Buffer, Elem};
+use meshwright_executor::device::{Access, Backend, Body, DEVICES, Device, Region, StepArgs};
+use meshwright_hardware::mesh::{Coord, Rank};
+use meshwright_hardware::op::{Op, Param, Sizes};
+use meshwright_hardware::program::{Buffer, Elem, Lifetime};
+
+/// Families of ops, as [`Op::samples`] gives them.
+const FAMILIES: [&str; 10] =
+    ["embed", "norm", "matmul", "attention", "context", "rotary", "experts", "pointwise", "loss", "vector"];
 
 /// Formats of weights and activations.
 const ALL: [Elem; 3] = [Elem::F32, Elem::Bf16, Elem::F16];
+
+/// A test a family of ops.
+macro_rules! families {
+    ([$($attribute:tt)*] $make:expr; $family:ident $(, $rest:ident)*) => {
+        #[test]
+        $($attribute)*
+        fn $family() {
+            ELEMS.iter().for_each(|&elem| suite::family($make, elem, SCORES, stringify!($family)));
+        }
+        families!([$($attribute)*] $make; $($rest),*);
+    };
+    ([$($attribute:tt)*] $make:expr;) => {};
+}
 
 /// The suite for a device that `$make` makes: `fn(Rank, &[Buffer]) -> Result<Box<dyn Device>, ExecutorError>`; `$elems` are the
 /// formats it has, `$scores` what its attention multiplies by, and attributes go before every test.
 macro_rules! conformance {
     ($device:ident, $make:expr, $elems:expr, $scores:ident $(, #[$attribute:meta])*) => {
         mod $device {
-            use crate::{cases, suite};
+            use crate::suite;
             use meshwright_hardware::program::Elem;
 
             const ELEMS: &[Elem] = &$elems;
             const SCORES: suite::Scores = suite::Scores::$scores;
 
-            #[test]
-            $(#[$attribute])*
-            fn embeddings() {
-                ELEMS.iter().for_each(|&elem| suite::ops($make, elem, SCORES, cases::embeddings()));
-            }
-
-            #[test]
-            $(#[$attribute])*
-            fn positions() {
-                ELEMS.iter().for_each(|&elem| suite::ops($make, elem, SCORES, cases::positions()));
-            }
-
-            #[test]
-            $(#[$attribute])*
-            fn norms() {
-                ELEMS.iter().for_each(|&elem| suite::ops($make, elem, SCORES, cases::norms()));
-            }
-
-            #[test]
-            $(#[$attribute])*
-            fn matmuls() {
-                ELEMS.iter().for_each(|&elem| suite::ops($make, elem, SCORES, cases::matmuls()));
-            }
-
-            #[test]
-            $(#[$attribute])*
-            fn attention() {
-                ELEMS.iter().for_each(|&elem| suite::ops($make, elem, SCORES, cases::attention()));
-            }
-
-            #[test]
-            $(#[$attribute])*
-            fn activations() {
-                ELEMS.iter().for_each(|&elem| suite::ops($make, elem, SCORES, cases::activations()));
-            }
-
-            #[test]
-            $(#[$attribute])*
-            fn sums() {
-                ELEMS.iter().for_each(|&elem| suite::ops($make, elem, SCORES, cases::sums()));
-            }
-
-            #[test]
-            $(#[$attribute])*
-            fn losses() {
-                ELEMS.iter().for_each(|&elem| suite::ops($make, elem, SCORES, cases::losses()));
-            }
-
-            #[test]
-            $(#[$attribute])*
-            fn optimizers() {
-                ELEMS.iter().for_each(|&elem| suite::ops($make, elem, SCORES, cases::optimizers()));
-            }
-
-            #[test]
-            $(#[$attribute])*
-            fn experts() {
-                ELEMS.iter().for_each(|&elem| suite::ops($make, elem, SCORES, cases::experts()));
-            }
-
-            #[test]
-            $(#[$attribute])*
-            fn spread() {
-                ELEMS.iter().for_each(|&elem| suite::ops($make, elem, SCORES, cases::spread()));
-            }
+            families!([$(#[$attribute])*] $make; embed, norm, matmul, attention, context, rotary, experts, pointwise, loss, vector);
 
             #[test]
             $(#[$attribute])*
@@ -189,12 +142,69 @@ fn every_device_runs_the_suite() {
     }
 }
 
+/// A device without a kernel: all ops run by the reference on copies.
+struct Bare(Box<dyn Device>);
+
+impl Device for Bare {
+    fn kernel(&mut self, _: &Op, _: &[Region], _: Coord, _: &StepArgs) -> Result<bool, ExecutorError> {
+        Ok(false)
+    }
+
+    fn failed(&self, problem: String) -> ExecutorError {
+        self.0.failed(problem)
+    }
+
+    fn with_host(&mut self, region: Region, access: Access, body: &mut Body<f32>) -> Result<(), ExecutorError> {
+        self.0.with_host(region, access, body)
+    }
+
+    fn with_bytes(&mut self, region: Region, access: Access, body: &mut Body<u8>) -> Result<(), ExecutorError> {
+        self.0.with_bytes(region, access, body)
+    }
+
+    fn buffer_bytes(&self) -> u64 {
+        self.0.buffer_bytes()
+    }
+
+    fn scratch_bytes(&self) -> u64 {
+        self.0.scratch_bytes()
+    }
+}
+
+conformance!(bare, |rank, buffers| Ok(Box::new(crate::Bare(crate::named("cpu", rank, buffers)?))), crate::ALL, Full);
+
 #[test]
-fn cases_cover_every_class_that_is_calibrated() {
-    let classes = |ops: Vec<meshwright_hardware::op::Op>| -> std::collections::BTreeSet<&str> {
-        ops.iter().map(|op| op.class()).collect()
-    };
-    let (tested, calibrated) =
-        (classes(cases::all()), classes(meshwright_executor::calibrate::default_ops(Elem::F32, false)));
-    assert!(calibrated.is_subset(&tested), "{calibrated:?} {tested:?}");
+fn every_family_is_tested() {
+    let names: Vec<&str> = Op::samples(&Sizes::edges()).into_iter().map(|(family, _)| family).collect();
+    assert_eq!(names, FAMILIES);
+}
+
+/// No op is left to the reference by mistake, which is thousands of times slower than a kernel.
+fn has_all_kernels(make: suite::Make) {
+    let all = Op::samples(&Sizes::edges()).into_iter().flat_map(|(_, ops)| ops);
+    let one_a_class: BTreeMap<&str, Op> = all.map(|op| (op.class(), op)).collect();
+    for op in one_a_class.into_values() {
+        let operand = |param: Param| Buffer {
+            name: param.name.to_owned(),
+            elems: param.elems,
+            lifetime: Lifetime::Scratch,
+            elem: param.takes.elem(Elem::F32),
+        };
+        let buffers: Vec<Buffer> = op.signature().into_iter().map(operand).collect();
+        let regions = buffers.iter().enumerate().map(|(buffer, b)| Region { buffer, start: 0, elems: b.elems });
+        let regions: Vec<Region> = regions.collect();
+        let mut device = make(0, &buffers).unwrap();
+        assert!(device.kernel(&op, &regions, op.second_shard(), &suite::step(0.0)).unwrap(), "{op:?}");
+    }
+}
+
+#[test]
+fn the_cpu_has_a_kernel_for_every_op() {
+    has_all_kernels(|rank, buffers| named("cpu", rank, buffers));
+}
+
+#[cfg(feature = "wgpu")]
+#[test]
+fn adapters_have_a_kernel_for_every_op() {
+    has_all_kernels(wgpu);
 }

@@ -1,19 +1,17 @@
 //! Runs ops on a device, with all arguments of a width in one buffer, and compares every element of it with the reference.
 //!
-//! In: how a device is made, ops. Out: a panic that names the op, the argument and the element.
+//! In: how a device is made, a family of ops. Out: a panic that names the op, the argument and the element.
 //!
 //! Invariant: what an op does not write keeps its bits, and the same operands give the same bits again.
 
 use meshwright_executor::ExecutorError;
 use meshwright_executor::device::{Access, Device, Region, StepArgs};
 use meshwright_executor::kernels::AdamW;
-use meshwright_hardware::mesh::{Axis, Coord, Mesh, Rank};
-use meshwright_hardware::op::{DtypeClass, Mode, NormKind, Op, Param};
+use meshwright_hardware::mesh::{Axis, Coord, Rank};
+use meshwright_hardware::op::{DtypeClass, Mode, NONE, Op, Param, Sizes, Step, Values};
 use meshwright_hardware::program::{Buffer, Elem, Lifetime};
 use rand_xoshiro::SplitMix64;
 use rand_xoshiro::rand_core::{RngCore, SeedableRng};
-
-use crate::reference;
 
 /// How a device is made.
 pub type Make = fn(Rank, &[Buffer]) -> Result<Box<dyn Device>, ExecutorError>;
@@ -61,28 +59,8 @@ impl Random {
     }
 }
 
-/// A rank that holds the second shard of what has several.
-fn place(op: &Op) -> Coord {
-    let at = match *op {
-        Op::Embed { shards, .. } | Op::EmbedGrad { shards, .. } => shards.min(2) - 1,
-        Op::LossStats { shards, .. } | Op::Loss { shards, .. } => shards.min(2) - 1,
-        Op::SquaredNorm { shards, .. } | Op::AdamW { shards, .. } => shards.min(2) - 1,
-        Op::Positions { sp, cp, .. } | Op::PositionsGrad { sp, cp, .. } => sp.max(cp).min(2) - 1,
-        Op::Rope { cp, .. } | Op::LatentPack { cp, .. } | Op::LatentPackGrad { cp, .. } => cp.min(2) - 1,
-        Op::ContextAttention(dims) | Op::ContextAttentionGrad(dims) => dims.cp.min(2) - 1,
-        Op::ExpertMatmul { .. } | Op::Route { .. } | Op::RouteGrad { .. } | Op::Dispatch { .. } => 0,
-        Op::DispatchGrad { .. } | Op::Combine { .. } | Op::CombineGrad { .. } | Op::Columns { .. } => 0,
-        Op::Norm { .. } | Op::NormGrad { .. } | Op::Copy { .. } => 0,
-        Op::Matmul { .. } | Op::BiasGrad { .. } | Op::Attention(_) | Op::AttentionGrad(_) => 0,
-        Op::Activation { .. } | Op::ActivationGrad { .. } | Op::Add { .. } | Op::Zero { .. } => 0,
-        Op::Accumulate { .. } => 0,
-    };
-    let mesh = Mesh { dp: 4, cp: 4, tp: 4, ..Mesh::ONE };
-    mesh.coord_of(mesh.rank(0, at, at, at))
-}
-
 /// An optimizer step, with clipping or without, and scaled gradients.
-fn step(clip: f32) -> StepArgs {
+pub fn step(clip: f32) -> StepArgs {
     let (bias1, bias2, grad_scale) = (0.271, 0.0975, 1.0);
     let adamw = AdamW { lr: 0.01, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, bias1, bias2, grad_scale };
     StepArgs { adamw, clip, loss_scale: 4.0 }
@@ -90,67 +68,13 @@ fn step(clip: f32) -> StepArgs {
 
 /// Operands that an op can be given: ids in range, statistics that belong to their rows, squares above zero.
 fn operands(op: &Op, random: &mut Random) -> Vec<Vec<f64>> {
-    let mut all: Vec<Vec<f64>> = op.signature().iter().map(|param| random.values(param.elems)).collect();
-    let mut ids = |n: usize, below: usize| -> Vec<f64> { (0..n).map(|_| random.from(0, below - 1) as f64).collect() };
-    let forward = |op: Op, given: &[&Vec<f64>]| {
-        let mut all: Vec<Vec<f64>> = op.signature().iter().map(|param| vec![0.0; param.elems]).collect();
-        all.iter_mut().zip(given).for_each(|(to, from)| to.clone_from(from));
-        reference::run(&op, &mut all, place(&op), &step(0.0));
-        all
+    let draw = |param: Param| match param.values {
+        Values::Any => random.values(param.elems),
+        Values::Below(most) => (0..param.elems).map(|_| random.from(0, most - 1) as f64).collect(),
+        Values::Distinct(most) => slots(random, param.elems, most),
     };
-    match *op {
-        Op::Embed { rows, vocab, shards, .. } | Op::EmbedGrad { rows, vocab, shards, .. } => {
-            all[0] = ids(rows, vocab * shards);
-        }
-        Op::NormGrad { kind, rows, cols, .. } => {
-            let bias = vec![0.0; cols];
-            let given = if kind == NormKind::Layer { vec![&all[0], &all[1], &bias] } else { vec![&all[0], &all[1]] };
-            all[2] = forward(Op::Norm { kind, rows, cols }, &given).pop().unwrap();
-        }
-        Op::AttentionGrad(dims) => {
-            let mut given = forward(Op::Attention(dims), &[&all[0]]);
-            (all[2], all[1]) = (given.pop().unwrap(), given.pop().unwrap());
-        }
-        Op::LossStats { rows, vocab, shards } => {
-            all[0].iter_mut().for_each(|x| *x *= 10.0);
-            all[1] = ids(rows, vocab * shards);
-        }
-        Op::Loss { rows, vocab, shards, .. } => {
-            all[0] = ids(rows, vocab * shards);
-            all[0].iter_mut().skip(3).step_by(5).for_each(|id| *id = f64::from(u32::MAX));
-            all[2].iter_mut().for_each(|x| *x *= 10.0);
-            let mine = Op::LossStats { rows, vocab, shards };
-            all[1] = (0..shards).flat_map(|_| forward(mine, &[&all[2], &all[0]]).pop().unwrap()).collect();
-        }
-        Op::AdamW { .. } => {
-            all[0] = vec![7.3];
-            all[4].iter_mut().for_each(|v| *v = v.abs());
-        }
-        Op::RouteGrad { rows, experts, top_k, room, .. } => {
-            let forward = forward(Op::Route { rows, experts, top_k, room }, &[&all[0]]);
-            all[0] = forward[1].clone();
-        }
-        Op::Dispatch { rows, top_k, places, .. } => all[1] = seats(&mut ids, rows * top_k, places),
-        Op::DispatchGrad { rows, top_k, places, .. } => all[0] = seats(&mut ids, rows * top_k, places),
-        Op::Combine { rows, top_k, places, .. } | Op::CombineGrad { rows, top_k, places, .. } => {
-            all[1] = seats(&mut ids, rows * top_k, places);
-        }
-        Op::ContextAttentionGrad(dims) => {
-            // As of one hop alone.
-            let op = Op::ContextAttention(dims);
-            let mut given: Vec<Vec<f64>> = op.signature().iter().map(|param| vec![0.0; param.elems]).collect();
-            (given[0], given[1]) = (all[0].clone(), all[1].clone());
-            given[3].fill(-1.0);
-            reference::run(&op, &mut given, place(&op), &step(0.0));
-            (all[3], all[2]) = (given.pop().unwrap(), given.pop().unwrap());
-        }
-        Op::ContextAttention(_) | Op::ExpertMatmul { .. } | Op::Route { .. } | Op::Columns { .. } => {}
-        Op::LatentPack { .. } | Op::LatentPackGrad { .. } | Op::Copy { .. } => {}
-        Op::Positions { .. } | Op::PositionsGrad { .. } | Op::Norm { .. } | Op::Matmul { .. } => {}
-        Op::BiasGrad { .. } | Op::Rope { .. } | Op::Attention(_) | Op::Activation { .. } => {}
-        Op::ActivationGrad { .. } | Op::Add { .. } | Op::Zero { .. } => {}
-        Op::Accumulate { .. } | Op::SquaredNorm { .. } => {}
-    }
+    let mut all: Vec<Vec<f64>> = op.signature().into_iter().map(draw).collect();
+    op.settle(&mut all);
     // What an `f32` buffer can hold of it.
     all.iter_mut().zip(op.signature()).filter(|(_, param)| !is_ids(param)).for_each(|(values, _)| {
         values.iter_mut().for_each(|x| *x = f64::from(*x as f32));
@@ -162,16 +86,17 @@ fn is_ids(param: &Param) -> bool {
     param.takes == DtypeClass::Ids
 }
 
-/// Different places for as many choices as there are places for, in any order; the others get none.
-fn seats(ids: &mut impl FnMut(usize, usize) -> Vec<f64>, choices: usize, places: usize) -> Vec<f64> {
-    let mut free: Vec<usize> = (0..places).collect();
-    let seat = |wanted: f64| {
-        if free.is_empty() || wanted as usize % 7 == 3 {
-            return f64::from(u32::MAX);
+/// Different slots for as many choices as there are slots for, in any order; the others get none.
+fn slots(random: &mut Random, choices: usize, slots: usize) -> Vec<f64> {
+    let mut free: Vec<usize> = (0..slots).collect();
+    let slot = |_| {
+        let wanted = random.from(0, 1 << 20);
+        if free.is_empty() || wanted % 7 == 3 {
+            return f64::from(NONE);
         }
-        free.swap_remove(wanted as usize % free.len()) as f64
+        free.swap_remove(wanted % free.len()) as f64
     };
-    ids(choices, 1 << 20).into_iter().map(seat).collect()
+    (0..choices).map(slot).collect()
 }
 
 /// An argument's elements as the host gives them.
@@ -217,18 +142,20 @@ fn read(device: &mut dyn Device, region: Region) -> Vec<f32> {
     values
 }
 
-/// Runs every op once with its arguments on cache lines, once wherever they fall, twice each; weights and activations are
-/// of `elem`.
-pub fn ops(make: Make, elem: Elem, scores: Scores, ops: Vec<Op>) {
+/// Runs every op of a family once with its arguments on cache lines, once wherever they fall, twice each; weights and
+/// activations are of `elem`.
+pub fn family(make: Make, elem: Elem, scores: Scores, name: &str) {
+    let ops = Op::samples(&Sizes::edges()).into_iter().find(|(family, _)| *family == name);
+    let ops = ops.unwrap_or_else(|| panic!("no op is of the family {name}")).1;
     for (i, op) in ops.iter().enumerate() {
         for line in [16, 1] {
             let mut random = Random::new(100 + i as u64);
-            let (mut given, at, step) = (operands(op, &mut random), place(op), step([0.5, 0.0][i % 2]));
-            for (values, _) in given.iter_mut().zip(op.signature()).filter(|(_, p)| p.takes == DtypeClass::Float) {
+            let (mut given, at, step) = (operands(op, &mut random), op.second_shard(), step([0.5, 0.0][i % 2]));
+            for (values, _) in given.iter_mut().zip(op.signature()).filter(|(_, p)| p.takes.may_be_narrow()) {
                 values.iter_mut().for_each(|x| *x = rounded(elem, *x));
             }
             let mut want = given.clone();
-            reference::run(op, &mut want, at, &step);
+            op.reference(&mut want, at, &Step::from(&step));
             let first = run_op(make, elem, op, &given, line, at, &step);
             compare(op, elem, scores, &want, &first);
             let again = run_op(make, elem, op, &given, line, at, &step);
@@ -257,7 +184,7 @@ fn run_op(
     let elems = if elem == Elem::F32 { vec![elem] } else { vec![Elem::F32, elem] };
     let (mut regions, mut arenas) = (Vec::new(), vec![vec![0.123_f32; 7]; elems.len()]);
     for (param, values) in signature.iter().zip(given) {
-        let buffer = if param.takes == DtypeClass::Float { elems.len() - 1 } else { 0 };
+        let buffer = if param.takes.may_be_narrow() { elems.len() - 1 } else { 0 };
         let arena = &mut arenas[buffer];
         arena.resize(arena.len().next_multiple_of(line), 0.456);
         regions.push(Region { buffer, start: arena.len(), elems: param.elems });
@@ -295,8 +222,7 @@ fn run_op(
 }
 
 fn compare(op: &Op, elem: Elem, scores: Scores, want: &[Vec<f64>], got: &[Vec<u32>]) {
-    let attends = matches!(op, Op::Attention(_) | Op::AttentionGrad(_))
-        || matches!(op, Op::ContextAttention(_) | Op::ContextAttentionGrad(_));
+    let attends = op.class().contains("attention");
     let rounds = attends && scores == Scores::Narrow && elem != Elem::F32;
     let given = op.signature().into_iter().zip(want).filter(|(p, _)| p.mode == Mode::In && !is_ids(p));
     let operands =
@@ -306,15 +232,12 @@ fn compare(op: &Op, elem: Elem, scores: Scores, want: &[Vec<f64>], got: &[Vec<u3
     for ((param, want), got) in op.signature().iter().zip(want).zip(got).filter(|((p, _), _)| p.mode != Mode::In) {
         let mean = want.iter().map(|x| x.abs()).sum::<f64>() / want.len().max(1) as f64;
         let greatest = want.iter().map(|x| x.abs()).fold(0.0, f64::max);
-        let elem = if param.takes == DtypeClass::Float { elem } else { Elem::F32 };
+        let elem = if param.takes.may_be_narrow() { elem } else { Elem::F32 };
         let tiny = if elem == Elem::F16 { TINY } else { 0.0 };
         for (i, (want, got)) in want.iter().zip(got).enumerate() {
             let got = if is_ids(param) { f64::from(*got) } else { f64::from(f32::from_bits(*got)) };
-            let size = if rounds && param.takes == DtypeClass::Float {
-                2.0 * greatest
-            } else {
-                want.abs().max(mean).max(least)
-            };
+            let size =
+                if rounds && param.takes.may_be_narrow() { 2.0 * greatest } else { want.abs().max(mean).max(least) };
             let allowed = tolerance(elem) * size + tiny;
             // Not `>`: a NaN must fail too.
             assert!(
@@ -416,7 +339,7 @@ pub fn overflow(make: Make, elem: Elem) {
     let op = Op::AdamW { n: 40, decayed: 20, shards: 1, axis: Axis::Data, master };
     for norm in [f32::INFINITY, f32::NAN, 9.0] {
         let signature = op.signature();
-        let elems = |param: &Param| if param.takes == DtypeClass::Float { elem } else { Elem::F32 };
+        let elems = |param: &Param| param.takes.elem(elem);
         let buffers: Vec<Buffer> = signature.iter().map(|param| buffer(param.elems, elems(param))).collect();
         let mut device = make(0, &buffers).unwrap();
         let regions = signature.iter().enumerate().map(|(buffer, p)| Region { buffer, start: 0, elems: p.elems });

@@ -7,13 +7,13 @@
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use meshwright_executor::device::torch::abi::{ABI, Declared, Description, Handle, NO_CLOCK, Sink, Table};
+use meshwright_executor::device::torch::abi::{ABI, Declared, Description, Handle, NO_CLOCK, NO_KERNEL, Sink, Table};
 use meshwright_executor::device::{Region, StepArgs};
 use meshwright_hardware::mesh::Coord;
 
 use crate::torch::Torch;
 use crate::view::Outcome;
-use crate::{cuda, ffi};
+use crate::{cuda, ffi, ops};
 
 static TABLE: Table = Table {
     abi: ABI,
@@ -112,6 +112,7 @@ unsafe extern "C" fn op(handle: Handle, json: *const u8, len: usize, problem: Si
     // SAFETY: there are `len` bytes, and the handle is open.
     let (json, torch) = unsafe { (std::slice::from_raw_parts(json, len), torch(handle)) };
     match serde_json::from_slice(json) {
+        Ok(op) if !ops::has(&op) => NO_KERNEL,
         Ok(op) => torch.number(op) as i64,
         Err(error) => {
             problem.put(&format!("an op of another version: {error}"));

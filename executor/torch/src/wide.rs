@@ -6,8 +6,7 @@
 //! Invariant: how an op is cut depends on its dims alone.
 
 use meshwright_executor::device::Region;
-use meshwright_executor::device::cut::{Cut, sliced};
-use meshwright_hardware::op::{Mode, NormKind, Op};
+use meshwright_hardware::op::{Mode, NormKind, Op, Rows};
 use tch::{Device, Kind, Tensor};
 
 use crate::kernels;
@@ -45,27 +44,19 @@ pub fn is_native(op: &Op, x: &Args) -> Outcome<bool> {
                 fused
             }
         }
-        Op::EmbedGrad { .. }
-        | Op::NormGrad { kind: NormKind::Layer, .. }
-        | Op::Route { .. }
-        | Op::RouteGrad { .. }
-        | Op::Combine { .. }
-        | Op::CombineGrad { .. }
-        | Op::LatentPack { .. }
-        | Op::LatentPackGrad { .. }
-        | Op::BiasGrad { .. }
-        | Op::ContextAttention(_)
-        | Op::ContextAttentionGrad(_) => false,
+        _ => false,
     })
 }
 
 /// Runs `kernel` on the op's parts, with copies in fp32 of what is narrower.
 pub fn run(op: &Op, x: &Args, device: Device, mut kernel: impl FnMut(&Op, &Args) -> Outcome) -> Outcome {
-    let (signature, cut) = (op.signature(), Cut::of(op));
-    let whole: Vec<bool> = (0..x.len()).map(|i| cut.whole.contains(&i)).collect();
-    let of_row = |i: usize| signature[i].elems / cut.rows;
+    let signature = op.signature();
+    // What cannot be cut is one row.
+    let (cut, rows) = (op.rows().is_some(), op.rows().unwrap_or(Rows { count: 1, unit: 1 }));
+    let whole: Vec<bool> = signature.iter().map(|param| cut && param.whole).collect();
+    let of_row = |i: usize| signature[i].elems / rows.count;
     let by_row: usize = (0..x.len()).filter(|&i| x.is_half(i) && !whole[i]).map(of_row).sum();
-    let count = cut.at_once(by_row, floats(device));
+    let count = rows.at_once(by_row, floats(device));
     let widened = |i: usize, first: usize, elems: usize| -> Outcome<Tensor> {
         if signature[i].mode == Mode::Out {
             return Tensor::f_empty([n(elems)], (Kind::Float, device));
@@ -77,8 +68,8 @@ pub fn run(op: &Op, x: &Args, device: Device, mut kernel: impl FnMut(&Op, &Args)
         (whole[i] && x.is_half(i)).then(|| widened(i, 0, signature[i].elems)).transpose()
     };
     let fixed = (0..x.len()).map(fixed).collect::<Outcome<Vec<_>>>()?;
-    for row in (0..cut.rows).step_by(count) {
-        let rows = (cut.rows - row).min(count);
+    for row in (0..rows.count).step_by(count) {
+        let rows = (rows.count - row).min(count);
         let (mut buffers, mut regions): (Vec<Tensor>, Vec<Region>) = Default::default();
         for i in 0..x.len() {
             let (first, elems) = if whole[i] { (0, signature[i].elems) } else { (row * of_row(i), rows * of_row(i)) };
@@ -91,7 +82,7 @@ pub fn run(op: &Op, x: &Args, device: Device, mut kernel: impl FnMut(&Op, &Args)
             regions.push(Region { buffer: i, start, elems });
             buffers.push(memory);
         }
-        kernel(&sliced(op, rows), &Args { buffers: &buffers, regions: &regions })?;
+        kernel(&op.over(rows), &Args { buffers: &buffers, regions: &regions })?;
         for i in (0..x.len()).filter(|&i| x.is_half(i) && !whole[i] && signature[i].mode != Mode::In) {
             x.strided(i, [regions[i].elems], [1], row * of_row(i))?.f_copy_(&buffers[i])?;
         }

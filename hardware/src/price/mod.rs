@@ -26,7 +26,7 @@ use crate::simulate::{Durations, LaneDurations, SimulateError};
 use crate::topology::{Topology, TopologyError};
 use crate::units::{Bytes, Precision, Seconds};
 
-pub use op::{dims, op_time, stream};
+pub use op::{op_time, stream};
 pub use place::{Place, places};
 
 /// Why something has no price.

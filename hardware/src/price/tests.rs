@@ -75,7 +75,7 @@ fn causal_attention_costs_half() {
 fn a_measured_curve_comes_before_the_roofline() {
     let mut device = ideal();
     let op = Op::Zero { n: 1000 };
-    let sample = Sample { dims: dims(&op), work: op.work(), seconds: 0.25 };
+    let sample = Sample { dims: op.dims().to_vec(), work: op.work(), seconds: 0.25 };
     device.curves.insert(op.class().to_owned(), Curve::new(vec![sample]).unwrap());
     close(op_time(&device, &op, Fp32).unwrap(), 0.25);
 }

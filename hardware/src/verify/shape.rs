@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{Fault, Place, VerifyError, at};
-use crate::op::{DtypeClass, Mode, Op};
+use crate::op::{DtypeClass, Mode};
 use crate::program::{Block, Buffer, Kind, Lifetime, Program, View};
 
 /// Two formals that must not share elements; `exact` ones may be the very same view.
@@ -63,7 +63,7 @@ fn check_block(block: &Block) -> Result<Vec<Apart>, (usize, Fault)> {
                 if i == j || (used.mode != Mode::In && j < i) {
                     continue;
                 }
-                let exact = matches!(call.op, Op::Add { .. });
+                let exact = call.op.may_run_in_place();
                 if arg.param != other.param {
                     let (written, other) = (arg.param as usize, other.param as usize);
                     if !apart.iter().any(|a| (a.written, a.other) == (written, other) && a.exact == exact) {
@@ -159,7 +159,7 @@ fn taken(buffer: &Buffer, takes: DtypeClass) -> Result<(), Fault> {
         return Ok(());
     }
     let wanted = match takes {
-        DtypeClass::Float => "floats",
+        DtypeClass::Float | DtypeClass::Sum => "floats",
         DtypeClass::Full => "f32",
         DtypeClass::Ids => "u32",
     };

@@ -39,7 +39,7 @@ impl Class {
     fn of(takes: DtypeClass, model: Elem) -> Class {
         match takes {
             DtypeClass::Full if model != Elem::F32 => Class::Full,
-            DtypeClass::Float | DtypeClass::Full => Class::Model,
+            DtypeClass::Float | DtypeClass::Sum | DtypeClass::Full => Class::Model,
             DtypeClass::Ids => Class::Ids,
         }
     }

@@ -248,22 +248,22 @@ impl Writer<'_> {
 
     fn routing(&mut self, op: Op, args: &[Arg]) {
         match op {
-            Op::Combine { rows, cols, top_k, places } => {
+            Op::Combine { rows, cols, top_k, slots } => {
                 let dout = self.of(args[3]);
                 let ((dy, _), (dshares, _)) = (self.target(args[0]), self.target(args[2]));
-                let [y, place, shares] = [0, 1, 2].map(|i| Use::of(args[i]));
-                self.call(Op::CombineGrad { rows, cols, top_k, places }, vec![y, place, shares, dout, dy, dshares]);
+                let [y, slot, shares] = [0, 1, 2].map(|i| Use::of(args[i]));
+                self.call(Op::CombineGrad { rows, cols, top_k, slots }, vec![y, slot, shares, dout, dy, dshares]);
             }
-            Op::Dispatch { rows, cols, top_k, places } => {
+            Op::Dispatch { rows, cols, top_k, slots } => {
                 let dout = self.of(args[2]);
                 let (dx, accumulate) = self.target(args[0]);
-                let op = Op::DispatchGrad { rows, cols, top_k, places, accumulate };
+                let op = Op::DispatchGrad { rows, cols, top_k, slots, accumulate };
                 self.call(op, vec![Use::of(args[1]), dout, dx]);
             }
-            Op::Route { rows, experts, top_k, room } => {
+            Op::Route { rows, experts, top_k, capacity } => {
                 let dshares = self.of(args[2]);
                 let (dlogits, _) = self.target(args[0]);
-                let op = Op::RouteGrad { rows, experts, top_k, room, balance: self.tape.balance };
+                let op = Op::RouteGrad { rows, experts, top_k, capacity, balance: self.tape.balance };
                 self.call(op, vec![Use::of(args[1]), dshares, dlogits]);
             }
             other => unreachable!("{other:?} routes nothing"),

@@ -4,7 +4,7 @@
 //! In: the normed input of a layer's second half. Out: the sum of experts' outputs, still to be summed over tensor
 //! parallelism; where that leaves experts whole, the sum itself for the rank's own tokens.
 //!
-//! Invariant: an expert has room for a fixed number of a rank's tokens, so that all sizes are known beforehand.
+//! Invariant: an expert's capacity is a fixed number of a rank's tokens, so that all sizes are known beforehand.
 
 use meshwright_hardware::mesh::Axis;
 use meshwright_hardware::op::{ActivationKind, Layout, Op};
@@ -14,8 +14,8 @@ use super::decoder::{CHEAP, DEAR, INIT_STD, Local, deep, matrix, normal};
 use super::tape::{Arg, Node, ParamDecl, Tape};
 use crate::job::{Experts, Model};
 
-/// Tokens of `rows` that one expert has room for.
-pub fn room(experts: &Experts, rows: usize) -> usize {
+/// An expert's capacity: how many of `rows` tokens it takes.
+pub fn capacity(experts: &Experts, rows: usize) -> usize {
     let even = (rows * experts.top_k) as f64 / experts.count as f64;
     ((even * experts.capacity).ceil() as usize).clamp(1, rows)
 }
@@ -25,8 +25,8 @@ impl Tape {
     pub(super) fn experts(&mut self, model: &Model, local: Local, experts: &Experts, normed: usize) -> usize {
         let rows = if local.whole { local.residual_rows() } else { local.rows() };
         let (h, top_k) = (model.hidden, experts.top_k);
-        let (count, room) = (experts.count, room(experts, rows));
-        let places = count * room;
+        let (count, capacity) = (experts.count, capacity(experts, rows));
+        let slots = count * capacity;
         self.balance = experts.balance;
         let router = matrix("mlp.router.weight", count, h, Shard::Whole, normal(INIT_STD));
         let router = self.param(ParamDecl { partial: true, decay: false, ..router });
@@ -34,16 +34,16 @@ impl Tape {
         self.linear(normed, [rows, count, h], router, None, logits);
         let probs = self.tensor("probs", rows * count, DEAR);
         let shares = self.tensor("shares", rows * top_k, DEAR);
-        let place = self.tensor("places", rows * top_k, DEAR);
-        let op = Op::Route { rows, experts: count, top_k, room };
-        self.op(op, [logits, probs, shares, place].map(Arg::Tensor));
-        let sent = self.tensor("dispatched", places * h, DEAR);
-        self.op(Op::Dispatch { rows, cols: h, top_k, places }, [normed, place, sent].map(Arg::Tensor));
+        let slot = self.tensor("slots", rows * top_k, DEAR);
+        let op = Op::Route { rows, experts: count, top_k, capacity };
+        self.op(op, [logits, probs, shares, slot].map(Arg::Tensor));
+        let sent = self.tensor("dispatched", slots * h, DEAR);
+        self.op(Op::Dispatch { rows, cols: h, top_k, slots }, [normed, slot, sent].map(Arg::Tensor));
         self.exchange(local, sent);
-        let done = self.experts_ffn(model, local, experts, sent, room);
+        let done = self.experts_ffn(model, local, experts, sent, capacity);
         self.exchange(local, done);
         let mixed = self.tensor("combined", rows * h, DEAR);
-        self.op(Op::Combine { rows, cols: h, top_k, places }, [done, place, shares, mixed].map(Arg::Tensor));
+        self.op(Op::Combine { rows, cols: h, top_k, slots }, [done, slot, shares, mixed].map(Arg::Tensor));
         mixed
     }
 
@@ -53,12 +53,12 @@ impl Tape {
         }
     }
 
-    /// Each expert's feed-forward part over `[ep ranks, own experts, room, hidden]`.
-    fn experts_ffn(&mut self, model: &Model, local: Local, experts: &Experts, sent: usize, room: usize) -> usize {
+    /// Each expert's feed-forward part over `[ep ranks, own experts, capacity, hidden]`.
+    fn experts_ffn(&mut self, model: &Model, local: Local, experts: &Experts, sent: usize, capacity: usize) -> usize {
         let (h, width) = (model.hidden, experts.ffn / if local.whole { 1 } else { local.tp });
         let kind = model.activation();
         let (own, sources) = (experts.count / local.ep, local.ep);
-        let rows = experts.count * room;
+        let rows = experts.count * capacity;
         let each = |decl: ParamDecl| ParamDecl { experts: Some(experts.count), ..decl };
         let sections = vec![experts.ffn; kind.width()];
         let wide = experts.ffn * kind.width();
@@ -69,7 +69,7 @@ impl Tape {
         let down = matrix("mlp.experts.down.weight", h, experts.ffn, down_shard, normal(deep(model)));
         let down = self.param(each(down));
         let of =
-            |n, k| Op::ExpertMatmul { layout: Layout::Nt, experts: own, sources, m: room, n, k, accumulate: false };
+            |n, k| Op::ExpertMatmul { layout: Layout::Nt, experts: own, sources, m: capacity, n, k, accumulate: false };
         let raised = self.tensor("experts.up", rows * width * kind.width(), DEAR);
         self.op(of(width * kind.width(), h), [Arg::Tensor(sent), Arg::Param(up), Arg::Tensor(raised)]);
         let active = self.tensor("experts.active", rows * width, CHEAP);

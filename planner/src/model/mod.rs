@@ -15,6 +15,6 @@ mod tape;
 
 pub use backward::Backward;
 pub use decoder::{Local, embed, head, layer};
-pub use experts::room;
+pub use experts::capacity;
 pub use split::Split;
 pub use tape::{Arg, Home, Node, ParamDecl, Ring, Step, Tape, Tensor, Use, Value};

@@ -49,7 +49,7 @@ pub fn of_shape(job: &Job, shape: &Shape, links: &mut CachedPrices) -> Result<Wh
         routed.plus(&kernels_of_shared(&model, shape, rows, links)?);
         // There and back, forward and backward.
         let own = if shape.whole_experts { rows / shape.tp } else { rows };
-        let places = experts.count * crate::model::room(experts, own);
+        let places = experts.count * crate::model::capacity(experts, own);
         let mesh = Mesh { dp: shape.ep, ep: shape.ep, ..Mesh::ONE };
         let bytes = activations(job, places * job.model.hidden);
         let sent = links.collective(&mesh, Collective::AllToAll, Axis::Ep, bytes)?;

@@ -6,9 +6,8 @@
 //! Invariant: how an op is cut depends on its dims alone, so the number of threads changes no bit.
 
 use meshwright_hardware::mesh::Coord;
-use meshwright_hardware::op::{Mode, Op};
+use meshwright_hardware::op::{Mode, Op, Rows};
 
-use super::super::cut::{Cut, sliced};
 use super::run::{Arg, Args, add_in_place, run_kernel};
 use super::{StepArgs, Team};
 use crate::kernels::{narrow_all, widen_all};
@@ -17,6 +16,7 @@ use crate::kernels::{narrow_all, widen_all};
 const FLOATS: usize = 1 << 18;
 
 /// Runs an op; `space` grows to what the copies need. `in_place` is the operand that an addition is written over, if one.
+/// False, and nothing written, if there is no kernel for the op.
 pub(super) fn run(
     team: &Team,
     space: &mut Vec<f32>,
@@ -24,16 +24,18 @@ pub(super) fn run(
     args: &Args,
     in_place: Option<usize>,
     (at, step): (Coord, &StepArgs),
-) {
-    let (signature, cut) = (op.signature(), Cut::of(op));
-    let whole: Vec<bool> = (0..signature.len()).map(|i| cut.whole.contains(&i)).collect();
-    let of_row = |i: usize| signature[i].elems / cut.rows;
+) -> bool {
+    let signature = op.signature();
+    // What cannot be cut is one row.
+    let (cut, rows) = (op.rows().is_some(), op.rows().unwrap_or(Rows { count: 1, unit: 1 }));
+    let whole: Vec<bool> = signature.iter().map(|param| cut && param.whole).collect();
+    let of_row = |i: usize| signature[i].elems / rows.count;
     let halves = |of_whole: bool| {
         let (whole, args) = (&whole, &args.0);
         (0..args.len()).filter(move |&i| args[i].half.is_some() && whole[i] == of_whole)
     };
     let by_row: usize = halves(false).map(of_row).sum();
-    let count = cut.at_once(by_row, FLOATS);
+    let count = rows.at_once(by_row, FLOATS);
     let fixed: usize = halves(true).map(|i| signature[i].elems).sum();
     space.resize(space.len().max(fixed + count * by_row), 0.0);
     let (fixed, moving) = space.split_at_mut(fixed);
@@ -46,8 +48,8 @@ pub(super) fn run(
         }
         (copies[i], rest) = (Some(Arg::words_of(copy)), tail);
     }
-    for row in (0..cut.rows).step_by(count) {
-        let rows = (cut.rows - row).min(count);
+    for row in (0..rows.count).step_by(count) {
+        let rows = (rows.count - row).min(count);
         let part = |i: usize| args.0[i].part(row * of_row(i), rows * of_row(i));
         let mut rest = &mut *moving;
         for i in halves(false) {
@@ -58,13 +60,14 @@ pub(super) fn run(
             (copies[i], rest) = (Some(Arg::words_of(copy)), tail);
         }
         let all = (0..signature.len()).map(|i| copies[i].unwrap_or(if whole[i] { args.0[i] } else { part(i) }));
-        let (op, all) = (sliced(op, rows), Args(all.collect()));
+        let (op, all) = (op.over(rows), Args(all.collect()));
         match (op, in_place) {
             // Copies are apart; what was fp32 is where it was.
             (Op::Add { rows, cols, bias }, Some(operand)) if args.0[operand].half.is_none() => {
                 add_in_place(team, rows, cols, bias, operand, &all);
             }
-            _ => run_kernel(team, &op, &all, at, step),
+            _ if !run_kernel(team, &op, &all, at, step) => return false,
+            _ => {}
         }
         halves(false).filter(|&i| signature[i].mode != Mode::In).for_each(|i| narrow(team, all.read(i), part(i)));
     }
@@ -72,6 +75,7 @@ pub(super) fn run(
         let copy = Args(vec![copies[i].expect("it was made above")]);
         narrow(team, copy.read(0), args.0[i]);
     }
+    true
 }
 
 fn widen(team: &Team, from: Arg, to: &mut [f32]) {

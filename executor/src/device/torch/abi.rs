@@ -18,7 +18,7 @@ pub const SYMBOL: &str = "meshwright_torch";
 /// The version of this file, and the sizes of what crosses.
 pub const ABI: u64 = {
     let sizes = [size_of::<Declared>(), size_of::<Region>(), size_of::<Coord>(), size_of::<StepArgs>()];
-    (4 << 48) + ((sizes[0] << 36) + (sizes[1] << 24) + (sizes[2] << 12) + sizes[3]) as u64
+    (5 << 48) + ((sizes[0] << 36) + (sizes[1] << 24) + (sizes[2] << 12) + sizes[3]) as u64
 };
 
 /// What an element of a buffer is.
@@ -74,6 +74,9 @@ impl Sink {
 /// What `mark` gives for a device whose ops run at once.
 pub const NO_CLOCK: i64 = i64::MAX;
 
+/// What `op` gives for an op that the library cannot run.
+pub const NO_KERNEL: i64 = i64::MAX;
+
 /// A rank's buffers on a device of torch's.
 pub type Handle = *mut c_void;
 
@@ -96,7 +99,7 @@ pub struct Table {
     ) -> Handle,
     /// Frees them.
     pub close: unsafe extern "C" fn(Handle),
-    /// The number of an op, given in JSON.
+    /// The number of an op, given in JSON; [`NO_KERNEL`] if the library has none for it.
     pub op: unsafe extern "C" fn(Handle, json: *const u8, len: usize, problem: Sink) -> i64,
     /// Runs an op on regions that were checked.
     pub run: unsafe extern "C" fn(

@@ -18,10 +18,9 @@ use meshwright_hardware::mesh::{Coord, Rank};
 use meshwright_hardware::op::Op;
 use meshwright_hardware::program::{Buffer, Elem, Lifetime};
 
-use super::check::check;
 use super::{Access, Backend, Body, Device, Driver, Found, Region, StepArgs, device_info};
 use crate::error::ExecutorError;
-use abi::{Declared, Description, Format, Handle, NO_CLOCK, Sink};
+use abi::{Declared, Description, Format, Handle, NO_CLOCK, NO_KERNEL, Sink};
 use library::Library;
 
 /// A rank's buffers on one of torch's devices.
@@ -32,8 +31,8 @@ pub struct Torch {
     handle: Handle,
     /// Elements of each buffer.
     declared: Vec<(usize, Elem)>,
-    /// Ops that the library was told, with their numbers.
-    ops: Vec<(Op, u32)>,
+    /// Ops that the library was told, with their numbers; none for those that it cannot run.
+    ops: Vec<(Op, Option<u32>)>,
     /// Marks since they were asked for.
     marked: usize,
     /// A region as the host sees it, where it cannot reach it where it lies.
@@ -96,10 +95,6 @@ impl Torch {
         Ok(Torch { rank, backend, library, handle, declared, ops: Vec::new(), marked: 0, host: Vec::new() })
     }
 
-    fn failed(&self, problem: String) -> ExecutorError {
-        self.backend.failed(self.rank, problem)
-    }
-
     fn inside(&self, region: &Region) -> Result<(), String> {
         let end = region.start.checked_add(region.elems);
         let buffer = self.declared.get(region.buffer);
@@ -107,8 +102,8 @@ impl Torch {
         if inside { Ok(()) } else { Err(format!("{region:?} is outside its buffer")) }
     }
 
-    /// The number that the library gives an op.
-    fn number(&mut self, op: &Op) -> Result<u32, String> {
+    /// The number that the library gives an op, if it can run it.
+    fn number(&mut self, op: &Op) -> Result<Option<u32>, String> {
         // The latest first: a calibration runs one op after another, many times each.
         if let Some((_, number)) = self.ops.iter().rev().find(|(known, _)| known == op) {
             return Ok(*number);
@@ -116,18 +111,19 @@ impl Torch {
         let json = serde_json::to_string(op).map_err(|e| format!("{op:?}: {e}"))?;
         // SAFETY: the text has `len` bytes.
         let tell = |problem| unsafe { (self.library.table.op)(self.handle, json.as_ptr(), json.len(), problem) };
-        let number = said(|problem| u32::try_from(tell(problem)).ok())?;
+        let number = said(|problem| Some(tell(problem)).filter(|number| *number >= 0))?;
+        let number = (number != NO_KERNEL).then_some(number as u32);
         self.ops.push((*op, number));
         Ok(number)
     }
 
-    fn run_op(&mut self, op: &Op, regions: &[Region], at: Coord, step: &StepArgs) -> Result<(), String> {
-        check(op, &op.signature(), regions)?;
+    fn run_op(&mut self, op: &Op, regions: &[Region], at: Coord, step: &StepArgs) -> Result<bool, String> {
         regions.iter().try_for_each(|region| self.inside(region))?;
-        let (number, run) = (self.number(op)?, self.library.table.run);
+        let Some(number) = self.number(op)? else { return Ok(false) };
+        let run = self.library.table.run;
         // SAFETY: regions lie in their buffers, as many as the op has arguments and as long.
         let run = |problem| unsafe { run(self.handle, number, regions.as_ptr(), regions.len(), &at, step, problem) };
-        said(|problem| run(problem).then_some(()))
+        said(|problem| run(problem).then_some(true))
     }
 
     /// Bytes of a region's elements, which must be inside.
@@ -183,8 +179,12 @@ fn declare(buffer: &Buffer) -> Declared {
 }
 
 impl Device for Torch {
-    fn run(&mut self, op: &Op, regions: &[Region], at: Coord, step: &StepArgs) -> Result<(), ExecutorError> {
+    fn kernel(&mut self, op: &Op, regions: &[Region], at: Coord, step: &StepArgs) -> Result<bool, ExecutorError> {
         self.run_op(op, regions, at, step).map_err(|problem| self.failed(problem))
+    }
+
+    fn failed(&self, problem: String) -> ExecutorError {
+        self.backend.failed(self.rank, problem)
     }
 
     fn with_host(&mut self, region: Region, access: Access, body: &mut Body<f32>) -> Result<(), ExecutorError> {

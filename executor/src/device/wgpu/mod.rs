@@ -8,14 +8,15 @@
 //! Invariant: kernels touch only regions that were checked, and sums have a fixed order, so the same operands give the
 //! same bits.
 
+mod context;
 mod elements;
+mod experts;
 mod gpu;
 mod marks;
 mod memory;
 mod ops;
 mod parts;
 mod pipeline;
-mod spread;
 #[cfg(test)]
 mod tests;
 
@@ -27,7 +28,6 @@ use meshwright_hardware::mesh::{Coord, Rank};
 use meshwright_hardware::op::Op;
 use meshwright_hardware::program::{Buffer, Elem};
 
-use super::check::check;
 use super::{Access, Backend, Body, Device, Driver, Region, StepArgs};
 use crate::error::ExecutorError;
 use crate::kernels::{Half, narrow, widen};
@@ -105,10 +105,6 @@ impl Wgpu {
             host: Vec::new(),
             words: Vec::new(),
         })
-    }
-
-    fn failed(&self, problem: String) -> ExecutorError {
-        self.backend.failed(self.rank, problem)
     }
 
     /// A region, if it lies in its buffer.
@@ -241,9 +237,12 @@ pub(super) const DRIVER: Driver =
     Driver { find: gpu::adapters, open: |backend, rank, buffers, _| Ok(Box::new(Wgpu::new(rank, buffers, backend)?)) };
 
 impl Device for Wgpu {
-    fn run(&mut self, op: &Op, regions: &[Region], at: Coord, step: &StepArgs) -> Result<(), ExecutorError> {
-        let checked = check(op, &op.signature(), regions);
-        checked.and_then(|()| self.record_op(op, regions, at, step)).map_err(|problem| self.failed(problem))
+    fn kernel(&mut self, op: &Op, regions: &[Region], at: Coord, step: &StepArgs) -> Result<bool, ExecutorError> {
+        self.record_op(op, regions, at, step).map_err(|problem| self.failed(problem))
+    }
+
+    fn failed(&self, problem: String) -> ExecutorError {
+        self.backend.failed(self.rank, problem)
     }
 
     fn with_host(&mut self, region: Region, access: Access, body: &mut Body<f32>) -> Result<(), ExecutorError> {

@@ -2,7 +2,7 @@
 //!
 //! In: an op and its regions, checked. Out: recorded calls.
 //!
-//! Invariant: no wildcard arm, so a new op is found by the compiler; what takes several calls stands in `parts.rs`.
+//! Invariant: what does not stand in the table runs by the reference; what takes several calls stands in `parts.rs`.
 
 use meshwright_hardware::mesh::Coord;
 use meshwright_hardware::op::{ActivationKind, AttentionDims, NormKind, Op};
@@ -30,12 +30,18 @@ pub(super) fn each(kernel: Kernel, args: &[&Slice], dims: &[usize]) -> Call {
 }
 
 impl Wgpu {
-    /// Records `op` on regions that passed [`crate::device::check::check`].
-    pub(super) fn record_op(&mut self, op: &Op, regions: &[Region], at: Coord, step: &StepArgs) -> Result<(), String> {
+    /// The table of kernels: records `op` on regions that passed [`crate::device::check::check`]; false if there is none.
+    pub(super) fn record_op(
+        &mut self,
+        op: &Op,
+        regions: &[Region],
+        at: Coord,
+        step: &StepArgs,
+    ) -> Result<bool, String> {
         let args = regions.iter().map(|&region| self.slice(region)).collect::<Result<Vec<_>, _>>()?;
         let x = &args[..];
         let last = x.len() - 1;
-        match *op {
+        let recorded = match *op {
             Op::Embed { rows, cols, vocab, shards } => {
                 let first = shard(shards, at.tp) * vocab;
                 self.record(each(kernels::EMBEDDING, &[&x[0], &x[1], &x[2]], &[rows * cols, cols, vocab, first]))
@@ -104,12 +110,19 @@ impl Wgpu {
             Op::ExpertMatmul { layout, experts, sources, m, n, k, accumulate } => {
                 self.expert_matmul(layout, [experts, sources], [m, n, k], accumulate, regions)
             }
-            Op::Route { .. }
-            | Op::RouteGrad { .. }
-            | Op::Dispatch { .. }
-            | Op::DispatchGrad { .. }
-            | Op::Combine { .. }
-            | Op::CombineGrad { .. } => self.record_routing(op, step.loss_scale, x),
+            Op::Route { rows, experts, top_k, capacity } => self.route([rows, experts, top_k, capacity], x),
+            Op::RouteGrad { rows, experts, top_k, balance, .. } => {
+                self.route_grad([rows, experts, top_k], balance * step.loss_scale, x)
+            }
+            Op::Dispatch { rows, cols, top_k, slots } => self.dispatch([rows, cols, top_k, slots], x),
+            Op::DispatchGrad { rows, cols, top_k, accumulate, .. } => {
+                let dims = [rows * cols, cols, top_k, usize::from(accumulate)];
+                self.record(each(kernels::DISPATCH_GRAD, &[&x[0], &x[1], &x[2]], &dims))
+            }
+            Op::Combine { rows, cols, top_k, .. } => {
+                self.record(each(kernels::COMBINE, &[&x[1], &x[0], &x[2], &x[3]], &[rows * cols, cols, top_k]))
+            }
+            Op::CombineGrad { rows, cols, top_k, slots } => self.combine_grad([rows, cols, top_k, slots], x),
             Op::ContextAttention(dims) => self.context_forward(&dims, at, x),
             Op::ContextAttentionGrad(dims) => self.context_grad(&dims, at, x),
             Op::LatentPack { rows, seq, heads, nope, rope, value, theta, cp } => {
@@ -139,7 +152,10 @@ impl Wgpu {
                 let update = each(kernels::ADAMW, &args, &[n, decayed, usize::from(master)]);
                 self.record(Call { numbers: numbers(step), ..update })
             }
-        }
+            #[allow(unreachable_patterns)] // while it has all
+            _ => return Ok(false),
+        };
+        recorded.map(|()| true)
     }
 
     /// Records one of attention's kernels.

@@ -90,7 +90,7 @@ kernels! {
     ATTENTION = "attention", FORWARD, 3, [1, 2];
     ROUTE = "route", EXPERTS, 3, [1, 2];
     CHOICES = "choices", EXPERTS, 2, [];
-    TAKE_PLACES = "take_places", EXPERTS, 2, [];
+    TAKE_SLOTS = "take_slots", EXPERTS, 2, [];
     PULLS = "pulls", EXPERTS, 2, [1];
     ROUTE_GRAD = "route_grad", EXPERTS, 5, [3];
     DISPATCH = "dispatch", EXPERTS, 3, [2];

@@ -1,4 +1,4 @@
-//! Tokens to experts and back. A choice without a place has −1.
+//! Tokens to experts and back. A choice without a slot has −1.
 
 use tch::{Device, Kind, Tensor};
 
@@ -11,7 +11,7 @@ fn best(probs: &Tensor, top_k: usize) -> Outcome<Tensor> {
     probs.f_sort_stable(true, 1, true)?.1.f_narrow(1, 0, n(top_k))
 }
 
-pub fn route(x: &Args, [rows, experts, top_k, room]: [usize; 4], device: Device) -> Outcome {
+pub fn route(x: &Args, [rows, experts, top_k, capacity]: [usize; 4], device: Device) -> Outcome {
     let (probs, shares) = (x.of(1, [rows, experts])?, x.of(2, [rows, top_k])?);
     drop(x.of(0, [rows, experts])?.f_softmax_int_out(&probs, 1, Kind::Float)?);
     let chosen = best(&probs, top_k)?;
@@ -23,9 +23,9 @@ pub fn route(x: &Args, [rows, experts, top_k, room]: [usize; 4], device: Device)
     let mut marks = Tensor::f_zeros([n(rows * top_k), n(experts)], (Kind::Int, device))?;
     drop(marks.f_scatter_value_(1, &choices, 1)?);
     let before = marks.f_cumsum(0, Kind::Int64)?.f_gather(1, &choices, false)?.f_sub_scalar_(1)?;
-    let full = before.f_ge(n(room))?;
-    let places = choices.f_mul_scalar(n(room))?.f_add_(&before)?.f_masked_fill_(&full, -1)?;
-    copy(&x.numbers(3)?, &places.f_squeeze_dim(1)?)
+    let full = before.f_ge(n(capacity))?;
+    let slots = choices.f_mul_scalar(n(capacity))?.f_add_(&before)?.f_masked_fill_(&full, -1)?;
+    copy(&x.numbers(3)?, &slots.f_squeeze_dim(1)?)
 }
 
 pub fn route_grad(x: &Args, [rows, experts, top_k]: [usize; 3], balance: f64, kept: &Kept) -> Outcome {
@@ -51,53 +51,53 @@ pub fn route_grad(x: &Args, [rows, experts, top_k]: [usize; 3], balance: f64, ke
     dprobs.f_sub_(&mean)?.f_mul_out(&x.of(2, [rows, experts])?, &probs).map(drop)
 }
 
-/// Which choice sits at each place, or one that is none, and which places are empty.
-fn seats(places: &Tensor, choices: usize, seats: usize) -> Outcome<(Tensor, Tensor)> {
-    let options = (Kind::Int64, places.device());
+/// Which choice sits at each slot, or one that is none, and which slots are empty.
+fn choices_of(slots: &Tensor, choices: usize, count: usize) -> Outcome<(Tensor, Tensor)> {
+    let options = (Kind::Int64, slots.device());
     let numbers = Tensor::f_arange(n(choices), options)?;
-    // One place more, for those without one.
-    let mut taken = Tensor::f_full([n(seats) + 1], n(choices), options)?;
-    let to = places.f_to_kind(Kind::Int64)?;
-    let to = to.f_masked_fill(&to.f_lt(0)?, n(seats))?;
+    // One slot more, for those without one.
+    let mut taken = Tensor::f_full([n(count) + 1], n(choices), options)?;
+    let to = slots.f_to_kind(Kind::Int64)?;
+    let to = to.f_masked_fill(&to.f_lt(0)?, n(count))?;
     drop(taken.f_scatter_(0, &to, &numbers)?);
-    let taken = taken.f_narrow(0, 0, n(seats))?;
+    let taken = taken.f_narrow(0, 0, n(count))?;
     let empty = taken.f_eq(n(choices))?;
     Ok((taken.f_clamp_max(n(choices) - 1)?, empty.f_unsqueeze(1)?))
 }
 
-/// Rows at each choice's place, zeros where it has none.
-fn at_places(rows: &Tensor, places: &Tensor) -> Outcome<Tensor> {
-    let none = places.f_lt(0)?.f_unsqueeze(1)?;
-    rows.f_index_select(0, &places.f_clamp_min(0)?)?.f_masked_fill_(&none, 0.0)
+/// Rows at each choice's slot, zeros where it has none.
+fn at_slots(rows: &Tensor, slots: &Tensor) -> Outcome<Tensor> {
+    let none = slots.f_lt(0)?.f_unsqueeze(1)?;
+    rows.f_index_select(0, &slots.f_clamp_min(0)?)?.f_masked_fill_(&none, 0.0)
 }
 
-pub fn dispatch(x: &Args, [rows, cols, top_k, places]: [usize; 4]) -> Outcome {
-    let (choice, empty) = seats(&x.numbers(1)?, rows * top_k, places)?;
-    let mut out = x.of(2, [places, cols])?;
+pub fn dispatch(x: &Args, [rows, cols, top_k, slots]: [usize; 4]) -> Outcome {
+    let (choice, empty) = choices_of(&x.numbers(1)?, rows * top_k, slots)?;
+    let mut out = x.of(2, [slots, cols])?;
     let token = choice.f_floor_divide_scalar(n(top_k))?;
     drop(x.of(0, [rows, cols])?.f_index_select_out(&out, 0, &token)?);
     out.f_masked_fill_(&empty, 0.0).map(drop)
 }
 
-pub fn dispatch_grad(x: &Args, [rows, cols, top_k, places]: [usize; 4], accumulate: bool) -> Outcome {
-    let of_choices = at_places(&x.of(1, [places, cols])?, &x.numbers(0)?)?;
+pub fn dispatch_grad(x: &Args, [rows, cols, top_k, slots]: [usize; 4], accumulate: bool) -> Outcome {
+    let of_choices = at_slots(&x.of(1, [slots, cols])?, &x.numbers(0)?)?;
     let of_tokens = of_choices.f_view([n(rows), n(top_k), n(cols)])?.f_sum_dim_intlist(1, false, Kind::Float)?;
     store(&x.of(2, [rows, cols])?, &of_tokens, accumulate)
 }
 
-pub fn combine(x: &Args, [rows, cols, top_k, places]: [usize; 4]) -> Outcome {
-    let of_choices = at_places(&x.of(0, [places, cols])?, &x.numbers(1)?)?.f_view([n(rows), n(top_k), n(cols)])?;
+pub fn combine(x: &Args, [rows, cols, top_k, slots]: [usize; 4]) -> Outcome {
+    let of_choices = at_slots(&x.of(0, [slots, cols])?, &x.numbers(1)?)?.f_view([n(rows), n(top_k), n(cols)])?;
     let shares = x.of(2, [rows, 1, top_k])?;
     shares.f_bmm_out(&x.of(3, [rows, 1, cols])?, &of_choices).map(drop)
 }
 
-pub fn combine_grad(x: &Args, [rows, cols, top_k, places]: [usize; 4]) -> Outcome {
-    let (y, seated, dout) = (x.of(0, [places, cols])?, x.numbers(1)?, x.of(3, [rows, cols])?);
-    let (choice, empty) = seats(&seated, rows * top_k, places)?;
-    let mut dy = x.of(4, [places, cols])?;
+pub fn combine_grad(x: &Args, [rows, cols, top_k, slots]: [usize; 4]) -> Outcome {
+    let (y, seated, dout) = (x.of(0, [slots, cols])?, x.numbers(1)?, x.of(3, [rows, cols])?);
+    let (choice, empty) = choices_of(&seated, rows * top_k, slots)?;
+    let mut dy = x.of(4, [slots, cols])?;
     drop(dout.f_index_select_out(&dy, 0, &choice.f_floor_divide_scalar(n(top_k))?)?);
     drop(dy.f_mul_(&x.flat(2)?.f_index_select(0, &choice)?.f_unsqueeze(1)?)?);
     drop(dy.f_masked_fill_(&empty, 0.0)?);
-    let of_choices = at_places(&y, &seated)?.f_view([n(rows), n(top_k), n(cols)])?;
+    let of_choices = at_slots(&y, &seated)?.f_view([n(rows), n(top_k), n(cols)])?;
     of_choices.f_bmm_out(&x.of(5, [rows, top_k, 1])?, &dout.f_unsqueeze(2)?).map(drop)
 }

@@ -2,7 +2,7 @@
 //!
 //! In: an op, its arguments as views of buffers, the rank's place, the step. Out: what the op writes, in place.
 //!
-//! Invariant: no wildcard arm, so a new op is found by the compiler; nothing waits for a device, so that all of it can be
+//! Invariant: what does not stand in the table gets no number, and the executor runs it; nothing waits for a device, so that all of it can be
 //! captured in a graph; sums have a fixed order. In-place operators give their own output again, which is dropped.
 
 mod activation;
@@ -40,81 +40,104 @@ pub fn run(op: &Op, x: &Args, at: &Coord, step: &StepArgs, device: Device, kept:
     wide::run(op, x, device, |op, x| kernel(op, x, at, step, device, kept))
 }
 
-/// Runs an op whose elements its operators take.
-fn kernel(op: &Op, x: &Args, at: &Coord, step: &StepArgs, device: Device, kept: &mut Kept) -> Outcome {
-    match *op {
-        Op::Embed { rows, cols, vocab, shards } => embed::forward(*op, x, [rows, cols, vocab], shard(shards, at.tp)),
-        Op::EmbedGrad { rows, cols, vocab, shards } => embed::backward(x, [rows, cols, vocab], shard(shards, at.tp)),
-        Op::Positions { rows, seq, cols, sp, cp } => {
-            let places = embed::Places { rows, seq, first: shard(sp, at.tp) * rows, cp, rank: at.cp };
-            embed::positions(x, places, cols, device, kept)
+/// The table: patterns of ops, and what runs them, of elements that operators take.
+macro_rules! table {
+    (|$x:ident, $at:ident, $step:ident, $device:ident, $kept:ident| $($op:pat => $run:expr,)*) => {
+        /// Whether an op stands in the table.
+        #[allow(unused_variables)] // dims
+        pub fn has(op: &Op) -> bool {
+            match *op {
+                $($op => true,)*
+                #[allow(unreachable_patterns)] // if it has all
+                _ => false,
+            }
         }
-        Op::PositionsGrad { rows, seq, cols, sp, cp } => {
-            let places = embed::Places { rows, seq, first: shard(sp, at.tp) * rows, cp, rank: at.cp };
-            embed::positions_grad(x, places, cols, device, kept)
+
+        fn kernel(op: &Op, $x: &Args, $at: &Coord, $step: &StepArgs, $device: Device, $kept: &mut Kept) -> Outcome {
+            match *op {
+                $($op => $run,)*
+                #[allow(unreachable_patterns)] // if it has all
+                _ => unreachable!("{op:?} stands in no table, and gets no number"),
+            }
         }
-        Op::Norm { kind, rows, cols } => norm::forward(x, kind, rows, cols),
-        Op::NormGrad { kind, rows, cols, accumulate } => norm::backward(x, kind, rows, cols, accumulate),
-        Op::Matmul { layout, m, n, k, bias, accumulate } => matmul::one(x, layout, [m, n, k], bias, accumulate),
-        Op::ExpertMatmul { layout, experts, sources, m, n, k, accumulate } => {
-            matmul::experts(x, layout, [experts, sources], [m, n, k], accumulate)
-        }
-        Op::Route { rows, experts, top_k, room } => experts::route(x, [rows, experts, top_k, room], device),
-        Op::RouteGrad { rows, experts, top_k, balance, .. } => {
-            experts::route_grad(x, [rows, experts, top_k], f64::from(balance), kept)
-        }
-        Op::Dispatch { rows, cols, top_k, places } => experts::dispatch(x, [rows, cols, top_k, places]),
-        Op::DispatchGrad { rows, cols, top_k, places, accumulate } => {
-            experts::dispatch_grad(x, [rows, cols, top_k, places], accumulate)
-        }
-        Op::Combine { rows, cols, top_k, places } => experts::combine(x, [rows, cols, top_k, places]),
-        Op::CombineGrad { rows, cols, top_k, places } => experts::combine_grad(x, [rows, cols, top_k, places]),
-        Op::LatentPack { rows, seq, heads, nope, rope, value, theta, cp } => {
-            let turns = rotary::Turns { rows, seq, width: rope, theta, cp, rank: at.cp };
-            latent::forward(x, [heads, nope, value], turns, device, kept)
-        }
-        Op::LatentPackGrad { rows, seq, heads, nope, rope, value, theta, cp } => {
-            let turns = rotary::Turns { rows, seq, width: rope, theta, cp, rank: at.cp };
-            latent::backward(x, [heads, nope, value], turns, device, kept)
-        }
-        Op::Columns { rows, stride, first, cols, into } => {
-            let (part, whole) = if into { (0, 1) } else { (1, 0) };
-            let part = x.of(part, [rows, cols])?;
-            let columns = x.strided(whole, [rows, cols], [stride, 1], first)?;
-            if into { copy(&columns, &part) } else { copy(&part, &columns) }
-        }
-        Op::ContextAttention(dims) => context::forward(x, &dims, at.cp, device, kept),
-        Op::ContextAttentionGrad(dims) => context::backward(x, &dims, at.cp, device, kept),
-        Op::BiasGrad { rows, cols } if x.is_cuda() => {
-            kernels::add_column_sums(x.of(1, [cols])?, &x.of(0, [rows, cols])?)
-        }
-        Op::BiasGrad { rows, cols } => add_column_sums(&x.of(1, [cols])?, &x.of(0, [rows, cols])?),
-        Op::Rope { rows, seq, stride, heads, head_dim, theta, cp, inverse } => {
-            let turns = rotary::Turns { rows, seq, width: head_dim, theta, cp, rank: at.cp };
-            let heads = x.strided(0, [rows, heads, head_dim], [stride, head_dim, 1], 0)?;
-            rotary::turn(&heads, seq, &turns.table(device, kept)?, inverse)
-        }
-        Op::Attention(dims) => attention::forward(x, &dims),
-        Op::AttentionGrad(dims) => attention::backward(x, &dims),
-        Op::Activation { kind, rows, cols } => activation::forward(x, kind, rows, cols),
-        Op::ActivationGrad { kind, rows, cols } => activation::backward(x, kind, rows, cols),
-        Op::Add { rows, cols, bias } => add(x, rows, cols, bias),
-        Op::LossStats { rows, vocab, shards } => loss::stats(x, rows, vocab, shard(shards, at.tp)),
-        Op::Loss { rows, vocab, shards, scale } => {
-            loss::gradient(x, [rows, vocab, shards], shard(shards, at.tp), f64::from(scale), kept)
-        }
-        Op::Zero { .. } => x.flat(0)?.f_zero_().map(drop),
-        Op::Copy { .. } => copy(&x.flat(1)?, &x.flat(0)?),
-        Op::Accumulate { .. } => x.flat(1)?.f_add_(&x.flat(0)?).map(drop),
-        Op::SquaredNorm { n, whole, copies, replicas, shards, axis } => {
-            let whole = whole.saturating_sub(shard(shards, at.on(axis)) * n).min(n);
-            optimizer::squared_norm(x, n, whole, [copies, replicas])
-        }
-        Op::AdamW { n, decayed, shards, axis, master } => {
-            let decayed = decayed.saturating_sub(shard(shards, at.on(axis)) * n).min(n);
-            optimizer::adamw(x, decayed, master, step, kept)
-        }
-    }
+    };
+}
+
+table! {
+    |x, at, step, device, kept|
+    Op::Embed { rows, cols, vocab, shards } => {
+        embed::forward(Op::Embed { rows, cols, vocab, shards }, x, [rows, cols, vocab], shard(shards, at.tp))
+    },
+    Op::EmbedGrad { rows, cols, vocab, shards } => embed::backward(x, [rows, cols, vocab], shard(shards, at.tp)),
+    Op::Positions { rows, seq, cols, sp, cp } => {
+        let places = embed::Places { rows, seq, first: shard(sp, at.tp) * rows, cp, rank: at.cp };
+        embed::positions(x, places, cols, device, kept)
+    },
+    Op::PositionsGrad { rows, seq, cols, sp, cp } => {
+        let places = embed::Places { rows, seq, first: shard(sp, at.tp) * rows, cp, rank: at.cp };
+        embed::positions_grad(x, places, cols, device, kept)
+    },
+    Op::Norm { kind, rows, cols } => norm::forward(x, kind, rows, cols),
+    Op::NormGrad { kind, rows, cols, accumulate } => norm::backward(x, kind, rows, cols, accumulate),
+    Op::Matmul { layout, m, n, k, bias, accumulate } => matmul::one(x, layout, [m, n, k], bias, accumulate),
+    Op::ExpertMatmul { layout, experts, sources, m, n, k, accumulate } => {
+        matmul::experts(x, layout, [experts, sources], [m, n, k], accumulate)
+    },
+    Op::Route { rows, experts, top_k, capacity } => experts::route(x, [rows, experts, top_k, capacity], device),
+    Op::RouteGrad { rows, experts, top_k, balance, .. } => {
+        experts::route_grad(x, [rows, experts, top_k], f64::from(balance), kept)
+    },
+    Op::Dispatch { rows, cols, top_k, slots } => experts::dispatch(x, [rows, cols, top_k, slots]),
+    Op::DispatchGrad { rows, cols, top_k, slots, accumulate } => {
+        experts::dispatch_grad(x, [rows, cols, top_k, slots], accumulate)
+    },
+    Op::Combine { rows, cols, top_k, slots } => experts::combine(x, [rows, cols, top_k, slots]),
+    Op::CombineGrad { rows, cols, top_k, slots } => experts::combine_grad(x, [rows, cols, top_k, slots]),
+    Op::LatentPack { rows, seq, heads, nope, rope, value, theta, cp } => {
+        let turns = rotary::Turns { rows, seq, width: rope, theta, cp, rank: at.cp };
+        latent::forward(x, [heads, nope, value], turns, device, kept)
+    },
+    Op::LatentPackGrad { rows, seq, heads, nope, rope, value, theta, cp } => {
+        let turns = rotary::Turns { rows, seq, width: rope, theta, cp, rank: at.cp };
+        latent::backward(x, [heads, nope, value], turns, device, kept)
+    },
+    Op::Columns { rows, stride, first, cols, into } => {
+        let (part, whole) = if into { (0, 1) } else { (1, 0) };
+        let part = x.of(part, [rows, cols])?;
+        let columns = x.strided(whole, [rows, cols], [stride, 1], first)?;
+        if into { copy(&columns, &part) } else { copy(&part, &columns) }
+    },
+    Op::ContextAttention(dims) => context::forward(x, &dims, at.cp, device, kept),
+    Op::ContextAttentionGrad(dims) => context::backward(x, &dims, at.cp, device, kept),
+    Op::BiasGrad { rows, cols } => {
+        let (sums, rows) = (x.of(1, [cols])?, x.of(0, [rows, cols])?);
+        if x.is_cuda() { kernels::add_column_sums(sums, &rows) } else { add_column_sums(&sums, &rows) }
+    },
+    Op::Rope { rows, seq, stride, heads, head_dim, theta, cp, inverse } => {
+        let turns = rotary::Turns { rows, seq, width: head_dim, theta, cp, rank: at.cp };
+        let heads = x.strided(0, [rows, heads, head_dim], [stride, head_dim, 1], 0)?;
+        rotary::turn(&heads, seq, &turns.table(device, kept)?, inverse)
+    },
+    Op::Attention(dims) => attention::forward(x, &dims),
+    Op::AttentionGrad(dims) => attention::backward(x, &dims),
+    Op::Activation { kind, rows, cols } => activation::forward(x, kind, rows, cols),
+    Op::ActivationGrad { kind, rows, cols } => activation::backward(x, kind, rows, cols),
+    Op::Add { rows, cols, bias } => add(x, rows, cols, bias),
+    Op::LossStats { rows, vocab, shards } => loss::stats(x, rows, vocab, shard(shards, at.tp)),
+    Op::Loss { rows, vocab, shards, scale } => {
+        loss::gradient(x, [rows, vocab, shards], shard(shards, at.tp), f64::from(scale), kept)
+    },
+    Op::Zero { .. } => x.flat(0)?.f_zero_().map(drop),
+    Op::Copy { .. } => copy(&x.flat(1)?, &x.flat(0)?),
+    Op::Accumulate { .. } => x.flat(1)?.f_add_(&x.flat(0)?).map(drop),
+    Op::SquaredNorm { n, whole, copies, replicas, shards, axis } => {
+        let whole = whole.saturating_sub(shard(shards, at.on(axis)) * n).min(n);
+        optimizer::squared_norm(x, n, whole, [copies, replicas])
+    },
+    Op::AdamW { n, decayed, shards, axis, master } => {
+        let decayed = decayed.saturating_sub(shard(shards, at.on(axis)) * n).min(n);
+        optimizer::adamw(x, decayed, master, step, kept)
+    },
 }
 
 /// This rank's part of something `shards` ranks share; something whole is the first part of one.

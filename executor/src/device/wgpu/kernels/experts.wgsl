@@ -1,4 +1,4 @@
-// Mixtures of experts: routing, dispatch and combination, forward and backward. Places are bits, so they are bound as ids.
+// Mixtures of experts: routing, dispatch and combination, forward and backward. Slots are bits, so they are bound as ids.
 
 // The likeliest of a row's experts but for those before: the ones above `prob`, and of its equals those up to `expert`.
 // Probabilities are compared as bits, which are in the order of the numbers.
@@ -68,9 +68,9 @@ fn choices(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
     }
 }
 
-// chosen b0 (bits), places b1 (bits). d0: choices in all, experts, room. A thread an expert: tokens take places in order.
+// chosen b0 (bits), slots b1 (bits). d0: choices in all, experts, capacity. A thread an expert: tokens take slots in order.
 @compute @workgroup_size(256)
-fn take_places(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) t: u32) {
+fn take_slots(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) t: u32) {
     let expert = group_index(id, groups) * WIDTH + t;
     if expert >= p.d0.y {
         return;
@@ -137,7 +137,7 @@ fn route_grad(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gro
     }
 }
 
-// places b0 (bits), x b1, out b2. d0: elements over all choices, columns, choices a row. A thread an element.
+// slots b0 (bits), x b1, out b2. d0: elements over all choices, columns, choices a row. A thread an element.
 @compute @workgroup_size(256)
 fn dispatch(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) t: u32) {
     let i = group_index(id, groups) * WIDTH + t;
@@ -145,13 +145,13 @@ fn dispatch(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) group
         return;
     }
     let choice = i / p.d0.y;
-    let place = ids0[p.o0.x + choice];
-    if place != NO_ID {
-        put2(p.o0.z + place * p.d0.y + i % p.d0.y, get1(p.o0.y + choice / p.d0.z * p.d0.y + i % p.d0.y));
+    let slot = ids0[p.o0.x + choice];
+    if slot != NO_ID {
+        put2(p.o0.z + slot * p.d0.y + i % p.d0.y, get1(p.o0.y + choice / p.d0.z * p.d0.y + i % p.d0.y));
     }
 }
 
-// places b0 (bits), dout b1, dx b2. d0: elements of dx, columns, choices a row, 1 to add to dx. A thread an element.
+// slots b0 (bits), dout b1, dx b2. d0: elements of dx, columns, choices a row, 1 to add to dx. A thread an element.
 @compute @workgroup_size(256)
 fn dispatch_grad(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) t: u32) {
     let i = group_index(id, groups) * WIDTH + t;
@@ -163,15 +163,15 @@ fn dispatch_grad(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) 
         sum = get2(p.o0.z + i);
     }
     for (var j = 0u; j < p.d0.z; j = j + 1u) {
-        let place = ids0[p.o0.x + i / p.d0.y * p.d0.z + j];
-        if place != NO_ID {
-            sum = sum + get1(p.o0.y + place * p.d0.y + i % p.d0.y);
+        let slot = ids0[p.o0.x + i / p.d0.y * p.d0.z + j];
+        if slot != NO_ID {
+            sum = sum + get1(p.o0.y + slot * p.d0.y + i % p.d0.y);
         }
     }
     put2(p.o0.z + i, sum);
 }
 
-// places b0 (bits), y b1, shares b2, out b3. d0: elements of out, columns, choices a row. A thread an element.
+// slots b0 (bits), y b1, shares b2, out b3. d0: elements of out, columns, choices a row. A thread an element.
 @compute @workgroup_size(256)
 fn combine(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) t: u32) {
     let i = group_index(id, groups) * WIDTH + t;
@@ -181,15 +181,15 @@ fn combine(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
     var sum = 0.0;
     for (var j = 0u; j < p.d0.z; j = j + 1u) {
         let choice = i / p.d0.y * p.d0.z + j;
-        let place = ids0[p.o0.x + choice];
-        if place != NO_ID {
-            sum = sum + get2(p.o0.z + choice) * get1(p.o0.y + place * p.d0.y + i % p.d0.y);
+        let slot = ids0[p.o0.x + choice];
+        if slot != NO_ID {
+            sum = sum + get2(p.o0.z + choice) * get1(p.o0.y + slot * p.d0.y + i % p.d0.y);
         }
     }
     put3(p.o0.w + i, sum);
 }
 
-// places b0 (bits), shares b1, dout b2, dy b3. d0: elements over all choices, columns, choices a row. A thread an element.
+// slots b0 (bits), shares b1, dout b2, dy b3. d0: elements over all choices, columns, choices a row. A thread an element.
 @compute @workgroup_size(256)
 fn combine_grad(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) t: u32) {
     let i = group_index(id, groups) * WIDTH + t;
@@ -197,25 +197,25 @@ fn combine_grad(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) g
         return;
     }
     let choice = i / p.d0.y;
-    let place = ids0[p.o0.x + choice];
-    if place != NO_ID {
+    let slot = ids0[p.o0.x + choice];
+    if slot != NO_ID {
         let d = get2(p.o0.z + choice / p.d0.z * p.d0.y + i % p.d0.y);
-        put3(p.o0.w + place * p.d0.y + i % p.d0.y, get1(p.o0.y + choice) * d);
+        put3(p.o0.w + slot * p.d0.y + i % p.d0.y, get1(p.o0.y + choice) * d);
     }
 }
 
-// places b0 (bits), y b1, dout b2, dshares b3. d0: choices in all, columns, choices a row. A workgroup a choice.
+// slots b0 (bits), y b1, dout b2, dshares b3. d0: choices in all, columns, choices a row. A workgroup a choice.
 @compute @workgroup_size(256)
 fn shares_grad(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) t: u32) {
     let choice = group_index(id, groups);
     if choice >= p.d0.x {
         return;
     }
-    let place = ids0[p.o0.x + choice];
+    let slot = ids0[p.o0.x + choice];
     var mine = 0.0;
-    if place != NO_ID {
+    if slot != NO_ID {
         for (var c = t; c < p.d0.y; c = c + WIDTH) {
-            mine = mine + get1(p.o0.y + place * p.d0.y + c) * get2(p.o0.z + choice / p.d0.z * p.d0.y + c);
+            mine = mine + get1(p.o0.y + slot * p.d0.y + c) * get2(p.o0.z + choice / p.d0.z * p.d0.y + c);
         }
     }
     let sum = sum_all(t, mine);
