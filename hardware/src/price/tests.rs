@@ -1,8 +1,9 @@
 //! Rooflines by hand, measured curves before them, and what has no price.
 
 use super::*;
-use crate::op::{AttentionDims, Layout};
+use crate::op::{AttentionDims, Layout, NormKind};
 use crate::profile::{Curve, EfficiencyCurve, Sample, catalog};
+use crate::program::{Buffer, Lifetime, Stream, View};
 use crate::units::Precision::{Bf16, Fp32, Int8};
 
 /// An A100 that reaches all of its peaks and launches in a microsecond.
@@ -21,6 +22,12 @@ fn matmul(m: usize, n: usize, k: usize) -> Op {
     Op::Matmul { layout: Layout::Nt, m, n, k, bias: false, accumulate: false }
 }
 
+/// An op whose floats are of a format where it takes any.
+fn time_of(device: &Device, op: &Op, precision: Precision) -> Result<Seconds, PriceError> {
+    let elems = op.signature().into_iter().map(|param| param.takes.elem(Elem::of(precision)));
+    op_time(device, op, op.traffic(elems), precision)
+}
+
 fn close(got: Seconds, want: f64) {
     assert!((got.0 / want - 1.0).abs() < 1e-9, "{} s, not {want} s", got.0);
 }
@@ -29,9 +36,9 @@ fn close(got: Seconds, want: f64) {
 fn a_big_matmul_takes_its_flops_and_a_thin_one_its_bytes() {
     let device = ideal();
     let n = 4096.0_f64;
-    close(op_time(&device, &matmul(4096, 4096, 4096), Bf16).unwrap(), 2.0 * n * n * n / 312e12 + 1e-6);
+    close(time_of(&device, &matmul(4096, 4096, 4096), Bf16).unwrap(), 2.0 * n * n * n / 312e12 + 1e-6);
     let bandwidth = device.memory_bandwidth.value.0;
-    close(op_time(&device, &matmul(1, 4096, 4096), Bf16).unwrap(), 2.0 * (n * n + 2.0 * n) / bandwidth + 1e-6);
+    close(time_of(&device, &matmul(1, 4096, 4096), Bf16).unwrap(), 2.0 * (n * n + 2.0 * n) / bandwidth + 1e-6);
 }
 
 #[test]
@@ -51,23 +58,118 @@ fn a_matmul_pays_for_whole_tiles_and_half_of_an_idle_wave() {
 }
 
 #[test]
-fn formats_change_matmuls_and_activations_but_not_the_optimizer() {
+fn formats_change_matmuls_and_what_is_of_them_but_not_statistics_and_state() {
     let device = ideal();
-    let time = |op, precision| op_time(&device, &op, precision).unwrap().0 - 1e-6;
+    let time = |op, precision| time_of(&device, &op, precision).unwrap().0 - 1e-6;
     let square = matmul(4096, 4096, 4096);
     assert!((time(square, Fp32) / time(square, Bf16) - 312.0 / 19.5).abs() < 1e-6);
     let add = Op::Add { rows: 4096, cols: 4096, bias: false };
     assert!((time(add, Fp32) / time(add, Bf16) - 2.0).abs() < 1e-6);
-    let zero = Op::Zero { n: 1 << 24 };
-    assert_eq!(time(zero, Fp32), time(zero, Bf16));
+    // x, gain and y in two bytes, two statistics a row in four.
+    let (rows, cols) = (4096, 512);
+    let norm = Op::Norm { kind: NormKind::Rms, rows, cols };
+    let bytes = 2 * (2 * rows * cols + cols) + 4 * 2 * rows;
+    close(Seconds(time(norm, Bf16)), bytes as f64 / device.memory_bandwidth.value.0);
+    // Norm, gradient, both moments and fp32 weights, and the rounded weights, written once.
+    let n = 1 << 24;
+    let update = Op::AdamW { n, decayed: n, shards: 1, axis: Axis::Dp, master: true };
+    let bytes = 4 * (1 + n + 2 * 3 * n) + 2 * n;
+    close(Seconds(time(update, Bf16)), bytes as f64 / device.memory_bandwidth.value.0);
+}
+
+/// A program of one role on eight ranks of data parallelism.
+fn program(buffers: Vec<Buffer>, blocks: Vec<Block>, kinds: Vec<Kind>) -> Program {
+    let instr = |kind| crate::program::Instr {
+        kind,
+        stream: Stream::Compute,
+        waits: Vec::new(),
+        microbatch: None,
+        layer: None,
+    };
+    let instrs = kinds.into_iter().map(instr).collect();
+    let mesh = Mesh { dp: 8, ..Mesh::ONE };
+    Program { mesh, classes: crate::classes::Classes::ONE, blocks, roles: vec![RankProgram { buffers, instrs }] }
+}
+
+/// Buffers of the elements of a bf16 program, and a view of all of each.
+fn of_each(elems: usize) -> (Vec<Buffer>, [View; 3]) {
+    let buffer =
+        |(name, elem): (&str, Elem)| Buffer { name: name.to_owned(), elems, lifetime: Lifetime::Persistent, elem };
+    let buffers = [("weights", Elem::Bf16), ("grads", Elem::F32), ("ids", Elem::U32)].map(buffer);
+    (buffers.into(), [0, 1, 2].map(|buffer| View { buffer, offset: 0, elems, shard: None }))
+}
+
+#[test]
+fn gradients_in_fp32_take_twice_what_weights_in_bf16_take() {
+    let mut cluster = Cluster::parse("1x dgx-a100-80gb").unwrap();
+    cluster.pools[0].device = ideal();
+    let n = 1 << 24;
+    let (buffers, [weights, grads, _]) = of_each(n);
+    let half = View { elems: n / 2, ..weights };
+    let of = |op, view| Kind::Collective { op, axis: Axis::Dp, view };
+    let (scatter, gather) = (Collective::ReduceScatter, Collective::AllGather);
+    let zero = |view| Kind::Run { block: 0, phase: crate::program::Phase::Optimizer, args: vec![view] };
+    let formal = crate::program::BlockParam { name: "x".to_owned(), elems: n };
+    let call = Call { op: Op::Zero { n }, args: vec![crate::program::ArgView { param: 0, offset: 0 }] };
+    let block = Block { name: "zero".to_owned(), params: vec![formal], calls: vec![call] };
+    let kinds = vec![of(scatter, grads), of(gather, weights), of(gather, half), zero(grads), zero(weights)];
+    let nanos = &price(&program(buffers, vec![block], kinds), &cluster, Bf16).unwrap().lanes[0].nanos;
+    let [scattered, gathered, part, full, narrow] = nanos[..] else { panic!("{nanos:?}") };
+    // What does not grow with bytes: twice the half less the whole.
+    let fixed = 2 * part - gathered;
+    let twice = (scattered - fixed) as f64 / (gathered - fixed) as f64;
+    assert!((twice - 2.0).abs() < 1e-3, "{nanos:?}");
+    // The same block on one buffer and on the other.
+    let launch = cluster.pools[0].device.launch.value.nanos().0;
+    assert!(((full - launch) as f64 / (narrow - launch) as f64 - 2.0).abs() < 1e-3, "{nanos:?}");
+}
+
+#[test]
+fn curves_and_links_are_asked_at_the_bytes_of_buffers() {
+    let mut cluster = Cluster::parse("1x dgx-a100-80gb").unwrap();
+    let device = &mut cluster.pools[0].device;
+    let n = 1 << 20;
+    let (buffers, [weights, grads, ids]) = of_each(n);
+    let mut measured = |class: &str, dims: &[f64], bytes: usize, seconds: f64| {
+        let at = |by: f64| {
+            let mut dims = dims.to_vec();
+            dims.push(by * bytes as f64);
+            Sample { dims, work: by * bytes as f64, seconds: by * seconds }
+        };
+        device.curves.insert(class.to_owned(), Curve::new(vec![at(0.5), at(1.0), at(4.0)]).unwrap());
+    };
+    measured("reduce-scatter", &[8.0], 4 * n, 0.25);
+    measured("all-gather", &[8.0], 2 * n, 0.5);
+    measured("send", &[], 4 * n, 0.75);
+    measured("recv", &[], 4 * n, 0.125);
+    let of = |op, view| Kind::Collective { op, axis: Axis::Dp, view };
+    let (to, from, tag) = (0, 0, 0);
+    let moved = |view| Kind::Move { from: view, to: view };
+    let kinds = vec![
+        of(Collective::ReduceScatter, grads),
+        of(Collective::AllGather, weights),
+        Kind::Send { to, tag, view: grads },
+        Kind::Recv { from, tag, view: weights },
+        moved(weights),
+        moved(grads),
+        moved(ids),
+    ];
+    let link = cluster.pools[0].device.host_link.as_ref().unwrap().value.0;
+    let launch = cluster.pools[0].device.launch.value.0;
+    let nanos = &price(&program(buffers, Vec::new(), kinds), &cluster, Bf16).unwrap().lanes[0].nanos;
+    let over = |bytes: usize| bytes as f64 / link + launch;
+    let wanted = [0.25, 0.5, 0.75, 0.0625, over(2 * n), over(4 * n), over(4 * n)];
+    for (nanos, seconds) in nanos.iter().zip(wanted) {
+        assert!((*nanos as f64 * 1e-9 / seconds - 1.0).abs() < 1e-4, "{nanos} ns, not {seconds} s");
+    }
 }
 
 #[test]
 fn causal_attention_costs_half() {
     let device = ideal();
     let dims = AttentionDims { batch: 8, seq: 4096, heads: 16, kv_heads: 16, head_dim: 128, causal: false };
-    let whole = op_time(&device, &Op::Attention(dims), Bf16).unwrap().0;
-    let causal = op_time(&device, &Op::Attention(AttentionDims { causal: true, ..dims }), Bf16).unwrap().0;
+    let whole = time_of(&device, &Op::Attention(dims), Bf16).unwrap().0;
+    let causal = time_of(&device, &Op::Attention(AttentionDims { causal: true, ..dims }), Bf16).unwrap().0;
     assert!((whole / causal - 2.0).abs() < 0.01, "{whole} {causal}");
 }
 
@@ -77,14 +179,14 @@ fn a_measured_curve_comes_before_the_roofline() {
     let op = Op::Zero { n: 1000 };
     let sample = Sample { dims: op.dims().to_vec(), work: op.work(), seconds: 0.25 };
     device.curves.insert(op.class().to_owned(), Curve::new(vec![sample]).unwrap());
-    close(op_time(&device, &op, Fp32).unwrap(), 0.25);
+    close(time_of(&device, &op, Fp32).unwrap(), 0.25);
 }
 
 #[test]
 fn what_cannot_be_priced_is_refused() {
     let mut device = ideal();
     device.peak.retain(|precision, _| *precision == Int8);
-    let error = op_time(&device, &matmul(8, 8, 8), Bf16).unwrap_err();
+    let error = time_of(&device, &matmul(8, 8, 8), Bf16).unwrap_err();
     assert_eq!(error, PriceError::NoPeak { device: "a100-80gb".to_owned(), precision: Bf16 });
     let cluster = Cluster::parse("2x dgx-a100-80gb").unwrap();
     let error = Prices::new(&cluster, Mesh { dp: 17, pp: 1, tp: 1, ..Mesh::ONE }, Bf16).err().unwrap();
@@ -114,7 +216,7 @@ fn a_stage_is_priced_by_the_pool_it_sits_on_and_a_message_by_both() {
     let parse = |text: &str| Cluster::parse(text).unwrap();
     let (both, fast, slow) = (parse("2x dgx-h100 + 2x dgx-a100-80gb"), parse("4x dgx-h100"), parse("4x dgx-a100-80gb"));
     let mesh = Mesh { dp: 2, pp: 2, tp: 8, ..Mesh::ONE };
-    let op = |cluster, stage| at(cluster, mesh, stage).op(&matmul(4096, 4096, 4096)).unwrap();
+    let op = |cluster, stage| at(cluster, mesh, stage).op(&matmul(4096, 4096, 4096), [Elem::Bf16; 3]).unwrap();
     assert_eq!([op(&both, 0), op(&both, 1)], [op(&fast, 0), op(&slow, 1)]);
     assert!(op(&both, 0) < op(&both, 1));
     for (axis, kind) in [(Axis::Tp, Collective::AllReduce), (Axis::Dp, Collective::ReduceScatter)] {
@@ -136,6 +238,6 @@ fn a_group_over_two_pools_is_as_fast_as_its_slower_nodes() {
     assert!(sum(&both, mesh) >= sum(&slow, mesh) && sum(&slow, mesh) > sum(&fast, mesh));
     // One replica's matmuls on both pools end with the slower.
     let whole = Mesh { tp: 16, ..Mesh::ONE };
-    let op = |cluster| at(cluster, whole, 0).op(&matmul(4096, 4096, 4096)).unwrap();
+    let op = |cluster| at(cluster, whole, 0).op(&matmul(4096, 4096, 4096), [Elem::Bf16; 3]).unwrap();
     assert_eq!(op(&both), op(&slow));
 }

@@ -1,3 +1,5 @@
+use meshwright_hardware::units::Precision;
+
 use super::bound::{Whole, least_ratio};
 use super::cost::{CachedPrices, ShapeWork};
 use super::space::Space;
@@ -101,10 +103,17 @@ fn bounds(plan: &Plan, cluster: &Cluster) -> (f64, f64, f64) {
 
 #[test]
 fn no_bound_is_above_its_simulation() {
-    for architecture in [Architecture::Gpt2, Architecture::Llama] {
-        let (job, cluster) = (tiny_job(tiny_model(architecture)), cluster("8x cpu-generic"));
+    let cases = [
+        (Architecture::Gpt2, Precision::Fp32, "8x cpu-generic"),
+        (Architecture::Llama, Precision::Fp32, "8x cpu-generic"),
+        (Architecture::Gpt2, Precision::Bf16, "1x dgx-a100-80gb"),
+        (Architecture::Llama, Precision::Bf16, "1x dgx-a100-80gb"),
+    ];
+    for (architecture, precision, devices) in cases {
+        let job = Job { precision, ..tiny_job(tiny_model(architecture)) };
+        let cluster = cluster(devices);
         let found = search(&job, &cluster, &Fix::default(), usize::MAX).unwrap();
-        assert!(found.best.len() > 100, "{}", found.best.len());
+        assert!(found.best.len() > 50, "{}", found.best.len());
         for (plan, figures) in &found.best {
             let ((bound, floor, plain), simulated) = (bounds(plan, &cluster), figures.step_time_s);
             assert!(bound <= simulated * (1.0 + 1e-6), "{}: {bound} above {simulated}", plan.summary());
