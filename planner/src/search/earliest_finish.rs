@@ -13,6 +13,7 @@
 //! Invariant: what is left out ends later when played (tests against enumeration).
 
 use crate::job::Model;
+use crate::schedule::Pipeline;
 
 use super::partition_bound::{Least, Paths};
 use super::times::Costs;
