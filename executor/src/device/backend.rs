@@ -26,7 +26,7 @@ pub struct Entry {
     pub large: bool,
     /// Whether it captures calls that come again, as CUDA graphs do, so that the first rounds tell nothing of later ones.
     pub captures: bool,
-    /// Whether its driver tells all of its memory, not just its largest buffer.
+    /// Whether its driver tells all the memory that it has, not only the largest buffer.
     pub tells_memory: bool,
     /// Its code, or why there is none in this build.
     pub driver: Result<Driver, &'static str>,
@@ -40,44 +40,28 @@ pub struct Driver {
     pub(super) open: fn(Backend, Rank, &[Buffer], usize) -> Result<Box<dyn Device>, ExecutorError>,
 }
 
+impl Entry {
+    /// What processors have in common.
+    const PROCESSOR: Entry = Entry {
+        name: "",
+        numbered: false,
+        shares_cores: true,
+        large: false,
+        captures: false,
+        tells_memory: true,
+        driver: Err("no driver"),
+    };
+
+    /// What GPUs of any size have in common.
+    const GPU: Entry = Entry { numbered: true, shares_cores: false, tells_memory: false, ..Entry::PROCESSOR };
+}
+
 /// Every kind of device.
 pub const DEVICES: &[Entry] = &[
-    Entry {
-        name: "cpu",
-        numbered: false,
-        shares_cores: true,
-        large: false,
-        captures: false,
-        tells_memory: true,
-        driver: Ok(cpu::DRIVER),
-    },
-    Entry {
-        name: "wgpu",
-        numbered: true,
-        shares_cores: false,
-        large: false,
-        captures: false,
-        tells_memory: false,
-        driver: WGPU,
-    },
-    Entry {
-        name: "torch",
-        numbered: false,
-        shares_cores: true,
-        large: false,
-        captures: false,
-        tells_memory: true,
-        driver: TORCH_CPU,
-    },
-    Entry {
-        name: "cuda",
-        numbered: true,
-        shares_cores: false,
-        large: true,
-        captures: true,
-        tells_memory: true,
-        driver: TORCH_CUDA,
-    },
+    Entry { name: "cpu", driver: Ok(cpu::DRIVER), ..Entry::PROCESSOR },
+    Entry { name: "wgpu", driver: WGPU, ..Entry::GPU },
+    Entry { name: "torch", driver: TORCH_CPU, ..Entry::PROCESSOR },
+    Entry { name: "cuda", large: true, captures: true, tells_memory: true, driver: TORCH_CUDA, ..Entry::GPU },
 ];
 
 #[cfg(feature = "wgpu")]
