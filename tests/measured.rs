@@ -19,8 +19,10 @@ fn runs_on_an_h200_are_predicted_from_its_calibration() {
     let mut runs = 0;
     for entry in all.read_dir().unwrap().flatten() {
         let dir = RunDir::open(&entry.path()).unwrap();
-        let (plan, cluster, measured) = (dir.plan().unwrap(), dir.cluster().unwrap(), dir.measured().unwrap());
-        let predicted = predict(&plan, &cluster).unwrap().figures;
+        let (plan, cluster) = (dir.plan().unwrap(), dir.cluster().unwrap());
+        let predicted = predict(&plan, &cluster).unwrap();
+        let measured = dir.measured(&predicted.lowered.program).unwrap();
+        let predicted = predicted.figures;
         let off = |predicted: f64, measured: f64| (predicted / measured - 1.0).abs();
         let step = off(predicted.step_time_s, measured.step_time_s);
         let memory = off(predicted.peak_memory_bytes as f64, measured.peak_memory_bytes as f64);

@@ -11,7 +11,6 @@ use crate::lower::{InFlight, Sizes};
 use crate::plan::Stage;
 use crate::schedule::{Action, Order, Pipeline};
 use crate::testing::{tiny_job, tiny_model};
-use meshwright_hardware::units::Precision;
 
 fn cluster(text: &str) -> Cluster {
     Cluster::parse(text).unwrap()
