@@ -26,7 +26,12 @@ fn place(name: &str) -> Place {
 
 /// The tiny plan for one rank, and less of it: ranks that wait for each other are slow on a machine that does other things too.
 fn alone() -> String {
-    let less = [("dp = 2", "dp = 1"), ("microbatch = 2", "microbatch = 1"), ("global_batch = 8", "global_batch = 2")];
+    let less = [
+        ("dp = 2", "dp = 1"),
+        ("microbatch = 2", "microbatch = 1"),
+        ("global_batch = 8", "global_batch = 2"),
+        ("seq = 64", "seq = 16"),
+    ];
     less.iter().fold(case("tiny.toml"), |plan, (from, to)| exchanged(&plan, from, to))
 }
 
@@ -166,13 +171,16 @@ fn what_would_end_a_run_is_said_before_anything_is_written() {
     let wide = tiny("hidden = 64", "hidden = 65536").replace("ffn = 128", "ffn = 1048576");
     place.write("large.toml", &wide.replace("layers = 2", "layers = 20"));
     place.write("short.txt", "x");
-    place.refused(&train("fp16.toml", "out", &[]), 2, &["fp16"]);
+    let calibrated = "\n[device.calibrated]\ndate = \"2026-01-01\"\nmachine = \"made up\"\nversions = \"0.1.0\"\n";
+    place.write("measured.toml", &(case("machine.toml") + calibrated));
+    let narrow = ["run", "fp16.toml", "--data", "text.txt", "--cluster", "measured.toml", "-o", "out"];
+    place.refused(&narrow, 2, &["fp16"]);
     place.refused(&train("ranks.toml", "out", &[]), 2, &["4", "2"]);
     place.refused(&train("eps.toml", "out", &[]), 2, &["eps", "above 0"]);
     place.refused(&train("large.toml", "out", &[]), 4, &["memory is short", "TiB", "free on this machine"]);
     let short = ["run", "tiny.toml", "--data", "short.txt", "--cluster", "machine.toml", "-o", "out"];
-    place.refused(&short, 2, &["short.txt", "1 bytes", "64 tokens"]);
-    place.refused(&["demo", "--data", "short.txt", "-o", "out"], 2, &["short.txt", "1 bytes"]);
+    place.refused(&short, 2, &["short.txt", "2 bytes", "16 tokens"]);
+    place.refused(&["demo", "--data", "short.txt", "-o", "out"], 2, &["short.txt", "2 bytes"]);
     assert!(!place.0.join("out").exists());
 }
 
@@ -231,7 +239,7 @@ fn one_process_at_a_time_trains_into_a_folder() {
 #[test]
 fn a_signal_ends_a_run_after_a_whole_step_that_is_saved() {
     let place = place("signal");
-    place.write("long.toml", &tiny("steps = 20", "steps = 400"));
+    place.write("long.toml", &tiny("steps = 20", "steps = 150"));
     let arguments = train("long.toml", "out", &["--checkpoint-every", "1000"]);
     let child = started(&place, &arguments, "out", 5);
     let process = child.id().to_string();
@@ -240,7 +248,7 @@ fn a_signal_ends_a_run_after_a_whole_step_that_is_saved() {
     assert_eq!(output.status.code(), Some(143), "{}", stderr(&output));
     assert!(stderr(&output).contains("SIGTERM: training stopped after step"), "{}", stderr(&output));
     let steps = losses(&place, "out").len();
-    assert!((5..400).contains(&steps), "{steps}");
+    assert!((5..150).contains(&steps), "{steps}");
     place.write("out/plan.toml.tmp-123", "half");
     done(place.run(&train("long.toml", "out", &["--resume"])));
     assert!(!place.0.join("out/plan.toml.tmp-123").exists());
@@ -310,13 +318,13 @@ fn a_checkpoint_that_finds_no_room_leaves_nothing_and_training_goes_on() {
 #[test]
 fn a_folder_that_is_renamed_meanwhile_does_not_come_up_again() {
     let place = place("renamed");
-    place.write("long.toml", &tiny("steps = 20", "steps = 300"));
-    let child = started(&place, &train("long.toml", "out", &["--checkpoint-every", "50"]), "out", 5);
+    place.write("long.toml", &tiny("steps = 20", "steps = 100"));
+    let child = started(&place, &train("long.toml", "out", &["--checkpoint-every", "40"]), "out", 5);
     std::fs::rename(place.0.join("out"), place.0.join("elsewhere")).unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     assert!(stderr(&output).contains("renamed or deleted"), "{}", stderr(&output));
-    assert!(!place.0.join("out").exists() && losses(&place, "elsewhere").len() == 300);
+    assert!(!place.0.join("out").exists() && losses(&place, "elsewhere").len() == 100);
 }
 
 #[test]
