@@ -88,7 +88,7 @@ fn a_models_name_is_one_that_folders_and_tables_can_have() {
     ];
     for name in names {
         let text = tiny(&[("name = \"tiny\"", &format!("name = \"{name}\""))]);
-        let says = ["plan.toml:", "`job.model.name`", "it"];
+        let says = ["plan.toml:", "`job.model.name`"];
         refused(&place, "plan.toml", &text, &["simulate", "plan.toml", "--cluster", "2x h100"], &says);
     }
     for name in ["Llama 3.1 (8 B) + more", "größer_2", "x{{data}}", "a<b>&c"] {
@@ -146,9 +146,8 @@ fn families_of_models_are_checked() {
             "`family.latent.value` is 0",
         ),
         ("head_dim = 16", "latent = { q_rank = 0, kv_rank = 8, nope = 8, rope = 2, value = 11 }", "no wider than keys"),
-        ("hidden = 64", "hidden = 1048576\nrope_theta = 1.0", "`family.experts"),
     ];
-    for (from, to, says) in &cases[..cases.len() - 1] {
+    for (from, to, says) in cases {
         assert!(MIXTURE.contains(from), "{from}");
         refused(&place, "model.toml", &MIXTURE.replacen(from, to, 1), &plan, &["model.toml:", says]);
     }
@@ -271,13 +270,13 @@ fn options_and_clusters_are_bounded() {
         (&["--tokens", "1e300 T"], "tokens"),
         (&["--tokens", "1e20 tokens"], "`goal.tokens`"),
         (&["--steps", "18446744073709551615"], "`steps`"),
-        (&["--seq", "4611686018427387904"], ""),
         (&["--headroom", "nan"], "`goal.headroom` is NaN"),
     ];
     for (more, says) in cases {
-        let arguments: Vec<&str> = plan.iter().filter(|_| !more.contains(&"--seq")).chain(*more).copied().collect();
-        place.refused(&arguments, 2, &[says]);
+        place.refused(&[&plan[..], more].concat(), 2, &[says]);
     }
+    let long = ["plan", "demo-10m", "--cluster", "8x h100", "--seq", "4611686018427387904", "--global-batch", "8"];
+    place.refused(&long, 2, &["`seq` is 4611686018427387904"]);
     for cluster in [
         "4294967296x dgx-a100-80gb",
         "2305843009213693952x dgx-h100",

@@ -45,7 +45,7 @@ pub const SITES: usize = 1 << 16;
 pub const STEPS_APART: usize = 1_000_000;
 /// Microbatches of a step times the layers they go through: what a program writes down one by one, in seconds and some
 /// gigabytes.
-pub const PASSES: usize = 1 << 19;
+pub const PASSES: usize = 500_000;
 
 /// Refuses the first size that is not what it may be.
 pub(crate) fn sizes(all: &[(&str, usize, RangeInclusive<usize>)]) -> Result<(), Fault> {
