@@ -55,7 +55,7 @@ fn sizes_of_plans_are_bounded() {
         ("[mesh]", "[sites]\ncount = 4611686018427387904\n[mesh]", &["`sites.count`"]),
         ("[mesh]", "[sites]\ncount = 2\nevery = 9223372036854775807\n[mesh]", &["`sites.every`"]),
     ];
-    for (from, to, says) in cases {
+    for &(from, to, says) in cases {
         refused(&place, "plan.toml", &tiny(&[(from, to)]), &["simulate", "plan.toml", "--cluster", "2x h100"], says);
     }
     let deep = tiny(&[]) + &format!("\n[{}a]\n", "a.".repeat(20_000));
@@ -147,7 +147,7 @@ fn families_of_models_are_checked() {
         ),
         ("head_dim = 16", "latent = { q_rank = 0, kv_rank = 8, nope = 8, rope = 2, value = 11 }", "no wider than keys"),
     ];
-    for (from, to, says) in cases {
+    for &(from, to, says) in cases {
         assert!(MIXTURE.contains(from), "{from}");
         refused(&place, "model.toml", &MIXTURE.replacen(from, to, 1), &plan, &["model.toml:", says]);
     }
@@ -273,7 +273,7 @@ fn options_and_clusters_are_bounded() {
         (&["--headroom", "nan"], "`goal.headroom` is NaN"),
     ];
     for (more, says) in cases {
-        place.refused(&[&plan[..], more].concat(), 2, &[says]);
+        place.refused(&[&plan[..], *more].concat(), 2, &[says]);
     }
     let long = ["plan", "demo-10m", "--cluster", "8x h100", "--seq", "4611686018427387904", "--global-batch", "8"];
     place.refused(&long, 2, &["`seq` is 4611686018427387904"]);
