@@ -1,5 +1,3 @@
-use meshwright_hardware::units::Precision;
-
 use super::bound::{Whole, least_ratio};
 use super::cost::{CachedPrices, ShapeWork};
 use super::space::Space;
