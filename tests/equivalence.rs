@@ -83,14 +83,18 @@ fn answered(step: usize, index: usize) -> (Vec<u32>, Vec<u32>) {
 }
 
 fn losses(plan: &Plan) -> Vec<f64> {
-    plan.check().unwrap_or_else(|fault| panic!("{}: {fault:?}", plan.summary()));
-    let lowered = lower(plan).unwrap_or_else(|error| panic!("{}: {error}", plan.summary()));
-    let config = train_config(plan, 1, None);
     let source = match plan.job.target() {
         0 if plan.job.model.causal() => sample,
         0 => masked,
         _ => answered,
     };
+    losses_on(plan, source)
+}
+
+fn losses_on(plan: &Plan, source: fn(usize, usize) -> (Vec<u32>, Vec<u32>)) -> Vec<f64> {
+    plan.check().unwrap_or_else(|fault| panic!("{}: {fault:?}", plan.summary()));
+    let lowered = lower(plan).unwrap_or_else(|error| panic!("{}: {error}", plan.summary()));
+    let config = train_config(plan, 1, None);
     let mut trainer = Trainer::new(Arc::new(lowered.program), lowered.params, config, Arc::new(source)).unwrap();
     (0..STEPS).map(|_| trainer.step().unwrap().loss).collect()
 }
@@ -257,6 +261,22 @@ fn away(model: &Model) -> Vec<Plan> {
         of(plan(model, mesh(1, 2, 1), 1, 1, (1, 1)), 4),
         of(Plan { zero: 3, ..plan(model, mesh(2, 2, 1), 2, 1, (0, 0)) }, 1),
     ]
+}
+
+#[test]
+fn activations_on_the_host_leave_losses_alone_where_tensors_fill_no_cache_line() {
+    fn short(step: usize, index: usize) -> (Vec<u32>, Vec<u32>) {
+        let (tokens, targets) = sample(step, index);
+        (tokens[..15].to_vec(), targets[..15].to_vec())
+    }
+    for precision in [Precision::Fp32, Precision::Bf16] {
+        for plan in away(&model(Architecture::Llama)) {
+            let mut away = Plan { job: Job { seq: 15, precision, ..plan.job.clone() }, ..plan };
+            let found = losses_on(&away, short);
+            away.stages.iter_mut().for_each(|stage| stage.offload = 0);
+            assert_eq!(found, losses_on(&away, short), "{}", away.summary());
+        }
+    }
 }
 
 /// Replicas that take unlike shares of the batch.

@@ -5,6 +5,7 @@
 //! Invariant: two values alive at the same time never share working memory.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
 
 use meshwright_hardware::mesh::{Axis, Mesh};
 use meshwright_hardware::program::{ArgView, Block, BlockParam, Call, Collective, Elem, Phase};
@@ -240,6 +241,20 @@ impl Piece {
     /// The class of memory that a value lies in.
     pub fn class(&self, value: Value) -> Class {
         self.formats.class(value)
+    }
+
+    /// The elements of a slot that hold something, by class: what has padding between it is apart.
+    pub fn kept_ranges(&self) -> ByClass<Vec<Range<usize>>> {
+        let mut all: ByClass<Vec<Range<usize>>> = Default::default();
+        for (&t, &start) in &self.kept {
+            let ranges = &mut all[self.class(Value::Tensor(t)) as usize];
+            let end = start + self.tape.tensors[t].elems;
+            match ranges.last_mut() {
+                Some(before) if before.end == start => before.end = end,
+                _ => ranges.push(start..end),
+            }
+        }
+        all
     }
 
     /// Name of a value in listings.

@@ -5,6 +5,7 @@
 //! Invariant: the same bytes as [`super::Layout`] declares, without laying anything out.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use meshwright_hardware::mesh::Axis;
 use meshwright_hardware::program::Elem;
@@ -101,6 +102,8 @@ impl Once {
 pub struct Frame {
     params: Vec<ParamDecl>,
     modes: Vec<Elems>,
+    /// Elements of each move to the host where everything is kept.
+    moves: ByClass<Vec<usize>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -113,15 +116,16 @@ struct Elems {
 impl Frame {
     /// Of one piece in each of its modes.
     pub fn of<'a>(modes: impl IntoIterator<Item = &'a Piece>) -> Frame {
-        let mut params = Vec::new();
+        let (mut params, mut moves) = (Vec::new(), None);
         let elems = |piece: &Piece| {
             if params.is_empty() {
                 params.clone_from(&piece.tape.params);
             }
+            moves.get_or_insert_with(|| piece.kept_ranges().map(|ranges| ranges.iter().map(Range::len).collect()));
             Elems { slot: piece.slot_elems, held: piece.held_elems, work: Pieces::work_elems([piece]) }
         };
         let modes = modes.into_iter().map(elems).collect();
-        Frame { params, modes }
+        Frame { params, modes, moves: moves.unwrap_or_default() }
     }
 }
 
@@ -129,7 +133,7 @@ impl Frame {
     /// Of a tape whose activations are not counted.
     fn bare(tape: &Tape, modes: usize) -> Frame {
         let none = Elems { slot: [0; 3], held: 0, work: [0; 3] };
-        Frame { params: tape.params.clone(), modes: vec![none; modes] }
+        Frame { params: tape.params.clone(), modes: vec![none; modes], moves: Default::default() }
     }
 }
 
@@ -154,9 +158,9 @@ impl Frames {
         Frames { embed: Frame::bare(&tapes.embed, 1), layers: layers.collect(), head: Frame::bare(&tapes.head, 1) }
     }
 
-    /// What a layer of a kind keeps that keeps everything, elements by class.
-    pub fn slot(&self, kind: Kind) -> ByClass<usize> {
-        self.layers[&kind].modes[0].slot
+    /// Elements of each move to the host of a layer of a kind that keeps everything.
+    pub fn moves(&self, kind: Kind) -> &ByClass<Vec<usize>> {
+        &self.layers[&kind].moves
     }
 }
 

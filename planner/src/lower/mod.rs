@@ -29,7 +29,7 @@ use meshwright_hardware::verify::{Verified, verify};
 pub use blocks::Blocks;
 pub use code::{Code, Piece, Pieces, Segment, Tapes, kept, kept_elems};
 pub use footprint::{BankSize, Frames, InFlight, Once, PieceSize, Sizes};
-pub use format::{ByClass, Formats, ValueFormats};
+pub use format::{ByClass, Class, Formats, ValueFormats};
 pub use layout::Layout;
 pub use runs::{after_saves, waits_for};
 pub use turns::{AWAY, places_away};
@@ -118,6 +118,23 @@ mod tests {
                 assert_eq!(bytes, role.bytes(), "{} stage {stage}", plan.summary());
             }
         }
+    }
+
+    #[test]
+    fn activations_move_to_the_host_whatever_the_sequence() {
+        let model = || crate::models::load("llama3-8b").unwrap();
+        let mut moves = Vec::new();
+        for seq in [2048, 500, 2047, 65_534] {
+            let job = crate::job::Job { seq, precision: Precision::Bf16, ..tiny_job(model()) };
+            let stages = vec![Stage { layers: 32, full: 0, selective: 0, offload: 8 }];
+            let plan = Plan { stages, zero: 3, mesh: Mesh { dp: 8, ..Mesh::ONE }, ..Plan::single(job, 1) };
+            let lowered = lower(&plan).unwrap_or_else(|error| panic!("{seq}: {error}"));
+            let of = lowered.program.roles[0].instrs.iter().filter(|instr| matches!(instr.kind, Kind::Move { .. }));
+            moves.push(of.count());
+        }
+        // There and back, activations and statistics each at once where nothing lies between.
+        assert_eq!(moves[0], 8 * 2 * 2);
+        assert!(moves[1..].iter().all(|&count| count > moves[0]), "{moves:?}");
     }
 
     /// Of families whose papers count alike: every bias, gain and table.

@@ -3,11 +3,14 @@
 //! In: a stage's [`Writer`]. Out: moves away after forward, and back before backward: the next piece's beside this one's
 //! kernels.
 //!
-//! Invariant: what was moved is freed where it was on the stream that moved it, so that kernels wait for it only where they
+//! Invariant: only what a piece wrote is moved, not the padding between; what was moved is freed where it was on the stream that moved it, so that kernels wait for it only where they
 //! need the place.
+
+use std::ops::Range;
 
 use meshwright_hardware::program::{Kind, Stream, View};
 
+use super::format::ByClass;
 use super::layout::{Hosted, Slot};
 use super::pass::{Pass, What};
 use super::step::Writer;
@@ -17,7 +20,10 @@ impl Writer<'_> {
     pub(super) fn send_away(&mut self, index: usize, mb: usize, layer: Option<u32>) {
         let Some(Hosted { between, .. }) = &self.layout.hosted[index] else { return };
         let (slots, there) = (&self.layout.slots[index], between[mb % between.len()]);
-        self.carry(slots[mb % slots.len()], there, layer);
+        let mut kept = self.piece(index).kept_ranges();
+        // What is written last goes first, so that moves begin together, as one that needs all.
+        kept.iter_mut().for_each(|ranges| ranges.reverse());
+        self.carry(&kept, slots[mb % slots.len()], there, layer);
     }
 
     /// Before its backward pass: a piece's activations, fetched now or before, and those of the next piece, beside it.
@@ -37,15 +43,18 @@ impl Writer<'_> {
         let Some(Hosted { between, back }) = &self.layout.hosted[index] else { return };
         let (there, here) = (between[mb % between.len()], back[mb % back.len()]);
         let layer = self.layout.pieces[index].layer();
-        self.carry(there, here, layer);
+        // What is written last is needed first, so that kernels begin when all is there.
+        self.carry(&self.piece(index).kept_ranges(), there, here, layer);
     }
 
-    /// Moves as much as the smaller buffer of each class holds, and frees where it was.
-    fn carry(&mut self, from: Slot, to: Slot, layer: Option<u32>) {
-        for (from, to) in from.into_iter().zip(to).filter_map(|(from, to)| from.zip(to)) {
-            let elems = self.all(from).elems.min(self.all(to).elems);
-            let view = |buffer| View { buffer, offset: 0, elems, shard: None };
-            self.push(Kind::Move { from: view(from), to: view(to) }, Stream::Host, layer);
+    /// Moves what a piece keeps of each class, and frees where it was.
+    fn carry(&mut self, kept: &ByClass<Vec<Range<usize>>>, from: Slot, to: Slot, layer: Option<u32>) {
+        for ((from, to), ranges) in from.into_iter().zip(to).zip(kept) {
+            let Some((from, to)) = from.zip(to) else { continue };
+            for range in ranges {
+                let view = |buffer| View { buffer, offset: range.start, elems: range.len(), shard: None };
+                self.push(Kind::Move { from: view(from), to: view(to) }, Stream::Host, layer);
+            }
             self.push(Kind::Free { buffers: vec![from] }, Stream::Host, layer);
         }
     }

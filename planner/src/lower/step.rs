@@ -111,7 +111,7 @@ impl Writer<'_> {
         }
     }
 
-    fn piece(&self, index: usize) -> &Piece {
+    pub(super) fn piece(&self, index: usize) -> &Piece {
         self.layout.pieces[index].piece(self.plan, self.pieces)
     }
 

@@ -17,8 +17,8 @@ use rustc_hash::FxHashMap;
 use super::times::{Costs, Moves, Pass, PieceCost, Share, Times};
 use crate::job::Kind;
 use crate::lower::{
-    BankSize, Blocks, ByClass, Formats, Frames, PieceSize, Pieces, Sizes, Tapes, ValueFormats, after_saves, kept,
-    waits_for,
+    BankSize, Blocks, ByClass, Class, Formats, Frames, PieceSize, Pieces, Sizes, Tapes, ValueFormats, after_saves,
+    kept, waits_for,
 };
 use crate::model::{Backward, Split, Step, Tape, Value};
 use crate::plan::{Plan, Recompute};
@@ -339,7 +339,7 @@ impl Costs {
         let hosted = links.prices.moved(Bytes(0)).is_ok();
         if hosted {
             for (kind, piece) in &mut layers {
-                piece.moves = moves(width.bytes(work.frames.slot(*kind)), &links.prices)?;
+                piece.moves = moves(work.frames.moves(*kind), width, &links.prices)?;
             }
         }
         let twin = sizes.twin.as_ref();
@@ -382,10 +382,13 @@ impl Costs {
     }
 }
 
-/// Moves of the bytes that are kept, by class; each that there is takes one.
-fn moves(kept: ByClass<u64>, prices: &Prices) -> Result<Moves, PriceError> {
-    let one = |bytes: u64| if bytes > 0 { prices.moved(Bytes(bytes)) } else { Ok(Seconds(0.0)) };
-    let [first, full, ids] = [one(kept[0])?.0, one(kept[1])?.0, one(kept[2])?.0];
+/// Moves of what is kept, one for each number of elements.
+fn moves(kept: &ByClass<Vec<usize>>, width: Formats, prices: &Prices) -> Result<Moves, PriceError> {
+    let of = |class: Class| -> Result<f64, PriceError> {
+        let bytes = kept[class as usize].iter().map(|&elems| Bytes(elems as u64 * class.elem(width.model).bytes()));
+        Ok(bytes.map(|bytes| prices.moved(bytes)).sum::<Result<Seconds, PriceError>>()?.0)
+    };
+    let [first, full, ids] = [of(Class::Model)?, of(Class::Full)?, of(Class::Ids)?];
     Ok(Moves { first, all: first + full + ids })
 }
 

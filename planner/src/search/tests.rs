@@ -1,5 +1,3 @@
-use meshwright_hardware::units::Precision;
-
 use super::bound::{Whole, least_ratio};
 use super::cost::{CachedPrices, ShapeWork};
 use super::space::Space;
@@ -132,7 +130,14 @@ fn job_of_eight(global_batch: usize) -> Job {
 /// Plans of which each stage keeps some layers' activations on the host.
 #[test]
 fn what_moves_to_the_host_is_played_as_it_is_simulated() {
-    let (job, cluster, fix) = (job_of_eight(32), cluster("1x dgx-h100"), Fix::default());
+    // Tensors whose elements fill whole cache lines, and such that do not.
+    for seq in [512, 511] {
+        what_moves_is_played(Job { seq, ..job_of_eight(32) });
+    }
+}
+
+fn what_moves_is_played(job: Job) {
+    let (cluster, fix) = (cluster("1x dgx-h100"), Fix::default());
     let space = Space { job: &job, devices: 8, idle: None, fix: &fix, pools: false };
     let mut looked = 0;
     for shape in space.shapes(&mut BTreeMap::new()).into_iter().filter(|shape| shape.microbatch == 1 && !shape.splits) {
