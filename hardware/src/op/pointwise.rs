@@ -1,33 +1,12 @@
 //! What goes row by row: activations, residuals, columns, and sums of columns.
 
-use serde::{Deserialize, Serialize};
-
 use super::Op;
 use super::dims::{Activation, ActivationGrad, Add, BiasGrad, Columns};
+use super::kinds::ActivationKind;
 use super::reference::{Args, Step, grid};
 use super::sizes::Sizes;
 use super::spec::{Dims, Mode, Params, Rows, Spec, float, full};
 use crate::mesh::Coord;
-
-/// Which activation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ActivationKind {
-    /// GELU, tanh form (Hendrycks & Gimpel 2016).
-    Gelu,
-    /// silu(gate) · up over packed `[gate | up]` rows (Shazeer 2020).
-    SwiGlu,
-}
-
-impl ActivationKind {
-    /// Input columns an output column.
-    pub fn width(self) -> usize {
-        match self {
-            ActivationKind::Gelu => 1,
-            ActivationKind::SwiGlu => 2,
-        }
-    }
-}
 
 const KINDS: [ActivationKind; 2] = [ActivationKind::Gelu, ActivationKind::SwiGlu];
 

@@ -2,12 +2,14 @@
 //!
 //! In: an op's dims. Out: what devices, prices, calibration and tests derive everything else from.
 //!
-//! Invariant: nothing outside `op/` says any of this again.
+//! Invariant: nothing outside `op/` says any of this again; an op without a specification, and so without samples, does not
+//! compile.
 
 use std::ops::Deref;
 
 use super::reference::{Args, Step};
-use super::{Op, Sizes};
+use super::sizes::Sizes;
+use super::vocabulary::{Op, dims, vocabulary};
 use crate::elem::Elem;
 use crate::mesh::Coord;
 
@@ -286,3 +288,27 @@ impl Deref for Dims {
         &self.all[..self.len]
     }
 }
+
+/// From an op to what is said of it.
+macro_rules! specify {
+    ($($family:ident { $(
+        $(#[$doc:meta])* $name:ident $({ $($field:ident: $ty:ty),* $(,)? })? $(($dims:ident: $of:ty))?,
+    )* })*) => {
+        impl Op {
+            /// What is said of it.
+            pub(super) fn spec<R>(&self, ask: impl FnOnce(&dyn Spec) -> R) -> R {
+                match *self { $($(
+                    Op::$name $({ $($field),* })? $(($dims))? =>
+                        ask(&dims::$name { $($($field),*)? $($dims)? }),
+                )*)* }
+            }
+
+            /// Every op at these sizes, by family.
+            pub fn samples(sizes: &Sizes) -> Vec<(&'static str, Vec<Op>)> {
+                vec![$((stringify!($family), [$(dims::$name::samples(sizes)),*].concat())),*]
+            }
+        }
+    };
+}
+
+vocabulary!(specify);
