@@ -85,7 +85,7 @@ impl Wgpu {
     fn with(rank: Rank, buffers: &[Buffer], backend: Backend, extras: ::wgpu::Features) -> Result<Wgpu, ExecutorError> {
         let gpu = match gpu::open(backend.number(), extras) {
             Some(opened) => opened.map_err(|problem| backend.failed(rank, problem))?,
-            None => return Err(backend.missing(rank)),
+            None => return Err(backend.failed(rank, "there is none on this machine".to_owned())),
         };
         Wgpu::on(gpu, backend, rank, buffers)
     }
