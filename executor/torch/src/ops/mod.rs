@@ -24,7 +24,7 @@ use tch::{Device, Kind, Tensor};
 
 pub use optimizer::settle;
 
-use crate::torch::Kept;
+use crate::kept::Kept;
 use crate::view::{Args, Outcome, n};
 use crate::{kernels, wide};
 
