@@ -10,7 +10,8 @@
 use meshwright_hardware::price::PriceError;
 use meshwright_hardware::profile::Cluster;
 
-use super::cost::{CachedPrices, ShapeWork};
+use super::cached_prices::CachedPrices;
+use super::cost::ShapeWork;
 use super::partition::Problem;
 use super::pool_assignment::{self, PoolAssignment};
 use super::stages::Undecided;

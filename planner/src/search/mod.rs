@@ -10,6 +10,7 @@
 //! inputs give equal answers on any number of cores.
 
 mod bound;
+mod cached_prices;
 mod cost;
 mod decide;
 mod earliest_finish;

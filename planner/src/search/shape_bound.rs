@@ -11,7 +11,7 @@ use meshwright_hardware::price::PriceError;
 use meshwright_hardware::program::{Collective, Elem};
 
 use super::bound::Whole;
-use super::cost::CachedPrices;
+use super::cached_prices::CachedPrices;
 use super::space::Shape;
 use super::times::Times;
 use crate::job::Job;

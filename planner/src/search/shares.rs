@@ -19,7 +19,8 @@ use meshwright_hardware::price::PriceError;
 use meshwright_hardware::profile::Cluster;
 
 use super::bound::of_stage;
-use super::cost::{CachedPrices, ShapeWork};
+use super::cached_prices::CachedPrices;
+use super::cost::ShapeWork;
 use super::pool_assignment::{self, PoolAssignment};
 use super::solver;
 use super::times::Costs;

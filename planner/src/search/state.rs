@@ -21,7 +21,8 @@ use crate::predict::{Figures, predict_figures};
 use crate::schedule::Pipeline;
 
 use super::bound::{Whole, least_ratio};
-use super::cost::{CachedPrices, ShapeWork};
+use super::cached_prices::CachedPrices;
+use super::cost::ShapeWork;
 use super::memory_bound::{LayerCapacity, Trade};
 use super::partition::Problem;
 use super::pool_assignment::{self, PoolAssignment};

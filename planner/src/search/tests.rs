@@ -1,7 +1,8 @@
 use meshwright_hardware::units::Precision;
 
 use super::bound::{Whole, least_ratio};
-use super::cost::{CachedPrices, ShapeWork};
+use super::cached_prices::CachedPrices;
+use super::cost::ShapeWork;
 use super::space::Space;
 use super::stages::Undecided;
 use super::times::Costs;
