@@ -46,7 +46,7 @@ const CRATES: [Crate; 5] = [
         src: "executor/torch/src",
         layers: &[
             ("libtorch", &["ffi", "view", "cuda"]),
-            ("ops", &["launch", "kept", "kernels", "ops", "wide"]),
+            ("ops", &["launch", "kept", "kernels", "ops"]),
             ("device", &["worker", "tensors", "batch", "torch", "export"]),
         ],
     },

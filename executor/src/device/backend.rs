@@ -33,13 +33,6 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// One of them.
-    fn backend(&self, number: usize) -> Backend {
-        Backend { name: self.name, number: self.numbered.then_some(number) }
-    }
-}
-
-impl Entry {
     /// What processors have in common.
     const PROCESSOR: Entry = Entry {
         name: "",
@@ -53,6 +46,11 @@ impl Entry {
 
     /// What GPUs of any size have in common.
     const GPU: Entry = Entry { numbered: true, shares_cores: false, tells_memory: false, ..Entry::PROCESSOR };
+
+    /// One of them.
+    fn backend(&self, number: usize) -> Backend {
+        Backend { name: self.name, number: self.numbered.then_some(number) }
+    }
 }
 
 /// Every kind of device.

@@ -20,5 +20,4 @@ mod ops;
 mod tensors;
 mod torch;
 mod view;
-mod wide;
 mod worker;
