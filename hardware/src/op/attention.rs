@@ -5,7 +5,7 @@ use super::dims::{Attention, AttentionGrad};
 use super::kinds::AttentionDims;
 use super::reference::{Args, Step, dot, grid, results};
 use super::sizes::Sizes;
-use super::spec::{Dims, Mode, Params, Rows, Spec, float, full};
+use super::spec::{Dims, Mode, Rows, Signature, Spec, float, full};
 use crate::mesh::Coord;
 
 impl AttentionDims {
@@ -27,7 +27,7 @@ impl Spec for Attention {
         "attention"
     }
 
-    fn params(&self) -> Params {
+    fn params(&self) -> Signature {
         let d = self.dims;
         [
             float("qkv", Mode::In, d.rows() * d.qkv_cols()),
@@ -83,7 +83,7 @@ impl Spec for AttentionGrad {
         "attention-grad"
     }
 
-    fn params(&self) -> Params {
+    fn params(&self) -> Signature {
         let d = self.dims;
         [
             float("qkv", Mode::In, d.rows() * d.qkv_cols()),

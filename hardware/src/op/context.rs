@@ -5,7 +5,7 @@ use super::dims::{ContextAttention, ContextAttentionGrad};
 use super::kinds::ContextDims;
 use super::reference::{Args, Step, dot, grid, results};
 use super::sizes::Sizes;
-use super::spec::{Dims, Mode, Params, Spec, float, full, result};
+use super::spec::{Dims, Mode, Signature, Spec, float, full, result};
 use super::{Op, position};
 use crate::mesh::Coord;
 
@@ -46,7 +46,7 @@ impl Spec for ContextAttention {
         "context-attention"
     }
 
-    fn params(&self) -> Params {
+    fn params(&self) -> Signature {
         let d = self.dims;
         [
             float("q", Mode::In, d.rows() * d.stride),
@@ -99,7 +99,7 @@ impl Spec for ContextAttentionGrad {
         "context-attention-grad"
     }
 
-    fn params(&self) -> Params {
+    fn params(&self) -> Signature {
         let d = self.dims;
         [
             float("q", Mode::In, d.rows() * d.stride),

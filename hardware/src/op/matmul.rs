@@ -5,7 +5,7 @@ use super::dims::{ExpertMatmul, Matmul};
 use super::kinds::Layout;
 use super::reference::{Args, Step, grid};
 use super::sizes::Sizes;
-use super::spec::{Dims, Mode, Params, Spec, float, full, result, sum};
+use super::spec::{Dims, Mode, Signature, Spec, float, full, result, sum};
 use crate::mesh::Coord;
 
 impl Layout {
@@ -37,11 +37,11 @@ impl Spec for Matmul {
         }
     }
 
-    fn params(&self) -> Params {
+    fn params(&self) -> Signature {
         let Matmul { layout, m, n, k, bias, accumulate } = *self;
         // In `tn` it is a weight's gradient.
         let c = if layout == Layout::Tn { sum } else { float };
-        Params::of([
+        Signature::of([
             Some(float("a", Mode::In, m * k)),
             Some(float("b", Mode::In, n * k)),
             bias.then(|| float("bias", Mode::In, n)),
@@ -99,7 +99,7 @@ impl Spec for ExpertMatmul {
         }
     }
 
-    fn params(&self) -> Params {
+    fn params(&self) -> Signature {
         let ExpertMatmul { layout, experts, sources, m, n, k, accumulate } = *self;
         let (a, b) = match layout {
             Layout::Tn => (sources * k * m, sources * k * n),

@@ -27,7 +27,7 @@ mod vocabulary;
 pub use kinds::{ActivationKind, AttentionDims, ContextDims, Layout, NormKind};
 pub use reference::Step;
 pub use sizes::Sizes;
-pub use spec::{Dims, DtypeClass, Mode, NONE, Param, Params, Rows, Values};
+pub use spec::{Dims, DtypeClass, Mode, NONE, Param, Rows, Signature, Values};
 pub use vocabulary::Op;
 use vocabulary::dims;
 
@@ -39,7 +39,7 @@ use crate::units::Bytes;
 
 impl Op {
     /// The arguments in call order.
-    pub fn signature(&self) -> Params {
+    pub fn signature(&self) -> Signature {
         self.spec(|spec| spec.params())
     }
 

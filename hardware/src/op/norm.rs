@@ -5,7 +5,7 @@ use super::dims::{Norm, NormGrad};
 use super::kinds::NormKind;
 use super::reference::{Args, EPS, Step, results};
 use super::sizes::Sizes;
-use super::spec::{Dims, Mode, Params, Rows, Spec, float, full, result};
+use super::spec::{Dims, Mode, Rows, Signature, Spec, float, full, result};
 use crate::mesh::Coord;
 
 const KINDS: [NormKind; 2] = [NormKind::Layer, NormKind::Rms];
@@ -21,9 +21,9 @@ impl Spec for Norm {
         }
     }
 
-    fn params(&self) -> Params {
+    fn params(&self) -> Signature {
         let Norm { kind, rows, cols } = *self;
-        Params::of([
+        Signature::of([
             Some(float("x", Mode::In, rows * cols)),
             Some(float("gain", Mode::In, cols).whole()),
             (kind == NormKind::Layer).then(|| float("bias", Mode::In, cols).whole()),
@@ -76,9 +76,9 @@ impl Spec for NormGrad {
         }
     }
 
-    fn params(&self) -> Params {
+    fn params(&self) -> Signature {
         let NormGrad { kind, rows, cols, accumulate } = *self;
-        Params::of([
+        Signature::of([
             Some(float("x", Mode::In, rows * cols)),
             Some(float("gain", Mode::In, cols).whole()),
             Some(full("stats", Mode::In, 2 * rows)),

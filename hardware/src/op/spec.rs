@@ -19,7 +19,7 @@ pub(super) trait Spec {
     fn class(&self) -> &'static str;
 
     /// The arguments in call order.
-    fn params(&self) -> Params;
+    fn params(&self) -> Signature;
 
     /// Floating-point operations.
     fn flops(&self) -> f64;
@@ -217,15 +217,15 @@ const MOST: usize = 7;
 
 /// The arguments of an op, in call order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Params {
+pub struct Signature {
     all: [Param; MOST],
     len: usize,
 }
 
-impl Params {
+impl Signature {
     /// These, without those that are `None`.
-    pub(super) fn of<const N: usize>(given: [Option<Param>; N]) -> Params {
-        let mut params = Params { all: [Param::new("", Mode::In, 0, DtypeClass::Float); MOST], len: 0 };
+    pub(super) fn of<const N: usize>(given: [Option<Param>; N]) -> Signature {
+        let mut params = Signature { all: [Param::new("", Mode::In, 0, DtypeClass::Float); MOST], len: 0 };
         for param in given.into_iter().flatten() {
             params.all[params.len] = param;
             params.len += 1;
@@ -234,13 +234,13 @@ impl Params {
     }
 }
 
-impl<const N: usize> From<[Param; N]> for Params {
-    fn from(given: [Param; N]) -> Params {
-        Params::of(given.map(Some))
+impl<const N: usize> From<[Param; N]> for Signature {
+    fn from(given: [Param; N]) -> Signature {
+        Signature::of(given.map(Some))
     }
 }
 
-impl Deref for Params {
+impl Deref for Signature {
     type Target = [Param];
 
     fn deref(&self) -> &[Param] {
@@ -248,7 +248,7 @@ impl Deref for Params {
     }
 }
 
-impl IntoIterator for Params {
+impl IntoIterator for Signature {
     type Item = Param;
     type IntoIter = std::iter::Take<std::array::IntoIter<Param, MOST>>;
 
@@ -257,7 +257,7 @@ impl IntoIterator for Params {
     }
 }
 
-impl<'a> IntoIterator for &'a Params {
+impl<'a> IntoIterator for &'a Signature {
     type Item = &'a Param;
     type IntoIter = std::slice::Iter<'a, Param>;
 

@@ -18,7 +18,7 @@ use super::cached_prices::CachedPrices;
 use super::times::{Costs, Moves, Pass, PieceCost, Share, Times};
 use crate::job::Kind;
 use crate::lower::{
-    BankSize, Blocks, ByClass, Formats, Frames, PieceSize, Pieces, Sizes, Tapes, ValueFormats, after_saves, kept,
+    BankSize, Blocks, ByClass, Formats, Frames, PieceSize, PieceSizes, Pieces, Tapes, ValueFormats, after_saves, kept,
     waits_for,
 };
 use crate::model::{Backward, Split, Step, Tape, Value};
@@ -262,7 +262,12 @@ impl ShapeWork {
 
 impl Costs {
     /// Prices a plan's passes and parameters; its stages do not count.
-    pub fn of(plan: &Plan, work: &ShapeWork, sizes: &Sizes, links: &mut CachedPrices) -> Result<Costs, PriceError> {
+    pub fn of(
+        plan: &Plan,
+        work: &ShapeWork,
+        sizes: &PieceSizes,
+        links: &mut CachedPrices,
+    ) -> Result<Costs, PriceError> {
         let (mesh, width) = (&plan.mesh, Formats::of(plan.job.precision));
         let mut piece = |work: &PieceWork, size: &PieceSize| -> Result<PieceCost, PriceError> {
             Ok(PieceCost {

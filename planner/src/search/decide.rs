@@ -19,7 +19,7 @@ use super::bound::{Whole, least_ratio};
 use super::pool_assignment::PoolAssignment;
 use super::space::Combination;
 use super::stages::{Undecided, least};
-use super::state::{Decided, Group, Known, Node, Search};
+use super::state::{DecidedCombination, Group, Known, Node, Search};
 use super::times::Costs;
 use super::{partition_bound, shares, timeline};
 
@@ -121,7 +121,7 @@ impl Search<'_> {
             return self.reject("out of memory", 1);
         }
         if of.pp > 1 && of.chunks == 1 {
-            self.decided.push(Decided { floor, index, of, problem });
+            self.decided.push(DecidedCombination { floor, index, of, problem });
         }
         self.push(bound.max(floor), Known::Plan(Box::new(plan)));
     }

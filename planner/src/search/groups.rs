@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use crate::error::PlanError;
-use crate::lower::Sizes;
+use crate::lower::PieceSizes;
 
 use super::bound::Whole;
 use super::cost::ShapeWork;
@@ -30,7 +30,7 @@ impl Search<'_> {
     ) -> Result<Group, PlanError> {
         let plan = self.space.plan(&self.shapes[index], of);
         let works = if quick { &self.quick[index] } else { &self.work[index] };
-        let sizes = Sizes::of(&plan, &works[0].frames);
+        let sizes = PieceSizes::of(&plan, &works[0].frames);
         let mut costs = Vec::new();
         for (links, work) in self.links.iter_mut().zip(works) {
             links.nearest = nearest;

@@ -12,13 +12,13 @@ use std::sync::Arc;
 use meshwright_hardware::mesh::{Axis, Mesh, Order};
 
 use crate::error::PlanError;
-use crate::lower::Sizes;
+use crate::lower::PieceSizes;
 
 use super::bound::Whole;
 use super::cost::ShapeWork;
 use super::memory_bound::Trade;
 use super::pool_assignment::PoolAssignment;
-use super::space::{Combination, Shape};
+use super::space::{Combination, KernelShape};
 use super::state::{Group, Known, Search};
 use super::times::Costs;
 use super::{shape_bound, stages};
@@ -98,7 +98,7 @@ impl Search<'_> {
             return self.idle_lists[index].clone();
         }
         let shape = &self.shapes[index];
-        let Shape { tp, cp, ep, microbatch, splits, whole_experts, .. } = *shape;
+        let KernelShape { tp, cp, ep, microbatch, splits, whole_experts, .. } = *shape;
         let among = if ep > 1 { cp * if whole_experts { tp } else { 1 } } else { 1 };
         let key = (tp * cp, among, ep, microbatch, splits);
         let space = &self.space;
@@ -130,7 +130,7 @@ impl Search<'_> {
     }
 
     /// What any stage of a shape needs at least: the head's logits and one layer's input.
-    pub(super) fn least_bytes(&self, shape: &Shape) -> u64 {
+    pub(super) fn least_bytes(&self, shape: &KernelShape) -> u64 {
         let (job, width) = (self.space.job, self.space.job.precision.stored().bytes());
         let rows = if job.target() > 0 { job.target() } else { job.seq / shape.cp } * shape.microbatch;
         let scored = if job.model.causal() || job.target() > 0 { rows } else { 0 };
@@ -171,10 +171,10 @@ impl Search<'_> {
     }
 
     /// What ranks share in a step of a shape's mesh and ZeRO stage, whose passes take nothing; none if it cannot fit.
-    pub(super) fn rest(&mut self, shape: &Shape, of: &Combination) -> Result<Option<Whole>, PlanError> {
-        let &Shape { tp, cp, ep, whole_experts, sequence_parallel, splits, .. } = shape;
+    pub(super) fn rest(&mut self, shape: &KernelShape, of: &Combination) -> Result<Option<Whole>, PlanError> {
+        let &KernelShape { tp, cp, ep, whole_experts, sequence_parallel, splits, .. } = shape;
         let key = (
-            Shape { tp, cp, ep, whole_experts, microbatch: 1, sequence_parallel, ring: false, splits },
+            KernelShape { tp, cp, ep, whole_experts, microbatch: 1, sequence_parallel, ring: false, splits },
             of.pp,
             of.zero,
         );
@@ -186,7 +186,7 @@ impl Search<'_> {
             Some((same, idle)) if same == key.0 => idle,
             _ => ShapeWork::idle(&plan),
         };
-        let sizes = Sizes::of(&plan, &idle.frames);
+        let sizes = PieceSizes::of(&plan, &idle.frames);
         let rest = if stages::hopeless(&plan, &sizes, self.capacity[0] * of.pp as u64) {
             None
         } else {

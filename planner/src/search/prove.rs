@@ -18,7 +18,7 @@ use super::partition_bound::StageTime;
 use super::pool_assignment::PoolAssignment;
 use super::space::Combination;
 use super::stages::{Undecided, least};
-use super::state::{Decided, Group, Search};
+use super::state::{DecidedCombination, Group, Search};
 use super::times::Costs;
 use super::{earliest_finish, timeline};
 
@@ -78,7 +78,7 @@ impl Search<'_> {
             return Ok(());
         }
         for decided in std::mem::take(&mut self.decided) {
-            let Decided { floor, index, of, problem } = decided;
+            let DecidedCombination { floor, index, of, problem } = decided;
             let wanted = self.cut();
             if floor >= wanted {
                 self.proved = self.proved.min(floor);

@@ -15,7 +15,7 @@ use rustc_hash::FxHashMap;
 
 use crate::error::PlanError;
 use crate::job::{Fix, Job};
-use crate::lower::{InFlight, Sizes};
+use crate::lower::{InFlight, PieceSizes};
 use crate::plan::Plan;
 use crate::predict::{Figures, predict_figures};
 use crate::schedule::Pipeline;
@@ -26,7 +26,7 @@ use super::cost::ShapeWork;
 use super::memory_bound::{LayerCapacity, Trade};
 use super::partition::Problem;
 use super::pool_assignment::{self, PoolAssignment};
-use super::space::{Combination, Shape, Space};
+use super::space::{Combination, KernelShape, Space};
 use super::times::Costs;
 use super::{AT_ONCE, Progress, SearchOptions};
 
@@ -81,7 +81,7 @@ pub(super) struct Group {
     pub(super) costs: Vec<Costs>,
     /// By pool.
     pub(super) wholes: Vec<Whole>,
-    pub(super) sizes: Sizes,
+    pub(super) sizes: PieceSizes,
     /// By pool, what stages can hold; none where floors do not ask.
     pub(super) layer_capacities: Vec<LayerCapacity>,
     /// Whether nothing of it can fit.
@@ -89,7 +89,7 @@ pub(super) struct Group {
 }
 
 /// A combination of which one partition of layers was chosen: no other ends before its floor.
-pub(super) struct Decided {
+pub(super) struct DecidedCombination {
     pub(super) floor: f64,
     pub(super) index: usize,
     pub(super) of: Combination,
@@ -108,7 +108,7 @@ pub(super) struct Search<'a> {
     pub(super) links: Vec<CachedPrices<'a>>,
     /// Bytes that a plan may declare on a device, by pool.
     pub(super) capacity: Vec<u64>,
-    pub(super) shapes: Vec<Shape>,
+    pub(super) shapes: Vec<KernelShape>,
     /// Best plans to keep.
     pub(super) top: usize,
     /// By shape and pool, of shapes that were opened: for floors.
@@ -119,8 +119,8 @@ pub(super) struct Search<'a> {
     pub(super) work: Vec<Vec<ShapeWork>>,
     /// By shape: floors of its passes.
     pub(super) passes: Vec<Whole>,
-    pub(super) rests: FxHashMap<(Shape, usize, u8), Option<Whole>>,
-    pub(super) idle: Option<(Shape, ShapeWork)>,
+    pub(super) rests: FxHashMap<(KernelShape, usize, u8), Option<Whole>>,
+    pub(super) idle: Option<(KernelShape, ShapeWork)>,
     pub(super) lists: FxHashMap<ListKey, Arc<Vec<Combination>>>,
     /// By shape: combinations that leave devices idle, where they are looked at.
     pub(super) idle_lists: Vec<Arc<Vec<Combination>>>,
@@ -137,7 +137,7 @@ pub(super) struct Search<'a> {
     /// The least bound of what was left out.
     pub(super) proved: f64,
     /// Combinations of which one partition of layers was chosen.
-    pub(super) decided: Vec<Decided>,
+    pub(super) decided: Vec<DecidedCombination>,
     pub(super) options: SearchOptions<'a>,
     /// A plan that fits, where that is all that is asked for.
     pub(super) fitting: Option<Box<Plan>>,
@@ -197,13 +197,13 @@ impl<'a> Search<'a> {
         self.queue.push(Node { seconds, known, order: self.pushed });
     }
 
-    pub(super) fn pipeline(&self, shape: &Shape, of: &Combination) -> Pipeline {
+    pub(super) fn pipeline(&self, shape: &KernelShape, of: &Combination) -> Pipeline {
         let microbatches = self.space.job.global_batch / (of.dp * shape.microbatch);
         Pipeline { schedule: of.schedule, stages: of.pp, chunks: of.chunks, microbatches }
     }
 
     /// What a schedule takes of its work at the least (see [`crate::schedule::Order::least_ratio`]).
-    pub(super) fn ratio(&mut self, shape: &Shape, of: &Combination) -> f64 {
+    pub(super) fn ratio(&mut self, shape: &KernelShape, of: &Combination) -> f64 {
         least_ratio(&self.pipeline(shape, of), &mut self.ratios)
     }
 
