@@ -1,4 +1,4 @@
-//! Within a crate data flows one way: a module knows those before it.
+//! Within a crate data flows one way: a module knows those before it, and no files know each other in a circle.
 //!
 //! Read are paths that begin with `crate` or `super`, in `use` and elsewhere; tests may look where they like.
 
@@ -11,7 +11,7 @@ struct Crate {
     layers: &'static [(&'static str, &'static [&'static str])],
 }
 
-const CRATES: [Crate; 4] = [
+const CRATES: [Crate; 5] = [
     Crate {
         src: "hardware/src",
         layers: &[
@@ -36,10 +36,18 @@ const CRATES: [Crate; 4] = [
     Crate {
         src: "executor/src",
         layers: &[
-            ("kernels", &["error", "clock", "kernels"]),
+            ("kernels", &["error", "clock", "random", "kernels"]),
             ("devices", &["device"]),
             ("ranks", &["transport", "interpret"]),
             ("runs", &["init", "data", "metrics", "checkpoint", "train", "calibrate"]),
+        ],
+    },
+    Crate {
+        src: "executor/torch/src",
+        layers: &[
+            ("libtorch", &["ffi", "view", "cuda"]),
+            ("ops", &["launch", "kept", "kernels", "ops"]),
+            ("device", &["worker", "tensors", "batch", "torch", "export"]),
         ],
     },
     Crate {
@@ -69,23 +77,11 @@ struct Arrow {
 impl File {
     /// All files under a crate's `src` but tests.
     fn all(src: &Path) -> Vec<File> {
-        let mut found = Vec::new();
-        let mut folders = vec![src.to_owned()];
-        while let Some(folder) = folders.pop() {
-            for entry in std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()) {
-                if entry.is_dir() {
-                    folders.push(entry);
-                } else if entry.extension().is_some_and(|ext| ext == "rs") {
-                    found.push(entry);
-                }
-            }
-        }
-        found.sort();
         let tests = |path: &PathBuf| {
             let stem = path.file_stem().unwrap();
             stem == "tests" || stem == "testing"
         };
-        found.into_iter().filter(|path| !tests(path)).map(|path| File::read(src, path)).collect()
+        sources(src).into_iter().filter(|path| !tests(path)).map(|path| File::read(src, path)).collect()
     }
 
     fn read(src: &Path, path: PathBuf) -> File {
@@ -138,6 +134,23 @@ impl File {
         }
         all
     }
+}
+
+/// All files of Rust under a folder.
+fn sources(src: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![src.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if entry.is_dir() {
+                folders.push(entry);
+            } else if entry.extension().is_some_and(|ext| ext == "rs") {
+                found.push(entry);
+            }
+        }
+    }
+    found.sort();
+    found
 }
 
 /// The paths of a `use` tree or of a path that begins a text, without renames.
@@ -241,4 +254,61 @@ fn modules_know_only_those_before_them() {
         }
     }
     assert!(upward.is_empty(), "upward:\n{}", upward.join("\n"));
+}
+
+/// A parent may hand on what its children define, and children use what their parent defines; others go one way.
+#[test]
+fn no_files_know_each_other_in_a_circle() {
+    let mut circles = Vec::new();
+    for Crate { src, .. } in CRATES {
+        let files = File::all(&root().join(src));
+        let arrows = arrows(&files);
+        let related = |a: usize, b: usize| {
+            let (a, b) = (&files[a].module, &files[b].module);
+            a.starts_with(b) || b.starts_with(a)
+        };
+        let onward = |from: usize| arrows[from].iter().filter(move |arrow| !related(from, arrow.to));
+        // A file is in a circle if it reaches itself; the way is kept to be shown.
+        for start in 0..files.len() {
+            let mut came: BTreeMap<usize, (usize, &Arrow)> = BTreeMap::new();
+            let mut next = vec![start];
+            while let Some(at) = next.pop() {
+                for arrow in onward(at) {
+                    if !came.contains_key(&arrow.to) {
+                        came.insert(arrow.to, (at, arrow));
+                        next.push(arrow.to);
+                    }
+                }
+            }
+            if came.contains_key(&start) {
+                let (mut way, mut at) = (Vec::new(), start);
+                while way.is_empty() || at != start {
+                    let (from, arrow) = came[&at];
+                    way.push(format!("{} {}", shown(&files[from], arrow.line), arrow.path.join("::")));
+                    at = from;
+                }
+                way.reverse();
+                // Once, though each of its files finds it.
+                if !way.iter().any(|step| circles.iter().any(|circle: &String| circle.contains(step))) {
+                    circles.push(way.join("\n  "));
+                }
+            }
+        }
+    }
+    assert!(circles.is_empty(), "circles:\n{}", circles.join("\n\n"));
+}
+
+/// Longer ones hold several concepts, each of which is a file.
+#[test]
+fn no_file_is_longer_than_400_lines() {
+    let mut long = Vec::new();
+    for src in ["hardware/src", "planner/src", "executor/src"] {
+        for path in sources(&root().join(src)) {
+            let lines = std::fs::read_to_string(&path).unwrap().lines().count();
+            if lines > 400 {
+                long.push(format!("{}: {lines} lines", path.display()));
+            }
+        }
+    }
+    assert!(long.is_empty(), "too long:\n{}", long.join("\n"));
 }

@@ -12,10 +12,12 @@
 //! Invariant: whole models are never run here, so a prediction from these curves is one.
 
 mod communication;
+mod operands;
 #[cfg(test)]
 mod tests;
 
 use communication::{COLLECTIVES, MESSAGES};
+use operands::{ADAMW, footprint, is_ids, operands};
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -23,13 +25,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use meshwright_hardware::mesh::{Coord, Mesh, Rank};
-use meshwright_hardware::op::{DtypeClass, Mode, NONE, Op, Param, Sizes, Values};
+use meshwright_hardware::op::{Mode, NONE, Op, Sizes, Values};
 use meshwright_hardware::profile::{Curve, Sample};
 use meshwright_hardware::program::{Buffer, Elem, Lifetime};
 
-use crate::device::{Access, Backend, Device, Region, StepArgs};
+use crate::device::{Access, Backend, Device, Region};
 use crate::error::ExecutorError;
-use crate::kernels::AdamW;
 use crate::transport::{Threads, Transport};
 
 /// Floats that operands rotate through on a CPU: 64 MiB a rank.
@@ -387,47 +388,4 @@ impl<'a> Bench<'a> {
 fn middle(mut times: Vec<f64>) -> f64 {
     times.sort_by(f64::total_cmp);
     times[times.len() / 2]
-}
-
-/// An optimizer step like any other.
-const ADAMW: StepArgs = StepArgs {
-    adamw: AdamW {
-        lr: 1e-4,
-        beta1: 0.9,
-        beta2: 0.95,
-        eps: 1e-8,
-        weight_decay: 0.1,
-        bias1: 0.5,
-        bias2: 0.5,
-        grad_scale: 1.0,
-    },
-    clip: 1.0,
-    loss_scale: 1.0,
-};
-
-fn is_ids(param: &Param) -> bool {
-    param.takes == DtypeClass::Ids
-}
-
-/// Elements of the arena that an op's operands take, each from a cache line on.
-fn footprint(op: &Op) -> usize {
-    op.signature().iter().filter(|p| !is_ids(p)).map(|p| p.elems.next_multiple_of(ALIGN)).sum()
-}
-
-/// Elements from one operand to the next: a cache line of two bytes each.
-const ALIGN: usize = 32;
-
-/// An op's operands, one after another from `start` in the arena: weights and activations in the buffer `floats`, the rest,
-/// and what adds up gradients of weights, in fp32.
-fn operands(op: &Op, mut start: usize, floats: usize) -> Vec<Region> {
-    let place = |param: Param| {
-        let elems = param.elems;
-        if is_ids(&param) {
-            return Region { buffer: 1, start: 0, elems };
-        }
-        let region = Region { buffer: if param.takes == DtypeClass::Float { floats } else { 0 }, start, elems };
-        start += elems.next_multiple_of(ALIGN);
-        region
-    };
-    op.signature().into_iter().map(place).collect()
 }

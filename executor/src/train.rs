@@ -11,8 +11,11 @@ mod config;
 mod health;
 mod memory;
 mod meta;
+mod rank;
 mod samples;
 mod scaling;
+#[cfg(test)]
+mod testing;
 #[cfg(test)]
 mod tests;
 mod weights;
@@ -24,28 +27,26 @@ pub use scaling::LossScaling;
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
 use meshwright_hardware::mesh::{Axis, Rank};
 use meshwright_hardware::params::{Params, Part};
-use meshwright_hardware::program::{Input, Program};
+use meshwright_hardware::program::Program;
 use meshwright_hardware::trace::{Lane, Origin, Trace};
 use meshwright_hardware::verify::Verified;
 
 use crate::checkpoint::Checkpoints;
-use crate::clock::{Clock, trace};
+use crate::clock::trace;
 use crate::device::{Device, Region, StepArgs};
 use crate::error::ExecutorError;
 use crate::init::initial;
-use crate::interpret::run_step;
 use crate::metrics::StepMetrics;
 use crate::transport::{Threads, Transport};
 use health::{Health, sound};
 use meta::{differs, text_changed};
-use samples::load;
+use rank::run_rank;
 use scaling::Scaler;
 use weights::{read, unlike};
 
@@ -352,38 +353,6 @@ impl Trainer {
             peak_memory_bytes: self.rank_memory().iter().map(RankMemory::total).max().unwrap_or(0),
         }
     }
-}
-
-/// One rank's part of a step; a failure or panic ends everybody's.
-fn run_rank(
-    program: &Program,
-    config: &TrainConfig,
-    source: &Source,
-    transport: &Threads,
-    rank: Rank,
-    device: &mut dyn Device,
-    (step, args, epoch): (usize, &StepArgs, Instant),
-) -> Result<Lane, ExecutorError> {
-    let at = program.mesh.coord_of(rank);
-    let load = |input: Input, microbatch: usize, host: &mut [f32]| {
-        let first = (config.microbatches_before(at.dp) + microbatch) * config.microbatch_size;
-        load(source, step, first, input, (config.microbatch_size, program.mesh.cp, at.cp), host)
-    };
-    let body = || {
-        let mut clock = if config.traced { Clock::new(epoch) } else { Clock::off(epoch) };
-        transport.barrier(rank)?;
-        run_step(program, rank, device, transport, &load, args, &mut clock)?;
-        Ok(Lane { rank, role: program.role_of(at), spans: clock.into_spans() })
-    };
-    let outcome = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-        let problem = format!("a kernel panicked: {}", text.unwrap_or("no message"));
-        Err(ExecutorError::Device { device: config.device.to_string(), rank, problem })
-    });
-    if outcome.is_err() {
-        transport.abort();
-    }
-    outcome
 }
 
 /// The one-element buffer of this name.

@@ -13,52 +13,10 @@ use crate::op::Op;
 use crate::units::Bytes;
 use serde::{Deserialize, Serialize};
 
+mod collective;
+
 pub use crate::elem::Elem;
-
-/// A collective's kind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Collective {
-    /// Every rank ends with the sum.
-    AllReduce,
-    /// Every rank ends with its shard of the sum, in place in the whole vector.
-    ReduceScatter,
-    /// Every rank ends with all shards; each brings its own, in place in the whole vector.
-    AllGather,
-    /// Every rank sends a shard to every other.
-    AllToAll,
-    /// Every rank ends with the whole vector of the one before it, the first with the last's.
-    Rotate,
-}
-
-impl Collective {
-    /// Whether each rank has a shard of the vector, so that they must be equal.
-    pub fn shares(self) -> bool {
-        match self {
-            Collective::ReduceScatter | Collective::AllGather | Collective::AllToAll => true,
-            Collective::AllReduce | Collective::Rotate => false,
-        }
-    }
-
-    /// Whether it adds; else it only moves elements.
-    pub fn sums(self) -> bool {
-        match self {
-            Collective::AllReduce | Collective::ReduceScatter => true,
-            Collective::AllGather | Collective::AllToAll | Collective::Rotate => false,
-        }
-    }
-
-    /// The class under which a profile's measured curve prices it.
-    pub fn class(self) -> &'static str {
-        match self {
-            Collective::AllReduce => "all-reduce",
-            Collective::ReduceScatter => "reduce-scatter",
-            Collective::AllGather => "all-gather",
-            Collective::AllToAll => "all-to-all",
-            Collective::Rotate => "rotate",
-        }
-    }
-}
+pub use collective::Collective;
 
 /// What a buffer holds between instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -313,7 +271,7 @@ impl Instr {
             Kind::Run { block, .. } => &program.blocks[*block as usize].name,
             Kind::Send { .. } => "send",
             Kind::Recv { .. } => "recv",
-            Kind::Collective { op, axis, .. } => collective_name(*op, *axis),
+            Kind::Collective { op, axis, .. } => op.over(*axis),
             Kind::Move { .. } => "move",
             Kind::Free { .. } => "free",
         }
@@ -331,51 +289,6 @@ impl Instr {
             | Kind::Free { .. } => None,
         }
     }
-}
-
-/// Names of every collective on every axis, both in their order of declaration.
-const COLLECTIVES: [[&str; 7]; 5] = [
-    [
-        "all-reduce tp",
-        "all-reduce cp",
-        "all-reduce dp",
-        "all-reduce data",
-        "all-reduce ep",
-        "all-reduce edp",
-        "all-reduce pp",
-    ],
-    [
-        "reduce-scatter tp",
-        "reduce-scatter cp",
-        "reduce-scatter dp",
-        "reduce-scatter data",
-        "reduce-scatter ep",
-        "reduce-scatter edp",
-        "reduce-scatter pp",
-    ],
-    [
-        "all-gather tp",
-        "all-gather cp",
-        "all-gather dp",
-        "all-gather data",
-        "all-gather ep",
-        "all-gather edp",
-        "all-gather pp",
-    ],
-    [
-        "all-to-all tp",
-        "all-to-all cp",
-        "all-to-all dp",
-        "all-to-all data",
-        "all-to-all ep",
-        "all-to-all edp",
-        "all-to-all pp",
-    ],
-    ["rotate tp", "rotate cp", "rotate dp", "rotate data", "rotate ep", "rotate edp", "rotate pp"],
-];
-
-fn collective_name(op: Collective, axis: Axis) -> &'static str {
-    COLLECTIVES[op as usize][axis as usize]
 }
 
 /// What every rank of one role does in a step: of a stage, in one class of replicas.

@@ -33,14 +33,14 @@ impl std::ops::Deref for Verified {
 #[error("{place}: {fault}")]
 pub struct VerifyError {
     /// Where.
-    pub place: Place,
+    pub place: Location,
     /// What.
     pub fault: Fault,
 }
 
 /// A place in a program.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Location {
     /// The program as a whole.
     Program,
     /// A block and the call in it.
@@ -66,13 +66,13 @@ pub enum Place {
     },
 }
 
-impl std::fmt::Display for Place {
+impl std::fmt::Display for Location {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Place::Program => write!(f, "program"),
-            Place::Block { block, call } => write!(f, "block {block}, call {call}"),
-            Place::Instr { role, instr, name } => write!(f, "role {role}, instruction {instr} ({name})"),
-            Place::End { role } => write!(f, "role {role}, at its end"),
+            Location::Program => write!(f, "program"),
+            Location::Block { block, call } => write!(f, "block {block}, call {call}"),
+            Location::Instr { role, instr, name } => write!(f, "role {role}, instruction {instr} ({name})"),
+            Location::End { role } => write!(f, "role {role}, at its end"),
         }
     }
 }
@@ -250,5 +250,5 @@ fn at(program: &Program, role: usize, instr: usize, fault: Fault) -> VerifyError
         crate::program::Kind::Run { block, .. } if *block as usize >= program.blocks.len() => "run".to_owned(),
         _ => program.roles[role].instrs[instr].name(program).to_owned(),
     };
-    VerifyError { place: Place::Instr { role, instr, name }, fault }
+    VerifyError { place: Location::Instr { role, instr, name }, fault }
 }

@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use meshwright_hardware::price::{Place, PriceError, places, price};
+use meshwright_hardware::price::{PriceError, RankGroup, price, rank_groups};
 use meshwright_hardware::profile::{Cluster, Machine};
 use meshwright_hardware::program::{Program, Stream};
 use meshwright_hardware::simulate::{Durations, Rounds, simulate};
@@ -232,9 +232,9 @@ fn figures(
 /// What each pool with ranks holds.
 fn pools(cluster: &Cluster, lowered: &Lowered) -> Result<Vec<PoolFigures>, PlanError> {
     let program = &lowered.program;
-    let places = places(cluster, program.mesh, &program.classes)?;
+    let groups = rank_groups(cluster, program.mesh, &program.classes)?;
     let of = |(number, (pool, held)): (usize, (&Machine, Range<usize>))| {
-        let here = places.iter().filter(|place| place.pools.contains(&number));
+        let here = groups.iter().filter(|place| place.pools.contains(&number));
         let peak = here.map(|place| program.roles[program.role(place.class, place.stage)].bytes()).max()?;
         let memory = pool.device.memory.value.0;
         Some(PoolFigures {
@@ -249,12 +249,12 @@ fn pools(cluster: &Cluster, lowered: &Lowered) -> Result<Vec<PoolFigures>, PlanE
 
 /// What is left of the memory that may be used, where least is.
 fn headroom(plan: &Plan, cluster: &Cluster, program: &Program) -> Result<i64, PriceError> {
-    let left = |place: &Place| {
+    let left = |place: &RankGroup| {
         let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
         let usable = plan.job.goal.usable(place.capacity(cluster).0);
         signed(usable) - signed(program.roles[program.role(place.class, place.stage)].bytes())
     };
-    Ok(places(cluster, program.mesh, &program.classes)?.iter().map(left).min().unwrap_or(0))
+    Ok(rank_groups(cluster, program.mesh, &program.classes)?.iter().map(left).min().unwrap_or(0))
 }
 
 /// The bubble of a step: stages' compute queues have as much work as their instructions take; what is left of the step they wait.

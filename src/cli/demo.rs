@@ -12,8 +12,8 @@ use meshwright_planner::models;
 use meshwright_planner::plan::Plan;
 use meshwright_planner::search::search;
 
-use super::plan::print_figures;
 use super::report::of_run;
+use super::show::print_figures;
 use super::train::{Options, corpus, ready, train};
 use crate::failure::Failure;
 use crate::machine::{Share, measure};

@@ -6,9 +6,8 @@ use meshwright_hardware::units::{ByteRate, Bytes, Seconds};
 use meshwright_planner::explain::{Alternative, Cause, Decided, Explanation, Limit, ShadowPrice, StageTime, explain};
 use meshwright_planner::goodput::Training;
 use meshwright_planner::plan::Plan;
-use meshwright_planner::predict::Outer;
 
-use super::plan::{does_not_fit, missing_memory, print_figures};
+use super::show::{brief, does_not_fit, missing_memory, money, print_figures, print_sites, print_training};
 use crate::failure::Failure;
 
 /// Arguments of `explain`.
@@ -219,16 +218,6 @@ fn print_binding(explained: &Explanation) {
     }
 }
 
-/// Dollars, with as many digits as they deserve.
-fn money(dollars: f64) -> String {
-    let sign = if dollars < 0.0 { "-" } else { "" };
-    match dollars.abs() {
-        size if size >= 100.0 || size == 0.0 => format!("{sign}${size:.0}"),
-        size if size >= 0.01 => format!("{sign}${size:.2}"),
-        size => format!("{sign}${size:.6}"),
-    }
-}
-
 fn print_prices(prices: &[ShadowPrice], cluster: &Cluster) {
     println!("\nwhat more is worth, predicted");
     for pool in &cluster.pools {
@@ -273,61 +262,4 @@ fn print_alternatives(all: &[Alternative]) {
             None => println!("{change:<36}{:>10}{:>10}   {why}", "–", "–"),
         }
     }
-}
-
-fn print_training(training: &Training) {
-    let Training { steps, days_without_failures, days, goodput, .. } = training;
-    println!("\nfrom the first step to the last, predicted");
-    println!(
-        "   {steps} steps: {} days without failures, {} expected (goodput {:.1} %), nine runs in ten below {}",
-        brief(*days_without_failures),
-        brief(*days),
-        100.0 * goodput,
-        brief(training.days_p90)
-    );
-    if let (Some(mtbf), Some(every)) = (training.mtbf_s, training.checkpoint_every_steps) {
-        let (bytes, write) = (Bytes(training.checkpoint_bytes), Seconds(training.checkpoint_write_s));
-        println!(
-            "   a failure every {}, {} in all; restart in {}",
-            Seconds(mtbf),
-            brief(training.failures),
-            Seconds(training.restart_s)
-        );
-        println!("   a checkpoint of {bytes} every {every} steps, written in {write}");
-    }
-    let cost = training.dollars.map_or("no price known".to_owned(), money);
-    let energy = training.energy_kwh.map_or("no power known".to_owned(), |kwh| format!("{} kWh", brief(kwh)));
-    println!("   {cost}, {energy}");
-    for assumption in &training.assumptions {
-        println!("   assumed: {assumption}");
-    }
-}
-
-/// A count with as many digits as it deserves.
-pub fn brief(number: f64) -> String {
-    match number.abs() {
-        size if size >= 100.0 => format!("{number:.0}"),
-        size if size >= 1.0 => format!("{number:.1}"),
-        0.0 => "0".to_owned(),
-        _ => format!("{number:.3}"),
-    }
-}
-
-/// What meetings of sites cost, for people.
-pub fn print_sites(plan: &Plan, outer: &Outer) {
-    let every = plan.sites.map_or(1, |sites| sites.every);
-    println!("\nmeetings of {} sites every {every} steps, predicted", plan.site_count());
-    println!(
-        "   step    {:>12}   of which {} are the meetings' share",
-        Seconds(outer.step_s).to_string(),
-        Seconds(outer.step_s - outer.inner_step_s)
-    );
-    println!(
-        "   link    {:>12}   an exchange; {} each way a period, in use {:.1} % of the time",
-        Seconds(outer.exchange_s).to_string(),
-        Bytes(outer.exchanged_bytes),
-        100.0 * outer.link_busy
-    );
-    println!("   update  {:>12}   of outer weights, a fragment", Seconds(outer.update_s).to_string());
-    println!("   {}", outer.assumption);
 }

@@ -11,8 +11,7 @@ use meshwright_planner::job::{Goal, Job, Objective};
 use meshwright_planner::search::milp::{Repartitioned, repartition};
 use serde_json::{Value, json};
 
-use super::explain::brief;
-use super::plan::figures_json;
+use super::show::{energy, figures_json};
 
 /// Arguments that say what a plan is to be good at; over a job's `[goal]`.
 #[derive(Args)]
@@ -124,30 +123,6 @@ impl Names<'_> {
     pub fn of(&self, cluster: &Cluster) -> String {
         if cluster == self.whole { self.text.to_owned() } else { cluster.to_string() }
     }
-}
-
-/// Energy in the unit that suits it.
-fn energy(kwh: Option<f64>, unknown: &str) -> String {
-    match kwh {
-        None => unknown.to_owned(),
-        Some(kwh) if kwh < 1e4 => format!("{} kWh", brief(kwh)),
-        Some(kwh) if kwh < 1e7 => format!("{} MWh", brief(kwh / 1e3)),
-        Some(kwh) => format!("{} GWh", brief(kwh / 1e6)),
-    }
-}
-
-/// What training by an offer takes, for people; `known` where the user said how many steps.
-pub fn print_training(offer: &Offer, known: bool) {
-    let training = &offer.training;
-    let (days, tokens) = (Seconds(training.days * 86400.0), offer.plan.job.tokens());
-    let cost = training.dollars.map_or("no price known".to_owned(), |dollars| Dollars(dollars).to_string());
-    let energy = energy(training.energy_kwh, "no power known");
-    let steps = training.steps;
-    let yours = if known { "" } else { " (--tokens sets yours)" };
-    println!(
-        "   train   {:>12}   {cost}, {energy}; {tokens} in {steps} steps{yours}, failures included",
-        days.to_string()
-    );
 }
 
 /// The front, for people.

@@ -10,6 +10,7 @@ mod hardware;
 mod plan;
 mod progress;
 mod report;
+mod show;
 mod train;
 mod validate;
 

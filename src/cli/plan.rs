@@ -4,20 +4,18 @@ use clap::Args;
 use meshwright_hardware::exit::Exit;
 use meshwright_hardware::files::read_text;
 use meshwright_hardware::profile::Cluster;
-use meshwright_hardware::units::{Bytes, Precision};
+use meshwright_hardware::units::Precision;
 use meshwright_planner::error::Fault;
 use meshwright_planner::goal::{Chosen, advise, advise_limits, choose, missed};
 use meshwright_planner::job::{Fix, Job, Optimizer, is_job, says_length};
 use meshwright_planner::plan::Plan;
-use meshwright_planner::predict::{FIGURES, Figures, outer, predict};
+use meshwright_planner::predict::{outer, predict};
 use meshwright_planner::{PlanError, models};
 use serde_json::json;
 
-use super::explain::print_sites;
-use super::goal::{
-    GoalArguments, Names, Solver, advice_text, chosen_json, print_front, print_gap, print_partition, print_training,
-};
+use super::goal::{GoalArguments, Names, Solver, advice_text, chosen_json, print_front, print_gap, print_partition};
 use super::progress::Line;
+use super::show::{does_not_fit, figures_json, missing_memory, print_figures, print_sites, print_training_line};
 use crate::failure::Failure;
 use crate::out::write_whole;
 
@@ -154,7 +152,7 @@ impl PlanCommand {
                 println!("   on      {devices:>12}   {}", names.of(&offer.cluster));
             }
             print_figures(&offer.figures);
-            print_training(offer, known);
+            print_training_line(offer, known);
         }
         println!("\n{} considered, {} simulated, {:.2} s", chosen.considered, chosen.simulated, chosen.seconds);
         print_gap(chosen, &job.goal);
@@ -261,35 +259,6 @@ fn check_fix(job: &Job, cluster: &Cluster, fix: &Fix) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The figures of a plan with the plan, for scripts.
-pub fn figures_json(plan: &Plan, figures: &Figures) -> serde_json::Value {
-    let mut all = serde_json::to_value(figures).expect("figures are numbers");
-    all["plan"] = serde_json::to_value(plan).expect("a plan is tables of strings and numbers");
-    all
-}
-
-/// A prediction for people: [`FIGURES`] in lines, then the memory of each pool.
-pub fn print_figures(figures: &Figures) {
-    println!("{}", lines(figures));
-    for pool in &figures.pools {
-        let (peak, left) = (Bytes(pool.peak_memory_bytes).to_string(), pool.headroom * 100.0);
-        println!("           {peak:>12}   on {} × {}, {left:.1} % of its memory left", pool.ranks, pool.device);
-    }
-}
-
-/// A line for each figure with a label, the ones without behind it.
-fn lines(figures: &Figures) -> String {
-    let mut lines: Vec<String> = Vec::new();
-    for figure in FIGURES {
-        let ([label, words], value) = (figure.line, figure.unit.show((figure.get)(figures)));
-        match lines.last_mut() {
-            Some(line) if label.is_empty() => *line += &format!("   {value} {words}"),
-            _ => lines.push(format!("   {label:<7} {value:>12}   {words}").trim_end().to_owned()),
-        }
-    }
-    lines.join("\n")
-}
-
 /// Arguments of `simulate`.
 #[derive(Args)]
 pub struct Simulate {
@@ -347,45 +316,6 @@ impl Simulate {
             println!("\nnext: meshwright run {} to train it on this machine", self.plan);
         } else {
             println!("\nnext: meshwright explain {} --cluster \"{}\"", self.plan, self.cluster);
-        }
-    }
-}
-
-/// What a plan lacks that does not fit.
-pub fn missing_memory(figures: &Figures, cluster: &Cluster) -> Option<String> {
-    let missing = Bytes(u64::try_from(-figures.headroom_bytes).ok().filter(|_| !figures.fits)?);
-    let fullest = figures.pools.iter().min_by(|a, b| a.headroom.total_cmp(&b.headroom));
-    let (peak, device) = match fullest {
-        Some(pool) => (pool.peak_memory_bytes, pool.device.as_str()),
-        None => (figures.peak_memory_bytes, cluster.pools.first()?.device.name.as_str()),
-    };
-    Some(format!("a rank needs {} on `{device}`, {missing} more than can be used there", Bytes(peak)))
-}
-
-/// What a command ends with whose plan lacks memory: nothing else is wrong, but nobody can run it.
-pub fn does_not_fit(missing: Option<String>) -> Result<(), Failure> {
-    match missing {
-        Some(missing) => {
-            let help = "`meshwright plan` finds one that does, or says what would do";
-            Err(Failure::new(Exit::Infeasible, format!("the plan does not fit: {missing}; {help}")))
-        }
-        None => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_figure_is_in_the_lines_and_in_json() {
-        let plan = Plan::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cases/tiny.toml")).unwrap();
-        let figures = predict(&plan, &Cluster::parse("8x cpu-generic").unwrap()).unwrap().figures;
-        let (text, json) = (lines(&figures), figures_json(&plan, &figures));
-        for figure in FIGURES {
-            let value = figure.unit.show((figure.get)(&figures));
-            assert!(text.contains(&format!("{value} {}", figure.line[1]).trim_end()), "{} in {text}", figure.title);
-            assert!(json[figure.key] == figure.unit.json((figure.get)(&figures)), "{} in {json}", figure.key);
         }
     }
 }

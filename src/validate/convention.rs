@@ -1,12 +1,11 @@
 //! FLOPs a token, as sources count them.
 //!
-//! In: a run and its convention. Out: FLOPs of forward and backward a token.
+//! In: a model, its plan and a source's convention. Out: FLOPs of forward and backward a token.
 //!
 //! Invariant: a convention changes what a TFLOPS figure means, never the predicted time.
 
 use meshwright_planner::estimate::{Layout, Recompute};
-
-use super::Run;
+use meshwright_planner::job::Shape;
 
 /// How a source counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,21 +45,22 @@ impl Convention {
             _ => Convention::Model,
         }
     }
-}
 
-/// FLOPs a token by the run's convention.
-pub fn flops_per_token(run: &Run, layout: &Layout) -> f64 {
-    let shape = &run.shape;
-    let seq = layout.seq as f64;
-    let (layers, head) = (shape.active_layer_parameters(), shape.table_parameters());
-    let attention = shape.attention_flops(seq);
-    match run.convention {
-        Convention::Model => 6.0 * (layers + head) + 3.0 * attention,
-        Convention::ModelCausal => 6.0 * (layers + head) + 1.5 * attention,
-        Convention::AsRun if !matches!(layout.recompute, Recompute::Full(_)) => 6.0 * (layers + head) + 3.0 * attention,
-        Convention::Hardware | Convention::AsRun => 8.0 * layers + 6.0 * head + 4.0 * attention,
-        Convention::EightN => 8.0 * layers,
-        Convention::SixN => 6.0 * layers,
+    /// FLOPs a token of a model and its plan.
+    pub fn flops_per_token(self, shape: &Shape, layout: &Layout) -> f64 {
+        let seq = layout.seq as f64;
+        let (layers, head) = (shape.active_layer_parameters(), shape.table_parameters());
+        let attention = shape.attention_flops(seq);
+        match self {
+            Convention::Model => 6.0 * (layers + head) + 3.0 * attention,
+            Convention::ModelCausal => 6.0 * (layers + head) + 1.5 * attention,
+            Convention::AsRun if !matches!(layout.recompute, Recompute::Full(_)) => {
+                6.0 * (layers + head) + 3.0 * attention
+            }
+            Convention::Hardware | Convention::AsRun => 8.0 * layers + 6.0 * head + 4.0 * attention,
+            Convention::EightN => 8.0 * layers,
+            Convention::SixN => 6.0 * layers,
+        }
     }
 }
 

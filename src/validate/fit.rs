@@ -9,15 +9,17 @@
 //!
 //! Invariant: deterministic; no constant belongs to a row.
 
+mod loss;
+mod pattern;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use meshwright_hardware::profile::Knobs;
-use rand_xoshiro::SplitMix64;
-use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 use rayon::prelude::*;
 
-use super::summary::{measured_tokens_per_s, memory_error};
-use super::{Run, memory_of, timing};
+use super::Run;
+use loss::{Part, Row};
+use pattern::{Aim, hop, search};
 
 /// What a fit finds.
 #[derive(Clone, Debug, Default)]
@@ -46,9 +48,6 @@ const MOST: usize = 40;
 /// A stack with fewer rows has its family's knobs: a fit would only repeat the rows.
 pub const FEW: usize = 4;
 
-/// Cost of saying wrongly whether a run fits.
-const FITS: f64 = 0.03;
-
 /// How hard is searched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Effort {
@@ -63,189 +62,6 @@ pub const FULL: Effort = Effort { sweeps: 30, hops: 2 };
 
 /// For held-out figures, which take a fit for each part held out.
 pub const QUICK: Effort = Effort { sweeps: 20, hops: 1 };
-
-/// What knobs bear on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Part {
-    Time,
-    Memory,
-}
-
-impl Part {
-    /// Places of its knobs in [`Knobs::ALL`].
-    fn knobs(self) -> Vec<usize> {
-        (0..Knobs::ALL.len()).filter(|index| Knobs::ALL[*index].memory == (self == Part::Memory)).collect()
-    }
-}
-
-/// A run, and what its device sustains relative to its profile.
-#[derive(Clone, Copy)]
-struct Row<'a> {
-    run: &'a Run,
-    power: f64,
-}
-
-impl Row<'_> {
-    /// The loss: of time, or of memory.
-    fn loss(&self, part: Part, knobs: &Knobs) -> f64 {
-        if part == Part::Time { self.time(knobs) } else { self.memory(knobs) }
-    }
-
-    fn time(&self, knobs: &Knobs) -> f64 {
-        let timing = timing(self.run, knobs, self.power);
-        measured_tokens_per_s(self.run, &timing).map_or(0.0, |measured| huber((timing.tokens_per_s / measured).ln()))
-    }
-
-    fn memory(&self, knobs: &Knobs) -> f64 {
-        let run = self.run;
-        let peak = match &run.layouts[..] {
-            [only] => memory_of(run, only, knobs),
-            _ => memory_of(run, &timing(run, knobs, self.power).layout, knobs),
-        };
-        // A run that ended for want of memory must not fit, one that went on must.
-        match memory_error(run, &peak) {
-            Some(error) => huber((1.0 + error / 100.0).max(0.05).ln()),
-            None if run.measured.oom == peak.fits => FITS,
-            None => 0.0,
-        }
-    }
-
-    /// Whether it says anything of a part.
-    fn bears(&self, part: Part) -> bool {
-        part == Part::Memory || self.run.timed
-    }
-}
-
-/// The absolute value, with a tip so that small errors are evened out, and a cap so that outliers do not lead.
-fn huber(error: f64) -> f64 {
-    let error = error.abs().min(CAP);
-    if error < TIP { error * error / (2.0 * TIP) + TIP / 2.0 } else { error }
-}
-
-/// Below this error is noise.
-const TIP: f64 = 0.02;
-
-/// Above this error a row is not understood.
-const CAP: f64 = 1.5;
-
-/// What a search is about: rows, the part, where it is pulled to and how strongly.
-struct Aim<'a> {
-    rows: Vec<Row<'a>>,
-    part: Part,
-    prior: &'a Knobs,
-    pull: f64,
-}
-
-impl Aim<'_> {
-    fn cost(&self, knobs: &Knobs) -> f64 {
-        let rows: f64 = self.rows.iter().map(|row| row.loss(self.part, knobs)).sum();
-        rows + self.pull * self.distance(knobs)
-    }
-
-    /// Distance to the prior by the logarithms z of knobs' ratios in units of their spreads, ln(1 + z²): a prior with long tails
-    /// (Cauchy's), for a framework that does one thing otherwise. A little is added so that zero is not endlessly far.
-    fn distance(&self, knobs: &Knobs) -> f64 {
-        let (mut a, mut b) = (knobs.clone(), self.prior.clone());
-        let each = |index: usize| {
-            let knob = Knobs::ALL[index];
-            let little = 0.02 * (knob.high - knob.low);
-            (((*a.at(index) + little) / (*b.at(index) + little)).ln() / knob.spread).powi(2).ln_1p()
-        };
-        self.part.knobs().into_iter().map(each).sum()
-    }
-}
-
-/// Pattern search from `start` (Hooke & Jeeves 1961): a sweep over the knobs, then a leap the way it went; steps that fail
-/// shrink, and all grow again a few times, since a knob that was of no use may be of some once others have moved.
-fn search(aim: &Aim, start: &Knobs, sweeps: usize) -> Knobs {
-    let cost = |knobs: &Knobs| aim.cost(knobs);
-    let all = aim.part.knobs();
-    let mut best = start.clone();
-    let mut least = cost(&best);
-    for restart in 0..3 {
-        let mut steps: Vec<f64> =
-            all.iter().map(|index| Knobs::ALL[*index].spread.min(0.4) / f64::from(1 + restart)).collect();
-        for _ in 0..sweeps {
-            let (before, from) = (least, best.clone());
-            for (&index, step) in all.iter().zip(&mut steps) {
-                let moved = neighbours(&best, index, *step).into_iter().find_map(|tried| {
-                    let loss = cost(&tried);
-                    (loss < least - 1e-9).then_some((tried, loss))
-                });
-                *step = if moved.is_some() { (*step * 1.4).min(0.8) } else { (*step * 0.6).max(0.004) };
-                (best, least) = moved.unwrap_or((best, least));
-            }
-            let leap = leap(&from, &best, &all);
-            let loss = cost(&leap);
-            if loss < least - 1e-9 {
-                (best, least) = (leap, loss);
-            }
-            if before - least < 1e-5 * before && steps.iter().all(|step| *step < 0.02) {
-                break;
-            }
-        }
-    }
-    best
-}
-
-/// The best of searches from several starts and from leaps away from the best so far (basin hopping: Wales & Doye 1997), for
-/// there are several valleys: slow links that something hides, or fast ones that nothing does.
-fn hop(aim: &Aim, starts: &[&Knobs], effort: Effort) -> Knobs {
-    let exposed = Knobs { scale_out: 0.2, dp: 1.0, ..starts[0].clone() };
-    let mut random = SplitMix64::seed_from_u64(0);
-    let mut best: Option<(Knobs, f64)> = None;
-    let keep = |knobs: Knobs, best: &mut Option<(Knobs, f64)>| {
-        let loss = aim.cost(&knobs);
-        if best.as_ref().is_none_or(|(_, least)| loss < *least) {
-            *best = Some((knobs, loss));
-        }
-    };
-    let further = if aim.part == Part::Time { Some(&exposed) } else { None };
-    for start in starts.iter().copied().chain(further) {
-        keep(search(aim, start, effort.sweeps), &mut best);
-    }
-    for _ in 0..effort.hops {
-        let (from, _) = best.clone().expect("there is a start");
-        keep(search(aim, &thrown(&from, aim.part, &mut random), effort.sweeps / 2), &mut best);
-    }
-    best.expect("there is a start").0
-}
-
-/// Knobs of which a few are up to three times as large or as small.
-fn thrown(from: &Knobs, part: Part, random: &mut SplitMix64) -> Knobs {
-    let mut share = || (random.next_u64() >> 11) as f64 / (1_u64 << 53) as f64;
-    let mut to = from.clone();
-    for index in part.knobs() {
-        if share() < 0.25 {
-            let (knob, bounds) = (to.at(index), Knobs::ALL[index]);
-            *knob = (*knob * 3_f64.powf(2.0 * share() - 1.0)).clamp(bounds.low, bounds.high);
-        }
-    }
-    to
-}
-
-/// Knobs with one of them a step up and a step down.
-fn neighbours(knobs: &Knobs, index: usize, step: f64) -> [Knobs; 2] {
-    let (low, high) = (Knobs::ALL[index].low, Knobs::ALL[index].high);
-    let moved = |up: bool| {
-        let mut tried = knobs.clone();
-        let knob = tried.at(index);
-        let little = 0.05 * step * (high - low);
-        *knob = if up { *knob * (1.0 + step) + little } else { *knob / (1.0 + step) - little }.clamp(low, high);
-        tried
-    };
-    [moved(true), moved(false)]
-}
-
-/// As far again from `from` through `to`.
-fn leap(from: &Knobs, to: &Knobs, all: &[usize]) -> Knobs {
-    let (mut from, mut leap) = (from.clone(), to.clone());
-    for &index in all {
-        let (knob, bounds) = (leap.at(index), Knobs::ALL[index]);
-        *knob = (2.0 * *knob - *from.at(index)).clamp(bounds.low, bounds.high);
-    }
-    leap
-}
 
 impl Fitted {
     /// A run's knobs: its stack's, or if no row of that was seen, its family's, or the usual ones.
@@ -386,8 +202,8 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
-    use crate::validate::row;
     use crate::validate::summary::{Stats, throughput_error};
+    use crate::validate::{row, timing};
 
     /// LLaMA 2 70B on A100 in several layouts, as if measured with these knobs.
     fn runs(truth: &Knobs) -> Vec<Run> {

@@ -15,7 +15,8 @@ use meshwright_planner::predict::predict;
 use meshwright_planner::schedule::Schedule;
 use meshwright_planner::search::search;
 
-use super::row::{Run, Skip};
+use super::record::Skip;
+use super::row::Run;
 
 /// A run's plan, simulated.
 #[derive(Clone, Debug)]

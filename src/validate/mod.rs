@@ -10,13 +10,15 @@ pub mod gain;
 mod model;
 pub mod place;
 mod plan;
+mod record;
 pub mod row;
 pub mod summary;
 
 use meshwright_hardware::profile::Knobs;
 use meshwright_planner::estimate::{Estimate, Layout, Site, estimate, memory};
 
-pub use row::{Run, Skip};
+pub use record::Skip;
+pub use row::Run;
 
 /// A run's step, of the layout that is taken where the row leaves something open.
 #[derive(Clone, Debug)]
@@ -92,7 +94,7 @@ pub fn timing(run: &Run, knobs: &Knobs, power: f64) -> Timing {
     let tokens = layout.global as f64 * run.tokens_per_sequence;
     Timing {
         tokens_per_s: tokens / estimate.step_time / run.devices as f64,
-        flops_per_token: convention::flops_per_token(run, layout),
+        flops_per_token: run.convention.flops_per_token(&run.shape, layout),
         layout: layout.clone(),
         estimate,
     }

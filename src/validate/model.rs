@@ -7,7 +7,7 @@
 
 use meshwright_planner::job::{Experts, Latent, Shape};
 
-use super::row::{Record, Skip};
+use super::record::{Record, Skip};
 
 /// `2048`, or an encoder's and a decoder's: `512 (dec 128)`.
 pub(super) fn sequence(text: &str) -> Option<(usize, Option<usize>)> {

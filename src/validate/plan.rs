@@ -10,7 +10,7 @@ use meshwright_planner::estimate::{Layout, Recompute, Schedule};
 use meshwright_planner::job::Shape;
 
 use super::place;
-use super::row::{Record, Skip};
+use super::record::{Record, Skip};
 
 /// Tokens of a packed SQuAD sample (Rajpurkar et al. 2016: contexts of some 120 words with question and answer).
 const SAMPLE: usize = 256;

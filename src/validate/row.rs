@@ -13,6 +13,7 @@ use meshwright_planner::estimate::Layout;
 use meshwright_planner::job::Shape;
 
 use super::convention::Convention;
+use super::record::{Record, Skip};
 use super::{model, place, plan};
 
 /// What a row says was measured.
@@ -87,27 +88,6 @@ pub struct Run {
     pub timed: bool,
     /// What was measured.
     pub measured: Measured,
-}
-
-/// Why a row is not predicted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Skip(pub &'static str);
-
-/// A record by column.
-pub struct Record<'a>(pub &'a HashMap<String, String>);
-
-impl Record<'_> {
-    pub(super) fn text(&self, column: &str) -> &str {
-        self.0.get(column).map_or("", |text| text.trim())
-    }
-
-    pub(super) fn number(&self, column: &str) -> Option<f64> {
-        self.text(column).parse().ok().filter(|value: &f64| value.is_finite())
-    }
-
-    pub(super) fn size(&self, column: &str) -> Option<usize> {
-        self.number(column).filter(|value| *value >= 1.0).map(|value| value.round() as usize)
-    }
 }
 
 /// Reads a row.

@@ -5,12 +5,12 @@
 //! Invariants: a device is added by its driver and its entry in [`DEVICES`]; a name means the same device as long as the machine
 //! and its drivers are the same.
 
-use std::fmt;
 use std::str::FromStr;
 
 use meshwright_hardware::mesh::Rank;
 use meshwright_hardware::program::Buffer;
 
+use super::driver::{Backend, Driver, Found};
 use super::{Device, cpu};
 use crate::error::ExecutorError;
 
@@ -32,14 +32,6 @@ pub struct Entry {
     pub driver: Result<Driver, &'static str>,
 }
 
-/// The code of a kind of device.
-pub struct Driver {
-    /// The devices of this machine, by number, usable or not; at least one. [`Found::name`] is set by who calls.
-    pub(super) find: fn() -> Vec<Found>,
-    /// Allocates a rank's buffers, all zeros, on one; the last argument is threads of a processor.
-    pub(super) open: fn(Backend, Rank, &[Buffer], usize) -> Result<Box<dyn Device>, ExecutorError>,
-}
-
 impl Entry {
     /// What processors have in common.
     const PROCESSOR: Entry = Entry {
@@ -54,6 +46,11 @@ impl Entry {
 
     /// What GPUs of any size have in common.
     const GPU: Entry = Entry { numbered: true, shares_cores: false, tells_memory: false, ..Entry::PROCESSOR };
+
+    /// One of them.
+    fn backend(&self, number: usize) -> Backend {
+        Backend { name: self.name, number: self.numbered.then_some(number) }
+    }
 }
 
 /// Every kind of device.
@@ -78,51 +75,10 @@ const TORCH_CPU: Result<Driver, &str> = Err("not built in: scripts/torch builds 
 #[cfg(not(all(feature = "torch", unix)))]
 const TORCH_CUDA: Result<Driver, &str> = TORCH_CPU;
 
-/// A device by name: which kind of [`DEVICES`], and which of several. The first is the processor.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Backend {
-    kind: usize,
-    number: usize,
-}
-
-/// A device of this machine.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Found {
-    /// What `--device` calls it.
-    pub name: String,
-    /// What it calls itself.
-    pub title: String,
-    /// Interface and driver, with versions.
-    pub driver: String,
-    /// The library that runs ops on it, with its version.
-    pub library: String,
-    /// Whether host memory and cores are all it has.
-    pub software: bool,
-    /// Bytes of memory: the host's where software is all it is; else the largest buffer, as drivers tell no more.
-    pub memory_bytes: u64,
-    /// Why it cannot be used, if it cannot.
-    pub problem: Option<String>,
-}
-
-impl Found {
-    /// That there is none, and why.
-    pub(super) fn absent(problem: impl Into<String>) -> Found {
-        Found { problem: Some(problem.into()), ..Found::default() }
-    }
-}
-
 impl Backend {
-    /// Processor cores.
-    pub const CPU: Backend = Backend { kind: 0, number: 0 };
-
     /// Its kind.
     pub fn entry(self) -> &'static Entry {
-        &DEVICES[self.kind]
-    }
-
-    /// Which of its kind.
-    pub fn number(self) -> usize {
-        self.number
+        DEVICES.iter().find(|entry| entry.name == self.name).expect("a device is read from the table")
     }
 
     /// Allocates a rank's buffers, all zeros, on the device; `threads` are a CPU's.
@@ -131,7 +87,10 @@ impl Backend {
     /// [`ExecutorError::Device`] if there is no such device, naming those there are, or memory is short.
     pub fn open(self, rank: Rank, buffers: &[Buffer], threads: usize) -> Result<Box<dyn Device>, ExecutorError> {
         match &self.entry().driver {
-            Ok(driver) => (driver.open)(self, rank, buffers, threads),
+            Ok(driver) => (driver.open)(self, rank, buffers, threads).map_err(|problem| {
+                let there = self.number() < of_kind(self.entry()).len();
+                if there { problem } else { self.missing(rank) }
+            }),
             Err(problem) => Err(self.failed(rank, (*problem).to_owned())),
         }
     }
@@ -142,7 +101,7 @@ impl Backend {
     /// [`ExecutorError::Device`] if there is no such device, or it cannot be used, naming those there are.
     pub fn find(self) -> Result<Found, ExecutorError> {
         // Without asking drivers that it does not need, which takes time.
-        match of_kind(self.kind).into_iter().nth(self.number) {
+        match of_kind(self.entry()).into_iter().nth(self.number()) {
             Some(Found { problem: Some(problem), .. }) => Err(self.failed(0, problem)),
             Some(found) => Ok(found),
             None => Err(self.missing(0)),
@@ -150,18 +109,13 @@ impl Backend {
     }
 
     /// That there is no such device.
-    pub(super) fn missing(self, rank: Rank) -> ExecutorError {
+    fn missing(self, rank: Rank) -> ExecutorError {
         let listed = found().into_iter().map(|found| match found.problem {
             None => format!("{} ({})", found.name, found.title),
             Some(problem) => format!("{}, unusable ({problem})", found.name),
         });
         let problem = format!("there is none on this machine; found: {}", listed.collect::<Vec<_>>().join(", "));
         self.failed(rank, problem)
-    }
-
-    /// That a rank cannot use it.
-    pub(super) fn failed(self, rank: Rank, problem: String) -> ExecutorError {
-        ExecutorError::Device { device: self.to_string(), rank, problem }
     }
 
     /// The names that can be read, in words: `cpu, wgpu, wgpu:N, …`.
@@ -175,25 +129,18 @@ impl Backend {
 }
 
 /// This machine's devices of a kind.
-fn of_kind(kind: usize) -> Vec<Found> {
-    let found = match &DEVICES[kind].driver {
+fn of_kind(entry: &'static Entry) -> Vec<Found> {
+    let found = match &entry.driver {
         Ok(driver) => (driver.find)(),
         Err(problem) => vec![Found::absent(*problem)],
     };
-    let named = |(number, found)| Found { name: Backend { kind, number }.to_string(), ..found };
+    let named = |(number, found)| Found { name: entry.backend(number).to_string(), ..found };
     found.into_iter().enumerate().map(named).collect()
 }
 
 /// All devices of this machine, usable or not.
 pub fn found() -> Vec<Found> {
-    (0..DEVICES.len()).flat_map(of_kind).collect()
-}
-
-impl fmt::Display for Backend {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Entry { name, numbered, .. } = self.entry();
-        if *numbered { write!(f, "{name}:{}", self.number) } else { f.write_str(name) }
-    }
+    DEVICES.iter().flat_map(of_kind).collect()
 }
 
 impl FromStr for Backend {
@@ -204,9 +151,9 @@ impl FromStr for Backend {
             Some((name, number)) => (name, Some(number)),
             None => (text, None),
         };
-        let kind = DEVICES.iter().position(|entry| entry.name == name && (entry.numbered || number.is_none()));
-        match (kind, number.map_or(Ok(0), str::parse)) {
-            (Some(kind), Ok(number)) => Ok(Backend { kind, number }),
+        let entry = DEVICES.iter().find(|entry| entry.name == name && (entry.numbered || number.is_none()));
+        match (entry, number.map_or(Ok(0), str::parse)) {
+            (Some(entry), Ok(number)) => Ok(entry.backend(number)),
             _ => {
                 let known = format!("give one of {}", Backend::names());
                 Err(ExecutorError::bad_input("device", text, "there is no such kind", &known))
@@ -221,12 +168,12 @@ mod tests {
 
     #[test]
     fn names_are_read_and_written() {
-        for (kind, entry) in DEVICES.iter().enumerate() {
+        for entry in DEVICES {
             for number in [0, 3, 12].into_iter().take(if entry.numbered { 3 } else { 1 }) {
-                let backend = Backend { kind, number };
+                let backend = entry.backend(number);
                 assert_eq!(backend.to_string().parse::<Backend>().unwrap(), backend);
             }
-            assert_eq!(entry.name.parse::<Backend>().unwrap(), Backend { kind, number: 0 });
+            assert_eq!(entry.name.parse::<Backend>().unwrap(), entry.backend(0));
             assert!(DEVICES.iter().filter(|other| other.name == entry.name).count() == 1);
         }
         assert_eq!("cpu".parse::<Backend>().unwrap(), Backend::CPU);

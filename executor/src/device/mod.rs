@@ -8,6 +8,7 @@
 mod backend;
 mod check;
 mod cpu;
+mod driver;
 mod info;
 mod reference;
 #[cfg(all(feature = "torch", unix))]
@@ -15,8 +16,9 @@ pub mod torch;
 #[cfg(feature = "wgpu")]
 mod wgpu;
 
-pub use backend::{Backend, DEVICES, Driver, Entry, Found, found};
+pub use backend::{DEVICES, Entry, found};
 pub use cpu::Cpu;
+pub use driver::{Backend, Driver, Found};
 pub use info::{DeviceInfo, device_info};
 #[cfg(all(feature = "torch", unix))]
 pub use torch::Torch;

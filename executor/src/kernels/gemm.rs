@@ -11,8 +11,9 @@
 
 use super::lanes::{Lanes, vectorised};
 use super::narrow::{Floats, FloatsMut, Half, narrow, widen};
+use super::pack::Operand;
 use super::team::{Split, Team};
-use super::transpose::transpose;
+use super::tile::{Start, multiply, store_tile};
 use meshwright_hardware::op::Layout;
 use std::ops::Range;
 
@@ -27,86 +28,6 @@ const ROUND_LEAST: usize = 384;
 const ROWS: usize = 192;
 /// Columns of a round where C is of two bytes: its sums of so many rows and columns stay in the second-level cache.
 const NARROW_COLS: usize = 768;
-/// Floats that are widened at a time before they are transposed.
-const WIDENED: usize = 2048;
-
-/// A matrix operand seen as `[outer, k]`: element (i, p) lies at `i·outer + p·inner`, and one of the two strides is 1.
-#[derive(Clone, Copy)]
-struct Operand<'a> {
-    data: Floats<'a>,
-    outer: usize,
-    inner: usize,
-    /// Where pairs of bf16 stand for floats: how many elements `k` has, each pair counting as one.
-    paired: Option<usize>,
-}
-
-impl Operand<'_> {
-    /// Packs `count ≤ width` of the outer index from `at`, for `depth` from `k0`, as `[depth, width]` with zeros behind.
-    fn pack(self, at: usize, count: usize, k0: usize, depth: usize, width: usize, to: &mut [f32]) {
-        let first = at * self.outer + k0 * self.inner;
-        match (self.data, self.paired) {
-            (Floats::Half(_, data), Some(k)) => self.pack_pairs(data, k, [at, count, k0, depth], width, to),
-            (Floats::Full(data), _) if self.inner == 1 => {
-                transpose(&data[first..], self.outer, count, depth, to, width);
-            }
-            (Floats::Full(data), _) => {
-                let from = &data[first..];
-                for (p, to) in to.chunks_exact_mut(width).take(depth).enumerate() {
-                    to[..count].copy_from_slice(&from[p * self.inner..p * self.inner + count]);
-                }
-            }
-            (Floats::Half(half, data), None) if self.inner == 1 => {
-                let mut rows = [0.0; WIDENED];
-                let most = WIDENED / count;
-                for p in (0..depth).step_by(most) {
-                    let some = (depth - p).min(most);
-                    for (i, row) in rows.chunks_exact_mut(some).take(count).enumerate() {
-                        let from = first + i * self.outer + p;
-                        widen(half, &data[from..from + some], row);
-                    }
-                    transpose(&rows, some, count, some, &mut to[p * width..], width);
-                }
-            }
-            (Floats::Half(half, data), None) => {
-                let from = &data[first..];
-                for (p, to) in to.chunks_exact_mut(width).take(depth).enumerate() {
-                    widen(half, &from[p * self.inner..p * self.inner + count], &mut to[..count]);
-                }
-            }
-        }
-        if count < width {
-            to.chunks_exact_mut(width).take(depth).for_each(|to| to[count..].fill(0.0));
-        }
-    }
-
-    /// As [`Operand::pack`], of pairs: the last one has a zero if `k` is odd.
-    fn pack_pairs(self, data: &[u16], k: usize, [at, count, k0, depth]: [usize; 4], width: usize, to: &mut [f32]) {
-        if self.inner == 1 {
-            let mut rows = [0.0; WIDENED];
-            let most = WIDENED / count;
-            for p in (0..depth).step_by(most) {
-                let some = (depth - p).min(most);
-                let from = 2 * (k0 + p);
-                for (i, row) in rows.chunks_exact_mut(some).take(count).enumerate() {
-                    let start = (at + i) * self.outer;
-                    pairs_along(&data[start + from..start + k.min(from + 2 * some)], row);
-                }
-                transpose(&rows, some, count, some, &mut to[p * width..], width);
-            }
-        } else {
-            for (p, to) in to.chunks_exact_mut(width).take(depth).enumerate() {
-                let row = |k: usize| &data[k * self.inner + at..][..count];
-                let low = 2 * (k0 + p);
-                if low + 1 < k {
-                    pairs_across(row(low), row(low + 1), &mut to[..count]);
-                } else {
-                    to.iter_mut().zip(row(low)).for_each(|(to, &low)| *to = f32::from_bits(u32::from(low)));
-                }
-            }
-        }
-    }
-}
-
 /// `C (+)= A · B (+ bias)`. `c` is `[m, n]`, `bias` `[n]`. `a` is `[m, k]` or, in `Tn`, `[k, m]`; `b` is `[k, n]` or, in
 /// `Nt`, `[n, k]`; no dim is zero.
 #[allow(clippy::too_many_arguments)] // the op's own arguments
@@ -324,31 +245,10 @@ fn multiply_panel_of_pairs(round: &Round, rows: Range<usize>, col: usize, depths
 }
 
 vectorised! {
-    fn pairs_along(from: &[u16], to: &mut [f32]) = pairs_along_body;
-    fn pairs_across(low: &[u16], high: &[u16], to: &mut [f32]) = pairs_across_body;
     fn tile_shape() -> [usize; 2] = tile_shape_body;
     fn multiply_panel(
         round: &Round, rows: Range<usize>, col: usize, depths: Range<usize>, packed_a: &[f32],
     ) = multiply_panel_body;
-}
-
-/// Neighbours as pairs.
-#[inline(always)]
-fn pairs_along_body<L: Lanes>(from: &[u16], to: &mut [f32]) {
-    let (pairs, rest) = from.as_chunks::<2>();
-    let pair = |low: u16, high: u16| f32::from_bits(u32::from(low) | u32::from(high) << 16);
-    to.iter_mut().zip(pairs).for_each(|(to, &[low, high])| *to = pair(low, high));
-    if let (Some(to), &[last]) = (to.get_mut(pairs.len()), rest) {
-        *to = pair(last, 0);
-    }
-}
-
-/// What stands in two rows at the same place as pairs.
-#[inline(always)]
-fn pairs_across_body<L: Lanes>(low: &[u16], high: &[u16], to: &mut [f32]) {
-    for ((to, &low), &high) in to.iter_mut().zip(low).zip(high) {
-        *to = f32::from_bits(u32::from(low) | u32::from(high) << 16);
-    }
 }
 
 /// Rows and columns of the register tile: accumulators, a row of `B` and a broadcast fill the registers.
@@ -401,169 +301,5 @@ fn multiply_tiles<L: Lanes, const R: usize, const V: usize, const PAIRS: bool>(
     }
 }
 
-/// What a tile is added to.
-#[derive(Clone, Copy)]
-pub(super) struct Start<'a> {
-    /// A bias for the tile's columns.
-    pub bias: Option<&'a [f32]>,
-    /// Whether to add what C holds.
-    pub add: bool,
-}
-
-/// `Σ_p a[r·a_row + p·a_k] · b[p·b_k ..]` over `k` for `R` rows and the first `cols ≤ V · WIDTH` columns.
-///
-/// # Safety
-/// All named elements must be readable.
-#[inline(always)]
-pub(super) unsafe fn multiply_tile<L: Lanes, const R: usize, const V: usize>(
-    k: usize,
-    a: *const f32,
-    a_row: usize,
-    a_k: usize,
-    b: *const f32,
-    b_k: usize,
-    cols: usize,
-) -> [[L; V]; R] {
-    // SAFETY: by contract.
-    unsafe { multiply::<L, R, V, false>(k, a, a_row, a_k, b, b_k, cols) }
-}
-
-/// As [`multiply_tile`]; with `PAIRS` each float is a pair of bf16, and pairs are multiplied and added.
-///
-/// # Safety
-/// As [`multiply_tile`]; with `PAIRS`, the processor must have AVX-512 BF16.
-#[inline(always)]
-#[allow(clippy::needless_range_loop)] // constant bounds over arrays unroll into registers
-unsafe fn multiply<L: Lanes, const R: usize, const V: usize, const PAIRS: bool>(
-    k: usize,
-    a: *const f32,
-    a_row: usize,
-    a_k: usize,
-    b: *const f32,
-    b_k: usize,
-    cols: usize,
-) -> [[L; V]; R] {
-    let mut sums = [[L::splat(0.0); V]; R];
-    let full = cols == V * L::WIDTH;
-    for p in 0..k {
-        // SAFETY: by contract; columns beyond `cols` are not touched.
-        unsafe {
-            let (a, b) = (a.add(p * a_k), b.add(p * b_k));
-            let mut row = [L::splat(0.0); V];
-            for v in 0..V {
-                row[v] = if full { L::load(b.add(v * L::WIDTH)) } else { load_some(b, v * L::WIDTH, cols) };
-            }
-            for r in 0..R {
-                let x = L::splat(*a.add(r * a_row));
-                for v in 0..V {
-                    sums[r][v] = if PAIRS { x.dot_pairs(row[v], sums[r][v]) } else { x.mul_add(row[v], sums[r][v]) };
-                }
-            }
-        }
-    }
-    sums
-}
-
-/// Writes the first `rows` and `cols` of a tile to `c`, whose rows are `stride` apart.
-///
-/// # Safety
-/// These elements must be writable, and readable if they are added to.
-#[inline(always)]
-#[allow(clippy::needless_range_loop)] // constant bounds over arrays unroll into registers
-pub(super) unsafe fn store_tile<L: Lanes, const R: usize, const V: usize>(
-    tile: [[L; V]; R],
-    rows: usize,
-    cols: usize,
-    start: Start,
-    c: *mut f32,
-    stride: usize,
-) {
-    for r in 0..R {
-        for v in 0..V {
-            let at = v * L::WIDTH;
-            if r < rows && at < cols {
-                let mut sum = tile[r][v];
-                // SAFETY: by contract; the bias has `cols` elements.
-                unsafe {
-                    let c = c.add(r * stride);
-                    if start.add {
-                        sum = load_some::<L>(c, at, cols).add(sum);
-                    }
-                    if let Some(bias) = start.bias {
-                        sum = load_some::<L>(bias.as_ptr(), at, cols).add(sum);
-                    }
-                    if cols - at >= L::WIDTH { sum.store(c.add(at)) } else { sum.store_first(c.add(at), cols - at) }
-                }
-            }
-        }
-    }
-}
-
-/// Up to `WIDTH` floats from `at`, with zeros from `end` on.
-///
-/// # Safety
-/// The floats of `at .. end` must be readable.
-#[inline(always)]
-unsafe fn load_some<L: Lanes>(from: *const f32, at: usize, end: usize) -> L {
-    // SAFETY: by contract.
-    unsafe {
-        match end.saturating_sub(at) {
-            0 => L::splat(0.0),
-            n if n >= L::WIDTH => L::load(from.add(at)),
-            n => L::load_first(from.add(at), n),
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::super::testing::{assert_close, on_teams, random, wide};
-    use super::*;
-
-    fn reference(layout: Layout, [m, n, k]: [usize; 3], a: &[f32], b: &[f32]) -> Vec<f64> {
-        let (a, b) = (wide(a), wide(b));
-        let a_at = |i: usize, p: usize| if layout == Layout::Tn { a[p * m + i] } else { a[i * k + p] };
-        let b_at = |p: usize, j: usize| if layout == Layout::Nt { b[j * k + p] } else { b[p * n + j] };
-        (0..m * n).map(|c| (0..k).map(|p| a_at(c / n, p) * b_at(p, c % n)).sum()).collect()
-    }
-
-    #[test]
-    fn every_layout_agrees_with_f64_on_odd_shapes() {
-        let shapes =
-            [[1, 1, 1], [13, 33, 7], [5, 100, 400], [301, 65, 19], [37, 31, 4500], [3, 3000, 5], [24, 64, 385]];
-        on_teams(|team| {
-            for (layout, shape) in [Layout::Nt, Layout::Nn, Layout::Tn].into_iter().flat_map(|l| shapes.map(|s| (l, s)))
-            {
-                let [m, n, k] = shape;
-                let (a, b, bias) = (random(1, m * k), random(2, k * n), random(3, n));
-                let before = random(4, m * n);
-                let product = reference(layout, shape, &a, &b);
-                for (accumulate, biased) in [(false, false), (false, true), (true, false), (true, true)] {
-                    let mut c = if accumulate { before.clone() } else { vec![f32::NAN; m * n] };
-                    let shift = biased.then_some(Floats::Full(&bias));
-                    let (a, b) = (Floats::Full(&a), Floats::Full(&b));
-                    matmul(team, layout, m, n, k, a, b, shift, accumulate, FloatsMut::Full(&mut c));
-                    let extra =
-                        |i: usize| (if accumulate { before[i] } else { 0.0 }, if biased { bias[i % n] } else { 0.0 });
-                    let add = |(i, y): (usize, &f64)| y + f64::from(extra(i).0) + f64::from(extra(i).1);
-                    let want: Vec<f64> = product.iter().enumerate().map(add).collect();
-                    assert_close(&c, &want, 2e-6 * (k as f64).sqrt());
-                }
-            }
-        });
-    }
-
-    #[test]
-    fn the_number_of_threads_changes_no_bit() {
-        let (m, n, k) = (130, 70, 900);
-        let (a, b) = (random(1, m * k), random(2, k * n));
-        let product = |threads| {
-            let mut c = vec![0.0; m * n];
-            let (a, b) = (Floats::Full(&a), Floats::Full(&b));
-            matmul(&Team::new(threads), Layout::Nn, m, n, k, a, b, None, false, FloatsMut::Full(&mut c));
-            c
-        };
-        let alone = product(1);
-        assert!([2, 3, 7].into_iter().all(|threads| product(threads) == alone));
-    }
-}
+mod tests;

@@ -19,10 +19,12 @@ mod loss;
 mod narrow;
 mod norm;
 mod optimizer;
+mod pack;
 mod rope;
 mod team;
 #[cfg(test)]
 mod testing;
+mod tile;
 mod transpose;
 
 pub use activation::{activation, activation_grad};

@@ -7,20 +7,11 @@
 
 use std::collections::HashMap;
 
-use meshwright_executor::device::{Region, StepArgs};
-use meshwright_hardware::mesh::Coord;
+use meshwright_executor::device::StepArgs;
 
 use crate::cuda::{Graph, Rank};
-use crate::torch::Torch;
+use crate::tensors::{Call, Tensors};
 use crate::view::Outcome;
-
-/// An op with what it runs on.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Call {
-    pub op: usize,
-    pub regions: Vec<Region>,
-    pub at: Coord,
-}
 
 /// What waits.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -49,33 +40,33 @@ enum Seen {
 
 impl Batches {
     /// Runs what waits on this thread's stream.
-    pub fn run(&mut self, torch: &mut Torch, rank: Rank) -> Outcome {
+    pub fn run(&mut self, tensors: &mut Tensors, rank: Rank) -> Outcome {
         let all = std::mem::take(&mut self.waiting);
-        let run = |torch: &mut Torch, step: &StepArgs| {
+        let run = |tensors: &mut Tensors, step: &StepArgs| {
             all.iter().try_for_each(|waiting| match waiting {
-                Waiting::Op(call) => torch.now(call, step),
-                Waiting::Mark(number) => torch.events[*number].record(),
+                Waiting::Op(call) => tensors.run(call, step),
+                Waiting::Mark(number) => tensors.events[*number].record(),
             })
         };
         let Some(step) = self.settings.filter(|_| all.iter().any(|waiting| matches!(waiting, Waiting::Op(_)))) else {
             // Marks alone.
             return all.iter().try_for_each(|waiting| match waiting {
                 Waiting::Op(_) => Ok(()),
-                Waiting::Mark(number) => torch.events[*number].record(),
+                Waiting::Mark(number) => tensors.events[*number].record(),
             });
         };
         // Outside of any graph: a graph reads what it finds there.
-        crate::ops::settle(&step, torch.device, &mut torch.kept)?;
+        crate::ops::settle(&step, tensors.device, &mut tensors.kept)?;
         match self.seen.get(&all) {
             Some(Seen::Captured(graph)) => graph.replay(),
             // The first time warms up: libraries choose kernels, tables are made.
             None => {
-                run(torch, &step)?;
+                run(tensors, &step)?;
                 self.seen.insert(all, Seen::Ran);
                 Ok(())
             }
             Some(Seen::Ran) => {
-                let graph = Graph::capture(rank, || run(torch, &step))?;
+                let graph = Graph::capture(rank, || run(tensors, &step))?;
                 graph.replay()?;
                 self.seen.insert(all, Seen::Captured(graph));
                 Ok(())

@@ -6,7 +6,6 @@
 //!
 //! Invariant: buffers are allocated here and nowhere else; what kernels take besides is counted.
 
-use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::Arc;
 
@@ -16,26 +15,23 @@ use meshwright_hardware::mesh::Coord;
 use meshwright_hardware::op::Op;
 use tch::{Device, Kind, Tensor};
 
-use crate::batch::{Batches, Call, Waiting};
+use crate::batch::{Batches, Waiting};
 use crate::cuda::{self, Event, Rank};
 use crate::ffi::{self, Entered, Pool};
-use crate::view::{Args, Outcome, n};
+use crate::kept::Kept;
+use crate::tensors::{Call, Tensors};
+use crate::view::{Outcome, n};
 use crate::worker::Worker;
 
 /// A rank's buffers on one of libtorch's devices.
 pub struct Torch {
-    pub(crate) device: Device,
-    pub(crate) buffers: Vec<Tensor>,
+    tensors: Tensors,
     /// Bytes of those that are not the host's.
     bytes: u64,
     /// Bytes of the device that were handed out when the buffers were there.
     before: u64,
     place: Place,
-    ops: Vec<Op>,
-    pub(crate) kept: Kept,
     batches: Batches,
-    /// Of marks, by their numbers, on CUDA; kept from step to step.
-    pub(crate) events: Vec<Event>,
     /// Marks since they were asked for.
     marked: usize,
 }
@@ -44,32 +40,6 @@ pub struct Torch {
 enum Place {
     Cpu(Pool),
     Cuda(Rank, Arc<Worker>),
-}
-
-/// Tensors that ops need again and again.
-#[derive(Default)]
-pub struct Kept {
-    /// By what they hold: places of tokens, angles, masks.
-    pub tables: HashMap<String, Tensor>,
-    /// The step's settings, with what they were made from.
-    pub settings: Option<(StepArgs, Settings)>,
-}
-
-impl Kept {
-    /// The step's settings, which are settled before an op runs.
-    pub fn settings(&self) -> &Settings {
-        let (_, settings) = self.settings.as_ref().expect("they are settled before");
-        settings
-    }
-}
-
-/// What ops read of a step on the device.
-pub struct Settings {
-    /// The scale, the learning rate, both bias corrections, the scale's logarithm.
-    pub all: Tensor,
-    /// What gradients are scaled by, and its logarithm.
-    pub scale: Tensor,
-    pub log_scale: Tensor,
 }
 
 /// The device of a number in the ABI.
@@ -113,14 +83,14 @@ impl Torch {
         let bytes = |buffer: &Declared| (buffer.elems * kind(buffer.format).elt_size_in_bytes()) as u64;
         let bytes = declared.iter().filter(|buffer| !buffer.hosted).map(bytes).sum();
         let before = if number < 0 { 0 } else { ffi::cuda_bytes(number)?.0 };
-        let (ops, kept, batches) = (Vec::new(), Kept::default(), Batches::default());
-        Ok(Torch { device, buffers, bytes, before, place, ops, kept, batches, events: Vec::new(), marked: 0 })
+        let tensors = Tensors { device, buffers, ops: Vec::new(), kept: Kept::default(), events: Vec::new() };
+        Ok(Torch { tensors, bytes, before, place, batches: Batches::default(), marked: 0 })
     }
 
     /// The number of an op.
     pub fn number(&mut self, op: Op) -> usize {
-        self.ops.push(op);
-        self.ops.len() - 1
+        self.tensors.ops.push(op);
+        self.tensors.ops.len() - 1
     }
 
     pub fn run(&mut self, op: usize, regions: &[Region], at: Coord, step: &StepArgs) -> Outcome {
@@ -133,16 +103,9 @@ impl Torch {
             }
             Place::Cpu(pool) => {
                 let _entered = Entered::new(Some(pool));
-                self.now(&call, step)
+                self.tensors.run(&call, step)
             }
         }
-    }
-
-    /// Runs an op's kernels, on the CPU or on this thread's stream.
-    pub fn now(&mut self, call: &Call, step: &StepArgs) -> Outcome {
-        let Torch { device, buffers, kept, ops, .. } = self;
-        let args = Args { buffers, regions: &call.regions };
-        crate::ops::run(&ops[call.op], &args, &call.at, step, *device, kept)
     }
 
     /// What `body` gives after all that waits, on the thread of the rank's stream; on the CPU nothing ever waits.
@@ -155,24 +118,21 @@ impl Torch {
         worker.call(|| {
             rank.enter()?;
             let _entered = Entered::new(None);
-            let mut batches = std::mem::take(&mut self.batches);
-            let outcome = batches.run(self, rank);
-            self.batches = batches;
-            outcome?;
+            self.batches.run(&mut self.tensors, rank)?;
             body(self)
         })
     }
 
     /// Where a region lies, if the host can reach it there.
     pub fn address(&self, region: &Region) -> Option<*mut c_void> {
-        let buffer = &self.buffers[region.buffer];
+        let buffer = &self.tensors.buffers[region.buffer];
         let (start, width) = (buffer.data_ptr(), buffer.kind().elt_size_in_bytes());
         // SAFETY: the region lies in the buffer.
-        matches!(self.device, Device::Cpu).then(|| unsafe { start.byte_add(width * region.start) })
+        matches!(self.tensors.device, Device::Cpu).then(|| unsafe { start.byte_add(width * region.start) })
     }
 
     fn region(&self, region: &Region) -> Outcome<Tensor> {
-        self.buffers[region.buffer].f_narrow(0, n(region.start), n(region.elems))
+        self.tensors.buffers[region.buffer].f_narrow(0, n(region.start), n(region.elems))
     }
 
     /// Copies a region to the host, as words or as elements `lie`.
@@ -213,9 +173,9 @@ impl Torch {
     pub fn mark(&mut self) -> Outcome<Option<usize>> {
         let Place::Cuda(rank, worker) = &self.place else { return Ok(None) };
         let number = self.marked;
-        if number == self.events.len() {
+        if number == self.tensors.events.len() {
             let event = worker.call(|| rank.enter().and_then(|()| Event::new()))?;
-            self.events.push(event);
+            self.tensors.events.push(event);
         }
         self.batches.waiting.push(Waiting::Mark(number));
         self.marked += 1;
@@ -229,7 +189,7 @@ impl Torch {
                 let now = Event::new()?;
                 now.record()?;
                 cuda::sync()?;
-                for (ago, event) in ago.iter_mut().zip(&torch.events) {
+                for (ago, event) in ago.iter_mut().zip(&torch.tensors.events) {
                     *ago = event.until(&now)?;
                 }
             }

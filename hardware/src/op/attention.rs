@@ -1,49 +1,14 @@
 //! Fused attention of a rank's own sequences.
 
-use serde::{Deserialize, Serialize};
-
 use super::Op;
 use super::dims::{Attention, AttentionGrad};
+use super::kinds::AttentionDims;
 use super::reference::{Args, Step, dot, grid, results};
 use super::sizes::Sizes;
-use super::spec::{Dims, Mode, Params, Rows, Spec, float, full};
+use super::spec::{Dims, Mode, Rows, Signature, Spec, float, full};
 use crate::mesh::Coord;
 
-/// Dims of an attention kernel on this rank.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AttentionDims {
-    /// Sequences.
-    pub batch: usize,
-    /// Tokens a sequence.
-    pub seq: usize,
-    /// Query heads on this rank.
-    pub heads: usize,
-    /// Key/value heads on this rank.
-    pub kv_heads: usize,
-    /// Width of a head.
-    pub head_dim: usize,
-    /// Whether a token sees only itself and those before it.
-    pub causal: bool,
-}
-
 impl AttentionDims {
-    /// Tokens: `batch · seq`.
-    pub fn rows(&self) -> usize {
-        self.batch * self.seq
-    }
-
-    /// Width of a packed q|k|v row.
-    pub fn qkv_cols(&self) -> usize {
-        (self.heads + 2 * self.kv_heads) * self.head_dim
-    }
-
-    /// FLOPs of the two score matmuls forward; causal attention counts the triangle it computes.
-    pub fn forward_flops(&self) -> f64 {
-        let full = 4.0 * (self.batch * self.heads * self.head_dim) as f64 * (self.seq * self.seq) as f64;
-        if self.causal { full * (self.seq + 1) as f64 / (2 * self.seq) as f64 } else { full }
-    }
-
     /// Elements of the output.
     fn out(&self) -> usize {
         self.rows() * self.heads * self.head_dim
@@ -62,7 +27,7 @@ impl Spec for Attention {
         "attention"
     }
 
-    fn params(&self) -> Params {
+    fn params(&self) -> Signature {
         let d = self.dims;
         [
             float("qkv", Mode::In, d.rows() * d.qkv_cols()),
@@ -118,7 +83,7 @@ impl Spec for AttentionGrad {
         "attention-grad"
     }
 
-    fn params(&self) -> Params {
+    fn params(&self) -> Signature {
         let d = self.dims;
         [
             float("qkv", Mode::In, d.rows() * d.qkv_cols()),

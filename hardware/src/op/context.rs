@@ -1,56 +1,15 @@
 //! Attention of a rank's queries to keys and values of ranks that share sequences (context parallelism), or of an encoder.
 
-use serde::{Deserialize, Serialize};
-
 use super::attention::BACKWARD;
 use super::dims::{ContextAttention, ContextAttentionGrad};
+use super::kinds::ContextDims;
 use super::reference::{Args, Step, dot, grid, results};
 use super::sizes::Sizes;
-use super::spec::{Dims, Mode, Params, Spec, float, full, result};
+use super::spec::{Dims, Mode, Signature, Spec, float, full, result};
 use super::{Op, position};
 use crate::mesh::Coord;
 
-/// Dims of attention to keys and values of ranks that share sequences. Keys and values of a block are rows `[k | v]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[allow(missing_docs)] // those of AttentionDims
-pub struct ContextDims {
-    pub batch: usize,
-    /// Queries of a sequence on a rank.
-    pub seq: usize,
-    /// Keys of a sequence in a block.
-    pub keys: usize,
-    pub heads: usize,
-    pub kv_heads: usize,
-    pub head_dim: usize,
-    /// Width of a row that begins with the queries.
-    pub stride: usize,
-    pub causal: bool,
-    /// Ranks that share a sequence.
-    pub cp: usize,
-    /// Blocks given: all, in the order of ranks, or one.
-    pub blocks: usize,
-    /// Of one block: that of so many ranks before. Results add to those of earlier hops.
-    pub hop: usize,
-}
-
 impl ContextDims {
-    /// Tokens: `batch · seq`.
-    pub fn rows(&self) -> usize {
-        self.batch * self.seq
-    }
-
-    /// Elements of all given blocks.
-    pub fn kv_elems(&self) -> usize {
-        self.blocks * self.batch * self.keys * 2 * self.kv_heads * self.head_dim
-    }
-
-    /// FLOPs forward; causal attention computes half, of whichever blocks, thanks to [`position`].
-    pub fn forward_flops(&self) -> f64 {
-        let full = 4.0 * (self.rows() * self.heads * self.head_dim) as f64 * (self.blocks * self.keys) as f64;
-        if self.causal { full / 2.0 } else { full }
-    }
-
     /// Elements of the output.
     fn out(&self) -> usize {
         self.rows() * self.heads * self.head_dim
@@ -87,7 +46,7 @@ impl Spec for ContextAttention {
         "context-attention"
     }
 
-    fn params(&self) -> Params {
+    fn params(&self) -> Signature {
         let d = self.dims;
         [
             float("q", Mode::In, d.rows() * d.stride),
@@ -140,7 +99,7 @@ impl Spec for ContextAttentionGrad {
         "context-attention-grad"
     }
 
-    fn params(&self) -> Params {
+    fn params(&self) -> Signature {
         let d = self.dims;
         [
             float("q", Mode::In, d.rows() * d.stride),

@@ -5,7 +5,7 @@ use super::dims::{Embed, EmbedGrad, Positions, PositionsGrad};
 use super::position;
 use super::reference::{Args, Step, first, grid, local};
 use super::sizes::Sizes;
-use super::spec::{Dims, Mode, Params, Rows, Spec, Values, float, full, ids};
+use super::spec::{Dims, Mode, Rows, Signature, Spec, Values, float, full, ids};
 use crate::mesh::Coord;
 
 /// Words of the tables that are timed: few, as bytes of text are.
@@ -24,7 +24,7 @@ impl Spec for Embed {
         "embed"
     }
 
-    fn params(&self) -> Params {
+    fn params(&self) -> Signature {
         let Embed { rows, cols, vocab, shards } = *self;
         [
             ids("ids", Mode::In, rows, Values::Below(vocab * shards)),
@@ -64,7 +64,7 @@ impl Spec for EmbedGrad {
         "embed-grad"
     }
 
-    fn params(&self) -> Params {
+    fn params(&self) -> Signature {
         let EmbedGrad { rows, cols, vocab, shards } = *self;
         [
             ids("ids", Mode::In, rows, Values::Below(vocab * shards)),
@@ -131,7 +131,7 @@ impl Spec for Positions {
         "positions"
     }
 
-    fn params(&self) -> Params {
+    fn params(&self) -> Signature {
         let Positions { rows, seq, cols, cp, .. } = *self;
         [float("table", Mode::In, cp * seq * cols).whole(), float("x", Mode::InOut, rows * cols)].into()
     }
@@ -176,7 +176,7 @@ impl Spec for PositionsGrad {
         "positions-grad"
     }
 
-    fn params(&self) -> Params {
+    fn params(&self) -> Signature {
         let PositionsGrad { rows, seq, cols, cp, .. } = *self;
         [float("dy", Mode::In, rows * cols), full("dtable", Mode::InOut, cp * seq * cols).whole()].into()
     }

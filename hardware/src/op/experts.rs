@@ -4,7 +4,7 @@ use super::Op;
 use super::dims::{Combine, CombineGrad, Dispatch, DispatchGrad, Route, RouteGrad};
 use super::reference::{Args, Step, results};
 use super::sizes::Sizes;
-use super::spec::{Dims, Mode, NONE, Params, Spec, Values, float, full, ids, result};
+use super::spec::{Dims, Mode, NONE, Signature, Spec, Values, float, full, ids, result};
 use crate::mesh::Coord;
 
 /// Rows, experts, experts a token, columns, slots an expert.
@@ -36,7 +36,7 @@ impl Spec for Route {
         "route"
     }
 
-    fn params(&self) -> Params {
+    fn params(&self) -> Signature {
         let Route { rows, experts, top_k, capacity } = *self;
         [
             float("logits", Mode::In, rows * experts),
@@ -83,7 +83,7 @@ impl Spec for RouteGrad {
         "route-grad"
     }
 
-    fn params(&self) -> Params {
+    fn params(&self) -> Signature {
         let RouteGrad { rows, experts, top_k, .. } = *self;
         [
             full("probs", Mode::In, rows * experts),
@@ -151,7 +151,7 @@ impl Spec for Dispatch {
         "dispatch"
     }
 
-    fn params(&self) -> Params {
+    fn params(&self) -> Signature {
         let Dispatch { rows, cols, top_k, slots } = *self;
         [
             float("x", Mode::In, rows * cols),
@@ -193,7 +193,7 @@ impl Spec for DispatchGrad {
         "dispatch-grad"
     }
 
-    fn params(&self) -> Params {
+    fn params(&self) -> Signature {
         let DispatchGrad { rows, cols, top_k, slots, accumulate } = *self;
         [
             ids("slots", Mode::In, rows * top_k, Values::Distinct(slots)),
@@ -236,7 +236,7 @@ impl Spec for Combine {
         "combine"
     }
 
-    fn params(&self) -> Params {
+    fn params(&self) -> Signature {
         let Combine { rows, cols, top_k, slots } = *self;
         [
             float("y", Mode::In, slots * cols),
@@ -279,7 +279,7 @@ impl Spec for CombineGrad {
         "combine-grad"
     }
 
-    fn params(&self) -> Params {
+    fn params(&self) -> Signature {
         let CombineGrad { rows, cols, top_k, slots } = *self;
         [
             float("y", Mode::In, slots * cols),

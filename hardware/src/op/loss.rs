@@ -4,7 +4,7 @@ use super::Op;
 use super::dims::{Loss, LossStats};
 use super::reference::{Args, Step, local, results};
 use super::sizes::Sizes;
-use super::spec::{Dims, Mode, NONE, Params, Spec, Values, float, full, ids};
+use super::spec::{Dims, Mode, NONE, Signature, Spec, Values, float, full, ids};
 use crate::mesh::Coord;
 
 /// Rows, words a rank, ranks.
@@ -21,7 +21,7 @@ impl Spec for LossStats {
         "loss-stats"
     }
 
-    fn params(&self) -> Params {
+    fn params(&self) -> Signature {
         let LossStats { rows, vocab, shards } = *self;
         [
             float("logits", Mode::In, rows * vocab),
@@ -68,7 +68,7 @@ impl Spec for Loss {
         "loss"
     }
 
-    fn params(&self) -> Params {
+    fn params(&self) -> Signature {
         let Loss { rows, vocab, shards, .. } = *self;
         [
             ids("targets", Mode::In, rows, Values::Below(vocab * shards)),

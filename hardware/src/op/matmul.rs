@@ -1,30 +1,14 @@
 //! Matmuls, of linear layers and of experts.
 
-use serde::{Deserialize, Serialize};
-
 use super::Op;
 use super::dims::{ExpertMatmul, Matmul};
+use super::kinds::Layout;
 use super::reference::{Args, Step, grid};
 use super::sizes::Sizes;
-use super::spec::{Dims, Mode, Params, Spec, float, full, result, sum};
+use super::spec::{Dims, Mode, Signature, Spec, float, full, result, sum};
 use crate::mesh::Coord;
 
-/// How a matmul reads its operands; C is always `[m, n]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Layout {
-    /// A `[m, k]` · B `[n, k]`ᵀ: a linear layer's forward with its weight stored `[out, in]`.
-    Nt,
-    /// A `[m, k]` · B `[k, n]`: the gradient of a linear layer's input.
-    Nn,
-    /// A `[k, m]`ᵀ · B `[k, n]`: the gradient of a linear layer's weight.
-    Tn,
-}
-
 impl Layout {
-    /// Every layout.
-    pub const ALL: [Layout; 3] = [Layout::Nt, Layout::Nn, Layout::Tn];
-
     /// `m`, `n`, `k` of a pass of a linear layer over so many tokens, from so deep an input to so wide an output.
     fn of_layer(self, [tokens, wide, deep]: [usize; 3]) -> [usize; 3] {
         match self {
@@ -53,11 +37,11 @@ impl Spec for Matmul {
         }
     }
 
-    fn params(&self) -> Params {
+    fn params(&self) -> Signature {
         let Matmul { layout, m, n, k, bias, accumulate } = *self;
         // In `tn` it is a weight's gradient.
         let c = if layout == Layout::Tn { sum } else { float };
-        Params::of([
+        Signature::of([
             Some(float("a", Mode::In, m * k)),
             Some(float("b", Mode::In, n * k)),
             bias.then(|| float("bias", Mode::In, n)),
@@ -115,7 +99,7 @@ impl Spec for ExpertMatmul {
         }
     }
 
-    fn params(&self) -> Params {
+    fn params(&self) -> Signature {
         let ExpertMatmul { layout, experts, sources, m, n, k, accumulate } = *self;
         let (a, b) = match layout {
             Layout::Tn => (sources * k * m, sources * k * n),

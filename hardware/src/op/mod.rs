@@ -12,6 +12,7 @@ mod attention;
 mod context;
 mod embed;
 mod experts;
+mod kinds;
 mod loss;
 mod matmul;
 mod norm;
@@ -23,14 +24,10 @@ mod spec;
 mod vector;
 mod vocabulary;
 
-pub use attention::AttentionDims;
-pub use context::ContextDims;
-pub use matmul::Layout;
-pub use norm::NormKind;
-pub use pointwise::ActivationKind;
+pub use kinds::{ActivationKind, AttentionDims, ContextDims, Layout, NormKind};
 pub use reference::Step;
 pub use sizes::Sizes;
-pub use spec::{Dims, DtypeClass, Mode, NONE, Param, Params, Rows, Values};
+pub use spec::{Dims, DtypeClass, Mode, NONE, Param, Rows, Signature, Values};
 pub use vocabulary::Op;
 use vocabulary::dims;
 
@@ -42,7 +39,7 @@ use crate::units::Bytes;
 
 impl Op {
     /// The arguments in call order.
-    pub fn signature(&self) -> Params {
+    pub fn signature(&self) -> Signature {
         self.spec(|spec| spec.params())
     }
 

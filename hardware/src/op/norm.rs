@@ -1,23 +1,12 @@
 //! Normalisation of rows.
 
-use serde::{Deserialize, Serialize};
-
 use super::Op;
 use super::dims::{Norm, NormGrad};
+use super::kinds::NormKind;
 use super::reference::{Args, EPS, Step, results};
 use super::sizes::Sizes;
-use super::spec::{Dims, Mode, Params, Rows, Spec, float, full, result};
+use super::spec::{Dims, Mode, Rows, Signature, Spec, float, full, result};
 use crate::mesh::Coord;
-
-/// Which normalisation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum NormKind {
-    /// LayerNorm: mean and variance, gain and bias (Ba et al. 2016).
-    Layer,
-    /// RMSNorm: root mean square and gain (Zhang & Sennrich 2019).
-    Rms,
-}
 
 const KINDS: [NormKind; 2] = [NormKind::Layer, NormKind::Rms];
 
@@ -32,9 +21,9 @@ impl Spec for Norm {
         }
     }
 
-    fn params(&self) -> Params {
+    fn params(&self) -> Signature {
         let Norm { kind, rows, cols } = *self;
-        Params::of([
+        Signature::of([
             Some(float("x", Mode::In, rows * cols)),
             Some(float("gain", Mode::In, cols).whole()),
             (kind == NormKind::Layer).then(|| float("bias", Mode::In, cols).whole()),
@@ -87,9 +76,9 @@ impl Spec for NormGrad {
         }
     }
 
-    fn params(&self) -> Params {
+    fn params(&self) -> Signature {
         let NormGrad { kind, rows, cols, accumulate } = *self;
-        Params::of([
+        Signature::of([
             Some(float("x", Mode::In, rows * cols)),
             Some(float("gain", Mode::In, cols).whole()),
             Some(full("stats", Mode::In, 2 * rows)),

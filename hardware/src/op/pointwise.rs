@@ -1,33 +1,12 @@
 //! What goes row by row: activations, residuals, columns, and sums of columns.
 
-use serde::{Deserialize, Serialize};
-
 use super::Op;
 use super::dims::{Activation, ActivationGrad, Add, BiasGrad, Columns};
+use super::kinds::ActivationKind;
 use super::reference::{Args, Step, grid};
 use super::sizes::Sizes;
-use super::spec::{Dims, Mode, Params, Rows, Spec, float, full};
+use super::spec::{Dims, Mode, Rows, Signature, Spec, float, full};
 use crate::mesh::Coord;
-
-/// Which activation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ActivationKind {
-    /// GELU, tanh form (Hendrycks & Gimpel 2016).
-    Gelu,
-    /// silu(gate) · up over packed `[gate | up]` rows (Shazeer 2020).
-    SwiGlu,
-}
-
-impl ActivationKind {
-    /// Input columns an output column.
-    pub fn width(self) -> usize {
-        match self {
-            ActivationKind::Gelu => 1,
-            ActivationKind::SwiGlu => 2,
-        }
-    }
-}
 
 const KINDS: [ActivationKind; 2] = [ActivationKind::Gelu, ActivationKind::SwiGlu];
 
@@ -53,7 +32,7 @@ impl Spec for Activation {
         }
     }
 
-    fn params(&self) -> Params {
+    fn params(&self) -> Signature {
         let n = self.rows * self.cols;
         [float("u", Mode::In, n * self.kind.width()), float("out", Mode::Out, n)].into()
     }
@@ -97,7 +76,7 @@ impl Spec for ActivationGrad {
         }
     }
 
-    fn params(&self) -> Params {
+    fn params(&self) -> Signature {
         let (n, width) = (self.rows * self.cols, self.kind.width());
         [float("u", Mode::In, n * width), float("dout", Mode::In, n), float("du", Mode::Out, n * width)].into()
     }
@@ -144,9 +123,9 @@ impl Spec for Add {
         "add"
     }
 
-    fn params(&self) -> Params {
+    fn params(&self) -> Signature {
         let n = self.rows * self.cols;
-        Params::of([
+        Signature::of([
             Some(float("a", Mode::In, n)),
             Some(float("b", Mode::In, n)),
             self.bias.then(|| float("bias", Mode::In, self.cols).whole()),
@@ -195,7 +174,7 @@ impl Spec for Columns {
         "columns"
     }
 
-    fn params(&self) -> Params {
+    fn params(&self) -> Signature {
         let Columns { rows, stride, cols, into, .. } = *self;
         let part = |mode| float("part", mode, rows * cols);
         // Of the rows, only these columns are touched.
@@ -242,7 +221,7 @@ impl Spec for BiasGrad {
         "bias-grad"
     }
 
-    fn params(&self) -> Params {
+    fn params(&self) -> Signature {
         let BiasGrad { rows, cols } = *self;
         [float("dy", Mode::In, rows * cols), full("db", Mode::InOut, cols).whole()].into()
     }

@@ -3,7 +3,7 @@
 use super::dims::{LatentPack, LatentPackGrad, Rope};
 use super::reference::{Args, Step, grid};
 use super::sizes::Sizes;
-use super::spec::{Dims, Mode, Params, Rows, Spec, float};
+use super::spec::{Dims, Mode, Rows, Signature, Spec, float};
 use super::{Op, position};
 use crate::mesh::Coord;
 
@@ -29,7 +29,7 @@ impl Spec for Rope {
         "rope"
     }
 
-    fn params(&self) -> Params {
+    fn params(&self) -> Signature {
         let Rope { rows, stride, heads, head_dim, .. } = *self;
         [float("x", Mode::InOut, rows * stride).moving(2 * rows * heads * head_dim)].into()
     }
@@ -142,7 +142,7 @@ impl Spec for LatentPack {
         "latent-pack"
     }
 
-    fn params(&self) -> Params {
+    fn params(&self) -> Signature {
         let LatentPack { rows, heads, nope, rope, value, .. } = *self;
         let [q, kv, k_rope, qkv] = latent_elems([rows, heads, nope, rope, value]);
         [
@@ -209,7 +209,7 @@ impl Spec for LatentPackGrad {
         "latent-pack-grad"
     }
 
-    fn params(&self) -> Params {
+    fn params(&self) -> Signature {
         let LatentPackGrad { rows, heads, nope, rope, value, .. } = *self;
         let [q, kv, k_rope, qkv] = latent_elems([rows, heads, nope, rope, value]);
         [

@@ -4,7 +4,7 @@
 //!
 //! Invariant: what is for a CPU fits 64 MiB of floats; the same sizes in every run.
 
-use super::{AttentionDims, ContextDims};
+use super::kinds::{AttentionDims, ContextDims};
 use crate::elem::Elem;
 
 /// Shapes of ops. Calibration's are those of models; tests' no multiple of any tile, single rows, long sequences, shards.

@@ -2,12 +2,14 @@
 //!
 //! In: an op's dims. Out: what devices, prices, calibration and tests derive everything else from.
 //!
-//! Invariant: nothing outside `op/` says any of this again.
+//! Invariant: nothing outside `op/` says any of this again; an op without a specification, and so without samples, does not
+//! compile.
 
 use std::ops::Deref;
 
 use super::reference::{Args, Step};
-use super::{Op, Sizes};
+use super::sizes::Sizes;
+use super::vocabulary::{Op, dims, vocabulary};
 use crate::elem::Elem;
 use crate::mesh::Coord;
 
@@ -17,7 +19,7 @@ pub(super) trait Spec {
     fn class(&self) -> &'static str;
 
     /// The arguments in call order.
-    fn params(&self) -> Params;
+    fn params(&self) -> Signature;
 
     /// Floating-point operations.
     fn flops(&self) -> f64;
@@ -215,15 +217,15 @@ const MOST: usize = 7;
 
 /// The arguments of an op, in call order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Params {
+pub struct Signature {
     all: [Param; MOST],
     len: usize,
 }
 
-impl Params {
+impl Signature {
     /// These, without those that are `None`.
-    pub(super) fn of<const N: usize>(given: [Option<Param>; N]) -> Params {
-        let mut params = Params { all: [Param::new("", Mode::In, 0, DtypeClass::Float); MOST], len: 0 };
+    pub(super) fn of<const N: usize>(given: [Option<Param>; N]) -> Signature {
+        let mut params = Signature { all: [Param::new("", Mode::In, 0, DtypeClass::Float); MOST], len: 0 };
         for param in given.into_iter().flatten() {
             params.all[params.len] = param;
             params.len += 1;
@@ -232,13 +234,13 @@ impl Params {
     }
 }
 
-impl<const N: usize> From<[Param; N]> for Params {
-    fn from(given: [Param; N]) -> Params {
-        Params::of(given.map(Some))
+impl<const N: usize> From<[Param; N]> for Signature {
+    fn from(given: [Param; N]) -> Signature {
+        Signature::of(given.map(Some))
     }
 }
 
-impl Deref for Params {
+impl Deref for Signature {
     type Target = [Param];
 
     fn deref(&self) -> &[Param] {
@@ -246,7 +248,7 @@ impl Deref for Params {
     }
 }
 
-impl IntoIterator for Params {
+impl IntoIterator for Signature {
     type Item = Param;
     type IntoIter = std::iter::Take<std::array::IntoIter<Param, MOST>>;
 
@@ -255,7 +257,7 @@ impl IntoIterator for Params {
     }
 }
 
-impl<'a> IntoIterator for &'a Params {
+impl<'a> IntoIterator for &'a Signature {
     type Item = &'a Param;
     type IntoIter = std::slice::Iter<'a, Param>;
 
@@ -286,3 +288,27 @@ impl Deref for Dims {
         &self.all[..self.len]
     }
 }
+
+/// From an op to what is said of it.
+macro_rules! specify {
+    ($($family:ident { $(
+        $(#[$doc:meta])* $name:ident $({ $($field:ident: $ty:ty),* $(,)? })? $(($dims:ident: $of:ty))?,
+    )* })*) => {
+        impl Op {
+            /// What is said of it.
+            pub(super) fn spec<R>(&self, ask: impl FnOnce(&dyn Spec) -> R) -> R {
+                match *self { $($(
+                    Op::$name $({ $($field),* })? $(($dims))? =>
+                        ask(&dims::$name { $($($field),*)? $($dims)? }),
+                )*)* }
+            }
+
+            /// Every op at these sizes, by family.
+            pub fn samples(sizes: &Sizes) -> Vec<(&'static str, Vec<Op>)> {
+                vec![$((stringify!($family), [$(dims::$name::samples(sizes)),*].concat())),*]
+            }
+        }
+    };
+}
+
+vocabulary!(specify);

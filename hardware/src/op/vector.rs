@@ -4,7 +4,7 @@ use super::Op;
 use super::dims::{Accumulate, AdamW, Copy, SquaredNorm, Zero};
 use super::reference::{Args, Step, first};
 use super::sizes::Sizes;
-use super::spec::{Dims, Mode, Params, Rows, Spec, float, full, sum};
+use super::spec::{Dims, Mode, Rows, Signature, Spec, float, full, sum};
 use crate::mesh::{Axis, Coord};
 
 impl Spec for Zero {
@@ -12,7 +12,7 @@ impl Spec for Zero {
         "zero"
     }
 
-    fn params(&self) -> Params {
+    fn params(&self) -> Signature {
         [sum("x", Mode::Out, self.n)].into()
     }
 
@@ -46,7 +46,7 @@ impl Spec for Copy {
         "copy"
     }
 
-    fn params(&self) -> Params {
+    fn params(&self) -> Signature {
         [float("src", Mode::In, self.n), float("dst", Mode::Out, self.n)].into()
     }
 
@@ -80,7 +80,7 @@ impl Spec for Accumulate {
         "accumulate"
     }
 
-    fn params(&self) -> Params {
+    fn params(&self) -> Signature {
         [sum("src", Mode::In, self.n), sum("dst", Mode::InOut, self.n)].into()
     }
 
@@ -123,7 +123,7 @@ impl Spec for SquaredNorm {
         "squared-norm"
     }
 
-    fn params(&self) -> Params {
+    fn params(&self) -> Signature {
         [full("g", Mode::In, self.n), full("sum", Mode::InOut, 1)].into()
     }
 
@@ -163,9 +163,9 @@ impl Spec for AdamW {
         "adamw"
     }
 
-    fn params(&self) -> Params {
+    fn params(&self) -> Signature {
         let AdamW { n, master, .. } = *self;
-        Params::of([
+        Signature::of([
             Some(full("norm", Mode::In, 1)),
             Some(full("g", Mode::In, n)),
             Some(if master { float("w", Mode::Out, n) } else { full("w", Mode::InOut, n) }),

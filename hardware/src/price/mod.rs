@@ -12,7 +12,7 @@
 pub mod collective;
 pub mod gemm;
 mod op;
-mod place;
+mod rank_group;
 
 use std::collections::HashMap;
 
@@ -27,7 +27,7 @@ use crate::topology::{Topology, TopologyError};
 use crate::units::{Bytes, Precision, Seconds};
 
 pub use op::{op_time, stream};
-pub use place::{Place, places};
+pub use rank_group::{RankGroup, rank_groups};
 
 /// Why something has no price.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -76,7 +76,7 @@ pub enum PriceError {
     Simulate(#[from] SimulateError),
 }
 
-/// Prices on one cluster, in one format, for one mesh: as the ranks of one [`Place`] pay them.
+/// Prices on one cluster, in one format, for one mesh: as the ranks of one [`RankGroup`] pay them.
 ///
 /// Where a place sits on several devices, and where a group spans several pools, the slowest counts. A group that lies in
 /// one pool has the links of one that begins at the pool's first device.
@@ -106,7 +106,7 @@ impl<'a> Prices<'a> {
     }
 
     /// Prices as the ranks of a place pay them.
-    pub fn at(cluster: &'a Cluster, mesh: Mesh, precision: Precision, place: &Place) -> Result<Self, PriceError> {
+    pub fn at(cluster: &'a Cluster, mesh: Mesh, precision: Precision, place: &RankGroup) -> Result<Self, PriceError> {
         let prices = Prices::of(cluster, mesh, precision, place.rank, place.devices(cluster));
         prices.check().map(|()| prices)
     }
@@ -323,7 +323,7 @@ pub fn price(program: &Program, cluster: &Cluster, precision: Precision) -> Resu
     let mesh = program.mesh;
     let mut blocks: HashMap<Vec<usize>, PricedBlocks> = HashMap::new();
     let mut lanes = Vec::with_capacity(program.roles.len());
-    for place in places(cluster, mesh, &program.classes)? {
+    for place in rank_groups(cluster, mesh, &program.classes)? {
         let mut prices = Prices::at(cluster, mesh, precision, &place)?;
         let none = || PricedBlocks(vec![Vec::new(); program.blocks.len()]);
         let blocks = blocks.entry(place.pools.clone()).or_insert_with(none);

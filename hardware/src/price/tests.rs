@@ -206,7 +206,7 @@ fn a_group_over_nodes_is_slower_than_one_inside_and_a_group_of_one_is_free() {
 
 /// Prices of the place of a stage and class on two pools.
 fn at(cluster: &Cluster, mesh: Mesh, stage: usize) -> Prices<'_> {
-    let all = places(cluster, mesh, &crate::classes::Classes::ONE).unwrap();
+    let all = rank_groups(cluster, mesh, &crate::classes::Classes::ONE).unwrap();
     let place = all.iter().find(|place| place.stage == stage).unwrap();
     Prices::at(cluster, mesh, Bf16, place).unwrap()
 }

@@ -1,6 +1,6 @@
 //! What is read was written, what is kept is freed, and streams wait for what they share.
 
-use super::{Fault, Place, VerifyError, at};
+use super::{Fault, Location, VerifyError, at};
 use crate::hazards::{Access, Latest, Tracker, accesses, formal_uses};
 use crate::program::{Lifetime, Program, Stream};
 
@@ -44,7 +44,7 @@ pub(super) fn check(program: &Program) -> Result<(), VerifyError> {
         let kept = role.buffers.iter().enumerate().filter(saved).find(|(buffer, _)| tracker.holds(*buffer));
         if let Some((_, buffer)) = kept {
             let fault = Fault::Kept { buffer: buffer.name.clone() };
-            return Err(VerifyError { place: Place::End { role: number }, fault });
+            return Err(VerifyError { place: Location::End { role: number }, fault });
         }
     }
     Ok(())

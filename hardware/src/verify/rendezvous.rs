@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use super::{Fault, Place, VerifyError, at};
+use super::{Fault, Location, VerifyError, at};
 use crate::mesh::Axis;
 use crate::program::{Collective, Elem, Kind, Program, View};
 
@@ -144,7 +144,7 @@ impl Run<'_> {
                 (sent.len() > received).then(|| (to, sent.len() - received))
             };
             if let Some((to, count)) = state.sent.iter().filter_map(left).min() {
-                return Err(VerifyError { place: Place::End { role }, fault: Fault::Unreceived { to, count } });
+                return Err(VerifyError { place: Location::End { role }, fault: Fault::Unreceived { to, count } });
             }
         }
         Ok(())

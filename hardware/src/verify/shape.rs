@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Fault, Place, VerifyError, at};
+use super::{Fault, Location, VerifyError, at};
 use crate::op::{DtypeClass, Mode};
 use crate::program::{Block, Buffer, Kind, Lifetime, Program, View};
 
@@ -16,16 +16,16 @@ struct Apart {
 pub(super) fn check(program: &Program) -> Result<(), VerifyError> {
     let (roles, stages, classes) = (program.roles.len(), program.mesh.pp, program.classes.count());
     if roles != stages * classes {
-        return Err(VerifyError { place: Place::Program, fault: Fault::Roles { roles, stages, classes } });
+        return Err(VerifyError { place: Location::Program, fault: Fault::Roles { roles, stages, classes } });
     }
     let replicas = program.classes.sizes().iter().sum();
     if classes > 1 && (replicas != program.mesh.dp || program.classes.sizes().contains(&0)) {
         let fault = Fault::Classes { replicas, dp: program.mesh.dp };
-        return Err(VerifyError { place: Place::Program, fault });
+        return Err(VerifyError { place: Location::Program, fault });
     }
     let mut apart = Vec::with_capacity(program.blocks.len());
     for (number, block) in program.blocks.iter().enumerate() {
-        let of_call = |(call, fault)| VerifyError { place: Place::Block { block: number, call }, fault };
+        let of_call = |(call, fault)| VerifyError { place: Location::Block { block: number, call }, fault };
         apart.push(check_block(block).map_err(of_call)?);
     }
     for (number, role) in program.roles.iter().enumerate() {

@@ -11,7 +11,7 @@ mod refit;
 mod shadow;
 mod time;
 
-use meshwright_hardware::price::{Place, places, price};
+use meshwright_hardware::price::{RankGroup, price, rank_groups};
 use meshwright_hardware::profile::Cluster;
 use serde::Serialize;
 
@@ -64,7 +64,7 @@ pub struct Seat {
 }
 
 impl Seat {
-    fn of(place: &Place, cluster: &Cluster) -> Seat {
+    fn of(place: &RankGroup, cluster: &Cluster) -> Seat {
         let names: Vec<&str> = place.devices(cluster).iter().map(|device| device.name.as_str()).collect();
         Seat { stage: place.stage, replicas: place.replicas.len(), device: names.join(" and ") }
     }
@@ -94,7 +94,7 @@ pub fn see(plan: &Plan, cluster: &Cluster) -> Result<Seen, PlanError> {
     let durations = price(program, cluster, plan.job.precision)?;
     let overlap = cluster.pools.iter().all(|pool| pool.device.overlap);
     let mut time = time::split(program, &durations, &predicted.trace, overlap);
-    let seats = places(cluster, program.mesh, &program.classes)?;
+    let seats = rank_groups(cluster, program.mesh, &program.classes)?;
     let memory = seats.iter().map(|at| StageMemory::of(&program.roles[program.role(at.class, at.stage)])).collect();
     let usable = seats.iter().map(|place| plan.job.goal.usable(place.capacity(cluster).0)).collect();
     let places = seats.iter().map(|place| Seat::of(place, cluster)).collect();

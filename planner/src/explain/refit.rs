@@ -2,7 +2,7 @@
 //!
 //! In: a plan whose decisions contradict its stages or memory. Out: the plan, or the stage that cannot fit.
 
-use meshwright_hardware::price::{PriceError, places};
+use meshwright_hardware::price::{PriceError, rank_groups};
 use meshwright_hardware::profile::Cluster;
 use meshwright_hardware::program::Lifetime;
 use meshwright_hardware::units::Bytes;
@@ -31,9 +31,9 @@ impl std::fmt::Display for Tight {
 
 /// Bytes that a rank of each stage may declare: on the smallest of the devices that its replicas sit on.
 pub fn usable(plan: &Plan, cluster: &Cluster) -> Result<Vec<u64>, PriceError> {
-    let places = places(cluster, plan.mesh, &plan.classes())?;
+    let groups = rank_groups(cluster, plan.mesh, &plan.classes())?;
     let least = |stage| {
-        let own = places.iter().filter(|place| place.stage == stage);
+        let own = groups.iter().filter(|place| place.stage == stage);
         own.map(|place| place.capacity(cluster).0).min().unwrap_or(0)
     };
     Ok((0..plan.mesh.pp).map(|stage| plan.job.goal.usable(least(stage))).collect())

@@ -1,6 +1,6 @@
 //! Banks: a piece's parameters, flat, so that one collective and one AdamW serve all.
 //!
-//! In: a piece's parameters, a plan. Out: [`Bank`], its [`Sizes`], who shares it.
+//! In: a piece's parameters, a plan. Out: [`Bank`], its [`BankExtent`], who shares it.
 //!
 //! First those that tensor parallelism shards and that decay, then sharded ones that do not, then replicated ones.
 //!
@@ -48,7 +48,7 @@ pub struct Bank {
 
 /// Sizes of a bank, as in [`Bank`].
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Sizes {
+pub(super) struct BankExtent {
     pub(super) elems: usize,
     pub(super) decayed: usize,
     pub(super) whole: usize,
@@ -61,7 +61,7 @@ pub(super) fn bank_of<'a>(
     params: impl Iterator<Item = &'a ParamDecl>,
     mesh: &Mesh,
     pad: usize,
-) -> (Sizes, Vec<(&'a ParamDecl, usize)>) {
+) -> (BankExtent, Vec<(&'a ParamDecl, usize)>) {
     let mut order: Vec<&ParamDecl> = params.collect();
     // An expert that tensor parallelism leaves whole stands on one of its ranks alone.
     let replicated = |decl: &ParamDecl| decl.shard == Shard::Whole && decl.experts.is_none();
@@ -82,7 +82,7 @@ pub(super) fn bank_of<'a>(
         }
     }
     let elems = at.next_multiple_of(pad);
-    (Sizes { elems, decayed, whole: whole.unwrap_or(elems), partial: partial.unwrap_or(elems) }, starts)
+    (BankExtent { elems, decayed, whole: whole.unwrap_or(elems), partial: partial.unwrap_or(elems) }, starts)
 }
 
 /// The axis of the ranks that hold the same parameters, and the ZeRO stage that makes a difference there.

@@ -1,6 +1,6 @@
 //! Footprint: the bytes that a stage declares, from sizes alone.
 //!
-//! In: a plan, its pieces, how many microbatches are under way. Out: [`Sizes`] of pieces, bytes of a stage.
+//! In: a plan, its pieces, how many microbatches are under way. Out: [`PieceSizes`] of pieces, bytes of a stage.
 //!
 //! Invariant: the same bytes as [`super::Layout`] declares, without laying anything out.
 
@@ -10,7 +10,7 @@ use std::ops::Range;
 use meshwright_hardware::mesh::Axis;
 use meshwright_hardware::program::Elem;
 
-use super::bank::{Sizes as BankSizes, bank_of, sharing, tied_apart, tied_elems};
+use super::bank::{BankExtent, bank_of, sharing, tied_apart, tied_elems};
 use super::code::{Piece, Pieces, Tapes};
 use super::format::{ALIGN, ByClass, Formats};
 use super::turns::{places_away, turns};
@@ -40,7 +40,7 @@ impl BankSize {
     fn of<'a>(plan: &Plan, params: impl Iterator<Item = &'a ParamDecl> + Clone, tied: bool) -> BankSize {
         let (axis, zero) = sharing(plan, params.clone().any(|decl| decl.experts.is_some()), tied);
         let shards = if zero > 0 { plan.mesh.size(axis) } else { 1 };
-        let (BankSizes { elems, partial, .. }, _) = bank_of(params, &plan.mesh, shards * ALIGN);
+        let (BankExtent { elems, partial, .. }, _) = bank_of(params, &plan.mesh, shards * ALIGN);
         BankSize { elems, partial, shards, zero, axis, outer: if plan.sites.is_some() { 2 } else { 0 } }
     }
 
@@ -166,7 +166,7 @@ impl Frames {
 
 /// Sizes of all pieces of a plan.
 #[derive(Clone, Debug)]
-pub struct Sizes {
+pub struct PieceSizes {
     /// The embedding.
     pub embed: PieceSize,
     /// Layers of each kind, by recompute mode.
@@ -183,9 +183,9 @@ pub struct Sizes {
     peer: u64,
 }
 
-impl Sizes {
+impl PieceSizes {
     /// Sizes under a plan's mesh, ZeRO stage and format; its stages do not count.
-    pub fn of(plan: &Plan, frames: &Frames) -> Sizes {
+    pub fn of(plan: &Plan, frames: &Frames) -> PieceSizes {
         let width = Formats::of(plan.job.precision);
         let one = |frame: &Frame, tied: bool| sizes(plan, frame, width, tied)[0].clone();
         let layers = frames.layers.iter().map(|(&kind, frame)| {
@@ -194,7 +194,7 @@ impl Sizes {
         });
         let tied = frames.head.params.iter().filter(|decl| decl.tied);
         let apart = tied_apart(plan) && tied.clone().next().is_some();
-        Sizes {
+        PieceSizes {
             embed: one(&frames.embed, plan.job.model.tied),
             layers: layers.collect(),
             head: one(&frames.head, false),

@@ -11,7 +11,7 @@ use meshwright_hardware::params::ParamSpec;
 use meshwright_hardware::program::{Buffer, Elem, Lifetime};
 
 use super::at::At;
-use super::bank::{Bank, Sizes, bank_of, sharing, tied_apart, tied_elems};
+use super::bank::{Bank, BankExtent, bank_of, sharing, tied_apart, tied_elems};
 use super::code::Pieces;
 use super::format::{ALIGN, ByClass, Class, Formats};
 use super::turns::{places_away, turns};
@@ -22,7 +22,7 @@ use crate::schedule::{Action, in_flight};
 mod views;
 
 /// Where a bank's weights or gradients stand at the moment: a buffer and a first element.
-pub type Place = (u32, usize);
+pub type BufferOffset = (u32, usize);
 
 /// What a stage keeps of a piece for one microbatch: a buffer for each class that the piece has something of.
 pub type Slot = ByClass<Option<u32>>;
@@ -61,9 +61,9 @@ pub struct Layout {
     /// Where gradients are made in turns, from ZeRO-2 on.
     pub made: Vec<u32>,
     /// By bank: where weights stand.
-    pub weights_at: Vec<Place>,
+    pub weights_at: Vec<BufferOffset>,
     /// By bank: where gradients stand.
-    pub grads_at: Vec<Place>,
+    pub grads_at: Vec<BufferOffset>,
     /// Where the second of two streams starts in what pieces exchange.
     second: usize,
     /// Working memory.
@@ -273,7 +273,7 @@ impl Layout {
     ) -> usize {
         let (axis, zero) = sharing(plan, params.clone().any(|decl| decl.experts.is_some()), tied);
         let shards = if zero > 0 { plan.mesh.size(axis) } else { 1 };
-        let (Sizes { elems, decayed, whole, partial }, starts) = bank_of(params, &plan.mesh, shards * ALIGN);
+        let (BankExtent { elems, decayed, whole, partial }, starts) = bank_of(params, &plan.mesh, shards * ALIGN);
         let kept = |from: u8| if zero >= from { elems / shards } else { elems };
         let mut declare =
             |what: &str, elems, width| self.declare(&format!("{what}.{name}"), elems, Lifetime::Persistent, width);

@@ -28,7 +28,7 @@ use meshwright_hardware::verify::{Verified, verify};
 
 pub use blocks::Blocks;
 pub use code::{Code, Piece, Pieces, Segment, Tapes, kept, kept_elems};
-pub use footprint::{BankSize, Frames, InFlight, Once, PieceSize, Sizes};
+pub use footprint::{BankSize, Frames, InFlight, Once, PieceSize, PieceSizes};
 pub use format::{ByClass, Class, Formats, ValueFormats};
 pub use layout::Layout;
 pub use runs::{after_saves, waits_for};
@@ -112,7 +112,7 @@ mod tests {
         for plan in plans() {
             let lowered = lower(&plan).unwrap_or_else(|error| panic!("{}: {error}", plan.summary()));
             let pieces = Pieces::of(&plan, &mut Blocks::default());
-            let (sizes, flights) = (Sizes::of(&plan, &Frames::of(&pieces)), InFlight::all(&plan.pipeline()));
+            let (sizes, flights) = (PieceSizes::of(&plan, &Frames::of(&pieces)), InFlight::all(&plan.pipeline()));
             for (stage, role) in lowered.program.roles.iter().enumerate() {
                 let bytes = sizes.stage(&plan, &flights[stage], stage);
                 assert_eq!(bytes, role.bytes(), "{} stage {stage}", plan.summary());

@@ -5,7 +5,8 @@
 use meshwright_hardware::op::{ContextDims, Op};
 use meshwright_hardware::params::{Init, Shard};
 
-use super::decoder::{CHEAP, DEAR, INIT_STD, Local, deep, matrix, normal, vector};
+use super::decoder::{CHEAP, DEAR, INIT_STD, deep, matrix, normal, vector};
+use super::local::Local;
 use super::tape::{Arg, Home, Node, Tape};
 use crate::job::Model;
 

@@ -11,50 +11,9 @@ use meshwright_hardware::mesh::Axis;
 use meshwright_hardware::op::{AttentionDims, ContextDims, Layout, NormKind, Op};
 use meshwright_hardware::params::{Init, Shard};
 
+use super::local::Local;
 use super::tape::{Arg, Home, Node, ParamDecl, Ring, Tape};
 use crate::job::{Architecture, Experts, Half, Kind, Model};
-
-/// What a rank holds, as a plan fixes it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Local {
-    /// Sequences a microbatch.
-    pub microbatch: usize,
-    /// Tokens a sequence on the rank.
-    pub seq: usize,
-    /// Tokens a sequence of a decoder beside an encoder.
-    pub target: usize,
-    /// Whether a token sees only earlier ones.
-    pub causal: bool,
-    /// Ranks of tensor parallelism.
-    pub tp: usize,
-    /// Whether they share tokens too.
-    pub sp: bool,
-    /// Ranks of context parallelism.
-    pub cp: usize,
-    /// Whether keys and values go round a ring of them.
-    pub ring: bool,
-    /// Ranks of expert parallelism.
-    pub ep: usize,
-    /// Whether tensor parallelism leaves experts whole, each rank running them for its own tokens.
-    pub whole: bool,
-}
-
-impl Local {
-    /// Tokens a microbatch.
-    pub fn rows(&self) -> usize {
-        self.microbatch * self.seq
-    }
-
-    /// Ranks that share the tokens of the residual stream.
-    pub fn sharers(&self) -> usize {
-        if self.sp { self.tp } else { 1 }
-    }
-
-    /// Tokens of the residual stream.
-    pub fn residual_rows(&self) -> usize {
-        self.rows() / self.sharers()
-    }
-}
 
 /// GPT-2's (Radford et al. 2019, §2.3); LLaMA-style models are trained with it as well.
 pub(super) const INIT_STD: f32 = 0.02;

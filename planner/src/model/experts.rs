@@ -10,7 +10,8 @@ use meshwright_hardware::mesh::Axis;
 use meshwright_hardware::op::{ActivationKind, Layout, Op};
 use meshwright_hardware::params::{Init, Shard};
 
-use super::decoder::{CHEAP, DEAR, INIT_STD, Local, deep, matrix, normal};
+use super::decoder::{CHEAP, DEAR, INIT_STD, deep, matrix, normal};
+use super::local::Local;
 use super::tape::{Arg, Node, ParamDecl, Tape};
 use crate::job::{Experts, Model};
 

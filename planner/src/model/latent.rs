@@ -8,7 +8,8 @@
 use meshwright_hardware::op::{AttentionDims, NormKind, Op};
 use meshwright_hardware::params::{Init, Shard};
 
-use super::decoder::{CHEAP, DEAR, INIT_STD, Local, attend, matrix, normal, vector};
+use super::decoder::{CHEAP, DEAR, INIT_STD, attend, matrix, normal, vector};
+use super::local::Local;
 use super::tape::{Arg, ParamDecl, Tape};
 use crate::job::{Latent, Model};
 

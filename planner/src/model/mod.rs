@@ -9,12 +9,14 @@ mod cross;
 mod decoder;
 mod experts;
 mod latent;
+mod local;
 mod ring;
 mod split;
 mod tape;
 
 pub use backward::Backward;
-pub use decoder::{Local, embed, head, layer};
+pub use decoder::{embed, head, layer};
 pub use experts::capacity;
+pub use local::Local;
 pub use split::Split;
 pub use tape::{Arg, Home, Node, ParamDecl, Ring, Step, Tape, Tensor, Use, Value};

@@ -16,12 +16,10 @@ use crate::plan::Plan;
 use crate::schedule::Pipeline;
 
 use super::bound::{Whole, least_ratio};
-use super::engine::{Known, Node, Search};
-use super::open::Group;
 use super::pool_assignment::PoolAssignment;
-use super::prove::Decided;
 use super::space::Combination;
 use super::stages::{Undecided, least};
+use super::state::{DecidedCombination, Group, Known, Node, Search};
 use super::times::Costs;
 use super::{partition_bound, shares, timeline};
 
@@ -123,15 +121,9 @@ impl Search<'_> {
             return self.reject("out of memory", 1);
         }
         if of.pp > 1 && of.chunks == 1 {
-            self.decided.push(Decided { floor, index, of, problem });
+            self.decided.push(DecidedCombination { floor, index, of, problem });
         }
         self.push(bound.max(floor), Known::Plan(Box::new(plan)));
-    }
-
-    /// Microbatches in flight, by stage.
-    pub(super) fn flights(&mut self, pipeline: Pipeline) -> Arc<Vec<InFlight>> {
-        let settled = Pipeline { microbatches: pipeline.settled(), ..pipeline };
-        self.flights.entry(settled).or_insert_with(|| Arc::new(InFlight::all(&settled))).clone()
     }
 
     /// Whether unlike shares fit too: replicas with more microbatches may have more of them in flight.

@@ -10,13 +10,14 @@
 use meshwright_hardware::price::PriceError;
 use meshwright_hardware::profile::Cluster;
 
-use super::cost::{CachedPrices, ShapeWork};
+use super::cached_prices::CachedPrices;
+use super::cost::ShapeWork;
 use super::partition::Problem;
 use super::pool_assignment::{self, PoolAssignment};
 use super::stages::Undecided;
 use super::times::Costs;
 use crate::error::PlanError;
-use crate::lower::{InFlight, Sizes};
+use crate::lower::{InFlight, PieceSizes};
 use crate::plan::{Plan, Stage};
 use crate::predict::{Figures, predict_figures};
 
@@ -64,10 +65,10 @@ fn with_problem<T>(
     let priced = pool_assignment::prices(cluster, plan.job.precision)?.into_iter().map(|prices| {
         let mut links = CachedPrices::new(prices);
         let work = ShapeWork::of(&plan, &mut links.prices)?;
-        let sizes = Sizes::of(&plan, &work.frames);
+        let sizes = PieceSizes::of(&plan, &work.frames);
         Ok((Costs::of(&plan, &work, &sizes, &mut links)?, sizes))
     });
-    let priced: Vec<(Costs, Sizes)> = priced.collect::<Result<_, PriceError>>()?;
+    let priced: Vec<(Costs, PieceSizes)> = priced.collect::<Result<_, PriceError>>()?;
     let capacity = |&pool: &usize| plan.job.goal.usable(cluster.pools[pool].device.memory.value.0);
     let capacity: Vec<u64> = pools.iter().map(capacity).collect();
     let costs: Vec<&Costs> = pools.iter().map(|&pool| &priced[pool].0).collect();

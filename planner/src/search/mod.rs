@@ -10,10 +10,12 @@
 //! inputs give equal answers on any number of cores.
 
 mod bound;
+mod cached_prices;
 mod cost;
 mod decide;
 mod earliest_finish;
 mod engine;
+mod groups;
 mod memory_bound;
 pub mod milp;
 mod open;
@@ -28,6 +30,7 @@ pub mod sites;
 mod solver;
 mod space;
 mod stages;
+mod state;
 mod timeline;
 mod times;
 
@@ -41,8 +44,8 @@ use crate::job::{Fix, Job};
 use crate::plan::Plan;
 use crate::predict::Figures;
 
-use engine::Search;
 pub use options::{Progress, SearchOptions};
+use state::Search;
 
 /// Relative gap to the best bound at which a search ends.
 pub const TOLERANCE: f64 = 0.005;

@@ -12,31 +12,16 @@ use std::sync::Arc;
 use meshwright_hardware::mesh::{Axis, Mesh, Order};
 
 use crate::error::PlanError;
-use crate::lower::Sizes;
-use crate::schedule::Pipeline;
+use crate::lower::PieceSizes;
 
-use super::bound::{Whole, least_ratio};
+use super::bound::Whole;
 use super::cost::ShapeWork;
-use super::engine::{Known, Search};
-use super::memory_bound::{LayerCapacity, Trade};
+use super::memory_bound::Trade;
 use super::pool_assignment::PoolAssignment;
-use super::space::{Combination, Shape};
+use super::space::{Combination, KernelShape};
+use super::state::{Group, Known, Search};
 use super::times::Costs;
-use super::{memory_bound, shape_bound, stages};
-
-/// What combinations of one shape, mesh and ZeRO stage share.
-pub(super) struct Group {
-    pub(super) assignment: PoolAssignment,
-    /// By pool.
-    pub(super) costs: Vec<Costs>,
-    /// By pool.
-    pub(super) wholes: Vec<Whole>,
-    pub(super) sizes: Sizes,
-    /// By pool, what stages can hold; none where floors do not ask.
-    pub(super) layer_capacities: Vec<LayerCapacity>,
-    /// Whether nothing of it can fit.
-    pub(super) hopeless: bool,
-}
+use super::{shape_bound, stages};
 
 impl Search<'_> {
     /// Queues all shapes.
@@ -113,7 +98,7 @@ impl Search<'_> {
             return self.idle_lists[index].clone();
         }
         let shape = &self.shapes[index];
-        let Shape { tp, cp, ep, microbatch, splits, whole_experts, .. } = *shape;
+        let KernelShape { tp, cp, ep, microbatch, splits, whole_experts, .. } = *shape;
         let among = if ep > 1 { cp * if whole_experts { tp } else { 1 } } else { 1 };
         let key = (tp * cp, among, ep, microbatch, splits);
         let space = &self.space;
@@ -145,7 +130,7 @@ impl Search<'_> {
     }
 
     /// What any stage of a shape needs at least: the head's logits and one layer's input.
-    pub(super) fn least_bytes(&self, shape: &Shape) -> u64 {
+    pub(super) fn least_bytes(&self, shape: &KernelShape) -> u64 {
         let (job, width) = (self.space.job, self.space.job.precision.stored().bytes());
         let rows = if job.target() > 0 { job.target() } else { job.seq / shape.cp } * shape.microbatch;
         let scored = if job.model.causal() || job.target() > 0 { rows } else { 0 };
@@ -186,10 +171,10 @@ impl Search<'_> {
     }
 
     /// What ranks share in a step of a shape's mesh and ZeRO stage, whose passes take nothing; none if it cannot fit.
-    pub(super) fn rest(&mut self, shape: &Shape, of: &Combination) -> Result<Option<Whole>, PlanError> {
-        let &Shape { tp, cp, ep, whole_experts, sequence_parallel, splits, .. } = shape;
+    pub(super) fn rest(&mut self, shape: &KernelShape, of: &Combination) -> Result<Option<Whole>, PlanError> {
+        let &KernelShape { tp, cp, ep, whole_experts, sequence_parallel, splits, .. } = shape;
         let key = (
-            Shape { tp, cp, ep, whole_experts, microbatch: 1, sequence_parallel, ring: false, splits },
+            KernelShape { tp, cp, ep, whole_experts, microbatch: 1, sequence_parallel, ring: false, splits },
             of.pp,
             of.zero,
         );
@@ -201,7 +186,7 @@ impl Search<'_> {
             Some((same, idle)) if same == key.0 => idle,
             _ => ShapeWork::idle(&plan),
         };
-        let sizes = Sizes::of(&plan, &idle.frames);
+        let sizes = PieceSizes::of(&plan, &idle.frames);
         let rest = if stages::hopeless(&plan, &sizes, self.capacity[0] * of.pp as u64) {
             None
         } else {
@@ -210,16 +195,6 @@ impl Search<'_> {
         self.idle = Some((key.0, idle));
         self.rests.insert(key, rest);
         Ok(rest)
-    }
-
-    pub(super) fn pipeline(&self, shape: &Shape, of: &Combination) -> Pipeline {
-        let microbatches = self.space.job.global_batch / (of.dp * shape.microbatch);
-        Pipeline { schedule: of.schedule, stages: of.pp, chunks: of.chunks, microbatches }
-    }
-
-    /// What a schedule takes of its work at the least (see [`crate::schedule::Order::least_ratio`]).
-    pub(super) fn ratio(&mut self, shape: &Shape, of: &Combination) -> f64 {
-        least_ratio(&self.pipeline(shape, of), &mut self.ratios)
     }
 
     /// Prices a shape and queues it again by that.
@@ -333,83 +308,5 @@ impl Search<'_> {
             }
         }
         Ok(())
-    }
-
-    /// What combinations of a shape's mesh and ZeRO stage share; `nearest` if its axes are to be as near as can be, `quick`
-    /// if it is for floors alone.
-    pub(super) fn group(
-        &mut self,
-        index: usize,
-        of: &Combination,
-        nearest: bool,
-        quick: bool,
-    ) -> Result<Group, PlanError> {
-        let plan = self.space.plan(&self.shapes[index], of);
-        let works = if quick { &self.quick[index] } else { &self.work[index] };
-        let sizes = Sizes::of(&plan, &works[0].frames);
-        let mut costs = Vec::new();
-        for (links, work) in self.links.iter_mut().zip(works) {
-            links.nearest = nearest;
-            let priced = Costs::of(&plan, work, &sizes, links);
-            links.nearest = false;
-            costs.push(priced?);
-        }
-        let wholes = costs.iter().map(|costs| Whole::of(&plan, costs)).collect();
-        let assignment = PoolAssignment::of(self.cluster, &plan.mesh).expect("straddling meshes are left out before");
-        let capacity = match &assignment {
-            PoolAssignment::Stages(pools) => pools.iter().map(|&pool| self.capacity[pool]).sum(),
-            PoolAssignment::Replicas(_) => self.capacity.iter().copied().min().unwrap_or(0) * of.pp as u64,
-        };
-        let hopeless = stages::hopeless(&plan, &sizes, capacity);
-        let trades = self.trades[index].iter().zip(&costs).zip(&self.capacity);
-        let layer_capacities = trades.map(|((trade, costs), capacity)| {
-            LayerCapacity::of(trade, costs.layer(trade.kind), &sizes.layers[&trade.kind][0], *capacity)
-        });
-        Ok(Group { assignment, layer_capacities: layer_capacities.collect(), costs, wholes, sizes, hopeless })
-    }
-
-    /// The same for the combination's own plans.
-    pub(super) fn exact_group(&mut self, index: usize, of: &Combination) -> Result<Arc<Group>, PlanError> {
-        let key = (index, of.pp, of.zero, of.order);
-        if let Some(group) = self.groups.get(&key) {
-            return Ok(group.clone());
-        }
-        if self.work[index].is_empty() {
-            let plan = self.space.plan(&self.shapes[index], of);
-            let work = self.links.iter_mut().map(|links| ShapeWork::of(&plan, &mut links.prices));
-            self.work[index] = work.collect::<Result<Vec<_>, _>>()?;
-        }
-        let group = Arc::new(self.group(index, of, false, false)?);
-        self.groups.insert(key, group.clone());
-        Ok(group)
-    }
-
-    pub(super) fn floor(&mut self, index: usize, of: &Combination, group: &Group) -> f64 {
-        let shape = self.shapes[index];
-        let (pipeline, ratio) = (self.pipeline(&shape, of), self.ratio(&shape, of));
-        let floor = match &group.wholes[..] {
-            [whole] => whole.floor(&pipeline, ratio),
-            all => {
-                // Work goes to each pool by its speed, were there nothing else.
-                let counts = group.assignment.counts(all.len());
-                let rate: f64 =
-                    counts.iter().zip(all).map(|(&n, whole)| n as f64 / whole.microbatch(of.pp * of.chunks).0).sum();
-                let batch = self.space.job.global_batch as f64 / self.shapes[index].microbatch as f64;
-                match group.assignment {
-                    PoolAssignment::Stages(_) => batch / of.dp as f64 / rate,
-                    PoolAssignment::Replicas(_) => batch / of.pp as f64 / rate,
-                }
-            }
-        };
-        let (PoolAssignment::Stages(pools), Some(any)) = (&group.assignment, group.layer_capacities.first()) else {
-            return floor;
-        };
-        let layer_capacity = |stage: usize| &group.layer_capacities[pools[stage]];
-        if pipeline.chunks == 1 {
-            return memory_bound::floor(&pipeline, layer_capacity, floor);
-        }
-        let flights = self.flights(pipeline);
-        let layers = self.space.layers_of_kind(pipeline.stages * pipeline.chunks, any.kind());
-        floor.max(memory_bound::even(&pipeline, layer_capacity, &flights, &layers))
     }
 }

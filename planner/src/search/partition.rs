@@ -126,7 +126,7 @@ impl Problem {
     pub fn milp(&self) -> Option<Vec<Stage>> {
         let least = self.least_bottleneck()?;
         let worthy = self.worthy(least);
-        let model = Model::of(&worthy, least, true);
+        let model = MilpModel::of(&worthy, least, true);
         let solution = model.problem.with_time_limit(LIMIT_SECONDS).with_mip_gap(GAP).ok()?.solve().ok()?;
         let chosen = |(all, z): (&Vec<Choice>, &Vec<Variable>)| {
             all.iter().zip(z).find(|(_, z)| solution.value(**z) > 0.5).map(|(choice, _)| choice.stage)
@@ -138,7 +138,7 @@ impl Problem {
     /// What no partition's objective undercuts: the linear relaxation, in seconds.
     pub fn relaxation(&self) -> Option<f64> {
         let least = self.least_bottleneck()?;
-        let model = Model::of(&self.worthy(least), least, false);
+        let model = MilpModel::of(&self.worthy(least), least, false);
         let objective = model.objective.clone();
         let solution = model.problem.solve().ok()?;
         Some(solution.eval(objective) * least)
@@ -153,14 +153,14 @@ impl Problem {
 }
 
 /// The linear program of a problem; times count in the least bottleneck, so that the solver sees numbers near one.
-struct Model {
+struct MilpModel {
     problem: solver::Model,
     objective: Expression,
     z: Vec<Vec<Variable>>,
 }
 
-impl Model {
-    fn of(problem: &Problem, least: f64, whole: bool) -> Model {
+impl MilpModel {
+    fn of(problem: &Problem, least: f64, whole: bool) -> MilpModel {
         variables! { vars: 1 <= slowest; }
         let one = |vars: &mut ProblemVariables| {
             let free = variable().min(0.0).max(1.0);
@@ -181,7 +181,7 @@ impl Model {
         let layers = problem.choices.iter().flatten().zip(z.iter().flatten());
         let layers: Expression = layers.map(|(c, &z)| c.stage.layers as f64 * z).sum();
         model.add_constraint(constraint!(layers == problem.layers as f64));
-        Model { problem: model, objective, z }
+        MilpModel { problem: model, objective, z }
     }
 }
 

@@ -5,7 +5,7 @@
 //! Invariant: of one pool, it holds every stage.
 
 use meshwright_hardware::mesh::{Axis, Mesh};
-use meshwright_hardware::price::{Place, PriceError, Prices};
+use meshwright_hardware::price::{PriceError, Prices, RankGroup};
 use meshwright_hardware::profile::Cluster;
 use meshwright_hardware::units::Precision;
 
@@ -58,7 +58,7 @@ impl PoolAssignment {
 /// Prices as the first rank of each pool pays them.
 pub fn prices(cluster: &Cluster, precision: Precision) -> Result<Vec<Prices<'_>>, PriceError> {
     let of = |(pool, ranks): (usize, std::ops::Range<usize>)| {
-        let place = Place { rank: ranks.start, class: 0, stage: 0, replicas: vec![0], pools: vec![pool] };
+        let place = RankGroup { rank: ranks.start, class: 0, stage: 0, replicas: vec![0], pools: vec![pool] };
         Prices::at(cluster, Mesh::ONE, precision, &place)
     };
     cluster.ranks().enumerate().map(of).collect()

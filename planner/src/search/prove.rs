@@ -14,22 +14,13 @@ use crate::error::PlanError;
 use crate::plan::{Plan, Stage};
 use crate::schedule::Pipeline;
 
-use super::engine::Search;
-use super::open::Group;
 use super::partition_bound::StageTime;
 use super::pool_assignment::PoolAssignment;
 use super::space::Combination;
 use super::stages::{Undecided, least};
+use super::state::{DecidedCombination, Group, Search};
 use super::times::Costs;
 use super::{earliest_finish, timeline};
-
-/// A combination of which one partition of layers was chosen: no other ends before its floor.
-pub(super) struct Decided {
-    pub(super) floor: f64,
-    pub(super) index: usize,
-    pub(super) of: Combination,
-    pub(super) problem: Option<Problem>,
-}
 
 /// Spreadings of a combination that are played, and of those how many are simulated.
 const PLAYS: usize = 256;
@@ -87,7 +78,7 @@ impl Search<'_> {
             return Ok(());
         }
         for decided in std::mem::take(&mut self.decided) {
-            let Decided { floor, index, of, problem } = decided;
+            let DecidedCombination { floor, index, of, problem } = decided;
             let wanted = self.cut();
             if floor >= wanted {
                 self.proved = self.proved.min(floor);

@@ -11,14 +11,14 @@ use meshwright_hardware::price::PriceError;
 use meshwright_hardware::program::{Collective, Elem};
 
 use super::bound::Whole;
-use super::cost::CachedPrices;
-use super::space::Shape;
+use super::cached_prices::CachedPrices;
+use super::space::KernelShape;
 use super::times::Times;
 use crate::job::Job;
 use crate::job::shape::Linear;
 
 /// A microbatch through all layers and the head, on one rank of TP, CP and EP.
-pub fn of_shape(job: &Job, shape: &Shape, links: &mut CachedPrices) -> Result<Whole, PriceError> {
+pub fn of_shape(job: &Job, shape: &KernelShape, links: &mut CachedPrices) -> Result<Whole, PriceError> {
     let layers = job.model.depth();
     if job.target() > 0 {
         return Ok(Whole { layers, ..Whole::default() });
@@ -87,7 +87,7 @@ pub fn of_shape(job: &Job, shape: &Shape, links: &mut CachedPrices) -> Result<Wh
 /// The experts that every token goes to.
 fn kernels_of_shared(
     model: &crate::job::Shape,
-    shape: &Shape,
+    shape: &KernelShape,
     rows: usize,
     links: &mut CachedPrices,
 ) -> Result<Times, PriceError> {
@@ -106,7 +106,7 @@ fn kernels_of_shared(
 fn beside(
     job: &Job,
     model: &crate::job::Shape,
-    shape: &Shape,
+    shape: &KernelShape,
     rows: usize,
     links: &mut CachedPrices,
 ) -> Result<Times, PriceError> {
@@ -130,7 +130,7 @@ fn activations(job: &Job, elems: usize) -> u64 {
 }
 
 /// Elements of a rank's own keys and values.
-fn kv_elems(job: &Job, shape: &Shape) -> usize {
+fn kv_elems(job: &Job, shape: &KernelShape) -> usize {
     let model = &job.model;
     let latent = model.family.as_ref().and_then(|family| family.latent.as_ref());
     let (heads, width) =
@@ -139,7 +139,7 @@ fn kv_elems(job: &Job, shape: &Shape) -> usize {
 }
 
 /// What a layer sends round a ring of context parallelism, forward and backward.
-fn rotations(job: &Job, shape: &Shape, links: &mut CachedPrices) -> Result<[f64; 2], PriceError> {
+fn rotations(job: &Job, shape: &KernelShape, links: &mut CachedPrices) -> Result<[f64; 2], PriceError> {
     if !shape.ring {
         return Ok([0.0; 2]);
     }
@@ -150,7 +150,7 @@ fn rotations(job: &Job, shape: &Shape, links: &mut CachedPrices) -> Result<[f64;
 }
 
 /// Gathering keys and values of context parallelism, forward and again in backward, and scattering their gradients.
-fn gathered(job: &Job, shape: &Shape, links: &mut CachedPrices) -> Result<Times, PriceError> {
+fn gathered(job: &Job, shape: &KernelShape, links: &mut CachedPrices) -> Result<Times, PriceError> {
     if shape.ring || shape.cp == 1 {
         return Ok(Times::default());
     }
@@ -185,7 +185,7 @@ fn passes(linear: &Linear, tp: usize, rows: usize, links: &mut CachedPrices) -> 
 }
 
 /// Attention's scores and values, forward and backward.
-fn core(job: &Job, shape: &Shape, links: &mut CachedPrices) -> Result<Times, PriceError> {
+fn core(job: &Job, shape: &KernelShape, links: &mut CachedPrices) -> Result<Times, PriceError> {
     let model = &job.model;
     let dims = AttentionDims {
         batch: shape.microbatch,

@@ -19,11 +19,12 @@ use meshwright_hardware::price::PriceError;
 use meshwright_hardware::profile::Cluster;
 
 use super::bound::of_stage;
-use super::cost::{CachedPrices, ShapeWork};
+use super::cached_prices::CachedPrices;
+use super::cost::ShapeWork;
 use super::pool_assignment::{self, PoolAssignment};
 use super::solver;
 use super::times::Costs;
-use crate::lower::Sizes;
+use crate::lower::PieceSizes;
 use crate::plan::Plan;
 
 /// Replicas that are alike.
@@ -75,7 +76,7 @@ impl Problem {
         let costs = pool_assignment::prices(cluster, plan.job.precision)?.into_iter().map(|prices| {
             let mut links = CachedPrices::new(prices);
             let work = ShapeWork::of(plan, &mut links.prices)?;
-            Costs::of(plan, &work, &Sizes::of(plan, &work.frames), &mut links)
+            Costs::of(plan, &work, &PieceSizes::of(plan, &work.frames), &mut links)
         });
         let costs: Vec<Costs> = costs.collect::<Result<_, PriceError>>()?;
         let pools = match PoolAssignment::of(cluster, &plan.mesh) {

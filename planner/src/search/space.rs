@@ -1,6 +1,6 @@
 //! The space: every combination of decisions, but for stages.
 //!
-//! In: a job, a number of devices, what is fixed. Out: [`Shape`]s, and the [`Combination`]s of each.
+//! In: a job, a number of devices, what is fixed. Out: [`KernelShape`]s, and the [`Combination`]s of each.
 //!
 //! Invariant: every combination satisfies [`Plan::check`] once it has stages; what the job or the devices rule out is counted
 //! with its reason.
@@ -21,7 +21,7 @@ fn allows<T: PartialEq>(fixed: &Option<T>, value: &T) -> bool {
 
 /// Decisions on which kernels depend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Shape {
+pub struct KernelShape {
     /// Tensor parallelism.
     pub tp: usize,
     /// Context parallelism.
@@ -73,7 +73,7 @@ pub struct Space<'a> {
 
 impl Space<'_> {
     /// All shapes that some combination has; others count into `rejected` once each.
-    pub fn shapes(&self, rejected: &mut BTreeMap<String, usize>) -> Vec<Shape> {
+    pub fn shapes(&self, rejected: &mut BTreeMap<String, usize>) -> Vec<KernelShape> {
         let (job, fix) = (self.job, self.fix);
         let mut reject = |reason: String| *rejected.entry(reason).or_default() += 1;
         let mut all = Vec::new();
@@ -102,7 +102,7 @@ impl Space<'_> {
         divisors(if self.idle.is_some() { sharded } else { among }).filter(move |&size| size <= among)
     }
 
-    fn shapes_of(&self, tp: usize, cp: usize, all: &mut Vec<Shape>, reject: &mut impl FnMut(String)) {
+    fn shapes_of(&self, tp: usize, cp: usize, all: &mut Vec<KernelShape>, reject: &mut impl FnMut(String)) {
         let (job, fix) = (self.job, self.fix);
         let experts = job.model.experts().map_or(1, |experts| experts.count);
         let rest = self.devices / (tp * cp);
@@ -119,7 +119,7 @@ impl Space<'_> {
                 let spread = rest * cp * if whole_experts { tp } else { 1 };
                 let holds = |ep: usize| if self.idle.is_some() { ep <= spread } else { spread.is_multiple_of(ep) };
                 for ep in divisors(experts).filter(|ep| allows(&fix.ep, ep) && holds(*ep)) {
-                    let shape = Shape { tp, cp, ep, whole_experts, microbatch, sequence_parallel, ring, splits };
+                    let shape = KernelShape { tp, cp, ep, whole_experts, microbatch, sequence_parallel, ring, splits };
                     // Where devices may be idle, the search asks for combinations once it knows how many.
                     if self.idle.is_some() || self.combinations(&shape).next().is_some() {
                         all.push(shape);
@@ -140,18 +140,18 @@ impl Space<'_> {
     }
 
     /// Combinations of a shape in the usual order of axes, or in the fixed one.
-    pub fn combinations(&self, shape: &Shape) -> impl Iterator<Item = Combination> {
+    pub fn combinations(&self, shape: &KernelShape) -> impl Iterator<Item = Combination> {
         let rest = self.devices / (shape.tp * shape.cp);
         self.of_meshes(shape, divisors(rest).map(move |pp| (rest / pp, pp)))
     }
 
     /// The same that leave devices idle and use `least` or more: with each number of stages, as many replicas as there are
     /// devices for.
-    pub fn idle_combinations(&self, shape: &Shape, least: usize) -> Vec<Combination> {
+    pub fn idle_combinations(&self, shape: &KernelShape, least: usize) -> Vec<Combination> {
         let fix = self.fix;
         let rest = self.devices / (shape.tp * shape.cp);
         let replicas: Vec<usize> = divisors(self.job.global_batch / shape.microbatch).collect();
-        let &Shape { tp, cp, .. } = shape;
+        let &KernelShape { tp, cp, .. } = shape;
         let mesh = |pp: usize| {
             let few = &replicas[..replicas.partition_point(|&dp| dp <= rest / pp)];
             let fits = |dp: &&usize| {
@@ -178,18 +178,18 @@ impl Space<'_> {
     }
 
     /// Whether experts spread evenly over so many replicas.
-    fn holds_experts(&self, shape: &Shape, dp: usize) -> bool {
-        let &Shape { tp, cp, ep, whole_experts, .. } = shape;
+    fn holds_experts(&self, shape: &KernelShape, dp: usize) -> bool {
+        let &KernelShape { tp, cp, ep, whole_experts, .. } = shape;
         (dp * cp * if whole_experts { tp } else { 1 }).is_multiple_of(ep)
     }
 
     fn of_meshes(
         &self,
-        shape: &Shape,
+        shape: &KernelShape,
         meshes: impl Iterator<Item = (usize, usize)>,
     ) -> impl Iterator<Item = Combination> {
         let (job, fix) = (self.job, self.fix);
-        let &Shape { cp, microbatch, splits, .. } = shape;
+        let &KernelShape { cp, microbatch, splits, .. } = shape;
         let shape = *shape;
         let fits = move |&(dp, pp): &(usize, usize)| {
             allows(&fix.pp, &pp) && allows(&fix.dp, &dp) && pp <= job.model.depth() && self.holds_experts(&shape, dp)
@@ -282,15 +282,15 @@ impl Space<'_> {
     }
 
     /// The mesh of a combination.
-    pub fn mesh(&self, shape: &Shape, of: &Combination) -> Mesh {
-        let (&Shape { tp, cp, ep, whole_experts, .. }, &Combination { dp, pp, order, .. }) = (shape, of);
+    pub fn mesh(&self, shape: &KernelShape, of: &Combination) -> Mesh {
+        let (&KernelShape { tp, cp, ep, whole_experts, .. }, &Combination { dp, pp, order, .. }) = (shape, of);
         let etp = whole_experts.then_some(1);
         Mesh { dp, pp, tp, cp, ep, etp, order }
     }
 
     /// The plan of a combination, without stages.
-    pub fn plan(&self, shape: &Shape, of: &Combination) -> Plan {
-        let &Shape { microbatch, sequence_parallel, ring, .. } = shape;
+    pub fn plan(&self, shape: &KernelShape, of: &Combination) -> Plan {
+        let &KernelShape { microbatch, sequence_parallel, ring, .. } = shape;
         let &Combination { pp, schedule, chunks, zero, .. } = of;
         let mesh = self.mesh(shape, of);
         let stages = vec![Stage { layers: 0, full: 0, selective: 0, offload: 0 }; pp * chunks];

@@ -5,12 +5,12 @@
 //! Where stages have several chunks, layers are spread evenly, as interleaved schedules are defined; each stage then recomputes as
 //! little as fits.
 //!
-//! Invariant: what is returned fits, by [`Sizes::stage`].
+//! Invariant: what is returned fits, by [`PieceSizes::stage`].
 
 use std::cell::OnceCell;
 
 use super::partition::{Choice, Problem};
-use crate::lower::{InFlight, Once, Sizes, places_away};
+use crate::lower::{InFlight, Once, PieceSizes, places_away};
 use crate::plan::{Plan, Recompute, Stage};
 use crate::schedule::{Action, Pipeline};
 
@@ -25,7 +25,7 @@ pub struct Undecided<'a> {
     /// Its costs, by stage.
     pub costs: &'a [&'a Costs],
     /// Its sizes.
-    pub sizes: &'a Sizes,
+    pub sizes: &'a PieceSizes,
     /// Microbatches in flight, by stage.
     pub flights: &'a [InFlight],
     /// Bytes that each stage may hold.
@@ -270,7 +270,7 @@ pub fn least(from: usize, to: usize, mut holds: impl FnMut(usize) -> bool) -> us
 }
 
 /// Whether even full recomputation is too much for all stages together, which have so much capacity.
-pub fn hopeless(plan: &Plan, sizes: &Sizes, capacity: u64) -> bool {
+pub fn hopeless(plan: &Plan, sizes: &PieceSizes, capacity: u64) -> bool {
     let splits = plan.schedule.splits();
     let model = &plan.job.model;
     let layers: u64 = sizes.layers.iter().fold(0, |sum, (kind, modes)| {

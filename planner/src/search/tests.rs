@@ -1,11 +1,12 @@
 use super::bound::{Whole, least_ratio};
-use super::cost::{CachedPrices, ShapeWork};
+use super::cached_prices::CachedPrices;
+use super::cost::ShapeWork;
 use super::space::Space;
 use super::stages::Undecided;
 use super::times::Costs;
 use super::*;
 use crate::job::{Architecture, Model};
-use crate::lower::{InFlight, Sizes};
+use crate::lower::{InFlight, PieceSizes};
 use crate::plan::Stage;
 use crate::schedule::{Action, Order, Pipeline};
 use crate::testing::{tiny_job, tiny_model};
@@ -90,7 +91,7 @@ impl Order for Plain {
 fn bounds(plan: &Plan, cluster: &Cluster) -> (f64, f64, f64) {
     let mut links = CachedPrices::new(pool_assignment::prices(cluster, plan.job.precision).unwrap().remove(0));
     let work = ShapeWork::of(plan, &mut links.prices).unwrap();
-    let sizes = Sizes::of(plan, &work.frames);
+    let sizes = PieceSizes::of(plan, &work.frames);
     let costs = Costs::of(plan, &work, &sizes, &mut links).unwrap();
     let ratio = least_ratio(&plan.pipeline(), &mut Default::default());
     let (pipeline, whole) = (plan.pipeline(), Whole::of(plan, &costs));
@@ -167,7 +168,7 @@ fn no_plan_that_hardly_fits_is_below_its_floor_by_memory() {
         for of in space.combinations(&shape) {
             let plan = space.plan(&shape, &of);
             let work = ShapeWork::of(&plan, &mut links.prices).unwrap();
-            let sizes = Sizes::of(&plan, &work.frames);
+            let sizes = PieceSizes::of(&plan, &work.frames);
             let costs = Costs::of(&plan, &work, &sizes, &mut links).unwrap();
             let flights = InFlight::all(&plan.pipeline());
             let even = crate::plan::layers_of(8, of.pp * of.chunks);
@@ -244,7 +245,7 @@ fn no_spreading_of_layers_is_below_its_floor() {
         for of in space.combinations(&shape).filter(|of| of.pp > 1 && of.chunks == 1) {
             let plan = space.plan(&shape, &of);
             let work = ShapeWork::of(&plan, &mut links.prices).unwrap();
-            let costs = Costs::of(&plan, &work, &Sizes::of(&plan, &work.frames), &mut links).unwrap();
+            let costs = Costs::of(&plan, &work, &PieceSizes::of(&plan, &work.frames), &mut links).unwrap();
             let (all, model) = (vec![&costs; of.pp], &job.model);
             let any = |_: usize, _: usize| Some(Default::default());
             let floor = partition_bound::floor(model, &plan.pipeline(), &all, &any);

@@ -6,10 +6,11 @@ use meshwright_hardware::mesh::Coord;
 use meshwright_hardware::op::ContextDims;
 
 use super::Wgpu;
+use super::dispatch::Call;
 use super::memory::Slice;
 use super::ops::{call, each};
 use super::parts::FEW;
-use super::pipeline::{self as kernels, Call, Kernel};
+use super::pipeline::{self as kernels, Kernel};
 
 impl Wgpu {
     /// Records one of the kernels of attention to blocks.

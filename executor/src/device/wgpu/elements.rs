@@ -12,7 +12,7 @@ use std::fmt::Write;
 
 use meshwright_hardware::program::Elem;
 
-use super::gpu::BINDINGS;
+use super::adapters::BINDINGS;
 
 /// Conversions of halves, by bits: WGSL leaves open what its own make of infinities and subnormal numbers.
 const CONVERSIONS: &str = "

@@ -4,9 +4,10 @@
 
 use meshwright_hardware::op::Layout;
 
+use super::dispatch::Call;
 use super::memory::Slice;
 use super::ops::{WIDTH, call, each};
-use super::pipeline::{self as kernels, Call};
+use super::pipeline as kernels;
 use super::{Region, Wgpu};
 
 impl Wgpu {

@@ -1,36 +1,16 @@
-//! Adapters, and what all ranks on one share: its device, its queue and its compiled kernels.
+//! What all ranks on an adapter share: its device, its queue and its compiled kernels.
 //!
-//! In: an adapter's number. Out: its description; its open device.
+//! In: an adapter's number. Out: its open device.
 //!
-//! Invariant: adapters are numbered alike in every run: discrete GPUs first, software last, else in the driver's order.
+//! Invariant: an adapter is opened once a process for what kernels may make use of.
 
 use std::collections::HashMap;
-use std::future::Future;
-use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
-use std::task::{Context, Poll, Waker};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use wgpu::{
-    Adapter, Device, DeviceType, Features, Instance, InstanceDescriptor, InstanceFlags, Limits, Queue, SubmissionIndex,
-};
+use wgpu::{Adapter, Device, Features, Limits, Queue, SubmissionIndex};
 
-use super::memory::Slice;
-use super::pipeline::{Extras, Pipelines, Recorded};
-use crate::device::{Found, device_info};
-
-/// As `Cargo.toml` asks for it.
-const LIBRARY: &str = "wgpu 30";
-/// Bytes of parameters that a kernel is given as immediates.
-pub(super) const PARAMS: u32 = 128;
-/// Bindings of a kernel at most.
-pub(super) const BINDINGS: u32 = 6;
-/// What an adapter needs to keep time between dispatches.
-const CLOCK: Features = Features::TIMESTAMP_QUERY.union(Features::TIMESTAMP_QUERY_INSIDE_ENCODERS);
-/// Bytes of memory that a workgroup shares at most, and its invocations.
-const WORKGROUP: (u32, u32) = (16 << 10, 256);
-
-/// What kernels make use of where it is there.
-pub(super) const EXTRAS: Features = Features::SHADER_I16.union(Features::SUBGROUP);
+use super::adapters::{CLOCK, enumerate, lacks, now};
+use super::pipeline::{Extras, Pipelines};
 
 /// An open adapter.
 pub(super) struct Gpu {
@@ -46,70 +26,6 @@ pub(super) struct Gpu {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|e| e.into_inner())
-}
-
-/// The value of a future that native backends have at once.
-pub(super) fn now<T>(future: impl Future<Output = T>) -> T {
-    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(value) => value,
-        Poll::Pending => unreachable!("native backends answer at once"),
-    }
-}
-
-fn enumerate() -> &'static [Adapter] {
-    static ADAPTERS: OnceLock<Vec<Adapter>> = OnceLock::new();
-    ADAPTERS.get_or_init(|| {
-        let mut descriptor = InstanceDescriptor::new_without_display_handle();
-        descriptor.flags = InstanceFlags::empty();
-        let backends = descriptor.backends;
-        let mut adapters = now(Instance::new(descriptor).enumerate_adapters(backends));
-        adapters.sort_by_key(|adapter| match adapter.get_info().device_type {
-            DeviceType::DiscreteGpu => 0,
-            DeviceType::IntegratedGpu => 1,
-            DeviceType::VirtualGpu => 2,
-            DeviceType::Other => 3,
-            DeviceType::Cpu => 4,
-        });
-        adapters
-    })
-}
-
-/// What an adapter with these limits lacks, if anything.
-fn lacks(adapter: &Adapter, limits: &Limits) -> Option<String> {
-    let (memory, invocations) = WORKGROUP;
-    let needs = [
-        ("max_immediate_size", limits.max_immediate_size, PARAMS),
-        ("max_storage_buffers_per_shader_stage", limits.max_storage_buffers_per_shader_stage, BINDINGS),
-        ("max_compute_workgroup_storage_size", limits.max_compute_workgroup_storage_size, memory),
-        ("max_compute_invocations_per_workgroup", limits.max_compute_invocations_per_workgroup, invocations),
-    ];
-    if !adapter.features().contains(Features::IMMEDIATES) {
-        return Some("it has no immediates".to_owned());
-    }
-    let short = needs.into_iter().find(|(_, has, needed)| has < needed);
-    short.map(|(limit, has, needed)| format!("its {limit} is {has}, kernels need {needed}"))
-}
-
-/// All adapters of this machine, or why there is none.
-pub(super) fn adapters() -> Vec<Found> {
-    let describe = |adapter: &Adapter| {
-        let info = adapter.get_info();
-        let driver = [info.backend.to_string(), info.driver, info.driver_info];
-        let software = info.device_type == DeviceType::Cpu;
-        let driver: Vec<String> = driver.into_iter().filter(|part| !part.is_empty()).collect();
-        Found {
-            title: info.name,
-            driver: driver.join(", "),
-            library: LIBRARY.to_owned(),
-            software,
-            memory_bytes: if software { device_info().memory_bytes } else { adapter.limits().max_buffer_size },
-            problem: lacks(adapter, &adapter.limits()),
-            ..Found::default()
-        }
-    };
-    let adapters: Vec<Found> = enumerate().iter().map(describe).collect();
-    let none = || vec![Found::absent("no adapter: no driver of Vulkan, Metal or D3D 12")];
-    if adapters.is_empty() { none() } else { adapters }
 }
 
 /// An adapter's device with what it has of `extras`, opened once a process; `None` if there is no such adapter.
@@ -135,7 +51,7 @@ pub(super) fn limited(lower: impl FnOnce(&mut Limits)) -> Result<Gpu, String> {
     let adapter = enumerate().first().expect("a wgpu adapter; scripts/test installs a software one");
     let mut limits = adapter.limits();
     lower(&mut limits);
-    Gpu::new(adapter, limits, EXTRAS)
+    Gpu::new(adapter, limits, super::adapters::EXTRAS)
 }
 
 impl Gpu {
@@ -172,38 +88,8 @@ impl Gpu {
     }
 
     /// What has gone wrong so far, if anything.
-    fn healthy(&self) -> Result<(), String> {
+    pub fn healthy(&self) -> Result<(), String> {
         lock(&self.fault).clone().map_or(Ok(()), Err)
-    }
-
-    /// Submits recorded dispatches and marks, then a copy; gives what to wait for.
-    pub fn submit(
-        &self,
-        recorded: &mut Vec<Recorded>,
-        copy: Option<(&Slice, &wgpu::Buffer)>,
-    ) -> Result<SubmissionIndex, String> {
-        let mut encoder = self.device.create_command_encoder(&Default::default());
-        let mut all = recorded.drain(..).peekable();
-        while let Some(next) = all.next() {
-            match next {
-                Recorded::Mark(set, number) => encoder.write_timestamp(&set, number),
-                Recorded::Dispatch(first) => {
-                    let mut pass = encoder.begin_compute_pass(&Default::default());
-                    first.encode(&mut pass);
-                    while let Some(Recorded::Dispatch(dispatch)) =
-                        all.next_if(|next| matches!(next, Recorded::Dispatch(_)))
-                    {
-                        dispatch.encode(&mut pass);
-                    }
-                }
-            }
-        }
-        drop(all);
-        if let Some((from, to)) = copy {
-            encoder.copy_buffer_to_buffer(&from.buffer, 4 * from.start, to, 0, 4 * from.elems);
-        }
-        let submitted = self.queue.submit([encoder.finish()]);
-        self.healthy().map(|()| submitted)
     }
 
     /// Waits for a submission, and so for all before it.
@@ -246,13 +132,5 @@ impl Gpu {
         drop(bytes);
         staging.unmap();
         Ok(())
-    }
-
-    /// Copies `host` to a slice, after what was submitted.
-    pub fn write(&self, slice: &Slice, host: &[f32]) -> Result<SubmissionIndex, String> {
-        self.queue.write_buffer(&slice.buffer, 4 * slice.start, bytemuck::cast_slice(host));
-        // What the queue stages would else wait for the next batch, and memory with it.
-        let submitted = self.queue.submit([]);
-        self.healthy().map(|()| submitted)
     }
 }

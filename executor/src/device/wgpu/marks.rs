@@ -10,8 +10,8 @@ use std::time::Instant;
 
 use wgpu::{BufferUsages, QuerySet};
 
+use super::dispatch::Recorded;
 use super::gpu::Gpu;
-use super::pipeline::Recorded;
 
 /// Marks that are held at once.
 const MOST: u32 = 4096;

@@ -7,7 +7,8 @@
 use meshwright_hardware::program::{Buffer, Elem};
 use wgpu::{BufferDescriptor, BufferUsages};
 
-use super::gpu::{Gpu, now};
+use super::adapters::now;
+use super::gpu::Gpu;
 
 /// What kernels and copies do with a buffer.
 const KERNELS: BufferUsages = BufferUsages::STORAGE.union(BufferUsages::COPY_SRC).union(BufferUsages::COPY_DST);

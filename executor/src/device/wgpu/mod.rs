@@ -8,7 +8,9 @@
 //! Invariant: kernels touch only regions that were checked, and sums have a fixed order, so the same operands give the
 //! same bits.
 
+mod adapters;
 mod context;
+mod dispatch;
 mod elements;
 mod experts;
 mod gpu;
@@ -32,10 +34,10 @@ use super::{Access, Backend, Body, Device, Driver, Region, StepArgs};
 use crate::error::ExecutorError;
 use crate::kernels::{Half, narrow, widen};
 use ::wgpu::SubmissionIndex;
+use dispatch::Recorded;
 use gpu::Gpu;
 use marks::Marks;
 use memory::{Memory, Slice};
-use pipeline::Recorded;
 
 /// Dispatches that are submitted together at most: few enough that the device starts soon.
 const BATCH: usize = 64;
@@ -69,7 +71,7 @@ impl Wgpu {
     /// # Errors
     /// [`ExecutorError::Device`] if there is no such adapter, it lacks something, or a buffer cannot be allocated.
     pub fn new(rank: Rank, buffers: &[Buffer], backend: Backend) -> Result<Wgpu, ExecutorError> {
-        Wgpu::with(rank, buffers, backend, gpu::EXTRAS)
+        Wgpu::with(rank, buffers, backend, adapters::EXTRAS)
     }
 
     /// As [`Wgpu::new`], as if the adapter had nothing that WGSL does not promise: no words of 16 bits, no subgroups.
@@ -83,7 +85,7 @@ impl Wgpu {
     fn with(rank: Rank, buffers: &[Buffer], backend: Backend, extras: ::wgpu::Features) -> Result<Wgpu, ExecutorError> {
         let gpu = match gpu::open(backend.number(), extras) {
             Some(opened) => opened.map_err(|problem| backend.failed(rank, problem))?,
-            None => return Err(backend.missing(rank)),
+            None => return Err(backend.failed(rank, "there is none on this machine".to_owned())),
         };
         Wgpu::on(gpu, backend, rank, buffers)
     }
@@ -120,7 +122,7 @@ impl Wgpu {
         Ok(scratch.slice(0, elems).expect("it is as long at least"))
     }
 
-    fn record(&mut self, call: pipeline::Call) -> Result<(), String> {
+    fn record(&mut self, call: dispatch::Call) -> Result<(), String> {
         self.recorded.push(Recorded::Dispatch(self.gpu.prepare(call)?));
         if self.recorded.len() >= BATCH { self.submit(None) } else { Ok(()) }
     }
@@ -233,8 +235,10 @@ fn half(elem: Elem) -> Option<Half> {
 }
 
 /// Adapters, for the table of devices.
-pub(super) const DRIVER: Driver =
-    Driver { find: gpu::adapters, open: |backend, rank, buffers, _| Ok(Box::new(Wgpu::new(rank, buffers, backend)?)) };
+pub(super) const DRIVER: Driver = Driver {
+    find: adapters::adapters,
+    open: |backend, rank, buffers, _| Ok(Box::new(Wgpu::new(rank, buffers, backend)?)),
+};
 
 impl Device for Wgpu {
     fn kernel(&mut self, op: &Op, regions: &[Region], at: Coord, step: &StepArgs) -> Result<bool, ExecutorError> {

@@ -7,8 +7,9 @@
 use meshwright_hardware::mesh::Coord;
 use meshwright_hardware::op::{ActivationKind, AttentionDims, NormKind, Op};
 
+use super::dispatch::Call;
 use super::memory::{Memory, Slice};
-use super::pipeline::{self as kernels, Call, Kernel};
+use super::pipeline::{self as kernels, Kernel};
 use super::{Region, StepArgs, Wgpu};
 use crate::device::check::shard;
 

@@ -7,9 +7,10 @@
 use meshwright_hardware::op::{AttentionDims, Layout, NormKind};
 
 use super::Wgpu;
+use super::dispatch::Call;
 use super::memory::Slice;
 use super::ops::{CHUNK, WIDTH, call, each};
-use super::pipeline::{self as kernels, Call};
+use super::pipeline as kernels;
 
 /// Rows and columns of a matmul's tile, and the larger ones that a matmul of so many of them takes.
 const TILE: usize = 64;

@@ -1,6 +1,6 @@
-//! Kernels compiled once a process, and calls of them made ready to be submitted.
+//! Kernels compiled once a process.
 //!
-//! In: a kernel, its arguments, dims and numbers. Out: a dispatch.
+//! In: a kernel, its constants and its arguments' elements. Out: a pipeline.
 //!
 //! Invariant: dims are parameters, so a kernel is compiled once for its arguments' elements; matmuls once a size of tiles,
 //! attention once a width of heads. What an adapter has beyond WGSL's promises changes how elements lie and how workgroups
@@ -9,18 +9,17 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 
-use wgpu::{BindGroup, BindGroupLayout, ComputePass, ComputePipeline, PipelineLayout, ShaderStages};
+use wgpu::{BindGroupLayout, ComputePipeline, PipelineLayout, ShaderStages};
 
 use meshwright_hardware::program::Elem;
 
+use super::adapters::{BINDINGS, PARAMS, now};
 use super::elements::accessors;
-use super::gpu::{BINDINGS, Gpu, PARAMS, now};
-use super::memory::Slice;
 
 /// An entry point of a WGSL module.
 #[derive(Clone, Copy)]
 pub(super) struct Kernel {
-    entry: &'static str,
+    pub entry: &'static str,
     source: &'static str,
     bindings: usize,
     /// The arguments that it writes, but for ids.
@@ -112,46 +111,6 @@ kernels! {
 /// Names and values that a kernel is compiled with.
 pub(super) type Constants = Vec<(&'static str, usize)>;
 
-/// A kernel with what it is called with.
-pub(super) struct Call {
-    pub kernel: Kernel,
-    /// One a binding; an argument that the kernel does not look at is any other one.
-    pub args: Vec<Slice>,
-    /// `d0 ..` of the parameters, as many as it needs.
-    pub dims: Vec<usize>,
-    /// `f0 ..` of the parameters.
-    pub numbers: Vec<f32>,
-    /// Workgroups.
-    pub groups: usize,
-    /// Values of the module's `override`s.
-    pub constants: Constants,
-}
-
-/// What can be submitted.
-pub(super) enum Recorded {
-    Dispatch(Dispatch),
-    /// The moment at which what comes before is done, into this place of a set.
-    Mark(wgpu::QuerySet, u32),
-}
-
-/// A call that can be submitted.
-pub(super) struct Dispatch {
-    pipeline: ComputePipeline,
-    bindings: BindGroup,
-    params: [u32; PARAMS as usize / 4],
-    groups: (u32, u32),
-}
-
-impl Dispatch {
-    /// Puts the call into a pass.
-    pub fn encode(self, pass: &mut ComputePass<'_>) {
-        pass.set_pipeline(&self.pipeline);
-        pass.set_bind_group(0, &self.bindings, &[]);
-        pass.set_immediates(0, bytemuck::cast_slice(&self.params));
-        pass.dispatch_workgroups(self.groups.0, self.groups.1, 1);
-    }
-}
-
 /// What a pipeline is compiled for: an entry point, its constants, its arguments' elements.
 type Key = (&'static str, Constants, Vec<Elem>);
 
@@ -196,8 +155,13 @@ impl Pipelines {
         Pipelines { extras, layouts: (1..=BINDINGS).map(layout).collect(), compiled: Mutex::default() }
     }
 
+    /// How a kernel's arguments are bound.
+    pub fn layout(&self, kernel: Kernel) -> &BindGroupLayout {
+        &self.layouts[kernel.bindings - 1].0
+    }
+
     /// A kernel's pipeline, compiled at its first call.
-    fn get(
+    pub fn get(
         &self,
         device: &wgpu::Device,
         kernel: Kernel,
@@ -244,43 +208,5 @@ impl Pipelines {
             },
             cache: None,
         })
-    }
-}
-
-impl Gpu {
-    /// Makes a call ready.
-    pub fn prepare(&self, call: Call) -> Result<Dispatch, String> {
-        let Call { kernel, args, dims, numbers, groups, constants } = call;
-        let mut params = [0; PARAMS as usize / 4];
-        let elems = args.iter().map(|slice| slice.elem).collect();
-        let mut entries = Vec::with_capacity(args.len());
-        for (binding, slice) in args.iter().enumerate() {
-            let (window, start) = slice.window(self)?;
-            params[binding] = start;
-            entries.push(wgpu::BindGroupEntry {
-                binding: binding as u32,
-                resource: wgpu::BindingResource::Buffer(window),
-            });
-        }
-        for (to, dim) in params[8..24].iter_mut().zip(&dims) {
-            *to = u32::try_from(*dim).map_err(|_| format!("{}: a dim of {dim} is too large", kernel.entry))?;
-        }
-        params[24..].iter_mut().zip(&numbers).for_each(|(to, number)| *to = number.to_bits());
-        let pipeline = self.pipelines.get(&self.device, kernel, constants, elems)?;
-        let bindings = self.device.create_bind_group(&wgpu::BindGroupDescriptor {
-            label: None,
-            layout: &self.pipelines.layouts[kernel.bindings - 1].0,
-            entries: &entries,
-        });
-        let most = self.limits.max_compute_workgroups_per_dimension as usize;
-        let wide = groups.clamp(1, most);
-        let high = groups.div_ceil(wide);
-        if high > most {
-            return Err(format!(
-                "{}: {groups} workgroups are too many, the adapter's max_compute_workgroups_per_dimension is {most}",
-                kernel.entry
-            ));
-        }
-        Ok(Dispatch { pipeline, bindings, params, groups: (wide as u32, high as u32) })
     }
 }

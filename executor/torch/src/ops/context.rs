@@ -11,7 +11,7 @@ use tch::{Device, Tensor};
 use super::attention::{Gradient, Rows, Sizes, attend, attend_grad};
 use super::{copy, table};
 use crate::ffi::Masking;
-use crate::torch::Kept;
+use crate::kept::Kept;
 use crate::view::{Args, Outcome, n};
 
 /// What each query sees, `[queries, keys]`, row by row.

@@ -4,8 +4,8 @@ use meshwright_hardware::op::{Op, position};
 use tch::{Device, Kind, Tensor};
 
 use super::{scatter_rows, table};
+use crate::kept::Kept;
 use crate::kernels;
-use crate::torch::Kept;
 use crate::view::{Args, Outcome, n};
 
 /// Rows of this shard's table, and which tokens belong to another's.

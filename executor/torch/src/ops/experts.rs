@@ -3,7 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 use super::{copy, store};
-use crate::torch::Kept;
+use crate::kept::Kept;
 use crate::view::{Args, Outcome, n};
 
 /// Probabilities' order: likeliest first, of equals the first.

@@ -4,7 +4,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::copy;
 use super::rotary::{Turns, turned};
-use crate::torch::Kept;
+use crate::kept::Kept;
 use crate::view::{Args, Outcome};
 
 /// Parts of arguments that stand for each other: in packed rows, and where they come from.

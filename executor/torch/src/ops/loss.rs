@@ -3,8 +3,8 @@
 use tch::{Kind, Tensor};
 
 use super::{copy, rows_at_once, rows_of};
+use crate::kept::{Kept, Settings};
 use crate::kernels;
-use crate::torch::{Kept, Settings};
 use crate::view::{Args, Outcome, n};
 
 /// Columns of this shard that targets are, and which targets it has.

@@ -16,6 +16,7 @@ mod matmul;
 mod norm;
 mod optimizer;
 mod rotary;
+mod wide;
 
 use meshwright_executor::device::StepArgs;
 use meshwright_hardware::mesh::Coord;
@@ -24,9 +25,9 @@ use tch::{Device, Kind, Tensor};
 
 pub use optimizer::settle;
 
-use crate::torch::Kept;
+use crate::kept::Kept;
+use crate::kernels;
 use crate::view::{Args, Outcome, n};
-use crate::{kernels, wide};
 
 /// Added to a variance: as every other device's.
 const EPS: f64 = 1e-5;

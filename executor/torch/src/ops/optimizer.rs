@@ -5,7 +5,7 @@ use meshwright_executor::kernels::AdamW;
 use tch::{Device, Kind, Tensor};
 
 use super::copy;
-use crate::torch::{Kept, Settings};
+use crate::kept::{Kept, Settings};
 use crate::view::{Args, Outcome, n};
 use crate::{ffi, kernels};
 

@@ -4,7 +4,7 @@ use meshwright_hardware::op::position;
 use tch::{Device, Tensor};
 
 use super::table;
-use crate::torch::Kept;
+use crate::kept::Kept;
 use crate::view::{Outcome, n};
 use crate::{ffi, kernels};
 

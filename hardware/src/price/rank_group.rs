@@ -1,12 +1,12 @@
-//! Places: which ranks do the same on the same devices, so that one of them stands for all in prices and simulation.
+//! Rank groups: ranks that do the same on the same devices, of which one stands for all in prices and simulation.
 //!
-//! In: a cluster, a mesh, its classes of replicas. Out: [`Place`]s.
+//! In: a cluster, a mesh, its classes of replicas. Out: [`RankGroup`]s.
 //!
 //! Ranks fill pools in order. A replica's part of a stage (its ranks of tensor and context parallelism, with those it shares
 //! experts with) usually sits in one pool; where it sits in several, the slowest of them sets its pace, since its ranks wait
 //! for each other in every layer.
 //!
-//! Invariant: every rank has one place; with one pool there is one place a role.
+//! Invariant: every rank is in one group; with one pool there is one group a role.
 
 use super::PriceError;
 use crate::classes::Classes;
@@ -14,9 +14,9 @@ use crate::mesh::{Mesh, Rank};
 use crate::profile::{Cluster, Device};
 use crate::units::Bytes;
 
-/// One rank that stands for others.
+/// Ranks that do the same on the same devices, and the first of them, which stands for all.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct RankGroup {
     /// The first of the ranks.
     pub rank: Rank,
     /// The class of its replicas.
@@ -29,7 +29,7 @@ pub struct Place {
     pub pools: Vec<usize>,
 }
 
-impl Place {
+impl RankGroup {
     /// The devices it sits on, one a pool.
     pub fn devices<'a>(&self, cluster: &'a Cluster) -> Vec<&'a Device> {
         self.pools.iter().map(|&pool| &cluster.pools[pool].device).collect()
@@ -49,13 +49,13 @@ struct Kind {
     replicas: Vec<usize>,
 }
 
-/// The places of a mesh on a cluster: the stages of one kind of replica, then of the next, in the order of their first.
+/// The rank groups of a mesh on a cluster: the stages of one kind of replica, then of the next, in the order of their first.
 ///
 /// Replicas of a class are of one kind if each of their stages sits on the same pools.
 ///
 /// # Errors
 /// [`PriceError::TooFew`] if the cluster has fewer devices than the mesh ranks.
-pub fn places(cluster: &Cluster, mesh: Mesh, classes: &Classes) -> Result<Vec<Place>, PriceError> {
+pub fn rank_groups(cluster: &Cluster, mesh: Mesh, classes: &Classes) -> Result<Vec<RankGroup>, PriceError> {
     let (ranks, devices) = (mesh.ranks(), cluster.devices());
     if ranks > devices {
         return Err(PriceError::TooFew { ranks, devices });
@@ -82,7 +82,7 @@ pub fn places(cluster: &Cluster, mesh: Mesh, classes: &Classes) -> Result<Vec<Pl
         }
     }
     let of_kind = |Kind { class, pools, replicas }: Kind| {
-        pools.into_iter().enumerate().map(move |(stage, pools)| Place {
+        pools.into_iter().enumerate().map(move |(stage, pools)| RankGroup {
             rank: mesh.rank(stage, replicas[0], 0, 0),
             class,
             stage,
@@ -110,7 +110,7 @@ mod tests {
 
     fn of(mesh: Mesh, classes: &Classes) -> Vec<(usize, usize, usize, usize, Vec<usize>)> {
         let cluster = Cluster::parse("1x dgx-h100 + 2x dgx-a100-80gb").unwrap();
-        let all = places(&cluster, mesh, classes).unwrap();
+        let all = rank_groups(&cluster, mesh, classes).unwrap();
         all.into_iter().map(|p| (p.rank, p.class, p.stage, p.replicas.len(), p.pools)).collect()
     }
 

@@ -9,8 +9,8 @@ use meshwright_executor::device::Region;
 use meshwright_hardware::op::{Mode, NormKind, Op, Rows};
 use tch::{Device, Kind, Tensor};
 
+use super::attention;
 use crate::kernels;
-use crate::ops::attention;
 use crate::view::{Args, Outcome, n};
 
 /// Floats of the copies of a part, about: 1 MiB on the CPU; on CUDA few launches count for more.

@@ -1,0 +1,85 @@
+//! What a kind of device gives the table of devices: its code, and what it finds.
+//!
+//! In: nothing. Out: a driver's functions, a device's name, what is known of a device that is there.
+//!
+//! Invariant: a name means the same device as long as the machine and its drivers are the same.
+
+use std::fmt;
+
+use meshwright_hardware::mesh::Rank;
+use meshwright_hardware::program::Buffer;
+
+use super::Device;
+use crate::error::ExecutorError;
+
+/// The code of a kind of device.
+pub struct Driver {
+    /// The devices of this machine, by number, usable or not; at least one. [`Found::name`] is set by who calls.
+    pub(super) find: fn() -> Vec<Found>,
+    /// Allocates a rank's buffers, all zeros, on one; the last argument is threads of a processor.
+    pub(super) open: fn(Backend, Rank, &[Buffer], usize) -> Result<Box<dyn Device>, ExecutorError>,
+}
+
+/// A device by name: which kind, and of several which. It is read from text, by the table of devices; the usual one is the
+/// processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Backend {
+    pub(super) name: &'static str,
+    pub(super) number: Option<usize>,
+}
+
+impl Backend {
+    /// Processor cores.
+    pub const CPU: Backend = Backend { name: "cpu", number: None };
+
+    /// Which of its kind.
+    pub fn number(self) -> usize {
+        self.number.unwrap_or(0)
+    }
+
+    /// That a rank cannot use it.
+    pub(super) fn failed(self, rank: Rank, problem: String) -> ExecutorError {
+        ExecutorError::Device { device: self.to_string(), rank, problem }
+    }
+}
+
+impl Default for Backend {
+    fn default() -> Backend {
+        Backend::CPU
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.number {
+            Some(number) => write!(f, "{}:{number}", self.name),
+            None => f.write_str(self.name),
+        }
+    }
+}
+
+/// A device of this machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// What `--device` calls it.
+    pub name: String,
+    /// What it calls itself.
+    pub title: String,
+    /// Interface and driver, with versions.
+    pub driver: String,
+    /// The library that runs ops on it, with its version.
+    pub library: String,
+    /// Whether host memory and cores are all it has.
+    pub software: bool,
+    /// Bytes of memory: the host's where software is all it is; else the largest buffer, as drivers tell no more.
+    pub memory_bytes: u64,
+    /// Why it cannot be used, if it cannot.
+    pub problem: Option<String>,
+}
+
+impl Found {
+    /// That there is none, and why.
+    pub(super) fn absent(problem: impl Into<String>) -> Found {
+        Found { problem: Some(problem.into()), ..Found::default() }
+    }
+}

@@ -1,0 +1,93 @@
+//! Adapters of this machine, and what kernels need of them.
+//!
+//! In: what drivers tell. Out: adapters by number, described.
+//!
+//! Invariant: adapters are numbered alike in every run: discrete GPUs first, software last, else in the driver's order.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::OnceLock;
+use std::task::{Context, Poll, Waker};
+
+use wgpu::{Adapter, DeviceType, Features, Instance, InstanceDescriptor, InstanceFlags, Limits};
+
+use crate::device::{Found, device_info};
+
+/// As `Cargo.toml` asks for it.
+const LIBRARY: &str = "wgpu 30";
+/// Bytes of parameters that a kernel is given as immediates.
+pub(super) const PARAMS: u32 = 128;
+/// Bindings of a kernel at most.
+pub(super) const BINDINGS: u32 = 6;
+/// What an adapter needs to keep time between dispatches.
+pub(super) const CLOCK: Features = Features::TIMESTAMP_QUERY.union(Features::TIMESTAMP_QUERY_INSIDE_ENCODERS);
+/// Bytes of memory that a workgroup shares at most, and its invocations.
+const WORKGROUP: (u32, u32) = (16 << 10, 256);
+
+/// What kernels make use of where it is there.
+pub(super) const EXTRAS: Features = Features::SHADER_I16.union(Features::SUBGROUP);
+
+/// The value of a future that native backends have at once.
+pub(super) fn now<T>(future: impl Future<Output = T>) -> T {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(value) => value,
+        Poll::Pending => unreachable!("native backends answer at once"),
+    }
+}
+
+/// All of them, in their order.
+pub(super) fn enumerate() -> &'static [Adapter] {
+    static ADAPTERS: OnceLock<Vec<Adapter>> = OnceLock::new();
+    ADAPTERS.get_or_init(|| {
+        let mut descriptor = InstanceDescriptor::new_without_display_handle();
+        descriptor.flags = InstanceFlags::empty();
+        let backends = descriptor.backends;
+        let mut adapters = now(Instance::new(descriptor).enumerate_adapters(backends));
+        adapters.sort_by_key(|adapter| match adapter.get_info().device_type {
+            DeviceType::DiscreteGpu => 0,
+            DeviceType::IntegratedGpu => 1,
+            DeviceType::VirtualGpu => 2,
+            DeviceType::Other => 3,
+            DeviceType::Cpu => 4,
+        });
+        adapters
+    })
+}
+
+/// What an adapter with these limits lacks, if anything.
+pub(super) fn lacks(adapter: &Adapter, limits: &Limits) -> Option<String> {
+    let (memory, invocations) = WORKGROUP;
+    let needs = [
+        ("max_immediate_size", limits.max_immediate_size, PARAMS),
+        ("max_storage_buffers_per_shader_stage", limits.max_storage_buffers_per_shader_stage, BINDINGS),
+        ("max_compute_workgroup_storage_size", limits.max_compute_workgroup_storage_size, memory),
+        ("max_compute_invocations_per_workgroup", limits.max_compute_invocations_per_workgroup, invocations),
+    ];
+    if !adapter.features().contains(Features::IMMEDIATES) {
+        return Some("it has no immediates".to_owned());
+    }
+    let short = needs.into_iter().find(|(_, has, needed)| has < needed);
+    short.map(|(limit, has, needed)| format!("its {limit} is {has}, kernels need {needed}"))
+}
+
+/// All adapters of this machine, or why there is none.
+pub(super) fn adapters() -> Vec<Found> {
+    let describe = |adapter: &Adapter| {
+        let info = adapter.get_info();
+        let driver = [info.backend.to_string(), info.driver, info.driver_info];
+        let software = info.device_type == DeviceType::Cpu;
+        let driver: Vec<String> = driver.into_iter().filter(|part| !part.is_empty()).collect();
+        Found {
+            title: info.name,
+            driver: driver.join(", "),
+            library: LIBRARY.to_owned(),
+            software,
+            memory_bytes: if software { device_info().memory_bytes } else { adapter.limits().max_buffer_size },
+            problem: lacks(adapter, &adapter.limits()),
+            ..Found::default()
+        }
+    };
+    let adapters: Vec<Found> = enumerate().iter().map(describe).collect();
+    let none = || vec![Found::absent("no adapter: no driver of Vulkan, Metal or D3D 12")];
+    if adapters.is_empty() { none() } else { adapters }
+}

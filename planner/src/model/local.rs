@@ -1,0 +1,47 @@
+//! What of a model a rank holds.
+//!
+//! In: a plan's mesh and microbatch. Out: [`Local`], by which tapes are sharded.
+//!
+//! Invariant: sizes are those of one rank.
+
+/// What a rank holds, as a plan fixes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Local {
+    /// Sequences a microbatch.
+    pub microbatch: usize,
+    /// Tokens a sequence on the rank.
+    pub seq: usize,
+    /// Tokens a sequence of a decoder beside an encoder.
+    pub target: usize,
+    /// Whether a token sees only earlier ones.
+    pub causal: bool,
+    /// Ranks of tensor parallelism.
+    pub tp: usize,
+    /// Whether they share tokens too.
+    pub sp: bool,
+    /// Ranks of context parallelism.
+    pub cp: usize,
+    /// Whether keys and values go round a ring of them.
+    pub ring: bool,
+    /// Ranks of expert parallelism.
+    pub ep: usize,
+    /// Whether tensor parallelism leaves experts whole, each rank running them for its own tokens.
+    pub whole: bool,
+}
+
+impl Local {
+    /// Tokens a microbatch.
+    pub fn rows(&self) -> usize {
+        self.microbatch * self.seq
+    }
+
+    /// Ranks that share the tokens of the residual stream.
+    pub fn sharers(&self) -> usize {
+        if self.sp { self.tp } else { 1 }
+    }
+
+    /// Tokens of the residual stream.
+    pub fn residual_rows(&self) -> usize {
+        self.rows() / self.sharers()
+    }
+}

@@ -1,0 +1,76 @@
+//! Prices that remember: a search asks for the same collectives and vectors again and again.
+//!
+//! In: collectives over a mesh, ops. Out: seconds.
+//!
+//! Invariant: the figures of the prices beneath.
+
+use meshwright_hardware::mesh::{Axis, Mesh};
+use meshwright_hardware::op::Op;
+use meshwright_hardware::price::{PriceError, Prices};
+use meshwright_hardware::program::{Collective, Elem};
+use meshwright_hardware::units::Bytes;
+use rustc_hash::FxHashMap;
+
+use super::times::Times;
+
+/// First rank, distance and number of a group's ranks.
+type Group = (usize, usize, usize);
+
+/// Prices with a memory for what travels.
+pub struct CachedPrices<'a> {
+    /// The prices; their mesh is not used.
+    pub prices: Prices<'a>,
+    /// Whether all axes count as near as can be.
+    pub nearest: bool,
+    known: FxHashMap<(Collective, u64, Group), f64>,
+    ops: FxHashMap<(&'static str, usize, Elem), f64>,
+    /// Of linear layers by rows, outputs and inputs.
+    pub linears: FxHashMap<(usize, usize, usize), Times>,
+}
+
+impl<'a> CachedPrices<'a> {
+    /// An empty memory.
+    pub fn new(prices: Prices<'a>) -> Self {
+        CachedPrices {
+            prices,
+            nearest: false,
+            known: FxHashMap::default(),
+            ops: FxHashMap::default(),
+            linears: FxHashMap::default(),
+        }
+    }
+
+    /// Seconds of a collective over an axis on a vector of so many bytes.
+    pub fn collective(&mut self, mesh: &Mesh, op: Collective, axis: Axis, bytes: u64) -> Result<f64, PriceError> {
+        if mesh.size(axis) == 1 {
+            return Ok(0.0);
+        }
+        let (group, stride, ranks) = self.prices.group(mesh, axis);
+        let stride = if self.nearest { 1 } else { stride };
+        let key = (op, bytes, (group, stride, ranks));
+        if let Some(&seconds) = self.known.get(&key) {
+            return Ok(seconds);
+        }
+        let seconds = self.prices.among(op, Bytes(bytes), group, (stride, ranks))?.0;
+        self.known.insert(key, seconds);
+        Ok(seconds)
+    }
+
+    /// Seconds of an op whose floats are `elem` unless it takes fp32 alone.
+    pub fn op(&mut self, op: &Op, elem: Elem) -> Result<f64, PriceError> {
+        Ok(self.prices.op(op, op.signature().iter().map(|param| param.takes.elem(elem)))?.0)
+    }
+
+    /// The same of an op over `n` elements, from memory.
+    pub fn vector(&mut self, name: &'static str, n: usize, elem: Elem, op: impl Fn() -> Op) -> Result<f64, PriceError> {
+        if n == 0 {
+            return Ok(0.0);
+        }
+        if let Some(&seconds) = self.ops.get(&(name, n, elem)) {
+            return Ok(seconds);
+        }
+        let seconds = self.op(&op(), elem)?;
+        self.ops.insert((name, n, elem), seconds);
+        Ok(seconds)
+    }
+}

@@ -1,0 +1,99 @@
+//! What combinations of one shape, mesh and ZeRO stage share: costs, capacities, and floors of each combination by them.
+//!
+//! In: a shape and a combination. Out: a [`Group`]; a combination's floor.
+//!
+//! Invariant: no plan of a combination undercuts its floor.
+
+use std::sync::Arc;
+
+use crate::error::PlanError;
+use crate::lower::PieceSizes;
+
+use super::bound::Whole;
+use super::cost::ShapeWork;
+use super::memory_bound::LayerCapacity;
+use super::pool_assignment::PoolAssignment;
+use super::space::Combination;
+use super::state::{Group, Search};
+use super::times::Costs;
+use super::{memory_bound, stages};
+
+impl Search<'_> {
+    /// What combinations of a shape's mesh and ZeRO stage share; `nearest` if its axes are to be as near as can be, `quick`
+    /// if it is for floors alone.
+    pub(super) fn group(
+        &mut self,
+        index: usize,
+        of: &Combination,
+        nearest: bool,
+        quick: bool,
+    ) -> Result<Group, PlanError> {
+        let plan = self.space.plan(&self.shapes[index], of);
+        let works = if quick { &self.quick[index] } else { &self.work[index] };
+        let sizes = PieceSizes::of(&plan, &works[0].frames);
+        let mut costs = Vec::new();
+        for (links, work) in self.links.iter_mut().zip(works) {
+            links.nearest = nearest;
+            let priced = Costs::of(&plan, work, &sizes, links);
+            links.nearest = false;
+            costs.push(priced?);
+        }
+        let wholes = costs.iter().map(|costs| Whole::of(&plan, costs)).collect();
+        let assignment = PoolAssignment::of(self.cluster, &plan.mesh).expect("straddling meshes are left out before");
+        let capacity = match &assignment {
+            PoolAssignment::Stages(pools) => pools.iter().map(|&pool| self.capacity[pool]).sum(),
+            PoolAssignment::Replicas(_) => self.capacity.iter().copied().min().unwrap_or(0) * of.pp as u64,
+        };
+        let hopeless = stages::hopeless(&plan, &sizes, capacity);
+        let trades = self.trades[index].iter().zip(&costs).zip(&self.capacity);
+        let layer_capacities = trades.map(|((trade, costs), capacity)| {
+            LayerCapacity::of(trade, costs.layer(trade.kind), &sizes.layers[&trade.kind][0], *capacity)
+        });
+        Ok(Group { assignment, layer_capacities: layer_capacities.collect(), costs, wholes, sizes, hopeless })
+    }
+
+    /// The same for the combination's own plans.
+    pub(super) fn exact_group(&mut self, index: usize, of: &Combination) -> Result<Arc<Group>, PlanError> {
+        let key = (index, of.pp, of.zero, of.order);
+        if let Some(group) = self.groups.get(&key) {
+            return Ok(group.clone());
+        }
+        if self.work[index].is_empty() {
+            let plan = self.space.plan(&self.shapes[index], of);
+            let work = self.links.iter_mut().map(|links| ShapeWork::of(&plan, &mut links.prices));
+            self.work[index] = work.collect::<Result<Vec<_>, _>>()?;
+        }
+        let group = Arc::new(self.group(index, of, false, false)?);
+        self.groups.insert(key, group.clone());
+        Ok(group)
+    }
+
+    pub(super) fn floor(&mut self, index: usize, of: &Combination, group: &Group) -> f64 {
+        let shape = self.shapes[index];
+        let (pipeline, ratio) = (self.pipeline(&shape, of), self.ratio(&shape, of));
+        let floor = match &group.wholes[..] {
+            [whole] => whole.floor(&pipeline, ratio),
+            all => {
+                // Work goes to each pool by its speed, were there nothing else.
+                let counts = group.assignment.counts(all.len());
+                let rate: f64 =
+                    counts.iter().zip(all).map(|(&n, whole)| n as f64 / whole.microbatch(of.pp * of.chunks).0).sum();
+                let batch = self.space.job.global_batch as f64 / self.shapes[index].microbatch as f64;
+                match group.assignment {
+                    PoolAssignment::Stages(_) => batch / of.dp as f64 / rate,
+                    PoolAssignment::Replicas(_) => batch / of.pp as f64 / rate,
+                }
+            }
+        };
+        let (PoolAssignment::Stages(pools), Some(any)) = (&group.assignment, group.layer_capacities.first()) else {
+            return floor;
+        };
+        let layer_capacity = |stage: usize| &group.layer_capacities[pools[stage]];
+        if pipeline.chunks == 1 {
+            return memory_bound::floor(&pipeline, layer_capacity, floor);
+        }
+        let flights = self.flights(pipeline);
+        let layers = self.space.layers_of_kind(pipeline.stages * pipeline.chunks, any.kind());
+        floor.max(memory_bound::even(&pipeline, layer_capacity, &flights, &layers))
+    }
+}

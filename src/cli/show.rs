@@ -1,0 +1,177 @@
+//! What several commands show of a plan, as text or JSON.
+//!
+//! In: figures, training, meetings of sites. Out: lines for people, values for scripts.
+//!
+//! Invariant: figures are those of [`FIGURES`], in its order.
+
+use meshwright_hardware::exit::Exit;
+use meshwright_hardware::profile::Cluster;
+use meshwright_hardware::units::{Bytes, Dollars, Seconds};
+use meshwright_planner::goal::Offer;
+use meshwright_planner::goodput::Training;
+use meshwright_planner::plan::Plan;
+use meshwright_planner::predict::{FIGURES, Figures, Outer};
+
+use crate::failure::Failure;
+
+/// The figures of a plan with the plan, for scripts.
+pub fn figures_json(plan: &Plan, figures: &Figures) -> serde_json::Value {
+    let mut all = serde_json::to_value(figures).expect("figures are numbers");
+    all["plan"] = serde_json::to_value(plan).expect("a plan is tables of strings and numbers");
+    all
+}
+
+/// A prediction for people: [`FIGURES`] in lines, then the memory of each pool.
+pub fn print_figures(figures: &Figures) {
+    println!("{}", lines(figures));
+    for pool in &figures.pools {
+        let (peak, left) = (Bytes(pool.peak_memory_bytes).to_string(), pool.headroom * 100.0);
+        println!("           {peak:>12}   on {} × {}, {left:.1} % of its memory left", pool.ranks, pool.device);
+    }
+}
+
+/// A line for each figure with a label, the ones without behind it.
+fn lines(figures: &Figures) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for figure in FIGURES {
+        let ([label, words], value) = (figure.line, figure.unit.show((figure.get)(figures)));
+        match lines.last_mut() {
+            Some(line) if label.is_empty() => *line += &format!("   {value} {words}"),
+            _ => lines.push(format!("   {label:<7} {value:>12}   {words}").trim_end().to_owned()),
+        }
+    }
+    lines.join("\n")
+}
+
+/// What a plan lacks that does not fit.
+pub fn missing_memory(figures: &Figures, cluster: &Cluster) -> Option<String> {
+    let missing = Bytes(u64::try_from(-figures.headroom_bytes).ok().filter(|_| !figures.fits)?);
+    let fullest = figures.pools.iter().min_by(|a, b| a.headroom.total_cmp(&b.headroom));
+    let (peak, device) = match fullest {
+        Some(pool) => (pool.peak_memory_bytes, pool.device.as_str()),
+        None => (figures.peak_memory_bytes, cluster.pools.first()?.device.name.as_str()),
+    };
+    Some(format!("a rank needs {} on `{device}`, {missing} more than can be used there", Bytes(peak)))
+}
+
+/// What a command ends with whose plan lacks memory: nothing else is wrong, but nobody can run it.
+pub fn does_not_fit(missing: Option<String>) -> Result<(), Failure> {
+    match missing {
+        Some(missing) => {
+            let help = "`meshwright plan` finds one that does, or says what would do";
+            Err(Failure::new(Exit::Infeasible, format!("the plan does not fit: {missing}; {help}")))
+        }
+        None => Ok(()),
+    }
+}
+
+/// What training by an offer takes, in a line for people; `known` where the user said how many steps.
+pub fn print_training_line(offer: &Offer, known: bool) {
+    let training = &offer.training;
+    let (days, tokens) = (Seconds(training.days * 86400.0), offer.plan.job.tokens());
+    let cost = training.dollars.map_or("no price known".to_owned(), |dollars| Dollars(dollars).to_string());
+    let energy = energy(training.energy_kwh, "no power known");
+    let steps = training.steps;
+    let yours = if known { "" } else { " (--tokens sets yours)" };
+    println!(
+        "   train   {:>12}   {cost}, {energy}; {tokens} in {steps} steps{yours}, failures included",
+        days.to_string()
+    );
+}
+
+/// What training takes, with its failures and checkpoints, for people.
+pub fn print_training(training: &Training) {
+    let Training { steps, days_without_failures, days, goodput, .. } = training;
+    println!("\nfrom the first step to the last, predicted");
+    println!(
+        "   {steps} steps: {} days without failures, {} expected (goodput {:.1} %), nine runs in ten below {}",
+        brief(*days_without_failures),
+        brief(*days),
+        100.0 * goodput,
+        brief(training.days_p90)
+    );
+    if let (Some(mtbf), Some(every)) = (training.mtbf_s, training.checkpoint_every_steps) {
+        let (bytes, write) = (Bytes(training.checkpoint_bytes), Seconds(training.checkpoint_write_s));
+        println!(
+            "   a failure every {}, {} in all; restart in {}",
+            Seconds(mtbf),
+            brief(training.failures),
+            Seconds(training.restart_s)
+        );
+        println!("   a checkpoint of {bytes} every {every} steps, written in {write}");
+    }
+    let cost = training.dollars.map_or("no price known".to_owned(), money);
+    let energy = training.energy_kwh.map_or("no power known".to_owned(), |kwh| format!("{} kWh", brief(kwh)));
+    println!("   {cost}, {energy}");
+    for assumption in &training.assumptions {
+        println!("   assumed: {assumption}");
+    }
+}
+
+/// What meetings of sites cost, for people.
+pub fn print_sites(plan: &Plan, outer: &Outer) {
+    let every = plan.sites.map_or(1, |sites| sites.every);
+    println!("\nmeetings of {} sites every {every} steps, predicted", plan.site_count());
+    println!(
+        "   step    {:>12}   of which {} are the meetings' share",
+        Seconds(outer.step_s).to_string(),
+        Seconds(outer.step_s - outer.inner_step_s)
+    );
+    println!(
+        "   link    {:>12}   an exchange; {} each way a period, in use {:.1} % of the time",
+        Seconds(outer.exchange_s).to_string(),
+        Bytes(outer.exchanged_bytes),
+        100.0 * outer.link_busy
+    );
+    println!("   update  {:>12}   of outer weights, a fragment", Seconds(outer.update_s).to_string());
+    println!("   {}", outer.assumption);
+}
+
+/// A count with as many digits as it deserves.
+pub fn brief(number: f64) -> String {
+    match number.abs() {
+        size if size >= 100.0 => format!("{number:.0}"),
+        size if size >= 1.0 => format!("{number:.1}"),
+        0.0 => "0".to_owned(),
+        _ => format!("{number:.3}"),
+    }
+}
+
+/// Dollars, with as many digits as they deserve.
+pub fn money(dollars: f64) -> String {
+    let sign = if dollars < 0.0 { "-" } else { "" };
+    match dollars.abs() {
+        size if size >= 100.0 || size == 0.0 => format!("{sign}${size:.0}"),
+        size if size >= 0.01 => format!("{sign}${size:.2}"),
+        size => format!("{sign}${size:.6}"),
+    }
+}
+
+/// Energy in the unit that suits it.
+pub fn energy(kwh: Option<f64>, unknown: &str) -> String {
+    match kwh {
+        None => unknown.to_owned(),
+        Some(kwh) if kwh < 1e4 => format!("{} kWh", brief(kwh)),
+        Some(kwh) if kwh < 1e7 => format!("{} MWh", brief(kwh / 1e3)),
+        Some(kwh) => format!("{} GWh", brief(kwh / 1e6)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use meshwright_planner::predict::predict;
+
+    use super::*;
+
+    #[test]
+    fn every_figure_is_in_the_lines_and_in_json() {
+        let plan = Plan::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cases/tiny.toml")).unwrap();
+        let figures = predict(&plan, &Cluster::parse("8x cpu-generic").unwrap()).unwrap().figures;
+        let (text, json) = (lines(&figures), figures_json(&plan, &figures));
+        for figure in FIGURES {
+            let value = figure.unit.show((figure.get)(&figures));
+            assert!(text.contains(&format!("{value} {}", figure.line[1]).trim_end()), "{} in {text}", figure.title);
+            assert!(json[figure.key] == figure.unit.json((figure.get)(&figures)), "{} in {json}", figure.key);
+        }
+    }
+}
