@@ -101,17 +101,12 @@ fn bounds(plan: &Plan, cluster: &Cluster) -> (f64, f64, f64) {
 
 #[test]
 fn no_bound_is_above_its_simulation() {
-    let cases = [
-        (Architecture::Gpt2, Precision::Fp32, "8x cpu-generic"),
-        (Architecture::Llama, Precision::Fp32, "8x cpu-generic"),
-        (Architecture::Gpt2, Precision::Bf16, "1x dgx-a100-80gb"),
-        (Architecture::Llama, Precision::Bf16, "1x dgx-a100-80gb"),
-    ];
-    for (architecture, precision, devices) in cases {
+    let both = |architecture| [Precision::Fp32, Precision::Bf16].map(|precision| (architecture, precision));
+    for (architecture, precision) in [Architecture::Gpt2, Architecture::Llama].into_iter().flat_map(both) {
         let job = Job { precision, ..tiny_job(tiny_model(architecture)) };
-        let cluster = cluster(devices);
+        let cluster = cluster("8x cpu-generic");
         let found = search(&job, &cluster, &Fix::default(), usize::MAX).unwrap();
-        assert!(found.best.len() > 50, "{}", found.best.len());
+        assert!(found.best.len() > 100, "{}", found.best.len());
         for (plan, figures) in &found.best {
             let ((bound, floor, plain), simulated) = (bounds(plan, &cluster), figures.step_time_s);
             assert!(bound <= simulated * (1.0 + 1e-6), "{}: {bound} above {simulated}", plan.summary());
