@@ -5,7 +5,7 @@
 //! Invariant: `x.exact().parse() == x`, and a bare number never parses.
 
 use std::fmt;
-use std::ops::{Add, AddAssign, Mul, Sub};
+use std::ops::{Add, AddAssign, Div, Mul, Sub};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
