@@ -39,7 +39,7 @@ use meshwright_hardware::verify::Verified;
 
 use crate::checkpoint::Checkpoints;
 use crate::clock::trace;
-use crate::device::{Device, Region, StepArgs};
+use crate::device::{Device, Region};
 use crate::error::ExecutorError;
 use crate::init::initial;
 use crate::metrics::StepMetrics;

@@ -12,10 +12,9 @@ use meshwright_hardware::op::Op;
 use meshwright_hardware::price::{PriceError, Prices};
 use meshwright_hardware::program::{Collective, Elem};
 use meshwright_hardware::units::{Bytes, Seconds};
-use rustc_hash::FxHashMap;
 
 use super::cached_prices::CachedPrices;
-use super::times::{Costs, Moves, Pass, PieceCost, Share, Times};
+use super::times::{Costs, Moves, Pass, PieceCost, Share};
 use crate::job::Kind;
 use crate::lower::{
     BankSize, Blocks, ByClass, Class, Formats, Frames, PieceSize, PieceSizes, Pieces, Tapes, ValueFormats, after_saves,
