@@ -7,7 +7,7 @@ use meshwright_planner::explain::{Alternative, Cause, Decided, Explanation, Limi
 use meshwright_planner::goodput::Training;
 use meshwright_planner::plan::Plan;
 
-use super::show::{brief, does_not_fit, missing_memory, money, print_figures, print_sites, print_training};
+use super::show::{does_not_fit, missing_memory, money, print_figures, print_sites, print_training};
 use crate::failure::Failure;
 
 /// Arguments of `explain`.
