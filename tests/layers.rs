@@ -274,8 +274,8 @@ fn no_files_know_each_other_in_a_circle() {
             let mut next = vec![start];
             while let Some(at) = next.pop() {
                 for arrow in onward(at) {
-                    if !came.contains_key(&arrow.to) {
-                        came.insert(arrow.to, (at, arrow));
+                    if let Entry::Vacant(unseen) = came.entry(arrow.to) {
+                        unseen.insert((at, arrow));
                         next.push(arrow.to);
                     }
                 }

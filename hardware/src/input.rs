@@ -45,8 +45,8 @@ impl std::fmt::Display for Fault {
 pub struct InputError {
     /// Path as given, or the embedded file's.
     pub file: String,
-    /// Where.
-    pub at: Location,
+    /// Where; boxed, as errors are returned through every reader.
+    pub at: Box<Location>,
     /// The key that a check refuses; none where the text does not parse.
     pub key: Option<String>,
     /// What is wrong, of which value, and what would do.
@@ -55,7 +55,8 @@ pub struct InputError {
 
 impl std::fmt::Display for InputError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let InputError { file, at: Location { line, column, excerpt, .. }, key, problem } = self;
+        let InputError { file, at, key, problem } = self;
+        let Location { line, column, excerpt, .. } = &**at;
         write!(f, "{file}:{line}:{column}: {problem}")?;
         // A refused value stands in the problem already.
         if key.is_none() { write!(f, ", at `{}`", excerpt.trim()) } else { Ok(()) }
@@ -68,7 +69,7 @@ impl InputError {
     /// Of TOML's complaint about `text`.
     pub fn of_toml(file: &str, text: &str, error: &toml::de::Error) -> Self {
         let at = Location::of_span(text, error.span().unwrap_or(0..0));
-        InputError { file: file.to_owned(), at, key: None, problem: error.message().to_owned() }
+        InputError { file: file.to_owned(), at: Box::new(at), key: None, problem: error.message().to_owned() }
     }
 
     /// Of JSON's complaint about `text`.
@@ -77,7 +78,12 @@ impl InputError {
         let start = before + error.column().saturating_sub(1);
         let said = error.to_string();
         let problem = said.rsplit_once(" at line ").map_or(said.as_str(), |(problem, _)| problem).to_owned();
-        InputError { file: file.to_owned(), at: Location::of_span(text, start..start + 1), key: None, problem }
+        InputError {
+            file: file.to_owned(),
+            at: Box::new(Location::of_span(text, start..start + 1)),
+            key: None,
+            problem,
+        }
     }
 
     /// Of a value in `text`, which is TOML, that a check refuses.
@@ -91,7 +97,7 @@ impl InputError {
     }
 
     fn refused(file: &str, at: Location, fault: &Fault) -> Self {
-        InputError { file: file.to_owned(), at, key: Some(fault.key.clone()), problem: fault.to_string() }
+        InputError { file: file.to_owned(), at: Box::new(at), key: Some(fault.key.clone()), problem: fault.to_string() }
     }
 }
 
@@ -189,7 +195,7 @@ mod tests {
     /// Line and column of a refused key, and what is marked there.
     fn found(text: &str, key: &str) -> (usize, usize, String) {
         let Location { line, column, excerpt, mark } =
-            InputError::of_fault("f.toml", text, &Fault::new(key, "", "")).at;
+            *InputError::of_fault("f.toml", text, &Fault::new(key, "", "")).at;
         (line, column, excerpt[mark].to_owned())
     }
 

@@ -17,8 +17,11 @@ pub struct Driver {
     /// The devices of this machine, by number, usable or not; at least one. [`Found::name`] is set by who calls.
     pub(super) find: fn() -> Vec<Found>,
     /// Allocates a rank's buffers, all zeros, on one; the last argument is threads of a processor.
-    pub(super) open: fn(Backend, Rank, &[Buffer], usize) -> Result<Box<dyn Device>, ExecutorError>,
+    pub(super) open: Open,
 }
+
+/// Allocates the buffers of a rank.
+type Open = fn(Backend, Rank, &[Buffer], usize) -> Result<Box<dyn Device>, ExecutorError>;
 
 /// A device by name: which kind, and of several which. It is read from text, by the table of devices; the usual one is the
 /// processor.

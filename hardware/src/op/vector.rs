@@ -200,6 +200,7 @@ impl Spec for AdamW {
         let first = first(shards, at.on(axis), n);
         let norm = x[0][0].sqrt() / step.loss_scale;
         let shrink = if step.clip > 0.0 { (step.clip / (norm + 1e-6)).min(1.0) } else { 1.0 };
+        #[allow(clippy::needless_range_loop)] // several arguments are walked side by side
         for i in 0..n {
             let decay = if first + i < decayed { step.weight_decay } else { 0.0 };
             let g = x[1][i] / step.loss_scale * shrink;

@@ -41,7 +41,7 @@ fn plain_json(text: &str) -> String {
             from = at + word.len();
             // In a string an odd number of quotes stands before it on its line.
             let line = plain[..at].rfind('\n').map_or(0, |end| end + 1);
-            if plain[line..at].replace("\\\"", "").matches('"').count() % 2 == 0 {
+            if plain[line..at].replace("\\\"", "").matches('"').count().is_multiple_of(2) {
                 plain.replace_range(at..from, &format!("{:<1$}", "null", word.len()));
             }
         }
@@ -135,8 +135,8 @@ fn sparse_layers(config: &Config, layers: usize) -> Result<(usize, usize), Fault
     };
     // Which layers have experts, as a list of flags, or which have none, as a list of numbers.
     if let Some(value @ Value::Array(flags)) = config.get("moe_layer_freq") {
-        let dense = flags.iter().take_while(|flag| **flag == Value::from(0)).count();
-        let rest = flags.len() == layers && flags[dense..].iter().all(|flag| *flag == Value::from(1));
+        let dense = flags.iter().take_while(|flag| **flag == 0).count();
+        let rest = flags.len() == layers && flags[dense..].iter().all(|flag| *flag == 1);
         return if rest { Ok((dense, 1)) } else { Err(unlike("moe_layer_freq", value)) };
     }
     let every =
@@ -145,7 +145,7 @@ fn sparse_layers(config: &Config, layers: usize) -> Result<(usize, usize), Fault
     let dense = config.count(&["first_k_dense_replace", "moe_layer_start_index"])?.unwrap_or(0);
     match config.get("mlp_only_layers") {
         Some(value @ Value::Array(numbers)) if !numbers.is_empty() => {
-            let first = numbers.iter().enumerate().all(|(at, number)| *number == Value::from(at));
+            let first = numbers.iter().enumerate().all(|(at, number)| *number == at);
             if first && every == 1 && dense == 0 {
                 Ok((numbers.len(), 1))
             } else {

@@ -1,3 +1,5 @@
+use meshwright_hardware::units::Precision;
+
 use super::bound::{Whole, least_ratio};
 use super::cached_prices::CachedPrices;
 use super::cost::ShapeWork;
