@@ -135,9 +135,11 @@ impl RunDir {
         let dir = RunDir { path: path.to_owned(), _lock: None };
         if !dir.file("plan.toml").exists() {
             let what = path.display();
-            return Err(Failure::input(format!(
-                "{what} is no run's folder: it has no plan.toml; `meshwright run` makes one"
-            )));
+            let exit = if path.exists() { Exit::Input } else { Exit::Failed };
+            return Err(Failure::new(
+                exit,
+                format!("{what} is no run's folder: it has no plan.toml; `meshwright run` makes one"),
+            ));
         }
         Ok(dir)
     }

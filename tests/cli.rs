@@ -137,11 +137,12 @@ fn bad_input_is_refused_with_file_key_and_value_and_nothing_is_written() {
     place.refused(&run("tp.toml"), 2, &["tp.toml:", "`mesh.tp` is 3", "`heads` = 4"]);
     place.refused(&run("batch.toml"), 2, &["batch.toml:", "`job.global_batch` is 6"]);
     place.refused(&run("format.toml"), 2, &["format.toml", "fp8", "fp32, bf16 and fp16"]);
-    place.refused(&run("missing.toml"), 2, &["missing.toml"]);
+    place.refused(&run("missing.toml"), 1, &["missing.toml"]);
     place.write("tiny.toml", &tiny());
     place.refused(&["run", "tiny.toml", "--data", "nothing-here", "-o", "out"], 2, &["nothing-here"]);
     place.refused(&["run", "tiny.toml", "--device", "abacus"], 2, &["abacus", "cpu"]);
-    place.refused(&["report", "no-run"], 2, &["no-run"]);
+    place.refused(&["report", "no-run"], 1, &["no-run"]);
+    place.refused(&["report", "."], 2, &["no run's folder"]);
     let plan = |cluster: &'static str| {
         ["plan", "gpt3-175b", "--cluster", cluster, "--seq", "2048", "--global-batch", "1536", "-o", "out"]
     };
@@ -174,7 +175,7 @@ fn the_catalog_can_be_listed_and_shown() {
 #[test]
 fn a_build_without_torch_says_so() {
     let place = place("without-torch");
-    place.refused(&["run", "plan.toml", "--device", "abacus"], 2, &["abacus", "torch, cuda or cuda:N"]);
+    place.refused(&["run", "plan.toml", "--device", "abacus"], 2, &["abacus", "torch, cuda, cuda:N"]);
     place.write("plan.toml", &tiny());
     for device in ["torch", "cuda:1"] {
         place.refused(&["run", "plan.toml", "--device", device], 4, &[device, "not built in: scripts/torch"]);

@@ -138,7 +138,7 @@ fn tables_name_what_they_show_and_end_with_what_is_next() {
     );
     place.refused(&["explain", "plan.toml", "--cluster", CLUSTER, "--mtbf", "0 h"], 2, &["--mtbf is 0"]);
     place.refused(&["explain", "plan.toml", "--cluster", "1x dgx-a100-80gb"], 2, &["16 ranks", "8 devices"]);
-    place.refused(&["explain", "none.toml", "--cluster", CLUSTER], 2, &["none.toml"]);
+    place.refused(&["explain", "none.toml", "--cluster", CLUSTER], 1, &["none.toml"]);
 }
 
 #[test]

@@ -196,14 +196,17 @@ fn a_job_that_does_not_fit_is_told_what_would_make_it() {
 
 /// Forty devices cannot share 32 sequences, four heads and four layers evenly.
 #[test]
-fn devices_that_nothing_divides_by_are_told_apart_from_too_few() {
+fn devices_that_nothing_divides_by_stay_idle() {
     let place = place("goals-indivisible");
     let five = "5x dgx-a100-80gb";
-    let advised = place.advised(five, &[]);
-    assert_eq!(how(&advised, "--cluster"), ALL);
-    let batch = how(&advised, "--global-batch");
-    assert_eq!(place.planned(five, &["--global-batch", &batch])["cluster"], five);
-    // Who does not ask for all of them gets fewer at once.
+    let planned = place.planned(five, &[]);
+    assert_eq!(planned["cluster"], five);
+    assert!(number(&planned, &["idle_devices"]) > 0.0, "{planned}");
+    let four = place.planned(ALL, &[]);
+    assert!(number(&planned, &["step_time_s"]) <= number(&four, &["step_time_s"]) * 1.005, "{planned}");
+    let text = String::from_utf8(place.plan(five, &[]).stdout).unwrap();
+    assert!(text.lines().next().unwrap().contains("devices idle"), "{text}");
+    // Who asks for little cost gets fewer nodes.
     let cheap = place.planned(five, &["--objective", "cost"]);
     assert_ne!(cheap["cluster"], five);
 }

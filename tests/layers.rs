@@ -2,6 +2,7 @@
 //!
 //! Read are paths that begin with `crate` or `super`, in `use` and elsewhere; tests may look where they like.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 

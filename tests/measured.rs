@@ -61,8 +61,8 @@ fn job(family: Family) -> Job {
     }
 }
 
-/// Every op of such a program has a class that calibration times, at sizes about its own: the nearest differs by no more than
-/// 16 times in any dim.
+/// Every op of such a program has a class that calibration times, at sizes about its own: of those that move more than a start
+/// takes, the nearest differs by no more than 16 times in any dim.
 #[test]
 fn a_calibration_times_what_mixtures_and_latent_attention_run() {
     let experts = Experts {
@@ -91,7 +91,8 @@ fn a_calibration_times_what_mixtures_and_latent_attention_run() {
                 dims.iter().zip(&*call.op.dims()).map(ratio).fold(1.0, f64::max)
             };
             let nearest = timed.get(call.op.class()).into_iter().flatten().map(far).fold(f64::INFINITY, f64::min);
-            assert!(nearest <= 16.0, "{:?} is {nearest} times from what is timed", call.op);
+            let small = call.op.bytes() < 1 << 16 && nearest.is_finite();
+            assert!(small || nearest <= 16.0, "{:?} is {nearest} times from what is timed", call.op);
             seen.push(call.op.class());
         }
     }
