@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use meshwright_executor::device::Backend;
 use meshwright_executor::train::{CheckpointConfig, TrainConfig};
+use meshwright_hardware::exit::Exit;
 use meshwright_hardware::profile::{Cluster, Machine};
 use meshwright_hardware::program::Program;
 use meshwright_hardware::trace::Trace;

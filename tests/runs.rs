@@ -176,7 +176,7 @@ fn what_would_end_a_run_is_said_before_anything_is_written() {
     let narrow = ["run", "fp16.toml", "--data", "text.txt", "--cluster", "measured.toml", "-o", "out"];
     place.refused(&narrow, 2, &["fp16"]);
     place.refused(&train("ranks.toml", "out", &[]), 2, &["4", "2"]);
-    place.refused(&train("eps.toml", "out", &[]), 2, &["eps", "above 0"]);
+    place.refused(&train("eps.toml", "out", &[]), 2, &["eps", "above zero"]);
     place.refused(&train("large.toml", "out", &[]), 4, &["memory is short", "TiB", "free on this machine"]);
     let short = ["run", "tiny.toml", "--data", "short.txt", "--cluster", "machine.toml", "-o", "out"];
     place.refused(&short, 2, &["short.txt", "2 bytes", "16 tokens"]);

@@ -39,7 +39,7 @@ fn a_machine_without_an_adapter_ends_the_command_with_what_was_found() {
     let arguments = ["run", TINY, "--device", "wgpu", "-o", "out"];
     let mut command = devices::command(env!("CARGO_BIN_EXE_meshwright"), &place, &arguments);
     let output = command.env("VK_ICD_FILENAMES", &none).env("VK_DRIVER_FILES", &none).output().unwrap();
-    let parts = ["wgpu:0", "there is none on this machine", "found: cpu (", "no adapter"];
+    let parts = ["wgpu:0", "found: cpu (", "no adapter"];
     assert_device_failed(&output, &place, &parts);
 }
 

@@ -15,7 +15,9 @@ fn more_work_takes_longer_and_every_class_has_a_curve() {
         Op::Loss { rows: 64, vocab: 32, shards: 1, scale: 1.0 },
         Op::Embed { rows: 64, cols: 32, vocab: 8, shards: 1 },
     ];
-    let curves = calibrate(&config(2, ops)).unwrap();
+    // Time enough for every size of a message, also on a busy machine.
+    let config = CalibrateConfig { budget: Duration::from_secs(3), ..config(2, ops) };
+    let curves = calibrate(&config).unwrap();
     let classes: Vec<&str> = curves.keys().map(String::as_str).collect();
     let communication = [
         "all-gather",

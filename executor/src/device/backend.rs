@@ -102,7 +102,7 @@ impl Backend {
     pub fn find(self) -> Result<Found, ExecutorError> {
         // Without asking drivers that it does not need, which takes time.
         match of_kind(self.entry()).into_iter().nth(self.number()) {
-            Some(Found { problem: Some(problem), .. }) => Err(self.failed(0, problem)),
+            Some(Found { problem: Some(problem), .. }) => Err(self.failed(0, format!("{problem}; {}", listed()))),
             Some(found) => Ok(found),
             None => Err(self.missing(0)),
         }
@@ -110,12 +110,7 @@ impl Backend {
 
     /// That there is no such device.
     fn missing(self, rank: Rank) -> ExecutorError {
-        let listed = found().into_iter().map(|found| match found.problem {
-            None => format!("{} ({})", found.name, found.title),
-            Some(problem) => format!("{}, unusable ({problem})", found.name),
-        });
-        let problem = format!("there is none on this machine; found: {}", listed.collect::<Vec<_>>().join(", "));
-        self.failed(rank, problem)
+        self.failed(rank, format!("there is none on this machine; {}", listed()))
     }
 
     /// The names that can be read, in words: `cpu, wgpu, wgpu:N, …`.
@@ -136,6 +131,15 @@ fn of_kind(entry: &'static Entry) -> Vec<Found> {
     };
     let named = |(number, found)| Found { name: entry.backend(number).to_string(), ..found };
     found.into_iter().enumerate().map(named).collect()
+}
+
+/// Every device of this machine in words, with what keeps it from being used.
+fn listed() -> String {
+    let listed = found().into_iter().map(|found| match found.problem {
+        None => format!("{} ({})", found.name, found.title),
+        Some(problem) => format!("{}, unusable ({problem})", found.name),
+    });
+    format!("found: {}", listed.collect::<Vec<_>>().join(", "))
 }
 
 /// All devices of this machine, usable or not.

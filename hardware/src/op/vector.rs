@@ -193,8 +193,11 @@ impl Spec for AdamW {
 
     fn reference(&self, x: &mut Args, at: Coord, step: &Step) {
         let AdamW { n, decayed, shards, axis, master } = *self;
-        // A norm that is not finite updates nothing.
+        // A norm that is not finite updates nothing: narrow weights stay what their masters round to.
         if !x[0][0].is_finite() {
+            if master {
+                x[2] = x[5].clone();
+            }
             return;
         }
         let first = first(shards, at.on(axis), n);

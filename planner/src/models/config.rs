@@ -224,8 +224,9 @@ mod tests {
 
     #[test]
     fn a_size_that_is_missing_is_named() {
-        let message =
-            parse("x/config.json", r#"{"hidden_size": 64, "num_attention_heads": 4}"#).unwrap_err().to_string();
+        let message = parse("x/config.json", r#"{"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4}"#)
+            .unwrap_err()
+            .to_string();
         assert!(message.contains("x/config.json") && message.contains("num_hidden_layers"), "{message}");
         let message = parse("x/config.json", "{\n\"hidden_size\" 64}").unwrap_err().to_string();
         assert!(message.contains("x/config.json:2"), "{message}");
