@@ -163,7 +163,7 @@ impl Tracker {
         self.segments[buffer].iter().any(|segment| segment.holds)
     }
 
-    /// DtypeClass note of an access by instruction `index` of a stream.
+    /// Takes note of an access by instruction `index` of a stream.
     pub fn touch(&mut self, access: &Access, stream: usize, index: u32) -> Touch {
         let segments = &mut self.segments[access.buffer as usize];
         let first = split(segments, access.start);

@@ -241,7 +241,9 @@ impl<'a> Choice<'a> {
         let far = |look: &Look| if look.roomier { f64::INFINITY } else { self.longest_step(&look.cluster) };
         let asked: Vec<(&Look, f64)> = looks.iter().map(|look| (look, far(look))).collect();
         let search = |&(look, below): &(&Look, f64)| {
-            let options = if self.wants_time_alone() || look.roomier { QUICK } else { SearchOptions::FULL };
+            let answers = !self.wants_time_alone() && !look.roomier;
+            // What stands in the front alone keeps all its devices busy.
+            let options = if answers { SearchOptions::FULL } else { SearchOptions { idle: false, ..QUICK } };
             let job = if look.roomier { self.roomier() } else { self.job.clone() };
             let possible = below > 0.0 && could_fit(&job, &look.cluster);
             possible.then(|| self.search(&job, &look.cluster, &SearchOptions { below, ..options }))

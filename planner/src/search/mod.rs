@@ -122,7 +122,7 @@ pub fn search_with(
     };
     let mut found = looked(*options, false)?;
     let step = found.best.first().map(|(_, figures)| figures.step_time_s);
-    if cluster.pools.len() == 1 && !options.enough(step) {
+    if options.idle && cluster.pools.len() == 1 && !options.enough(step) {
         let below = step.map_or(f64::INFINITY, |step| step * (1.0 - options.tolerance)).min(options.below);
         let told = |progress: &Progress| {
             let best = progress.best.or(step);

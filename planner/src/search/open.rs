@@ -55,15 +55,21 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// Lists the combinations of a shape that leave no more devices idle than a step can that is of use; whether there are any.
+    /// Lists the combinations of a shape that leave devices idle and may be of use all the same; whether there are any.
     fn may_leave_idle(&mut self, index: usize) -> Result<bool, PlanError> {
         let (floor, cut) = (self.even_work(index)?, self.cut());
         self.proved = self.proved.min(cut);
         let least = (self.space.devices as f64 * floor / cut).ceil();
-        if least < self.space.devices as f64 {
-            let list = self.space.idle_combinations(&self.shapes[index], least.max(1.0) as usize);
-            self.idle_lists[index] = Arc::new(list);
+        if least >= self.space.devices as f64 {
+            return Ok(false);
         }
+        let (shape, passes) = (self.shapes[index], self.passes[index]);
+        let mut list = self.space.idle_combinations(&shape, least.max(1.0) as usize);
+        let all = list.len();
+        list.retain(|of| passes.floor(&self.pipeline(&shape, of), self.ratio(&shape, of)) < cut);
+        self.considered += all - list.len();
+        self.reject("slower by its bound", all - list.len());
+        self.idle_lists[index] = Arc::new(list);
         Ok(!self.idle_lists[index].is_empty())
     }
 
@@ -236,12 +242,23 @@ impl Search<'_> {
         let shape = self.shapes[index];
         let list = self.list(index);
         let mut last: Option<(usize, u8, Group)> = None;
-        let cut = self.cut();
+        let mut others = (0, 0);
+        let (cut, passes, single) = (self.cut(), self.passes[index], self.links.len() == 1);
         for of in list.iter() {
-            let mesh = self.space.mesh(&shape, of);
-            let others = self.orders(&mesh).len();
+            if others.0 != of.pp {
+                others = (of.pp, self.orders(&self.space.mesh(&shape, of)).len());
+            }
+            let others = others.1;
             if others == 0 {
                 continue;
+            }
+            if single {
+                let floor = passes.floor(&self.pipeline(&shape, of), self.ratio(&shape, of));
+                if floor >= cut {
+                    self.reject("slower by its bound", others);
+                    self.proved = self.proved.min(floor);
+                    continue;
+                }
             }
             if !matches!(&last, Some((pp, zero, _)) if (*pp, *zero) == (of.pp, of.zero)) {
                 last = Some((of.pp, of.zero, self.group(index, of, true, true)?));

@@ -17,6 +17,8 @@ pub struct SearchOptions<'a> {
     pub tolerance: f64,
     /// Shapes that it opens at the most, once it has a plan.
     pub effort: usize,
+    /// Whether it also looks at meshes that leave devices idle.
+    pub idle: bool,
     /// Whether it ends with the first plan that fits, unsimulated.
     pub unsimulated: bool,
     /// Is told how far it is.
@@ -43,6 +45,7 @@ impl SearchOptions<'_> {
         below: f64::INFINITY,
         tolerance: TOLERANCE,
         effort: EFFORT,
+        idle: true,
         unsimulated: false,
         watch: None,
     };
