@@ -85,7 +85,7 @@ unsafe impl Sync for Shared {}
 unsafe impl Send for Shared {}
 
 impl Shared {
-    /// DtypeClass tasks until none is left; a panic ends the job for all and is kept for the caller.
+    /// Takes tasks until none is left; a panic ends the job for all and is kept for the caller.
     fn work(&self, job: &Job, worker: usize) {
         // SAFETY: the caller keeps the closure alive until everybody has left.
         let body = unsafe { &*job.body };

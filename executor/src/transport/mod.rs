@@ -30,10 +30,10 @@ pub trait Transport: Sync {
     /// Waits for the next message of a line from rank `from`, which is as long as `into`.
     fn recv(&self, to: Rank, from: Rank, tag: u32, into: &mut [u8]) -> Result<(), ExecutorError>;
 
-    /// DtypeClass part in a collective that sums ([`Collective::sums`]) over this rank's group on an axis, in place.
+    /// Takes part in a collective that sums ([`Collective::sums`]) over this rank's group on an axis, in place.
     fn sum(&self, rank: Rank, axis: Axis, op: Collective, data: &mut [f32]) -> Result<(), ExecutorError>;
 
-    /// DtypeClass part in one that moves elements of `width` bytes.
+    /// Takes part in one that moves elements of `width` bytes.
     fn exchange(
         &self,
         rank: Rank,
@@ -53,7 +53,7 @@ pub trait Transport: Sync {
     fn abort(&self);
 }
 
-/// DtypeClass part in a collective with a region of a rank's device: sums in fp32, exchanges of elements as they lie.
+/// Takes part in a collective with a region of a rank's device: sums in fp32, exchanges of elements as they lie.
 ///
 /// # Errors
 /// Of the device, or of the transport.
