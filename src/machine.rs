@@ -12,7 +12,8 @@ use meshwright_executor::calibrate::{CalibrateConfig, calibrate, default_ops};
 use meshwright_executor::device::{Backend, Found, device_info};
 use meshwright_hardware::op::Op;
 use meshwright_hardware::profile::{
-    Curve, Device, DeviceKind, Efficiency, EfficiencyCurve, Figure, Link, LinkKind, Machine, Provenance, Sample, System,
+    Curve, DeviceKind, DeviceProfile, Efficiency, EfficiencyCurve, Link, LinkKind, Machine, Provenance, Sample,
+    Sourced, System,
 };
 use meshwright_hardware::program::Elem;
 use meshwright_hardware::units::{ByteRate, Bytes, FlopRate, Precision, Seconds};
@@ -155,7 +156,7 @@ fn machine(share: Share, precision: Precision, found: &Found, curves: BTreeMap<S
         || EfficiencyCurve { points: vec![(1.0, 1.0)], source: "the measured curves say it by op".into() };
     let memory = if found.memory_bytes > 0 { found.memory_bytes / share.ranks as u64 } else { 4 << 30 };
     let (name, today) = ("this-machine", OffsetDateTime::now_utc().date());
-    let device = Device {
+    let device = DeviceProfile {
         name: name.into(),
         title: match share.device.entry().shares_cores {
             true => format!("{}, {} thread(s) a rank, by {}", found.title, share.threads, found.library),
@@ -168,10 +169,10 @@ fn machine(share: Share, precision: Precision, found: &Found, curves: BTreeMap<S
         contention: None,
         host_link: None,
         mtbf: None,
-        memory: Figure::new(Bytes(memory), "what the operating system or the driver says, shared evenly"),
-        memory_bandwidth: Figure::new(ByteRate(bytes), source),
-        peak: BTreeMap::from([(precision, Figure::new(FlopRate(flops), source))]),
-        launch: Figure::new(Seconds(launch), source),
+        memory: Sourced::new(Bytes(memory), "what the operating system or the driver says, shared evenly"),
+        memory_bandwidth: Sourced::new(ByteRate(bytes), source),
+        peak: BTreeMap::from([(precision, Sourced::new(FlopRate(flops), source))]),
+        launch: Sourced::new(Seconds(launch), source),
         power: None,
         efficiency: Efficiency { matmul: share_of_one(), memory: share_of_one(), attention: share_of_one() },
         gemm: None,
@@ -186,9 +187,9 @@ fn machine(share: Share, precision: Precision, found: &Found, curves: BTreeMap<S
         kind: LinkKind::SharedMemory,
         dims: Vec::new(),
         wrap: None,
-        bandwidth: Figure::new(ByteRate(link), source),
-        latency: Figure::new(Seconds(launch), source),
-        efficiency: Figure::new(1.0, source),
+        bandwidth: Sourced::new(ByteRate(link), source),
+        latency: Sourced::new(Seconds(launch), source),
+        efficiency: Sourced::new(1.0, source),
     };
     let title = format!("This machine as {} rank(s)", share.ranks);
     let system = System {

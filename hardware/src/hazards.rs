@@ -75,7 +75,7 @@ pub(crate) fn formal_uses(block: &Block) -> Vec<FormalUse> {
 
 /// A touch of a part of a buffer.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Access {
+pub(crate) struct BufferAccess {
     pub buffer: u32,
     pub start: usize,
     pub end: usize,
@@ -91,11 +91,11 @@ pub(crate) fn accesses(
     uses: &[Vec<FormalUse>],
     mesh: &Mesh,
     buffers: &[Buffer],
-    mut each: impl FnMut(Access),
+    mut each: impl FnMut(BufferAccess),
 ) {
     let of = |view: &View, reads, writes| {
         let extent = view.extent(mesh);
-        Access { buffer: view.buffer, start: extent.start, end: extent.end, reads, writes, frees: false }
+        BufferAccess { buffer: view.buffer, start: extent.start, end: extent.end, reads, writes, frees: false }
     };
     match &instr.kind {
         Kind::Load { into: view, .. } | Kind::Recv { view, .. } => each(of(view, false, true)),
@@ -114,7 +114,7 @@ pub(crate) fn accesses(
         Kind::Free { buffers: freed } => {
             for &buffer in freed {
                 let end = buffers[buffer as usize].elems;
-                each(Access { buffer, start: 0, end, reads: false, writes: true, frees: true });
+                each(BufferAccess { buffer, start: 0, end, reads: false, writes: true, frees: true });
             }
         }
     }
@@ -122,7 +122,7 @@ pub(crate) fn accesses(
 
 /// A part of a buffer whose elements share their past.
 #[derive(Clone, Copy, Debug)]
-struct Segment {
+struct BufferSegment {
     start: usize,
     /// Stream and index of the last write.
     write: Option<(usize, u32)>,
@@ -145,7 +145,7 @@ pub(crate) struct Touch {
 
 /// The pasts of a stage's buffers.
 pub(crate) struct Tracker {
-    segments: Vec<Vec<Segment>>,
+    segments: Vec<Vec<BufferSegment>>,
     elems: Vec<usize>,
 }
 
@@ -153,7 +153,7 @@ impl Tracker {
     pub fn new(buffers: &[Buffer]) -> Self {
         let whole = |buffer: &Buffer| {
             let holds = buffer.lifetime == Lifetime::Persistent;
-            vec![Segment { start: 0, write: None, reads: Latest::default(), holds }]
+            vec![BufferSegment { start: 0, write: None, reads: Latest::default(), holds }]
         };
         Tracker { segments: buffers.iter().map(whole).collect(), elems: buffers.iter().map(|b| b.elems).collect() }
     }
@@ -164,7 +164,7 @@ impl Tracker {
     }
 
     /// Takes note of an access by instruction `index` of a stream.
-    pub fn touch(&mut self, access: &Access, stream: usize, index: u32) -> Touch {
+    pub fn touch(&mut self, access: &BufferAccess, stream: usize, index: u32) -> Touch {
         let segments = &mut self.segments[access.buffer as usize];
         let first = split(segments, access.start);
         let last =
@@ -196,12 +196,12 @@ impl Tracker {
 }
 
 /// The index of the segment that starts at `at`, which is made if there is none.
-fn split(segments: &mut Vec<Segment>, at: usize) -> usize {
+fn split(segments: &mut Vec<BufferSegment>, at: usize) -> usize {
     match segments.binary_search_by_key(&at, |segment| segment.start) {
         Ok(index) => index,
         Err(index) => {
             let before = segments[index - 1];
-            segments.insert(index, Segment { start: at, ..before });
+            segments.insert(index, BufferSegment { start: at, ..before });
             index
         }
     }

@@ -153,9 +153,9 @@ fn toml_span(text: &str, key: &str) -> Range<usize> {
     let (mut span, mut at): (_, Option<&DeValue>) = (0..0, None);
     for step in steps(key) {
         let found = match (step, at) {
-            (Step::Key(key), None) => root.get_ref().get(key),
-            (Step::Key(key), Some(DeValue::Table(table))) => table.get(key),
-            (Step::Item(index), Some(DeValue::Array(items))) => items.get(index),
+            (KeyStep::Key(key), None) => root.get_ref().get(key),
+            (KeyStep::Key(key), Some(DeValue::Table(table))) => table.get(key),
+            (KeyStep::Item(index), Some(DeValue::Array(items))) => items.get(index),
             _ => None,
         };
         let Some(found) = found else { break };
@@ -164,16 +164,16 @@ fn toml_span(text: &str, key: &str) -> Range<usize> {
     span
 }
 
-enum Step<'a> {
+enum KeyStep<'a> {
     Key(&'a str),
     Item(usize),
 }
 
 /// `stages[1].layers`: `stages`, item 1, `layers`.
-fn steps(key: &str) -> impl Iterator<Item = Step<'_>> {
+fn steps(key: &str) -> impl Iterator<Item = KeyStep<'_>> {
     let step = |part| {
         let item = |part: &str| part.strip_suffix(']').and_then(|index| index.parse().ok());
-        item(part).map_or(Step::Key(part), Step::Item)
+        item(part).map_or(KeyStep::Key(part), KeyStep::Item)
     };
     key.split(['.', '[']).map(step)
 }

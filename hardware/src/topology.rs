@@ -1,6 +1,6 @@
 //! Which links a group of ranks has: nodes of devices, joined in a node by one tier and between nodes by another.
 //!
-//! In: a [`Machine`] or [`Cluster`], then groups or pairs of ranks. Out: a [`Span`] or a [`Path`] for the prices.
+//! In: a [`Machine`] or [`Cluster`], then groups or pairs of ranks. Out: a [`GroupLinks`] or a [`Path`] for the prices.
 //!
 //! Invariant: ranks fill devices in order, node by node; bandwidths have their efficiency taken off already; a group
 //! that no link joins is an error, never a zero or an infinity.
@@ -17,7 +17,7 @@ use crate::units::{ByteRate, Seconds};
 
 /// The links of a group of ranks.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Span {
+pub struct GroupLinks {
     /// Ranks in the group.
     pub ranks: usize,
     /// Nodes they sit on.
@@ -124,7 +124,7 @@ impl Topology {
 
     /// The links of any group of ranks, in any order. Groups that are no arithmetic progression in their node use one
     /// link of a torus.
-    pub fn span(&self, group: &[Rank]) -> Result<Span, TopologyError> {
+    pub fn span(&self, group: &[Rank]) -> Result<GroupLinks, TopologyError> {
         let mut ranks = group.to_vec();
         ranks.sort_unstable();
         if let Some(pair) = ranks.windows(2).find(|pair| pair[0] == pair[1]) {
@@ -135,7 +135,7 @@ impl Topology {
 
     /// The links of `first, first + stride, …`, `size` ranks in all, as [`Topology::span`] of that list; in constant time
     /// where every node of one pool holds the same part of the group, as in a mesh that fits its nodes.
-    pub fn span_strided(&self, first: Rank, stride: usize, size: usize) -> Result<Span, TopologyError> {
+    pub fn span_strided(&self, first: Rank, stride: usize, size: usize) -> Result<GroupLinks, TopologyError> {
         if size == 0 {
             return Err(TopologyError::Empty);
         }
@@ -153,7 +153,7 @@ impl Topology {
         }
         let (up, rings) = pool.up.group(held, Some((local, stride)), per_node);
         let out = if size > held { Some(pool.leave(first, last)?) } else { None };
-        Ok(Span { ranks: size, nodes: size / held, per_node: held, rails: held, up, rings, out })
+        Ok(GroupLinks { ranks: size, nodes: size / held, per_node: held, rails: held, up, rings, out })
     }
 
     /// What a message from `a` to `b` goes over. Between devices of a torus: one link, latency over all hops. A rank's
@@ -175,8 +175,8 @@ impl Topology {
     }
 
     /// The span of ascending ranks, one look at each.
-    fn survey(&self, ranks: impl Iterator<Item = Rank>) -> Result<Span, TopologyError> {
-        let mut parts: Vec<Part> = Vec::new();
+    fn survey(&self, ranks: impl Iterator<Item = Rank>) -> Result<GroupLinks, TopologyError> {
+        let mut parts: Vec<GroupOnNode> = Vec::new();
         for rank in ranks {
             let pool = match parts.last() {
                 Some(part) if rank < part.pool.first + part.pool.devices => part.pool,
@@ -184,12 +184,12 @@ impl Topology {
             };
             match parts.last_mut() {
                 Some(part) if part.pool.node(part.last) == pool.node(rank) => part.add(rank),
-                _ => parts.push(Part { pool, first: rank, last: rank, size: 1, stride: Some(0) }),
+                _ => parts.push(GroupOnNode { pool, first: rank, last: rank, size: 1, stride: Some(0) }),
             }
         }
         let (Some(head), Some(tail)) = (parts.first(), parts.last()) else { return Err(TopologyError::Empty) };
         let sizes = parts.iter().map(|part| part.size);
-        let mut span = Span {
+        let mut span = GroupLinks {
             ranks: sizes.clone().sum(),
             nodes: parts.len(),
             per_node: sizes.clone().max().unwrap_or(0),
@@ -215,7 +215,7 @@ impl Topology {
 }
 
 /// What one node holds of a group.
-struct Part<'a> {
+struct GroupOnNode<'a> {
     pool: &'a Pool,
     first: Rank,
     last: Rank,
@@ -224,7 +224,7 @@ struct Part<'a> {
     stride: Option<usize>,
 }
 
-impl Part<'_> {
+impl GroupOnNode<'_> {
     fn add(&mut self, rank: Rank) {
         let step = rank - self.last;
         self.stride = self.stride.filter(|stride| self.size == 1 || *stride == step).map(|_| step);
@@ -281,7 +281,7 @@ mod tests {
     fn a_torus_group_goes_along_dims() {
         let pod = topology("tpu-v4-pod");
         let link = 50e9 * 0.9;
-        let near = |span: &Span, links: f64| (span.up.bandwidth.0 / (link * links) - 1.0).abs() < 1e-9;
+        let near = |span: &GroupLinks, links: f64| (span.up.bandwidth.0 / (link * links) - 1.0).abs() < 1e-9;
         let row = pod.span_strided(0, 1, 16).unwrap();
         assert!(row.rings.len() == 1 && row.rings[0].closed && near(&row, 2.0));
         // Part of a row does not close.

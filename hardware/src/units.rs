@@ -24,9 +24,9 @@ pub struct UnitError {
 
 /// A unit's name and how many base units it is. Tables list the units that printing chooses from, smallest first,
 /// then spellings that are only read.
-type Unit = (&'static str, f64);
+type NamedUnit = (&'static str, f64);
 
-fn parse(text: &str, what: &'static str, units: &[&[Unit]]) -> Result<f64, UnitError> {
+fn parse(text: &str, what: &'static str, units: &[&[NamedUnit]]) -> Result<f64, UnitError> {
     let fail = |problem| {
         let known: Vec<_> = units.iter().flat_map(|table| table.iter()).map(|unit| unit.0).collect();
         UnitError { text: text.to_owned(), what, problem, known: known.join(", ") }
@@ -50,7 +50,7 @@ fn parse(text: &str, what: &'static str, units: &[&[Unit]]) -> Result<f64, UnitE
 }
 
 /// The shortest number and unit that read back as `value`.
-fn exact(value: f64, units: &[&[Unit]]) -> String {
+fn exact(value: f64, units: &[&[NamedUnit]]) -> String {
     let tables = units.iter().flat_map(|table| table.iter());
     let written = tables.filter_map(|&(name, scale)| {
         let number = value / scale;
@@ -60,7 +60,7 @@ fn exact(value: f64, units: &[&[Unit]]) -> String {
 }
 
 /// Three significant digits in the largest unit that leaves at least one before the point.
-fn rounded(value: f64, units: &[Unit]) -> String {
+fn rounded(value: f64, units: &[NamedUnit]) -> String {
     let shown = if value == 0.0 { 1.0 } else { value };
     let &(name, scale) = units.iter().rev().find(|unit| shown >= unit.1 * 0.9995).unwrap_or(&units[0]);
     format!("{} {name}", three_digits(value / scale))
@@ -206,7 +206,7 @@ macro_rules! shown_rounded {
 }
 
 const KI: f64 = 1024.0;
-const BINARY: &[Unit] = &[
+const BINARY: &[NamedUnit] = &[
     ("B", 1.0),
     ("KiB", KI),
     ("MiB", KI * KI),
@@ -214,9 +214,10 @@ const BINARY: &[Unit] = &[
     ("TiB", KI * KI * KI * KI),
     ("PiB", KI * KI * KI * KI * KI),
 ];
-const DECIMAL: &[Unit] = &[("kB", 1e3), ("MB", 1e6), ("GB", 1e9), ("TB", 1e12), ("PB", 1e15)];
-const BYTE_RATE: &[Unit] = &[("B/s", 1.0), ("kB/s", 1e3), ("MB/s", 1e6), ("GB/s", 1e9), ("TB/s", 1e12), ("PB/s", 1e15)];
-const BIT_RATE: &[Unit] = &[
+const DECIMAL: &[NamedUnit] = &[("kB", 1e3), ("MB", 1e6), ("GB", 1e9), ("TB", 1e12), ("PB", 1e15)];
+const BYTE_RATE: &[NamedUnit] =
+    &[("B/s", 1.0), ("kB/s", 1e3), ("MB/s", 1e6), ("GB/s", 1e9), ("TB/s", 1e12), ("PB/s", 1e15)];
+const BIT_RATE: &[NamedUnit] = &[
     ("Mb/s", 1e6 / 8.0),
     ("Gb/s", 1e9 / 8.0),
     ("Tb/s", 1e12 / 8.0),
@@ -224,7 +225,7 @@ const BIT_RATE: &[Unit] = &[
     ("Gbit/s", 1e9 / 8.0),
     ("Tbit/s", 1e12 / 8.0),
 ];
-const FLOP: &[Unit] = &[
+const FLOP: &[NamedUnit] = &[
     ("FLOP", 1.0),
     ("kFLOP", 1e3),
     ("MFLOP", 1e6),
@@ -235,7 +236,7 @@ const FLOP: &[Unit] = &[
     ("ZFLOP", 1e21),
     ("YFLOP", 1e24),
 ];
-const FLOP_RATE: &[Unit] = &[
+const FLOP_RATE: &[NamedUnit] = &[
     ("FLOP/s", 1.0),
     ("kFLOP/s", 1e3),
     ("MFLOP/s", 1e6),
@@ -244,17 +245,18 @@ const FLOP_RATE: &[Unit] = &[
     ("PFLOP/s", 1e15),
     ("EFLOP/s", 1e18),
 ];
-const TIME: &[Unit] =
+const TIME: &[NamedUnit] =
     &[("ns", 1e-9), ("us", 1e-6), ("ms", 1e-3), ("s", 1.0), ("min", 60.0), ("h", 3600.0), ("d", 86400.0)];
-const TIME_READ: &[Unit] = &[("µs", 1e-6)];
-const NANOS: &[Unit] =
+const TIME_READ: &[NamedUnit] = &[("µs", 1e-6)];
+const NANOS: &[NamedUnit] =
     &[("ns", 1.0), ("us", 1e3), ("ms", 1e6), ("s", 1e9), ("min", 60e9), ("h", 3600e9), ("d", 86400e9)];
-const POWER: &[Unit] = &[("W", 1.0), ("kW", 1e3), ("MW", 1e6), ("GW", 1e9)];
-const MONEY: &[Unit] = &[("USD", 1.0)];
-const MONEY_READ: &[Unit] = &[("kUSD", 1e3), ("MUSD", 1e6), ("BUSD", 1e9)];
-const TOKENS: &[Unit] = &[("tokens", 1.0), ("k tokens", 1e3), ("M tokens", 1e6), ("G tokens", 1e9), ("T tokens", 1e12)];
-const PARAMETERS: &[Unit] = &[("parameters", 1.0), ("k", 1e3), ("M", 1e6), ("B", 1e9), ("T", 1e12)];
-const TOKENS_READ: &[Unit] = &[("k", 1e3), ("M", 1e6), ("G", 1e9), ("B", 1e9), ("T", 1e12)];
+const POWER: &[NamedUnit] = &[("W", 1.0), ("kW", 1e3), ("MW", 1e6), ("GW", 1e9)];
+const MONEY: &[NamedUnit] = &[("USD", 1.0)];
+const MONEY_READ: &[NamedUnit] = &[("kUSD", 1e3), ("MUSD", 1e6), ("BUSD", 1e9)];
+const TOKENS: &[NamedUnit] =
+    &[("tokens", 1.0), ("k tokens", 1e3), ("M tokens", 1e6), ("G tokens", 1e9), ("T tokens", 1e12)];
+const PARAMETERS: &[NamedUnit] = &[("parameters", 1.0), ("k", 1e3), ("M", 1e6), ("B", 1e9), ("T", 1e12)];
+const TOKENS_READ: &[NamedUnit] = &[("k", 1e3), ("M", 1e6), ("G", 1e9), ("B", 1e9), ("T", 1e12)];
 
 /// A size in memory or on a wire. Prints binary units; reads `GiB` (2³⁰) and `GB` (10⁹) alike.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

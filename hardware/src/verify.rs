@@ -33,14 +33,14 @@ impl std::ops::Deref for Verified {
 #[error("{place}: {fault}")]
 pub struct VerifyError {
     /// Where.
-    pub place: Location,
+    pub place: ProgramPlace,
     /// What.
-    pub fault: Fault,
+    pub fault: ProgramFault,
 }
 
 /// A place in a program.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Location {
+pub enum ProgramPlace {
     /// The program as a whole.
     Program,
     /// A block and the call in it.
@@ -66,20 +66,20 @@ pub enum Location {
     },
 }
 
-impl std::fmt::Display for Location {
+impl std::fmt::Display for ProgramPlace {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Location::Program => write!(f, "program"),
-            Location::Block { block, call } => write!(f, "block {block}, call {call}"),
-            Location::Instr { role, instr, name } => write!(f, "role {role}, instruction {instr} ({name})"),
-            Location::End { role } => write!(f, "role {role}, at its end"),
+            ProgramPlace::Program => write!(f, "program"),
+            ProgramPlace::Block { block, call } => write!(f, "block {block}, call {call}"),
+            ProgramPlace::Instr { role, instr, name } => write!(f, "role {role}, instruction {instr} ({name})"),
+            ProgramPlace::End { role } => write!(f, "role {role}, at its end"),
         }
     }
 }
 
 /// What can be wrong.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
+pub enum ProgramFault {
     /// Not one instruction list a class of replicas and stage.
     #[error("{roles} instruction lists for {stages} stages of {classes} classes of replicas")]
     Roles {
@@ -245,10 +245,10 @@ pub fn verify(program: Program) -> Result<Verified, VerifyError> {
     Ok(Verified(program))
 }
 
-fn at(program: &Program, role: usize, instr: usize, fault: Fault) -> VerifyError {
+fn at(program: &Program, role: usize, instr: usize, fault: ProgramFault) -> VerifyError {
     let name = match &program.roles[role].instrs[instr].kind {
         crate::program::Kind::Run { block, .. } if *block as usize >= program.blocks.len() => "run".to_owned(),
         _ => program.roles[role].instrs[instr].name(program).to_owned(),
     };
-    VerifyError { place: Location::Instr { role, instr, name }, fault }
+    VerifyError { place: ProgramPlace::Instr { role, instr, name }, fault }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use meshwright_hardware::profile::{Cluster, Device, ProfileError, System, catalog};
+use meshwright_hardware::profile::{Cluster, DeviceProfile, ProfileError, System, catalog};
 use meshwright_hardware::topology::Topology;
 use meshwright_hardware::units::{Bytes, Precision};
 
@@ -135,7 +135,7 @@ fn golden_figures() {
 #[test]
 fn an_unknown_key_is_refused_with_file_line_and_key() {
     let text = H100.replace("overlap = true", "overlap = true\ncolour = \"green\"");
-    let error = Device::from_toml("my/h100.toml", &text).unwrap_err().to_string();
+    let error = DeviceProfile::from_toml("my/h100.toml", &text).unwrap_err().to_string();
     let line = 1 + text.lines().position(|line| line.starts_with("colour")).unwrap();
     assert!(error.starts_with(&format!("my/h100.toml:{line}:1: ")) && error.contains("colour"), "{error}");
     let nested = DGX.replace("[scale_out]", "[scale_out]\nhops = 3");
@@ -147,10 +147,10 @@ fn an_unknown_key_is_refused_with_file_line_and_key() {
 #[test]
 fn a_figure_needs_a_unit_and_a_source() {
     let bare = H100.replace("3.35 TB/s", "3.35");
-    let error = Device::from_toml("h100.toml", &bare).unwrap_err().to_string();
+    let error = DeviceProfile::from_toml("h100.toml", &bare).unwrap_err().to_string();
     assert!(error.contains("h100.toml:") && error.contains("no unit") && error.contains("memory_bandwidth"), "{error}");
     let unsaid = H100.replace("source = \"NVIDIA H100 data sheet\"", "source = \"\"");
-    let error = Device::from_toml("h100.toml", &unsaid).unwrap_err().to_string();
+    let error = DeviceProfile::from_toml("h100.toml", &unsaid).unwrap_err().to_string();
     assert!(error.contains("empty `source`") && error.contains("power"), "{error}");
     let contradicting = include_str!("../profiles/systems/tpu-v5e-pod.toml").replace("[16, 16]", "[16, 8]");
     let error = System::from_toml("pod.toml", &contradicting).unwrap_err();

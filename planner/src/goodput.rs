@@ -9,7 +9,7 @@
 
 use meshwright_hardware::mesh::Mesh;
 use meshwright_hardware::price::Prices;
-use meshwright_hardware::profile::{Cluster, Figure, Machine};
+use meshwright_hardware::profile::{Cluster, Machine, Sourced};
 use meshwright_hardware::units::{ByteRate, Bytes, Seconds};
 use rand_xoshiro::SplitMix64;
 use rand_xoshiro::rand_core::{RngCore, SeedableRng};
@@ -23,17 +23,17 @@ use crate::job::{Job, Shape};
 pub const WAITING_POWER: f64 = 0.5;
 
 /// What a device writes of a checkpoint where its system's profile does not say.
-fn usual_storage() -> Figure<ByteRate> {
+fn usual_storage() -> Sourced<ByteRate> {
     let source =
         "assumption: as Llama 3's storage, 2 TB/s sustained for 16,384 devices (Grattafiori et al. 2024, 3.3.1)";
-    Figure::new(ByteRate(122e6), source)
+    Sourced::new(ByteRate(122e6), source)
 }
 
 /// From a failure to reading the checkpoint where the system's profile does not say.
-fn usual_restart() -> Figure<Seconds> {
+fn usual_restart() -> Sourced<Seconds> {
     let source = "assumption: detection and diagnosis in 10 min, the bound that MegaScale reports (Jiang et al. 2024, section \
                   6.3; recalled)";
-    Figure::new(Seconds(600.0), source)
+    Sourced::new(Seconds(600.0), source)
 }
 
 /// A run that is stopped by failures and saved by checkpoints. All durations above zero but `restart` and `write`, which may
@@ -196,8 +196,8 @@ const RUNS: usize = 200;
 
 /// What writing and restarting take on a cluster, and from which figures.
 struct Habits {
-    storage: Figure<ByteRate>,
-    detect: Figure<Seconds>,
+    storage: Sourced<ByteRate>,
+    detect: Sourced<Seconds>,
     bytes: Bytes,
     write: Seconds,
     restart: Seconds,
@@ -325,7 +325,7 @@ impl Training {
         };
     }
 
-    fn assume(&mut self, cluster: &Cluster, storage: &Figure<ByteRate>, detect: &Figure<Seconds>) {
+    fn assume(&mut self, cluster: &Cluster, storage: &Sourced<ByteRate>, detect: &Sourced<Seconds>) {
         let mut seen: Vec<String> = Vec::new();
         for pool in &cluster.pools {
             let name = &pool.device.name;

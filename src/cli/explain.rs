@@ -1,7 +1,7 @@
 //! `explain`: where a plan's time and bytes go, what binds, what more is worth, what loses, as tables or JSON.
 
 use clap::Args;
-use meshwright_hardware::profile::{Cluster, Figure, Machine};
+use meshwright_hardware::profile::{Cluster, Machine, Sourced};
 use meshwright_hardware::units::{ByteRate, Bytes, Seconds};
 use meshwright_planner::explain::{Alternative, Cause, Decided, Explanation, Limit, ShadowPrice, StageTime, explain};
 use meshwright_planner::goodput::Training;
@@ -97,9 +97,9 @@ impl ExplainCommand {
         let source = "the command line";
         let amend = |machine: &mut Machine| {
             let (device, system) = (&mut machine.device, &mut machine.system);
-            device.mtbf = self.mtbf.map(|value| Figure::new(value, source)).or(device.mtbf.take());
-            system.storage = self.storage.map(|value| Figure::new(value, source)).or(system.storage.take());
-            system.restart = self.restart.map(|value| Figure::new(value, source)).or(system.restart.take());
+            device.mtbf = self.mtbf.map(|value| Sourced::new(value, source)).or(device.mtbf.take());
+            system.storage = self.storage.map(|value| Sourced::new(value, source)).or(system.storage.take());
+            system.restart = self.restart.map(|value| Sourced::new(value, source)).or(system.restart.take());
         };
         cluster.pools.iter_mut().for_each(amend);
         Ok(())

@@ -3,7 +3,7 @@
 //! In: arguments, [`Chosen`], [`Advice`]. Out: a job's goal; text and JSON.
 
 use clap::{Args, ValueEnum};
-use meshwright_hardware::profile::{Cluster, Figure};
+use meshwright_hardware::profile::{Cluster, Sourced};
 use meshwright_hardware::units::{Dollars, Seconds, Tokens};
 use meshwright_planner::PlanError;
 use meshwright_planner::goal::{Advice, Chosen, Offer};
@@ -56,7 +56,7 @@ impl GoalArguments {
     /// What the user knows better than the profiles.
     pub fn amend(&self, cluster: &mut Cluster) {
         if let Some(price) = self.price {
-            cluster.pools.iter_mut().for_each(|pool| pool.system.price = Some(Figure::new(price, "the command line")));
+            cluster.pools.iter_mut().for_each(|pool| pool.system.price = Some(Sourced::new(price, "the command line")));
         }
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! Invariant: an accelerator or framework that is not known is a reason to skip, never a guess.
 
-use meshwright_hardware::profile::{Cluster, Device, Figure, LinkKind, Machine, Stack, catalog};
+use meshwright_hardware::profile::{Cluster, DeviceProfile, LinkKind, Machine, Sourced, Stack, catalog};
 use meshwright_hardware::topology::Topology;
 use meshwright_hardware::units::ByteRate;
 
@@ -42,7 +42,7 @@ const ACCELERATORS: &[(&[&str], &str, &str)] = &[
 /// The device, links between `devices` of them, and devices a node.
 pub struct Place {
     /// The accelerator.
-    pub device: Device,
+    pub device: DeviceProfile,
     /// Its systems.
     pub machine: Machine,
     /// Links of all ranks.
@@ -82,7 +82,7 @@ pub fn place(
         system.count = per_node;
     }
     if let (Some(stated), Some(out)) = (scale_out(interconnect, system.count), &mut system.scale_out) {
-        out.bandwidth = Figure::new(ByteRate(stated), "as the run's source states");
+        out.bandwidth = Sourced::new(ByteRate(stated), "as the run's source states");
     }
     let per_node = system.count;
     // A node more than needed, so that a plan whose product is no whole number of nodes has its links too.
@@ -156,7 +156,7 @@ fn numbers(text: &str) -> Vec<(f64, &str)> {
 
 /// The stack whose longest word stands in a framework's description, of a fitting year; of several, one whose words stand in
 /// the model's name; else the newest of that family of hardware.
-pub fn stack(framework: &str, model: &str, year: u16, device: &Device) -> Option<&'static Stack> {
+pub fn stack(framework: &str, model: &str, year: u16, device: &DeviceProfile) -> Option<&'static Stack> {
     let dated = |stack: &Stack| stack.years.is_none_or(|[first, last]| (first..=last).contains(&year));
     let named = |stack: &Stack| stack.models.iter().all(|word| model.contains(word.as_str()));
     let matched = |stack: &Stack| {

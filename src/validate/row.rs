@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use meshwright_hardware::profile::{Device, Machine, Stack};
+use meshwright_hardware::profile::{DeviceProfile, Machine, Stack};
 use meshwright_hardware::topology::Topology;
 use meshwright_planner::estimate::Layout;
 use meshwright_planner::job::Shape;
@@ -67,7 +67,7 @@ pub struct Run {
     /// Devices.
     pub devices: usize,
     /// The accelerator.
-    pub device: Device,
+    pub device: DeviceProfile,
     /// Its systems, a node more than needed.
     pub machine: Machine,
     /// Links.

@@ -5,18 +5,18 @@
 //! Invariant: it needs nothing of a device but [`Device::with_host`], so every device runs every op.
 
 use meshwright_hardware::mesh::Coord;
-use meshwright_hardware::op::{DtypeClass, Mode, Op, Step};
+use meshwright_hardware::op::{DtypeClass, Mode, Op, StepSettings};
 
 use super::{Access, Device, Region, StepArgs};
 use crate::error::ExecutorError;
 
-impl From<&StepArgs> for Step {
-    fn from(step: &StepArgs) -> Step {
+impl From<&StepArgs> for StepSettings {
+    fn from(step: &StepArgs) -> StepSettings {
         let h = &step.adamw;
         let [lr, beta1, beta2, eps] = [h.lr, h.beta1, h.beta2, h.eps].map(f64::from);
         let [weight_decay, bias1, bias2] = [h.weight_decay, h.bias1, h.bias2].map(f64::from);
         let [clip, loss_scale] = [step.clip, step.loss_scale].map(f64::from);
-        Step { lr, beta1, beta2, eps, weight_decay, bias1, bias2, clip, loss_scale }
+        StepSettings { lr, beta1, beta2, eps, weight_decay, bias1, bias2, clip, loss_scale }
     }
 }
 

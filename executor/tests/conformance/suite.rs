@@ -8,7 +8,7 @@ use meshwright_executor::ExecutorError;
 use meshwright_executor::device::{Access, Device, Region, StepArgs};
 use meshwright_executor::kernels::AdamW;
 use meshwright_hardware::mesh::{Axis, Coord, Rank};
-use meshwright_hardware::op::{DtypeClass, Mode, NONE, Op, Param, Sizes, Step, Values};
+use meshwright_hardware::op::{DtypeClass, Mode, NONE, Op, Param, Sizes, StepSettings, Values};
 use meshwright_hardware::program::{Buffer, Elem, Lifetime};
 use rand_xoshiro::SplitMix64;
 use rand_xoshiro::rand_core::{RngCore, SeedableRng};
@@ -155,7 +155,7 @@ pub fn family(make: Make, elem: Elem, scores: Scores, name: &str) {
                 values.iter_mut().for_each(|x| *x = rounded(elem, *x));
             }
             let mut want = given.clone();
-            op.reference(&mut want, at, &Step::from(&step));
+            op.reference(&mut want, at, &StepSettings::from(&step));
             let first = run_op(make, elem, op, &given, line, at, &step);
             compare(op, elem, scores, &want, &first);
             let again = run_op(make, elem, op, &given, line, at, &step);

@@ -3,7 +3,7 @@
 use super::Op;
 use super::dims::{Attention, AttentionGrad};
 use super::kinds::AttentionDims;
-use super::reference::{Args, Step, dot, grid, results};
+use super::reference::{Args, StepSettings, dot, grid, results};
 use super::sizes::Sizes;
 use super::spec::{Dims, Mode, Rows, Signature, Spec, float, full};
 use crate::mesh::Coord;
@@ -49,9 +49,9 @@ impl Spec for Attention {
         sizes.attention.iter().map(|&dims| Op::Attention(dims)).collect()
     }
 
-    fn reference(&self, x: &mut Args, _: Coord, _: &Step) {
+    fn reference(&self, x: &mut Args, _: Coord, _: &StepSettings) {
         let (dims, d) = (self.dims, self.dims.head_dim);
-        for head in Head::all(&dims) {
+        for head in SequenceHead::all(&dims) {
             for query in 0..dims.seq {
                 let scores = head.scores(&x[0], query);
                 let greatest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -107,11 +107,11 @@ impl Spec for AttentionGrad {
         sizes.attention.iter().map(|&dims| Op::AttentionGrad(dims)).collect()
     }
 
-    fn reference(&self, x: &mut Args, _: Coord, _: &Step) {
+    fn reference(&self, x: &mut Args, _: Coord, _: &StepSettings) {
         let (dims, d) = (self.dims, self.dims.head_dim);
         let root = (d as f64).sqrt();
         x[4].fill(0.0);
-        for head in Head::all(&dims) {
+        for head in SequenceHead::all(&dims) {
             for query in 0..dims.seq {
                 let (scores, lse) = (head.scores(&x[0], query), x[2][head.lse(query)]);
                 let dout = x[3][head.lse(query) * d..][..d].to_vec();
@@ -151,15 +151,15 @@ impl Spec for AttentionGrad {
 }
 
 /// A head of a sequence: where a token's query, key, value, output and lse lie, and the scores of a query.
-struct Head<'a> {
+struct SequenceHead<'a> {
     dims: &'a AttentionDims,
     row: usize,
     head: usize,
 }
 
-impl Head<'_> {
-    fn all(dims: &AttentionDims) -> impl Iterator<Item = Head<'_>> {
-        grid(dims.batch, dims.heads).map(move |(b, head)| Head { dims, row: b * dims.seq, head })
+impl SequenceHead<'_> {
+    fn all(dims: &AttentionDims) -> impl Iterator<Item = SequenceHead<'_>> {
+        grid(dims.batch, dims.heads).map(move |(b, head)| SequenceHead { dims, row: b * dims.seq, head })
     }
 
     fn packed(&self, token: usize, head: usize) -> usize {

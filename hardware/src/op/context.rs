@@ -3,7 +3,7 @@
 use super::attention::BACKWARD;
 use super::dims::{ContextAttention, ContextAttentionGrad};
 use super::kinds::ContextDims;
-use super::reference::{Args, Step, dot, grid, results};
+use super::reference::{Args, StepSettings, dot, grid, results};
 use super::sizes::Sizes;
 use super::spec::{Dims, Mode, Signature, Spec, float, full, result};
 use super::{Op, position};
@@ -69,7 +69,7 @@ impl Spec for ContextAttention {
         sizes.context.iter().map(|&dims| Op::ContextAttention(dims)).collect()
     }
 
-    fn reference(&self, x: &mut Args, at: Coord, _: &Step) {
+    fn reference(&self, x: &mut Args, at: Coord, _: &StepSettings) {
         let d = self.dims;
         let (n, values) = (d.head_dim, d.kv_heads * d.head_dim);
         for (line, q, keys) in d.lines(at.cp) {
@@ -125,7 +125,7 @@ impl Spec for ContextAttentionGrad {
         sizes.context.iter().map(|&dims| Op::ContextAttentionGrad(dims)).collect()
     }
 
-    fn reference(&self, x: &mut Args, at: Coord, _: &Step) {
+    fn reference(&self, x: &mut Args, at: Coord, _: &StepSettings) {
         let d = self.dims;
         let (n, values, root) = (d.head_dim, d.kv_heads * d.head_dim, (d.head_dim as f64).sqrt());
         if d.hop == 0 {

@@ -3,7 +3,7 @@
 use super::Op;
 use super::dims::{Embed, EmbedGrad, Positions, PositionsGrad};
 use super::position;
-use super::reference::{Args, Step, first, grid, local};
+use super::reference::{Args, StepSettings, first, grid, local};
 use super::sizes::Sizes;
 use super::spec::{Dims, Mode, Rows, Signature, Spec, Values, float, full, ids};
 use crate::mesh::Coord;
@@ -46,7 +46,7 @@ impl Spec for Embed {
         tables(sizes).map(|[rows, cols, vocab, shards]| Op::Embed { rows, cols, vocab, shards }).collect()
     }
 
-    fn reference(&self, x: &mut Args, at: Coord, _: &Step) {
+    fn reference(&self, x: &mut Args, at: Coord, _: &StepSettings) {
         let cols = self.cols;
         for (r, c) in grid(self.rows, cols) {
             let id = local(x[0][r], self.vocab, self.shards, at.tp);
@@ -86,7 +86,7 @@ impl Spec for EmbedGrad {
         tables(sizes).map(|[rows, cols, vocab, shards]| Op::EmbedGrad { rows, cols, vocab, shards }).collect()
     }
 
-    fn reference(&self, x: &mut Args, at: Coord, _: &Step) {
+    fn reference(&self, x: &mut Args, at: Coord, _: &StepSettings) {
         let cols = self.cols;
         for (r, c) in grid(self.rows, cols) {
             if let Some(id) = local(x[0][r], self.vocab, self.shards, at.tp) {
@@ -151,7 +151,7 @@ impl Spec for Positions {
             .collect()
     }
 
-    fn reference(&self, x: &mut Args, at: Coord, _: &Step) {
+    fn reference(&self, x: &mut Args, at: Coord, _: &StepSettings) {
         let Positions { rows, seq, cols, sp, cp } = *self;
         for (r, c) in grid(rows, cols) {
             x[1][r * cols + c] += x[0][place(r, [rows, seq, sp, cp], at) * cols + c];
@@ -194,7 +194,7 @@ impl Spec for PositionsGrad {
         all.map(|[rows, seq, cols, sp, cp]| Op::PositionsGrad { rows, seq, cols, sp, cp }).collect()
     }
 
-    fn reference(&self, x: &mut Args, at: Coord, _: &Step) {
+    fn reference(&self, x: &mut Args, at: Coord, _: &StepSettings) {
         let PositionsGrad { rows, seq, cols, sp, cp } = *self;
         for (r, c) in grid(rows, cols) {
             x[1][place(r, [rows, seq, sp, cp], at) * cols + c] += x[0][r * cols + c];

@@ -2,7 +2,7 @@
 
 use super::Op;
 use super::dims::{Combine, CombineGrad, Dispatch, DispatchGrad, Route, RouteGrad};
-use super::reference::{Args, Step, results};
+use super::reference::{Args, StepSettings, results};
 use super::sizes::Sizes;
 use super::spec::{Dims, Mode, NONE, Signature, Spec, Values, float, full, ids, result};
 use crate::mesh::Coord;
@@ -59,7 +59,7 @@ impl Spec for Route {
         routes(sizes).map(|[rows, experts, top_k, _, capacity]| Op::Route { rows, experts, top_k, capacity }).collect()
     }
 
-    fn reference(&self, x: &mut Args, _: Coord, _: &Step) {
+    fn reference(&self, x: &mut Args, _: Coord, _: &StepSettings) {
         let Route { rows, experts, top_k, capacity } = *self;
         let mut taken = vec![0; experts];
         for r in 0..rows {
@@ -112,7 +112,7 @@ impl Spec for RouteGrad {
         routes(sizes).map(of).collect()
     }
 
-    fn reference(&self, x: &mut Args, _: Coord, step: &Step) {
+    fn reference(&self, x: &mut Args, _: Coord, step: &StepSettings) {
         let RouteGrad { rows, experts, top_k, balance, .. } = *self;
         let balance = f64::from(balance) * step.loss_scale;
         let of = |x: &Args, r: usize| x[0][r * experts..(r + 1) * experts].to_vec();
@@ -179,7 +179,7 @@ impl Spec for Dispatch {
         routes(sizes).map(of).collect()
     }
 
-    fn reference(&self, x: &mut Args, _: Coord, _: &Step) {
+    fn reference(&self, x: &mut Args, _: Coord, _: &StepSettings) {
         x[2].fill(0.0);
         for (i, slot) in seated(&x[1]) {
             let (from, to) = (i / self.top_k * self.cols, slot * self.cols);
@@ -220,7 +220,7 @@ impl Spec for DispatchGrad {
         routes(sizes).flat_map(of).collect()
     }
 
-    fn reference(&self, x: &mut Args, _: Coord, _: &Step) {
+    fn reference(&self, x: &mut Args, _: Coord, _: &StepSettings) {
         if !self.accumulate {
             x[2].fill(0.0);
         }
@@ -265,7 +265,7 @@ impl Spec for Combine {
         routes(sizes).map(of).collect()
     }
 
-    fn reference(&self, x: &mut Args, _: Coord, _: &Step) {
+    fn reference(&self, x: &mut Args, _: Coord, _: &StepSettings) {
         x[3].fill(0.0);
         for (i, slot) in seated(&x[1]) {
             let (to, from) = (i / self.top_k * self.cols, slot * self.cols);
@@ -310,7 +310,7 @@ impl Spec for CombineGrad {
         routes(sizes).map(of).collect()
     }
 
-    fn reference(&self, x: &mut Args, _: Coord, _: &Step) {
+    fn reference(&self, x: &mut Args, _: Coord, _: &StepSettings) {
         x[4].fill(0.0);
         x[5].fill(0.0);
         for (i, slot) in seated(&x[1]) {

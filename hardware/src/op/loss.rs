@@ -2,7 +2,7 @@
 
 use super::Op;
 use super::dims::{Loss, LossStats};
-use super::reference::{Args, Step, local, results};
+use super::reference::{Args, StepSettings, local, results};
 use super::sizes::Sizes;
 use super::spec::{Dims, Mode, NONE, Signature, Spec, Values, float, full, ids};
 use crate::mesh::Coord;
@@ -43,7 +43,7 @@ impl Spec for LossStats {
         logits(sizes).map(|[rows, vocab, shards]| Op::LossStats { rows, vocab, shards }).collect()
     }
 
-    fn reference(&self, x: &mut Args, at: Coord, _: &Step) {
+    fn reference(&self, x: &mut Args, at: Coord, _: &StepSettings) {
         let LossStats { rows, vocab, shards } = *self;
         for r in 0..rows {
             let row = &x[0][r * vocab..(r + 1) * vocab];
@@ -92,7 +92,7 @@ impl Spec for Loss {
         logits(sizes).map(|[rows, vocab, shards]| Op::Loss { rows, vocab, shards, scale: scale(rows) }).collect()
     }
 
-    fn reference(&self, x: &mut Args, at: Coord, step: &Step) {
+    fn reference(&self, x: &mut Args, at: Coord, step: &StepSettings) {
         let Loss { rows, vocab, shards, scale } = *self;
         let scale = f64::from(scale);
         for r in 0..rows {

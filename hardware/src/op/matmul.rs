@@ -3,7 +3,7 @@
 use super::Op;
 use super::dims::{ExpertMatmul, Matmul};
 use super::kinds::Layout;
-use super::reference::{Args, Step, grid};
+use super::reference::{Args, StepSettings, grid};
 use super::sizes::Sizes;
 use super::spec::{Dims, Mode, Signature, Spec, float, full, result, sum};
 use crate::mesh::Coord;
@@ -72,7 +72,7 @@ impl Spec for Matmul {
         ops
     }
 
-    fn reference(&self, x: &mut Args, _: Coord, _: &Step) {
+    fn reference(&self, x: &mut Args, _: Coord, _: &StepSettings) {
         let Matmul { layout, m, n, k, bias, accumulate } = *self;
         let out = x.len() - 1;
         for (i, j) in grid(m, n) {
@@ -133,7 +133,7 @@ impl Spec for ExpertMatmul {
         ops
     }
 
-    fn reference(&self, x: &mut Args, _: Coord, _: &Step) {
+    fn reference(&self, x: &mut Args, _: Coord, _: &StepSettings) {
         let ExpertMatmul { layout, experts, sources, m, n, k, accumulate } = *self;
         if !accumulate {
             x[2].fill(0.0);

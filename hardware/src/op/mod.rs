@@ -25,7 +25,7 @@ mod vector;
 mod vocabulary;
 
 pub use kinds::{ActivationKind, AttentionDims, ContextDims, Layout, NormKind};
-pub use reference::Step;
+pub use reference::StepSettings;
 pub use sizes::Sizes;
 pub use spec::{Dims, DtypeClass, Mode, NONE, Param, Rows, Signature, Values};
 pub use vocabulary::Op;
@@ -96,7 +96,7 @@ impl Op {
     }
 
     /// What it does to its arguments on the rank at `at`, in `f64`: ids are numbers, an id of none is [`NONE`].
-    pub fn reference(&self, arguments: &mut [Vec<f64>], at: Coord, step: &Step) {
+    pub fn reference(&self, arguments: &mut [Vec<f64>], at: Coord, step: &StepSettings) {
         self.spec(|spec| spec.reference(arguments, at, step));
     }
 

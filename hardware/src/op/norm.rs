@@ -3,7 +3,7 @@
 use super::Op;
 use super::dims::{Norm, NormGrad};
 use super::kinds::NormKind;
-use super::reference::{Args, EPS, Step, results};
+use super::reference::{Args, EPS, StepSettings, results};
 use super::sizes::Sizes;
 use super::spec::{Dims, Mode, Rows, Signature, Spec, float, full, result};
 use crate::mesh::Coord;
@@ -45,7 +45,7 @@ impl Spec for Norm {
         shapes.flat_map(|(rows, cols)| KINDS.map(|kind| Op::Norm { kind, rows, cols })).collect()
     }
 
-    fn reference(&self, x: &mut Args, _: Coord, _: &Step) {
+    fn reference(&self, x: &mut Args, _: Coord, _: &StepSettings) {
         let (cols, layer, last) = (self.cols, self.kind == NormKind::Layer, x.len() - 1);
         let n = cols as f64;
         for r in 0..self.rows {
@@ -106,7 +106,7 @@ impl Spec for NormGrad {
         shapes.flat_map(of).collect()
     }
 
-    fn reference(&self, x: &mut Args, _: Coord, _: &Step) {
+    fn reference(&self, x: &mut Args, _: Coord, _: &StepSettings) {
         let (cols, layer) = (self.cols, self.kind == NormKind::Layer);
         let n = cols as f64;
         for r in 0..self.rows {

@@ -3,7 +3,7 @@
 use super::Op;
 use super::dims::{Activation, ActivationGrad, Add, BiasGrad, Columns};
 use super::kinds::ActivationKind;
-use super::reference::{Args, Step, grid};
+use super::reference::{Args, StepSettings, grid};
 use super::sizes::Sizes;
 use super::spec::{Dims, Mode, Rows, Signature, Spec, float, full};
 use crate::mesh::Coord;
@@ -49,7 +49,7 @@ impl Spec for Activation {
         sizes.rows.iter().flat_map(|&[rows, cols]| KINDS.map(|kind| Op::Activation { kind, rows, cols })).collect()
     }
 
-    fn reference(&self, x: &mut Args, _: Coord, _: &Step) {
+    fn reference(&self, x: &mut Args, _: Coord, _: &StepSettings) {
         let cols = self.cols;
         for (r, c) in grid(self.rows, cols) {
             x[1][r * cols + c] = match self.kind {
@@ -93,7 +93,7 @@ impl Spec for ActivationGrad {
         sizes.rows.iter().flat_map(|&[rows, cols]| KINDS.map(|kind| Op::ActivationGrad { kind, rows, cols })).collect()
     }
 
-    fn reference(&self, x: &mut Args, _: Coord, _: &Step) {
+    fn reference(&self, x: &mut Args, _: Coord, _: &StepSettings) {
         let cols = self.cols;
         for (r, c) in grid(self.rows, cols) {
             let d = x[1][r * cols + c];
@@ -148,7 +148,7 @@ impl Spec for Add {
         sizes.rows.iter().flat_map(of).collect()
     }
 
-    fn reference(&self, x: &mut Args, _: Coord, _: &Step) {
+    fn reference(&self, x: &mut Args, _: Coord, _: &StepSettings) {
         let out = x.len() - 1;
         for (r, c) in grid(self.rows, self.cols) {
             let i = r * self.cols + c;
@@ -200,7 +200,7 @@ impl Spec for Columns {
         all.into_iter().flat_map(of).collect()
     }
 
-    fn reference(&self, x: &mut Args, _: Coord, _: &Step) {
+    fn reference(&self, x: &mut Args, _: Coord, _: &StepSettings) {
         for (r, c) in grid(self.rows, self.cols) {
             let (part, whole) = (r * self.cols + c, r * self.stride + self.first + c);
             if self.into { x[1][whole] = x[0][part] } else { x[1][part] = x[0][whole] }
@@ -238,7 +238,7 @@ impl Spec for BiasGrad {
         sizes.rows.iter().map(|&[rows, cols]| Op::BiasGrad { rows, cols }).collect()
     }
 
-    fn reference(&self, x: &mut Args, _: Coord, _: &Step) {
+    fn reference(&self, x: &mut Args, _: Coord, _: &StepSettings) {
         grid(self.rows, self.cols).for_each(|(r, c)| x[1][c] += x[0][r * self.cols + c]);
     }
 

@@ -14,7 +14,7 @@ pub(super) const EPS: f64 = 1e-5;
 /// are multiplied by where they begin.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[allow(missing_docs)] // names are those of Loshchilov & Hutter 2019
-pub struct Step {
+pub struct StepSettings {
     pub lr: f64,
     pub beta1: f64,
     pub beta2: f64,
@@ -30,9 +30,9 @@ pub struct Step {
     pub loss_scale: f64,
 }
 
-impl Step {
+impl StepSettings {
     /// Settings that leave gradients as they are.
-    pub(super) const PLAIN: Step = Step {
+    pub(super) const PLAIN: StepSettings = StepSettings {
         lr: 0.0,
         beta1: 0.9,
         beta2: 0.95,
@@ -70,6 +70,6 @@ pub(super) fn dot(a: &[f64], b: &[f64]) -> f64 {
 pub(super) fn results(op: super::Op, given: &[&[f64]]) -> Vec<Vec<f64>> {
     let mut all: Vec<Vec<f64>> = op.signature().iter().map(|param| vec![0.0; param.elems]).collect();
     all.iter_mut().zip(given).for_each(|(to, from)| to.copy_from_slice(from));
-    op.reference(&mut all, op.second_shard(), &Step::PLAIN);
+    op.reference(&mut all, op.second_shard(), &StepSettings::PLAIN);
     all
 }

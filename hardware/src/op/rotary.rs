@@ -1,7 +1,7 @@
 //! Rotary positions, also those of latent attention's packed rows.
 
 use super::dims::{LatentPack, LatentPackGrad, Rope};
-use super::reference::{Args, Step, grid};
+use super::reference::{Args, StepSettings, grid};
 use super::sizes::Sizes;
 use super::spec::{Dims, Mode, Rows, Signature, Spec, float};
 use super::{Op, position};
@@ -68,7 +68,7 @@ impl Spec for Rope {
         edges.into_iter().flat_map(of).collect()
     }
 
-    fn reference(&self, x: &mut Args, at: Coord, _: &Step) {
+    fn reference(&self, x: &mut Args, at: Coord, _: &StepSettings) {
         let Rope { rows, seq, stride, heads, head_dim, theta, cp, inverse } = *self;
         let half = head_dim / 2;
         for ((row, head), i) in grid(rows, heads).flat_map(|at| (0..half).map(move |i| (at, i))) {
@@ -176,7 +176,7 @@ impl Spec for LatentPack {
         latents(sizes).map(of).collect()
     }
 
-    fn reference(&self, x: &mut Args, at: Coord, _: &Step) {
+    fn reference(&self, x: &mut Args, at: Coord, _: &StepSettings) {
         let LatentPack { rows, seq, heads, nope, rope, value, theta, cp } = *self;
         let (sizes, half) = ([heads, nope, rope, value], rope / 2);
         x[3].fill(0.0);
@@ -243,7 +243,7 @@ impl Spec for LatentPackGrad {
         latents(sizes).map(of).collect()
     }
 
-    fn reference(&self, x: &mut Args, at: Coord, _: &Step) {
+    fn reference(&self, x: &mut Args, at: Coord, _: &StepSettings) {
         let LatentPackGrad { rows, seq, heads, nope, rope, value, theta, cp } = *self;
         let (sizes, half) = ([heads, nope, rope, value], rope / 2);
         x[1..].iter_mut().for_each(|gradient| gradient.fill(0.0));

@@ -7,7 +7,7 @@
 
 use std::ops::Deref;
 
-use super::reference::{Args, Step};
+use super::reference::{Args, StepSettings};
 use super::sizes::Sizes;
 use super::vocabulary::{Op, dims, vocabulary};
 use crate::elem::Elem;
@@ -34,7 +34,7 @@ pub(super) trait Spec {
 
     /// What it does, in plain `f64` loops, from the formulas: arguments as in [`Spec::params`], ids as numbers. Devices
     /// without a kernel run this; every kernel is compared with it.
-    fn reference(&self, x: &mut Args, at: Coord, step: &Step);
+    fn reference(&self, x: &mut Args, at: Coord, step: &StepSettings);
 
     /// Makes drawn arguments possible ones, such as statistics that belong to their rows.
     fn settle(&self, _x: &mut Args) {}

@@ -76,14 +76,14 @@ fn parts_do_what_the_whole_does() {
         let mut whole: Vec<Vec<f64>> = signature.iter().zip(0..).map(draw).collect();
         op.settle(&mut whole);
         let (mut parts, at) = (whole.clone(), op.second_shard());
-        op.reference(&mut whole, at, &Step::PLAIN);
+        op.reference(&mut whole, at, &StepSettings::PLAIN);
         for row in (0..rows.count).step_by(rows.unit) {
             let part = |i: usize| {
                 let each = signature[i].elems / rows.count;
                 if signature[i].whole { 0..signature[i].elems } else { row * each..(row + rows.unit) * each }
             };
             let mut some: Vec<Vec<f64>> = (0..parts.len()).map(|i| parts[i][part(i)].to_vec()).collect();
-            op.over(rows.unit).reference(&mut some, at, &Step::PLAIN);
+            op.over(rows.unit).reference(&mut some, at, &StepSettings::PLAIN);
             some.iter().enumerate().for_each(|(i, some)| parts[i][part(i)].copy_from_slice(some));
         }
         for ((param, whole), parts) in signature.iter().zip(&whole).zip(&parts) {

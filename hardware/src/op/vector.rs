@@ -2,7 +2,7 @@
 
 use super::Op;
 use super::dims::{Accumulate, AdamW, Copy, SquaredNorm, Zero};
-use super::reference::{Args, Step, first};
+use super::reference::{Args, StepSettings, first};
 use super::sizes::Sizes;
 use super::spec::{Dims, Mode, Rows, Signature, Spec, float, full, sum};
 use crate::mesh::{Axis, Coord};
@@ -28,7 +28,7 @@ impl Spec for Zero {
         sizes.vectors.iter().map(|&n| Op::Zero { n }).collect()
     }
 
-    fn reference(&self, x: &mut Args, _: Coord, _: &Step) {
+    fn reference(&self, x: &mut Args, _: Coord, _: &StepSettings) {
         x[0].fill(0.0);
     }
 
@@ -62,7 +62,7 @@ impl Spec for Copy {
         sizes.vectors.iter().map(|&n| Op::Copy { n }).collect()
     }
 
-    fn reference(&self, x: &mut Args, _: Coord, _: &Step) {
+    fn reference(&self, x: &mut Args, _: Coord, _: &StepSettings) {
         x[1] = x[0].clone();
     }
 
@@ -96,7 +96,7 @@ impl Spec for Accumulate {
         sizes.vectors.iter().map(|&n| Op::Accumulate { n }).collect()
     }
 
-    fn reference(&self, x: &mut Args, _: Coord, _: &Step) {
+    fn reference(&self, x: &mut Args, _: Coord, _: &StepSettings) {
         (0..self.n).for_each(|i| x[1][i] += x[0][i]);
     }
 
@@ -146,7 +146,7 @@ impl Spec for SquaredNorm {
         shards(sizes).into_iter().flat_map(of).collect()
     }
 
-    fn reference(&self, x: &mut Args, at: Coord, _: &Step) {
+    fn reference(&self, x: &mut Args, at: Coord, _: &StepSettings) {
         let SquaredNorm { n, whole, copies, replicas, shards, axis } = *self;
         let first = first(shards, at.on(axis), n);
         let share = |i: usize| if first + i < whole { 1.0 } else { 1.0 / copies as f64 };
@@ -191,7 +191,7 @@ impl Spec for AdamW {
         shards(sizes).into_iter().flat_map(of).collect()
     }
 
-    fn reference(&self, x: &mut Args, at: Coord, step: &Step) {
+    fn reference(&self, x: &mut Args, at: Coord, step: &StepSettings) {
         let AdamW { n, decayed, shards, axis, master } = *self;
         // A norm that is not finite updates nothing: narrow weights stay what their masters round to.
         if !x[0][0].is_finite() {

@@ -1,6 +1,6 @@
 //! Times of collectives and of point-to-point messages: α–β models over the tiers of a group.
 //!
-//! In: a kind, the whole vector's bytes, a [`Span`]; or bytes and a [`Path`]. Out: seconds.
+//! In: a kind, the whole vector's bytes, a [`GroupLinks`]; or bytes and a [`Path`]. Out: seconds.
 //!
 //! Every step of an algorithm costs a latency α, every byte out of a rank 1/bandwidth (Hockney 1994). Costs of rings and
 //! of the two all-to-alls: Thakur, Rabenseifner & Gropp 2005, §4; that no all-reduce sends less than a ring's: Patarasuk &
@@ -11,11 +11,11 @@
 //! Invariant: grows with bytes, and is zero only for groups of one and empty vectors.
 
 use crate::program::Collective;
-use crate::topology::{Path, Ring, Span};
+use crate::topology::{GroupLinks, Path, Ring};
 use crate::units::{ByteRate, Bytes, Seconds};
 
 /// The time of a collective; `bytes` is the whole vector of one rank, as in a program's views.
-pub fn time(kind: Collective, bytes: Bytes, span: &Span) -> Seconds {
+pub fn time(kind: Collective, bytes: Bytes, span: &GroupLinks) -> Seconds {
     if span.ranks <= 1 || bytes == Bytes(0) {
         return Seconds(0.0);
     }
@@ -34,7 +34,7 @@ pub fn p2p(bytes: Bytes, path: &Path) -> Seconds {
 }
 
 /// Everyone sends to the next at once: the slowest of the ring's ways counts.
-fn rotate(bytes: Bytes, span: &Span) -> Seconds {
+fn rotate(bytes: Bytes, span: &GroupLinks) -> Seconds {
     let inside = if span.per_node > 1 { p2p(bytes, &span.up) } else { Seconds(0.0) };
     inside.max(span.out.map_or(Seconds(0.0), |out| p2p(bytes, &out)))
 }
@@ -42,7 +42,7 @@ fn rotate(bytes: Bytes, span: &Span) -> Seconds {
 /// A reduce-scatter, or an all-gather, which is the same backwards: a ring in each node beside rings between nodes.
 ///
 /// n ranks on a ring: (n − 1)·α + (n − 1)/n · bytes / bandwidth (Thakur et al. 2005, §4.1).
-fn pass(bytes: Bytes, span: &Span) -> Seconds {
+fn pass(bytes: Bytes, span: &GroupLinks) -> Seconds {
     let inside = (span.per_node > 1).then(|| share(bytes, span.per_node) / span.up.bandwidth.0);
     // Of a vector reduced in its node, each of the node's ranks takes its part to the other nodes.
     let between = span.out.map(|out| share(bytes, span.nodes) / (out.bandwidth.0 * span.rails as f64));
@@ -56,7 +56,7 @@ fn share(bytes: Bytes, n: usize) -> f64 {
 }
 
 /// The steps of a pass inside a node. On a torus dim after dim; a closed ring is gone round both ways at once.
-fn ring_latency(span: &Span) -> Seconds {
+fn ring_latency(span: &GroupLinks) -> Seconds {
     if span.rings.is_empty() {
         return span.up.latency * (span.per_node - 1) as f64;
     }
@@ -66,7 +66,7 @@ fn ring_latency(span: &Span) -> Seconds {
 
 /// An all-reduce up and down two trees, each carrying half of the vector, in a pipeline of chunks: logarithmically many
 /// steps for a bandwidth that is a little less than a ring's (Sanders, Speck & Träff 2009; NCCL's double binary trees).
-fn trees(bytes: Bytes, span: &Span) -> Seconds {
+fn trees(bytes: Bytes, span: &GroupLinks) -> Seconds {
     let depth = |n: usize| n.next_power_of_two().ilog2() as f64;
     let inside = (span.per_node > 1).then(|| bytes / span.up.bandwidth);
     let between = span.out.map(|out| bytes / (out.bandwidth * span.rails as f64));
@@ -76,7 +76,7 @@ fn trees(bytes: Bytes, span: &Span) -> Seconds {
 }
 
 /// Each rank sends a shard to every other: what stays in the node beside what leaves it.
-fn all_to_all(bytes: Bytes, span: &Span) -> Seconds {
+fn all_to_all(bytes: Bytes, span: &GroupLinks) -> Seconds {
     let shard = bytes.0 as f64 / span.ranks as f64;
     let inside = if span.per_node == 1 {
         Seconds(0.0)
@@ -105,7 +105,7 @@ fn wire(bytes: f64, bandwidth: ByteRate) -> Seconds {
 
 /// All-to-all on a torus: half of every vector crosses the middle of each ring, n/2 of them over both directions of the
 /// cut, so the longest ring takes n/4 · bytes / bandwidth (bisection bound; Dally & Towles 2004, §5.2).
-fn across_torus(bytes: Bytes, span: &Span) -> Seconds {
+fn across_torus(bytes: Bytes, span: &GroupLinks) -> Seconds {
     let crossing = |ring: &Ring| wire(bytes.0 as f64 * ring.size as f64 / 4.0, ring.path.bandwidth);
     ring_latency(span) + span.rings.iter().map(crossing).fold(Seconds(0.0), Seconds::max)
 }
@@ -121,7 +121,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
     const KINDS: [Collective; 4] = [AllReduce, ReduceScatter, AllGather, AllToAll];
 
-    fn span(cluster: &str, ranks: usize) -> Span {
+    fn span(cluster: &str, ranks: usize) -> GroupLinks {
         Topology::of(&Cluster::parse(cluster).unwrap()).span_strided(0, 1, ranks).unwrap()
     }
 

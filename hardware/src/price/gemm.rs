@@ -7,7 +7,7 @@
 //!
 //! Invariant: no faster than the share of peak, and that only for whole tiles of endless depth.
 
-use crate::profile::{Device, Gemm};
+use crate::profile::{DeviceProfile, Gemm};
 use crate::units::{FlopRate, Precision, Seconds};
 
 /// What the last wave costs of a whole one when it is not full: measured waves overlap with the next (stream-K, split-K),
@@ -16,7 +16,7 @@ const LAST_WAVE: f64 = 0.5;
 
 /// `batch` matmuls of `m × n × k` each, run as one grouped kernel: by the device's tiles, or where its profile has none, by
 /// its share of peak over FLOPs.
-pub fn on(device: &Device, peak: FlopRate, precision: Precision, batch: f64, m: f64, n: f64, k: f64) -> Seconds {
+pub fn on(device: &DeviceProfile, peak: FlopRate, precision: Precision, batch: f64, m: f64, n: f64, k: f64) -> Seconds {
     match &device.gemm {
         Some(gemm) => time(gemm, peak, precision, batch, m, n, k),
         None => {

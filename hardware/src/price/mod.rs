@@ -20,7 +20,7 @@ use rustc_hash::FxHashMap;
 
 use crate::mesh::{Axis, Mesh, Rank};
 use crate::op::Op;
-use crate::profile::{Cluster, Device, DeviceKind};
+use crate::profile::{Cluster, DeviceKind, DeviceProfile};
 use crate::program::{Block, Call, Collective, Elem, Kind, Program, RankProgram};
 use crate::simulate::{Durations, LaneDurations, SimulateError};
 use crate::topology::{Topology, TopologyError};
@@ -82,7 +82,7 @@ pub enum PriceError {
 /// one pool has the links of one that begins at the pool's first device.
 pub struct Prices<'a> {
     cluster: &'a Cluster,
-    devices: Vec<&'a Device>,
+    devices: Vec<&'a DeviceProfile>,
     precision: Precision,
     mesh: Mesh,
     topology: Topology,
@@ -123,7 +123,7 @@ impl<'a> Prices<'a> {
         Ok(())
     }
 
-    fn of(cluster: &'a Cluster, mesh: Mesh, precision: Precision, at: Rank, devices: Vec<&'a Device>) -> Self {
+    fn of(cluster: &'a Cluster, mesh: Mesh, precision: Precision, at: Rank, devices: Vec<&'a DeviceProfile>) -> Self {
         Prices { cluster, devices, precision, mesh, topology: Topology::of(cluster), at, ops: FxHashMap::default() }
     }
 
@@ -199,7 +199,7 @@ impl<'a> Prices<'a> {
         let [from, to] = [group, group + stride * (ranks - 1)].map(|rank| self.cluster.pool_of(rank).unwrap_or(0));
         let first = if from == to { self.cluster.ranks().nth(from).map_or(group, |pool| pool.start) } else { group };
         let pools = &self.cluster.pools[from.min(to)..=to.max(from)];
-        let devices: Vec<&Device> = pools.iter().map(|pool| &pool.device).collect();
+        let devices: Vec<&DeviceProfile> = pools.iter().map(|pool| &pool.device).collect();
         slowest(&devices, |device| match device.curves.get(kind.class()) {
             Some(curve) => Ok(curve.time(&[ranks as f64, bytes.0 as f64], bytes.0 as f64)),
             None => {
@@ -314,7 +314,10 @@ impl PricedBlocks {
 }
 
 /// What takes the slowest of several devices.
-fn slowest(devices: &[&Device], time: impl Fn(&Device) -> Result<Seconds, PriceError>) -> Result<Seconds, PriceError> {
+fn slowest(
+    devices: &[&DeviceProfile],
+    time: impl Fn(&DeviceProfile) -> Result<Seconds, PriceError>,
+) -> Result<Seconds, PriceError> {
     devices.iter().try_fold(Seconds(0.0), |most, device| Ok(most.max(time(device)?)))
 }
 
@@ -329,7 +332,7 @@ pub fn price(program: &Program, cluster: &Cluster, precision: Precision) -> Resu
         let blocks = blocks.entry(place.pools.clone()).or_insert_with(none);
         let role = program.role(place.class, place.stage);
         let nanos = prices.lane((program, blocks), &program.roles[role], place.stage)?;
-        let contention = |device: &&Device| device.contention.as_ref().map_or(0.0, |figure| figure.value);
+        let contention = |device: &&DeviceProfile| device.contention.as_ref().map_or(0.0, |figure| figure.value);
         lanes.push(LaneDurations {
             rank: place.rank,
             role,

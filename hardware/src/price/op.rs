@@ -4,11 +4,11 @@
 
 use super::{PriceError, gemm};
 use crate::op::Op;
-use crate::profile::Device;
+use crate::profile::DeviceProfile;
 use crate::units::{Bytes, Precision, Seconds};
 
 /// The time of an op on a device; `bytes` as of [`Op::traffic`], which a curve knows better.
-pub fn op_time(device: &Device, op: &Op, bytes: Bytes, precision: Precision) -> Result<Seconds, PriceError> {
+pub fn op_time(device: &DeviceProfile, op: &Op, bytes: Bytes, precision: Precision) -> Result<Seconds, PriceError> {
     if let Some(curve) = device.curves.get(op.class()) {
         return Ok(curve.time(&op.dims(), op.work()));
     }
@@ -34,6 +34,6 @@ pub fn op_time(device: &Device, op: &Op, bytes: Bytes, precision: Precision) -> 
 }
 
 /// The time of moving bytes through a device's memory.
-pub fn stream(device: &Device, bytes: f64) -> Seconds {
+pub fn stream(device: &DeviceProfile, bytes: f64) -> Seconds {
     Seconds(bytes / (device.memory_bandwidth.value.0 * device.efficiency.memory.share(bytes)))
 }

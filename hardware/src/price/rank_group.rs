@@ -11,7 +11,7 @@
 use super::PriceError;
 use crate::classes::Classes;
 use crate::mesh::{Mesh, Rank};
-use crate::profile::{Cluster, Device};
+use crate::profile::{Cluster, DeviceProfile};
 use crate::units::Bytes;
 
 /// Ranks that do the same on the same devices, and the first of them, which stands for all.
@@ -31,7 +31,7 @@ pub struct RankGroup {
 
 impl RankGroup {
     /// The devices it sits on, one a pool.
-    pub fn devices<'a>(&self, cluster: &'a Cluster) -> Vec<&'a Device> {
+    pub fn devices<'a>(&self, cluster: &'a Cluster) -> Vec<&'a DeviceProfile> {
         self.pools.iter().map(|&pool| &cluster.pools[pool].device).collect()
     }
 
@@ -42,7 +42,7 @@ impl RankGroup {
 }
 
 /// Replicas of a class whose stages sit on the same pools.
-struct Kind {
+struct ReplicaKind {
     class: usize,
     /// By stage.
     pools: Vec<Vec<usize>>,
@@ -60,12 +60,12 @@ pub fn rank_groups(cluster: &Cluster, mesh: Mesh, classes: &Classes) -> Result<V
     if ranks > devices {
         return Err(PriceError::TooFew { ranks, devices });
     }
-    let mut kinds: Vec<Kind> = Vec::new();
+    let mut kinds: Vec<ReplicaKind> = Vec::new();
     if ranks <= cluster.pools[0].devices() {
         for class in 0..classes.count() {
             let size = classes.sizes().get(class).copied().unwrap_or(mesh.dp);
             let first = classes.first(class);
-            kinds.push(Kind { class, pools: vec![vec![0]; mesh.pp], replicas: (first..first + size).collect() });
+            kinds.push(ReplicaKind { class, pools: vec![vec![0]; mesh.pp], replicas: (first..first + size).collect() });
         }
     } else {
         let mut pools = Vec::new();
@@ -77,11 +77,11 @@ pub fn rank_groups(cluster: &Cluster, mesh: Mesh, classes: &Classes) -> Result<V
             let class = classes.of_replica(dp);
             match kinds.iter_mut().find(|kind| kind.class == class && kind.pools == pools) {
                 Some(kind) => kind.replicas.push(dp),
-                None => kinds.push(Kind { class, pools: pools.clone(), replicas: vec![dp] }),
+                None => kinds.push(ReplicaKind { class, pools: pools.clone(), replicas: vec![dp] }),
             }
         }
     }
-    let of_kind = |Kind { class, pools, replicas }: Kind| {
+    let of_kind = |ReplicaKind { class, pools, replicas }: ReplicaKind| {
         pools.into_iter().enumerate().map(move |(stage, pools)| RankGroup {
             rank: mesh.rank(stage, replicas[0], 0, 0),
             class,

@@ -7,7 +7,7 @@ use crate::program::{Buffer, Lifetime, Stream, View};
 use crate::units::Precision::{Bf16, Fp32, Int8};
 
 /// An A100 that reaches all of its peaks and launches in a microsecond.
-fn ideal() -> Device {
+fn ideal() -> DeviceProfile {
     let mut device = catalog().device("a100-80gb").unwrap().clone();
     let whole = || EfficiencyCurve { points: vec![(1.0, 1.0)], source: "by definition".to_owned() };
     device.efficiency.matmul = whole();
@@ -23,7 +23,7 @@ fn matmul(m: usize, n: usize, k: usize) -> Op {
 }
 
 /// An op whose floats are of a format where it takes any.
-fn time_of(device: &Device, op: &Op, precision: Precision) -> Result<Seconds, PriceError> {
+fn time_of(device: &DeviceProfile, op: &Op, precision: Precision) -> Result<Seconds, PriceError> {
     let elems = op.signature().into_iter().map(|param| param.takes.elem(Elem::of(precision)));
     op_time(device, op, op.traffic(elems), precision)
 }

@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use serde::de::DeserializeOwned;
 use strsim::levenshtein;
 
-use super::{Device, ProfileError, Stack, System};
+use super::{DeviceProfile, ProfileError, Stack, System};
 
 include!(concat!(env!("OUT_DIR"), "/profiles.rs"));
 
@@ -17,7 +17,7 @@ include!(concat!(env!("OUT_DIR"), "/profiles.rs"));
 #[derive(Clone, Debug, PartialEq)]
 pub struct Catalog {
     /// Every device, by name.
-    pub devices: Vec<Device>,
+    pub devices: Vec<DeviceProfile>,
     /// Every system, by name.
     pub systems: Vec<System>,
     /// Every software stack, by name.
@@ -32,7 +32,7 @@ pub fn catalog() -> &'static Catalog {
 
 /// Every embedded file parsed; the tests see that this cannot fail.
 fn embedded() -> Result<Catalog, ProfileError> {
-    let devices = DEVICES.iter().map(|(file, text)| Device::from_toml(file, text)).collect::<Result<_, _>>()?;
+    let devices = DEVICES.iter().map(|(file, text)| DeviceProfile::from_toml(file, text)).collect::<Result<_, _>>()?;
     let systems = SYSTEMS.iter().map(|(file, text)| System::from_toml(file, text)).collect::<Result<_, _>>()?;
     let stacks = STACKS.iter().map(|(file, text)| Stack::from_toml(file, text)).collect::<Result<_, _>>()?;
     Ok(Catalog { devices, systems, stacks })
@@ -42,10 +42,10 @@ fn strict<T: DeserializeOwned>(file: &str, text: &str) -> Result<T, ProfileError
     toml::from_str(text).map_err(|error| ProfileError::of_toml(file, text, &error))
 }
 
-impl Device {
+impl DeviceProfile {
     /// Reads a device profile; errors name `file`, line, key and value.
     pub fn from_toml(file: &str, text: &str) -> Result<Self, ProfileError> {
-        let device: Device = strict(file, text)?;
+        let device: DeviceProfile = strict(file, text)?;
         device.check().map_err(|fault| ProfileError::of_fault(file, text, fault))?;
         Ok(device)
     }
@@ -69,7 +69,7 @@ impl Stack {
 
 impl Catalog {
     /// The device of this name; the error lists near names.
-    pub fn device(&self, name: &str) -> Result<&Device, ProfileError> {
+    pub fn device(&self, name: &str) -> Result<&DeviceProfile, ProfileError> {
         let found = self.devices.iter().find(|device| device.name == name);
         found.ok_or_else(|| unknown("device", name, self.devices.iter().map(|device| device.name.as_str())))
     }
@@ -87,7 +87,7 @@ impl Catalog {
     }
 
     /// The system that a bare device stands in: the first in the catalog that holds it.
-    pub fn usual_system(&self, device: &Device) -> Option<&System> {
+    pub fn usual_system(&self, device: &DeviceProfile) -> Option<&System> {
         self.systems.iter().find(|system| system.device == device.name)
     }
 

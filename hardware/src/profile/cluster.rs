@@ -11,7 +11,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Device, LinkKind, ProfileError, System, catalog};
+use super::{DeviceProfile, LinkKind, ProfileError, System, catalog};
 use crate::files::read_text;
 use crate::input::Fault;
 use crate::units::{ByteRate, Seconds};
@@ -25,7 +25,7 @@ pub struct Machine {
     /// What each holds.
     pub system: System,
     /// What each system holds `system.count` of.
-    pub device: Device,
+    pub device: DeviceProfile,
 }
 
 /// One or more pools, of different devices too; one such site, or several equal ones.
@@ -97,7 +97,7 @@ impl Machine {
     }
 
     /// `count` devices of a SKU in its usual system: whole systems, or a part of one.
-    fn of_devices(text: &str, count: usize, device: &Device, usual: &System) -> Result<Self, ProfileError> {
+    fn of_devices(text: &str, count: usize, device: &DeviceProfile, usual: &System) -> Result<Self, ProfileError> {
         let (mut system, per_node) = (usual.clone(), usual.count);
         if count.is_multiple_of(per_node) {
             return Ok(Machine { nodes: count / per_node, system, device: device.clone() });

@@ -1,6 +1,6 @@
 //! One accelerator: what its data sheet and its measurements say.
 //!
-//! In: `profiles/devices/*.toml`, or a calibration's. Out: [`Device`].
+//! In: `profiles/devices/*.toml`, or a calibration's. Out: [`DeviceProfile`].
 //!
 //! Invariant: a catalog profile has no curves; a calibrated one says when and with what it was measured.
 
@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{Curve, EfficiencyCurve, Figure};
+use super::{Curve, EfficiencyCurve, Sourced};
 use crate::input::Fault;
 use crate::units::{ByteRate, Bytes, FlopRate, Precision, Seconds, Watts};
 
@@ -27,7 +27,7 @@ pub enum DeviceKind {
 /// An accelerator SKU, or the part of one that is programmed as one device.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Device {
+pub struct DeviceProfile {
     /// Name on the command line and of the file.
     pub name: String,
     /// Name in tables.
@@ -42,25 +42,25 @@ pub struct Device {
     pub overlap: bool,
     /// What compute takes longer, of its own time, while a collective runs beside it; without it, nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub contention: Option<Figure<f64>>,
+    pub contention: Option<Sourced<f64>>,
     /// Memory a program can allocate.
-    pub memory: Figure<Bytes>,
+    pub memory: Sourced<Bytes>,
     /// Peak of its memory, read and written bytes together.
-    pub memory_bandwidth: Figure<ByteRate>,
+    pub memory_bandwidth: Sourced<ByteRate>,
     /// Dense peak of the fastest unit that multiplies this format with fp32 accumulation.
     #[serde(deserialize_with = "some_peak")]
-    pub peak: BTreeMap<Precision, Figure<FlopRate>>,
+    pub peak: BTreeMap<Precision, Sourced<FlopRate>>,
     /// Fixed cost of a kernel.
-    pub launch: Figure<Seconds>,
+    pub launch: Sourced<Seconds>,
     /// What a copy to or from the host's memory reaches, each way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub host_link: Option<Figure<ByteRate>>,
+    pub host_link: Option<Sourced<ByteRate>>,
     /// Board power limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub power: Option<Figure<Watts>>,
+    pub power: Option<Sourced<Watts>>,
     /// Mean time between failures that stop a job, of one device with its share of host and network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mtbf: Option<Figure<Seconds>>,
+    pub mtbf: Option<Sourced<Seconds>>,
     /// The share of peak that kernels reach.
     pub efficiency: Efficiency,
     /// How its matrix units divide a matmul; without it, `efficiency.matmul` prices matmuls.
@@ -99,7 +99,7 @@ pub struct Gemm {
     /// Share of a format's peak that long matmuls of whole waves reach.
     pub share: BTreeMap<Precision, f64>,
     /// Of that rate, what a long run at the power limit keeps: a benchmark of one kernel ends before clocks fall.
-    pub sustained: Figure<f64>,
+    pub sustained: Sourced<f64>,
     /// Where these are from.
     pub source: String,
 }
@@ -116,7 +116,7 @@ pub struct Provenance {
     pub versions: String,
 }
 
-impl Device {
+impl DeviceProfile {
     /// What serde cannot see: that figures are such as a device can have.
     pub(super) fn check(&self) -> Result<(), Fault> {
         const MOST_MEMORY: Bytes = Bytes(1 << 50);
@@ -157,7 +157,7 @@ impl Device {
     }
 }
 
-fn some_peak<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<Precision, Figure<FlopRate>>, D::Error> {
+fn some_peak<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<Precision, Sourced<FlopRate>>, D::Error> {
     let peak = BTreeMap::deserialize(from)?;
     if peak.is_empty() {
         Err(D::Error::custom("`peak` needs at least one of fp32, tf32, bf16, fp16, fp8, fp4, int8"))

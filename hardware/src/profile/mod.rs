@@ -1,6 +1,6 @@
 //! What a machine is: accelerators, the systems they are built into, clusters of systems.
 //!
-//! In: strict TOML, embedded ([`catalog`]) or a user's. Out: [`Device`], [`System`], [`Machine`], [`Cluster`].
+//! In: strict TOML, embedded ([`catalog`]) or a user's. Out: [`DeviceProfile`], [`System`], [`Machine`], [`Cluster`].
 //!
 //! Invariant: every figure is positive, has a unit and says where it is from; an unknown key is an error.
 
@@ -15,7 +15,7 @@ mod system;
 pub use catalog::{Catalog, catalog};
 pub use cluster::{Cluster, Machine, Wan};
 pub use curve::{Curve, EfficiencyCurve, Sample};
-pub use device::{Device, DeviceKind, Efficiency, Gemm, Provenance};
+pub use device::{DeviceKind, DeviceProfile, Efficiency, Gemm, Provenance};
 pub use error::ProfileError;
 pub use stack::{AttentionKernel, Knob, Knobs, Stack};
 pub use system::{Link, LinkKind, System};
@@ -24,39 +24,39 @@ use serde::{Deserialize, Serialize};
 
 /// A value and where it is from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "FigureText<T>", bound(deserialize = "T: Deserialize<'de> + Default + PartialOrd"))]
-pub struct Figure<T> {
+#[serde(try_from = "SourcedText<T>", bound(deserialize = "T: Deserialize<'de> + Default + PartialOrd"))]
+pub struct Sourced<T> {
     /// The value; above zero.
     pub value: T,
     /// Publication, measurement or assumption it is from; never empty.
     pub source: String,
 }
 
-/// [`Figure`] before it is checked.
+/// [`Sourced`] before it is checked.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct FigureText<T> {
+struct SourcedText<T> {
     value: T,
     source: String,
 }
 
-impl<T: Default + PartialOrd> TryFrom<FigureText<T>> for Figure<T> {
+impl<T: Default + PartialOrd> TryFrom<SourcedText<T>> for Sourced<T> {
     type Error = &'static str;
 
-    fn try_from(text: FigureText<T>) -> Result<Self, Self::Error> {
+    fn try_from(text: SourcedText<T>) -> Result<Self, Self::Error> {
         if text.source.trim().is_empty() {
             return Err("empty `source`: say which document, measurement or assumption the value is from");
         }
         if text.value.partial_cmp(&T::default()) != Some(std::cmp::Ordering::Greater) {
             return Err("`value` must be above zero; leave an optional figure out instead");
         }
-        Ok(Figure { value: text.value, source: text.source })
+        Ok(Sourced { value: text.value, source: text.source })
     }
 }
 
-impl<T> Figure<T> {
+impl<T> Sourced<T> {
     /// A figure from code: a calibration or a test.
     pub fn new(value: T, source: impl Into<String>) -> Self {
-        Figure { value, source: source.into() }
+        Sourced { value, source: source.into() }
     }
 }

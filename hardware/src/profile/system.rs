@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Figure;
+use super::Sourced;
 use crate::input::Fault;
 use crate::units::{ByteRate, Dollars, Seconds, Watts};
 
@@ -29,16 +29,16 @@ pub struct System {
     pub scale_out: Option<Link>,
     /// Price of a device-hour.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub price: Option<Figure<Dollars>>,
+    pub price: Option<Sourced<Dollars>>,
     /// What host, fans and network cards draw for each device, beside the device's own power.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub host_power: Option<Figure<Watts>>,
+    pub host_power: Option<Sourced<Watts>>,
     /// What a device writes of a checkpoint, or reads, while all others do too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub storage: Option<Figure<ByteRate>>,
+    pub storage: Option<Sourced<ByteRate>>,
     /// From a failure to the moment at which the job reads its checkpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub restart: Option<Figure<Seconds>>,
+    pub restart: Option<Sourced<Seconds>>,
 }
 
 /// A tier of the network as one device sees it.
@@ -54,11 +54,11 @@ pub struct Link {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wrap: Option<usize>,
     /// Bytes a second out of one device, over all its links of this tier; as many come in.
-    pub bandwidth: Figure<ByteRate>,
+    pub bandwidth: Sourced<ByteRate>,
     /// One step of a collective, or a message, between two devices.
-    pub latency: Figure<Seconds>,
+    pub latency: Sourced<Seconds>,
     /// Share of the bandwidth that large messages reach; at most one.
-    pub efficiency: Figure<f64>,
+    pub efficiency: Sourced<f64>,
 }
 
 /// The shape of a tier.

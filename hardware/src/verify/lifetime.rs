@@ -1,7 +1,7 @@
 //! What is read was written, what is kept is freed, and streams wait for what they share.
 
-use super::{Fault, Location, VerifyError, at};
-use crate::hazards::{Access, Latest, Tracker, accesses, formal_uses};
+use super::{ProgramFault, ProgramPlace, VerifyError, at};
+use crate::hazards::{BufferAccess, Latest, Tracker, accesses, formal_uses};
 use crate::program::{Lifetime, Program, Stream};
 
 pub(super) fn check(program: &Program) -> Result<(), VerifyError> {
@@ -19,14 +19,14 @@ pub(super) fn check(program: &Program) -> Result<(), VerifyError> {
             accesses(instr, &uses, &program.mesh, &role.buffers, |access| {
                 let touch = tracker.touch(&access, stream, index as u32);
                 let name = || role.buffers[access.buffer as usize].name.clone();
-                let Access { start, end, .. } = access;
+                let BufferAccess { start, end, .. } = access;
                 let early = |(needed, covered): (&Option<u32>, &Option<u32>)| needed.filter(|_| needed > covered);
                 let found = if let Some(needed) = touch.others.iter().zip(&covered[stream]).find_map(early) {
-                    Some(Fault::Race { buffer: name(), needed })
+                    Some(ProgramFault::Race { buffer: name(), needed })
                 } else if access.reads && !touch.held {
-                    Some(Fault::Unwritten { buffer: name(), start, end })
+                    Some(ProgramFault::Unwritten { buffer: name(), start, end })
                 } else if access.frees && !touch.held_any {
-                    Some(Fault::Free { buffer: name(), why: "it holds nothing" })
+                    Some(ProgramFault::Free { buffer: name(), why: "it holds nothing" })
                 } else {
                     None
                 };
@@ -43,8 +43,8 @@ pub(super) fn check(program: &Program) -> Result<(), VerifyError> {
         };
         let kept = role.buffers.iter().enumerate().filter(saved).find(|(buffer, _)| tracker.holds(*buffer));
         if let Some((_, buffer)) = kept {
-            let fault = Fault::Kept { buffer: buffer.name.clone() };
-            return Err(VerifyError { place: Location::End { role: number }, fault });
+            let fault = ProgramFault::Kept { buffer: buffer.name.clone() };
+            return Err(VerifyError { place: ProgramPlace::End { role: number }, fault });
         }
     }
     Ok(())

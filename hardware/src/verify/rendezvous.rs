@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use super::{Fault, Location, VerifyError, at};
+use super::{ProgramFault, ProgramPlace, VerifyError, at};
 use crate::mesh::Axis;
 use crate::program::{Collective, Elem, Kind, Program, View};
 
@@ -24,7 +24,7 @@ struct Role {
 /// What crosses: how many elements of a kind.
 type Vector = (usize, Elem);
 
-struct Run<'a> {
+struct Rendezvous<'a> {
     program: &'a Program,
     roles: Vec<Role>,
     /// By axis and role: the roles that its collectives join, itself among them.
@@ -34,7 +34,7 @@ struct Run<'a> {
 pub(super) fn check(program: &Program) -> Result<(), VerifyError> {
     let fresh = || Role { next: 0, sent: HashMap::new(), received: HashMap::new(), meeting: None };
     let roles: Vec<Role> = program.roles.iter().map(|_| fresh()).collect();
-    let mut run = Run { program, roles, groups: Axis::ALL.map(|axis| groups(program, axis)) };
+    let mut run = Rendezvous { program, roles, groups: Axis::ALL.map(|axis| groups(program, axis)) };
     loop {
         let mut moved = false;
         for role in 0..program.roles.len() {
@@ -75,7 +75,7 @@ fn groups(program: &Program, axis: Axis) -> Vec<Vec<usize>> {
     }
 }
 
-impl Run<'_> {
+impl Rendezvous<'_> {
     /// Lets a role do its next instruction, if it can.
     fn step(&mut self, role: usize) -> Result<bool, VerifyError> {
         let (program, index) = (self.program, self.roles[role].next);
@@ -93,13 +93,13 @@ impl Run<'_> {
                 let sent = sender.sent.get(&(stage, *tag)).and_then(|sent| sent.get(received));
                 let Some(&(sent, elem)) = sent else { return Ok(false) };
                 if sent != view.elems {
-                    let fault = Fault::Message { from: *from, sent, wanted: view.elems };
+                    let fault = ProgramFault::Message { from: *from, sent, wanted: view.elems };
                     return Err(at(program, role, index, fault));
                 }
                 let into = buffer(view);
                 if elem != into.elem {
                     let (name, wanted) = (into.name.clone(), elem.name());
-                    return Err(at(program, role, index, Fault::Elem { name, elem: into.elem.name(), wanted }));
+                    return Err(at(program, role, index, ProgramFault::Elem { name, elem: into.elem.name(), wanted }));
                 }
                 self.roles[role].received.insert((*from, *tag), received + 1);
             }
@@ -122,7 +122,7 @@ impl Run<'_> {
         }
         let first = group[0];
         if let Some(&unlike) = group.iter().find(|&&other| self.roles[other].meeting != self.roles[first].meeting) {
-            return Err(at(self.program, unlike, self.roles[unlike].next, Fault::Collective { other: first }));
+            return Err(at(self.program, unlike, self.roles[unlike].next, ProgramFault::Collective { other: first }));
         }
         for &other in group {
             self.roles[other].meeting = None;
@@ -135,7 +135,7 @@ impl Run<'_> {
         let program = self.program;
         for (role, state) in self.roles.iter().enumerate() {
             if state.next < program.roles[role].instrs.len() {
-                return Err(at(program, role, state.next, Fault::Deadlock));
+                return Err(at(program, role, state.next, ProgramFault::Deadlock));
             }
             let (class, stage) = program.class_and_stage(role);
             let left = |(&(to, tag), sent): (&(usize, u32), &Vec<Vector>)| {
@@ -144,7 +144,10 @@ impl Run<'_> {
                 (sent.len() > received).then(|| (to, sent.len() - received))
             };
             if let Some((to, count)) = state.sent.iter().filter_map(left).min() {
-                return Err(VerifyError { place: Location::End { role }, fault: Fault::Unreceived { to, count } });
+                return Err(VerifyError {
+                    place: ProgramPlace::End { role },
+                    fault: ProgramFault::Unreceived { to, count },
+                });
             }
         }
         Ok(())

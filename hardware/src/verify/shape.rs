@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Fault, Location, VerifyError, at};
+use super::{ProgramFault, ProgramPlace, VerifyError, at};
 use crate::op::{DtypeClass, Mode};
 use crate::program::{Block, Buffer, Kind, Lifetime, Program, View};
 
@@ -16,16 +16,19 @@ struct Apart {
 pub(super) fn check(program: &Program) -> Result<(), VerifyError> {
     let (roles, stages, classes) = (program.roles.len(), program.mesh.pp, program.classes.count());
     if roles != stages * classes {
-        return Err(VerifyError { place: Location::Program, fault: Fault::Roles { roles, stages, classes } });
+        return Err(VerifyError {
+            place: ProgramPlace::Program,
+            fault: ProgramFault::Roles { roles, stages, classes },
+        });
     }
     let replicas = program.classes.sizes().iter().sum();
     if classes > 1 && (replicas != program.mesh.dp || program.classes.sizes().contains(&0)) {
-        let fault = Fault::Classes { replicas, dp: program.mesh.dp };
-        return Err(VerifyError { place: Location::Program, fault });
+        let fault = ProgramFault::Classes { replicas, dp: program.mesh.dp };
+        return Err(VerifyError { place: ProgramPlace::Program, fault });
     }
     let mut apart = Vec::with_capacity(program.blocks.len());
     for (number, block) in program.blocks.iter().enumerate() {
-        let of_call = |(call, fault)| VerifyError { place: Location::Block { block: number, call }, fault };
+        let of_call = |(call, fault)| VerifyError { place: ProgramPlace::Block { block: number, call }, fault };
         apart.push(check_block(block).map_err(of_call)?);
     }
     for (number, role) in program.roles.iter().enumerate() {
@@ -33,7 +36,7 @@ pub(super) fn check(program: &Program) -> Result<(), VerifyError> {
             let checked = check_instr(program, number, &instr.kind, &apart);
             checked.map_err(|fault| at(program, number, index, fault))?;
             if let Some(&wait) = instr.waits.iter().find(|&&wait| wait as usize >= index) {
-                return Err(at(program, number, index, Fault::Wait { wait }));
+                return Err(at(program, number, index, ProgramFault::Wait { wait }));
             }
         }
     }
@@ -41,18 +44,18 @@ pub(super) fn check(program: &Program) -> Result<(), VerifyError> {
 }
 
 /// Checks calls against signatures; gives the formals that must be apart.
-fn check_block(block: &Block) -> Result<Vec<Apart>, (usize, Fault)> {
+fn check_block(block: &Block) -> Result<Vec<Apart>, (usize, ProgramFault)> {
     let mut apart: Vec<Apart> = Vec::new();
     for (index, call) in block.calls.iter().enumerate() {
         let signature = call.op.signature();
         if signature.len() != call.args.len() {
-            return Err((index, Fault::Arguments { given: call.args.len(), wanted: signature.len() }));
+            return Err((index, ProgramFault::Arguments { given: call.args.len(), wanted: signature.len() }));
         }
         for (arg, param) in call.args.iter().zip(&signature) {
             let formal = known("formal", &block.params, arg.param).map_err(|fault| (index, fault))?;
             let end = arg.offset + param.elems;
             if end > formal.elems {
-                return Err((index, Fault::Bounds { name: formal.name.clone(), elems: formal.elems, end }));
+                return Err((index, ProgramFault::Bounds { name: formal.name.clone(), elems: formal.elems, end }));
             }
         }
         for (i, (arg, param)) in call.args.iter().zip(&signature).enumerate() {
@@ -73,7 +76,7 @@ fn check_block(block: &Block) -> Result<Vec<Apart>, (usize, Fault)> {
                     && overlap(&(arg.offset..arg.offset + param.elems), &(other.offset..other.offset + used.elems))
                 {
                     let name = |param: u32| block.params[param as usize].name.clone();
-                    return Err((index, Fault::Alias { written: name(arg.param), other: name(other.param) }));
+                    return Err((index, ProgramFault::Alias { written: name(arg.param), other: name(other.param) }));
                 }
             }
         }
@@ -81,7 +84,7 @@ fn check_block(block: &Block) -> Result<Vec<Apart>, (usize, Fault)> {
     Ok(apart)
 }
 
-fn check_instr(program: &Program, role: usize, kind: &Kind, apart: &[Vec<Apart>]) -> Result<(), Fault> {
+fn check_instr(program: &Program, role: usize, kind: &Kind, apart: &[Vec<Apart>]) -> Result<(), ProgramFault> {
     let buffers = &program.roles[role].buffers;
     let view = |view: &View| check_view(program, buffers, view);
     match kind {
@@ -91,7 +94,7 @@ fn check_instr(program: &Program, role: usize, kind: &Kind, apart: &[Vec<Apart>]
         }
         Kind::Send { to: peer, view: message, .. } | Kind::Recv { from: peer, view: message, .. } => {
             if *peer == program.class_and_stage(role).1 {
-                return Err(Fault::Oneself);
+                return Err(ProgramFault::Oneself);
             }
             known("stage", &program.roles[..program.mesh.pp], *peer as u32)?;
             view(message)
@@ -100,7 +103,7 @@ fn check_instr(program: &Program, role: usize, kind: &Kind, apart: &[Vec<Apart>]
             view(vector)?;
             let ranks = program.mesh.size(*axis);
             if op.shares() && !vector.elems.is_multiple_of(ranks) {
-                return Err(Fault::Uneven { elems: vector.elems, ranks });
+                return Err(ProgramFault::Uneven { elems: vector.elems, ranks });
             }
             if op.sums() { taken(&buffers[vector.buffer as usize], DtypeClass::Float) } else { Ok(()) }
         }
@@ -108,12 +111,12 @@ fn check_instr(program: &Program, role: usize, kind: &Kind, apart: &[Vec<Apart>]
             view(from)?;
             view(to)?;
             if from.elems != to.elems {
-                return Err(Fault::Size { name: "to".to_owned(), wanted: from.elems, given: to.elems });
+                return Err(ProgramFault::Size { name: "to".to_owned(), wanted: from.elems, given: to.elems });
             }
             let (from, to) = (&buffers[from.buffer as usize], &buffers[to.buffer as usize]);
             if from.elem != to.elem {
                 let (elem, wanted) = (to.elem.name(), from.elem.name());
-                return Err(Fault::Elem { name: to.name.clone(), elem, wanted });
+                return Err(ProgramFault::Elem { name: to.name.clone(), elem, wanted });
             }
             Ok(())
         }
@@ -122,19 +125,23 @@ fn check_instr(program: &Program, role: usize, kind: &Kind, apart: &[Vec<Apart>]
             match declared.lifetime {
                 Lifetime::Saved | Lifetime::Hosted => Ok(()),
                 Lifetime::Persistent | Lifetime::Scratch => {
-                    Err(Fault::Free { buffer: declared.name.clone(), why: "only saved ones are" })
+                    Err(ProgramFault::Free { buffer: declared.name.clone(), why: "only saved ones are" })
                 }
             }
         }),
         Kind::Run { block, args, .. } => {
             let callee = known("block", &program.blocks, *block)?;
             if args.len() != callee.params.len() {
-                return Err(Fault::Arguments { given: args.len(), wanted: callee.params.len() });
+                return Err(ProgramFault::Arguments { given: args.len(), wanted: callee.params.len() });
             }
             for (arg, formal) in args.iter().zip(&callee.params) {
                 view(arg)?;
                 if arg.elems != formal.elems {
-                    return Err(Fault::Size { name: formal.name.clone(), wanted: formal.elems, given: arg.elems });
+                    return Err(ProgramFault::Size {
+                        name: formal.name.clone(),
+                        wanted: formal.elems,
+                        given: arg.elems,
+                    });
                 }
             }
             check_elems(buffers, callee, args)?;
@@ -144,7 +151,7 @@ fn check_instr(program: &Program, role: usize, kind: &Kind, apart: &[Vec<Apart>]
 }
 
 /// Whether every call gets elements that its op takes.
-fn check_elems(buffers: &[Buffer], block: &Block, args: &[View]) -> Result<(), Fault> {
+fn check_elems(buffers: &[Buffer], block: &Block, args: &[View]) -> Result<(), ProgramFault> {
     block.calls.iter().try_for_each(|call| {
         let signature = call.op.signature();
         call.args
@@ -154,7 +161,7 @@ fn check_elems(buffers: &[Buffer], block: &Block, args: &[View]) -> Result<(), F
     })
 }
 
-fn taken(buffer: &Buffer, takes: DtypeClass) -> Result<(), Fault> {
+fn taken(buffer: &Buffer, takes: DtypeClass) -> Result<(), ProgramFault> {
     if takes.accepts(buffer.elem) {
         return Ok(());
     }
@@ -163,10 +170,10 @@ fn taken(buffer: &Buffer, takes: DtypeClass) -> Result<(), Fault> {
         DtypeClass::Full => "f32",
         DtypeClass::Ids => "u32",
     };
-    Err(Fault::Elem { name: buffer.name.clone(), elem: buffer.elem.name(), wanted })
+    Err(ProgramFault::Elem { name: buffer.name.clone(), elem: buffer.elem.name(), wanted })
 }
 
-fn check_apart(program: &Program, block: &Block, args: &[View], apart: &[Apart]) -> Result<(), Fault> {
+fn check_apart(program: &Program, block: &Block, args: &[View], apart: &[Apart]) -> Result<(), ProgramFault> {
     let shares = |pair: &&Apart| {
         let (a, b) = (&args[pair.written], &args[pair.other]);
         a.buffer == b.buffer && !(pair.exact && a == b) && overlap(&a.extent(&program.mesh), &b.extent(&program.mesh))
@@ -174,23 +181,23 @@ fn check_apart(program: &Program, block: &Block, args: &[View], apart: &[Apart])
     match apart.iter().find(shares) {
         Some(pair) => {
             let name = |formal: usize| block.params[formal].name.clone();
-            Err(Fault::Alias { written: name(pair.written), other: name(pair.other) })
+            Err(ProgramFault::Alias { written: name(pair.written), other: name(pair.other) })
         }
         None => Ok(()),
     }
 }
 
-fn check_view(program: &Program, buffers: &[Buffer], view: &View) -> Result<(), Fault> {
+fn check_view(program: &Program, buffers: &[Buffer], view: &View) -> Result<(), ProgramFault> {
     let buffer = known("buffer", buffers, view.buffer)?;
     let end = view.extent(&program.mesh).end;
     if end > buffer.elems {
-        return Err(Fault::Bounds { name: buffer.name.clone(), elems: buffer.elems, end });
+        return Err(ProgramFault::Bounds { name: buffer.name.clone(), elems: buffer.elems, end });
     }
     Ok(())
 }
 
-fn known<'a, T>(what: &'static str, all: &'a [T], number: u32) -> Result<&'a T, Fault> {
-    let missing = Fault::Unknown { what, number: number as usize, last: all.len().saturating_sub(1) };
+fn known<'a, T>(what: &'static str, all: &'a [T], number: u32) -> Result<&'a T, ProgramFault> {
+    let missing = ProgramFault::Unknown { what, number: number as usize, last: all.len().saturating_sub(1) };
     all.get(number as usize).ok_or(missing)
 }
 

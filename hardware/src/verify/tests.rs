@@ -52,7 +52,7 @@ fn one(instrs: Vec<Instr>) -> Program {
     program(Mesh::ONE, vec![instrs])
 }
 
-fn fault(program: Program) -> Fault {
+fn fault(program: Program) -> ProgramFault {
     verify(program).expect_err("it is unsound").fault
 }
 
@@ -68,15 +68,21 @@ fn a_sound_program_passes() {
 
 #[test]
 fn what_is_out_of_range_is_refused() {
-    assert!(matches!(fault(one(vec![load(view(9, 0, 4))])), Fault::Unknown { what: "buffer", number: 9, last: 2 }));
-    assert!(matches!(fault(one(vec![load(view(0, 6, 4))])), Fault::Bounds { elems: 8, end: 10, .. }));
-    assert!(matches!(fault(one(vec![accumulate(W(0), view(0, 4, 3))])), Fault::Size { wanted: 4, given: 3, .. }));
+    assert!(matches!(
+        fault(one(vec![load(view(9, 0, 4))])),
+        ProgramFault::Unknown { what: "buffer", number: 9, last: 2 }
+    ));
+    assert!(matches!(fault(one(vec![load(view(0, 6, 4))])), ProgramFault::Bounds { elems: 8, end: 10, .. }));
+    assert!(matches!(
+        fault(one(vec![accumulate(W(0), view(0, 4, 3))])),
+        ProgramFault::Size { wanted: 4, given: 3, .. }
+    ));
     let short = instr(Kind::Run { block: 0, phase: Phase::Forward, args: vec![W(0)] });
-    assert!(matches!(fault(one(vec![short])), Fault::Arguments { given: 1, wanted: 2 }));
+    assert!(matches!(fault(one(vec![short])), ProgramFault::Arguments { given: 1, wanted: 2 }));
     let sharded = View { shard: Some(Axis::Dp), ..view(0, 0, 5) };
     let mesh = Mesh { dp: 2, pp: 1, tp: 1, ..Mesh::ONE };
-    assert!(matches!(fault(program(mesh, vec![vec![load(sharded)]])), Fault::Bounds { end: 10, .. }));
-    assert!(matches!(fault(program(Mesh { pp: 2, ..Mesh::ONE }, vec![vec![]])), Fault::Roles { .. }));
+    assert!(matches!(fault(program(mesh, vec![vec![load(sharded)]])), ProgramFault::Bounds { end: 10, .. }));
+    assert!(matches!(fault(program(Mesh { pp: 2, ..Mesh::ONE }, vec![vec![]])), ProgramFault::Roles { .. }));
 }
 
 #[test]
@@ -88,33 +94,33 @@ fn elements_that_an_op_does_not_take_are_refused() {
     };
     let sums = || one(vec![clear(T()), accumulate(T(), W(0))]);
     verify(elems(sums(), Elem::Bf16)).unwrap();
-    assert!(matches!(fault(elems(sums(), Elem::U32)), Fault::Elem { elem: "u32", wanted: "floats", .. }));
+    assert!(matches!(fault(elems(sums(), Elem::U32)), ProgramFault::Elem { elem: "u32", wanted: "floats", .. }));
     verify(elems(one(vec![load(T())]), Elem::U32)).unwrap();
-    assert!(matches!(fault(one(vec![load(T())])), Fault::Elem { elem: "f32", wanted: "u32", .. }));
+    assert!(matches!(fault(one(vec![load(T())])), ProgramFault::Elem { elem: "f32", wanted: "u32", .. }));
     let moved = || one(vec![instr(Kind::Move { from: W(0), to: T() })]);
     verify(moved()).unwrap();
-    assert!(matches!(fault(elems(moved(), Elem::F16)), Fault::Elem { elem: "f16", wanted: "f32", .. }));
+    assert!(matches!(fault(elems(moved(), Elem::F16)), ProgramFault::Elem { elem: "f16", wanted: "f32", .. }));
 }
 
 #[test]
 fn an_op_that_writes_what_it_reads_is_refused() {
-    assert!(matches!(fault(one(vec![accumulate(W(0), view(0, 2, 4))])), Fault::Alias { .. }));
+    assert!(matches!(fault(one(vec![accumulate(W(0), view(0, 2, 4))])), ProgramFault::Alias { .. }));
 }
 
 #[test]
 fn reads_of_nothing_are_refused() {
-    assert!(matches!(fault(one(vec![accumulate(T(), W(0))])), Fault::Unwritten { .. }));
-    assert!(matches!(fault(one(vec![clear(view(2, 0, 2)), accumulate(T(), W(0))])), Fault::Unwritten { .. }));
+    assert!(matches!(fault(one(vec![accumulate(T(), W(0))])), ProgramFault::Unwritten { .. }));
+    assert!(matches!(fault(one(vec![clear(view(2, 0, 2)), accumulate(T(), W(0))])), ProgramFault::Unwritten { .. }));
     let free = || instr(Kind::Free { buffers: vec![1] });
-    assert!(matches!(fault(one(vec![clear(A()), free(), accumulate(A(), W(0))])), Fault::Unwritten { .. }));
+    assert!(matches!(fault(one(vec![clear(A()), free(), accumulate(A(), W(0))])), ProgramFault::Unwritten { .. }));
 }
 
 #[test]
 fn what_is_kept_is_freed_once() {
     let free = |buffer| instr(Kind::Free { buffers: vec![buffer] });
-    assert!(matches!(fault(one(vec![clear(A())])), Fault::Kept { .. }));
-    assert!(matches!(fault(one(vec![clear(A()), free(1), free(1)])), Fault::Free { .. }));
-    assert!(matches!(fault(one(vec![free(2)])), Fault::Free { .. }));
+    assert!(matches!(fault(one(vec![clear(A())])), ProgramFault::Kept { .. }));
+    assert!(matches!(fault(one(vec![clear(A()), free(1), free(1)])), ProgramFault::Free { .. }));
+    assert!(matches!(fault(one(vec![free(2)])), ProgramFault::Free { .. }));
 }
 
 #[test]
@@ -125,15 +131,15 @@ fn messages_match_in_number_and_size() {
     verify(program(mesh, vec![vec![send(4), send(8)], vec![recv(4), recv(8)]])).unwrap();
     assert!(matches!(
         fault(program(mesh, vec![vec![send(4)], vec![recv(8)]])),
-        Fault::Message { sent: 4, wanted: 8, .. }
+        ProgramFault::Message { sent: 4, wanted: 8, .. }
     ));
-    assert!(matches!(fault(program(mesh, vec![vec![send(4)], vec![]])), Fault::Unreceived { to: 1, count: 1 }));
-    assert!(matches!(fault(program(mesh, vec![vec![], vec![recv(4)]])), Fault::Deadlock));
+    assert!(matches!(fault(program(mesh, vec![vec![send(4)], vec![]])), ProgramFault::Unreceived { to: 1, count: 1 }));
+    assert!(matches!(fault(program(mesh, vec![vec![], vec![recv(4)]])), ProgramFault::Deadlock));
     let mut unlike = program(mesh, vec![vec![send(4)], vec![recv(4)]]);
     unlike.roles[1].buffers[0].elem = Elem::Bf16;
-    assert!(matches!(fault(unlike), Fault::Elem { elem: "bf16", wanted: "f32", .. }));
+    assert!(matches!(fault(unlike), ProgramFault::Elem { elem: "bf16", wanted: "f32", .. }));
     let own = instr(Kind::Send { to: 0, tag: 0, view: W(0) });
-    assert!(matches!(fault(program(mesh, vec![vec![own], vec![]])), Fault::Oneself));
+    assert!(matches!(fault(program(mesh, vec![vec![own], vec![]])), ProgramFault::Oneself));
 }
 
 #[test]
@@ -142,7 +148,10 @@ fn stages_that_wait_in_a_circle_are_refused() {
     let send = |to| instr(Kind::Send { to, tag: 0, view: W(0) });
     let recv = |from| instr(Kind::Recv { from, tag: 0, view: W(4) });
     verify(program(mesh, vec![vec![send(1), recv(1)], vec![send(0), recv(0)]])).unwrap();
-    assert!(matches!(fault(program(mesh, vec![vec![recv(1), send(1)], vec![recv(0), send(0)]])), Fault::Deadlock));
+    assert!(matches!(
+        fault(program(mesh, vec![vec![recv(1), send(1)], vec![recv(0), send(0)]])),
+        ProgramFault::Deadlock
+    ));
 }
 
 #[test]
@@ -150,12 +159,12 @@ fn pipeline_collectives_are_the_same_on_all_stages() {
     let mesh = Mesh { pp: 2, ..Mesh::ONE };
     let sum = |elems| instr(Kind::Collective { op: Collective::AllReduce, axis: Axis::Pp, view: view(0, 0, elems) });
     verify(program(mesh, vec![vec![sum(4)], vec![sum(4)]])).unwrap();
-    assert!(matches!(fault(program(mesh, vec![vec![sum(4)], vec![sum(8)]])), Fault::Collective { other: 0 }));
-    assert!(matches!(fault(program(mesh, vec![vec![sum(4)], vec![]])), Fault::Deadlock));
+    assert!(matches!(fault(program(mesh, vec![vec![sum(4)], vec![sum(8)]])), ProgramFault::Collective { other: 0 }));
+    assert!(matches!(fault(program(mesh, vec![vec![sum(4)], vec![]])), ProgramFault::Deadlock));
     let odd = instr(Kind::Collective { op: Collective::AllGather, axis: Axis::Dp, view: view(0, 0, 5) });
     assert!(matches!(
         fault(program(Mesh { dp: 2, ..Mesh::ONE }, vec![vec![odd]])),
-        Fault::Uneven { elems: 5, ranks: 2 }
+        ProgramFault::Uneven { elems: 5, ranks: 2 }
     ));
 }
 
@@ -167,14 +176,14 @@ fn collectives_are_the_same_in_all_classes_of_replicas() {
     let more = vec![clear(T()), clear(T()), sum(Axis::Ep, 4), sum(Axis::Dp, 4)];
     verify(of(mesh, vec![more.clone(), vec![clear(T()), sum(Axis::Dp, 4)]])).unwrap();
     let fault_of = |first: Vec<Instr>, second: Vec<Instr>| fault(of(mesh, vec![first, second]));
-    assert!(matches!(fault_of(more.clone(), vec![sum(Axis::Dp, 8)]), Fault::Collective { other: 0 }));
-    assert!(matches!(fault_of(more, vec![]), Fault::Deadlock));
+    assert!(matches!(fault_of(more.clone(), vec![sum(Axis::Dp, 8)]), ProgramFault::Collective { other: 0 }));
+    assert!(matches!(fault_of(more, vec![]), ProgramFault::Deadlock));
     // Groups of one place on the expert axis hold replicas of both classes.
-    assert!(matches!(fault_of(vec![sum(Axis::Edp, 4)], vec![]), Fault::Deadlock));
+    assert!(matches!(fault_of(vec![sum(Axis::Edp, 4)], vec![]), ProgramFault::Deadlock));
     let lists = |count| vec![Vec::new(); count];
-    assert!(matches!(fault(of(mesh, lists(3))), Fault::Roles { roles: 3, stages: 1, classes: 2 }));
+    assert!(matches!(fault(of(mesh, lists(3))), ProgramFault::Roles { roles: 3, stages: 1, classes: 2 }));
     let less = Mesh { dp: 3, ..Mesh::ONE };
-    assert!(matches!(fault(of(less, lists(2))), Fault::Classes { replicas: 4, dp: 3 }));
+    assert!(matches!(fault(of(less, lists(2))), ProgramFault::Classes { replicas: 4, dp: 3 }));
 }
 
 /// Compute writes, comm sums, compute reads: twice over, in two places.
@@ -222,12 +231,12 @@ fn is_needed(mut whole: Program) {
     for index in 0..whole.roles[0].instrs.len() {
         let mut less = whole.clone();
         if !std::mem::take(&mut less.roles[0].instrs[index].waits).is_empty() {
-            assert!(matches!(fault(less), Fault::Race { .. }), "instruction {index}");
+            assert!(matches!(fault(less), ProgramFault::Race { .. }), "instruction {index}");
         }
     }
     let mut later = whole.clone();
     later.roles[0].instrs[2].waits = vec![2];
-    assert!(matches!(fault(later), Fault::Wait { wait: 2 }));
+    assert!(matches!(fault(later), ProgramFault::Wait { wait: 2 }));
 }
 
 #[test]

@@ -12,7 +12,7 @@ pub mod layer;
 pub mod memory;
 
 use meshwright_hardware::price::{self, collective};
-use meshwright_hardware::profile::{Device, Knobs, Stack};
+use meshwright_hardware::profile::{DeviceProfile, Knobs, Stack};
 use meshwright_hardware::program::Collective;
 use meshwright_hardware::topology::Topology;
 use meshwright_hardware::units::{Bytes, Precision};
@@ -119,7 +119,7 @@ impl Layout {
 /// Where it runs.
 pub struct Site<'a> {
     /// The accelerator.
-    pub device: &'a Device,
+    pub device: &'a DeviceProfile,
     /// The software.
     pub stack: &'a Stack,
     /// Its knobs, which a fit varies.

@@ -5,7 +5,7 @@
 //! Three ways: the plan held as it is; its recomputation refitted; everything searched again. More memory and more nodes
 //! are worth nothing to a plan that is held.
 
-use meshwright_hardware::profile::{Cluster, Figure, Machine};
+use meshwright_hardware::profile::{Cluster, Machine, Sourced};
 use meshwright_hardware::units::Bytes;
 use rayon::prelude::*;
 use serde::Serialize;
@@ -123,7 +123,7 @@ fn with(cluster: &Cluster, change: impl Fn(&mut Machine)) -> Cluster {
     changed
 }
 
-fn scale<T: Copy + std::ops::Mul<f64, Output = T>>(figure: &mut Figure<T>) {
+fn scale<T: Copy + std::ops::Mul<f64, Output = T>>(figure: &mut Sourced<T>) {
     figure.value = figure.value * MORE;
 }
 

@@ -4,7 +4,7 @@
 //!
 //! Invariant: an advice is the search's own plan for the changed case.
 
-use meshwright_hardware::profile::{Cluster, Device, DeviceKind, Machine, System, catalog};
+use meshwright_hardware::profile::{Cluster, DeviceKind, DeviceProfile, Machine, System, catalog};
 use meshwright_hardware::units::{Bytes, Precision};
 
 use super::choose::{QUICK, could_fit, longest_step};
@@ -256,7 +256,7 @@ fn larger(pool: &Machine) -> Vec<Machine> {
 }
 
 /// The device of a kind in the catalog that has least of at least so much memory.
-fn smallest(kind: DeviceKind, bytes: Bytes) -> Option<&'static Device> {
+fn smallest(kind: DeviceKind, bytes: Bytes) -> Option<&'static DeviceProfile> {
     let large = catalog().devices.iter().filter(|device| device.kind == kind && device.memory.value >= bytes);
     large.min_by_key(|device| (device.memory.value, device.name.clone()))
 }

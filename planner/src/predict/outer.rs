@@ -9,12 +9,12 @@ use std::collections::VecDeque;
 use meshwright_hardware::price::{Prices, collective, stream};
 use meshwright_hardware::profile::{Cluster, Wan};
 use meshwright_hardware::program::Collective;
-use meshwright_hardware::topology::{Path, Span};
+use meshwright_hardware::topology::{GroupLinks, Path};
 use meshwright_hardware::units::{ByteRate, Bytes, Seconds};
 use serde::Serialize;
 
 use crate::error::PlanError;
-use crate::lower::{Blocks, Layout, Pieces};
+use crate::lower::{Blocks, Pieces, Layout};
 use crate::plan::{Plan, Sites};
 
 /// What is assumed of quality, and how far it was seen to hold.
@@ -80,7 +80,7 @@ fn exchange(sites: &Sites, wan: &Wan, cluster: &Cluster, bytes: Bytes) -> Result
     };
     let bandwidth = cluster.pools.iter().map(own).sum::<f64>().min(wan.bandwidth.0);
     let path = Path { latency: wan.latency, bandwidth: ByteRate(bandwidth) };
-    let span = Span {
+    let span = GroupLinks {
         ranks: sites.count,
         nodes: sites.count,
         per_node: 1,
