@@ -5,7 +5,7 @@ use std::process::Command;
 use meshwright_hardware::profile::Cluster;
 use meshwright_planner::plan::{Plan, Stage};
 use meshwright_planner::predict::{Figures, predict};
-use meshwright_planner::search::shares::Problem;
+use meshwright_planner::search::shares::SharesProblem;
 use serde_json::Value;
 
 const BOTH: &str = "8x dgx-h100 + 16x dgx-a100-80gb";
@@ -66,7 +66,7 @@ fn more_microbatches_on_the_faster_pool_beat_even_shares_and_the_faster_pool_alo
 #[test]
 fn shares_by_linear_programming_are_at_least_as_good_as_by_hand() {
     let hand = plan("pools-shares");
-    let found = Problem::of(&hand, &Cluster::parse(BOTH).unwrap()).unwrap().solve().unwrap();
+    let found = SharesProblem::of(&hand, &Cluster::parse(BOTH).unwrap()).unwrap().solve().unwrap();
     assert!(found.gap() < 0.05, "{found:?}");
     let solved = Plan { shares: found.shares, ..hand.clone() };
     let [ours, by_hand] = [&solved, &hand].map(|plan| figures(plan, BOTH).step_time_s);

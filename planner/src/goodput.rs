@@ -1,11 +1,11 @@
 //! Goodput: what failures and checkpoints leave of the time, and so how long, how dear and how hungry a training run is.
 //!
-//! In: a step, a job, a cluster; or the durations of [`Failing`] themselves. Out: [`Training`], or what none undercuts: [`Least`].
+//! In: a step, a job, a cluster; or the durations of [`Failing`] themselves. Out: [`Training`], or what none undercuts: [`TrainingFloor`].
 //!
 //! Failures are a Poisson process of the whole cluster. Work is lost back to the last checkpoint; the interval between
 //! checkpoints is Daly's. [`Failing::simulate`] plays the same by chance, seeded, and confirms the closed form.
 //!
-//! Invariant: equal inputs give equal answers; goodput is in (0, 1]; no [`Training`] is below its [`Least`].
+//! Invariant: equal inputs give equal answers; goodput is in (0, 1]; no [`Training`] is below its [`TrainingFloor`].
 
 use meshwright_hardware::mesh::Mesh;
 use meshwright_hardware::price::Prices;
@@ -256,7 +256,7 @@ pub fn days_to_train(step: Seconds, busy: f64, job: &Job, cluster: &Cluster) -> 
 
 /// What no training undercuts whose steps take at least some time.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Least {
+pub struct TrainingFloor {
     /// Expected.
     pub days: f64,
     /// None where a system has no price.
@@ -266,11 +266,11 @@ pub struct Least {
 }
 
 /// What no training of a job on all devices of a cluster undercuts, if no step is shorter than `step`.
-pub fn least_training(step: Seconds, job: &Job, cluster: &Cluster) -> Least {
+pub fn least_training(step: Seconds, job: &Job, cluster: &Cluster) -> TrainingFloor {
     let longer = Habits::of(job, cluster).failing(cluster).map_or(1.0, |failing| failing.least());
     let days = days(step.0 * job.steps as f64) * longer;
     let busy = (least_busy(job, cluster) / step.0).min(1.0);
-    Least {
+    TrainingFloor {
         days,
         dollars: dollars_per_hour(cluster).map(|rate| rate * days * 24.0),
         energy_kwh: kilowatts(cluster, busy).map(|power| power * days * 24.0),

@@ -17,7 +17,7 @@ pub mod shape;
 
 pub use fix::Fix;
 pub use goal::{Goal, Objective, USABLE_MEMORY};
-pub use model::{Architecture, Experts, Family, Half, Kind, Latent, Model};
+pub use model::{Architecture, Experts, Family, Latent, LayerKind, Model, ModelHalf};
 pub use shape::Shape;
 
 use shape::USUAL_TARGET;

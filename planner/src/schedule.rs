@@ -17,9 +17,9 @@ mod zb_h1;
 
 use serde::{Deserialize, Serialize};
 
-pub use order::{Order, Passes, StageWork, Work};
+pub use order::{Passes, PipelineSchedule, StageWork, StepWork};
 
-/// Makes of the registry the enum, its names in files, and the way to each schedule's [`Order`].
+/// Makes of the registry the enum, its names in files, and the way to each schedule's [`PipelineSchedule`].
 macro_rules! registry {
     ($($(#[$doc:meta])* $schedule:ident = $name:literal => $order:expr;)+) => {
         /// In which order a stage runs its microbatches.
@@ -38,7 +38,7 @@ macro_rules! registry {
             }
 
             /// What is to be known of it.
-            pub fn order(self) -> &'static dyn Order {
+            pub fn order(self) -> &'static dyn PipelineSchedule {
                 match self { $(Schedule::$schedule => &$order,)+ }
             }
         }

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::refit::{fit, spread, usable};
 use super::time::{Cause, StageTime};
-use super::{Seen, see};
+use super::{Breakdown, see};
 use crate::error::PlanError;
 use crate::plan::{Plan, Sites, Stage};
 use crate::schedule::Schedule;
@@ -36,7 +36,7 @@ pub struct Alternative {
 }
 
 /// All changes of one decision, fastest first, then those that cannot be.
-pub fn alternatives(plan: &Plan, cluster: &Cluster, seen: &Seen) -> Result<Vec<Alternative>, PlanError> {
+pub fn alternatives(plan: &Plan, cluster: &Cluster, seen: &Breakdown) -> Result<Vec<Alternative>, PlanError> {
     let weigh = |(change, plan): Changed| weigh(&change, plan, cluster, seen);
     let tried: Vec<_> = changes(plan).into_par_iter().map(weigh).collect();
     let mut all = tried.into_iter().collect::<Result<Vec<_>, _>>()?;
@@ -46,7 +46,7 @@ pub fn alternatives(plan: &Plan, cluster: &Cluster, seen: &Seen) -> Result<Vec<A
 }
 
 /// A change, and whether its recomputation is part of it.
-fn weigh(change: &Change, plan: Plan, cluster: &Cluster, seen: &Seen) -> Result<Alternative, PlanError> {
+fn weigh(change: &Change, plan: Plan, cluster: &Cluster, seen: &Breakdown) -> Result<Alternative, PlanError> {
     let summary = |plan: &Plan| plan.summary();
     let cannot = |plan: String, why: String| Alternative {
         change: change.name.clone(),

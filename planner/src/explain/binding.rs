@@ -7,7 +7,7 @@ use meshwright_hardware::profile::Cluster;
 use meshwright_hardware::topology::Topology;
 use serde::Serialize;
 
-use super::Seen;
+use super::Breakdown;
 use super::time::{Cause, StageTime};
 use crate::error::PlanError;
 use crate::plan::Plan;
@@ -26,7 +26,7 @@ pub enum Limit {
 
 /// The axis whose communication is waited for most.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Link {
+pub struct ExposedAxis {
     /// Its cause's name: tp, cp, ep, data, pp, host or sites.
     pub axis: &'static str,
     /// `scale-up`, `scale-out`, `host` or `between sites`.
@@ -49,11 +49,11 @@ pub struct Binding {
     /// What it may declare and does not; below zero if it does not fit.
     pub headroom_bytes: i64,
     /// None if nothing is exposed.
-    pub link: Option<Link>,
+    pub link: Option<ExposedAxis>,
 }
 
 /// What binds a plan.
-pub fn of(plan: &Plan, cluster: &Cluster, seen: &Seen) -> Result<Binding, PlanError> {
+pub fn of(plan: &Plan, cluster: &Cluster, seen: &Breakdown) -> Result<Binding, PlanError> {
     let stages = seen.time.iter().enumerate();
     let (bottleneck_stage, slowest) = stages.max_by_key(|(_, time)| time.busy()).expect("a plan has stages");
     let left = seen.memory.iter().zip(&seen.usable).map(|(memory, &usable)| usable as i64 - memory.total() as i64);
@@ -69,7 +69,9 @@ pub fn of(plan: &Plan, cluster: &Cluster, seen: &Seen) -> Result<Binding, PlanEr
     let axes = Cause::ALL.into_iter().filter(|cause| cause.is_exposed());
     let most = axes.map(|cause| (cause, StageTime::mean(&seen.time, cause))).max_by(|a, b| a.1.total_cmp(&b.1));
     let link = match most.filter(|(_, exposed_s)| *exposed_s > 0.0) {
-        Some((cause, exposed_s)) => Some(Link { axis: cause.name(), tier: tier(plan, cluster, cause)?, exposed_s }),
+        Some((cause, exposed_s)) => {
+            Some(ExposedAxis { axis: cause.name(), tier: tier(plan, cluster, cause)?, exposed_s })
+        }
         None => None,
     };
     let busy_s = slowest.busy() as f64 * 1e-9;

@@ -21,7 +21,7 @@ use crate::plan::Plan;
 use crate::predict::{Figures, Outer, outer, predict};
 
 pub use alternatives::Alternative;
-pub use binding::{Binding, Limit, Link};
+pub use binding::{Binding, ExposedAxis, Limit};
 pub use memory::StageMemory;
 pub use shadow::{Decided, ShadowPrice};
 pub use time::{Cause, StageTime};
@@ -72,7 +72,7 @@ impl Seat {
 
 /// What a prediction shows of time and memory.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub struct Breakdown {
     /// The prediction.
     pub figures: Figures,
     /// What the entries of the lists below stand for.
@@ -88,7 +88,7 @@ pub struct Seen {
 }
 
 /// Predicts a plan and takes its time and memory apart.
-pub fn see(plan: &Plan, cluster: &Cluster) -> Result<Seen, PlanError> {
+pub fn see(plan: &Plan, cluster: &Cluster) -> Result<Breakdown, PlanError> {
     let predicted = predict(plan, cluster)?;
     let program = &predicted.lowered.program;
     let durations = price(program, cluster, plan.job.precision)?;
@@ -103,7 +103,7 @@ pub fn see(plan: &Plan, cluster: &Cluster) -> Result<Seen, PlanError> {
         let more = ((outer.step_s - outer.inner_step_s) * 1e9).round() as u64;
         time.iter_mut().for_each(|stage| stage.add(Cause::Sites, more));
     }
-    Ok(Seen { figures: predicted.figures, places, time, memory, usable, sites })
+    Ok(Breakdown { figures: predicted.figures, places, time, memory, usable, sites })
 }
 
 /// Explains a plan; with `again`, also by searching on changed clusters.
@@ -113,7 +113,7 @@ pub fn explain(plan: &Plan, cluster: &Cluster, again: bool) -> Result<Explanatio
     let shadow_prices = shadow::shadow_prices(plan, cluster, &seen, again)?;
     let alternatives = alternatives::alternatives(plan, cluster, &seen)?;
     let training = days_to_train(seen.figures.step_time(), seen.figures.busy(), &plan.job, cluster);
-    let Seen { figures, places, time, memory, usable, sites } = seen;
+    let Breakdown { figures, places, time, memory, usable, sites } = seen;
     Ok(Explanation {
         figures,
         places,

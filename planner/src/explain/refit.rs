@@ -7,7 +7,7 @@ use meshwright_hardware::profile::Cluster;
 use meshwright_hardware::program::Lifetime;
 use meshwright_hardware::units::Bytes;
 
-use crate::lower::{Blocks, Layout, Pieces};
+use crate::lower::{Blocks, Pieces, StageLayout};
 use crate::plan::{Plan, Stage};
 use crate::schedule::Action;
 
@@ -99,6 +99,6 @@ fn set(plan: &mut Plan, stage: usize, level: usize) {
 
 /// Bytes of a stage's buffers on the device.
 pub fn declared(plan: &Plan, pieces: &Pieces, stage: usize, actions: &[Action]) -> u64 {
-    let layout = Layout::of(plan, pieces, stage, actions);
+    let layout = StageLayout::of(plan, pieces, stage, actions);
     layout.buffers.iter().filter(|buffer| buffer.lifetime != Lifetime::Hosted).map(|buffer| buffer.bytes()).sum()
 }

@@ -10,7 +10,7 @@ use meshwright_hardware::units::Bytes;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::Seen;
+use super::Breakdown;
 use super::refit::{fit, usable};
 use crate::error::PlanError;
 use crate::goodput::dollars_per_hour;
@@ -56,7 +56,12 @@ pub struct ShadowPrice {
 const GB: u64 = 1_000_000_000;
 
 /// More of everything, one thing at a time. With `again`, by searching too.
-pub fn shadow_prices(plan: &Plan, cluster: &Cluster, seen: &Seen, again: bool) -> Result<Vec<ShadowPrice>, PlanError> {
+pub fn shadow_prices(
+    plan: &Plan,
+    cluster: &Cluster,
+    seen: &Breakdown,
+    again: bool,
+) -> Result<Vec<ShadowPrice>, PlanError> {
     let books = Books { plan, cluster, tokens_per_s: seen.figures.tokens_per_s };
     let mut all = held(&books)?;
     all.extend(refitted(&books)?);

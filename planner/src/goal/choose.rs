@@ -21,7 +21,7 @@ use super::front::front;
 use super::offer::{Offer, keeps, measure};
 use super::parts::parts;
 use crate::error::PlanError;
-use crate::goodput::{Least, dollars_per_hour, kilowatts, least_training};
+use crate::goodput::{TrainingFloor, dollars_per_hour, kilowatts, least_training};
 use crate::job::{Fix, Goal, Job, Objective};
 use crate::search::sites::decide_with;
 use crate::search::{Found, Progress, SearchOptions, TOLERANCE};
@@ -74,7 +74,7 @@ pub struct Chosen {
 /// [`PlanError::Unknown`] if what is wanted needs a price or a power that the cluster's profiles lack.
 pub fn choose(job: &Job, cluster: &Cluster, fix: &Fix, top: usize, watch: &Watch) -> Result<Chosen, PlanError> {
     known(&job.goal, cluster)?;
-    let mut choice = Choice::of(job, cluster, fix, top.max(1), watch);
+    let mut choice = Chooser::of(job, cluster, fix, top.max(1), watch);
     choice.whole(cluster)?;
     if choice.wants_time_alone() {
         choice.pools_alone(cluster)?;
@@ -121,7 +121,7 @@ fn known(goal: &Goal, cluster: &Cluster) -> Result<(), PlanError> {
     }
 }
 
-struct Choice<'a> {
+struct Chooser<'a> {
     job: &'a Job,
     fix: &'a Fix,
     top: usize,
@@ -142,9 +142,9 @@ struct Choice<'a> {
     infeasible: Option<PlanError>,
 }
 
-impl<'a> Choice<'a> {
+impl<'a> Chooser<'a> {
     fn of(job: &'a Job, cluster: &Cluster, fix: &'a Fix, top: usize, watch: &'a Watch) -> Self {
-        Choice {
+        Chooser {
             job,
             fix,
             top,
@@ -359,7 +359,7 @@ impl<'a> Choice<'a> {
 }
 
 /// The longest step on a cluster at which what no training undercuts still passes a test that longer ones fail; zero if none.
-pub fn longest_step(job: &Job, cluster: &Cluster, passes: &dyn Fn(&Least) -> bool) -> f64 {
+pub fn longest_step(job: &Job, cluster: &Cluster, passes: &dyn Fn(&TrainingFloor) -> bool) -> f64 {
     const SHORTEST: f64 = 1e-9;
     let passes = |step: f64| passes(&least_training(Seconds(step), job, cluster));
     if !passes(SHORTEST) {

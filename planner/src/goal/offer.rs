@@ -7,7 +7,7 @@
 use meshwright_hardware::profile::Cluster;
 use serde::Serialize;
 
-use crate::goodput::{Least, Training, days_to_train};
+use crate::goodput::{Training, TrainingFloor, days_to_train};
 use crate::job::{Goal, Job, Objective};
 use crate::plan::Plan;
 use crate::predict::Figures;
@@ -45,18 +45,18 @@ impl Offer {
     /// Days, dollars or kWh; none where a price or a power is unknown.
     pub fn measure(&self, objective: Objective) -> Option<f64> {
         let Training { days, dollars, energy_kwh, .. } = self.training;
-        measure(objective, &Least { days, dollars, energy_kwh })
+        measure(objective, &TrainingFloor { days, dollars, energy_kwh })
     }
 
     /// Whether it keeps a goal's limits.
     pub fn keeps(&self, goal: &Goal) -> bool {
         let Training { days, dollars, energy_kwh, .. } = self.training;
-        keeps(goal, &Least { days, dollars, energy_kwh })
+        keeps(goal, &TrainingFloor { days, dollars, energy_kwh })
     }
 }
 
 /// What of this is to be least.
-pub fn measure(objective: Objective, of: &Least) -> Option<f64> {
+pub fn measure(objective: Objective, of: &TrainingFloor) -> Option<f64> {
     match objective {
         Objective::Time => Some(of.days),
         Objective::Cost => of.dollars,
@@ -65,7 +65,7 @@ pub fn measure(objective: Objective, of: &Least) -> Option<f64> {
 }
 
 /// Whether this keeps a goal's limits. What has no known price is in no budget.
-pub fn keeps(goal: &Goal, of: &Least) -> bool {
+pub fn keeps(goal: &Goal, of: &TrainingFloor) -> bool {
     goal.deadline.is_none_or(|deadline| of.days * 86400.0 <= deadline.0)
         && goal.budget.is_none_or(|budget| of.dollars.is_some_and(|dollars| dollars <= budget.0))
 }
@@ -105,7 +105,7 @@ impl Advice {
 
     /// Whether what it brings keeps a goal's limits.
     pub(super) fn keeps(&self, goal: &Goal) -> bool {
-        let least = Least { days: self.days, dollars: self.dollars, energy_kwh: None };
+        let least = TrainingFloor { days: self.days, dollars: self.dollars, energy_kwh: None };
         keeps(goal, &least)
     }
 }

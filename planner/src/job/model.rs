@@ -58,16 +58,16 @@ impl Model {
     }
 
     /// The kind of a layer.
-    pub fn kind(&self, layer: usize) -> Kind {
+    pub fn kind(&self, layer: usize) -> LayerKind {
         let routes =
             |e: &Experts| layer >= e.dense_layers && (layer - e.dense_layers + 1).is_multiple_of(e.every.max(1));
         let half = match layer {
-            _ if self.depth() == self.layers => Half::Whole,
-            layer if layer + 1 < self.layers => Half::Encoder,
-            layer if layer < self.layers => Half::EncoderEnd,
-            _ => Half::Decoder,
+            _ if self.depth() == self.layers => ModelHalf::Whole,
+            layer if layer + 1 < self.layers => ModelHalf::Encoder,
+            layer if layer < self.layers => ModelHalf::EncoderEnd,
+            _ => ModelHalf::Decoder,
         };
-        Kind { half, experts: self.experts().is_some_and(routes) }
+        LayerKind { half, experts: self.experts().is_some_and(routes) }
     }
 
     /// Layers in all: a decoder's beside an encoder's count too.
@@ -191,16 +191,16 @@ pub struct Latent {
 
 /// Kinds of layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Kind {
+pub struct LayerKind {
     /// Of which half of the model.
-    pub half: Half,
+    pub half: ModelHalf,
     /// Whether it has experts, and no dense feed-forward part.
     pub experts: bool,
 }
 
 /// Halves of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Half {
+pub enum ModelHalf {
     /// There is but one.
     Whole,
     /// Encoder.

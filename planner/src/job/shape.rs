@@ -247,12 +247,12 @@ pub struct Linear {
     /// Outputs.
     pub outputs: f64,
     /// Split.
-    pub split: Split,
+    pub split: LinearSplit,
 }
 
 /// Which side of a weight tensor parallelism splits (Shoeybi et al. 2019).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Split {
+pub enum LinearSplit {
     /// Its outputs.
     Columns,
     /// Its inputs.
@@ -263,15 +263,15 @@ pub enum Split {
 
 impl Linear {
     fn columns(inputs: f64, outputs: f64) -> Linear {
-        Linear { inputs, outputs, split: Split::Columns }
+        Linear { inputs, outputs, split: LinearSplit::Columns }
     }
 
     fn rows(inputs: f64, outputs: f64) -> Linear {
-        Linear { inputs, outputs, split: Split::Rows }
+        Linear { inputs, outputs, split: LinearSplit::Rows }
     }
 
     fn whole(inputs: f64, outputs: f64) -> Linear {
-        Linear { inputs, outputs, split: Split::Whole }
+        Linear { inputs, outputs, split: LinearSplit::Whole }
     }
 
     /// Weights, and biases where there are some.
@@ -282,9 +282,9 @@ impl Linear {
     /// Inputs and outputs on one of `tp` ranks.
     pub fn on_rank(&self, tp: f64) -> (f64, f64) {
         match self.split {
-            Split::Columns => (self.inputs, self.outputs / tp),
-            Split::Rows => (self.inputs / tp, self.outputs),
-            Split::Whole => (self.inputs, self.outputs),
+            LinearSplit::Columns => (self.inputs, self.outputs / tp),
+            LinearSplit::Rows => (self.inputs / tp, self.outputs),
+            LinearSplit::Whole => (self.inputs, self.outputs),
         }
     }
 }

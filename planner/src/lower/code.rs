@@ -14,8 +14,8 @@ use meshwright_hardware::units::Precision;
 use super::blocks::Blocks;
 use super::format::{ALIGN, ByClass, Class, ValueFormats};
 use super::runs::runs;
-use crate::job::Kind;
-use crate::model::{self, Backward, Home, Local, Split, Step, Tape, Use, Value};
+use crate::job::LayerKind;
+use crate::model::{self, Backward, Home, Local, SplitBackward, Step, Tape, Use, Value};
 use crate::plan::{Plan, Recompute};
 
 /// A part of a piece's pass that is one instruction.
@@ -79,7 +79,7 @@ pub struct Pieces {
     /// Ids to activation.
     pub embed: Piece,
     /// Layers of each kind, by recompute mode in the order of [`Recompute::ALL`].
-    pub layers: BTreeMap<Kind, [Piece; 3]>,
+    pub layers: BTreeMap<LayerKind, [Piece; 3]>,
     /// Activation to loss and gradient: all in its backward pass.
     pub head: Piece,
 }
@@ -90,7 +90,7 @@ pub struct Tapes {
     /// The embedding.
     pub embed: Tape,
     /// Layers of each kind.
-    pub layers: BTreeMap<Kind, Tape>,
+    pub layers: BTreeMap<LayerKind, Tape>,
     /// The head.
     pub head: Tape,
 }
@@ -101,8 +101,8 @@ impl Tapes {
         let local = local(plan);
         let model = &plan.job.model;
         let scale = 1.0 / plan.job.scored_tokens_per_step() as f32;
-        let kinds: BTreeSet<Kind> = (0..model.depth()).map(|layer| model.kind(layer)).collect();
-        let layer = |kind: Kind| {
+        let kinds: BTreeSet<LayerKind> = (0..model.depth()).map(|layer| model.kind(layer)).collect();
+        let layer = |kind: LayerKind| {
             let mut tape = model::layer(model, local, kind);
             // Every rank of tensor parallelism routes the same tokens, unless experts are whole.
             tape.balance *= scale / if local.whole { 1.0 } else { local.tp as f32 };
@@ -133,7 +133,7 @@ impl Pieces {
     }
 
     /// A layer of a kind under a mode.
-    pub fn layer(&self, kind: Kind, mode: Recompute) -> &Piece {
+    pub fn layer(&self, kind: LayerKind, mode: Recompute) -> &Piece {
         &self.layers[&kind][mode as usize]
     }
 
@@ -205,7 +205,7 @@ impl Piece {
         let mut piece = Piece::empty(tape, &kept_set, &backward, elem);
         piece.forward = piece.code(&[(Phase::Forward, piece.tape.forward())], blocks);
         if split {
-            let Split { inputs, weights, held } = backward.split();
+            let SplitBackward { inputs, weights, held } = backward.split();
             piece.copies = held;
             piece.hold(&weights);
             piece.backward = piece.code(&[(Phase::Recompute, again.clone()), (Phase::Backward, inputs)], blocks);

@@ -2,7 +2,7 @@
 //!
 //! In: a plan, its pieces, how many microbatches are under way. Out: [`PieceSizes`] of pieces, bytes of a stage.
 //!
-//! Invariant: the same bytes as [`super::Layout`] declares, without laying anything out.
+//! Invariant: the same bytes as [`super::StageLayout`] declares, without laying anything out.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -14,7 +14,7 @@ use super::bank::{BankExtent, bank_of, sharing, tied_apart, tied_elems};
 use super::code::{Piece, Pieces, Tapes};
 use super::format::{ALIGN, ByClass, Formats};
 use super::turns::{places_away, turns};
-use crate::job::Kind;
+use crate::job::LayerKind;
 use crate::model::{ParamDecl, Tape};
 use crate::plan::{Plan, Recompute};
 use crate::schedule::{Action, Pipeline, in_flight};
@@ -141,7 +141,7 @@ impl Frame {
 #[derive(Clone, Debug)]
 pub struct Frames {
     embed: Frame,
-    layers: BTreeMap<Kind, Frame>,
+    layers: BTreeMap<LayerKind, Frame>,
     head: Frame,
 }
 
@@ -159,7 +159,7 @@ impl Frames {
     }
 
     /// Elements of each move to the host of a layer of a kind that keeps everything.
-    pub fn moves(&self, kind: Kind) -> &ByClass<Vec<usize>> {
+    pub fn moves(&self, kind: LayerKind) -> &ByClass<Vec<usize>> {
         &self.layers[&kind].moves
     }
 }
@@ -170,7 +170,7 @@ pub struct PieceSizes {
     /// The embedding.
     pub embed: PieceSize,
     /// Layers of each kind, by recompute mode.
-    pub layers: BTreeMap<Kind, [PieceSize; 3]>,
+    pub layers: BTreeMap<LayerKind, [PieceSize; 3]>,
     /// The head.
     pub head: PieceSize,
     /// The tied table's bank at the head, where it stands apart from the embedding's.

@@ -1,6 +1,6 @@
 //! Layout: the buffers that a stage declares, and where parameters, kept tensors and gradients lie in them.
 //!
-//! In: a plan and its pieces. Out: [`Layout`] of one stage.
+//! In: a plan and its pieces. Out: [`StageLayout`] of one stage.
 //!
 //! Invariant: the sum of the declared buffers is the stage's peak memory.
 
@@ -29,7 +29,7 @@ pub type Slot = ByClass<Option<u32>>;
 
 /// One stage's buffers.
 #[derive(Clone, Debug)]
-pub struct Layout {
+pub struct StageLayout {
     /// Which stage.
     stage: usize,
     /// All, by number.
@@ -87,10 +87,10 @@ pub struct Hosted {
     pub back: Vec<Slot>,
 }
 
-impl Layout {
+impl StageLayout {
     /// The layout of a stage that runs `actions`.
-    pub fn of(plan: &Plan, pieces: &Pieces, stage: usize, actions: &[Action]) -> Layout {
-        let mut layout = Layout {
+    pub fn of(plan: &Plan, pieces: &Pieces, stage: usize, actions: &[Action]) -> StageLayout {
+        let mut layout = StageLayout {
             stage,
             buffers: Vec::new(),
             pieces: Vec::new(),

@@ -30,7 +30,7 @@ pub use blocks::Blocks;
 pub use code::{Code, Piece, Pieces, Segment, Tapes, kept, kept_elems};
 pub use footprint::{BankSize, Frames, InFlight, Once, PieceSize, PieceSizes};
 pub use format::{ByClass, Class, Formats, ValueFormats};
-pub use layout::Layout;
+pub use layout::StageLayout;
 pub use runs::{after_saves, waits_for};
 pub use turns::{AWAY, places_away};
 
@@ -56,7 +56,7 @@ pub fn lower(plan: &Plan) -> Result<Lowered, PlanError> {
         // Pieces are the same for all: the loss counts the tokens of the whole batch.
         let own = plan.of_class(class);
         for (stage, list) in own.orders().iter().enumerate() {
-            let layout = Layout::of(&own, &pieces, stage, list);
+            let layout = StageLayout::of(&own, &pieces, stage, list);
             params.roles.push(layout.params());
             roles.push(step::role(&own, &pieces, layout, (stage, list), &mut blocks));
         }

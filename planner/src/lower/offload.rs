@@ -1,6 +1,6 @@
 //! Activations that wait for backward in the host's memory.
 //!
-//! In: a stage's [`Writer`]. Out: moves away after forward, and back before backward: the next piece's beside this one's
+//! In: a stage's [`StepWriter`]. Out: moves away after forward, and back before backward: the next piece's beside this one's
 //! kernels.
 //!
 //! Invariant: only what a piece wrote is moved, not the padding between; what was moved is freed where it was on the stream that moved it, so that kernels wait for it only where they
@@ -13,9 +13,9 @@ use meshwright_hardware::program::{Kind, Stream, View};
 use super::format::ByClass;
 use super::layout::{Hosted, Slot};
 use super::pass::{Pass, What};
-use super::step::Writer;
+use super::step::StepWriter;
 
-impl Writer<'_> {
+impl StepWriter<'_> {
     /// After its forward pass: a piece's activations, to the host.
     pub(super) fn send_away(&mut self, index: usize, mb: usize, layer: Option<u32>) {
         let Some(Hosted { between, .. }) = &self.layout.hosted[index] else { return };

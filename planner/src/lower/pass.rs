@@ -3,7 +3,7 @@
 //! In: a plan, the pieces' code, a layout, the stage's actions. Out: a list of [`Pass`]es.
 
 use super::code::Pieces;
-use super::layout::Layout;
+use super::layout::StageLayout;
 use crate::plan::Plan;
 use crate::schedule::Action;
 
@@ -40,7 +40,7 @@ pub struct Pass {
 }
 
 /// The passes of a stage.
-pub fn passes(plan: &Plan, pieces: &Pieces, layout: &Layout, actions: &[Action]) -> Vec<Pass> {
+pub fn passes(plan: &Plan, pieces: &Pieces, layout: &StageLayout, actions: &[Action]) -> Vec<Pass> {
     let final_mb = plan.microbatches() - 1;
     let mut all = Vec::new();
     for action in actions {

@@ -1,6 +1,6 @@
 //! What ranks that hold the same parameters do for each other: gather weights, sum gradients, update.
 //!
-//! In: a stage's [`Writer`]. Out: its instructions.
+//! In: a stage's [`StepWriter`]. Out: its instructions.
 //!
 //! Invariant: before any update, every gradient is the sum over all ranks that made a part of it.
 
@@ -10,9 +10,9 @@ use meshwright_hardware::program::{Collective, Kind, Phase, Stream, View};
 
 use super::bank::{Bank, tied_elems};
 use super::pass::Pass;
-use super::step::Writer;
+use super::step::StepWriter;
 
-impl Writer<'_> {
+impl StepWriter<'_> {
     /// In ZeRO-3: a pass's weights, gathered before or now, and the next ones, gathered beside it.
     pub(super) fn weights_for(&mut self, pass: &Pass, after: &[Pass]) {
         if self.layout.gathered.is_empty() || !self.runs(pass) {

@@ -16,7 +16,7 @@ use meshwright_hardware::program::{Collective, Input, Instr, Kind, Phase, RankPr
 
 use super::blocks::Blocks;
 use super::code::{Code, Piece, Pieces, Segment};
-use super::layout::Layout;
+use super::layout::StageLayout;
 use super::pass::{Pass, What, passes};
 use crate::model::{Use, Value};
 use crate::plan::Plan;
@@ -26,12 +26,12 @@ use crate::schedule::Action;
 pub fn role(
     plan: &Plan,
     pieces: &Pieces,
-    layout: Layout,
+    layout: StageLayout,
     (stage, actions): (usize, &[Action]),
     blocks: &mut Blocks,
 ) -> RankProgram {
     let list = passes(plan, pieces, &layout, actions);
-    let mut writer = Writer {
+    let mut writer = StepWriter {
         fetched: None,
         plan,
         pieces,
@@ -54,10 +54,10 @@ pub fn role(
     RankProgram { buffers: writer.layout.buffers, instrs: writer.instrs }
 }
 
-pub(super) struct Writer<'a> {
+pub(super) struct StepWriter<'a> {
     pub(super) plan: &'a Plan,
     pieces: &'a Pieces,
-    pub(super) layout: Layout,
+    pub(super) layout: StageLayout,
     pub(super) stage: usize,
     blocks: &'a mut Blocks,
     instrs: Vec<Instr>,
@@ -73,7 +73,7 @@ pub(super) struct Writer<'a> {
     pub(super) turn: usize,
 }
 
-impl Writer<'_> {
+impl StepWriter<'_> {
     pub(super) fn push(&mut self, kind: Kind, stream: Stream, layer: Option<u32>) {
         let microbatch = self.mb.map(|mb| mb as u32);
         self.instrs.push(Instr { kind, stream, waits: Vec::new(), microbatch, layer });
@@ -219,7 +219,7 @@ impl Writer<'_> {
             What::Forward => {
                 let into = self.layout.entry(chunk, self.layout.chunks[chunk].start, mb, self.activation());
                 let (from, other) = self.plan.chunk_at(place - 1);
-                let made = |writer: &Writer| writer.layout.entry(other, usize::MAX, mb, writer.activation());
+                let made = |writer: &StepWriter| writer.layout.entry(other, usize::MAX, mb, writer.activation());
                 self.take(from, 2 * place as u32, into, made);
             }
             What::Backward if place + 1 == depth => {
@@ -236,7 +236,7 @@ impl Writer<'_> {
     }
 
     /// Receives from another stage, or copies from another chunk of this one.
-    fn take(&mut self, from: usize, tag: u32, into: View, made: impl Fn(&Writer) -> View) {
+    fn take(&mut self, from: usize, tag: u32, into: View, made: impl Fn(&StepWriter) -> View) {
         if from == self.stage {
             let source = made(self);
             self.single("copy", Op::Copy { n: into.elems }, Phase::Forward, vec![source, into], None);

@@ -11,7 +11,7 @@ use meshwright_hardware::mesh::Axis;
 use meshwright_hardware::op::{Layout, NormKind, Op};
 use meshwright_hardware::program::Collective;
 
-use super::tape::{Arg, Home, Node, Step, Tape, Use, Value};
+use super::tape::{Arg, Home, Step, Tape, TapeNode, Use, Value};
 
 /// A tape's backward pass.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -22,7 +22,7 @@ pub struct Backward {
     pub made: Vec<(String, usize)>,
 }
 
-pub(super) struct Writer<'a> {
+pub(super) struct GradientWriter<'a> {
     tape: &'a Tape,
     /// Of each tensor, what holds its gradient.
     grads: Vec<Option<Use>>,
@@ -38,7 +38,7 @@ impl Tape {
             _ => None,
         };
         let grads = self.tensors.iter().map(|t| flow(t.home)).collect();
-        let mut writer = Writer { tape: self, grads, out: Backward::default() };
+        let mut writer = GradientWriter { tape: self, grads, out: Backward::default() };
         for node in self.nodes.iter().rev() {
             writer.node(node);
         }
@@ -53,17 +53,17 @@ impl Tape {
     }
 }
 
-impl Writer<'_> {
-    fn node(&mut self, node: &Node) {
+impl GradientWriter<'_> {
+    fn node(&mut self, node: &TapeNode) {
         match node {
-            Node::Op(op, args) => self.op(*op, args),
-            Node::Enter(t) => self.collective(Collective::AllReduce, Axis::Tp, *t),
-            Node::Reduce(_) => {}
+            TapeNode::Op(op, args) => self.op(*op, args),
+            TapeNode::Enter(t) => self.collective(Collective::AllReduce, Axis::Tp, *t),
+            TapeNode::Reduce(_) => {}
             // What has no gradient, as the exchanged statistics of a loss, needs none back.
-            Node::Gather(t, axis) => self.collective(Collective::ReduceScatter, *axis, *t),
-            Node::Scatter(t, axis) => self.collective(Collective::AllGather, *axis, *t),
-            Node::Exchange(t, axis) => self.collective(Collective::AllToAll, *axis, *t),
-            Node::Ring(ring) => self.ring(ring),
+            TapeNode::Gather(t, axis) => self.collective(Collective::ReduceScatter, *axis, *t),
+            TapeNode::Scatter(t, axis) => self.collective(Collective::AllGather, *axis, *t),
+            TapeNode::Exchange(t, axis) => self.collective(Collective::AllToAll, *axis, *t),
+            TapeNode::Ring(ring) => self.ring(ring),
         }
     }
 

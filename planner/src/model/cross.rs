@@ -7,7 +7,7 @@ use meshwright_hardware::params::{Init, Shard};
 
 use super::decoder::{CHEAP, DEAR, INIT_STD, deep, matrix, normal, vector};
 use super::local::Local;
-use super::tape::{Arg, Home, Node, Tape};
+use super::tape::{Arg, Home, Tape, TapeNode};
 use crate::job::Model;
 
 impl Tape {
@@ -68,7 +68,7 @@ impl Tape {
         let n = self.tensors[memory].elems;
         let copy = self.tensor("memory", n, if local.sp { Home::Gathered } else { CHEAP });
         self.op(Op::Copy { n }, [memory, copy].map(Arg::Tensor));
-        self.nodes.push(Node::Enter(copy));
+        self.nodes.push(TapeNode::Enter(copy));
         copy
     }
 }

@@ -12,8 +12,8 @@ use meshwright_hardware::op::{AttentionDims, ContextDims, Layout, NormKind, Op};
 use meshwright_hardware::params::{Init, Shard};
 
 use super::local::Local;
-use super::tape::{Arg, Home, Node, ParamDecl, Ring, Tape};
-use crate::job::{Architecture, Experts, Half, Kind, Model};
+use super::tape::{Arg, Home, ParamDecl, RingAttention, Tape, TapeNode};
+use crate::job::{Architecture, Experts, LayerKind, Model, ModelHalf};
 
 /// GPT-2's (Radford et al. 2019, §2.3); LLaMA-style models are trained with it as well.
 pub(super) const INIT_STD: f32 = 0.02;
@@ -56,11 +56,11 @@ impl Tape {
         if local.sp {
             let all = self.tensor("gathered", local.rows() * cols, Home::Gathered);
             self.op(Op::Copy { n: rows * cols }, [Arg::Tensor(y), Arg::Part(all, Axis::Tp)]);
-            self.nodes.push(Node::Gather(all, Axis::Tp));
+            self.nodes.push(TapeNode::Gather(all, Axis::Tp));
             return all;
         }
         if local.tp > 1 {
-            self.nodes.push(Node::Enter(y));
+            self.nodes.push(TapeNode::Enter(y));
         }
         y
     }
@@ -96,11 +96,11 @@ impl Tape {
     /// Sums `y` over tensor parallelism: what a rank then goes on with.
     fn leave(&mut self, local: Local, y: usize) -> Arg {
         if local.sp {
-            self.nodes.push(Node::Scatter(y, Axis::Tp));
+            self.nodes.push(TapeNode::Scatter(y, Axis::Tp));
             return Arg::Part(y, Axis::Tp);
         }
         if local.tp > 1 {
-            self.nodes.push(Node::Reduce(y));
+            self.nodes.push(TapeNode::Reduce(y));
         }
         Arg::Tensor(y)
     }
@@ -151,11 +151,11 @@ pub fn embed(model: &Model, local: Local) -> Tape {
 }
 
 /// One transformer layer.
-pub fn layer(model: &Model, local: Local, kind: Kind) -> Tape {
+pub fn layer(model: &Model, local: Local, kind: LayerKind) -> Tape {
     let h = model.hidden;
     let mut tape = Tape::new(if kind.experts { "expert layer" } else { "layer" });
     let first = tape.tensor("x", local.residual_rows() * h, Home::Input);
-    if kind.half == Half::Whole {
+    if kind.half == ModelHalf::Whole {
         let out = tape.tensor("out", local.residual_rows() * h, Home::Output);
         block(&mut tape, model, local, kind, [first, out], None);
         return tape;
@@ -164,14 +164,14 @@ pub fn layer(model: &Model, local: Local, kind: Kind) -> Tape {
     let second = tape.tensor("y", theirs, Home::Second);
     let [out, second_out] = [("out", ours, Home::Output), ("out.y", theirs, Home::SecondOut)]
         .map(|(name, elems, home)| tape.tensor(name, elems, home));
-    if kind.half == Half::Decoder {
+    if kind.half == ModelHalf::Decoder {
         let local = Local { seq: local.target, causal: true, ..local };
         block(&mut tape, model, local, kind, [second, second_out], Some(first));
         tape.op(Op::Copy { n: ours }, [first, out].map(Arg::Tensor));
         return tape;
     }
     let local = Local { causal: false, ..local };
-    if kind.half == Half::EncoderEnd {
+    if kind.half == ModelHalf::EncoderEnd {
         let last = tape.tensor("last", ours, DEAR);
         block(&mut tape, model, local, kind, [first, last], None);
         let names = ["encoder.norm.weight", "encoder.norm.bias", "", "encoder.stats"];
@@ -187,7 +187,7 @@ pub fn layer(model: &Model, local: Local, kind: Kind) -> Tape {
 }
 
 /// Attention, attention to a memory where there is one, and feed-forward part, from `x` to `out`.
-fn block(tape: &mut Tape, model: &Model, local: Local, kind: Kind, [x, out]: [usize; 2], memory: Option<usize>) {
+fn block(tape: &mut Tape, model: &Model, local: Local, kind: LayerKind, [x, out]: [usize; 2], memory: Option<usize>) {
     let (kept, h) = (local.residual_rows(), model.hidden);
     let names = ["attention.norm.weight", "attention.norm.bias", "normed1", "stats1"];
     let normed = tape.norm(model, local, names, x);
@@ -245,7 +245,7 @@ impl Tape {
 const SHARED: [&str; 3] = ["mlp.shared.up.weight", "mlp.shared.up.bias", "mlp.shared.down.weight"];
 
 /// The feed-forward part of a layer, or its experts.
-fn feed_forward(tape: &mut Tape, model: &Model, local: Local, kind: Kind, normed: usize) -> usize {
+fn feed_forward(tape: &mut Tape, model: &Model, local: Local, kind: LayerKind, normed: usize) -> usize {
     let (true, Some(experts)) = (kind.experts, model.experts()) else {
         let names = ["mlp.up.weight", "mlp.up.bias", "mlp.down.weight"];
         return tape.ffn(model, local, names, model.ffn, normed);
@@ -314,13 +314,13 @@ fn context(tape: &mut Tape, dims: AttentionDims, local: Local, [qkv, out, lse]: 
     let first = tape.tensor("kv", dims.kv_elems(), Home::Gathered);
     if local.ring {
         let second = tape.tensor("kv.next", dims.kv_elems(), Home::Gathered);
-        tape.nodes.push(Node::Ring(Ring { dims, qkv, kv: [first, second], out, lse }));
+        tape.nodes.push(TapeNode::Ring(RingAttention { dims, qkv, kv: [first, second], out, lse }));
         return;
     }
     let (rows, cols) = (dims.rows(), 2 * kv_heads * head_dim);
     let op = Op::Columns { rows, stride, first: heads * head_dim, cols, into: false };
     tape.op(op, [Arg::Tensor(qkv), Arg::Part(first, Axis::Cp)]);
-    tape.nodes.push(Node::Gather(first, Axis::Cp));
+    tape.nodes.push(TapeNode::Gather(first, Axis::Cp));
     tape.op(Op::ContextAttention(dims), [qkv, first, out, lse].map(Arg::Tensor));
 }
 
@@ -354,7 +354,7 @@ pub fn head(model: &Model, local: Local, scale: f32) -> Tape {
     let mine = if local.tp > 1 { Arg::Part(stats, Axis::Tp) } else { Arg::Tensor(stats) };
     tape.op(op, [Arg::Tensor(logits), Arg::Tensor(targets), mine]);
     if local.tp > 1 {
-        tape.nodes.push(Node::Gather(stats, Axis::Tp));
+        tape.nodes.push(TapeNode::Gather(stats, Axis::Tp));
     }
     let op = Op::Loss { rows, vocab, shards: local.tp, scale };
     tape.op(op, [Arg::Tensor(targets), Arg::Tensor(stats), Arg::Tensor(logits), Arg::Tensor(loss)]);

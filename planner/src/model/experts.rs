@@ -12,7 +12,7 @@ use meshwright_hardware::params::{Init, Shard};
 
 use super::decoder::{CHEAP, DEAR, INIT_STD, deep, matrix, normal};
 use super::local::Local;
-use super::tape::{Arg, Node, ParamDecl, Tape};
+use super::tape::{Arg, ParamDecl, Tape, TapeNode};
 use crate::job::{Experts, Model};
 
 /// An expert's capacity: how many of `rows` tokens it takes.
@@ -50,7 +50,7 @@ impl Tape {
 
     fn exchange(&mut self, local: Local, tensor: usize) {
         if local.ep > 1 {
-            self.nodes.push(Node::Exchange(tensor, Axis::Ep));
+            self.nodes.push(TapeNode::Exchange(tensor, Axis::Ep));
         }
     }
 

@@ -18,5 +18,5 @@ pub use backward::Backward;
 pub use decoder::{embed, head, layer};
 pub use experts::capacity;
 pub use local::Local;
-pub use split::Split;
-pub use tape::{Arg, Home, Node, ParamDecl, Ring, Step, Tape, Tensor, Use, Value};
+pub use split::SplitBackward;
+pub use tape::{Arg, Home, ParamDecl, RingAttention, Step, Tape, TapeNode, Tensor, Use, Value};

@@ -1,6 +1,6 @@
 //! Attention round a ring of context-parallel ranks, forward and backward.
 //!
-//! In: a [`Ring`]. Out: its [`Step`]s. While a block is used, a copy of it goes on to the next rank; gradients of blocks go
+//! In: a [`RingAttention`]. Out: its [`Step`]s. While a block is used, a copy of it goes on to the next rank; gradients of blocks go
 //! with them and are at home after a whole round.
 //!
 //! Invariant: after all hops every query has met every key once.
@@ -9,15 +9,15 @@ use meshwright_hardware::mesh::Axis;
 use meshwright_hardware::op::{ContextDims, Op};
 use meshwright_hardware::program::Collective;
 
-use super::backward::Writer;
-use super::tape::{Arg, Ring, Step, Use, Value};
+use super::backward::GradientWriter;
+use super::tape::{Arg, RingAttention, Step, Use, Value};
 
 fn call(op: Op, args: Vec<Value>) -> Step {
     debug_assert_eq!(args.len(), op.signature().len(), "{op:?}");
     Step::Call(op, args.into_iter().map(Use::whole).collect())
 }
 
-impl Ring {
+impl RingAttention {
     /// Keys and values as columns of the packed rows.
     fn columns(&self, into: bool) -> Op {
         let d = self.dims;
@@ -52,9 +52,9 @@ impl Ring {
     }
 }
 
-impl Writer<'_> {
+impl GradientWriter<'_> {
     /// The backward steps.
-    pub(super) fn ring(&mut self, ring: &Ring) {
+    pub(super) fn ring(&mut self, ring: &RingAttention) {
         let [qkv, out, lse] = [ring.qkv, ring.out, ring.lse].map(Value::Tensor);
         let dout = self.of(Arg::Tensor(ring.out)).value;
         let dqkv = self.target(Arg::Tensor(ring.qkv)).0.value;

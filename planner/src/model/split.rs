@@ -1,7 +1,7 @@
 //! Backward in two passes: gradients of inputs, which other stages wait for, and gradients of weights, which nobody does
 //! (Qi et al. 2023).
 //!
-//! In: a [`Backward`]. Out: [`Split`]: both passes, and the copies that the first makes for the second.
+//! In: a [`Backward`]. Out: [`SplitBackward`]: both passes, and the copies that the first makes for the second.
 //!
 //! Invariant: both passes one after the other leave the same gradients as the whole.
 
@@ -14,7 +14,7 @@ use super::tape::{Step, Use, Value};
 
 /// A backward pass cut in two.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Split {
+pub struct SplitBackward {
     /// Gradients of inputs.
     pub inputs: Vec<Step>,
     /// Gradients of weights.
@@ -25,8 +25,8 @@ pub struct Split {
 
 impl Backward {
     /// Cuts it in two.
-    pub fn split(&self) -> Split {
-        let mut split = Split::default();
+    pub fn split(&self) -> SplitBackward {
+        let mut split = SplitBackward::default();
         let mut copies: HashMap<Use, Value> = HashMap::new();
         for (at, step) in self.steps.iter().enumerate() {
             match step {

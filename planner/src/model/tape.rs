@@ -102,7 +102,7 @@ pub enum Arg {
 
 /// Attention of a rank's queries to all blocks of keys and values of its sequences, which go round (Liu et al. 2023).
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Ring {
+pub struct RingAttention {
     /// Of the first hop.
     pub dims: ContextDims,
     /// Packed rows.
@@ -117,7 +117,7 @@ pub struct Ring {
 
 /// One forward action.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Node {
+pub enum TapeNode {
     /// An op with its arguments, in the order of [`Op::signature`].
     Op(Op, Vec<Arg>),
     /// A tensor enters a region of tensor parallelism: its gradient is summed over the ranks (f of Shoeybi et al. 2019).
@@ -131,7 +131,7 @@ pub enum Node {
     /// Ranks of an axis exchange shards of a tensor, and of its gradient the same way.
     Exchange(usize, Axis),
     /// Attention round a ring.
-    Ring(Ring),
+    Ring(RingAttention),
 }
 
 /// What a lowered op or collective touches.
@@ -181,7 +181,7 @@ pub struct Tape {
     /// Its parameters.
     pub params: Vec<ParamDecl>,
     /// Its forward pass.
-    pub nodes: Vec<Node>,
+    pub nodes: Vec<TapeNode>,
     /// Weight of the balancing loss of routed experts, over the tokens of a step.
     pub balance: f32,
 }
@@ -208,7 +208,7 @@ impl Tape {
     pub fn op(&mut self, op: Op, args: impl IntoIterator<Item = Arg>) {
         let args: Vec<Arg> = args.into_iter().collect();
         debug_assert_eq!(args.len(), op.signature().len(), "{op:?}");
-        self.nodes.push(Node::Op(op, args));
+        self.nodes.push(TapeNode::Op(op, args));
     }
 
     /// The streams that enter the piece.
@@ -219,7 +219,7 @@ impl Tape {
 
     /// Whether a tensor is a ring's own, which its steps fill forward and backward.
     pub fn fills_itself(&self, tensor: usize) -> bool {
-        self.nodes.iter().any(|node| matches!(node, Node::Ring(ring) if ring.kv.contains(&tensor)))
+        self.nodes.iter().any(|node| matches!(node, TapeNode::Ring(ring) if ring.kv.contains(&tensor)))
     }
 
     /// Elements of a tensor, or of what flows back: as much as the piece's result, or, at the head, its input. What else
@@ -264,40 +264,44 @@ impl Tape {
     }
 }
 
-fn forward_steps(node: &Node) -> Vec<Step> {
+fn forward_steps(node: &TapeNode) -> Vec<Step> {
     let collective = |op, axis, t: usize| vec![Step::Collective(op, axis, Value::Tensor(t))];
     match node {
-        Node::Op(op, args) => vec![Step::Call(*op, args.iter().map(|&arg| Use::of(arg)).collect())],
-        Node::Enter(_) => Vec::new(),
-        Node::Reduce(t) => collective(Collective::AllReduce, Axis::Tp, *t),
-        Node::Gather(t, axis) => collective(Collective::AllGather, *axis, *t),
-        Node::Scatter(t, axis) => collective(Collective::ReduceScatter, *axis, *t),
-        Node::Exchange(t, axis) => collective(Collective::AllToAll, *axis, *t),
-        Node::Ring(ring) => ring.forward(),
+        TapeNode::Op(op, args) => vec![Step::Call(*op, args.iter().map(|&arg| Use::of(arg)).collect())],
+        TapeNode::Enter(_) => Vec::new(),
+        TapeNode::Reduce(t) => collective(Collective::AllReduce, Axis::Tp, *t),
+        TapeNode::Gather(t, axis) => collective(Collective::AllGather, *axis, *t),
+        TapeNode::Scatter(t, axis) => collective(Collective::ReduceScatter, *axis, *t),
+        TapeNode::Exchange(t, axis) => collective(Collective::AllToAll, *axis, *t),
+        TapeNode::Ring(ring) => ring.forward(),
     }
 }
 
 /// Tensors that a node writes.
-fn written(node: &Node) -> Vec<usize> {
+fn written(node: &TapeNode) -> Vec<usize> {
     match node {
-        Node::Op(op, args) => {
+        TapeNode::Op(op, args) => {
             let outs = args.iter().zip(op.signature()).filter(|(_, param)| param.mode != Mode::In);
             outs.filter_map(|(arg, _)| arg.tensor()).collect()
         }
-        Node::Enter(_) => Vec::new(),
-        Node::Reduce(t) | Node::Gather(t, _) | Node::Scatter(t, _) | Node::Exchange(t, _) => vec![*t],
-        Node::Ring(ring) => vec![ring.out, ring.lse],
+        TapeNode::Enter(_) => Vec::new(),
+        TapeNode::Reduce(t) | TapeNode::Gather(t, _) | TapeNode::Scatter(t, _) | TapeNode::Exchange(t, _) => vec![*t],
+        TapeNode::Ring(ring) => vec![ring.out, ring.lse],
     }
 }
 
 /// Tensors that a node reads or writes.
-fn touched(node: &Node) -> Vec<usize> {
+fn touched(node: &TapeNode) -> Vec<usize> {
     match node {
-        Node::Op(_, args) => args.iter().filter_map(|arg| arg.tensor()).collect(),
-        Node::Enter(t) | Node::Reduce(t) | Node::Gather(t, _) | Node::Scatter(t, _) | Node::Exchange(t, _) => {
+        TapeNode::Op(_, args) => args.iter().filter_map(|arg| arg.tensor()).collect(),
+        TapeNode::Enter(t)
+        | TapeNode::Reduce(t)
+        | TapeNode::Gather(t, _)
+        | TapeNode::Scatter(t, _)
+        | TapeNode::Exchange(t, _) => {
             vec![*t]
         }
-        Node::Ring(ring) => vec![ring.qkv, ring.out, ring.lse],
+        TapeNode::Ring(ring) => vec![ring.qkv, ring.out, ring.lse],
     }
 }
 

@@ -1,7 +1,7 @@
 //! Which of Hugging Face's architectures are modelled, what they define that no key of a `config.json` states, and which keys
 //! say something that is not modelled.
 //!
-//! In: a [`Config`]. Out: its [`Known`] row, or the [`Fault`].
+//! In: a [`Config`]. Out: its [`KnownArchitecture`] row, or the [`Fault`].
 //!
 //! Invariant: an architecture that stands in no row is refused: by its sizes alone another model would be planned.
 
@@ -13,7 +13,7 @@ use crate::job::Architecture;
 
 /// Which halves of a transformer there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Body {
+pub(super) enum Halves {
     Decoder,
     Encoder,
     Both,
@@ -21,10 +21,10 @@ pub(super) enum Body {
 
 /// What an architecture defines by itself, or by its configuration's default.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Known {
+pub(super) struct KnownArchitecture {
     /// The usual decoder that it is nearest to.
     pub(super) architecture: Architecture,
-    pub(super) body: Body,
+    pub(super) body: Halves,
     /// Whether its feed-forward part has a gate.
     pub(super) gated: bool,
     /// Whether positions are learned.
@@ -38,9 +38,9 @@ pub(super) struct Known {
 }
 
 /// RoPE, RMSNorm, a gate, no biases; untied (Touvron et al. 2023).
-const LLAMA: Known = Known {
+const LLAMA: KnownArchitecture = KnownArchitecture {
     architecture: Architecture::Llama,
-    body: Body::Decoder,
+    body: Halves::Decoder,
     gated: true,
     learned: false,
     parallel: false,
@@ -48,34 +48,35 @@ const LLAMA: Known = Known {
     top_k: None,
 };
 /// Learned positions, LayerNorm, biases; tied (Radford et al. 2019).
-const GPT2: Known = Known { architecture: Architecture::Gpt2, gated: false, learned: true, tied: true, ..LLAMA };
+const GPT2: KnownArchitecture =
+    KnownArchitecture { architecture: Architecture::Gpt2, gated: false, learned: true, tied: true, ..LLAMA };
 /// GPT-2's layer with rotary or linear positions.
-const TURNED: Known = Known { learned: false, ..GPT2 };
+const TURNED: KnownArchitecture = KnownArchitecture { learned: false, ..GPT2 };
 /// GPT-2's layer as an encoder (Devlin et al. 2019).
-const BERT: Known = Known { body: Body::Encoder, ..GPT2 };
+const BERT: KnownArchitecture = KnownArchitecture { body: Halves::Encoder, ..GPT2 };
 /// An encoder and a decoder with relative positions (Raffel et al. 2020).
-const T5: Known = Known { body: Body::Both, ..TURNED };
+const T5: KnownArchitecture = KnownArchitecture { body: Halves::Both, ..TURNED };
 
 /// Every architecture by its `model_type`.
-const ALL: &[(&[&str], Known)] = &[
+const ALL: &[(&[&str], KnownArchitecture)] = &[
     (&["llama", "mistral", "mixtral", "phi3", "granite", "smollm3", "internlm2", "minimax_m2"], LLAMA),
     (&["qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "olmo", "olmo2", "olmoe", "glm", "glm4", "gpt_oss"], LLAMA),
     (&["deepseek_v2", "deepseek_v3", "kimi_k2", "hunyuan_v1_moe"], LLAMA),
-    (&["gemma", "ernie4_5", "ernie4_5_moe"], Known { tied: true, ..LLAMA }),
-    (&["cohere"], Known { tied: true, parallel: true, ..LLAMA }),
-    (&["nemotron"], Known { gated: false, ..LLAMA }),
-    (&["falcon"], Known { gated: false, tied: true, parallel: true, ..LLAMA }),
+    (&["gemma", "ernie4_5", "ernie4_5_moe"], KnownArchitecture { tied: true, ..LLAMA }),
+    (&["cohere"], KnownArchitecture { tied: true, parallel: true, ..LLAMA }),
+    (&["nemotron"], KnownArchitecture { gated: false, ..LLAMA }),
+    (&["falcon"], KnownArchitecture { gated: false, tied: true, parallel: true, ..LLAMA }),
     (&["gpt2", "gpt_bigcode", "opt"], GPT2),
     (&["bloom", "mpt", "starcoder2"], TURNED),
-    (&["gpt_neox", "phi"], Known { tied: false, parallel: true, ..TURNED }),
+    (&["gpt_neox", "phi"], KnownArchitecture { tied: false, parallel: true, ..TURNED }),
     (&["bert", "roberta", "xlm-roberta", "camembert", "electra"], BERT),
     (&["t5", "umt5"], T5),
-    (&["mt5"], Known { tied: false, ..T5 }),
-    (&["switch_transformers"], Known { top_k: Some(1), ..T5 }),
+    (&["mt5"], KnownArchitecture { tied: false, ..T5 }),
+    (&["switch_transformers"], KnownArchitecture { top_k: Some(1), ..T5 }),
 ];
 
 /// The row of a file's `model_type`.
-pub(super) fn known(config: &Config) -> Result<Known, Fault> {
+pub(super) fn known(config: &Config) -> Result<KnownArchitecture, Fault> {
     if config.get("text_config").is_some() {
         let problem = "it holds a text model beside parts for images or sound, which are not modelled; to plan the text model \
                        alone give its object as a config.json of its own";

@@ -8,7 +8,7 @@
 use meshwright_hardware::input::InputError;
 use serde_json::{Map, Value};
 
-use super::architectures::{Body, Known, known, refuse_unmodelled};
+use super::architectures::{Halves, KnownArchitecture, known, refuse_unmodelled};
 use super::keys::Config;
 use crate::error::{Fault, PlanError};
 use crate::job::{Architecture, Experts, Family, Latent, Model};
@@ -52,15 +52,15 @@ fn plain_json(text: &str) -> String {
 fn model(config: &Config, name: String) -> Result<Model, Fault> {
     let known = known(config)?;
     refuse_unmodelled(config)?;
-    let Known { architecture, body, .. } = known;
+    let KnownArchitecture { architecture, body, .. } = known;
     let hidden = config.needed(&["hidden_size", "n_embd", "d_model"])?;
     let heads = config.needed(&["num_attention_heads", "n_head", "num_heads"])?;
     let gated = match config.text("feed_forward_proj")? {
-        Some(kind) if body == Body::Both => kind.contains("gated"),
+        Some(kind) if body == Halves::Both => kind.contains("gated"),
         _ => known.gated,
     };
     // A gate decides which usual decoder T5's descendants are nearest to.
-    let architecture = if body == Body::Both && gated { Architecture::Llama } else { architecture };
+    let architecture = if body == Halves::Both && gated { Architecture::Llama } else { architecture };
     let layers = config.needed(&["num_hidden_layers", "n_layer", "num_layers", "n_layers"])?;
     let ffn = config.count(&["intermediate_size", "n_inner", "d_ff", "ffn_dim", "ffn_hidden_size"])?;
     let experts = experts(config, &known, layers)?;
@@ -69,10 +69,10 @@ fn model(config: &Config, name: String) -> Result<Model, Fault> {
     let family = Family {
         head_dim,
         decoder_layers: match body {
-            Body::Both => Some(config.count(&["num_decoder_layers"])?.unwrap_or(layers)),
-            Body::Decoder | Body::Encoder => None,
+            Halves::Both => Some(config.count(&["num_decoder_layers"])?.unwrap_or(layers)),
+            Halves::Decoder | Halves::Encoder => None,
         },
-        bidirectional: body == Body::Encoder,
+        bidirectional: body == Halves::Encoder,
         gated: (gated != (architecture == Architecture::Llama)).then_some(gated),
         learned_positions: (known.learned != (architecture == Architecture::Gpt2)).then_some(known.learned),
         parallel_block: parallel.unwrap_or(known.parallel),
@@ -101,7 +101,7 @@ fn kv_heads(config: &Config) -> Result<Option<usize>, Fault> {
     if one { Ok(Some(1)) } else { config.count(&["num_key_value_heads", "num_kv_heads"]) }
 }
 
-fn experts(config: &Config, known: &Known, layers: usize) -> Result<Option<Experts>, Fault> {
+fn experts(config: &Config, known: &KnownArchitecture, layers: usize) -> Result<Option<Experts>, Fault> {
     let counts = ["num_local_experts", "n_routed_experts", "num_experts", "moe_num_experts"];
     let Some(count) = config.count(&counts)?.filter(|count| *count > 0) else { return Ok(None) };
     let ffn = config.needed(&["moe_intermediate_size", "expert_ffn_hidden_size", "intermediate_size", "d_ff"])?;

@@ -14,7 +14,7 @@ use meshwright_hardware::units::{ByteRate, Bytes, Seconds};
 use serde::Serialize;
 
 use crate::error::PlanError;
-use crate::lower::{Blocks, Pieces, Layout};
+use crate::lower::{Blocks, Pieces, StageLayout};
 use crate::plan::{Plan, Sites};
 
 /// What is assumed of quality, and how far it was seen to hold.
@@ -102,7 +102,7 @@ fn update(plan: &Plan, cluster: &Cluster) -> Result<Seconds, PlanError> {
     let prices = Prices::new(cluster, plan.mesh, plan.job.precision)?;
     let mut most = Seconds(0.0);
     for (stage, actions) in plan.orders().iter().enumerate() {
-        let layout = Layout::of(plan, &pieces, stage, actions);
+        let layout = StageLayout::of(plan, &pieces, stage, actions);
         let mut own = Seconds(0.0);
         for bank in &layout.banks {
             own += stream(&cluster.pools[0].device, (bank.elems / bank.shards) as f64 * MOVED);

@@ -4,13 +4,13 @@
 
 use std::ops::RangeInclusive;
 
-use super::order::Order;
+use super::order::PipelineSchedule;
 use super::{Action, Pipeline};
 
 /// The schedule.
 pub(super) struct DualPipeV;
 
-impl Order for DualPipeV {
+impl PipelineSchedule for DualPipeV {
     /// A simulation in which forward, backward and weights take one tick each, and no more microbatches than stages are in
     /// flight, decides the order.
     fn orders(&self, pipeline: &Pipeline) -> Vec<Vec<Action>> {

@@ -4,13 +4,13 @@
 //! stage's forwards and its backwards lies a trip to the last stage and back: Σ_{i<s} f_i + M·t_s + Σ_{i>s} (f_i + b_i).
 
 use super::one_f_one_b::alternate;
-use super::order::{Order, StageWork, Work};
+use super::order::{PipelineSchedule, StageWork, StepWork};
 use super::{Action, Pipeline};
 
 /// The schedule.
 pub(super) struct GPipe;
 
-impl Order for GPipe {
+impl PipelineSchedule for GPipe {
     fn orders(&self, pipeline: &Pipeline) -> Vec<Vec<Action>> {
         vec![alternate(pipeline.microbatches, 1, 1, pipeline.microbatches, None); pipeline.stages]
     }
@@ -23,7 +23,7 @@ impl Order for GPipe {
         pipeline.microbatches
     }
 
-    fn floor(&self, work: &Work) -> f64 {
+    fn floor(&self, work: &StepWork) -> f64 {
         let p = work.pipeline.stages as f64;
         (work.even + work.way * (1.0 - 1.0 / p)).max(work.even) + 2.0 * (p - 1.0) * work.hop
     }

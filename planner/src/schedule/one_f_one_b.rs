@@ -15,13 +15,13 @@
 
 use std::ops::RangeInclusive;
 
-use super::order::{Order, StageWork, Work};
+use super::order::{PipelineSchedule, StageWork, StepWork};
 use super::{Action, Pipeline};
 
 /// The schedule.
 pub(super) struct OneFOneB;
 
-impl Order for OneFOneB {
+impl PipelineSchedule for OneFOneB {
     fn orders(&self, pipeline: &Pipeline) -> Vec<Vec<Action>> {
         let &Pipeline { stages, chunks, microbatches, .. } = pipeline;
         let list = |stage| {
@@ -54,7 +54,7 @@ impl Order for OneFOneB {
         least_ratio(pipeline.microbatches, pipeline.stages)
     }
 
-    fn floor(&self, work: &Work) -> f64 {
+    fn floor(&self, work: &StepWork) -> f64 {
         let Pipeline { stages, chunks, microbatches, .. } = *work.pipeline;
         if chunks == 1 {
             return (work.way * work.ratio).max(work.even);

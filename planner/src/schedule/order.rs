@@ -16,7 +16,7 @@ use std::ops::RangeInclusive;
 use super::{Action, Pipeline};
 
 /// A schedule. Only its order has to be given; the rest says what it can do, and sharpens the search's floors.
-pub trait Order: Sync {
+pub trait PipelineSchedule: Sync {
     /// What every stage does in a step.
     fn orders(&self, pipeline: &Pipeline) -> Vec<Vec<Action>>;
 
@@ -63,7 +63,7 @@ pub trait Order: Sync {
     }
 
     /// Seconds of a step on several stages, or fewer, however layers are spread.
-    fn floor(&self, work: &Work) -> f64 {
+    fn floor(&self, work: &StepWork) -> f64 {
         let back = if self.splits() { 0.0 } else { work.layer.backward };
         work.even + work.fill() / 2.0 * (work.layer.forward + back)
     }
@@ -99,14 +99,14 @@ impl Passes {
 
 /// A step's work before its layers are spread over stages, in seconds.
 #[derive(Clone, Copy, Debug)]
-pub struct Work<'a> {
+pub struct StepWork<'a> {
     /// How it goes through stages.
     pub pipeline: &'a Pipeline,
     /// What the busiest stage does, in all.
     pub even: f64,
     /// A microbatch's way through all stages, messages not counted.
     pub way: f64,
-    /// [`Order::least_ratio`], which is asked for once, not for every shape.
+    /// [`PipelineSchedule::least_ratio`], which is asked for once, not for every shape.
     pub ratio: f64,
     /// The shortest layer.
     pub layer: Passes,
@@ -118,7 +118,7 @@ pub struct Work<'a> {
     pub hop: f64,
 }
 
-impl Work<'_> {
+impl StepWork<'_> {
     /// Layers that a chunk has at the least: several chunks a stage have even layers.
     pub fn chunk_layers(&self) -> f64 {
         let Pipeline { stages, chunks, .. } = *self.pipeline;
@@ -146,7 +146,7 @@ pub struct StageWork<'a> {
     pub longer: f64,
     /// A trip from it through the stages behind it and back: Σ_{i>s} (f_i + b_i) and the messages.
     pub trip: f64,
-    /// Weights that are left after its last backward, by [`Order::weights_left`].
+    /// Weights that are left after its last backward, by [`PipelineSchedule::weights_left`].
     pub weights: f64,
 }
 

@@ -5,13 +5,13 @@
 //! trips are without them.
 
 use super::one_f_one_b::{alternate, rounds};
-use super::order::{Order, StageWork, Work};
+use super::order::{PipelineSchedule, StageWork, StepWork};
 use super::{Action, Pipeline};
 
 /// The schedule.
 pub(super) struct ZbH1;
 
-impl Order for ZbH1 {
+impl PipelineSchedule for ZbH1 {
     fn orders(&self, pipeline: &Pipeline) -> Vec<Vec<Action>> {
         let &Pipeline { stages, microbatches, .. } = pipeline;
         // Later stages put weights off for as many microbatches as earlier ones are ahead.
@@ -26,7 +26,7 @@ impl Order for ZbH1 {
         pipeline.microbatches.min(pipeline.stages - stage)
     }
 
-    fn floor(&self, work: &Work) -> f64 {
+    fn floor(&self, work: &StepWork) -> f64 {
         let m = work.pipeline.microbatches as f64;
         let share = work.layer.forward / work.layer.total();
         let rest = (1.0 - share / m).powi(work.pipeline.stages as i32);

@@ -3,17 +3,17 @@
 //! In: costs, a pipeline. Out: seconds of a step.
 //!
 //! Every floor is a path through the simulated graph, or a mean of such paths over stages: those that hold for every order of
-//! microbatches stand in [`crate::schedule::Order`], those of one schedule beside that.
+//! microbatches stand in [`crate::schedule::PipelineSchedule`], those of one schedule beside that.
 //!
 //! Invariant: floor ≤ played bound ≤ simulated step (tests over every schedule).
 
 use rustc_hash::FxHashMap;
 
-use crate::job::{Kind, Model};
+use crate::job::{LayerKind, Model};
 use crate::plan::{Plan, Recompute, Stage};
-use crate::schedule::{Pipeline, Work};
+use crate::schedule::{Pipeline, StepWork};
 
-use super::times::{Costs, PieceCost, Share, Times};
+use super::times::{Costs, PieceCost, ShareTimes, Times};
 
 /// What of a step does not depend on how layers are partitioned over stages.
 #[derive(Clone, Copy, Debug, Default)]
@@ -27,7 +27,7 @@ pub struct Whole {
     /// What goes round rings, forward and backward.
     pub rings: [f64; 2],
     /// Once a step, of all stages together.
-    pub once: Share,
+    pub once: ShareTimes,
     /// The shortest layer.
     pub layer: Times,
     /// Layers.
@@ -52,7 +52,7 @@ impl Whole {
     }
 
     /// Of pieces alone.
-    fn of_passes(model: &Model, layers: &[(Kind, PieceCost)], embed: &PieceCost, head: &PieceCost) -> Whole {
+    fn of_passes(model: &Model, layers: &[(LayerKind, PieceCost)], embed: &PieceCost, head: &PieceCost) -> Whole {
         let mut whole = Whole { layers: model.depth(), ..Whole::default() };
         let mut shortest = f64::INFINITY;
         for (kind, piece) in layers {
@@ -117,18 +117,18 @@ impl Whole {
     }
 
     /// What a schedule's floor is made of.
-    pub(super) fn work<'a>(&self, pipeline: &'a Pipeline, ratio: f64) -> Work<'a> {
+    pub(super) fn work<'a>(&self, pipeline: &'a Pipeline, ratio: f64) -> StepWork<'a> {
         let (p, m) = (pipeline.stages as f64, pipeline.microbatches as f64);
         let (busy, way) = self.microbatch(pipeline.stages * pipeline.chunks);
         // Some stage has at least so many layers.
         let most = if pipeline.chunks == 1 { self.layers.div_ceil(pipeline.stages) as f64 } else { 0.0 };
         let even = m * (busy / p).max(most * self.layer.total());
         let (layer, layers, head, hop) = (self.layer.passes(), self.layers, self.head, self.hop);
-        Work { pipeline, even, way, ratio, layer, layers, head, hop }
+        StepWork { pipeline, even, way, ratio, layer, layers, head, hop }
     }
 }
 
-/// What a schedule takes of its work at the least, by [`crate::schedule::Order::least_ratio`], which takes a while.
+/// What a schedule takes of its work at the least, by [`crate::schedule::PipelineSchedule::least_ratio`], which takes a while.
 pub(super) fn least_ratio(pipeline: &Pipeline, known: &mut FxHashMap<Pipeline, f64>) -> f64 {
     if pipeline.chunks > 1 {
         return 1.0;
@@ -198,7 +198,7 @@ struct Tail {
 impl Tail {
     fn of(plan: &Plan, costs: &Costs, stage: usize, chunks: &[Times]) -> Tail {
         let pieces = pieces(plan, costs, stage);
-        let sum = |pick: fn(&Share) -> f64| pieces.iter().map(|(share, _)| pick(share)).sum::<f64>();
+        let sum = |pick: fn(&ShareTimes) -> f64| pieces.iter().map(|(share, _)| pick(share)).sum::<f64>();
         // Sums start as pieces are done with the last microbatch, one after the other.
         let mut compute = 0.0f64;
         let mut travel = 0.0f64;
@@ -219,7 +219,7 @@ impl Tail {
 }
 
 /// A stage's pieces in order, each with its share and the pass that makes its gradients whole.
-fn pieces<'a>(plan: &Plan, costs: &'a Costs, stage: usize) -> Vec<(&'a Share, f64)> {
+fn pieces<'a>(plan: &Plan, costs: &'a Costs, stage: usize) -> Vec<(&'a ShareTimes, f64)> {
     let depth = plan.mesh.pp * plan.chunks;
     let splits = plan.schedule.splits();
     let last = |piece: &PieceCost, mode: Recompute| {

@@ -14,7 +14,7 @@ use rustc_hash::FxHashMap;
 use super::times::Times;
 
 /// First rank, distance and number of a group's ranks.
-type Group = (usize, usize, usize);
+type StridedRanks = (usize, usize, usize);
 
 /// Prices with a memory for what travels.
 pub struct CachedPrices<'a> {
@@ -22,7 +22,7 @@ pub struct CachedPrices<'a> {
     pub prices: Prices<'a>,
     /// Whether all axes count as near as can be.
     pub nearest: bool,
-    known: FxHashMap<(Collective, u64, Group), f64>,
+    known: FxHashMap<(Collective, u64, StridedRanks), f64>,
     ops: FxHashMap<(&'static str, usize, Elem), f64>,
     /// Of linear layers by rows, outputs and inputs.
     pub linears: FxHashMap<(usize, usize, usize), Times>,

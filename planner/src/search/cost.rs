@@ -14,27 +14,27 @@ use meshwright_hardware::program::{Collective, Elem};
 use meshwright_hardware::units::{Bytes, Seconds};
 
 use super::cached_prices::CachedPrices;
-use super::times::{Costs, Moves, Pass, PieceCost, Share};
-use crate::job::Kind;
+use super::times::{Costs, Moves, PassTimes, PieceCost, ShareTimes};
+use crate::job::LayerKind;
 use crate::lower::{
     BankSize, Blocks, ByClass, Class, Formats, Frames, PieceSize, PieceSizes, Pieces, Tapes, ValueFormats, after_saves,
     kept, waits_for,
 };
-use crate::model::{Backward, Split, Step, Tape, Value};
+use crate::model::{Backward, SplitBackward, Step, Tape, Value};
 use crate::plan::{Plan, Recompute};
 
 /// The values of a piece: how large they are, and what of.
-struct Values<'a> {
+struct PieceValues<'a> {
     tape: &'a Tape,
     back: &'a Backward,
-    split: Option<Split>,
+    split: Option<SplitBackward>,
     formats: ValueFormats,
 }
 
-impl<'a> Values<'a> {
+impl<'a> PieceValues<'a> {
     fn of(tape: &'a Tape, back: &'a Backward, splits: bool, model: Elem) -> Self {
         let formats = ValueFormats::of(&tape.forward(), &back.steps, model);
-        Values { tape, back, split: splits.then(|| back.split()), formats }
+        PieceValues { tape, back, split: splits.then(|| back.split()), formats }
     }
 
     fn bytes(&self, value: Value) -> u64 {
@@ -49,7 +49,7 @@ impl<'a> Values<'a> {
 
 /// A part of a pass.
 #[derive(Clone, Copy, Debug)]
-enum Part {
+enum PassPart {
     /// Kernels, which wait until so many of what goes round a ring have come.
     Run(f64, usize),
     /// What travels.
@@ -58,16 +58,16 @@ enum Part {
 
 /// A pass over a piece: seconds of kernels, and what travels.
 #[derive(Clone, Debug, Default)]
-struct Work {
+struct PassWork {
     kernels: f64,
     /// In order; of kernels only where something goes round a ring beside them.
-    parts: Vec<Part>,
+    parts: Vec<PassPart>,
 }
 
-impl Work {
+impl PassWork {
     /// Of steps over a piece's values.
-    fn of(steps: &[&Step], values: &Values, prices: &mut Prices) -> Result<Work, PriceError> {
-        let mut work = Work::default();
+    fn of(steps: &[&Step], values: &PieceValues, prices: &mut Prices) -> Result<PassWork, PriceError> {
+        let mut work = PassWork::default();
         let ringed = steps.iter().any(|step| matches!(step, Step::Collective(Collective::Rotate, ..)));
         let (mut under_way, mut awaited): (Vec<Value>, usize) = (Vec::new(), 0);
         for step in steps {
@@ -85,7 +85,7 @@ impl Work {
                     if *op == Collective::Rotate {
                         under_way.push(*value);
                     }
-                    work.parts.push(Part::Collective(*op, *axis, values.bytes(*value)));
+                    work.parts.push(PassPart::Collective(*op, *axis, values.bytes(*value)));
                 }
             }
         }
@@ -95,8 +95,8 @@ impl Work {
     /// Adds kernels, to those before them unless they wait for more.
     fn run(&mut self, seconds: f64, awaited: usize, apart: bool) {
         match self.parts.last_mut() {
-            Some(Part::Run(before, _)) if !apart => *before += seconds,
-            _ => self.parts.push(Part::Run(seconds, awaited)),
+            Some(PassPart::Run(before, _)) if !apart => *before += seconds,
+            _ => self.parts.push(PassPart::Run(seconds, awaited)),
         }
     }
 
@@ -106,11 +106,11 @@ impl Work {
         let (mut came, mut last) = (Vec::new(), None);
         for part in &self.parts {
             match *part {
-                Part::Run(seconds, awaited) => {
+                PassPart::Run(seconds, awaited) => {
                     let since = if awaited > 0 { came[awaited - 1] } else { 0.0 };
                     end = end.max(since) + seconds;
                 }
-                Part::Collective(Collective::Rotate, axis, bytes) => {
+                PassPart::Collective(Collective::Rotate, axis, bytes) => {
                     let seconds = match last {
                         Some((same, seconds)) if same == bytes => seconds,
                         _ => links.collective(mesh, Collective::Rotate, axis, bytes)?,
@@ -120,7 +120,7 @@ impl Work {
                     ring += seconds;
                     came.push(beside);
                 }
-                Part::Collective(op, axis, bytes) => end += links.collective(mesh, op, axis, bytes)?,
+                PassPart::Collective(op, axis, bytes) => end += links.collective(mesh, op, axis, bytes)?,
             }
         }
         if came.is_empty() {
@@ -133,37 +133,37 @@ impl Work {
 /// A piece's passes.
 #[derive(Clone, Debug, Default)]
 struct PieceWork {
-    forward: Work,
+    forward: PassWork,
     /// Of forward, what comes after the last that is kept.
-    tail: Work,
-    backward: Vec<Work>,
-    weights: Work,
+    tail: PassWork,
+    backward: Vec<PassWork>,
+    weights: PassWork,
 }
 
 impl PieceWork {
     /// One piece in each of its modes: nothing made again, and what else is given.
-    fn of(values: &Values, again: &[Vec<Step>], prices: &mut Prices) -> Result<PieceWork, PriceError> {
-        let Values { tape, back, split, .. } = values;
+    fn of(values: &PieceValues, again: &[Vec<Step>], prices: &mut Prices) -> Result<PieceWork, PriceError> {
+        let PieceValues { tape, back, split, .. } = values;
         let forward: Vec<Step> = tape.forward();
         let steps = split.as_ref().map_or(&back.steps, |split| &split.inputs);
         let backward = again.iter().map(|again| {
             let all: Vec<&Step> = again.iter().chain(steps).collect();
-            Work::of(&all, values, prices)
+            PassWork::of(&all, values, prices)
         });
         let backward = backward.collect::<Result<_, _>>()?;
-        let forward = Work::of(&forward.iter().collect::<Vec<_>>(), values, prices)?;
+        let forward = PassWork::of(&forward.iter().collect::<Vec<_>>(), values, prices)?;
         let weights = split.as_ref().map_or(&[][..], |split| &split.weights);
-        let weights = Work::of(&weights.iter().collect::<Vec<_>>(), values, prices)?;
-        Ok(PieceWork { forward, tail: Work::default(), backward, weights })
+        let weights = PassWork::of(&weights.iter().collect::<Vec<_>>(), values, prices)?;
+        Ok(PieceWork { forward, tail: PassWork::default(), backward, weights })
     }
 
     /// The head, all in its backward pass.
     fn of_head(tape: &Tape, model: Elem, prices: &mut Prices) -> Result<PieceWork, PriceError> {
-        let head = PieceWork::of(&Values::of(tape, &tape.backward(), false, model), &[tape.forward()], prices)?;
-        Ok(PieceWork { forward: Work::default(), ..head })
+        let head = PieceWork::of(&PieceValues::of(tape, &tape.backward(), false, model), &[tape.forward()], prices)?;
+        Ok(PieceWork { forward: PassWork::default(), ..head })
     }
 
-    fn seconds(&self, links: &mut CachedPrices, mesh: &Mesh) -> Result<Pass, PriceError> {
+    fn seconds(&self, links: &mut CachedPrices, mesh: &Mesh) -> Result<PassTimes, PriceError> {
         let mut backward = [0.0; 3];
         for (mode, seconds) in backward.iter_mut().enumerate() {
             *seconds = self.backward[mode.min(self.backward.len() - 1)].seconds(links, mesh)?.0;
@@ -171,7 +171,7 @@ impl PieceWork {
         let (forward, ahead) = self.forward.seconds(links, mesh)?;
         let ring = [ahead, self.backward[0].seconds(links, mesh)?.1];
         let tail = self.tail.seconds(links, mesh)?.0;
-        Ok(Pass { forward, tail, backward, weights: self.weights.seconds(links, mesh)?.0, ring })
+        Ok(PassTimes { forward, tail, backward, weights: self.weights.seconds(links, mesh)?.0, ring })
     }
 }
 
@@ -180,7 +180,7 @@ pub struct ShapeWork {
     /// What sizes follow from.
     pub frames: Frames,
     embed: PieceWork,
-    layers: Vec<(Kind, PieceWork)>,
+    layers: Vec<(LayerKind, PieceWork)>,
     head: PieceWork,
 }
 
@@ -193,9 +193,9 @@ impl ShapeWork {
         let layers = pieces.layers.iter().map(|(&kind, modes)| {
             let again: Vec<Vec<Step>> = modes.iter().map(|piece| piece.again.clone()).collect();
             let (tape, back) = (&modes[0].tape, modes[0].tape.backward());
-            let (forward, values) = (tape.forward(), Values::of(tape, &back, splits, model));
+            let (forward, values) = (tape.forward(), PieceValues::of(tape, &back, splits, model));
             let tail: Vec<&Step> = after_saves(&forward, |t| modes[0].kept.contains_key(&t)).iter().collect();
-            let tail = Work::of(&tail, &values, prices)?;
+            let tail = PassWork::of(&tail, &values, prices)?;
             Ok((kind, PieceWork { tail, ..PieceWork::of(&values, &again, prices)? }))
         });
         let layers = layers.collect::<Result<_, PriceError>>()?;
@@ -210,7 +210,7 @@ impl ShapeWork {
         let layers = tapes.layers.iter().map(|(&kind, tape)| {
             let back = tape.backward();
             let again = kept(tape, &back, Recompute::None).1;
-            Ok((kind, PieceWork::of(&Values::of(tape, &back, splits, model), &[again], prices)?))
+            Ok((kind, PieceWork::of(&PieceValues::of(tape, &back, splits, model), &[again], prices)?))
         });
         let layers = layers.collect::<Result<_, PriceError>>()?;
         ShapeWork::with([&tapes.embed, &tapes.head], layers, Frames::bare(&tapes), model, prices)
@@ -231,7 +231,7 @@ impl ShapeWork {
 
     /// Parameters alone, which passes take nothing for.
     pub fn idle(plan: &Plan) -> ShapeWork {
-        let none = || PieceWork { backward: vec![Work::default()], ..PieceWork::default() };
+        let none = || PieceWork { backward: vec![PassWork::default()], ..PieceWork::default() };
         let tapes = Tapes::of(plan);
         let layers = tapes.layers.keys().map(|&kind| (kind, none())).collect();
         ShapeWork { frames: Frames::bare(&tapes), embed: none(), layers, head: none() }
@@ -239,12 +239,12 @@ impl ShapeWork {
 
     fn with(
         [embed, head]: [&Tape; 2],
-        layers: Vec<(Kind, PieceWork)>,
+        layers: Vec<(LayerKind, PieceWork)>,
         frames: Frames,
         model: Elem,
         prices: &mut Prices,
     ) -> Result<ShapeWork, PriceError> {
-        let embed = PieceWork::of(&Values::of(embed, &embed.backward(), false, model), &[Vec::new()], prices)?;
+        let embed = PieceWork::of(&PieceValues::of(embed, &embed.backward(), false, model), &[Vec::new()], prices)?;
         Ok(ShapeWork { frames, embed, layers, head: PieceWork::of_head(head, model, prices)? })
     }
 
@@ -278,7 +278,7 @@ impl Costs {
         let embed = piece(&work.embed, &sizes.embed)?;
         let head = piece(&work.head, &sizes.head)?;
         let layers = work.layers.iter().map(|(kind, work)| Ok((*kind, piece(work, &sizes.layers[kind][0])?)));
-        let mut layers: Vec<(Kind, PieceCost)> = layers.collect::<Result<_, PriceError>>()?;
+        let mut layers: Vec<(LayerKind, PieceCost)> = layers.collect::<Result<_, PriceError>>()?;
         let hosted = links.prices.moved(Bytes(0)).is_ok();
         if hosted {
             for (kind, piece) in &mut layers {
@@ -355,8 +355,8 @@ fn gradients(plan: &Plan, elems: usize) -> u64 {
     elems as u64 * Formats::of(plan.job.precision).state.bytes()
 }
 
-fn share(plan: &Plan, banks: &[BankSize], links: &mut CachedPrices) -> Result<Share, PriceError> {
-    let mut share = Share::default();
+fn share(plan: &Plan, banks: &[BankSize], links: &mut CachedPrices) -> Result<ShareTimes, PriceError> {
+    let mut share = ShareTimes::default();
     let (mesh, width) = (&plan.mesh, Formats::of(plan.job.precision));
     let mut bucket = 0;
     for bank in banks.iter().filter(|bank| bank.elems > 0) {

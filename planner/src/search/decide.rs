@@ -187,7 +187,7 @@ impl Question {
 /// Gives replicas in unlike pools their shares of the batch; the bound.
 fn shared_out(plan: &mut Plan, group: &Group, replicas: &[usize]) -> Result<f64, &'static str> {
     let of_replicas: Vec<&Costs> = replicas.iter().map(|&pool| &group.costs[pool]).collect();
-    let shared = shares::Problem::among(plan, &of_replicas).solve().ok_or("fewer microbatches than replicas")?;
+    let shared = shares::SharesProblem::among(plan, &of_replicas).solve().ok_or("fewer microbatches than replicas")?;
     plan.shares = shared.shares;
     if plan.shares.windows(2).all(|pair| pair[0] == pair[1]) {
         plan.shares = Vec::new();

@@ -41,7 +41,7 @@ impl Behind {
 }
 
 /// By stage and layers from there on.
-type Table = Vec<Vec<Behind>>;
+type BehindTable = Vec<Vec<Behind>>;
 
 /// A search for partitions that may end before a time.
 struct EarliestFinish<'a> {
@@ -74,7 +74,7 @@ impl<'a> EarliestFinish<'a> {
     }
 
     /// What is known from each stage on, once by the trip of all work and once by the shortest that memory allows.
-    fn table(&mut self) -> Table {
+    fn table(&mut self) -> BehindTable {
         let table = self.looked();
         let whole = &table[0][self.layers()];
         let pace = self.pace(whole.trip);
@@ -89,7 +89,7 @@ impl<'a> EarliestFinish<'a> {
         self.paths.low.len() - 1
     }
 
-    fn looked(&self) -> Table {
+    fn looked(&self) -> BehindTable {
         let (stages, layers) = (self.paths.pipeline.stages, self.layers());
         let mut all = vec![vec![Behind::NEVER; layers + 1]];
         all[0][0] = Behind::NOTHING;
@@ -141,7 +141,7 @@ impl<'a> EarliestFinish<'a> {
     }
 
     /// Adds to `found` every partition that begins so; false if there are more than so many.
-    fn each(&self, table: &Table, held: &mut Vec<usize>, found: &mut Vec<Vec<usize>>, most: usize) -> bool {
+    fn each(&self, table: &BehindTable, held: &mut Vec<usize>, found: &mut Vec<Vec<usize>>, most: usize) -> bool {
         let (stage, layers) = (held.len(), self.layers());
         let from = held.iter().sum::<usize>();
         if stage == self.paths.pipeline.stages {

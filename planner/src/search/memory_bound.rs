@@ -16,7 +16,7 @@
 use meshwright_hardware::price::{PriceError, Prices};
 use meshwright_hardware::units::Bytes;
 
-use crate::job::Kind;
+use crate::job::LayerKind;
 use crate::lower::{Formats, InFlight, PieceSize, Tapes, ValueFormats, kept, kept_elems};
 use crate::model::Step;
 use crate::plan::{Plan, Recompute};
@@ -28,7 +28,7 @@ use super::times::{PieceCost, Times};
 #[derive(Clone, Debug)]
 pub struct Trade {
     /// The kind.
-    pub kind: Kind,
+    pub kind: LayerKind,
     /// Layers of it.
     count: f64,
     /// Corners of the convex hull: seconds of making again, bytes kept; the first takes none, each keeps less than the one before.
@@ -42,7 +42,7 @@ impl Trade {
     pub fn of(plan: &Plan, prices: &mut Prices) -> Result<Trade, PriceError> {
         let tapes = Tapes::of(plan);
         let model = &plan.job.model;
-        let count = |kind: Kind| (0..model.depth()).filter(|&layer| model.kind(layer) == kind).count();
+        let count = |kind: LayerKind| (0..model.depth()).filter(|&layer| model.kind(layer) == kind).count();
         let kind = tapes.layers.keys().copied().max_by_key(|&kind| count(kind)).expect("a model has layers");
         let tape = &tapes.layers[&kind];
         let back = tape.backward();
@@ -112,7 +112,7 @@ impl LayerCapacity {
     }
 
     /// The layers that count.
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> LayerKind {
         self.trade.kind
     }
 

@@ -3,7 +3,7 @@
 //! In: costs of each stage, a pipeline. Out: seconds of a step that no partition undercuts.
 //!
 //! Paths through the simulated graph. The last backward of stage s does not end before its schedule's
-//! [`crate::schedule::Order::last_backward`], nor before the last backward of the stage behind it and its own.
+//! [`crate::schedule::PipelineSchedule::last_backward`], nor before the last backward of the stage behind it and its own.
 //! A step ends after the last backward of any stage, its weights left and the sums of its gradients that those do not hide.
 //!
 //! Floor: each path depends on how many layers stand before stage s and on how many it has, so that the best partition for
@@ -131,7 +131,7 @@ impl<'a> Paths<'a> {
 
     /// The earliest ends of a stage that has layers `from..to` and takes `least` or more a microbatch; a trip through those behind it
     /// and back takes `behind` or more.
-    pub(super) fn pass(&self, stage: usize, (from, to): (usize, usize), least: StageTime, behind: f64) -> Passed {
+    pub(super) fn pass(&self, stage: usize, (from, to): (usize, usize), least: LeastTime, behind: f64) -> Passed {
         let (end, m) = (self.pipeline.stages - 1, self.pipeline.microbatches as f64);
         let mut own = self.sums[self.own[stage]].between(from, to);
         own.plus(&self.ends(stage));
@@ -169,7 +169,7 @@ impl<'a> Paths<'a> {
     }
 
     /// The longest path through a stage, and all its work.
-    fn through(&self, stage: usize, span: (usize, usize), least: StageTime) -> (f64, f64) {
+    fn through(&self, stage: usize, span: (usize, usize), least: LeastTime) -> (f64, f64) {
         let passed = self.pass(stage, span, least, 0.0);
         let mut back = self.low[span.0].backward;
         let mut first = passed.weights;
@@ -184,7 +184,7 @@ impl<'a> Paths<'a> {
 
 /// What a stage takes a microbatch at the least where its memory decides that, in seconds.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct StageTime {
+pub struct LeastTime {
     /// All that it is busy with.
     pub busy: f64,
     /// Kernels, what is made again among them.
@@ -192,7 +192,7 @@ pub struct StageTime {
 }
 
 /// What a stage of so many layers takes, or none if so many do not fit.
-pub type Least<'a> = dyn Fn(usize, usize) -> Option<StageTime> + 'a;
+pub type Least<'a> = dyn Fn(usize, usize) -> Option<LeastTime> + 'a;
 
 /// Of all pieces together.
 fn shared(model: &Model, costs: &Costs, pick: &dyn Fn(&PieceCost) -> f64) -> f64 {

@@ -14,7 +14,7 @@ use crate::error::PlanError;
 use crate::plan::{Plan, Stage};
 use crate::schedule::Pipeline;
 
-use super::partition_bound::StageTime;
+use super::partition_bound::LeastTime;
 use super::pool_assignment::PoolAssignment;
 use super::space::Combination;
 use super::stages::{Undecided, least};
@@ -27,16 +27,16 @@ const PLAYS: usize = 256;
 const SIMULATIONS: usize = 4;
 
 /// Ways by stage and layers.
-type Known = FxHashMap<(usize, usize), Rc<Vec<(Stage, StageTime)>>>;
+type KnownWays = FxHashMap<(usize, usize), Rc<Vec<(Stage, LeastTime)>>>;
 
 /// The ways in which so many layers fit on a stage.
 struct Ways<'a> {
     undecided: &'a Undecided<'a>,
-    known: RefCell<Known>,
+    known: RefCell<KnownWays>,
 }
 
 impl Ways<'_> {
-    fn of(&self, stage: usize, layers: usize) -> Rc<Vec<(Stage, StageTime)>> {
+    fn of(&self, stage: usize, layers: usize) -> Rc<Vec<(Stage, LeastTime)>> {
         let mut known = self.known.borrow_mut();
         known.entry((stage, layers)).or_insert_with(|| Rc::new(self.undecided.ways(stage, layers))).clone()
     }
@@ -50,7 +50,7 @@ impl Ways<'_> {
             for (stage, &layers) in held.iter().enumerate() {
                 let ways = self.of(stage, layers);
                 let soon = ways.iter().filter(|(_, takes)| takes.busy * (plan.microbatches() as f64) < before);
-                let more = |(way, _): &(Stage, StageTime)| -> Vec<Vec<Stage>> {
+                let more = |(way, _): &(Stage, LeastTime)| -> Vec<Vec<Stage>> {
                     some.iter().map(|first| [&first[..], &[*way]].concat()).collect()
                 };
                 some = soon.flat_map(more).collect();
@@ -123,9 +123,9 @@ impl Search<'_> {
         let ways = Ways { undecided: &undecided, known: Default::default() };
         let takes = |stage: usize, layers: usize| {
             problem.choices[stage].get(layers - 1)?;
-            let (ways, never) = (ways.of(stage, layers), StageTime { busy: f64::INFINITY, kernels: f64::INFINITY });
+            let (ways, never) = (ways.of(stage, layers), LeastTime { busy: f64::INFINITY, kernels: f64::INFINITY });
             let less =
-                |a: StageTime, b: &StageTime| StageTime { busy: a.busy.min(b.busy), kernels: a.kernels.min(b.kernels) };
+                |a: LeastTime, b: &LeastTime| LeastTime { busy: a.busy.min(b.busy), kernels: a.kernels.min(b.kernels) };
             (!ways.is_empty()).then(|| ways.iter().map(|(_, takes)| takes).fold(never, less))
         };
         let (model, pipeline) = (&plan.job.model, plan.pipeline());
@@ -183,7 +183,7 @@ impl Search<'_> {
             let Some(problem) = undecided.problem() else { continue };
             let takes = |stage: usize, layers: usize| {
                 let busy = problem.choices[stage].get(layers - 1)?.seconds;
-                Some(StageTime { busy, kernels: 0.0 })
+                Some(LeastTime { busy, kernels: 0.0 })
             };
             let model = &self.space.job.model;
             let late = |microbatches: usize| {

@@ -37,7 +37,7 @@ pub fn of_shape(job: &Job, shape: &KernelShape, links: &mut CachedPrices) -> Res
     let table = Linear {
         inputs: job.model.hidden as f64,
         outputs: job.model.vocab as f64,
-        split: crate::job::shape::Split::Columns,
+        split: crate::job::shape::LinearSplit::Columns,
     };
     let head = if job.model.causal() { kernels(&[table])? } else { Times::default() };
     // What routed experts get to do varies with their capacity: at the greatest rate, it is at least their share of the tokens.

@@ -1,6 +1,6 @@
 //! Microbatches → replicas of unlike speed, by mixed-integer linear programming.
 //!
-//! In: [`Problem`]: how long a microbatch takes each class of replicas. Out: [`Shares`]: how many each replica takes, the
+//! In: [`SharesProblem`]: how long a microbatch takes each class of replicas. Out: [`Shares`]: how many each replica takes, the
 //! step they make, and a bound that proves how good that is.
 //!
 //! Class i has n_i replicas, which take a_i seconds a microbatch and f_i a step besides (fill and drain of the pipeline,
@@ -29,7 +29,7 @@ use crate::plan::Plan;
 
 /// Replicas that are alike.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Class {
+pub struct ReplicaClass {
     /// How many.
     pub replicas: usize,
     /// Seconds a microbatch: of the replica's slowest stage.
@@ -40,9 +40,9 @@ pub struct Class {
 
 /// How to share a batch among replicas.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Problem {
+pub struct SharesProblem {
     /// Classes of replicas, in the order of the data axis.
-    pub classes: Vec<Class>,
+    pub classes: Vec<ReplicaClass>,
     /// Microbatches a step, of all replicas together.
     pub microbatches: usize,
     /// Microbatches of a replica come in multiples of this.
@@ -67,12 +67,12 @@ impl Shares {
     }
 }
 
-impl Problem {
+impl SharesProblem {
     /// How a plan's batch can be shared on a cluster: by the pools that its replicas sit on, whatever shares it has.
     ///
     /// # Errors
     /// [`PriceError`] if an op has no price there.
-    pub fn of(plan: &Plan, cluster: &Cluster) -> Result<Problem, PriceError> {
+    pub fn of(plan: &Plan, cluster: &Cluster) -> Result<SharesProblem, PriceError> {
         let costs = pool_assignment::prices(cluster, plan.job.precision)?.into_iter().map(|prices| {
             let mut links = CachedPrices::new(prices);
             let work = ShapeWork::of(plan, &mut links.prices)?;
@@ -83,14 +83,14 @@ impl Problem {
             Some(PoolAssignment::Replicas(pools)) => pools,
             Some(PoolAssignment::Stages(_)) | None => vec![0; plan.mesh.dp],
         };
-        Ok(Problem::among(plan, &pools.iter().map(|&pool| &costs[pool]).collect::<Vec<_>>()))
+        Ok(SharesProblem::among(plan, &pools.iter().map(|&pool| &costs[pool]).collect::<Vec<_>>()))
     }
 
     /// The same among replicas, each with its costs.
-    pub(crate) fn among(plan: &Plan, replicas: &[&Costs]) -> Problem {
+    pub(crate) fn among(plan: &Plan, replicas: &[&Costs]) -> SharesProblem {
         let runs = replicas.chunk_by(|a, b| std::ptr::eq(*a, *b));
         let class = |run: &[&Costs]| {
-            let mut class = Class { replicas: run.len(), seconds: 0.0, fixed: 0.0 };
+            let mut class = ReplicaClass { replicas: run.len(), seconds: 0.0, fixed: 0.0 };
             for stage in 0..plan.mesh.pp {
                 let (seconds, tail) = of_stage(plan, run[0], stage);
                 // Fill and drain: every stage but the slowest, once; by chunks where there are several.
@@ -103,7 +103,7 @@ impl Problem {
         };
         let classes = runs.map(class).collect();
         let unit = plan.pipeline().round();
-        Problem { classes, microbatches: plan.job.global_batch / plan.microbatch, unit }
+        SharesProblem { classes, microbatches: plan.job.global_batch / plan.microbatch, unit }
     }
 
     /// The best shares; `None` if there are fewer rounds than replicas, or no whole number of rounds.
@@ -127,7 +127,7 @@ impl Problem {
         each.zip(shares).map(|(class, &share)| class.fixed + class.seconds * share as f64).fold(0.0, f64::max)
     }
 
-    fn round(&self, class: &Class) -> f64 {
+    fn round(&self, class: &ReplicaClass) -> f64 {
         class.seconds * self.unit as f64
     }
 
@@ -136,7 +136,7 @@ impl Problem {
         // Times count in a typical step, so that the solver sees numbers near one.
         let replicas: usize = self.classes.iter().map(|class| class.replicas).sum();
         let even = rounds.div_ceil(replicas) as f64;
-        let typical = |class: &Class| class.fixed + even * self.round(class);
+        let typical = |class: &ReplicaClass| class.fixed + even * self.round(class);
         let step = self.classes.iter().map(typical).fold(f64::MIN_POSITIVE, f64::max);
         variables! { vars: 0 <= slowest; }
         let most = (rounds - replicas + 1) as f64;
@@ -156,11 +156,11 @@ impl Problem {
     /// Whole shares of at most `most` rounds, those that end last giving back what is too much.
     fn hand_out(&self, most: &[f64], rounds: usize) -> Vec<usize> {
         let counts = self.classes.iter().zip(most);
-        let mut each: Vec<(Class, usize)> = counts
+        let mut each: Vec<(ReplicaClass, usize)> = counts
             .flat_map(|(&class, &most)| std::iter::repeat_n((class, (most.round() as usize).max(1)), class.replicas))
             .collect();
         let mut handed: usize = each.iter().map(|(_, count)| count).sum();
-        let ends = |&(class, count): &(Class, usize)| class.fixed + self.round(&class) * count as f64;
+        let ends = |&(class, count): &(ReplicaClass, usize)| class.fixed + self.round(&class) * count as f64;
         while handed > rounds {
             // Of replicas that end together the last gives, so that the first of each class stay alike.
             let able = each.iter_mut().filter(|(_, count)| *count > 1);
@@ -178,7 +178,7 @@ mod tests {
     use proptest::prelude::*;
 
     /// The best step of all ways to share.
-    fn by_enumeration(problem: &Problem, shares: &mut Vec<usize>, replicas: usize, left: usize) -> f64 {
+    fn by_enumeration(problem: &SharesProblem, shares: &mut Vec<usize>, replicas: usize, left: usize) -> f64 {
         if shares.len() + 1 == replicas {
             shares.push(left);
             let seconds = problem.seconds_of(shares);
@@ -197,16 +197,16 @@ mod tests {
 
     #[test]
     fn a_replica_twice_as_fast_takes_twice_as_much() {
-        let class = |replicas, seconds| Class { replicas, seconds, fixed: 0.5 };
-        let problem = Problem { classes: vec![class(2, 1.0), class(4, 2.0)], microbatches: 32, unit: 1 };
+        let class = |replicas, seconds| ReplicaClass { replicas, seconds, fixed: 0.5 };
+        let problem = SharesProblem { classes: vec![class(2, 1.0), class(4, 2.0)], microbatches: 32, unit: 1 };
         let found = problem.solve().unwrap();
         assert_eq!(found.shares, [8, 8, 4, 4, 4, 4]);
         assert!((found.seconds - 8.5).abs() < 1e-9 && found.gap() < 1e-9, "{found:?}");
         // What does not come out even is taken from those that would end last.
-        let odd = Problem { microbatches: 31, ..problem.clone() }.solve().unwrap();
+        let odd = SharesProblem { microbatches: 31, ..problem.clone() }.solve().unwrap();
         assert_eq!((odd.shares.iter().sum::<usize>(), odd.seconds), (31, 8.5));
-        assert_eq!(Problem { microbatches: 5, ..problem.clone() }.solve(), None);
-        assert_eq!(Problem { unit: 3, ..problem }.solve(), None);
+        assert_eq!(SharesProblem { microbatches: 5, ..problem.clone() }.solve(), None);
+        assert_eq!(SharesProblem { unit: 3, ..problem }.solve(), None);
     }
 
     proptest! {
@@ -215,10 +215,10 @@ mod tests {
             counts in prop::collection::vec((1usize..3, 0.2f64..3.0, 0.0f64..4.0), 1..4),
             more in 0usize..9, unit in 1usize..3,
         ) {
-            let classes: Vec<Class> =
-                counts.iter().map(|&(replicas, seconds, fixed)| Class { replicas, seconds, fixed }).collect();
+            let classes: Vec<ReplicaClass> =
+                counts.iter().map(|&(replicas, seconds, fixed)| ReplicaClass { replicas, seconds, fixed }).collect();
             let replicas: usize = classes.iter().map(|class| class.replicas).sum();
-            let problem = Problem { classes, microbatches: (replicas + more) * unit, unit };
+            let problem = SharesProblem { classes, microbatches: (replicas + more) * unit, unit };
             let found = problem.solve().unwrap();
             let best = by_enumeration(&problem, &mut Vec::new(), replicas, problem.microbatches);
             prop_assert_eq!(found.shares.len(), replicas);

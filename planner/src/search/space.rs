@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use meshwright_hardware::mesh::{Axis, Mesh, Order};
 
-use crate::job::{Fix, Job, Kind};
+use crate::job::{Fix, Job, LayerKind};
 use crate::limits;
 use crate::plan::{Plan, Stage, check_tp};
 use crate::schedule::Schedule;
@@ -217,7 +217,7 @@ impl Space<'_> {
     }
 
     /// Layers of a kind on each of so many virtual stages, as even as can be.
-    pub fn layers_of_kind(&self, virtual_stages: usize, kind: Kind) -> Vec<usize> {
+    pub fn layers_of_kind(&self, virtual_stages: usize, kind: LayerKind) -> Vec<usize> {
         let model = &self.job.model;
         let mut from = 0;
         let of = |held: usize| {

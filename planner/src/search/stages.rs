@@ -15,7 +15,7 @@ use crate::plan::{Plan, Recompute, Stage};
 use crate::schedule::{Action, Pipeline};
 
 use super::bound::ends;
-use super::partition_bound::StageTime;
+use super::partition_bound::LeastTime;
 use super::times::{Costs, Times};
 
 /// A candidate whose stages are to be decided.
@@ -102,11 +102,11 @@ impl Undecided<'_> {
     }
 
     /// All ways in which so many layers fit on a stage, and what they take a microbatch at the least: played alone.
-    pub fn ways(&self, stage: usize, count: usize) -> Vec<(Stage, StageTime)> {
+    pub fn ways(&self, stage: usize, count: usize) -> Vec<(Stage, LeastTime)> {
         let window = Window::of(self, stage, count);
         let timed = |way: Stage| {
             let busy = self.alone(&window, way, true).max(window.seconds(&way));
-            (way, StageTime { busy, kernels: window.kernels(&way) })
+            (way, LeastTime { busy, kernels: window.kernels(&way) })
         };
         window.ways(self.capacity[stage]).into_iter().map(timed).collect()
     }
@@ -158,7 +158,7 @@ impl<'a> Window<'a> {
         Window { undecided, stage, first, count, fixed, once }
     }
 
-    fn kinds(&self) -> impl Iterator<Item = crate::job::Kind> + '_ {
+    fn kinds(&self) -> impl Iterator<Item = crate::job::LayerKind> + '_ {
         let model = &self.undecided.plan.job.model;
         (self.first..self.first + self.count).map(|layer| model.kind(layer))
     }

@@ -202,7 +202,7 @@ impl<'a> Search<'a> {
         Pipeline { schedule: of.schedule, stages: of.pp, chunks: of.chunks, microbatches }
     }
 
-    /// What a schedule takes of its work at the least (see [`crate::schedule::Order::least_ratio`]).
+    /// What a schedule takes of its work at the least (see [`crate::schedule::PipelineSchedule::least_ratio`]).
     pub(super) fn ratio(&mut self, shape: &KernelShape, of: &Combination) -> f64 {
         least_ratio(&self.pipeline(shape, of), &mut self.ratios)
     }

@@ -10,7 +10,7 @@ use super::*;
 use crate::job::{Architecture, Model};
 use crate::lower::{InFlight, PieceSizes};
 use crate::plan::Stage;
-use crate::schedule::{Action, Order, Pipeline};
+use crate::schedule::{Action, Pipeline, PipelineSchedule};
 use crate::testing::{tiny_job, tiny_model};
 
 fn cluster(text: &str) -> Cluster {
@@ -77,9 +77,9 @@ fn a_prime_batch_is_searched_as_quickly_as_others() {
 }
 
 /// A schedule that says no more of itself than it must.
-struct Plain(&'static dyn Order);
+struct Plain(&'static dyn PipelineSchedule);
 
-impl Order for Plain {
+impl PipelineSchedule for Plain {
     fn orders(&self, pipeline: &Pipeline) -> Vec<Vec<Action>> {
         self.0.orders(pipeline)
     }

@@ -12,7 +12,7 @@ use crate::lower::AWAY;
 use crate::plan::{Plan, Recompute};
 use crate::schedule::{Action, Pipeline};
 
-use super::times::{Costs, Moves, PieceCost, Share};
+use super::times::{Costs, Moves, PieceCost, ShareTimes};
 
 /// A piece's part of an action, in seconds.
 #[derive(Clone, Copy, Debug, Default)]
@@ -105,7 +105,7 @@ fn merge(list: &mut Vec<Item>) {
 
 /// A stage's state.
 #[derive(Clone, Default)]
-struct Stage {
+struct StageState {
     /// When each stream is free: kernels, collectives beside them, moves to the host, messages and rings.
     free: [f64; 4],
     /// Forward and backward: when the places for what is on its way to the host, and back, are free.
@@ -128,7 +128,7 @@ struct Play<'a> {
     hop: f64,
     chunks: Vec<Vec<Chunk>>,
     orders: Vec<Vec<Action>>,
-    stages: Vec<Stage>,
+    stages: Vec<StageState>,
     /// By place and microbatch: when what forward and backward made has come where it is needed; never, before.
     came: [Vec<f64>; 2],
 }
@@ -156,7 +156,7 @@ pub fn step(plan: &Plan, costs: &[&Costs]) -> f64 {
 pub fn alone(plan: &Plan, costs: &Costs, stage: usize, actions: &[Action]) -> f64 {
     let (first, last) = (stage == 0, stage + 1 == plan.mesh.pp);
     let chunk = [Chunk::of(plan, costs, stage, 0)];
-    let mut state = Stage::default();
+    let mut state = StageState::default();
     for (at, action) in actions.iter().enumerate() {
         let (what, arrives, sends) = match action {
             Action::Forward(..) => (0, if first { costs.load[0] } else { costs.recv }, !last),
@@ -196,7 +196,7 @@ impl<'a> Play<'a> {
             hop: costs.iter().map(|costs| costs.hop).fold(f64::INFINITY, f64::min),
             chunks: (0..stages).map(of_stage).collect(),
             orders: pipeline.orders(),
-            stages: vec![Stage::default(); stages],
+            stages: vec![StageState::default(); stages],
             came: [never(), never()],
         }
     }
@@ -246,7 +246,7 @@ impl<'a> Play<'a> {
     }
 
     /// What ranks share of a stage's pieces, in order.
-    fn shares(&self, stage: usize) -> impl Iterator<Item = &'a Share> {
+    fn shares(&self, stage: usize) -> impl Iterator<Item = &'a ShareTimes> {
         let (plan, costs) = (self.plan, self.costs[stage]);
         let depth = plan.mesh.pp * plan.chunks;
         (0..plan.chunks).flat_map(move |chunk| {
@@ -284,7 +284,7 @@ impl<'a> Play<'a> {
     }
 }
 
-impl Stage {
+impl StageState {
     /// Runs an action's pieces; `after` is the first piece of a later one.
     fn run_all(&mut self, items: &[Item], after: Option<Item>, what: usize) {
         for (i, item) in items.iter().enumerate() {

@@ -4,13 +4,13 @@
 //!
 //! Invariant: sums alone; nothing here asks for a price.
 
-use crate::job::Kind;
+use crate::job::LayerKind;
 use crate::plan::Recompute;
 use crate::schedule::Passes;
 
 /// Seconds of a piece a microbatch.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Pass {
+pub struct PassTimes {
     /// Forward.
     pub forward: f64,
     /// Of forward, what comes after the last that is kept.
@@ -25,7 +25,7 @@ pub struct Pass {
 
 /// Seconds of what ranks with the same parameters do for each other, of one piece.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Share {
+pub struct ShareTimes {
     /// Once a step, at its start: clearing gradients.
     pub clear: f64,
     /// A microbatch, before backward's kernels: clearing the bucket of gradients.
@@ -50,9 +50,9 @@ pub struct Share {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PieceCost {
     /// Its passes.
-    pub pass: Pass,
+    pub pass: PassTimes,
     /// Its parameters.
-    pub share: Share,
+    pub share: ShareTimes,
     /// Moving what it keeps to the host or back.
     pub moves: Moves,
 }
@@ -72,7 +72,7 @@ pub struct Costs {
     /// The embedding.
     pub embed: PieceCost,
     /// Layers by kind.
-    pub layers: Vec<(Kind, PieceCost)>,
+    pub layers: Vec<(LayerKind, PieceCost)>,
     /// The head.
     pub head: PieceCost,
     /// A message from stage to stage, on its way.
@@ -91,15 +91,15 @@ pub struct Costs {
 
 impl Costs {
     /// A kind's costs.
-    pub fn layer(&self, kind: Kind) -> &PieceCost {
+    pub fn layer(&self, kind: LayerKind) -> &PieceCost {
         let found = self.layers.iter().find(|(other, _)| *other == kind);
         &found.expect("every kind of the model is priced").1
     }
 }
 
-impl Share {
+impl ShareTimes {
     /// Adds another, so many times.
-    pub fn add(&mut self, other: &Share, times: f64) {
+    pub fn add(&mut self, other: &ShareTimes, times: f64) {
         self.clear += times * other.clear;
         self.empty += times * other.empty;
         self.settle += times * other.settle;

@@ -1,6 +1,6 @@
 //! Where a value of a piece stands: in a slot, a bank, a stream or working memory.
 //!
-//! In: a stage's [`Layout`], a piece, a value, a microbatch. Out: its view.
+//! In: a stage's [`StageLayout`], a piece, a value, a microbatch. Out: its view.
 //!
 //! Invariant: within a pass a value has one view.
 
@@ -8,13 +8,13 @@ use std::collections::HashMap;
 
 use meshwright_hardware::program::View;
 
-use super::{Hosted, Layout};
+use super::{Hosted, StageLayout};
 use crate::lower::at::At;
 use crate::lower::code::Piece;
 use crate::lower::format::Class;
 use crate::model::{Home, ParamDecl, Value};
 
-impl Layout {
+impl StageLayout {
     /// A piece's banks of this ZeRO stage or a higher one, each with its start in a bucket; and what they need in all.
     pub fn bucket(&self, index: usize, from: u8) -> (Vec<(usize, usize)>, usize) {
         let mut at = 0;
