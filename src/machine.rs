@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use meshwright_executor::calibrate::{CalibrateConfig, calibrate, default_ops};
-use meshwright_executor::device::{Backend, Found, device_info};
+use meshwright_executor::device::{Backend, LocalDevice, device_info};
 use meshwright_hardware::op::Op;
 use meshwright_hardware::profile::{
     Curve, DeviceKind, DeviceProfile, Efficiency, EfficiencyCurve, Link, LinkKind, Machine, Provenance, Sample,
@@ -134,7 +134,7 @@ pub fn cached(share: Share, precision: Precision, budget: Duration) -> Result<Ma
 }
 
 /// Where a calibration is kept; of this version, and this device, driver and library alone.
-fn cache_file(share: Share, precision: Precision, found: &Found) -> Option<PathBuf> {
+fn cache_file(share: Share, precision: Precision, found: &LocalDevice) -> Option<PathBuf> {
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
     let cache = std::env::var_os("XDG_CACHE_HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from).or_else(home)?;
     let what = format!("{} {} {} {}", found.name, found.title, found.driver, found.library);
@@ -143,7 +143,7 @@ fn cache_file(share: Share, precision: Precision, found: &Found) -> Option<PathB
     Some(cache.join("meshwright").join(name))
 }
 
-fn machine(share: Share, precision: Precision, found: &Found, curves: BTreeMap<String, Curve>) -> Machine {
+fn machine(share: Share, precision: Precision, found: &LocalDevice, curves: BTreeMap<String, Curve>) -> Machine {
     let source = "measured by meshwright hardware calibrate";
     let best = |classes: &[&str]| {
         let samples = classes.iter().filter_map(|class| curves.get(*class)).flat_map(Curve::samples);

@@ -104,7 +104,7 @@ pub fn calibrate(config: &CalibrateConfig) -> Result<BTreeMap<String, Curve>, Ex
         repeats: AtomicUsize::new(1),
         late: AtomicBool::new(false),
     };
-    let measured: Vec<Result<Vec<Timing>, ExecutorError>> = thread::scope(|scope| {
+    let measured: Vec<Result<Vec<Measurement>, ExecutorError>> = thread::scope(|scope| {
         let shared = &shared;
         let run = move |rank| {
             let outcome = Bench::new(shared, rank).and_then(Bench::run);
@@ -121,7 +121,7 @@ pub fn calibrate(config: &CalibrateConfig) -> Result<BTreeMap<String, Curve>, Ex
 }
 
 /// One thing measured by one rank; `None` where it only helped.
-struct Timing {
+struct Measurement {
     class: &'static str,
     dims: Vec<f64>,
     work: f64,
@@ -129,7 +129,7 @@ struct Timing {
 }
 
 /// Means over ranks, as curves.
-fn curves(ranks: Vec<Vec<Timing>>) -> Result<BTreeMap<String, Curve>, ExecutorError> {
+fn curves(ranks: Vec<Vec<Measurement>>) -> Result<BTreeMap<String, Curve>, ExecutorError> {
     let mut samples: BTreeMap<String, Vec<Sample>> = BTreeMap::new();
     for (i, first) in ranks[0].iter().enumerate() {
         let times: Vec<f64> = ranks.iter().filter_map(|rank| rank[i].seconds).collect();
@@ -168,7 +168,7 @@ struct Bench<'a> {
     arena: usize,
     /// Elements of buffer 1.
     ids: usize,
-    timings: Vec<Timing>,
+    timings: Vec<Measurement>,
 }
 
 impl<'a> Bench<'a> {
@@ -206,7 +206,7 @@ impl<'a> Bench<'a> {
         if self.floats() == 0 { vec![(0, 2)] } else { vec![(0, 3), (2, 4)] }
     }
 
-    fn run(mut self) -> Result<Vec<Timing>, ExecutorError> {
+    fn run(mut self) -> Result<Vec<Measurement>, ExecutorError> {
         let (start, config) = (self.shared.start, self.shared.config);
         let for_ops = config.budget.mul_f64(OPS_SHARE);
         let mut ops: Vec<&Op> = config.ops.iter().collect();
@@ -251,7 +251,7 @@ impl<'a> Bench<'a> {
         let at = Coord::FIRST;
         let seconds = self.median(budget, |bench, call| bench.device.run(op, &regions[call % places], at, &ADAMW))?;
         let dims = op.dims().to_vec();
-        self.timings.push(Timing { class: op.class(), dims, work: op.work(), seconds: Some(seconds) });
+        self.timings.push(Measurement { class: op.class(), dims, work: op.work(), seconds: Some(seconds) });
         Ok(())
     }
 
@@ -299,7 +299,7 @@ impl<'a> Bench<'a> {
                 })
             })?;
             let (class, work) = ("load", 4.0 * elems as f64);
-            self.timings.push(Timing { class, dims: vec![elems as f64], work, seconds: Some(seconds) });
+            self.timings.push(Measurement { class, dims: vec![elems as f64], work, seconds: Some(seconds) });
         }
         Ok(())
     }

@@ -15,13 +15,13 @@ use meshwright_hardware::units::Nanos;
 pub struct Clock {
     epoch: Instant,
     /// None if nothing is timed.
-    kept: Option<Vec<Kept>>,
+    kept: Option<Vec<KeptSpan>>,
     spans: Vec<Span>,
 }
 
 /// What is known of an instruction's span.
 #[derive(Clone, Copy, Debug)]
-enum Kept {
+enum KeptSpan {
     /// It ran between these.
     Between(Moment, Moment),
     /// Nothing is done: it takes no time, after what comes before.
@@ -73,7 +73,7 @@ impl Clock {
 
     /// Keeps a span.
     pub fn between(&mut self, begin: Moment, end: Moment) {
-        self.keep(Kept::Between(begin, end));
+        self.keep(KeptSpan::Between(begin, end));
     }
 
     /// The host has waited for the device, so the last block took until now.
@@ -85,13 +85,13 @@ impl Clock {
 
     /// The mark with which the last instruction that did something ended, if it did with one.
     fn last_mark(&mut self) -> Option<&mut Moment> {
-        let last = self.kept.iter_mut().flatten().rev().find(|kept| !matches!(kept, Kept::Nothing))?;
-        if let Kept::Between(_, end @ Moment::Mark(_)) = last { Some(end) } else { None }
+        let last = self.kept.iter_mut().flatten().rev().find(|kept| !matches!(kept, KeptSpan::Nothing))?;
+        if let KeptSpan::Between(_, end @ Moment::Mark(_)) = last { Some(end) } else { None }
     }
 
     /// Keeps the span of an instruction that does nothing.
     pub fn nothing(&mut self) {
-        self.keep(Kept::Nothing);
+        self.keep(KeptSpan::Nothing);
     }
 
     /// Turns what was kept into spans, as marks were passed at these moments. A device's time may lag the host's a little: no
@@ -108,8 +108,8 @@ impl Clock {
         for kept in self.kept.iter_mut().flat_map(std::mem::take) {
             let before = self.spans.last().map(|span| span.end).unwrap_or_default();
             let span = match kept {
-                Kept::Between(begin, end) => Span { start: time(begin), end: time(end) },
-                Kept::Nothing => Span { start: before, end: before },
+                KeptSpan::Between(begin, end) => Span { start: time(begin), end: time(end) },
+                KeptSpan::Nothing => Span { start: before, end: before },
             };
             self.spans.push(Span { start: span.start.max(before), end: span.end.max(before) });
         }
@@ -120,7 +120,7 @@ impl Clock {
         self.spans
     }
 
-    fn keep(&mut self, kept: Kept) {
+    fn keep(&mut self, kept: KeptSpan) {
         if let Some(all) = &mut self.kept {
             all.push(kept);
         }

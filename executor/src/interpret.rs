@@ -35,7 +35,7 @@ pub fn run_step(
     clock: &mut Clock,
 ) -> Result<(), ExecutorError> {
     let at = program.mesh.coord_of(rank);
-    let mut step = Step { program, rank, at, device, transport, load, args };
+    let mut step = StepRun { program, rank, at, device, transport, load, args };
     program.roles[program.role_of(at)].instrs.iter().try_for_each(|instr| step.timed(instr, clock))?;
     step.device.sync()?;
     if clock.is_on() {
@@ -46,7 +46,7 @@ pub fn run_step(
 }
 
 /// What instructions of a step share.
-struct Step<'a> {
+struct StepRun<'a> {
     program: &'a Program,
     rank: Rank,
     at: Coord,
@@ -56,7 +56,7 @@ struct Step<'a> {
     args: &'a StepArgs,
 }
 
-impl Step<'_> {
+impl StepRun<'_> {
     /// Runs an instruction and has its span kept.
     fn timed(&mut self, instr: &Instr, clock: &mut Clock) -> Result<(), ExecutorError> {
         match &instr.kind {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use meshwright_hardware::mesh::Axis;
 use meshwright_hardware::program::Collective;
 
-use super::{Bench, REPEATS, Timing, middle};
+use super::{Bench, Measurement, REPEATS, middle};
 use crate::device::Access;
 use crate::error::ExecutorError;
 use crate::transport::{Transport, collective};
@@ -49,7 +49,7 @@ impl Bench<'_> {
                     collective(group, bench.device.as_mut(), place, rank, (Axis::Tp, kind))
                 })?;
                 let (class, bytes, size) = (kind.class(), (width * elems) as f64, *size as f64);
-                self.timings.push(Timing { class, dims: vec![size, bytes], work: bytes, seconds: Some(seconds) });
+                self.timings.push(Measurement { class, dims: vec![size, bytes], work: bytes, seconds: Some(seconds) });
             }
         }
         if shared.config.ranks > 1 {
@@ -99,7 +99,7 @@ impl Bench<'_> {
         let seconds = middle(times.split_off(1));
         for (class, does) in [("send", sends), ("recv", receives)] {
             let dims = vec![bytes as f64];
-            self.timings.push(Timing { class, dims, work: bytes as f64, seconds: does.then_some(seconds) });
+            self.timings.push(Measurement { class, dims, work: bytes as f64, seconds: does.then_some(seconds) });
         }
         Ok(())
     }

@@ -7,11 +7,11 @@
 use meshwright_hardware::op::{DtypeClass, Op, Param};
 
 use crate::device::{Region, StepArgs};
-use crate::kernels::AdamW;
+use crate::kernels::AdamWSettings;
 
 /// An optimizer step like any other.
 pub(super) const ADAMW: StepArgs = StepArgs {
-    adamw: AdamW {
+    adamw: AdamWSettings {
         lr: 1e-4,
         beta1: 0.9,
         beta2: 0.95,

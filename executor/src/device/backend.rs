@@ -10,7 +10,7 @@ use std::str::FromStr;
 use meshwright_hardware::mesh::Rank;
 use meshwright_hardware::program::Buffer;
 
-use super::driver::{Backend, Driver, Found};
+use super::driver::{Backend, Driver, LocalDevice};
 use super::{Device, cpu};
 use crate::error::ExecutorError;
 
@@ -99,10 +99,10 @@ impl Backend {
     ///
     /// # Errors
     /// [`ExecutorError::Device`] if there is no such device, or it cannot be used, naming those there are.
-    pub fn find(self) -> Result<Found, ExecutorError> {
+    pub fn find(self) -> Result<LocalDevice, ExecutorError> {
         // Without asking drivers that it does not need, which takes time.
         match of_kind(self.entry()).into_iter().nth(self.number()) {
-            Some(Found { problem: Some(problem), .. }) => Err(self.failed(0, format!("{problem}; {}", listed()))),
+            Some(LocalDevice { problem: Some(problem), .. }) => Err(self.failed(0, format!("{problem}; {}", listed()))),
             Some(found) => Ok(found),
             None => Err(self.missing(0)),
         }
@@ -124,12 +124,12 @@ impl Backend {
 }
 
 /// This machine's devices of a kind.
-fn of_kind(entry: &'static Entry) -> Vec<Found> {
+fn of_kind(entry: &'static Entry) -> Vec<LocalDevice> {
     let found = match &entry.driver {
         Ok(driver) => (driver.find)(),
-        Err(problem) => vec![Found::absent(*problem)],
+        Err(problem) => vec![LocalDevice::absent(*problem)],
     };
-    let named = |(number, found)| Found { name: entry.backend(number).to_string(), ..found };
+    let named = |(number, found)| LocalDevice { name: entry.backend(number).to_string(), ..found };
     found.into_iter().enumerate().map(named).collect()
 }
 
@@ -143,7 +143,7 @@ fn listed() -> String {
 }
 
 /// All devices of this machine, usable or not.
-pub fn found() -> Vec<Found> {
+pub fn found() -> Vec<LocalDevice> {
     DEVICES.iter().flat_map(of_kind).collect()
 }
 

@@ -14,10 +14,10 @@ use meshwright_hardware::op::Op;
 use meshwright_hardware::program::{Buffer, Elem, Lifetime};
 
 use super::check::sums_in_place;
-use super::{Access, Backend, Body, Device, Driver, Found, Region, StepArgs, device_info};
+use super::{Access, Backend, Body, Device, Driver, LocalDevice, Region, StepArgs, device_info};
 use crate::error::ExecutorError;
 use crate::kernels::{Half, Team, narrow_all, widen_all};
-use run::{Arg, Args, add_in_place, is_native, run_kernel};
+use run::{RawArg, RawArgs, add_in_place, is_native, run_kernel};
 
 /// Bytes of a cache line: buffers start on one.
 const LINE: usize = 64;
@@ -25,14 +25,14 @@ const LINE: usize = 64;
 /// A rank's buffers in host memory, and the threads that work on them.
 pub struct Cpu {
     rank: Rank,
-    memory: Vec<Memory>,
+    memory: Vec<HostBuffer>,
     team: Team,
     /// Widened copies of what kernels and the host take as fp32.
     space: Vec<f32>,
 }
 
 /// One buffer.
-struct Memory {
+struct HostBuffer {
     /// Owns the storage.
     tensor: Tensor,
     /// The first element on a cache line.
@@ -45,7 +45,7 @@ struct Memory {
 }
 
 // SAFETY: the pointer leads into the tensor's heap storage, which moves with the tensor and is its alone.
-unsafe impl Send for Memory {}
+unsafe impl Send for HostBuffer {}
 
 /// Finds where a tensor's storage lies.
 struct Address(std::sync::Mutex<Option<*mut u8>>);
@@ -69,9 +69,9 @@ impl InplaceOp1 for Address {
     }
 }
 
-impl Memory {
+impl HostBuffer {
     /// `elems` zeros that start on a cache line.
-    fn zeroed(elems: usize, elem: Elem) -> candle_core::Result<Memory> {
+    fn zeroed(elems: usize, elem: Elem) -> candle_core::Result<HostBuffer> {
         let (dtype, half) = match elem {
             Elem::F32 => (DType::F32, None),
             Elem::U32 => (DType::U32, None),
@@ -86,7 +86,7 @@ impl Memory {
         let first = found.ok_or_else(|| candle_core::Error::Msg("no storage".to_owned()))?;
         let skipped = first.addr().wrapping_neg() % LINE;
         // SAFETY: less than a line on, where at least `elems` are left.
-        Ok(Memory { tensor, start: unsafe { first.add(skipped) }, elems, half, hosted: false })
+        Ok(HostBuffer { tensor, start: unsafe { first.add(skipped) }, elems, half, hosted: false })
     }
 }
 
@@ -97,20 +97,20 @@ impl Cpu {
     /// [`ExecutorError::Device`] if a buffer cannot be allocated.
     pub fn new(rank: Rank, buffers: &[Buffer], threads: usize) -> Result<Cpu, ExecutorError> {
         let allocate = |buffer: &Buffer| {
-            let memory = Memory::zeroed(buffer.elems, buffer.elem)
+            let memory = HostBuffer::zeroed(buffer.elems, buffer.elem)
                 .map_err(|e| failed(rank, format!("buffer `{}`: {e}", buffer.name)))?;
-            Ok(Memory { hosted: buffer.lifetime == Lifetime::Hosted, ..memory })
+            Ok(HostBuffer { hosted: buffer.lifetime == Lifetime::Hosted, ..memory })
         };
         let memory = buffers.iter().map(allocate).collect::<Result<_, _>>()?;
         Ok(Cpu { rank, memory, team: Team::new(threads), space: Vec::new() })
     }
 
     /// A region, if it lies in its buffer.
-    fn arg(&self, region: Region) -> Result<Arg, ExecutorError> {
+    fn arg(&self, region: Region) -> Result<RawArg, ExecutorError> {
         let Region { buffer, start, elems } = region;
         match self.memory.get(buffer) {
             Some(memory) if start.checked_add(elems).is_some_and(|end| end <= memory.elems) => {
-                let all = Arg { start: memory.start, elems: memory.elems, half: memory.half };
+                let all = RawArg { start: memory.start, elems: memory.elems, half: memory.half };
                 Ok(all.part(start, elems))
             }
             _ => Err(failed(self.rank, format!("{region:?} is outside its buffer"))),
@@ -122,13 +122,13 @@ impl Cpu {
 pub(super) const DRIVER: Driver = Driver {
     find: || {
         let info = device_info();
-        vec![Found {
+        vec![LocalDevice {
             title: info.model,
             driver: format!("{} core(s), {}", info.cores, info.instruction_set),
             library: format!("meshwright-executor {}", env!("CARGO_PKG_VERSION")),
             software: true,
             memory_bytes: info.memory_bytes,
-            ..Found::default()
+            ..LocalDevice::default()
         }]
     },
     open: |_, rank, buffers, threads| Ok(Box::new(Cpu::new(rank, buffers, threads)?)),
@@ -141,7 +141,7 @@ fn failed(rank: Rank, problem: String) -> ExecutorError {
 impl Device for Cpu {
     fn kernel(&mut self, op: &Op, regions: &[Region], at: Coord, step: &StepArgs) -> Result<bool, ExecutorError> {
         let views = regions.iter().map(|&region| self.arg(region));
-        let args = Args(views.collect::<Result<_, ExecutorError>>()?);
+        let args = RawArgs(views.collect::<Result<_, ExecutorError>>()?);
         let in_place = sums_in_place(op, regions);
         Ok(match (op, in_place) {
             _ if !is_native(op, &args) => wide::run(&self.team, &mut self.space, op, &args, in_place, (at, step)),
@@ -184,7 +184,7 @@ impl Device for Cpu {
     }
 
     fn buffer_bytes(&self) -> u64 {
-        let bytes = |memory: &Memory| (memory.tensor.elem_count() * memory.tensor.dtype().size_in_bytes()) as u64;
+        let bytes = |memory: &HostBuffer| (memory.tensor.elem_count() * memory.tensor.dtype().size_in_bytes()) as u64;
         self.memory.iter().filter(|memory| !memory.hosted).map(bytes).sum()
     }
 
@@ -196,13 +196,13 @@ impl Device for Cpu {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::AdamW;
+    use crate::kernels::AdamWSettings;
     use meshwright_hardware::mesh::{Axis, Mesh};
 
     const ORIGIN: Coord = Coord::FIRST;
 
     fn step() -> StepArgs {
-        let adamw = AdamW {
+        let adamw = AdamWSettings {
             lr: 0.5,
             beta1: 0.0,
             beta2: 0.0,

@@ -14,8 +14,8 @@ use crate::error::ExecutorError;
 
 /// The code of a kind of device.
 pub struct Driver {
-    /// The devices of this machine, by number, usable or not; at least one. [`Found::name`] is set by who calls.
-    pub(super) find: fn() -> Vec<Found>,
+    /// The devices of this machine, by number, usable or not; at least one. [`LocalDevice::name`] is set by who calls.
+    pub(super) find: fn() -> Vec<LocalDevice>,
     /// Allocates a rank's buffers, all zeros, on one; the last argument is threads of a processor.
     pub(super) open: Open,
 }
@@ -63,7 +63,7 @@ impl fmt::Display for Backend {
 
 /// A device of this machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Found {
+pub struct LocalDevice {
     /// What `--device` calls it.
     pub name: String,
     /// What it calls itself.
@@ -80,9 +80,9 @@ pub struct Found {
     pub problem: Option<String>,
 }
 
-impl Found {
+impl LocalDevice {
     /// That there is none, and why.
-    pub(super) fn absent(problem: impl Into<String>) -> Found {
-        Found { problem: Some(problem.into()), ..Found::default() }
+    pub(super) fn absent(problem: impl Into<String>) -> LocalDevice {
+        LocalDevice { problem: Some(problem.into()), ..LocalDevice::default() }
     }
 }

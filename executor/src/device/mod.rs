@@ -18,7 +18,7 @@ mod wgpu;
 
 pub use backend::{DEVICES, Entry, found};
 pub use cpu::Cpu;
-pub use driver::{Backend, Driver, Found};
+pub use driver::{Backend, Driver, LocalDevice};
 pub use info::{DeviceInfo, device_info};
 #[cfg(all(feature = "torch", unix))]
 pub use torch::Torch;
@@ -31,7 +31,7 @@ use meshwright_hardware::mesh::Coord;
 use meshwright_hardware::op::Op;
 
 use crate::error::ExecutorError;
-use crate::kernels::AdamW;
+use crate::kernels::AdamWSettings;
 
 /// A contiguous part of one of a rank's buffers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -57,7 +57,7 @@ impl Region {
 #[repr(C)]
 pub struct StepArgs {
     /// The optimizer's settings of this step; its `grad_scale` is 1, clipping comes on top.
-    pub adamw: AdamW,
+    pub adamw: AdamWSettings,
     /// The gradient's greatest norm; zero or less for no clipping.
     pub clip: f32,
     /// What gradients are multiplied by where they begin, at the loss and at the balancing of routes, so that small ones do not
@@ -69,14 +69,14 @@ impl StepArgs {
     /// The optimizer's settings for gradients of this squared norm, both as scaled: the scale is taken out, and gradients
     /// shrink by `min(1, clip / (norm + 1e-6))`, as in PyTorch's `clip_grad_norm_`. None where the norm is not finite: then
     /// nothing is updated. All ranks have the same norm, so they all update or none does.
-    pub fn clipped(&self, squared_norm: f32) -> Option<AdamW> {
+    pub fn clipped(&self, squared_norm: f32) -> Option<AdamWSettings> {
         if !squared_norm.is_finite() {
             return None;
         }
         let scale = f64::from(self.loss_scale);
         let norm = f64::from(squared_norm).sqrt() / scale;
         let shrink = if self.clip > 0.0 { (f64::from(self.clip) / (norm + 1e-6)).min(1.0) } else { 1.0 };
-        Some(AdamW { grad_scale: self.adamw.grad_scale * (shrink / scale) as f32, ..self.adamw })
+        Some(AdamWSettings { grad_scale: self.adamw.grad_scale * (shrink / scale) as f32, ..self.adamw })
     }
 }
 

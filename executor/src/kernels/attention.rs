@@ -99,7 +99,7 @@ pub fn attention_grad(
         sums.fill(0.0);
         let (dk, dv) = sums.split_at_mut(dims.seq * d);
         for (query, start) in blocks(&head) {
-            let given = Given { qkv, out, lse, dout };
+            let given = BackwardInputs { qkv, out, lse, dout };
             backward_block(&head, query, start, given, [&mut *dk, &mut *dv], scratch, &dqkv);
         }
         for (token, (dk, dv)) in dk.chunks_exact(d).zip(dv.chunks_exact(d)).enumerate() {
@@ -151,7 +151,7 @@ fn forward_block(
                 row.iter_mut().for_each(|x| *x *= kept);
             }
         }
-        let v = Rows { data: &qkv[head.v(key)..], stride };
+        let v = RightOperand { data: &qkv[head.v(key)..], stride };
         product(count, d, keys, Cells { data: scores, row: 1, k: QUERIES }, v, key > 0, sum, d);
     }
     for (token, row) in sum.chunks_exact(d).take(count).enumerate() {
@@ -166,7 +166,7 @@ fn forward_block(
 
 /// What the backward reads.
 #[derive(Clone, Copy)]
-struct Given<'a> {
+struct BackwardInputs<'a> {
     qkv: &'a [f32],
     out: &'a [f32],
     lse: &'a [f32],
@@ -177,7 +177,7 @@ fn backward_block(
     head: &Head,
     query: usize,
     start: usize,
-    Given { qkv, out, lse, dout }: Given,
+    BackwardInputs { qkv, out, lse, dout }: BackwardInputs,
     [dk, dv]: [&mut [f32]; 2],
     scratch: &mut [f32],
     dqkv: &Split<f32>,
@@ -205,15 +205,15 @@ fn backward_block(
         let (scores, dscores) = (&mut scores[..keys * QUERIES], &mut dscores[..keys * QUERIES]);
         let (k, v) = (&qkv[head.k(key)..], &qkv[head.v(key)..]);
         score(head, start, key, k, stride, q, scores);
-        let packed = Rows { data: grad, stride: QUERIES };
+        let packed = RightOperand { data: grad, stride: QUERIES };
         product(keys, QUERIES, d, Cells { data: v, row: stride, k: 1 }, packed, false, dscores, QUERIES);
         softmax_grad_block(scores, dscores, &row_lse, &row_dot, scale);
         let by_key = |data| Cells { data, row: QUERIES, k: 1 };
-        let rows = Rows { data: douts, stride: wide };
+        let rows = RightOperand { data: douts, stride: wide };
         product(keys, d, count, by_key(scores), rows, true, &mut dv[key * d..], d);
-        product(keys, d, count, by_key(dscores), Rows { data: queries, stride }, true, &mut dk[key * d..], d);
+        product(keys, d, count, by_key(dscores), RightOperand { data: queries, stride }, true, &mut dk[key * d..], d);
         let by_query = Cells { data: dscores, row: 1, k: QUERIES };
-        product(count, d, keys, by_query, Rows { data: k, stride }, key > 0, dq, d);
+        product(count, d, keys, by_query, RightOperand { data: k, stride }, key > 0, dq, d);
     }
     for (token, dq) in dq.chunks_exact(d).take(count).enumerate() {
         let at = head.q(query, start + token);
@@ -234,7 +234,7 @@ fn pack(from: &[f32], stride: usize, count: usize, d: usize, scale: f32, to: &mu
 /// Scores of a block, `[keys, QUERIES]`; those of keys that a query does not see are -∞.
 fn score(head: &Head, start: usize, key: usize, k: &[f32], stride: usize, q: &[f32], scores: &mut [f32]) {
     let keys = scores.len() / QUERIES;
-    let (cells, packed) = (Cells { data: k, row: stride, k: 1 }, Rows { data: q, stride: QUERIES });
+    let (cells, packed) = (Cells { data: k, row: stride, k: 1 }, RightOperand { data: q, stride: QUERIES });
     product(keys, QUERIES, head.dims.head_dim, cells, packed, false, scores, QUERIES);
     if head.dims.causal {
         for (later, row) in scores.chunks_exact_mut(QUERIES).enumerate().skip((start + 1).saturating_sub(key)) {
@@ -253,14 +253,14 @@ struct Cells<'a> {
 
 /// A right operand: rows along k.
 #[derive(Clone, Copy)]
-struct Rows<'a> {
+struct RightOperand<'a> {
     data: &'a [f32],
     stride: usize,
 }
 
 vectorised! {
     /// `C[m, n] (+)= A[m, k] · B[k, n]` without packing: operands lie in the first-level cache.
-    fn product(m: usize, n: usize, k: usize, a: Cells, b: Rows, add: bool, c: &mut [f32], c_row: usize) = product_body;
+    fn product(m: usize, n: usize, k: usize, a: Cells, b: RightOperand, add: bool, c: &mut [f32], c_row: usize) = product_body;
     fn softmax_block(scores: &mut [f32], greatest: &mut [f32; QUERIES], total: &mut [f32; QUERIES], kept: &mut [f32; QUERIES])
         = softmax_block_body;
     fn softmax_grad_block(
@@ -271,7 +271,16 @@ vectorised! {
 
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
-fn product_body<L: Lanes>(m: usize, n: usize, k: usize, a: Cells, b: Rows, add: bool, c: &mut [f32], c_row: usize) {
+fn product_body<L: Lanes>(
+    m: usize,
+    n: usize,
+    k: usize,
+    a: Cells,
+    b: RightOperand,
+    add: bool,
+    c: &mut [f32],
+    c_row: usize,
+) {
     assert!(a.data.len() > (m - 1) * a.row + (k - 1) * a.k && b.data.len() >= (k - 1) * b.stride + n);
     assert!(c.len() >= (m - 1) * c_row + n);
     // SAFETY: all tiles are in bounds, as just asserted.

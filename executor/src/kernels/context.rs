@@ -10,12 +10,12 @@ use super::team::{Split, Team};
 use meshwright_hardware::op::{ContextDims, position};
 
 /// Where tokens stand: those of this rank, and those of a block.
-struct Places {
+struct TokenPlaces {
     dims: ContextDims,
     rank: usize,
 }
 
-impl Places {
+impl TokenPlaces {
     fn query(&self, token: usize) -> usize {
         position(token, self.dims.seq, self.dims.cp, self.rank)
     }
@@ -59,7 +59,7 @@ pub fn context_attention(
     let ContextDims { heads, kv_heads, head_dim: d, .. } = dims;
     assert!(qkv.len() == dims.rows() * dims.stride && kv.len() == dims.kv_elems());
     assert!(lse.len() == dims.rows() * heads && out.len() == lse.len() * d);
-    let places = Places { dims, rank };
+    let places = TokenPlaces { dims, rank };
     let (out, lse) = (Split::new(out), Split::new(lse));
     let scale = 1.0 / (d as f32).sqrt();
     team.run(dims.rows() * heads, |task| {
@@ -118,7 +118,7 @@ pub fn context_attention_grad(
         dqkv.fill(0.0);
     }
     dkv.fill(0.0);
-    let places = Places { dims, rank };
+    let places = TokenPlaces { dims, rank };
     let (dqkv, dkv) = (Split::new(dqkv), Split::new(dkv));
     let (group, scale, cols) = (heads / kv_heads, 1.0 / (d as f32).sqrt(), 2 * kv_heads * d);
     // A task owns a sequence's key/value head.

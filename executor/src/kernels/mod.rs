@@ -38,6 +38,6 @@ pub use latent::{LatentDims, latent_pack, latent_pack_grad};
 pub use loss::{loss, loss_stats};
 pub use narrow::{Floats, FloatsMut, Half, copy_halves, narrow, narrow_all, widen, widen_all, zero_halves};
 pub use norm::{bias_grad, norm, norm_grad};
-pub use optimizer::{AdamW, adamw, squared_norm};
+pub use optimizer::{AdamWSettings, adamw, squared_norm};
 pub use rope::rope;
 pub use team::Team;

@@ -12,7 +12,7 @@ use super::team::{Split, Team};
 /// PyTorch does).
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[repr(C)]
-pub struct AdamW {
+pub struct AdamWSettings {
     /// Learning rate of this step.
     pub lr: f32,
     /// Decay of the first moment.
@@ -61,10 +61,18 @@ fn squares(team: &Team, g: &[f32]) -> f64 {
 
 /// One step on a shard; `g`, `w`, `m` and `v` are equally long, and the first `decayed` weights decay:
 /// `g' = g·grad_scale; m = β₁m + (1−β₁)g'; v = β₂v + (1−β₂)g'²; w = w·(1 − lr·decay) − lr·(m/bias1)/(√(v/bias2) + eps)`.
-pub fn adamw(team: &Team, hyper: &AdamW, decayed: usize, g: &[f32], w: &mut [f32], m: &mut [f32], v: &mut [f32]) {
+pub fn adamw(
+    team: &Team,
+    hyper: &AdamWSettings,
+    decayed: usize,
+    g: &[f32],
+    w: &mut [f32],
+    m: &mut [f32],
+    v: &mut [f32],
+) {
     assert!(w.len() == g.len() && m.len() == g.len() && v.len() == g.len());
     let (w, m, v) = (Split::new(w), Split::new(m), Split::new(v));
-    let undecayed = AdamW { weight_decay: 0.0, ..*hyper };
+    let undecayed = AdamWSettings { weight_decay: 0.0, ..*hyper };
     team.ranges(g.len(), GRAIN, |range| {
         let edge = decayed.clamp(range.start, range.end);
         for (hyper, range) in [(hyper, range.start..edge), (&undecayed, edge..range.end)] {
@@ -77,7 +85,7 @@ pub fn adamw(team: &Team, hyper: &AdamW, decayed: usize, g: &[f32], w: &mut [f32
 
 vectorised! {
     fn squares_of(g: &[f32]) -> f64 = squares_body;
-    fn step(hyper: &AdamW, g: &[f32], w: &mut [f32], m: &mut [f32], v: &mut [f32]) = step_body;
+    fn step(hyper: &AdamWSettings, g: &[f32], w: &mut [f32], m: &mut [f32], v: &mut [f32]) = step_body;
 }
 
 /// Plain `f64` code, which the compiler vectorises for `L`'s instruction set.
@@ -95,7 +103,7 @@ fn squares_body<L: Lanes>(g: &[f32]) -> f64 {
 }
 
 #[inline(always)]
-fn step_body<L: Lanes>(hyper: &AdamW, g: &[f32], w: &mut [f32], m: &mut [f32], v: &mut [f32]) {
+fn step_body<L: Lanes>(hyper: &AdamWSettings, g: &[f32], w: &mut [f32], m: &mut [f32], v: &mut [f32]) {
     let c = L::splat;
     let (kept1, kept2) = (c(hyper.beta1), c(hyper.beta2));
     let (new1, new2) = (c(1.0 - hyper.beta1), c(1.0 - hyper.beta2));
@@ -136,7 +144,7 @@ mod tests {
             let (n, decayed) = (2 * GRAIN + 11, GRAIN + 3);
             let (g, mut w, mut m) = (random(1, n), random(2, n), random(3, n));
             let mut v: Vec<f32> = random(4, n).iter().map(|v| v.abs()).collect();
-            let hyper = AdamW {
+            let hyper = AdamWSettings {
                 lr: 0.01,
                 beta1: 0.9,
                 beta2: 0.95,

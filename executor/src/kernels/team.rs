@@ -26,11 +26,11 @@ const INSIDE: usize = OPEN - 1;
 /// A cache line of floats: scratch is made of these, so that it is aligned for the widest vectors.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
-struct Line(#[allow(dead_code)] [f32; 16]); // read through pointers only
+struct CacheLine(#[allow(dead_code)] [f32; 16]); // read through pointers only
 
 /// Reused working memory of one owner at a time.
 #[derive(Default)]
-struct Scratch(UnsafeCell<Vec<Line>>);
+struct Scratch(UnsafeCell<Vec<CacheLine>>);
 
 // SAFETY: a scratch is resized between jobs by the caller and used during a job by its owner alone.
 unsafe impl Sync for Scratch {}
@@ -41,14 +41,14 @@ impl Scratch {
         // SAFETY: exclusive by this function's contract.
         let lines = unsafe { &mut *self.0.get() };
         if lines.len() < floats.div_ceil(16) {
-            lines.resize(floats.div_ceil(16), Line([0.0; 16]));
+            lines.resize(floats.div_ceil(16), CacheLine([0.0; 16]));
         }
     }
 
     /// The first `floats` floats, holding whatever was there. The caller must be the only user.
     #[allow(clippy::mut_from_ref)] // the owner is unique by contract
     unsafe fn slice(&self, floats: usize) -> &mut [f32] {
-        // SAFETY: exclusive by contract; `Line` is 16 floats without padding.
+        // SAFETY: exclusive by contract; `CacheLine` is 16 floats without padding.
         unsafe {
             let lines = &mut *self.0.get();
             assert!(floats <= 16 * lines.len());
@@ -58,35 +58,35 @@ impl Scratch {
 
     fn bytes(&self) -> usize {
         // SAFETY: called between jobs only.
-        unsafe { (*self.0.get()).capacity() * size_of::<Line>() }
+        unsafe { (*self.0.get()).capacity() * size_of::<CacheLine>() }
     }
 }
 
 /// What the workers are to do: `body(task, worker)` for every task.
 #[derive(Clone)]
-struct Job {
+struct TeamJob {
     body: *const (dyn Fn(usize, usize) + Sync),
     tasks: usize,
     caller: Thread,
 }
 
-struct Shared {
+struct TeamState {
     state: AtomicUsize,
     next: AtomicUsize,
     quit: AtomicBool,
-    job: UnsafeCell<Option<Job>>,
+    job: UnsafeCell<Option<TeamJob>>,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     scratch: Vec<Scratch>,
 }
 
 // SAFETY: `job` is written only while closed and nobody is inside, and read only by those inside.
-unsafe impl Sync for Shared {}
+unsafe impl Sync for TeamState {}
 // SAFETY: the raw pointer in `job` points to a `Sync` closure that outlives the job.
-unsafe impl Send for Shared {}
+unsafe impl Send for TeamState {}
 
-impl Shared {
+impl TeamState {
     /// Takes tasks until none is left; a panic ends the job for all and is kept for the caller.
-    fn work(&self, job: &Job, worker: usize) {
+    fn work(&self, job: &TeamJob, worker: usize) {
         // SAFETY: the caller keeps the closure alive until everybody has left.
         let body = unsafe { &*job.body };
         let outcome = catch_unwind(AssertUnwindSafe(|| {
@@ -155,7 +155,7 @@ fn wait_until(ready: impl Fn() -> bool) {
 
 /// A set of threads for kernels, one caller at a time.
 pub struct Team {
-    shared: Arc<Shared>,
+    shared: Arc<TeamState>,
     workers: Vec<JoinHandle<()>>,
     common: Scratch,
     common_taken: Cell<bool>,
@@ -166,7 +166,7 @@ impl Team {
     /// A team of `threads` threads (at least one), the caller of [`Team::run`] included.
     pub fn new(threads: usize) -> Team {
         let threads = threads.clamp(1, INSIDE);
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(TeamState {
             state: AtomicUsize::new(0),
             next: AtomicUsize::new(0),
             quit: AtomicBool::new(false),
@@ -243,7 +243,7 @@ impl Team {
                 body,
             )
         };
-        let job = Job { body, tasks, caller: thread::current() };
+        let job = TeamJob { body, tasks, caller: thread::current() };
         // SAFETY: the last job is closed and everybody has left it.
         unsafe { *shared.job.get() = Some(job.clone()) };
         shared.next.store(0, Ordering::Relaxed);

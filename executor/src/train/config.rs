@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::LossScaling;
 use crate::device::{Backend, StepArgs};
 use crate::error::ExecutorError;
-use crate::kernels::AdamW;
+use crate::kernels::AdamWSettings;
 
 /// Settings of a training run.
 #[derive(Clone, Debug, PartialEq)]
@@ -153,7 +153,7 @@ impl TrainConfig {
     pub fn step_args(&self, step: usize, skipped: usize, loss_scale: f32) -> StepArgs {
         let updates = (step + 1).saturating_sub(skipped) as f64;
         let correction = |beta: f64| (1.0 - beta.powf(updates)) as f32;
-        let adamw = AdamW {
+        let adamw = AdamWSettings {
             lr: self.lr(step) as f32,
             beta1: self.beta1 as f32,
             beta2: self.beta2 as f32,

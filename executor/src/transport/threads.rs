@@ -17,14 +17,14 @@ use meshwright_hardware::program::Collective;
 
 use super::Transport;
 use super::gate::{Bell, Gate, lock};
-use super::vectors::{Group, Offer, Vectors};
+use super::vectors::{CollectiveGroup, OfferedVector, Vectors};
 use crate::error::ExecutorError;
 
 /// A mesh of ranks that are threads of this process.
 pub struct Threads {
     mesh: Mesh,
     /// Groups of each axis in [`Axis::ALL`], by first rank.
-    groups: [Vec<Group>; Axis::ALL.len()],
+    groups: [Vec<CollectiveGroup>; Axis::ALL.len()],
     world: Gate,
     /// `from · ranks + to`.
     channels: Vec<Channel>,
@@ -35,7 +35,7 @@ impl Threads {
     /// Communication for all ranks of `mesh`.
     pub fn new(mesh: Mesh) -> Threads {
         let ranks = mesh.ranks();
-        let groups = Axis::ALL.map(|axis| (0..ranks).map(|_| Group::new(mesh.size(axis))).collect());
+        let groups = Axis::ALL.map(|axis| (0..ranks).map(|_| CollectiveGroup::new(mesh.size(axis))).collect());
         let channels = (0..ranks * ranks).map(|_| Channel::default()).collect();
         Threads { mesh, groups, world: Gate::new(ranks), channels, aborted: AtomicBool::new(false) }
     }
@@ -58,8 +58,8 @@ impl Threads {
         rank: Rank,
         axis: Axis,
         op: Collective,
-        mine: Offer,
-        body: impl FnOnce(&Group, &Vectors, usize),
+        mine: OfferedVector,
+        body: impl FnOnce(&CollectiveGroup, &Vectors, usize),
     ) -> Result<(), ExecutorError> {
         let size = self.mesh.size(axis);
         if size == 1 {
@@ -122,8 +122,8 @@ impl Transport for Threads {
     }
 
     fn sum(&self, rank: Rank, axis: Axis, op: Collective, data: &mut [f32]) -> Result<(), ExecutorError> {
-        let mine = Offer { start: data.as_mut_ptr().cast(), elems: data.len(), width: 4 };
-        let body = |group: &Group, shared: &Vectors, me: usize| {
+        let mine = OfferedVector { start: data.as_mut_ptr().cast(), elems: data.len(), width: 4 };
+        let body = |group: &CollectiveGroup, shared: &Vectors, me: usize| {
             // SAFETY: all ranks of the group are between the same two barriers, each with its own `me`; vectors are of floats.
             unsafe { shared.sum_chunk(me) };
             match op {
@@ -150,9 +150,9 @@ impl Transport for Threads {
         width: usize,
         data: &mut [u8],
     ) -> Result<(), ExecutorError> {
-        let mine = Offer { start: data.as_mut_ptr(), elems: data.len() / width, width };
+        let mine = OfferedVector { start: data.as_mut_ptr(), elems: data.len() / width, width };
         // SAFETY: all ranks of the group are between the same two barriers, each with its own `me`.
-        let body = |_: &Group, shared: &Vectors, me: usize| unsafe {
+        let body = |_: &CollectiveGroup, shared: &Vectors, me: usize| unsafe {
             match op {
                 Collective::AllGather => shared.copy_chunks(me),
                 Collective::AllToAll => shared.swap_chunks(me),

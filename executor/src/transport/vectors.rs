@@ -17,7 +17,7 @@ const LINE: usize = 64;
 const BLOCK: usize = 2048;
 
 /// A rank's vector in a collective.
-pub(super) struct Offer {
+pub(super) struct OfferedVector {
     pub start: *mut u8,
     pub elems: usize,
     /// Bytes of an element.
@@ -25,26 +25,26 @@ pub(super) struct Offer {
 }
 
 /// The ranks of a collective: where each one's vector lies, and how many elements it has.
-pub(super) struct Group {
+pub(super) struct CollectiveGroup {
     pub gate: Gate,
     offered: Vec<(AtomicPtr<u8>, AtomicUsize)>,
 }
 
-impl Group {
-    pub fn new(members: usize) -> Group {
+impl CollectiveGroup {
+    pub fn new(members: usize) -> CollectiveGroup {
         let offered = (0..members).map(|_| Default::default()).collect();
-        Group { gate: Gate::new(members), offered }
+        CollectiveGroup { gate: Gate::new(members), offered }
     }
 
-    pub fn offer(&self, me: usize, mine: &Offer) {
+    pub fn offer(&self, me: usize, mine: &OfferedVector) {
         let (start, elems) = &self.offered[me];
         start.store(mine.start, Ordering::Release);
         elems.store(mine.elems, Ordering::Release);
     }
 
     /// All vectors, once all are there; every rank finds the same mistakes.
-    pub fn vectors(&self, op: Collective, mine: &Offer) -> Result<Vectors, String> {
-        let (members, &Offer { elems, width, .. }) = (self.offered.len(), mine);
+    pub fn vectors(&self, op: Collective, mine: &OfferedVector) -> Result<Vectors, String> {
+        let (members, &OfferedVector { elems, width, .. }) = (self.offered.len(), mine);
         let lengths: Vec<usize> = self.offered.iter().map(|(_, elems)| elems.load(Ordering::Acquire)).collect();
         if lengths.iter().any(|&length| length != elems) {
             return Err(format!("a collective over vectors of {lengths:?} elements"));

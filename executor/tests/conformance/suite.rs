@@ -6,7 +6,7 @@
 
 use meshwright_executor::ExecutorError;
 use meshwright_executor::device::{Access, Device, Region, StepArgs};
-use meshwright_executor::kernels::AdamW;
+use meshwright_executor::kernels::AdamWSettings;
 use meshwright_hardware::mesh::{Axis, Coord, Rank};
 use meshwright_hardware::op::{DtypeClass, Mode, NONE, Op, Param, Sizes, StepSettings, Values};
 use meshwright_hardware::program::{Buffer, Elem, Lifetime};
@@ -62,7 +62,8 @@ impl Random {
 /// An optimizer step, with clipping or without, and scaled gradients.
 pub fn step(clip: f32) -> StepArgs {
     let (bias1, bias2, grad_scale) = (0.271, 0.0975, 1.0);
-    let adamw = AdamW { lr: 0.01, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, bias1, bias2, grad_scale };
+    let adamw =
+        AdamWSettings { lr: 0.01, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, bias1, bias2, grad_scale };
     StepArgs { adamw, clip, loss_scale: 4.0 }
 }
 

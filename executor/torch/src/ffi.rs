@@ -6,7 +6,7 @@
 
 use std::ffi::{CStr, c_char, c_void};
 
-use meshwright_executor::kernels::AdamW;
+use meshwright_executor::kernels::AdamWSettings;
 use tch::{TchError, Tensor};
 
 /// A tensor of C++.
@@ -245,7 +245,12 @@ pub fn cutlass_attention_grad(
 
 /// One update of a vector on the CPU: of w by g, times `shrink`, in fp32, and of its copy in fp32 or bf16. The first `decayed`
 /// elements decay.
-pub fn cpu_adamw([g, copy, w, m, v]: [&Tensor; 5], decayed: usize, shrink: f64, h: &AdamW) -> Result<(), TchError> {
+pub fn cpu_adamw(
+    [g, copy, w, m, v]: [&Tensor; 5],
+    decayed: usize,
+    shrink: f64,
+    h: &AdamWSettings,
+) -> Result<(), TchError> {
     let [g, copy, w, m, v] = [g, copy, w, m, v].map(raw);
     let [lr, beta1, beta2, bias1] = [h.lr, h.beta1, h.beta2, h.bias1].map(f64::from);
     let [bias2, decay, eps] = [h.bias2, h.weight_decay, h.eps].map(f64::from);

@@ -13,15 +13,15 @@ use crate::kernels::{self, Floats, FloatsMut, Half, Team};
 
 /// Where an argument lies, how many elements it has, and their format, if they are of two bytes.
 #[derive(Clone, Copy)]
-pub(super) struct Arg {
+pub(super) struct RawArg {
     pub start: *mut u8,
     pub elems: usize,
     pub half: Option<Half>,
 }
 
-impl Arg {
-    pub fn words_of(words: &mut [f32]) -> Arg {
-        Arg { start: words.as_mut_ptr().cast(), elems: words.len(), half: None }
+impl RawArg {
+    pub fn words_of(words: &mut [f32]) -> RawArg {
+        RawArg { start: words.as_mut_ptr().cast(), elems: words.len(), half: None }
     }
 
     /// Bytes of an element.
@@ -30,10 +30,10 @@ impl Arg {
     }
 
     /// A part, which must be inside.
-    pub fn part(self, first: usize, elems: usize) -> Arg {
+    pub fn part(self, first: usize, elems: usize) -> RawArg {
         assert!(first + elems <= self.elems);
         // SAFETY: inside, as just checked.
-        Arg { start: unsafe { self.start.add(first * self.width()) }, elems, ..self }
+        RawArg { start: unsafe { self.start.add(first * self.width()) }, elems, ..self }
     }
 
     /// # Safety
@@ -55,9 +55,9 @@ impl Arg {
 
 /// Arguments that passed [`check`]: each is asked for once, as read or written as the op's signature says, except
 /// that an addition in place asks only for one of the two that are the same.
-pub(super) struct Args(pub Vec<Arg>);
+pub(super) struct RawArgs(pub Vec<RawArg>);
 
-impl Args {
+impl RawArgs {
     /// Elements of four bytes.
     pub fn read(&self, i: usize) -> &[f32] {
         // SAFETY: in bounds, and nothing that is written overlaps it.
@@ -89,7 +89,7 @@ impl Args {
 }
 
 /// The residual written over one of its operands.
-pub(super) fn add_in_place(team: &Team, rows: usize, cols: usize, bias: bool, operand: usize, args: &Args) {
+pub(super) fn add_in_place(team: &Team, rows: usize, cols: usize, bias: bool, operand: usize, args: &RawArgs) {
     let sum = args.write(operand);
     kernels::accumulate(team, args.read(1 - operand), sum);
     if bias {
@@ -99,7 +99,7 @@ pub(super) fn add_in_place(team: &Team, rows: usize, cols: usize, bias: bool, op
 }
 
 /// Whether [`run_kernel`] takes these elements as they are.
-pub(super) fn is_native(op: &Op, args: &Args) -> bool {
+pub(super) fn is_native(op: &Op, args: &RawArgs) -> bool {
     let halves: Vec<Option<Half>> = args.0.iter().map(|arg| arg.half).collect();
     if halves.iter().all(Option::is_none) {
         return true;
@@ -114,7 +114,7 @@ pub(super) fn is_native(op: &Op, args: &Args) -> bool {
 }
 
 /// The table of kernels, arguments in the order of the signature; false, and nothing done, if there is none for an op.
-pub(super) fn run_kernel(team: &Team, op: &Op, args: &Args, at: Coord, step: &StepArgs) -> bool {
+pub(super) fn run_kernel(team: &Team, op: &Op, args: &RawArgs, at: Coord, step: &StepArgs) -> bool {
     match *op {
         Op::Embed { rows, cols, vocab, shards } => {
             let first = shard(shards, at.tp) * vocab;

@@ -8,7 +8,7 @@
 use meshwright_hardware::mesh::Coord;
 use meshwright_hardware::op::{Mode, Op, Rows};
 
-use super::run::{Arg, Args, add_in_place, run_kernel};
+use super::run::{RawArg, RawArgs, add_in_place, run_kernel};
 use super::{StepArgs, Team};
 use crate::kernels::{narrow_all, widen_all};
 
@@ -21,7 +21,7 @@ pub(super) fn run(
     team: &Team,
     space: &mut Vec<f32>,
     op: &Op,
-    args: &Args,
+    args: &RawArgs,
     in_place: Option<usize>,
     (at, step): (Coord, &StepArgs),
 ) -> bool {
@@ -39,14 +39,14 @@ pub(super) fn run(
     let fixed: usize = halves(true).map(|i| signature[i].elems).sum();
     space.resize(space.len().max(fixed + count * by_row), 0.0);
     let (fixed, moving) = space.split_at_mut(fixed);
-    let mut copies: Vec<Option<Arg>> = vec![None; signature.len()];
+    let mut copies: Vec<Option<RawArg>> = vec![None; signature.len()];
     let mut rest = fixed;
     for i in halves(true) {
         let (copy, tail) = std::mem::take(&mut rest).split_at_mut(signature[i].elems);
         if signature[i].mode != Mode::Out {
             widen(team, args.0[i], copy);
         }
-        (copies[i], rest) = (Some(Arg::words_of(copy)), tail);
+        (copies[i], rest) = (Some(RawArg::words_of(copy)), tail);
     }
     for row in (0..rows.count).step_by(count) {
         let rows = (rows.count - row).min(count);
@@ -57,10 +57,10 @@ pub(super) fn run(
             if signature[i].mode != Mode::Out {
                 widen(team, part(i), copy);
             }
-            (copies[i], rest) = (Some(Arg::words_of(copy)), tail);
+            (copies[i], rest) = (Some(RawArg::words_of(copy)), tail);
         }
         let all = (0..signature.len()).map(|i| copies[i].unwrap_or(if whole[i] { args.0[i] } else { part(i) }));
-        let (op, all) = (op.over(rows), Args(all.collect()));
+        let (op, all) = (op.over(rows), RawArgs(all.collect()));
         match (op, in_place) {
             // Copies are apart; what was fp32 is where it was.
             (Op::Add { rows, cols, bias }, Some(operand)) if args.0[operand].half.is_none() => {
@@ -72,19 +72,19 @@ pub(super) fn run(
         halves(false).filter(|&i| signature[i].mode != Mode::In).for_each(|i| narrow(team, all.read(i), part(i)));
     }
     for i in halves(true).filter(|&i| signature[i].mode != Mode::In) {
-        let copy = Args(vec![copies[i].expect("it was made above")]);
+        let copy = RawArgs(vec![copies[i].expect("it was made above")]);
         narrow(team, copy.read(0), args.0[i]);
     }
     true
 }
 
-fn widen(team: &Team, from: Arg, to: &mut [f32]) {
+fn widen(team: &Team, from: RawArg, to: &mut [f32]) {
     let half = from.half.expect("only elements of two bytes are copied");
     // SAFETY: arguments are in bounds, and nobody writes them meanwhile.
     widen_all(team, half, unsafe { from.halves() }, to);
 }
 
-fn narrow(team: &Team, from: &[f32], to: Arg) {
+fn narrow(team: &Team, from: &[f32], to: RawArg) {
     let half = to.half.expect("only elements of two bytes are copied");
     // SAFETY: arguments are in bounds, and what is written is no other's.
     narrow_all(team, half, from, unsafe { to.halves() });

@@ -18,7 +18,7 @@ use meshwright_hardware::mesh::{Coord, Rank};
 use meshwright_hardware::op::Op;
 use meshwright_hardware::program::{Buffer, Elem, Lifetime};
 
-use super::{Access, Backend, Body, Device, Driver, Found, Region, StepArgs, device_info};
+use super::{Access, Backend, Body, Device, Driver, LocalDevice, Region, StepArgs, device_info};
 use crate::error::ExecutorError;
 use abi::{Declared, Description, Format, Handle, NO_CLOCK, NO_KERNEL, Sink};
 use library::Library;
@@ -250,7 +250,7 @@ fn driver_version(text: &str) -> Option<String> {
 }
 
 /// What `hardware list` says of one of torch's devices.
-fn describe(cuda: Cuda) -> Found {
+fn describe(cuda: Cuda) -> LocalDevice {
     let described = library(cuda).and_then(|library| {
         let mut text = String::new();
         // SAFETY: the sink outlives the call.
@@ -260,7 +260,7 @@ fn describe(cuda: Cuda) -> Found {
         description.map(|description| (library, description))
     });
     match described {
-        Err(problem) => Found::absent(problem),
+        Err(problem) => LocalDevice::absent(problem),
         Ok((library, Description { title, driver, memory_bytes })) => {
             let host = device_info();
             let cpu = cuda.is_none();
@@ -272,7 +272,7 @@ fn describe(cuda: Cuda) -> Found {
             };
             let memory_bytes = if cpu { host.memory_bytes } else { memory_bytes };
             let library = format!("torch {}", library.version);
-            Found { title, driver, library, software: cpu, memory_bytes, ..Found::default() }
+            LocalDevice { title, driver, library, software: cpu, memory_bytes, ..LocalDevice::default() }
         }
     }
 }

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 
 use wgpu::{Adapter, DeviceType, Features, Instance, InstanceDescriptor, InstanceFlags, Limits};
 
-use crate::device::{Found, device_info};
+use crate::device::{LocalDevice, device_info};
 
 /// As `Cargo.toml` asks for it.
 const LIBRARY: &str = "wgpu 30";
@@ -71,23 +71,23 @@ pub(super) fn lacks(adapter: &Adapter, limits: &Limits) -> Option<String> {
 }
 
 /// All adapters of this machine, or why there is none.
-pub(super) fn adapters() -> Vec<Found> {
+pub(super) fn adapters() -> Vec<LocalDevice> {
     let describe = |adapter: &Adapter| {
         let info = adapter.get_info();
         let driver = [info.backend.to_string(), info.driver, info.driver_info];
         let software = info.device_type == DeviceType::Cpu;
         let driver: Vec<String> = driver.into_iter().filter(|part| !part.is_empty()).collect();
-        Found {
+        LocalDevice {
             title: info.name,
             driver: driver.join(", "),
             library: LIBRARY.to_owned(),
             software,
             memory_bytes: if software { device_info().memory_bytes } else { adapter.limits().max_buffer_size },
             problem: lacks(adapter, &adapter.limits()),
-            ..Found::default()
+            ..LocalDevice::default()
         }
     };
-    let adapters: Vec<Found> = enumerate().iter().map(describe).collect();
-    let none = || vec![Found::absent("no adapter: no driver of Vulkan, Metal or D3D 12")];
+    let adapters: Vec<LocalDevice> = enumerate().iter().map(describe).collect();
+    let none = || vec![LocalDevice::absent("no adapter: no driver of Vulkan, Metal or D3D 12")];
     if adapters.is_empty() { none() } else { adapters }
 }

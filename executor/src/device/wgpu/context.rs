@@ -6,7 +6,7 @@ use meshwright_hardware::mesh::Coord;
 use meshwright_hardware::op::ContextDims;
 
 use super::Wgpu;
-use super::dispatch::Call;
+use super::dispatch::KernelCall;
 use super::memory::Slice;
 use super::ops::{call, each};
 use super::parts::FEW;
@@ -26,7 +26,7 @@ impl Wgpu {
         let own = [d.batch, d.seq, d.keys, d.heads, d.kv_heads, d.head_dim, d.stride, causal];
         let shared = [d.cp, at.cp, d.blocks, d.hop];
         let numbers = vec![1.0 / (d.head_dim as f32).sqrt()];
-        self.record(Call { numbers, ..call(kernel, args, &[&own[..], &shared].concat(), groups) })
+        self.record(KernelCall { numbers, ..call(kernel, args, &[&own[..], &shared].concat(), groups) })
     }
 
     /// Attention to blocks. Kernels add to results where they stand, so these stand in fp32 until they are whole.

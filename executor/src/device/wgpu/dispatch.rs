@@ -12,7 +12,7 @@ use super::memory::Slice;
 use super::pipeline::{Constants, Kernel};
 
 /// A kernel with what it is called with.
-pub(super) struct Call {
+pub(super) struct KernelCall {
     pub kernel: Kernel,
     /// One a binding; an argument that the kernel does not look at is any other one.
     pub args: Vec<Slice>,
@@ -28,20 +28,20 @@ pub(super) struct Call {
 
 /// What can be submitted.
 pub(super) enum Recorded {
-    Dispatch(Dispatch),
+    Dispatch(PreparedCall),
     /// The moment at which what comes before is done, into this place of a set.
     Mark(wgpu::QuerySet, u32),
 }
 
 /// A call that can be submitted.
-pub(super) struct Dispatch {
+pub(super) struct PreparedCall {
     pipeline: ComputePipeline,
     bindings: BindGroup,
     params: [u32; PARAMS as usize / 4],
     groups: (u32, u32),
 }
 
-impl Dispatch {
+impl PreparedCall {
     /// Puts the call into a pass.
     pub fn encode(self, pass: &mut ComputePass<'_>) {
         pass.set_pipeline(&self.pipeline);
@@ -53,8 +53,8 @@ impl Dispatch {
 
 impl Gpu {
     /// Makes a call ready.
-    pub fn prepare(&self, call: Call) -> Result<Dispatch, String> {
-        let Call { kernel, args, dims, numbers, groups, constants } = call;
+    pub fn prepare(&self, call: KernelCall) -> Result<PreparedCall, String> {
+        let KernelCall { kernel, args, dims, numbers, groups, constants } = call;
         let mut params = [0; PARAMS as usize / 4];
         let elems = args.iter().map(|slice| slice.elem).collect();
         let mut entries = Vec::with_capacity(args.len());
@@ -85,7 +85,7 @@ impl Gpu {
                 kernel.entry
             ));
         }
-        Ok(Dispatch { pipeline, bindings, params, groups: (wide as u32, high as u32) })
+        Ok(PreparedCall { pipeline, bindings, params, groups: (wide as u32, high as u32) })
     }
 
     /// Submits recorded dispatches and marks, then a copy; gives what to wait for.

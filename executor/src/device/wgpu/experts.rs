@@ -4,7 +4,7 @@
 
 use meshwright_hardware::op::Layout;
 
-use super::dispatch::Call;
+use super::dispatch::KernelCall;
 use super::memory::Slice;
 use super::ops::{WIDTH, call, each};
 use super::pipeline as kernels;
@@ -64,7 +64,7 @@ impl Wgpu {
         let scale = balance * experts as f32 / (rows * top_k) as f32;
         let groups = experts.div_ceil(WIDTH);
         let pulls = call(kernels::PULLS, &[&chosen, &pull], &[rows * top_k, experts], groups);
-        self.record(Call { numbers: vec![scale], ..pulls })?;
+        self.record(KernelCall { numbers: vec![scale], ..pulls })?;
         self.record(each(kernels::ROUTE_GRAD, &[&chosen, &x[0], &x[1], &dlogits, &pull], &dims))?;
         self.record(each(kernels::COPY, &[&dlogits, &x[2]], &[rows * experts]))
     }

@@ -14,7 +14,7 @@ use super::gpu::Gpu;
 const KERNELS: BufferUsages = BufferUsages::STORAGE.union(BufferUsages::COPY_SRC).union(BufferUsages::COPY_DST);
 
 /// One buffer.
-pub(super) struct Memory {
+pub(super) struct GpuBuffer {
     pub buffer: wgpu::Buffer,
     elems: u64,
     elem: Elem,
@@ -29,18 +29,18 @@ pub(super) struct Slice {
     pub elem: Elem,
 }
 
-impl Memory {
+impl GpuBuffer {
     /// Zeros for a declared buffer.
-    pub fn declared(gpu: &Gpu, buffer: &Buffer) -> Result<Memory, String> {
-        Memory::allocate(gpu, (buffer.elems, buffer.elem), KERNELS, &format!("buffer `{}`", buffer.name))
+    pub fn declared(gpu: &Gpu, buffer: &Buffer) -> Result<GpuBuffer, String> {
+        GpuBuffer::allocate(gpu, (buffer.elems, buffer.elem), KERNELS, &format!("buffer `{}`", buffer.name))
     }
 
     /// Zeros in fp32 that kernels and copies can use.
-    pub fn zeroed(gpu: &Gpu, elems: usize, name: &str) -> Result<Memory, String> {
-        Memory::allocate(gpu, (elems, Elem::F32), KERNELS, name)
+    pub fn zeroed(gpu: &Gpu, elems: usize, name: &str) -> Result<GpuBuffer, String> {
+        GpuBuffer::allocate(gpu, (elems, Elem::F32), KERNELS, name)
     }
 
-    fn allocate(gpu: &Gpu, (elems, elem): (usize, Elem), usage: BufferUsages, name: &str) -> Result<Memory, String> {
+    fn allocate(gpu: &Gpu, (elems, elem): (usize, Elem), usage: BufferUsages, name: &str) -> Result<GpuBuffer, String> {
         let (elems, most) = (elems.max(1) as u64, gpu.limits.max_buffer_size);
         // Whole words: two halves share one.
         let size = (elem.bytes() * elems).next_multiple_of(4);
@@ -51,32 +51,32 @@ impl Memory {
         let buffer =
             gpu.device.create_buffer(&BufferDescriptor { label: None, size, usage, mapped_at_creation: false });
         match now(scope.pop()) {
-            None => Ok(Memory { buffer, elems, elem }),
+            None => Ok(GpuBuffer { buffer, elems, elem }),
             Some(error) => Err(format!("{name} of {size} bytes cannot be allocated: {error}")),
         }
     }
 
     /// The memory in `place`, made longer where it is shorter than `elems`.
     pub fn at_least<'a>(
-        place: &'a mut Option<Memory>,
+        place: &'a mut Option<GpuBuffer>,
         gpu: &Gpu,
         elems: usize,
         name: &str,
-    ) -> Result<&'a Memory, String> {
+    ) -> Result<&'a GpuBuffer, String> {
         if place.as_ref().is_none_or(|memory| memory.elems < elems as u64) {
             // The old one first: both may not fit.
             *place = None;
-            *place = Some(Memory::zeroed(gpu, elems, name)?);
+            *place = Some(GpuBuffer::zeroed(gpu, elems, name)?);
         }
         Ok(place.as_ref().expect("it was just made"))
     }
 
-    /// As [`Memory::at_least`], for memory that the host can read.
-    pub fn staging<'a>(place: &'a mut Option<Memory>, gpu: &Gpu, elems: usize) -> Result<&'a wgpu::Buffer, String> {
+    /// As [`GpuBuffer::at_least`], for memory that the host can read.
+    pub fn staging<'a>(place: &'a mut Option<GpuBuffer>, gpu: &Gpu, elems: usize) -> Result<&'a wgpu::Buffer, String> {
         if place.as_ref().is_none_or(|memory| memory.elems < elems as u64) {
             *place = None;
             let usage = BufferUsages::MAP_READ | BufferUsages::COPY_DST;
-            *place = Some(Memory::allocate(gpu, (elems, Elem::F32), usage, "staging memory")?);
+            *place = Some(GpuBuffer::allocate(gpu, (elems, Elem::F32), usage, "staging memory")?);
         }
         Ok(&place.as_ref().expect("it was just made").buffer)
     }

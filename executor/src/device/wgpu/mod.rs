@@ -37,7 +37,7 @@ use ::wgpu::SubmissionIndex;
 use dispatch::Recorded;
 use gpu::Gpu;
 use marks::Marks;
-use memory::{Memory, Slice};
+use memory::{GpuBuffer, Slice};
 
 /// Dispatches that are submitted together at most: few enough that the device starts soon.
 const BATCH: usize = 64;
@@ -47,13 +47,13 @@ pub struct Wgpu {
     rank: Rank,
     backend: Backend,
     gpu: Arc<Gpu>,
-    memory: Vec<Memory>,
+    memory: Vec<GpuBuffer>,
     /// Working memory of kernels; it grows to what the largest so far needed.
-    scratch: Option<Memory>,
+    scratch: Option<GpuBuffer>,
     /// What the host reads buffers through.
-    staging: Option<Memory>,
+    staging: Option<GpuBuffer>,
     /// Cosines and sines of positions, by positions, half a head's width and the bits of theta.
-    turns: HashMap<(usize, usize, u32), Memory>,
+    turns: HashMap<(usize, usize, u32), GpuBuffer>,
     recorded: Vec<Recorded>,
     /// The adapter's clock, if it has one, once somebody asked for it.
     marks: Option<Marks>,
@@ -91,7 +91,7 @@ impl Wgpu {
     }
 
     fn on(gpu: Arc<Gpu>, backend: Backend, rank: Rank, buffers: &[Buffer]) -> Result<Wgpu, ExecutorError> {
-        let memory = buffers.iter().map(|buffer| Memory::declared(&gpu, buffer)).collect::<Result<_, _>>();
+        let memory = buffers.iter().map(|buffer| GpuBuffer::declared(&gpu, buffer)).collect::<Result<_, _>>();
         let memory = memory.map_err(|problem| backend.failed(rank, problem))?;
         Ok(Wgpu {
             rank,
@@ -118,11 +118,11 @@ impl Wgpu {
 
     /// Working memory of `elems` elements, holding whatever was there.
     fn scratch(&mut self, elems: usize) -> Result<Slice, String> {
-        let scratch = Memory::at_least(&mut self.scratch, &self.gpu, elems, "working memory")?;
+        let scratch = GpuBuffer::at_least(&mut self.scratch, &self.gpu, elems, "working memory")?;
         Ok(scratch.slice(0, elems).expect("it is as long at least"))
     }
 
-    fn record(&mut self, call: dispatch::Call) -> Result<(), String> {
+    fn record(&mut self, call: dispatch::KernelCall) -> Result<(), String> {
         self.recorded.push(Recorded::Dispatch(self.gpu.prepare(call)?));
         if self.recorded.len() >= BATCH { self.submit(None) } else { Ok(()) }
     }
@@ -178,7 +178,7 @@ impl Wgpu {
     /// Copies the words of a slice to `self.words`.
     fn fetch_words(&mut self, slice: &Slice) -> Result<(), String> {
         let words = slice.words();
-        let staging = Memory::staging(&mut self.staging, &self.gpu, words.elems as usize)?.clone();
+        let staging = GpuBuffer::staging(&mut self.staging, &self.gpu, words.elems as usize)?.clone();
         self.submit(Some(&words))?;
         let submitted = self.submitted.take().expect("the copy was submitted");
         self.gpu.read(&staging, words.elems as usize, submitted, &mut self.words)
@@ -285,11 +285,11 @@ impl Device for Wgpu {
     }
 
     fn buffer_bytes(&self) -> u64 {
-        self.memory.iter().map(Memory::bytes).sum()
+        self.memory.iter().map(GpuBuffer::bytes).sum()
     }
 
     fn scratch_bytes(&self) -> u64 {
-        let memory = self.scratch.iter().chain(&self.staging).chain(self.turns.values()).map(Memory::bytes);
+        let memory = self.scratch.iter().chain(&self.staging).chain(self.turns.values()).map(GpuBuffer::bytes);
         memory.sum::<u64>() + self.marks.as_ref().map_or(0, Marks::bytes)
     }
 }

@@ -7,8 +7,8 @@
 use meshwright_hardware::mesh::Coord;
 use meshwright_hardware::op::{ActivationKind, AttentionDims, NormKind, Op};
 
-use super::dispatch::Call;
-use super::memory::{Memory, Slice};
+use super::dispatch::KernelCall;
+use super::memory::{GpuBuffer, Slice};
 use super::pipeline::{self as kernels, Kernel};
 use super::{Region, StepArgs, Wgpu};
 use crate::device::check::shard;
@@ -20,13 +20,13 @@ pub(super) const CHUNK: usize = 32;
 /// Chunks that attention's kernels can hold.
 const MOST_CHUNKS: usize = 8;
 
-pub(super) fn call(kernel: Kernel, args: &[&Slice], dims: &[usize], groups: usize) -> Call {
+pub(super) fn call(kernel: Kernel, args: &[&Slice], dims: &[usize], groups: usize) -> KernelCall {
     let args = args.iter().map(|&arg| arg.clone()).collect();
-    Call { kernel, args, dims: dims.to_vec(), numbers: Vec::new(), groups, constants: Vec::new() }
+    KernelCall { kernel, args, dims: dims.to_vec(), numbers: Vec::new(), groups, constants: Vec::new() }
 }
 
 /// A thread each of `dims[0]` elements.
-pub(super) fn each(kernel: Kernel, args: &[&Slice], dims: &[usize]) -> Call {
+pub(super) fn each(kernel: Kernel, args: &[&Slice], dims: &[usize]) -> KernelCall {
     call(kernel, args, dims, dims[0].div_ceil(WIDTH))
 }
 
@@ -75,7 +75,7 @@ impl Wgpu {
                 let (half, table) = (head_dim / 2, self.turns(positions, head_dim, theta)?);
                 let dims = [rows * heads * half, seq, stride, heads, half, cp, at.cp];
                 let turn = each(kernels::ROPE, &[&x[0], &table], &dims);
-                self.record(Call { numbers: vec![if inverse { -1.0 } else { 1.0 }], ..turn })
+                self.record(KernelCall { numbers: vec![if inverse { -1.0 } else { 1.0 }], ..turn })
             }
             Op::Attention(dims) => {
                 let groups = dims.batch * dims.heads * dims.seq.div_ceil(CHUNK);
@@ -151,7 +151,7 @@ impl Wgpu {
                 let decayed = decayed.saturating_sub(shard(shards, at.on(axis)) * n).min(n);
                 let args = [&x[0], &x[1], &x[2], &x[3], &x[4], &x[last]];
                 let update = each(kernels::ADAMW, &args, &[n, decayed, usize::from(master)]);
-                self.record(Call { numbers: numbers(step), ..update })
+                self.record(KernelCall { numbers: numbers(step), ..update })
             }
             #[allow(unreachable_patterns)] // while it has all
             _ => return Ok(false),
@@ -176,7 +176,7 @@ impl Wgpu {
         let (causal, lines) = (usize::from(d.causal), d.rows() * d.heads);
         let dims = [d.batch, d.seq, d.heads, d.kv_heads, d.head_dim, causal, tiles, 0, lines];
         let numbers = vec![1.0 / (d.head_dim as f32).sqrt()];
-        self.record(Call { numbers, constants: vec![("CHUNKS", chunks)], ..call(kernel, args, &dims, groups) })
+        self.record(KernelCall { numbers, constants: vec![("CHUNKS", chunks)], ..call(kernel, args, &dims, groups) })
     }
 
     /// Cosines and sines, `[positions, 2, head_dim / 2]`, computed where they are exact: on the host.
@@ -192,7 +192,7 @@ impl Wgpu {
                 table.extend(angles.clone().map(f32::cos));
                 table.extend(angles.map(f32::sin));
             }
-            let memory = Memory::zeroed(&self.gpu, table.len(), "the table of rotary positions")?;
+            let memory = GpuBuffer::zeroed(&self.gpu, table.len(), "the table of rotary positions")?;
             self.gpu.write(&memory.slice(0, table.len()).expect("it is as long"), &table)?;
             self.turns.insert(key, memory);
         }

@@ -7,7 +7,7 @@
 use meshwright_hardware::op::{AttentionDims, Layout, NormKind};
 
 use super::Wgpu;
-use super::dispatch::Call;
+use super::dispatch::KernelCall;
 use super::memory::Slice;
 use super::ops::{CHUNK, WIDTH, call, each};
 use super::pipeline as kernels;
@@ -67,11 +67,11 @@ impl Wgpu {
         if parts == 1 {
             let dims = dims(usize::from(bias.is_some()), usize::from(accumulate));
             let whole = call(kernels::MATMUL, &[a, b, c, bias.unwrap_or(c)], &dims, tiles);
-            return self.record(Call { constants, ..whole });
+            return self.record(KernelCall { constants, ..whole });
         }
         let sums = self.scratch(parts * m * n)?;
         let cut = call(kernels::MATMUL, &[a, b, &sums, &sums], &dims(0, 0), tiles * parts);
-        self.record(Call { constants, ..cut })?;
+        self.record(KernelCall { constants, ..cut })?;
         if !accumulate {
             self.record(each(kernels::ZERO, &[c], &[m * n]))?;
         }
@@ -127,8 +127,8 @@ impl Wgpu {
         let rows = dims[0];
         let losses = self.scratch(rows)?;
         let by_rows = call(kernels::LOSS_ROWS, &[&x[0], &x[1], &x[2], &losses], &dims, rows);
-        self.record(Call { numbers: vec![gradient_scale], ..by_rows })?;
-        self.record(Call { numbers: vec![scale], ..call(kernels::TOTAL, &[&losses, &x[3]], &[rows], 1) })
+        self.record(KernelCall { numbers: vec![gradient_scale], ..by_rows })?;
+        self.record(KernelCall { numbers: vec![scale], ..call(kernels::TOTAL, &[&losses, &x[3]], &[rows], 1) })
     }
 
     /// Elements before `whole` count once, the others `share` times.
@@ -143,8 +143,11 @@ impl Wgpu {
         let parts = n.div_ceil(part);
         let sums = self.scratch(parts)?;
         let squares = call(kernels::SQUARES, &[&x[0], &sums], &[n, whole, part], parts);
-        self.record(Call { numbers: vec![1.0 / copies as f32], ..squares })?;
-        self.record(Call { numbers: vec![1.0 / replicas as f32], ..call(kernels::TOTAL, &[&sums, &x[1]], &[parts], 1) })
+        self.record(KernelCall { numbers: vec![1.0 / copies as f32], ..squares })?;
+        self.record(KernelCall {
+            numbers: vec![1.0 / replicas as f32],
+            ..call(kernels::TOTAL, &[&sums, &x[1]], &[parts], 1)
+        })
     }
 }
 

@@ -1,7 +1,7 @@
 //! What adapters' limits do.
 
 use super::*;
-use crate::kernels::AdamW;
+use crate::kernels::AdamWSettings;
 use meshwright_hardware::mesh::Axis;
 use meshwright_hardware::op::{ActivationKind, AttentionDims, DtypeClass, Layout, NormKind};
 use meshwright_hardware::program::{Elem, Lifetime};
@@ -13,7 +13,7 @@ const SMALL: (u64, u64) = (1 << 16, 1 << 20);
 
 fn step() -> StepArgs {
     let (lr, beta1, beta2, eps, weight_decay) = (0.1, 0.9, 0.9, 1e-8, 0.0);
-    let adamw = AdamW { lr, beta1, beta2, eps, weight_decay, bias1: 1.0, bias2: 1.0, grad_scale: 1.0 };
+    let adamw = AdamWSettings { lr, beta1, beta2, eps, weight_decay, bias1: 1.0, bias2: 1.0, grad_scale: 1.0 };
     StepArgs { adamw, clip: 0.0, loss_scale: 1.0 }
 }
 

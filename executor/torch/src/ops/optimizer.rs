@@ -1,7 +1,7 @@
 //! The gradient's norm, and fused AdamW.
 
 use meshwright_executor::device::StepArgs;
-use meshwright_executor::kernels::AdamW;
+use meshwright_executor::kernels::AdamWSettings;
 use tch::{Device, Kind, Tensor};
 
 use super::copy;
@@ -69,7 +69,7 @@ pub fn adamw(x: &Args, decayed: usize, master: bool, step: &StepArgs, kept: &Kep
     let (g, m, v) = (x.flat(1)?, x.flat(3)?, x.flat(4)?);
     let (w, updated) = (x.flat(2)?, x.flat(if master { 5 } else { 2 })?);
     if x.is_cuda() {
-        let AdamW { beta1, beta2, eps, weight_decay, .. } = step.adamw;
+        let AdamWSettings { beta1, beta2, eps, weight_decay, .. } = step.adamw;
         let fixed = kernels::Fixed { beta1, beta2, eps, weight_decay, clip: step.clip };
         let vectors = [&g, &updated, &m, &v];
         return kernels::adamw([&x.flat(0)?, &kept.settings().all], vectors, decayed, &fixed, master.then_some(&w));
