@@ -9,14 +9,14 @@ use std::collections::HashMap;
 
 use meshwright_executor::device::StepArgs;
 
-use crate::cuda::{Graph, Rank};
-use crate::tensors::{Call, Tensors};
+use crate::cuda::{CudaRank, Graph};
+use crate::tensors::{BoundOp, Tensors};
 use crate::view::Outcome;
 
 /// What waits.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Waiting {
-    Op(Call),
+    Op(BoundOp),
     /// The moment of the event of this number.
     Mark(usize),
 }
@@ -40,7 +40,7 @@ enum Seen {
 
 impl Batches {
     /// Runs what waits on this thread's stream.
-    pub fn run(&mut self, tensors: &mut Tensors, rank: Rank) -> Outcome {
+    pub fn run(&mut self, tensors: &mut Tensors, rank: CudaRank) -> Outcome {
         let all = std::mem::take(&mut self.waiting);
         let run = |tensors: &mut Tensors, step: &StepArgs| {
             all.iter().try_for_each(|waiting| match waiting {

@@ -1,6 +1,6 @@
 //! The table of functions that the executor finds in this library.
 //!
-//! In: calls through the C ABI. Out: calls of [`Torch`].
+//! In: calls through the C ABI. Out: calls of [`TorchRank`].
 //!
 //! Invariant: nobody unwinds out of a function here; a panic is told like any other problem.
 
@@ -11,7 +11,7 @@ use meshwright_executor::device::torch::abi::{ABI, Declared, Description, Handle
 use meshwright_executor::device::{Region, StepArgs};
 use meshwright_hardware::mesh::Coord;
 
-use crate::torch::Torch;
+use crate::torch::TorchRank;
 use crate::view::Outcome;
 use crate::{cuda, ffi, ops};
 
@@ -64,7 +64,7 @@ fn words(message: &str) -> String {
 ///
 /// # Safety
 /// The handle must be open, and nobody else may use it meanwhile.
-unsafe fn torch<'a>(handle: Handle) -> &'a mut Torch {
+unsafe fn torch<'a>(handle: Handle) -> &'a mut TorchRank {
     // SAFETY: `open` made it of a box.
     unsafe { &mut *handle.cast() }
 }
@@ -98,13 +98,13 @@ unsafe extern "C" fn open(
 ) -> Handle {
     // SAFETY: there are `count`, though none may lie nowhere.
     let declared = if count == 0 { &[] } else { unsafe { std::slice::from_raw_parts(buffers, count) } };
-    let opened = told(problem, || Torch::open(device, threads, declared));
+    let opened = told(problem, || TorchRank::open(device, threads, declared));
     opened.map_or(std::ptr::null_mut(), |torch| Box::into_raw(Box::new(torch)).cast())
 }
 
 unsafe extern "C" fn close(handle: Handle) {
     // SAFETY: `open` made it, and this is its last use.
-    let torch = unsafe { Box::from_raw(handle.cast::<Torch>()) };
+    let torch = unsafe { Box::from_raw(handle.cast::<TorchRank>()) };
     let _ = catch_unwind(AssertUnwindSafe(|| drop(torch)));
 }
 

@@ -258,15 +258,15 @@ pub fn cpu_adamw(
 }
 
 /// Working memory of one rank on the CPU.
-pub struct Pool(*mut c_void);
+pub struct MemoryPool(*mut c_void);
 
 // SAFETY: the pool locks itself.
-unsafe impl Send for Pool {}
+unsafe impl Send for MemoryPool {}
 
-impl Pool {
-    pub fn new() -> Pool {
+impl MemoryPool {
+    pub fn new() -> MemoryPool {
         // SAFETY: it takes nothing.
-        Pool(unsafe { ffi_pool() })
+        MemoryPool(unsafe { ffi_pool() })
     }
 
     /// Bytes it took so far; it gives none back.
@@ -276,7 +276,7 @@ impl Pool {
     }
 }
 
-impl Drop for Pool {
+impl Drop for MemoryPool {
     fn drop(&mut self) {
         // SAFETY: blocks that are still out keep what they need alive.
         unsafe { ffi_free_pool(self.0) }
@@ -287,7 +287,7 @@ impl Drop for Pool {
 pub struct Entered;
 
 impl Entered {
-    pub fn new(pool: Option<&Pool>) -> Entered {
+    pub fn new(pool: Option<&MemoryPool>) -> Entered {
         // SAFETY: the pool, if any, is alive; it is shared until `ffi_leave`.
         unsafe { ffi_enter(pool.map_or(std::ptr::null_mut(), |pool| pool.0)) };
         Entered

@@ -9,9 +9,9 @@ use meshwright_hardware::op::{ActivationKind, DtypeClass, NormKind, Op};
 use tch::{Kind, Tensor};
 
 use crate::launch::{
-    ELEMENTWISE, THREADS, Value, at, elementwise, floats, int, long, named, run, size, sizes, threads, width,
+    ELEMENTWISE, KernelArg, THREADS, at, elementwise, floats, int, long, named, run, size, sizes, threads, width,
 };
-use crate::view::{Args, Outcome, n};
+use crate::view::{Outcome, TensorArgs, n};
 
 /// Vectors of a row of a norm that a thread holds, as in `common.cu`.
 const HELD: usize = 3;
@@ -27,7 +27,7 @@ fn norm_threads(vectors: usize) -> [usize; 2] {
 }
 
 /// Whether a kernel here runs an op: weights and activations are of one format, and rows of norms not too long.
-pub fn runs(op: &Op, x: &Args) -> Outcome<bool> {
+pub fn runs(op: &Op, x: &TensorArgs) -> Outcome<bool> {
     let signature = op.signature();
     let floats: Vec<usize> = (0..x.len()).filter(|&i| signature[i].takes == DtypeClass::Float).collect();
     if !x.is_cuda() || floats.iter().any(|&i| x.kind(i) != x.kind(floats[0])) {
@@ -53,7 +53,7 @@ pub fn norm(kind: NormKind, x: &[Tensor], [y, stats]: [&Tensor; 2], eps: f64) ->
     let elems = y.kind();
     let width = width(elems, &[cols], &[&x[0], &x[1], &x[x.len() - 1], y]);
     let threads = norm_threads(cols.div_ceil(width));
-    let mut values = vec![int(rows), int(cols), Value::Float(eps as f32)];
+    let mut values = vec![int(rows), int(cols), KernelArg::Float(eps as f32)];
     values.extend(x.iter().map(at).chain([at(y), at(stats)]));
     let name = if kind == NormKind::Layer { "layer_norm" } else { "rms_norm" };
     run(elems, &named(name, width), [rows.div_ceil(threads[1]), 1], threads, &mut values)
@@ -68,7 +68,7 @@ pub fn norm_grad(kind: NormKind, given: [&Tensor; 4], dx: &Tensor, accumulate: b
     let threads = norm_threads(cols.div_ceil(width));
     let blocks = rows.div_ceil(threads[1]).min(PARTS / threads[1] * 2);
     let parts = floats(blocks * sums.len() * cols, dx)?;
-    let mut values = vec![int(rows), int(cols), Value::Int(accumulate.into())];
+    let mut values = vec![int(rows), int(cols), KernelArg::Int(accumulate.into())];
     values.extend([x, gain, stats, dy, dx, &parts].map(at));
     let name = if kind == NormKind::Layer { "layer_norm_grad" } else { "rms_norm_grad" };
     run(elems, &named(name, width), [blocks, 1], threads, &mut values)?;
@@ -98,7 +98,7 @@ pub fn add_column_sums(sums: Tensor, x: &Tensor) -> Outcome {
 pub fn add([a, b, out]: [&Tensor; 3], bias: Option<&Tensor>) -> Outcome {
     let [rows, cols] = sizes(out);
     let width = width(out.kind(), &[cols], &[a, b, out, bias.unwrap_or(a)]);
-    let bias = bias.map_or(Value::Address(std::ptr::null_mut()), at);
+    let bias = bias.map_or(KernelArg::Address(std::ptr::null_mut()), at);
     elementwise(out.kind(), "add", [rows, cols], width, &mut [int(cols), at(a), at(b), bias, at(out)])
 }
 
@@ -121,7 +121,7 @@ pub fn rope(heads: &Tensor, seq: usize, [cos, sin]: &[Tensor; 2], inverse: bool)
     let [rows, count, head] = size(heads).try_into().expect("three axes");
     let (stride, half) = (heads.stride()[0] as usize, head / 2);
     let width = width(heads.kind(), &[half, stride], &[heads]);
-    let sign = Value::Float(if inverse { -1.0 } else { 1.0 });
+    let sign = KernelArg::Float(if inverse { -1.0 } else { 1.0 });
     let mut values = [int(seq), int(stride), int(count), int(half), sign, at(heads), at(cos), at(sin)];
     run(heads.kind(), &named("rope", width), [rows, 1], [threads(count * half / width), 1], &mut values)
 }
@@ -184,7 +184,7 @@ pub fn loss(
 ) -> Outcome {
     let [rows, vocab] = sizes(logits);
     let width = width(logits.kind(), &[vocab], &[logits]);
-    let (losses, scale) = (floats(rows, logits)?, Value::Float(scale as f32));
+    let (losses, scale) = (floats(rows, logits)?, KernelArg::Float(scale as f32));
     let mut values = vec![int(rows), int(vocab), int(shards), int(first), scale];
     values.extend([loss_scale, targets, stats, logits, &losses].map(at));
     run(logits.kind(), &named("loss", width), [rows, 1], [threads(vocab.div_ceil(width)), 1], &mut values)?;
@@ -213,9 +213,9 @@ pub fn adamw(
     let kind = copy.map_or(Kind::Float, Tensor::kind);
     let width = width(Kind::Float, &[elems], &[g, w, m, v, copy.unwrap_or(g)]);
     let Fixed { beta1, beta2, eps, weight_decay, clip } = *fixed;
-    let mut values = vec![long(elems), long(decayed), Value::Five([beta1, beta2, eps, weight_decay, clip])];
+    let mut values = vec![long(elems), long(decayed), KernelArg::Five([beta1, beta2, eps, weight_decay, clip])];
     values.extend([settings, square, g, w, m, v].map(at));
-    values.push(copy.map_or(Value::Address(std::ptr::null_mut()), at));
+    values.push(copy.map_or(KernelArg::Address(std::ptr::null_mut()), at));
     let blocks = elems.div_ceil(width * ELEMENTWISE).min(4 * PARTS);
     run(kind, &named("adamw", width), [blocks, 1], [ELEMENTWISE, 1], &mut values)
 }

@@ -34,7 +34,7 @@ pub const ELEMENTWISE: usize = 256;
 
 /// An argument of a kernel.
 #[derive(Clone, Copy)]
-pub enum Value {
+pub enum KernelArg {
     Int(i32),
     Long(i64),
     Float(f32),
@@ -42,42 +42,42 @@ pub enum Value {
     Address(*mut c_void),
 }
 
-impl Value {
+impl KernelArg {
     fn place(&mut self) -> *mut c_void {
         match self {
-            Value::Int(value) => std::ptr::from_mut(value).cast(),
-            Value::Long(value) => std::ptr::from_mut(value).cast(),
-            Value::Float(value) => std::ptr::from_mut(value).cast(),
-            Value::Five(value) => std::ptr::from_mut(value).cast(),
-            Value::Address(value) => std::ptr::from_mut(value).cast(),
+            KernelArg::Int(value) => std::ptr::from_mut(value).cast(),
+            KernelArg::Long(value) => std::ptr::from_mut(value).cast(),
+            KernelArg::Float(value) => std::ptr::from_mut(value).cast(),
+            KernelArg::Five(value) => std::ptr::from_mut(value).cast(),
+            KernelArg::Address(value) => std::ptr::from_mut(value).cast(),
         }
     }
 }
 
 /// As the kernels' `int`.
-pub fn int(count: usize) -> Value {
-    Value::Int(i32::try_from(count).expect("a dim"))
+pub fn int(count: usize) -> KernelArg {
+    KernelArg::Int(i32::try_from(count).expect("a dim"))
 }
 
 /// As the kernels' `i64`.
-pub fn long(count: usize) -> Value {
-    Value::Long(n(count))
+pub fn long(count: usize) -> KernelArg {
+    KernelArg::Long(n(count))
 }
 
 /// Where a tensor lies.
-pub fn at(tensor: &Tensor) -> Value {
-    Value::Address(tensor.data_ptr())
+pub fn at(tensor: &Tensor) -> KernelArg {
+    KernelArg::Address(tensor.data_ptr())
 }
 
 /// Runs a kernel in the format of weights and activations: blocks by x and y, threads of each.
-pub fn run(kind: Kind, name: &str, blocks: [usize; 2], threads: [usize; 2], values: &mut [Value]) -> Outcome {
+pub fn run(kind: Kind, name: &str, blocks: [usize; 2], threads: [usize; 2], values: &mut [KernelArg]) -> Outcome {
     let format = match kind {
         Kind::BFloat16 => 1,
         Kind::Half => 2,
         _ => 0, // a word
     };
     let shape = [blocks[0], blocks[1], threads[0], threads[1]].map(|count| count as u32);
-    let mut places: Vec<*mut c_void> = values.iter_mut().map(Value::place).collect();
+    let mut places: Vec<*mut c_void> = values.iter_mut().map(KernelArg::place).collect();
     let name = CString::new(name).expect("a name without zeros");
     // SAFETY: callers, here and in `own.rs`, give what the kernel takes, in its order.
     unsafe { cuda::launch(SOURCE, format, &name, shape, &mut places) }
@@ -107,7 +107,13 @@ pub fn floats(elems: usize, like: &Tensor) -> Outcome<Tensor> {
 }
 
 /// Runs what goes element by element over rows of so many columns.
-pub fn elementwise(kind: Kind, name: &str, [rows, cols]: [usize; 2], width: usize, values: &mut [Value]) -> Outcome {
+pub fn elementwise(
+    kind: Kind,
+    name: &str,
+    [rows, cols]: [usize; 2],
+    width: usize,
+    values: &mut [KernelArg],
+) -> Outcome {
     let chunks = cols.div_ceil(ELEMENTWISE * width);
     run(kind, &named(name, width), [rows * chunks, 1], [ELEMENTWISE, 1], values)
 }

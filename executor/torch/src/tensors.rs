@@ -11,11 +11,11 @@ use tch::{Device, Tensor};
 
 use crate::cuda::Event;
 use crate::kept::Kept;
-use crate::view::{Args, Outcome};
+use crate::view::{Outcome, TensorArgs};
 
 /// An op with what it runs on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Call {
+pub struct BoundOp {
     pub op: usize,
     pub regions: Vec<Region>,
     pub at: Coord,
@@ -34,9 +34,9 @@ pub struct Tensors {
 
 impl Tensors {
     /// Runs an op's kernels, on the CPU or on this thread's stream.
-    pub fn run(&mut self, call: &Call, step: &StepArgs) -> Outcome {
+    pub fn run(&mut self, call: &BoundOp, step: &StepArgs) -> Outcome {
         let Tensors { device, buffers, kept, ops, .. } = self;
-        let args = Args { buffers, regions: &call.regions };
+        let args = TensorArgs { buffers, regions: &call.regions };
         crate::ops::run(&ops[call.op], &args, &call.at, step, *device, kept)
     }
 }

@@ -16,30 +16,30 @@ use meshwright_hardware::op::Op;
 use tch::{Device, Kind, Tensor};
 
 use crate::batch::{Batches, Waiting};
-use crate::cuda::{self, Event, Rank};
-use crate::ffi::{self, Entered, Pool};
+use crate::cuda::{self, CudaRank, Event};
+use crate::ffi::{self, Entered, MemoryPool};
 use crate::kept::Kept;
-use crate::tensors::{Call, Tensors};
+use crate::tensors::{BoundOp, Tensors};
 use crate::view::{Outcome, n};
 use crate::worker::Worker;
 
 /// A rank's buffers on one of libtorch's devices.
-pub struct Torch {
+pub struct TorchRank {
     tensors: Tensors,
     /// Bytes of those that are not the host's.
     bytes: u64,
     /// Bytes of the device that were handed out when the buffers were there.
     before: u64,
-    place: Place,
+    place: Placement,
     batches: Batches,
     /// Marks since they were asked for.
     marked: usize,
 }
 
 /// Where kernels run, and from where they take working memory.
-enum Place {
-    Cpu(Pool),
-    Cuda(Rank, Arc<Worker>),
+enum Placement {
+    Cpu(MemoryPool),
+    Cuda(CudaRank, Arc<Worker>),
 }
 
 /// The device of a number in the ABI.
@@ -56,22 +56,22 @@ fn kind(format: Format) -> Kind {
     }
 }
 
-impl Torch {
-    pub fn open(number: i32, threads: usize, declared: &[Declared]) -> Outcome<Torch> {
+impl TorchRank {
+    pub fn open(number: i32, threads: usize, declared: &[Declared]) -> Outcome<TorchRank> {
         if number < 0 {
             // Of the whole process: ranks have the same number.
             tch::set_num_threads(threads as i32);
-            return Torch::at(number, Place::Cpu(Pool::new()), declared);
+            return TorchRank::at(number, Placement::Cpu(MemoryPool::new()), declared);
         }
         let worker = Arc::new(Worker::new());
         worker.call(|| {
-            let rank = Rank::new(number)?;
+            let rank = CudaRank::new(number)?;
             rank.enter()?;
-            Torch::at(number, Place::Cuda(rank, worker.clone()), declared)
+            TorchRank::at(number, Placement::Cuda(rank, worker.clone()), declared)
         })
     }
 
-    fn at(number: i32, place: Place, declared: &[Declared]) -> Outcome<Torch> {
+    fn at(number: i32, place: Placement, declared: &[Declared]) -> Outcome<TorchRank> {
         let device = device(number);
         // Without the pool, which is for working memory.
         let _entered = Entered::new(None);
@@ -84,7 +84,7 @@ impl Torch {
         let bytes = declared.iter().filter(|buffer| !buffer.hosted).map(bytes).sum();
         let before = if number < 0 { 0 } else { ffi::cuda_bytes(number)?.0 };
         let tensors = Tensors { device, buffers, ops: Vec::new(), kept: Kept::default(), events: Vec::new() };
-        Ok(Torch { tensors, bytes, before, place, batches: Batches::default(), marked: 0 })
+        Ok(TorchRank { tensors, bytes, before, place, batches: Batches::default(), marked: 0 })
     }
 
     /// The number of an op.
@@ -94,14 +94,14 @@ impl Torch {
     }
 
     pub fn run(&mut self, op: usize, regions: &[Region], at: Coord, step: &StepArgs) -> Outcome {
-        let call = Call { op, regions: regions.to_vec(), at };
+        let call = BoundOp { op, regions: regions.to_vec(), at };
         match &self.place {
-            Place::Cuda(..) => {
+            Placement::Cuda(..) => {
                 self.batches.waiting.push(Waiting::Op(call));
                 self.batches.settings = Some(*step);
                 Ok(())
             }
-            Place::Cpu(pool) => {
+            Placement::Cpu(pool) => {
                 let _entered = Entered::new(Some(pool));
                 self.tensors.run(&call, step)
             }
@@ -109,8 +109,8 @@ impl Torch {
     }
 
     /// What `body` gives after all that waits, on the thread of the rank's stream; on the CPU nothing ever waits.
-    fn then<R>(&mut self, body: impl FnOnce(&mut Torch) -> Outcome<R>) -> Outcome<R> {
-        let Place::Cuda(rank, worker) = &self.place else {
+    fn then<R>(&mut self, body: impl FnOnce(&mut TorchRank) -> Outcome<R>) -> Outcome<R> {
+        let Placement::Cuda(rank, worker) = &self.place else {
             let _entered = Entered::new(None);
             return body(self);
         };
@@ -164,14 +164,14 @@ impl Torch {
 
     pub fn sync(&mut self) -> Outcome {
         self.then(|torch| match torch.place {
-            Place::Cpu(_) => Ok(()),
-            Place::Cuda(..) => cuda::sync(),
+            Placement::Cpu(_) => Ok(()),
+            Placement::Cuda(..) => cuda::sync(),
         })
     }
 
     /// Notes a moment between ops, where they wait; its number.
     pub fn mark(&mut self) -> Outcome<Option<usize>> {
-        let Place::Cuda(rank, worker) = &self.place else { return Ok(None) };
+        let Placement::Cuda(rank, worker) = &self.place else { return Ok(None) };
         let number = self.marked;
         if number == self.tensors.events.len() {
             let event = worker.call(|| rank.enter().and_then(|()| Event::new()))?;
@@ -203,8 +203,8 @@ impl Torch {
 
     pub fn scratch_bytes(&self) -> u64 {
         match &self.place {
-            Place::Cpu(pool) => pool.bytes(),
-            Place::Cuda(rank, _) => {
+            Placement::Cpu(pool) => pool.bytes(),
+            Placement::Cuda(rank, _) => {
                 ffi::cuda_bytes(rank.device()).map_or(0, |(most, _)| most.saturating_sub(self.before))
             }
         }

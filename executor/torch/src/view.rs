@@ -11,7 +11,7 @@ use tch::{Device, Kind, TchError, Tensor};
 pub type Outcome<T = ()> = Result<T, TchError>;
 
 /// An op's arguments, by their place in its signature.
-pub struct Args<'a> {
+pub struct TensorArgs<'a> {
     pub buffers: &'a [Tensor],
     pub regions: &'a [Region],
 }
@@ -21,7 +21,7 @@ pub fn n(count: usize) -> i64 {
     count as i64
 }
 
-impl Args<'_> {
+impl TensorArgs<'_> {
     /// How many there are.
     pub fn len(&self) -> usize {
         self.regions.len()

@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::mpsc::{Sender, channel, sync_channel};
 use std::thread::{Builder, JoinHandle};
 
-type Job = Box<dyn FnOnce() + Send>;
+type Thunk = Box<dyn FnOnce() + Send>;
 
 /// What is handed from one thread to another that waits for it.
 struct Handed<T>(T);
@@ -26,13 +26,13 @@ impl<T> Handed<T> {
 
 /// The thread, until it is dropped.
 pub struct Worker {
-    jobs: Option<Sender<Job>>,
+    jobs: Option<Sender<Thunk>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Worker {
     pub fn new() -> Worker {
-        let (jobs, asked) = channel::<Job>();
+        let (jobs, asked) = channel::<Thunk>();
         let work = move || asked.into_iter().for_each(|job| job());
         let thread = Builder::new().name("cuda".to_owned()).spawn(work).expect("a thread can be started");
         Worker { jobs: Some(jobs), thread: Some(thread) }
@@ -48,7 +48,7 @@ impl Worker {
             let _ = tell.send(outcome);
         });
         // SAFETY: `recv` returns when the job has run or was dropped, so what it borrows outlives it.
-        let job = unsafe { std::mem::transmute::<Box<dyn FnOnce() + Send + '_>, Job>(job) };
+        let job = unsafe { std::mem::transmute::<Box<dyn FnOnce() + Send + '_>, Thunk>(job) };
         self.jobs.as_ref().expect("it is open").send(job).expect("the thread waits for jobs");
         match told.recv().expect("jobs are run").take() {
             Ok(outcome) => outcome,

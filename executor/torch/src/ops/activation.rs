@@ -2,10 +2,10 @@
 
 use meshwright_hardware::op::ActivationKind;
 
-use crate::view::{Args, Outcome};
+use crate::view::{Outcome, TensorArgs};
 use crate::{ffi, kernels};
 
-pub fn forward(x: &Args, kind: ActivationKind, rows: usize, cols: usize) -> Outcome {
+pub fn forward(x: &TensorArgs, kind: ActivationKind, rows: usize, cols: usize) -> Outcome {
     let out = x.of(1, [rows, cols])?;
     drop(match kind {
         ActivationKind::Gelu => x.of(0, [rows, cols])?.f_gelu_out(&out, "tanh")?,
@@ -17,7 +17,7 @@ pub fn forward(x: &Args, kind: ActivationKind, rows: usize, cols: usize) -> Outc
     Ok(())
 }
 
-pub fn backward(x: &Args, kind: ActivationKind, rows: usize, cols: usize) -> Outcome {
+pub fn backward(x: &TensorArgs, kind: ActivationKind, rows: usize, cols: usize) -> Outcome {
     let dout = x.of(1, [rows, cols])?;
     match kind {
         ActivationKind::Gelu => {

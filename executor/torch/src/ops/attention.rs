@@ -13,11 +13,11 @@ use tch::{Device, Kind, Tensor};
 use super::copy;
 use crate::ffi::{self, Fused, Masking};
 use crate::kernels;
-use crate::view::{Args, Outcome};
+use crate::view::{Outcome, TensorArgs};
 
 /// Where rows of heads lie in an argument.
 #[derive(Clone, Copy, Debug)]
-pub struct Rows {
+pub struct HeadRows {
     pub argument: usize,
     /// First element.
     pub first: usize,
@@ -28,7 +28,7 @@ pub struct Rows {
 
 /// Sizes of attention.
 #[derive(Clone, Copy, Debug)]
-pub struct Sizes {
+pub struct AttentionSizes {
     pub batch: usize,
     pub queries: usize,
     pub keys: usize,
@@ -37,14 +37,14 @@ pub struct Sizes {
     pub width: usize,
 }
 
-impl Sizes {
+impl AttentionSizes {
     /// Query heads of a key head.
     fn group(self) -> usize {
         self.heads / self.kv_heads
     }
 
     /// Sequences of a part, of which there are so many.
-    fn parts(self, kernel: Kernel) -> usize {
+    fn parts(self, kernel: AttentionBackend) -> usize {
         if self.repeats(kernel) { self.batch } else { 1 }
     }
 
@@ -54,32 +54,41 @@ impl Sizes {
     }
 
     /// Whether a kernel needs keys to be repeated.
-    fn repeats(self, kernel: Kernel) -> bool {
-        self.group() > 1 && kernel == Kernel::Cuda(Fused::Cutlass)
+    fn repeats(self, kernel: AttentionBackend) -> bool {
+        self.group() > 1 && kernel == AttentionBackend::Cuda(Fused::Cutlass)
     }
 }
 
 /// What runs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kernel {
+enum AttentionBackend {
     Cpu,
     Cuda(Fused),
 }
 
-fn kernel(x: &Args, sizes: Sizes, masking: Masking<'_>) -> Kernel {
+fn kernel(x: &TensorArgs, sizes: AttentionSizes, masking: Masking<'_>) -> AttentionBackend {
     let elements = &x.buffers[x.regions[0].buffer];
     let narrow = elements.kind() != Kind::Float;
     match elements.device() {
-        Device::Cuda(_) if narrow && masking.mask.is_none() && sizes.are_cudnns() => Kernel::Cuda(Fused::Cudnn),
-        Device::Cuda(_) => Kernel::Cuda(Fused::Cutlass),
-        _ => Kernel::Cpu,
+        Device::Cuda(_) if narrow && masking.mask.is_none() && sizes.are_cudnns() => {
+            AttentionBackend::Cuda(Fused::Cudnn)
+        }
+        Device::Cuda(_) => AttentionBackend::Cuda(Fused::Cutlass),
+        _ => AttentionBackend::Cpu,
     }
 }
 
 /// Heads of one part, `[batch, heads, tokens, width]`, or `[key heads, group, tokens, width]` of one sequence.
-fn heads(x: &Args, rows: Rows, sizes: Sizes, part: usize, of: Of, kernel: Kernel) -> Outcome<Tensor> {
-    let Rows { argument, first, sequence, token } = rows;
-    let Sizes { batch, queries, keys, heads, kv_heads, width } = sizes;
+fn heads(
+    x: &TensorArgs,
+    rows: HeadRows,
+    sizes: AttentionSizes,
+    part: usize,
+    of: Of,
+    kernel: AttentionBackend,
+) -> Outcome<Tensor> {
+    let HeadRows { argument, first, sequence, token } = rows;
+    let AttentionSizes { batch, queries, keys, heads, kv_heads, width } = sizes;
     let tokens = if of == Of::Queries { queries } else { keys };
     if !sizes.repeats(kernel) {
         let heads = if of == Of::Queries { heads } else { kv_heads };
@@ -106,8 +115,14 @@ enum Of {
 }
 
 /// Each query's lse, of one part: `[batch, heads, tokens]`.
-fn lines(x: &Args, argument: usize, sizes: Sizes, part: usize, kernel: Kernel) -> Outcome<Tensor> {
-    let Sizes { batch, queries, heads, kv_heads, .. } = sizes;
+fn lines(
+    x: &TensorArgs,
+    argument: usize,
+    sizes: AttentionSizes,
+    part: usize,
+    kernel: AttentionBackend,
+) -> Outcome<Tensor> {
+    let AttentionSizes { batch, queries, heads, kv_heads, .. } = sizes;
     if !sizes.repeats(kernel) {
         return x.strided(argument, [batch, heads, queries], [queries * heads, 1, heads], 0);
     }
@@ -116,13 +131,20 @@ fn lines(x: &Args, argument: usize, sizes: Sizes, part: usize, kernel: Kernel) -
 }
 
 /// Where results of attention lie: `[rows, heads · width]`.
-pub fn results(argument: usize, sizes: Sizes) -> Rows {
+pub fn results(argument: usize, sizes: AttentionSizes) -> HeadRows {
     let token = sizes.heads * sizes.width;
-    Rows { argument, first: 0, sequence: sizes.queries * token, token }
+    HeadRows { argument, first: 0, sequence: sizes.queries * token, token }
 }
 
 /// Attention of `[q, k, v]` into arguments `out` and `lse`.
-pub fn attend(x: &Args, sizes: Sizes, qkv: [Rows; 3], masking: Masking<'_>, out: usize, lse: usize) -> Outcome {
+pub fn attend(
+    x: &TensorArgs,
+    sizes: AttentionSizes,
+    qkv: [HeadRows; 3],
+    masking: Masking<'_>,
+    out: usize,
+    lse: usize,
+) -> Outcome {
     let kernel = kernel(x, sizes, masking);
     for part in 0..sizes.parts(kernel) {
         let of = |rows, of| heads(x, rows, sizes, part, of, kernel);
@@ -130,8 +152,8 @@ pub fn attend(x: &Args, sizes: Sizes, qkv: [Rows; 3], masking: Masking<'_>, out:
         let out = of(results(out, sizes), Of::Queries)?;
         let lse = lines(x, lse, sizes, part, kernel)?;
         match kernel {
-            Kernel::Cpu => ffi::cpu_attention([&q, &k, &v], masking, [&out, &lse])?,
-            Kernel::Cuda(fused) => {
+            AttentionBackend::Cpu => ffi::cpu_attention([&q, &k, &v], masking, [&out, &lse])?,
+            AttentionBackend::Cuda(fused) => {
                 let [made, made_lse] = ffi::cuda_attention(fused, [&q, &k, &v], masking)?;
                 copy_heads(&out, &made)?;
                 copy(&lse, &tokens_of(fused, &made_lse, sizes)?)?;
@@ -147,7 +169,7 @@ fn copy_heads(to: &Tensor, from: &Tensor) -> Outcome {
 }
 
 /// A kernel's lse as `[batch, heads, tokens]`: cuDNN's has one more axis, CUTLASS's is padded.
-fn tokens_of(fused: Fused, lse: &Tensor, sizes: Sizes) -> Outcome<Tensor> {
+fn tokens_of(fused: Fused, lse: &Tensor, sizes: AttentionSizes) -> Outcome<Tensor> {
     match fused {
         Fused::Cudnn => lse.f_squeeze_dim(3),
         Fused::Cutlass => lse.f_narrow(2, 0, sizes.queries as i64),
@@ -161,13 +183,19 @@ pub struct Gradient {
     pub lse: usize,
     pub dout: usize,
     /// Where gradients of queries, keys and values go.
-    pub to: [Rows; 3],
+    pub to: [HeadRows; 3],
     /// Whether that of queries is added.
     pub adds: bool,
 }
 
 /// Gradients of attention.
-pub fn attend_grad(x: &Args, sizes: Sizes, qkv: [Rows; 3], masking: Masking<'_>, g: Gradient) -> Outcome {
+pub fn attend_grad(
+    x: &TensorArgs,
+    sizes: AttentionSizes,
+    qkv: [HeadRows; 3],
+    masking: Masking<'_>,
+    g: Gradient,
+) -> Outcome {
     let kernel = kernel(x, sizes, masking);
     for part in 0..sizes.parts(kernel) {
         let of = |rows, of| heads(x, rows, sizes, part, of, kernel);
@@ -178,10 +206,10 @@ pub fn attend_grad(x: &Args, sizes: Sizes, qkv: [Rows; 3], masking: Masking<'_>,
         let to = [of(g.to[0], Of::Queries)?, of(g.to[1], once)?, of(g.to[2], once)?];
         let [q, k, v] = &given;
         match kernel {
-            Kernel::Cpu => {
+            AttentionBackend::Cpu => {
                 ffi::cpu_attention_grad([q, k, v, &out, &lse, &dout], masking, g.adds, to.each_ref())?;
             }
-            Kernel::Cuda(fused) => {
+            AttentionBackend::Cuda(fused) => {
                 let made = on_cuda(fused, [q, k, v, &out, &lse, &dout], masking)?;
                 if g.adds {
                     super::store(&to[0], &made[0], true)?;
@@ -244,28 +272,28 @@ fn on_cuda(fused: Fused, [q, k, v, out, lse, dout]: [&Tensor; 6], masking: Maski
 }
 
 /// Queries, keys and values in packed rows.
-fn packed(argument: usize, d: &AttentionDims) -> [Rows; 3] {
+fn packed(argument: usize, d: &AttentionDims) -> [HeadRows; 3] {
     let token = d.qkv_cols();
     let first = [0, d.heads, d.heads + d.kv_heads].map(|heads| heads * d.head_dim);
-    first.map(|first| Rows { argument, first, sequence: d.seq * token, token })
+    first.map(|first| HeadRows { argument, first, sequence: d.seq * token, token })
 }
 
-fn sizes(d: &AttentionDims) -> Sizes {
+fn sizes(d: &AttentionDims) -> AttentionSizes {
     let AttentionDims { batch, seq, heads, kv_heads, head_dim, .. } = *d;
-    Sizes { batch, queries: seq, keys: seq, heads, kv_heads, width: head_dim }
+    AttentionSizes { batch, queries: seq, keys: seq, heads, kv_heads, width: head_dim }
 }
 
 /// Whether cuDNN runs it for elements of two bytes: it moves 16 bytes at a time, and does not say so where it cannot.
-pub fn is_cudnn(d: &AttentionDims, x: &Args) -> bool {
+pub fn is_cudnn(d: &AttentionDims, x: &TensorArgs) -> bool {
     let aligned = |i: usize| x.flat(i).is_ok_and(|part| (part.data_ptr() as usize).is_multiple_of(16));
     sizes(d).are_cudnns() && (0..x.len()).all(|i| !x.is_half(i) || aligned(i))
 }
 
-pub fn forward(x: &Args, d: &AttentionDims) -> Outcome {
+pub fn forward(x: &TensorArgs, d: &AttentionDims) -> Outcome {
     attend(x, sizes(d), packed(0, d), Masking { causal: d.causal, mask: None }, 1, 2)
 }
 
-pub fn backward(x: &Args, d: &AttentionDims) -> Outcome {
+pub fn backward(x: &TensorArgs, d: &AttentionDims) -> Outcome {
     let gradient = Gradient { out: 1, lse: 2, dout: 3, to: packed(4, d), adds: false };
     attend_grad(x, sizes(d), packed(0, d), Masking { causal: d.causal, mask: None }, gradient)
 }

@@ -8,11 +8,11 @@ use meshwright_executor::device::Region;
 use meshwright_hardware::op::{ContextDims, position};
 use tch::{Device, Tensor};
 
-use super::attention::{Gradient, Rows, Sizes, attend, attend_grad};
+use super::attention::{AttentionSizes, Gradient, HeadRows, attend, attend_grad};
 use super::{copy, table};
 use crate::ffi::Masking;
 use crate::kept::Kept;
-use crate::view::{Args, Outcome, n};
+use crate::view::{Outcome, TensorArgs, n};
 
 /// What each query sees, `[queries, keys]`, row by row.
 fn seen(d: &ContextDims, rank: usize) -> Vec<bool> {
@@ -58,24 +58,24 @@ fn lies_in_order(d: &ContextDims) -> bool {
 }
 
 /// Keys and values with those of a sequence one after another, in memory of their own: `[batch, blocks · keys, …]`.
-fn gathered(x: &Args, argument: usize, d: &ContextDims) -> Outcome<Tensor> {
+fn gathered(x: &TensorArgs, argument: usize, d: &ContextDims) -> Outcome<Tensor> {
     let cols = 2 * d.kv_heads * d.head_dim;
     x.of(argument, [d.blocks, d.batch, d.keys, cols])?.f_transpose(0, 1)?.f_contiguous()
 }
 
-fn sizes(d: &ContextDims) -> Sizes {
+fn sizes(d: &ContextDims) -> AttentionSizes {
     let (queries, keys) = (d.seq, d.blocks * d.keys);
-    Sizes { batch: d.batch, queries, keys, heads: d.heads, kv_heads: d.kv_heads, width: d.head_dim }
+    AttentionSizes { batch: d.batch, queries, keys, heads: d.heads, kv_heads: d.kv_heads, width: d.head_dim }
 }
 
-fn queries(argument: usize, d: &ContextDims) -> Rows {
-    Rows { argument, first: 0, sequence: d.seq * d.stride, token: d.stride }
+fn queries(argument: usize, d: &ContextDims) -> HeadRows {
+    HeadRows { argument, first: 0, sequence: d.seq * d.stride, token: d.stride }
 }
 
-fn keys_and_values(argument: usize, d: &ContextDims) -> [Rows; 2] {
+fn keys_and_values(argument: usize, d: &ContextDims) -> [HeadRows; 2] {
     let token = 2 * d.kv_heads * d.head_dim;
     let sequence = d.blocks * d.keys * token;
-    [0, d.kv_heads * d.head_dim].map(|first| Rows { argument, first, sequence, token })
+    [0, d.kv_heads * d.head_dim].map(|first| HeadRows { argument, first, sequence, token })
 }
 
 /// Arguments, with more tensors behind them as whole regions. Those must own their memory from its start.
@@ -85,7 +85,7 @@ struct More {
 }
 
 impl More {
-    fn new(x: &Args, more: &[&Tensor]) -> Outcome<More> {
+    fn new(x: &TensorArgs, more: &[&Tensor]) -> Outcome<More> {
         let mut buffers: Vec<Tensor> = x.buffers.iter().map(Tensor::shallow_clone).collect();
         let mut regions = x.regions.to_vec();
         for tensor in more {
@@ -96,12 +96,12 @@ impl More {
         Ok(More { buffers, regions })
     }
 
-    fn args(&self) -> Args<'_> {
-        Args { buffers: &self.buffers, regions: &self.regions }
+    fn args(&self) -> TensorArgs<'_> {
+        TensorArgs { buffers: &self.buffers, regions: &self.regions }
     }
 }
 
-pub fn forward(x: &Args, d: &ContextDims, rank: usize, device: Device, kept: &mut Kept) -> Outcome {
+pub fn forward(x: &TensorArgs, d: &ContextDims, rank: usize, device: Device, kept: &mut Kept) -> Outcome {
     let masks = masks(d, rank, false, device, kept)?;
     let masking = Masking { causal: false, mask: masks.as_ref().map(|[mask, _]| mask) };
     let wide = [d.batch, d.seq, d.heads, d.head_dim];
@@ -130,14 +130,15 @@ pub fn forward(x: &Args, d: &ContextDims, rank: usize, device: Device, kept: &mu
     lse.f_copy_(&both)
 }
 
-pub fn backward(x: &Args, d: &ContextDims, rank: usize, device: Device, kept: &mut Kept) -> Outcome {
+pub fn backward(x: &TensorArgs, d: &ContextDims, rank: usize, device: Device, kept: &mut Kept) -> Outcome {
     let masks = masks(d, rank, true, device, kept)?;
     let masking = Masking { causal: false, mask: masks.as_ref().map(|[mask, _]| mask) };
     // What lies beside the queries in their rows has no gradient here.
     if d.hop == 0 {
         drop(x.flat(5)?.f_zero_()?);
     }
-    let gradient = |[dk, dv]: [Rows; 2]| Gradient { out: 2, lse: 3, dout: 4, to: [queries(5, d), dk, dv], adds: true };
+    let gradient =
+        |[dk, dv]: [HeadRows; 2]| Gradient { out: 2, lse: 3, dout: 4, to: [queries(5, d), dk, dv], adds: true };
     if lies_in_order(d) {
         let [k, v] = keys_and_values(1, d);
         return attend_grad(x, sizes(d), [queries(0, d), k, v], masking, gradient(keys_and_values(6, d)));

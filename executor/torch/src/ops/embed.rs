@@ -6,7 +6,7 @@ use tch::{Device, Kind, Tensor};
 use super::{scatter_rows, table};
 use crate::kept::Kept;
 use crate::kernels;
-use crate::view::{Args, Outcome, n};
+use crate::view::{Outcome, TensorArgs, n};
 
 /// Rows of this shard's table, and which tokens belong to another's.
 fn local(ids: &Tensor, vocab: usize, shard: usize) -> Outcome<(Tensor, Tensor)> {
@@ -15,7 +15,7 @@ fn local(ids: &Tensor, vocab: usize, shard: usize) -> Outcome<(Tensor, Tensor)> 
     Ok((local.f_clamp(0, n(vocab) - 1)?, outside))
 }
 
-pub fn forward(op: Op, x: &Args, [rows, cols, vocab]: [usize; 3], shard: usize) -> Outcome {
+pub fn forward(op: Op, x: &TensorArgs, [rows, cols, vocab]: [usize; 3], shard: usize) -> Outcome {
     if kernels::runs(&op, x)? {
         return kernels::embed(&x.numbers(0)?, &x.of(1, [vocab, cols])?, shard * vocab, &x.of(2, [rows, cols])?);
     }
@@ -25,7 +25,7 @@ pub fn forward(op: Op, x: &Args, [rows, cols, vocab]: [usize; 3], shard: usize) 
     out.f_masked_fill_(&outside.f_unsqueeze(1)?, 0.0).map(drop)
 }
 
-pub fn backward(x: &Args, [rows, cols, vocab]: [usize; 3], shard: usize) -> Outcome {
+pub fn backward(x: &TensorArgs, [rows, cols, vocab]: [usize; 3], shard: usize) -> Outcome {
     if x.is_cuda() {
         return kernels::embed_grad(&x.numbers(0)?, &x.of(1, [rows, cols])?, shard * vocab, &x.of(2, [vocab, cols])?);
     }
@@ -64,7 +64,7 @@ impl Places {
     }
 }
 
-pub fn positions(x: &Args, places: Places, cols: usize, device: Device, kept: &mut Kept) -> Outcome {
+pub fn positions(x: &TensorArgs, places: Places, cols: usize, device: Device, kept: &mut Kept) -> Outcome {
     let (seq, all) = (places.seq, places.cp * places.seq);
     if let Some(sequences) = places.whole() {
         let first = x.strided(0, [seq, cols], [cols, 1], 0)?;
@@ -74,7 +74,7 @@ pub fn positions(x: &Args, places: Places, cols: usize, device: Device, kept: &m
     x.of(1, [places.rows, cols])?.f_add_(&added).map(drop)
 }
 
-pub fn positions_grad(x: &Args, places: Places, cols: usize, device: Device, kept: &mut Kept) -> Outcome {
+pub fn positions_grad(x: &TensorArgs, places: Places, cols: usize, device: Device, kept: &mut Kept) -> Outcome {
     let (seq, all) = (places.seq, places.cp * places.seq);
     if let Some(sequences) = places.whole() {
         let sum = x.of(0, [sequences, seq, cols])?.f_sum_dim_intlist(0, false, Kind::Float)?;

@@ -4,14 +4,14 @@ use tch::{Device, Kind, Tensor};
 
 use super::{copy, store};
 use crate::kept::Kept;
-use crate::view::{Args, Outcome, n};
+use crate::view::{Outcome, TensorArgs, n};
 
 /// Probabilities' order: likeliest first, of equals the first.
 fn best(probs: &Tensor, top_k: usize) -> Outcome<Tensor> {
     probs.f_sort_stable(true, 1, true)?.1.f_narrow(1, 0, n(top_k))
 }
 
-pub fn route(x: &Args, [rows, experts, top_k, capacity]: [usize; 4], device: Device) -> Outcome {
+pub fn route(x: &TensorArgs, [rows, experts, top_k, capacity]: [usize; 4], device: Device) -> Outcome {
     let (probs, shares) = (x.of(1, [rows, experts])?, x.of(2, [rows, top_k])?);
     drop(x.of(0, [rows, experts])?.f_softmax_int_out(&probs, 1, Kind::Float)?);
     let chosen = best(&probs, top_k)?;
@@ -28,7 +28,7 @@ pub fn route(x: &Args, [rows, experts, top_k, capacity]: [usize; 4], device: Dev
     copy(&x.numbers(3)?, &slots.f_squeeze_dim(1)?)
 }
 
-pub fn route_grad(x: &Args, [rows, experts, top_k]: [usize; 3], balance: f64, kept: &Kept) -> Outcome {
+pub fn route_grad(x: &TensorArgs, [rows, experts, top_k]: [usize; 3], balance: f64, kept: &Kept) -> Outcome {
     let (probs, dshares) = (x.of(0, [rows, experts])?, x.of(1, [rows, top_k])?);
     let chosen = best(&probs, top_k)?;
     let ones = Tensor::f_ones([n(rows), n(top_k)], (Kind::Float, probs.device()))?;
@@ -71,7 +71,7 @@ fn at_slots(rows: &Tensor, slots: &Tensor) -> Outcome<Tensor> {
     rows.f_index_select(0, &slots.f_clamp_min(0)?)?.f_masked_fill_(&none, 0.0)
 }
 
-pub fn dispatch(x: &Args, [rows, cols, top_k, slots]: [usize; 4]) -> Outcome {
+pub fn dispatch(x: &TensorArgs, [rows, cols, top_k, slots]: [usize; 4]) -> Outcome {
     let (choice, empty) = choices_of(&x.numbers(1)?, rows * top_k, slots)?;
     let mut out = x.of(2, [slots, cols])?;
     let token = choice.f_floor_divide_scalar(n(top_k))?;
@@ -79,19 +79,19 @@ pub fn dispatch(x: &Args, [rows, cols, top_k, slots]: [usize; 4]) -> Outcome {
     out.f_masked_fill_(&empty, 0.0).map(drop)
 }
 
-pub fn dispatch_grad(x: &Args, [rows, cols, top_k, slots]: [usize; 4], accumulate: bool) -> Outcome {
+pub fn dispatch_grad(x: &TensorArgs, [rows, cols, top_k, slots]: [usize; 4], accumulate: bool) -> Outcome {
     let of_choices = at_slots(&x.of(1, [slots, cols])?, &x.numbers(0)?)?;
     let of_tokens = of_choices.f_view([n(rows), n(top_k), n(cols)])?.f_sum_dim_intlist(1, false, Kind::Float)?;
     store(&x.of(2, [rows, cols])?, &of_tokens, accumulate)
 }
 
-pub fn combine(x: &Args, [rows, cols, top_k, slots]: [usize; 4]) -> Outcome {
+pub fn combine(x: &TensorArgs, [rows, cols, top_k, slots]: [usize; 4]) -> Outcome {
     let of_choices = at_slots(&x.of(0, [slots, cols])?, &x.numbers(1)?)?.f_view([n(rows), n(top_k), n(cols)])?;
     let shares = x.of(2, [rows, 1, top_k])?;
     shares.f_bmm_out(&x.of(3, [rows, 1, cols])?, &of_choices).map(drop)
 }
 
-pub fn combine_grad(x: &Args, [rows, cols, top_k, slots]: [usize; 4]) -> Outcome {
+pub fn combine_grad(x: &TensorArgs, [rows, cols, top_k, slots]: [usize; 4]) -> Outcome {
     let (y, seated, dout) = (x.of(0, [slots, cols])?, x.numbers(1)?, x.of(3, [rows, cols])?);
     let (choice, empty) = choices_of(&seated, rows * top_k, slots)?;
     let mut dy = x.of(4, [slots, cols])?;

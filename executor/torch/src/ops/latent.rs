@@ -5,7 +5,7 @@ use tch::{Device, Kind, Tensor};
 use super::copy;
 use super::rotary::{Turns, turned};
 use crate::kept::Kept;
-use crate::view::{Args, Outcome};
+use crate::view::{Outcome, TensorArgs};
 
 /// Parts of arguments that stand for each other: in packed rows, and where they come from.
 struct Parts {
@@ -20,7 +20,12 @@ struct Parts {
 }
 
 /// Of arguments `packed`, `q`, `kv` and `k_rope`, by number.
-fn parts(x: &Args, [packed, q, kv, k]: [usize; 4], [heads, nope, value]: [usize; 3], turns: Turns) -> Outcome<Parts> {
+fn parts(
+    x: &TensorArgs,
+    [packed, q, kv, k]: [usize; 4],
+    [heads, nope, value]: [usize; 3],
+    turns: Turns,
+) -> Outcome<Parts> {
     let (rows, rope) = (turns.rows, turns.width);
     let width = nope + rope;
     let row = 3 * heads * width;
@@ -42,7 +47,7 @@ fn parts(x: &Args, [packed, q, kv, k]: [usize; 4], [heads, nope, value]: [usize;
     })
 }
 
-pub fn forward(x: &Args, sizes: [usize; 3], turns: Turns, device: Device, kept: &mut Kept) -> Outcome {
+pub fn forward(x: &TensorArgs, sizes: [usize; 3], turns: Turns, device: Device, kept: &mut Kept) -> Outcome {
     let table = turns.table(device, kept)?;
     let Parts { plain, query, key, mut rest } = parts(x, [3, 0, 1, 2], sizes, turns)?;
     drop(rest.f_zero_()?);
@@ -54,7 +59,7 @@ pub fn forward(x: &Args, sizes: [usize; 3], turns: Turns, device: Device, kept: 
     copy(&key.0, &once)
 }
 
-pub fn backward(x: &Args, sizes: [usize; 3], turns: Turns, device: Device, kept: &mut Kept) -> Outcome {
+pub fn backward(x: &TensorArgs, sizes: [usize; 3], turns: Turns, device: Device, kept: &mut Kept) -> Outcome {
     let table = turns.table(device, kept)?;
     let Parts { plain, query, key, .. } = parts(x, [0, 1, 2, 3], sizes, turns)?;
     plain.iter().try_for_each(|(packed, to)| copy(to, packed))?;

@@ -5,7 +5,7 @@ use tch::{Kind, Tensor};
 use super::{copy, rows_at_once, rows_of};
 use crate::kept::{Kept, Settings};
 use crate::kernels;
-use crate::view::{Args, Outcome, n};
+use crate::view::{Outcome, TensorArgs, n};
 
 /// Columns of this shard that targets are, and which targets it has.
 fn columns(targets: &Tensor, vocab: usize, shard: usize) -> Outcome<(Tensor, Tensor)> {
@@ -15,7 +15,7 @@ fn columns(targets: &Tensor, vocab: usize, shard: usize) -> Outcome<(Tensor, Ten
 }
 
 /// Per row: the greatest logit, Σ exp(x − greatest), the target's logit or zero.
-pub fn stats(x: &Args, rows: usize, vocab: usize, shard: usize) -> Outcome {
+pub fn stats(x: &TensorArgs, rows: usize, vocab: usize, shard: usize) -> Outcome {
     let logits = x.of(0, [rows, vocab])?;
     let [greatest, sums, targets] = [0, 1, 2].map(|i| x.strided(2, [rows], [1], i * rows));
     let (greatest, sums, targets) = (greatest?, sums?, targets?);
@@ -37,7 +37,7 @@ pub fn stats(x: &Args, rows: usize, vocab: usize, shard: usize) -> Outcome {
 }
 
 /// Logits become `(softmax − onehot) · scale · loss scale`, zeros where there is no target; the loss adds up, times `scale`.
-pub fn gradient(x: &Args, [rows, vocab, shards]: [usize; 3], shard: usize, scale: f64, kept: &Kept) -> Outcome {
+pub fn gradient(x: &TensorArgs, [rows, vocab, shards]: [usize; 3], shard: usize, scale: f64, kept: &Kept) -> Outcome {
     let (targets, logits) = (x.numbers(0)?, x.of(2, [rows, vocab])?);
     let stats = x.of(1, [shards, 3, rows])?;
     if x.is_cuda() {

@@ -5,10 +5,10 @@ use tch::{Device, Kind, Tensor};
 
 use super::{copy, store};
 use crate::ffi;
-use crate::view::{Args, Outcome, n};
+use crate::view::{Outcome, TensorArgs, n};
 
 /// Both operands as `[m, k]` and `[k, n]`.
-fn operands(x: &Args, layout: Layout, [m, n, k]: [usize; 3]) -> Outcome<(Tensor, Tensor)> {
+fn operands(x: &TensorArgs, layout: Layout, [m, n, k]: [usize; 3]) -> Outcome<(Tensor, Tensor)> {
     Ok(match layout {
         Layout::Nt => (x.of(0, [m, k])?, x.of(1, [n, k])?.f_transpose(0, 1)?),
         Layout::Nn => (x.of(0, [m, k])?, x.of(1, [k, n])?),
@@ -48,7 +48,7 @@ fn is_whole([m, n]: [usize; 2], c: &Tensor) -> bool {
     c.kind() == Kind::Float || m.div_ceil(128) * n.div_ceil(128) >= 264
 }
 
-pub fn one(x: &Args, layout: Layout, [m, n, k]: [usize; 3], bias: bool, accumulate: bool) -> Outcome {
+pub fn one(x: &TensorArgs, layout: Layout, [m, n, k]: [usize; 3], bias: bool, accumulate: bool) -> Outcome {
     let (a, b) = operands(x, layout, [m, n, k])?;
     let c = x.of(x.len() - 1, [m, n])?;
     if bias && !accumulate && c.device() != Device::Cpu && is_whole([m, n], &c) && a.kind() == c.kind() {
@@ -76,7 +76,7 @@ pub fn one(x: &Args, layout: Layout, [m, n, k]: [usize; 3], bias: bool, accumula
 
 /// Products by expert and source.
 pub fn experts(
-    x: &Args,
+    x: &TensorArgs,
     layout: Layout,
     [experts, sources]: [usize; 2],
     [m, n_, k]: [usize; 3],

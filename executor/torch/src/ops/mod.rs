@@ -27,13 +27,13 @@ pub use optimizer::settle;
 
 use crate::kept::Kept;
 use crate::kernels;
-use crate::view::{Args, Outcome, n};
+use crate::view::{Outcome, TensorArgs, n};
 
 /// Added to a variance: as every other device's.
 const EPS: f64 = 1e-5;
 
 /// Runs an op on regions that were checked.
-pub fn run(op: &Op, x: &Args, at: &Coord, step: &StepArgs, device: Device, kept: &mut Kept) -> Outcome {
+pub fn run(op: &Op, x: &TensorArgs, at: &Coord, step: &StepArgs, device: Device, kept: &mut Kept) -> Outcome {
     settle(step, device, kept)?;
     if wide::is_native(op, x)? {
         return kernel(op, x, at, step, device, kept);
@@ -54,7 +54,7 @@ macro_rules! table {
             }
         }
 
-        fn kernel(op: &Op, $x: &Args, $at: &Coord, $step: &StepArgs, $device: Device, $kept: &mut Kept) -> Outcome {
+        fn kernel(op: &Op, $x: &TensorArgs, $at: &Coord, $step: &StepArgs, $device: Device, $kept: &mut Kept) -> Outcome {
             match *op {
                 $($op => $run,)*
                 #[allow(unreachable_patterns)] // if it has all
@@ -172,7 +172,7 @@ fn scatter_rows(table: &Tensor, to: &Tensor, rows: &Tensor) -> Outcome {
 }
 
 /// The residual, which may be written over one of its operands.
-fn add(x: &Args, rows: usize, cols: usize, bias: bool) -> Outcome {
+fn add(x: &TensorArgs, rows: usize, cols: usize, bias: bool) -> Outcome {
     let [a, b, out] = [0, 1, x.len() - 1].map(|i| x.of(i, [rows, cols]));
     let mut out = out?;
     if kernels::runs(&Op::Add { rows, cols, bias }, x)? {

@@ -4,10 +4,10 @@ use meshwright_hardware::op::{NormKind, Op};
 use tch::{Device, Kind, Tensor};
 
 use super::{EPS, copy, store};
-use crate::view::{Args, Outcome, n};
+use crate::view::{Outcome, TensorArgs, n};
 use crate::{ffi, kernels};
 
-pub fn forward(x: &Args, kind: NormKind, rows: usize, cols: usize) -> Outcome {
+pub fn forward(x: &TensorArgs, kind: NormKind, rows: usize, cols: usize) -> Outcome {
     let last = x.len() - 1;
     let [rows_in, y] = [0, last - 1].map(|i| x.of(i, [rows, cols]));
     let (rows_in, y, gain) = (rows_in?, y?, x.of(1, [cols])?);
@@ -46,7 +46,7 @@ pub fn forward(x: &Args, kind: NormKind, rows: usize, cols: usize) -> Outcome {
     }
 }
 
-pub fn backward(x: &Args, kind: NormKind, rows: usize, cols: usize, accumulate: bool) -> Outcome {
+pub fn backward(x: &TensorArgs, kind: NormKind, rows: usize, cols: usize, accumulate: bool) -> Outcome {
     let [rows_in, dy, dx] = [0, 3, 4].map(|i| x.of(i, [rows, cols]));
     let (rows_in, dy, dx, gain) = (rows_in?, dy?, dx?, x.of(1, [cols])?);
     if kernels::runs(&Op::NormGrad { kind, rows, cols, accumulate }, x)? {

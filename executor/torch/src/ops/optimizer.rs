@@ -6,7 +6,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::copy;
 use crate::kept::{Kept, Settings};
-use crate::view::{Args, Outcome, n};
+use crate::view::{Outcome, TensorArgs, n};
 use crate::{ffi, kernels};
 
 /// Sums of squares that are made side by side: enough for all of a large GPU's processors.
@@ -30,7 +30,7 @@ fn squares(g: &Tensor) -> Outcome<Tensor> {
 }
 
 /// Adds `Σ g²`; from `whole` on, elements count `1/copies`.
-pub fn squared_norm(x: &Args, elems: usize, whole: usize, [copies, replicas]: [usize; 2]) -> Outcome {
+pub fn squared_norm(x: &TensorArgs, elems: usize, whole: usize, [copies, replicas]: [usize; 2]) -> Outcome {
     let (g, mut sum) = (x.flat(0)?, x.flat(1)?);
     for (first, count, share) in [(0, whole, replicas), (whole, elems - whole, copies * replicas)] {
         if count > 0 {
@@ -65,7 +65,7 @@ pub fn settle(step: &StepArgs, device: Device, kept: &mut Kept) -> Outcome {
 
 /// AdamW with clipping to the norm in the first argument, whose square stands there, as scaled; where it is not finite nothing
 /// is updated.
-pub fn adamw(x: &Args, decayed: usize, master: bool, step: &StepArgs, kept: &Kept) -> Outcome {
+pub fn adamw(x: &TensorArgs, decayed: usize, master: bool, step: &StepArgs, kept: &Kept) -> Outcome {
     let (g, m, v) = (x.flat(1)?, x.flat(3)?, x.flat(4)?);
     let (w, updated) = (x.flat(2)?, x.flat(if master { 5 } else { 2 })?);
     if x.is_cuda() {

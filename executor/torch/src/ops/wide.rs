@@ -11,7 +11,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::attention;
 use crate::kernels;
-use crate::view::{Args, Outcome, n};
+use crate::view::{Outcome, TensorArgs, n};
 
 /// Floats of the copies of a part, about: 1 MiB on the CPU; on CUDA few launches count for more.
 fn floats(device: Device) -> usize {
@@ -19,7 +19,7 @@ fn floats(device: Device) -> usize {
 }
 
 /// Whether operators take these elements as they are, and round what they give once.
-pub fn is_native(op: &Op, x: &Args) -> Outcome<bool> {
+pub fn is_native(op: &Op, x: &TensorArgs) -> Outcome<bool> {
     if (0..x.len()).all(|argument| !x.is_half(argument)) || kernels::runs(op, x)? {
         return Ok(true);
     }
@@ -49,7 +49,7 @@ pub fn is_native(op: &Op, x: &Args) -> Outcome<bool> {
 }
 
 /// Runs `kernel` on the op's parts, with copies in fp32 of what is narrower.
-pub fn run(op: &Op, x: &Args, device: Device, mut kernel: impl FnMut(&Op, &Args) -> Outcome) -> Outcome {
+pub fn run(op: &Op, x: &TensorArgs, device: Device, mut kernel: impl FnMut(&Op, &TensorArgs) -> Outcome) -> Outcome {
     let signature = op.signature();
     // What cannot be cut is one row.
     let (cut, rows) = (op.rows().is_some(), op.rows().unwrap_or(Rows { count: 1, unit: 1 }));
@@ -82,7 +82,7 @@ pub fn run(op: &Op, x: &Args, device: Device, mut kernel: impl FnMut(&Op, &Args)
             regions.push(Region { buffer: i, start, elems });
             buffers.push(memory);
         }
-        kernel(&op.over(rows), &Args { buffers: &buffers, regions: &regions })?;
+        kernel(&op.over(rows), &TensorArgs { buffers: &buffers, regions: &regions })?;
         for i in (0..x.len()).filter(|&i| x.is_half(i) && !whole[i] && signature[i].mode != Mode::In) {
             x.strided(i, [regions[i].elems], [1], row * of_row(i))?.f_copy_(&buffers[i])?;
         }
