@@ -68,13 +68,13 @@ fn printable(line: &str) -> String {
 fn excerpt(input: &InputError) -> Result<String, FilesError> {
     let label = Label::primary((), input.at.mark.clone());
     let diagnostic = Diagnostic::error().with_message(&input.problem).with_labels(vec![label]);
-    term::emit_into_string(&term::Config::default(), &Line(input), &diagnostic)
+    term::emit_into_string(&term::Config::default(), &SourceLine(input), &diagnostic)
 }
 
 /// One line of a file, as codespan wants files.
-struct Line<'a>(&'a InputError);
+struct SourceLine<'a>(&'a InputError);
 
-impl<'a> Files<'a> for Line<'_> {
+impl<'a> Files<'a> for SourceLine<'_> {
     type FileId = ();
     type Name = &'a str;
     type Source = &'a str;

@@ -46,8 +46,8 @@ pub fn err(text: Arguments) {
 /// Code 1, with the path; a file that was there is there still.
 pub fn write_whole(path: &Path, text: &str) -> Result<(), Failure> {
     let write = || match target(path)? {
-        Target::Through => OpenOptions::new().write(true).open(path)?.write_all(text.as_bytes()),
-        Target::Replace(file) => replace(&file, text),
+        Destination::Through => OpenOptions::new().write(true).open(path)?.write_all(text.as_bytes()),
+        Destination::Replace(file) => replace(&file, text),
     };
     write().map_err(Failure::io(path))
 }
@@ -85,24 +85,24 @@ pub fn delete_unfinished(folder: &Path) -> Result<(), Failure> {
 }
 
 /// How a path is written.
-enum Target {
+enum Destination {
     /// What is there takes the text as it comes.
     Through,
     /// This plain file is replaced, or made.
     Replace(PathBuf),
 }
 
-fn target(path: &Path) -> io::Result<Target> {
+fn target(path: &Path) -> io::Result<Destination> {
     // `/dev/stdout` may lead to a plain file that others write to as well.
     let there = fs::metadata(path).ok().filter(|there| !there.is_file() || path.starts_with("/dev"));
     if there.is_some() {
-        return Ok(Target::Through);
+        return Ok(Destination::Through);
     }
     let mut file = path.to_owned();
     for _ in 0..LINKS {
         match fs::read_link(&file) {
             Ok(to) => file = file.parent().unwrap_or(Path::new("")).join(to),
-            Err(_) => return Ok(Target::Replace(file)),
+            Err(_) => return Ok(Destination::Replace(file)),
         }
     }
     Err(io::Error::other("its links lead in a circle"))

@@ -11,7 +11,7 @@ use statrs::statistics::{Data, OrderStatistics};
 use super::validate::read;
 use crate::failure::Failure;
 use crate::out::write_csv;
-use crate::validate::gain::{Gain, Published, gain, published, simulated};
+use crate::validate::gain::{Gain, SimulatedRun, gain, published, simulated};
 use crate::validate::{Run, Skip};
 
 /// Arguments of `gains`.
@@ -143,11 +143,11 @@ fn print_reasons(reasons: &BTreeMap<&str, usize>) {
 }
 
 /// The simulated step over the measured one.
-fn ratio(of: &Published) -> Option<f64> {
+fn ratio(of: &SimulatedRun) -> Option<f64> {
     of.measured_s.map(|measured| of.step_s / measured)
 }
 
-fn simulated_record(run: &Run, of: &Result<Published, Skip>) -> Vec<String> {
+fn simulated_record(run: &Run, of: &Result<SimulatedRun, Skip>) -> Vec<String> {
     match of {
         Ok(of) => {
             let number = |value: Option<f64>| value.map_or_else(String::new, |value| value.to_string());

@@ -40,9 +40,9 @@ enum Command {
     /// Say where a plan's time and memory go, what binds, what more is worth, and why the nearest alternatives lose
     Explain(explain::ExplainCommand),
     /// Train by a plan on this machine
-    Run(train::Run),
+    Run(train::RunCommand),
     /// Compare predicted, replayed and measured of a run
-    Report(report::Report),
+    Report(report::ReportCommand),
     /// Predict published runs again and say how far off
     Validate(validate::Validate),
     /// Search for better plans than published runs had, and say how much faster, both simulated

@@ -14,7 +14,7 @@ use meshwright_planner::{PlanError, models};
 use serde_json::json;
 
 use super::goal::{GoalArguments, Names, Solver, advice_text, chosen_json, print_front, print_gap, print_partition};
-use super::progress::Line;
+use super::progress::ProgressLine;
 use super::show::{does_not_fit, figures_json, missing_memory, print_figures, print_sites, print_training_line};
 use crate::failure::Failure;
 use crate::out::write_whole;
@@ -112,7 +112,7 @@ impl PlanCommand {
 
     /// Searches. Where nothing fits, or nothing keeps the limits, the failure says what would do.
     fn choose(&self, job: &Job, cluster: &Cluster, fix: &Fix) -> Result<Chosen, Failure> {
-        let line = Line::new();
+        let line = ProgressLine::new();
         let help = "looking for what would do …";
         let (message, rejected, advice) =
             match choose(job, cluster, fix, self.top, &|cluster, progress| line.show(cluster, progress)) {

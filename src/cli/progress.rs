@@ -15,16 +15,16 @@ use meshwright_planner::search::Progress;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The line on a terminal.
-pub struct Line {
+pub struct ProgressLine {
     bar: ProgressBar,
     started: Instant,
 }
 
-impl Line {
+impl ProgressLine {
     /// Nothing yet.
     pub fn new() -> Self {
         let style = ProgressStyle::with_template("{wide_msg}").expect("the template is one of indicatif's");
-        Line { bar: ProgressBar::new_spinner().with_style(style), started: Instant::now() }
+        ProgressLine { bar: ProgressBar::new_spinner().with_style(style), started: Instant::now() }
     }
 
     /// Shows how far the search on a cluster is.
@@ -40,7 +40,7 @@ impl Line {
     }
 }
 
-impl Drop for Line {
+impl Drop for ProgressLine {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
     }

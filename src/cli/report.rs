@@ -18,7 +18,7 @@ use crate::runs::RunDir;
 
 /// Arguments of `report`.
 #[derive(Args)]
-pub struct Report {
+pub struct ReportCommand {
     /// A run's folder
     dir: PathBuf,
     /// Exit with code 5 if step time is predicted further off than this many per cent
@@ -29,7 +29,7 @@ pub struct Report {
     json: bool,
 }
 
-impl Report {
+impl ReportCommand {
     /// Compares and prints; writes `figures.csv`, `report.csv` and `report.html` beside the run.
     pub fn run(self) -> Result<(), Failure> {
         if let Some(within) = self.within.filter(|within| !(within.is_finite() && *within >= 0.0)) {

@@ -35,7 +35,7 @@ const CALIBRATION: Duration = Duration::from_secs(8);
 
 /// Arguments of `run`.
 #[derive(Args)]
-pub struct Run {
+pub struct RunCommand {
     /// A plan file
     plan: String,
     #[arg(long, default_value_t, help = super::devices("What to run on"))]
@@ -63,7 +63,7 @@ pub struct Run {
     json: bool,
 }
 
-impl Run {
+impl RunCommand {
     /// Trains, then reports. What can be known to end the run is said before anything is measured, allocated or written.
     pub fn run(self) -> Result<(), Failure> {
         let mut plan = Plan::read(&self.plan)?;
@@ -100,7 +100,7 @@ impl Run {
     }
 }
 
-impl Run {
+impl RunCommand {
     /// What to predict with: the machine that is named, that of the folder to resume, or this one.
     fn machine(&self, output: &Path, share: Share, plan: &Plan) -> Result<Machine, Failure> {
         match &self.cluster {
@@ -240,7 +240,7 @@ fn watched(
     checkpoint_every: usize,
 ) -> Result<TrainReport, Failure> {
     let signals = Signals::catch().map_err(|error| Failure::new(Exit::Failed, format!("signals: {error}")))?;
-    let mut progress = Progress::new(steps);
+    let mut progress = TrainingProgress::new(steps);
     let mut unlogged = false;
     let report = trainer.train(|metrics| {
         progress.show(metrics);
@@ -273,16 +273,16 @@ fn warn(text: &str) {
 }
 
 /// One line on stderr that says how far training is; without a terminal, a line every tenth of the way.
-struct Progress {
+struct TrainingProgress {
     steps: usize,
     started: Instant,
     first: Option<usize>,
     terminal: bool,
 }
 
-impl Progress {
+impl TrainingProgress {
     fn new(steps: usize) -> Self {
-        Progress { steps, started: Instant::now(), first: None, terminal: std::io::stderr().is_terminal() }
+        TrainingProgress { steps, started: Instant::now(), first: None, terminal: std::io::stderr().is_terminal() }
     }
 
     fn show(&mut self, metrics: &StepMetrics) {

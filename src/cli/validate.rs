@@ -29,12 +29,12 @@ pub struct Validate {
     fit: Option<PathBuf>,
     /// Predict what no fit has seen: every source, or every fifth of the rows, with knobs fitted without it
     #[arg(long, value_enum, num_args = 0..=1, default_missing_value = "sources", value_name = "PARTS")]
-    cross_validate: Option<Parts>,
+    cross_validate: Option<HeldOut>,
 }
 
 /// What is held out at a time.
 #[derive(Clone, Copy, clap::ValueEnum)]
-enum Parts {
+enum HeldOut {
     /// One source
     Sources,
     /// A fifth of the rows, spread by their names
@@ -58,8 +58,8 @@ impl Validate {
         }
         let predictions = match self.cross_validate {
             None => as_profiled(&runs),
-            Some(Parts::Sources) => sources_held_out(&runs),
-            Some(Parts::Rows) => rows_held_out(&runs),
+            Some(HeldOut::Sources) => sources_held_out(&runs),
+            Some(HeldOut::Rows) => rows_held_out(&runs),
         };
         self.show(&lines, &runs, predictions)
     }

@@ -9,7 +9,7 @@ use meshwright_hardware::units::Seconds;
 use meshwright_planner::predict::{FIGURES, Figure};
 use serde_json::{Value, json};
 
-use super::{Report, Row, error_pct};
+use super::{InstrTimes, Report, error_pct};
 
 /// Spans drawn of one trace; shorter ones beyond are left out, and the page says so.
 const MOST: usize = 20_000;
@@ -52,7 +52,7 @@ impl Report {
     }
 
     fn group_rows(&self) -> String {
-        let row = |group: &super::Group| {
+        let row = |group: &super::InstrGroup| {
             let cells: String = group.nanos.iter().map(|nanos| format!("<td>{:.3}</td>", nanos / 1e6)).collect();
             let mark = if group.waits { " *" } else { "" };
             let (name, error) = (escape(&group.name), error_pct(group.nanos[0], group.nanos[2]));
@@ -99,12 +99,12 @@ fn fill(page: &str, values: &[(&str, String)]) -> String {
 }
 
 /// The index of a row's colour.
-fn phase(row: &Row) -> usize {
+fn phase(row: &InstrTimes) -> usize {
     let names = ["forward", "recompute", "backward", "optimizer"];
     names.iter().position(|name| *name == row.phase).unwrap_or(names.len())
 }
 
-fn label(row: &Row) -> String {
+fn label(row: &InstrTimes) -> String {
     let of = |name: &str, number: Option<u32>| number.map(|n| format!(", {name} {n}")).unwrap_or_default();
     format!("{}{}{}", row.name, of("microbatch", row.microbatch), of("layer", row.layer))
 }

@@ -70,7 +70,7 @@ impl Spread {
 
 /// One instruction of a stage; times in nanoseconds.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Row {
+pub struct InstrTimes {
     /// Stage.
     pub role: usize,
     /// Its place in the stage's list.
@@ -93,7 +93,7 @@ pub struct Row {
 
 /// Instructions of one name and phase.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Group {
+pub struct InstrGroup {
     /// What they do.
     pub name: String,
     /// How many a step, over all stages.
@@ -116,9 +116,9 @@ pub struct Report {
     /// How the run's steps varied.
     pub spread: Option<Spread>,
     /// One an instruction.
-    pub rows: Vec<Row>,
+    pub rows: Vec<InstrTimes>,
     /// By name, longest measured first.
-    pub groups: Vec<Group>,
+    pub groups: Vec<InstrGroup>,
     /// Step and loss.
     pub losses: Vec<(u64, f64)>,
     /// What guessing by frequency alone would lose.
@@ -135,7 +135,7 @@ pub fn error_pct(predicted: f64, measured: f64) -> f64 {
 impl Report {
     /// Joins the traces.
     pub fn of(inputs: &Inputs) -> Report {
-        let rows: Vec<Row> = (0..inputs.program.roles.len()).flat_map(|role| rows(inputs, role)).collect();
+        let rows: Vec<InstrTimes> = (0..inputs.program.roles.len()).flat_map(|role| rows(inputs, role)).collect();
         Report {
             title: inputs.title.to_owned(),
             subtitle: inputs.subtitle.clone(),
@@ -250,7 +250,7 @@ impl Report {
 }
 
 /// The rows of a stage.
-fn rows(inputs: &Inputs, role: usize) -> Vec<Row> {
+fn rows(inputs: &Inputs, role: usize) -> Vec<InstrTimes> {
     let of = |trace: &Trace| -> Vec<Lane> { trace.lanes.iter().filter(|lane| lane.role == role).cloned().collect() };
     let lanes = [inputs.predicted, inputs.replayed, inputs.measured].map(of);
     let mean = |lanes: &[Lane], index: usize| {
@@ -258,7 +258,7 @@ fn rows(inputs: &Inputs, role: usize) -> Vec<Row> {
     };
     let instrs = inputs.program.roles[role].instrs.iter().enumerate();
     let kept = instrs.filter(|(_, instr)| !matches!(instr.kind, Kind::Free { .. }));
-    kept.map(|(index, instr)| Row {
+    kept.map(|(index, instr)| InstrTimes {
         role,
         index,
         name: instr.name(inputs.program).to_owned(),
@@ -272,13 +272,13 @@ fn rows(inputs: &Inputs, role: usize) -> Vec<Row> {
     .collect()
 }
 
-fn groups(rows: &[Row]) -> Vec<Group> {
-    let mut groups: Vec<Group> = Vec::new();
+fn groups(rows: &[InstrTimes]) -> Vec<InstrGroup> {
+    let mut groups: Vec<InstrGroup> = Vec::new();
     for row in rows {
         let group = match groups.iter_mut().find(|group| group.name == row.name) {
             Some(group) => group,
             None => {
-                groups.push(Group { name: row.name.clone(), count: 0, nanos: [0.0; 3], waits: row.waits });
+                groups.push(InstrGroup { name: row.name.clone(), count: 0, nanos: [0.0; 3], waits: row.waits });
                 groups.last_mut().expect("just added")
             }
         };

@@ -18,7 +18,7 @@ use meshwright_hardware::profile::Knobs;
 use rayon::prelude::*;
 
 use super::Run;
-use loss::{Part, Row};
+use loss::{FitRow, FitTarget};
 use pattern::{Aim, hop, search};
 
 /// What a fit finds.
@@ -75,8 +75,8 @@ impl Fitted {
         self.power.get(&run.device.name).copied().unwrap_or(1.0)
     }
 
-    fn rows<'a>(&self, runs: &[&'a Run], part: Part) -> Vec<Row<'a>> {
-        let row = |run: &&'a Run| Row { run, power: self.power(run) };
+    fn rows<'a>(&self, runs: &[&'a Run], part: FitTarget) -> Vec<FitRow<'a>> {
+        let row = |run: &&'a Run| FitRow { run, power: self.power(run) };
         runs.iter().map(row).filter(|row| row.bears(part)).collect()
     }
 
@@ -87,12 +87,12 @@ impl Fitted {
         let some = |rows: &Vec<&'a Run>| rows.iter().step_by(rows.len().div_ceil(MOST)).copied().collect::<Vec<_>>();
         let runs: Vec<&Run> = stacks.values().flat_map(some).collect();
         let usual = Knobs::default();
-        [Part::Time, Part::Memory].into_iter().fold(start.clone(), |knobs, part| {
+        [FitTarget::Time, FitTarget::Memory].into_iter().fold(start.clone(), |knobs, part| {
             let aim = Aim {
                 rows: self.rows(&runs, part),
                 part,
                 prior: &usual,
-                pull: if part == Part::Memory { FIRM } else { LOOSE },
+                pull: if part == FitTarget::Memory { FIRM } else { LOOSE },
             };
             search(&aim, &knobs, sweeps)
         })
@@ -103,7 +103,7 @@ impl Fitted {
         if runs.len() < FEW {
             return family.clone();
         }
-        [Part::Time, Part::Memory].into_iter().fold(start.clone(), |knobs, part| {
+        [FitTarget::Time, FitTarget::Memory].into_iter().fold(start.clone(), |knobs, part| {
             let aim = Aim { rows: self.rows(runs, part), part, prior: family, pull: PULL };
             let mut other = family.clone();
             for index in (0..Knobs::ALL.len()).filter(|index| !part.knobs().contains(index)) {
@@ -123,7 +123,7 @@ impl Fitted {
         let cost = |percent: u32| {
             let power = f64::from(percent) / 100.0;
             let rows = runs.iter().zip(&knobs).filter(|(run, _)| run.timed);
-            let rows = rows.map(|(run, knobs)| Row { run, power }.loss(Part::Time, knobs));
+            let rows = rows.map(|(run, knobs)| FitRow { run, power }.loss(FitTarget::Time, knobs));
             rows.sum::<f64>() + 20.0 * (power - 1.0).powi(2)
         };
         let tried = (70..=120).step_by(2).map(|percent| (percent, cost(percent)));

@@ -1,6 +1,6 @@
 //! Published plans beside those that the search finds for the same job on the same machine, both simulated.
 //!
-//! In: a [`Run`]. Out: its plan and cluster as the simulator takes them, or why it cannot; then its [`Published`] step, or
+//! In: a [`Run`]. Out: its plan and cluster as the simulator takes them, or why it cannot; then its [`SimulatedRun`] step, or
 //! [`Gain`].
 //!
 //! Invariant: the search may choose the published plan, or one as fast, wherever that one fits.
@@ -20,7 +20,7 @@ use super::row::Run;
 
 /// A run's plan, simulated.
 #[derive(Clone, Debug)]
-pub struct Published {
+pub struct SimulatedRun {
     /// The step, in seconds.
     pub step_s: f64,
     /// The step that the run took, where its source gives a time to compare, in seconds.
@@ -35,7 +35,7 @@ pub struct Published {
 #[derive(Clone, Debug)]
 pub struct Gain {
     /// The run's plan.
-    pub published: Published,
+    pub published: SimulatedRun,
     /// Step of the found one, simulated, in seconds.
     pub found_s: f64,
     /// What no plan undercuts, in seconds.
@@ -54,11 +54,11 @@ impl Gain {
 }
 
 /// Simulates a run's plan.
-pub fn published(run: &Run) -> Result<Published, Skip> {
+pub fn published(run: &Run) -> Result<SimulatedRun, Skip> {
     let (plan, cluster) = simulated(run)?;
     let cannot = |_: PlanError| Skip("the simulator has no price for some of it");
     let figures = predict(&plan, &cluster).map_err(cannot)?.figures;
-    Ok(Published {
+    Ok(SimulatedRun {
         step_s: figures.step_time_s,
         measured_s: super::summary::measured_step_s(run),
         fits: figures.fits,

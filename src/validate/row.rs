@@ -2,7 +2,7 @@
 //!
 //! In: a CSV record by column name. Out: [`Run`], or the reason why it cannot be predicted.
 //!
-//! Invariant: measured columns are read into [`Measured`] alone; layouts come from the others. Where a plan is incomplete,
+//! Invariant: measured columns are read into [`Reported`] alone; layouts come from the others. Where a plan is incomplete,
 //! what follows by arithmetic is filled in; what does not is left open as several layouts.
 
 use std::collections::HashMap;
@@ -18,7 +18,7 @@ use super::{model, place, plan};
 
 /// What a row says was measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Measured {
+pub struct Reported {
     /// Tokens a second and device.
     pub tokens_per_s: Option<f64>,
     /// Seconds.
@@ -87,7 +87,7 @@ pub struct Run {
     /// Whether its time is meant to be compared.
     pub timed: bool,
     /// What was measured.
-    pub measured: Measured,
+    pub measured: Reported,
 }
 
 /// Reads a row.
@@ -124,7 +124,7 @@ pub fn read(columns: &HashMap<String, String>) -> Result<Run, Skip> {
     };
     let kind = record.text("kind");
     let positive = |column| record.number(column).filter(|value| *value > 0.0);
-    let measured = Measured {
+    let measured = Reported {
         tokens_per_s: positive("measured_tokens_per_s_per_device"),
         step_time_s: positive("measured_step_time_s").or(positive("derived_step_time_s")),
         tflops: positive("measured_tflops_per_device"),

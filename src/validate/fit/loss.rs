@@ -14,29 +14,29 @@ const FITS: f64 = 0.03;
 
 /// What knobs bear on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Part {
+pub(super) enum FitTarget {
     Time,
     Memory,
 }
 
-impl Part {
+impl FitTarget {
     /// Places of its knobs in [`Knobs::ALL`].
     pub fn knobs(self) -> Vec<usize> {
-        (0..Knobs::ALL.len()).filter(|index| Knobs::ALL[*index].memory == (self == Part::Memory)).collect()
+        (0..Knobs::ALL.len()).filter(|index| Knobs::ALL[*index].memory == (self == FitTarget::Memory)).collect()
     }
 }
 
 /// A run, and what its device sustains relative to its profile.
 #[derive(Clone, Copy)]
-pub(super) struct Row<'a> {
+pub(super) struct FitRow<'a> {
     pub run: &'a Run,
     pub power: f64,
 }
 
-impl Row<'_> {
+impl FitRow<'_> {
     /// The loss: of time, or of memory.
-    pub fn loss(&self, part: Part, knobs: &Knobs) -> f64 {
-        if part == Part::Time { self.time(knobs) } else { self.memory(knobs) }
+    pub fn loss(&self, part: FitTarget, knobs: &Knobs) -> f64 {
+        if part == FitTarget::Time { self.time(knobs) } else { self.memory(knobs) }
     }
 
     fn time(&self, knobs: &Knobs) -> f64 {
@@ -59,8 +59,8 @@ impl Row<'_> {
     }
 
     /// Whether it says anything of a part.
-    pub fn bears(&self, part: Part) -> bool {
-        part == Part::Memory || self.run.timed
+    pub fn bears(&self, part: FitTarget) -> bool {
+        part == FitTarget::Memory || self.run.timed
     }
 }
 

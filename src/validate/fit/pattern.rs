@@ -9,12 +9,12 @@ use rand_xoshiro::SplitMix64;
 use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 
 use super::Effort;
-use super::loss::{Part, Row};
+use super::loss::{FitRow, FitTarget};
 
 /// What a search is about: rows, the part, where it is pulled to and how strongly.
 pub(super) struct Aim<'a> {
-    pub rows: Vec<Row<'a>>,
-    pub part: Part,
+    pub rows: Vec<FitRow<'a>>,
+    pub part: FitTarget,
     pub prior: &'a Knobs,
     pub pull: f64,
 }
@@ -83,7 +83,7 @@ pub(super) fn hop(aim: &Aim, starts: &[&Knobs], effort: Effort) -> Knobs {
             *best = Some((knobs, loss));
         }
     };
-    let further = if aim.part == Part::Time { Some(&exposed) } else { None };
+    let further = if aim.part == FitTarget::Time { Some(&exposed) } else { None };
     for start in starts.iter().copied().chain(further) {
         keep(search(aim, start, effort.sweeps), &mut best);
     }
@@ -95,7 +95,7 @@ pub(super) fn hop(aim: &Aim, starts: &[&Knobs], effort: Effort) -> Knobs {
 }
 
 /// Knobs of which a few are up to three times as large or as small.
-fn thrown(from: &Knobs, part: Part, random: &mut SplitMix64) -> Knobs {
+fn thrown(from: &Knobs, part: FitTarget, random: &mut SplitMix64) -> Knobs {
     let mut share = || (random.next_u64() >> 11) as f64 / (1_u64 << 53) as f64;
     let mut to = from.clone();
     for index in part.knobs() {
