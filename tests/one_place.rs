@@ -1,13 +1,14 @@
 //! A schedule, a model, a profile and a device are each named in one place, so that the next one is added in one place; an op in
-//! four files, and in a table of each device that has a kernel for it.
+//! four files, and in a table of each device that has a kernel for it. A type's name has one meaning.
 //!
 //! In: the crates' sources, tests left out. Out: nothing, or the files that name one beside its place.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use meshwright_executor::device::DEVICES;
+use meshwright_hardware::op::{Op, Sizes};
 use meshwright_hardware::profile::catalog;
 use meshwright_planner::models;
 use meshwright_planner::schedule::Schedule;
@@ -30,7 +31,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 fn texts() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut paths = Vec::new();
-    for folder in ["src", "hardware/src", "planner/src", "executor/src"] {
+    for folder in ["src", "hardware/src", "planner/src", "executor/src", "executor/torch/src"] {
         sources(&root.join(folder), &mut paths);
     }
     assert!(paths.len() > 100, "{} files", paths.len());
@@ -41,6 +42,11 @@ fn texts() -> Vec<(String, String)> {
         (path.strip_prefix(root).unwrap().display().to_string(), lines.collect::<Vec<_>>().join("\n"))
     };
     paths.into_iter().map(text).collect()
+}
+
+/// An op's name.
+fn name(op: Op) -> String {
+    format!("{op:?}").chars().take_while(|c| c.is_alphanumeric()).collect()
 }
 
 /// Whether a text has a word whole.
@@ -105,4 +111,32 @@ fn an_op_is_named_in_four_files_and_in_a_table_a_device() {
     let tables = ["executor/src/device/cpu/run.rs", "executor/src/device/wgpu/ops.rs"];
     let found: BTreeSet<&str> = named.into_iter().collect();
     assert_eq!(found, [op, model, tables].concat().into_iter().collect());
+}
+
+/// The type that a line defines, if it does. Associated types, which are indented, have their trait's name for it.
+fn defined(line: &str) -> Option<&str> {
+    let public = ["pub(crate) ", "pub(super) ", "pub "];
+    let item = public.iter().fold(line.trim_start(), |item, public| item.strip_prefix(public).unwrap_or(item));
+    let kinds = ["struct ", "enum ", "union ", "trait ", "type "];
+    let kind = kinds.into_iter().find(|kind| item.starts_with(kind) && (*kind != "type " || !line.starts_with(' ')))?;
+    item[kind.len()..].split(|c: char| !c.is_alphanumeric() && c != '_').next()
+}
+
+#[test]
+fn a_types_name_has_one_meaning() {
+    let texts = texts();
+    let ops: BTreeSet<String> = Op::samples(&Sizes::edges()).into_iter().flat_map(|(_, ops)| ops).map(name).collect();
+    // The vocabulary makes a type of each op; a macro's `$name` is none.
+    let mut found: BTreeMap<&str, Vec<&str>> = ops.iter().map(|op| (&op[..], vec!["an op"])).collect();
+    // The closed form has names of its own for plans and prices, until it goes.
+    for (path, text) in texts.iter().filter(|(path, _)| !path.starts_with("planner/src/estimate/")) {
+        for name in text.lines().filter_map(defined).filter(|name| !name.is_empty()) {
+            found.entry(name).or_default().push(path);
+        }
+    }
+    for known in ["Op", "LatentPack", "Plan", "Device", "PipelineSchedule", "Rank"] {
+        assert!(found.contains_key(known), "`{known}` is a type");
+    }
+    found.retain(|_, places| places.len() > 1);
+    assert!(found.is_empty(), "defined more than once: {found:#?}");
 }
