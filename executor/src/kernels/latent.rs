@@ -5,32 +5,15 @@
 //!
 //! Invariant: the gradient is the transposed map: what was turned is turned back, what was shared is summed.
 
+use meshwright_hardware::op::{LatentDims, position};
+
 use super::team::{Split, Team};
 
-/// Dims of [`meshwright_hardware::op::Op::LatentPack`].
-#[derive(Clone, Copy, Debug)]
-#[allow(missing_docs)] // the op's own
-pub struct LatentDims {
-    pub rows: usize,
-    pub seq: usize,
-    pub heads: usize,
-    pub nope: usize,
-    pub rope: usize,
-    pub value: usize,
-    pub theta: f32,
-}
-
-impl LatentDims {
-    fn width(&self) -> usize {
-        self.nope + self.rope
-    }
-
-    /// Cosines and sines of a position's pairs.
-    fn turn(&self, position: usize) -> Vec<(f32, f32)> {
-        let half = self.rope / 2;
-        let frequency = |i: usize| f64::from(self.theta).powf(-2.0 * i as f64 / self.rope as f64) as f32;
-        (0..half).map(|i| (position as f32 * frequency(i)).sin_cos()).map(|(sin, cos)| (cos, sin)).collect()
-    }
+/// Cosines and sines of a position's pairs.
+fn turn(dims: &LatentDims, position: usize) -> Vec<(f32, f32)> {
+    let half = dims.rope / 2;
+    let frequency = |i: usize| f64::from(dims.theta).powf(-2.0 * i as f64 / dims.rope as f64) as f32;
+    (0..half).map(|i| (position as f32 * frequency(i)).sin_cos()).map(|(sin, cos)| (cos, sin)).collect()
 }
 
 /// Turns pairs `(i, i + rope/2)` from `from` into `to`.
@@ -41,22 +24,16 @@ fn turned(from: &[f32], turn: &[(f32, f32)], to: &mut [f32]) {
     }
 }
 
-/// The packed rows.
-pub fn latent_pack(
-    team: &Team,
-    dims: LatentDims,
-    place: impl Fn(usize) -> usize + Sync,
-    [q, kv, k_rope]: [&[f32]; 3],
-    qkv: &mut [f32],
-) {
-    let LatentDims { rows, seq, heads, nope, rope, value, .. } = dims;
+/// The packed rows, on the rank that is the `rank`-th of those that share a sequence.
+pub fn latent_pack(team: &Team, dims: LatentDims, rank: usize, [q, kv, k_rope]: [&[f32]; 3], qkv: &mut [f32]) {
+    let LatentDims { rows, seq, heads, nope, rope, value, cp, .. } = dims;
     let (width, pair) = (dims.width(), nope + value);
     assert!(q.len() == rows * heads * width && kv.len() == rows * heads * pair && k_rope.len() == rows * rope);
     assert!(qkv.len() == 3 * q.len() && rope.is_multiple_of(2));
     let qkv = Split::new(qkv);
     team.ranges(rows, 4, |range| {
         for row in range {
-            let turn = dims.turn(place(row % seq));
+            let turn = turn(&dims, position(row % seq, seq, cp, rank));
             // SAFETY: rows are disjoint.
             let out = unsafe { qkv.part(3 * row * heads * width..3 * (row + 1) * heads * width) };
             let (queries, rest) = out.split_at_mut(heads * width);
@@ -76,14 +53,8 @@ pub fn latent_pack(
 }
 
 /// Its gradient.
-pub fn latent_pack_grad(
-    team: &Team,
-    dims: LatentDims,
-    place: impl Fn(usize) -> usize + Sync,
-    dqkv: &[f32],
-    [dq, dkv, dk_rope]: [&mut [f32]; 3],
-) {
-    let LatentDims { rows, seq, heads, nope, rope, value, .. } = dims;
+pub fn latent_pack_grad(team: &Team, dims: LatentDims, rank: usize, dqkv: &[f32], [dq, dkv, dk_rope]: [&mut [f32]; 3]) {
+    let LatentDims { rows, seq, heads, nope, rope, value, cp, .. } = dims;
     let (width, pair) = (dims.width(), nope + value);
     assert!(dqkv.len() == 3 * rows * heads * width && dk_rope.len() == rows * rope);
     let (dq, dkv, dk_rope) = (Split::new(dq), Split::new(dkv), Split::new(dk_rope));
@@ -91,7 +62,8 @@ pub fn latent_pack_grad(
         let mut key = vec![0.0; rope];
         for row in range {
             // Back is the way by the opposite angle.
-            let turn: Vec<_> = dims.turn(place(row % seq)).into_iter().map(|(cos, sin)| (cos, -sin)).collect();
+            let turn: Vec<_> =
+                turn(&dims, position(row % seq, seq, cp, rank)).into_iter().map(|(cos, sin)| (cos, -sin)).collect();
             let given = &dqkv[3 * row * heads * width..3 * (row + 1) * heads * width];
             let (queries, rest) = given.split_at(heads * width);
             let (keys, values) = rest.split_at(heads * width);
@@ -126,14 +98,14 @@ mod tests {
     #[test]
     fn the_gradient_is_the_transpose() {
         on_teams(|team| {
-            let dims = LatentDims { rows: 10, seq: 5, heads: 3, nope: 4, rope: 6, value: 2, theta: 100.0 };
+            let dims = LatentDims { rows: 10, seq: 5, heads: 3, nope: 4, rope: 6, value: 2, theta: 100.0, cp: 1 };
             let (q, kv, k) = (random(1, 10 * 3 * 10), random(2, 10 * 3 * 6), random(3, 10 * 6));
             let mut qkv = vec![f32::NAN; 3 * q.len()];
-            latent_pack(team, dims, |at| at, [&q, &kv, &k], &mut qkv);
+            latent_pack(team, dims, 0, [&q, &kv, &k], &mut qkv);
             let y = random(4, qkv.len());
             let (mut dq, mut dkv, mut dk) =
                 (vec![f32::NAN; q.len()], vec![f32::NAN; kv.len()], vec![f32::NAN; k.len()]);
-            latent_pack_grad(team, dims, |at| at, &y, [&mut dq, &mut dkv, &mut dk]);
+            latent_pack_grad(team, dims, 0, &y, [&mut dq, &mut dkv, &mut dk]);
             let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum::<f64>();
             let back = dot(&q, &dq) + dot(&kv, &dkv) + dot(&k, &dk);
             assert!((dot(&qkv, &y) - back).abs() < 1e-4, "{} {back}", dot(&qkv, &y));

@@ -4,7 +4,7 @@ use super::Op;
 use super::dims::{Combine, CombineGrad, Dispatch, DispatchGrad, Route, RouteGrad};
 use super::reference::{Args, StepSettings, results};
 use super::sizes::Sizes;
-use super::spec::{Dims, Mode, NONE, Signature, Spec, Values, float, full, ids, result};
+use super::spec::{Dims, Mode, NONE, Param, Signature, Spec, Values, float, full, ids, result};
 use crate::mesh::Coord;
 
 /// Rows, experts, experts a token, columns, slots an expert.
@@ -15,6 +15,20 @@ fn routes(sizes: &Sizes) -> impl Iterator<Item = [usize; 5]> + use<'_> {
         let capacities = if sizes.edges { vec![rows, shares] } else { vec![(shares + shares / 4).max(1)] };
         capacities.into_iter().map(move |capacity| [rows, experts, top_k, cols, capacity])
     })
+}
+
+/// Rows, columns, experts a token, slots.
+fn slotted(sizes: &Sizes) -> impl Iterator<Item = [usize; 4]> + use<'_> {
+    routes(sizes).map(|[rows, experts, top_k, cols, capacity]| [rows, cols, top_k, experts * capacity])
+}
+
+/// What combining reads: rows in their slots, and tokens' slots and shares.
+fn combined([rows, cols, top_k, slots]: [usize; 4]) -> [Param; 3] {
+    [
+        float("y", Mode::In, slots * cols),
+        ids("slots", Mode::In, rows * top_k, Values::Distinct(slots)),
+        full("shares", Mode::In, rows * top_k),
+    ]
 }
 
 /// A row's experts, likeliest first.
@@ -170,13 +184,7 @@ impl Spec for Dispatch {
     }
 
     fn samples(sizes: &Sizes) -> Vec<Op> {
-        let of = |[rows, experts, top_k, cols, capacity]: [usize; 5]| Op::Dispatch {
-            rows,
-            cols,
-            top_k,
-            slots: experts * capacity,
-        };
-        routes(sizes).map(of).collect()
+        slotted(sizes).map(|[rows, cols, top_k, slots]| Op::Dispatch { rows, cols, top_k, slots }).collect()
     }
 
     fn reference(&self, x: &mut Args, _: Coord, _: &StepSettings) {
@@ -212,12 +220,11 @@ impl Spec for DispatchGrad {
     }
 
     fn samples(sizes: &Sizes) -> Vec<Op> {
-        let of = |[rows, experts, top_k, cols, capacity]: [usize; 5]| {
-            let slots = experts * capacity;
+        let of = |[rows, cols, top_k, slots]: [usize; 4]| {
             let all = sizes.either(true).iter();
             all.map(move |&accumulate| Op::DispatchGrad { rows, cols, top_k, slots, accumulate })
         };
-        routes(sizes).flat_map(of).collect()
+        slotted(sizes).flat_map(of).collect()
     }
 
     fn reference(&self, x: &mut Args, _: Coord, _: &StepSettings) {
@@ -238,13 +245,8 @@ impl Spec for Combine {
 
     fn params(&self) -> Signature {
         let Combine { rows, cols, top_k, slots } = *self;
-        [
-            float("y", Mode::In, slots * cols),
-            ids("slots", Mode::In, rows * top_k, Values::Distinct(slots)),
-            full("shares", Mode::In, rows * top_k),
-            float("out", Mode::Out, rows * cols),
-        ]
-        .into()
+        let [y, seats, shares] = combined([rows, cols, top_k, slots]);
+        [y, seats, shares, float("out", Mode::Out, rows * cols)].into()
     }
 
     fn flops(&self) -> f64 {
@@ -256,13 +258,7 @@ impl Spec for Combine {
     }
 
     fn samples(sizes: &Sizes) -> Vec<Op> {
-        let of = |[rows, experts, top_k, cols, capacity]: [usize; 5]| Op::Combine {
-            rows,
-            cols,
-            top_k,
-            slots: experts * capacity,
-        };
-        routes(sizes).map(of).collect()
+        slotted(sizes).map(|[rows, cols, top_k, slots]| Op::Combine { rows, cols, top_k, slots }).collect()
     }
 
     fn reference(&self, x: &mut Args, _: Coord, _: &StepSettings) {
@@ -281,15 +277,9 @@ impl Spec for CombineGrad {
 
     fn params(&self) -> Signature {
         let CombineGrad { rows, cols, top_k, slots } = *self;
-        [
-            float("y", Mode::In, slots * cols),
-            ids("slots", Mode::In, rows * top_k, Values::Distinct(slots)),
-            full("shares", Mode::In, rows * top_k),
-            float("dout", Mode::In, rows * cols),
-            float("dy", Mode::Out, slots * cols),
-            full("dshares", Mode::Out, rows * top_k),
-        ]
-        .into()
+        let [y, seats, shares] = combined([rows, cols, top_k, slots]);
+        let dshares = full("dshares", Mode::Out, rows * top_k);
+        [y, seats, shares, float("dout", Mode::In, rows * cols), float("dy", Mode::Out, slots * cols), dshares].into()
     }
 
     fn flops(&self) -> f64 {
@@ -301,13 +291,7 @@ impl Spec for CombineGrad {
     }
 
     fn samples(sizes: &Sizes) -> Vec<Op> {
-        let of = |[rows, experts, top_k, cols, capacity]: [usize; 5]| Op::CombineGrad {
-            rows,
-            cols,
-            top_k,
-            slots: experts * capacity,
-        };
-        routes(sizes).map(of).collect()
+        slotted(sizes).map(|[rows, cols, top_k, slots]| Op::CombineGrad { rows, cols, top_k, slots }).collect()
     }
 
     fn reference(&self, x: &mut Args, _: Coord, _: &StepSettings) {

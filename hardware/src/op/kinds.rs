@@ -114,6 +114,35 @@ impl ContextDims {
     }
 }
 
+/// Dims of latent attention's packed rows.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LatentDims {
+    /// Tokens.
+    pub rows: usize,
+    /// Tokens of a sequence on a rank.
+    pub seq: usize,
+    /// Heads on this rank.
+    pub heads: usize,
+    /// Width of a query's and a key's part without positions.
+    pub nope: usize,
+    /// Width of their rotary part.
+    pub rope: usize,
+    /// Width of a value.
+    pub value: usize,
+    /// Base of the frequencies.
+    pub theta: f32,
+    /// Ranks that share a sequence.
+    pub cp: usize,
+}
+
+impl LatentDims {
+    /// Width of a query or key.
+    pub fn width(&self) -> usize {
+        self.nope + self.rope
+    }
+}
+
 /// Which activation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -24,7 +24,7 @@ mod spec;
 mod vector;
 mod vocabulary;
 
-pub use kinds::{ActivationKind, AttentionDims, ContextDims, Layout, NormKind};
+pub use kinds::{ActivationKind, AttentionDims, ContextDims, LatentDims, Layout, NormKind};
 pub use reference::StepSettings;
 pub use sizes::Sizes;
 pub use spec::{Dims, DtypeClass, Mode, NONE, Param, Rows, Signature, Values};

@@ -1,6 +1,7 @@
 //! Rotary positions, also those of latent attention's packed rows.
 
 use super::dims::{LatentPack, LatentPackGrad, Rope};
+use super::kinds::LatentDims;
 use super::reference::{Args, StepSettings, grid};
 use super::sizes::Sizes;
 use super::spec::{Dims, Mode, Rows, Signature, Spec, float};
@@ -92,49 +93,72 @@ impl Spec for Rope {
     }
 }
 
-/// Elements of `q`, `kv`, `k_rope` and the packed rows.
-fn latent_elems([rows, heads, nope, rope, value]: [usize; 5]) -> [usize; 4] {
-    let width = nope + rope;
-    [rows * heads * width, rows * heads * (nope + value), rows * rope, 3 * rows * heads * width]
-}
+impl LatentDims {
+    /// Elements of `q`, `kv`, `k_rope` and the packed rows.
+    fn elems(&self) -> [usize; 4] {
+        let heads = self.rows * self.heads;
+        [heads * self.width(), heads * (self.nope + self.value), self.rows * self.rope, 3 * heads * self.width()]
+    }
 
-/// Rows, tokens a sequence, heads, widths without and with positions and of values, ranks that share a sequence.
-fn latents(sizes: &Sizes) -> impl Iterator<Item = [usize; 7]> {
-    let edges = [[2, 2, 1, 1, 2, 1, 1], [12, 6, 3, 8, 4, 7, 2], [70, 70, 2, 33, 64, 97, 1]];
-    let given: Vec<[usize; 7]> = if sizes.edges {
-        edges.to_vec()
-    } else {
-        let (seq, _) = TIMED;
-        // A head's halves are of 32 with a position and 32 without, or a third as DeepSeek's: 128 and 64.
-        let of = |&[rows, heads, width]: &[usize; 3]| {
-            let rope = if width.is_multiple_of(3) { width / 3 } else { width / 2 };
-            [rows, seq, heads, width - rope, rope, width - rope, 1]
+    /// Two products and a sum for each of a pair, of queries, keys and values alike.
+    fn flops(&self) -> f64 {
+        6.0 * (self.rows * self.heads * self.rope) as f64
+    }
+
+    fn curve(&self) -> Dims {
+        [self.rows, 3 * self.heads * self.width()].into()
+    }
+
+    fn samples(sizes: &Sizes) -> impl Iterator<Item = LatentDims> {
+        let edges = [[2, 2, 1, 1, 2, 1, 1], [12, 6, 3, 8, 4, 7, 2], [70, 70, 2, 33, 64, 97, 1]];
+        let given: Vec<[usize; 7]> = if sizes.edges {
+            edges.to_vec()
+        } else {
+            let (seq, _) = TIMED;
+            // A head's halves are of 32 with a position and 32 without, or a third as DeepSeek's: 128 and 64.
+            let of = |&[rows, heads, width]: &[usize; 3]| {
+                let rope = if width.is_multiple_of(3) { width / 3 } else { width / 2 };
+                [rows, seq, heads, width - rope, rope, width - rope, 1]
+            };
+            sizes.latents.iter().map(of).collect()
         };
-        sizes.latents.iter().map(of).collect()
-    };
-    given.into_iter()
-}
+        let dims = |[rows, seq, heads, nope, rope, value, cp]: [usize; 7]| LatentDims {
+            rows,
+            seq,
+            heads,
+            nope,
+            rope,
+            value,
+            theta: THETA,
+            cp,
+        };
+        given.into_iter().map(dims)
+    }
 
-/// Of a token and head, elements that packing copies: argument, element in it, element in packed rows.
-fn copied(
-    [heads, nope, rope, value]: [usize; 4],
-    row: usize,
-    head: usize,
-) -> impl Iterator<Item = (usize, usize, usize)> {
-    let width = nope + rope;
-    let packed = move |kind: usize| ((3 * row + kind) * heads + head) * width;
-    let (q, kv) = ((row * heads + head) * width, (row * heads + head) * (nope + value));
-    let queries = (0..nope).map(move |c| (0, q + c, packed(0) + c));
-    let keys = (0..nope).map(move |c| (1, kv + c, packed(1) + c));
-    queries.chain(keys).chain((0..value).map(move |c| (1, kv + nope + c, packed(2) + c)))
-}
+    /// Of a token and head, elements that packing copies: argument, element in it, element in packed rows.
+    fn copied(&self, row: usize, head: usize) -> impl Iterator<Item = (usize, usize, usize)> + use<> {
+        let LatentDims { heads, nope, value, .. } = *self;
+        let width = self.width();
+        let packed = move |kind: usize| ((3 * row + kind) * heads + head) * width;
+        let (q, kv) = ((row * heads + head) * width, (row * heads + head) * (nope + value));
+        let queries = (0..nope).map(move |c| (0, q + c, packed(0) + c));
+        let keys = (0..nope).map(move |c| (1, kv + c, packed(1) + c));
+        queries.chain(keys).chain((0..value).map(move |c| (1, kv + nope + c, packed(2) + c)))
+    }
 
-/// Of a token and head, the first elements of what turns: argument, element in it, element in packed rows. The keys' are
-/// all heads' alike.
-fn turning([heads, nope, rope, _]: [usize; 4], row: usize, head: usize) -> [(usize, usize, usize); 2] {
-    let width = nope + rope;
-    let packed = |kind: usize| ((3 * row + kind) * heads + head) * width + nope;
-    [(0, (row * heads + head) * width + nope, packed(0)), (2, row * rope, packed(1))]
+    /// Of a token and head, pairs that turn: their angle at `at`, argument, the first's element in it, and in packed rows; the
+    /// second stands `rope / 2` behind. The keys' are all heads' alike.
+    fn turning(&self, row: usize, head: usize, at: Coord) -> impl Iterator<Item = (f64, [usize; 3])> + use<> {
+        let LatentDims { seq, heads, nope, rope, theta, cp, .. } = *self;
+        let width = self.width();
+        let packed = |kind: usize| ((3 * row + kind) * heads + head) * width + nope;
+        let place = position(row % seq, seq, cp, at.cp);
+        let firsts = [[0, (row * heads + head) * width + nope, packed(0)], [2, row * rope, packed(1)]];
+        let pairs = move |[arg, own, packed]: [usize; 3]| {
+            (0..rope / 2).map(move |i| (angle(place, i, rope, theta), [arg, own + i, packed + i]))
+        };
+        firsts.into_iter().flat_map(pairs)
+    }
 }
 
 impl Spec for LatentPack {
@@ -143,8 +167,7 @@ impl Spec for LatentPack {
     }
 
     fn params(&self) -> Signature {
-        let LatentPack { rows, heads, nope, rope, value, .. } = *self;
-        let [q, kv, k_rope, qkv] = latent_elems([rows, heads, nope, rope, value]);
+        let [q, kv, k_rope, qkv] = self.dims.elems();
         [
             float("q", Mode::In, q),
             float("kv", Mode::In, kv),
@@ -155,52 +178,38 @@ impl Spec for LatentPack {
     }
 
     fn flops(&self) -> f64 {
-        6.0 * (self.rows * self.heads * self.rope) as f64
+        self.dims.flops()
     }
 
     fn dims(&self) -> Dims {
-        [self.rows, 3 * self.heads * (self.nope + self.rope)].into()
+        self.dims.curve()
     }
 
     fn samples(sizes: &Sizes) -> Vec<Op> {
-        let of = |[rows, seq, heads, nope, rope, value, cp]: [usize; 7]| Op::LatentPack {
-            rows,
-            seq,
-            heads,
-            nope,
-            rope,
-            value,
-            theta: THETA,
-            cp,
-        };
-        latents(sizes).map(of).collect()
+        LatentDims::samples(sizes).map(Op::LatentPack).collect()
     }
 
     fn reference(&self, x: &mut Args, at: Coord, _: &StepSettings) {
-        let LatentPack { rows, seq, heads, nope, rope, value, theta, cp } = *self;
-        let (sizes, half) = ([heads, nope, rope, value], rope / 2);
+        let (dims, half) = (self.dims, self.dims.rope / 2);
         x[3].fill(0.0);
-        for (row, head) in grid(rows, heads) {
-            copied(sizes, row, head).for_each(|(arg, from, to)| x[3][to] = x[arg][from]);
-            for ((arg, from, to), i) in
-                turning(sizes, row, head).into_iter().flat_map(|at| (0..half).map(move |i| (at, i)))
-            {
-                let angle = angle(position(row % seq, seq, cp, at.cp), i, rope, theta);
-                (x[3][to + i], x[3][to + half + i]) = turned((x[arg][from + i], x[arg][from + half + i]), angle);
+        for (row, head) in grid(dims.rows, dims.heads) {
+            dims.copied(row, head).for_each(|(arg, from, to)| x[3][to] = x[arg][from]);
+            for (angle, [arg, from, to]) in dims.turning(row, head, at) {
+                (x[3][to], x[3][to + half]) = turned((x[arg][from], x[arg][from + half]), angle);
             }
         }
     }
 
     fn rows(&self) -> Option<Rows> {
-        Rows::of(self.rows, self.seq)
+        Rows::of(self.dims.rows, self.dims.seq)
     }
 
     fn over(&self, rows: usize) -> Option<Op> {
-        Some(LatentPack { rows, ..*self }.into())
+        Some(Op::LatentPack(LatentDims { rows, ..self.dims }))
     }
 
     fn shards(&self) -> usize {
-        self.cp
+        self.dims.cp
     }
 }
 
@@ -210,8 +219,7 @@ impl Spec for LatentPackGrad {
     }
 
     fn params(&self) -> Signature {
-        let LatentPackGrad { rows, heads, nope, rope, value, .. } = *self;
-        let [q, kv, k_rope, qkv] = latent_elems([rows, heads, nope, rope, value]);
+        let [q, kv, k_rope, qkv] = self.dims.elems();
         [
             float("dqkv", Mode::In, qkv),
             float("dq", Mode::Out, q),
@@ -222,53 +230,39 @@ impl Spec for LatentPackGrad {
     }
 
     fn flops(&self) -> f64 {
-        6.0 * (self.rows * self.heads * self.rope) as f64
+        self.dims.flops()
     }
 
     fn dims(&self) -> Dims {
-        [self.rows, 3 * self.heads * (self.nope + self.rope)].into()
+        self.dims.curve()
     }
 
     fn samples(sizes: &Sizes) -> Vec<Op> {
-        let of = |[rows, seq, heads, nope, rope, value, cp]: [usize; 7]| Op::LatentPackGrad {
-            rows,
-            seq,
-            heads,
-            nope,
-            rope,
-            value,
-            theta: THETA,
-            cp,
-        };
-        latents(sizes).map(of).collect()
+        LatentDims::samples(sizes).map(Op::LatentPackGrad).collect()
     }
 
     fn reference(&self, x: &mut Args, at: Coord, _: &StepSettings) {
-        let LatentPackGrad { rows, seq, heads, nope, rope, value, theta, cp } = *self;
-        let (sizes, half) = ([heads, nope, rope, value], rope / 2);
+        let (dims, half) = (self.dims, self.dims.rope / 2);
         x[1..].iter_mut().for_each(|gradient| gradient.fill(0.0));
-        for (row, head) in grid(rows, heads) {
-            copied(sizes, row, head).for_each(|(arg, to, from)| x[1 + arg][to] = x[0][from]);
-            for ((arg, to, from), i) in
-                turning(sizes, row, head).into_iter().flat_map(|at| (0..half).map(move |i| (at, i)))
-            {
-                let angle = angle(position(row % seq, seq, cp, at.cp), i, rope, theta);
-                let (a, b) = turned((x[0][from + i], x[0][from + half + i]), -angle);
-                x[1 + arg][to + i] += a;
-                x[1 + arg][to + half + i] += b;
+        for (row, head) in grid(dims.rows, dims.heads) {
+            dims.copied(row, head).for_each(|(arg, to, from)| x[1 + arg][to] = x[0][from]);
+            for (angle, [arg, to, from]) in dims.turning(row, head, at) {
+                let (a, b) = turned((x[0][from], x[0][from + half]), -angle);
+                x[1 + arg][to] += a;
+                x[1 + arg][to + half] += b;
             }
         }
     }
 
     fn rows(&self) -> Option<Rows> {
-        Rows::of(self.rows, self.seq)
+        Rows::of(self.dims.rows, self.dims.seq)
     }
 
     fn over(&self, rows: usize) -> Option<Op> {
-        Some(LatentPackGrad { rows, ..*self }.into())
+        Some(Op::LatentPackGrad(LatentDims { rows, ..self.dims }))
     }
 
     fn shards(&self) -> usize {
-        self.cp
+        self.dims.cp
     }
 }

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::kinds::{ActivationKind, AttentionDims, ContextDims, Layout, NormKind};
+use super::kinds::{ActivationKind, AttentionDims, ContextDims, LatentDims, Layout, NormKind};
 #[allow(unused_imports)] // docs
 use super::position;
 use crate::mesh::Axis;
@@ -103,26 +103,8 @@ macro_rules! vocabulary {
                 /// Queries, keys and values of latent attention as packed rows (DeepSeek-AI 2024, §2.1): of each head, `q`
                 /// is `[nope | rope]`, `kv` `[nope | value]`; `k_rope` `[rope]` is all heads' alike. Rotary parts are
                 /// turned; values get the width of keys, with zeros behind.
-                LatentPack {
-                    rows: usize,
-                    seq: usize,
-                    heads: usize,
-                    nope: usize,
-                    rope: usize,
-                    value: usize,
-                    theta: f32,
-                    cp: usize,
-                },
-                LatentPackGrad {
-                    rows: usize,
-                    seq: usize,
-                    heads: usize,
-                    nope: usize,
-                    rope: usize,
-                    value: usize,
-                    theta: f32,
-                    cp: usize,
-                },
+                LatentPack(dims: LatentDims),
+                LatentPackGrad(dims: LatentDims),
             }
             experts {
                 /// Softmax over experts, of which a token goes to the `top_k` likeliest, as long as they have slots left of

@@ -169,11 +169,10 @@ impl GradientWriter<'_> {
                 let out = self.of(last);
                 self.same(args[0], out, n);
             }
-            Op::LatentPack { rows, seq, heads, nope, rope, value, theta, cp } => {
+            Op::LatentPack(dims) => {
                 let dqkv = self.of(last);
                 let [(dq, _), (dkv, _), (dk, _)] = [0, 1, 2].map(|i| self.target(args[i]));
-                let op = Op::LatentPackGrad { rows, seq, heads, nope, rope, value, theta, cp };
-                self.call(op, vec![dqkv, dq, dkv, dk]);
+                self.call(Op::LatentPackGrad(dims), vec![dqkv, dq, dkv, dk]);
             }
             Op::Route { .. } | Op::Dispatch { .. } | Op::Combine { .. } => self.routing(op, args),
             Op::LossStats { .. } => {}
@@ -186,7 +185,7 @@ impl GradientWriter<'_> {
             | Op::AttentionGrad(_)
             | Op::ContextAttentionGrad(_)
             | Op::ActivationGrad { .. }
-            | Op::LatentPackGrad { .. }
+            | Op::LatentPackGrad(_)
             | Op::RouteGrad { .. }
             | Op::DispatchGrad { .. }
             | Op::CombineGrad { .. }

@@ -5,7 +5,7 @@
 //! Latents are made by every rank of tensor parallelism from all tokens; heads are split, so that a rank has a part of the
 //! latents' gradients, and of those of all that leads to them.
 
-use meshwright_hardware::op::{AttentionDims, NormKind, Op};
+use meshwright_hardware::op::{AttentionDims, LatentDims, NormKind, Op};
 use meshwright_hardware::params::{Init, Shard};
 
 use super::decoder::{CHEAP, DEAR, INIT_STD, attend, matrix, normal, vector};
@@ -39,8 +39,8 @@ impl Tape {
         let (batch, seq, causal) = (local.microbatch, local.seq, local.causal);
         let dims = AttentionDims { batch, seq, heads, kv_heads: heads, head_dim, causal };
         let qkv = self.tensor("qkv", rows * dims.qkv_cols(), DEAR);
-        let op = Op::LatentPack { rows, seq, heads, nope, rope, value, theta: model.rope_theta, cp: local.cp };
-        self.op(op, [q, kv, k_rope, qkv].map(Arg::Tensor));
+        let packed = LatentDims { rows, seq, heads, nope, rope, value, theta: model.rope_theta, cp: local.cp };
+        self.op(Op::LatentPack(packed), [q, kv, k_rope, qkv].map(Arg::Tensor));
         let mixed = attend(self, dims, local, qkv);
         if value == head_dim {
             return mixed;

@@ -182,16 +182,12 @@ pub(super) fn run_kernel(team: &Team, op: &Op, args: &RawArgs, at: Coord, step: 
             let [y, slots, shares, dout] = [0, 1, 2, 3].map(|i| args.read(i));
             kernels::combine_grad(team, cols, top_k, y, slots, shares, dout, args.write(4), args.write(5));
         }
-        Op::LatentPack { rows, seq, heads, nope, rope, value, theta, cp } => {
-            let dims = kernels::LatentDims { rows, seq, heads, nope, rope, value, theta };
-            let place = |row| position(row, seq, cp, at.cp);
+        Op::LatentPack(dims) => {
             let given = [0, 1, 2].map(|i| args.read(i));
-            kernels::latent_pack(team, dims, place, given, args.write(3));
+            kernels::latent_pack(team, dims, at.cp, given, args.write(3));
         }
-        Op::LatentPackGrad { rows, seq, heads, nope, rope, value, theta, cp } => {
-            let dims = kernels::LatentDims { rows, seq, heads, nope, rope, value, theta };
-            let place = |row| position(row, seq, cp, at.cp);
-            kernels::latent_pack_grad(team, dims, place, args.read(0), [args.write(1), args.write(2), args.write(3)]);
+        Op::LatentPackGrad(dims) => {
+            kernels::latent_pack_grad(team, dims, at.cp, args.read(0), [args.write(1), args.write(2), args.write(3)]);
         }
         Op::Columns { stride, first, cols, into, .. } => {
             let copy = if into { kernels::into_columns } else { kernels::columns };

@@ -5,7 +5,7 @@
 //! Invariant: what does not stand in the table runs by the reference; what takes several calls stands in `parts.rs`.
 
 use meshwright_hardware::mesh::Coord;
-use meshwright_hardware::op::{ActivationKind, AttentionDims, NormKind, Op};
+use meshwright_hardware::op::{ActivationKind, AttentionDims, LatentDims, NormKind, Op};
 
 use super::dispatch::KernelCall;
 use super::memory::{GpuBuffer, Slice};
@@ -126,16 +126,8 @@ impl Wgpu {
             Op::CombineGrad { rows, cols, top_k, slots } => self.combine_grad([rows, cols, top_k, slots], x),
             Op::ContextAttention(dims) => self.context_forward(&dims, at, x),
             Op::ContextAttentionGrad(dims) => self.context_grad(&dims, at, x),
-            Op::LatentPack { rows, seq, heads, nope, rope, value, theta, cp } => {
-                let table = self.turns(seq * cp, rope, theta)?;
-                let dims = [rows * heads * (nope + rope), seq, heads, nope, rope, value, cp, at.cp];
-                self.record(each(kernels::LATENT_PACK, &[&x[0], &x[1], &x[2], &x[3], &table], &dims))
-            }
-            Op::LatentPackGrad { rows, seq, heads, nope, rope, value, theta, cp } => {
-                let table = self.turns(seq * cp, rope, theta)?;
-                let dims = [rows * heads * (nope + rope), seq, heads, nope, rope, value, cp, at.cp];
-                self.record(each(kernels::LATENT_GRAD, &[&x[0], &x[1], &x[2], &x[3], &table], &dims))
-            }
+            Op::LatentPack(dims) => self.latent(kernels::LATENT_PACK, &dims, at, x),
+            Op::LatentPackGrad(dims) => self.latent(kernels::LATENT_GRAD, &dims, at, x),
             Op::Columns { rows, stride, first, cols, into } => {
                 let dims = [rows * cols, cols, stride, first, usize::from(into)];
                 self.record(each(kernels::COLUMNS, &[&x[0], &x[1]], &dims))
@@ -197,6 +189,13 @@ impl Wgpu {
             self.turns.insert(key, memory);
         }
         Ok(self.turns[&key].slice(0, positions * head_dim).expect("it is as long"))
+    }
+
+    /// Records the packing of latent attention's rows, or its gradient.
+    fn latent(&mut self, kernel: Kernel, d: &LatentDims, at: Coord, x: &[Slice]) -> Result<(), String> {
+        let table = self.turns(d.seq * d.cp, d.rope, d.theta)?;
+        let dims = [d.rows * d.heads * d.width(), d.seq, d.heads, d.nope, d.rope, d.value, d.cp, at.cp];
+        self.record(each(kernel, &[&x[0], &x[1], &x[2], &x[3], &table], &dims))
     }
 }
 

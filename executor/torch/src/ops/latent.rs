@@ -1,5 +1,6 @@
 //! Queries, keys and values of latent attention as packed rows, and back.
 
+use meshwright_hardware::op::LatentDims;
 use tch::{Device, Kind, Tensor};
 
 use super::copy;
@@ -20,14 +21,9 @@ struct Parts {
 }
 
 /// Of arguments `packed`, `q`, `kv` and `k_rope`, by number.
-fn parts(
-    x: &TensorArgs,
-    [packed, q, kv, k]: [usize; 4],
-    [heads, nope, value]: [usize; 3],
-    turns: Turns,
-) -> Outcome<Parts> {
-    let (rows, rope) = (turns.rows, turns.width);
-    let width = nope + rope;
+fn parts(x: &TensorArgs, [packed, q, kv, k]: [usize; 4], d: &LatentDims) -> Outcome<Parts> {
+    let LatentDims { rows, heads, nope, rope, value, .. } = *d;
+    let width = d.width();
     let row = 3 * heads * width;
     let inside = |kind: usize, first: usize, cols: usize| {
         x.strided(packed, [rows, heads, cols], [row, width, 1], kind * heads * width + first)
@@ -47,9 +43,14 @@ fn parts(
     })
 }
 
-pub fn forward(x: &TensorArgs, sizes: [usize; 3], turns: Turns, device: Device, kept: &mut Kept) -> Outcome {
-    let table = turns.table(device, kept)?;
-    let Parts { plain, query, key, mut rest } = parts(x, [3, 0, 1, 2], sizes, turns)?;
+/// By what angles tokens turn on the rank that is the `rank`-th of those that share a sequence.
+fn turns(d: &LatentDims, rank: usize) -> Turns {
+    Turns { rows: d.rows, seq: d.seq, width: d.rope, theta: d.theta, cp: d.cp, rank }
+}
+
+pub fn forward(x: &TensorArgs, d: &LatentDims, rank: usize, device: Device, kept: &mut Kept) -> Outcome {
+    let table = turns(d, rank).table(device, kept)?;
+    let Parts { plain, query, key, mut rest } = parts(x, [3, 0, 1, 2], d)?;
     drop(rest.f_zero_()?);
     plain.iter().try_for_each(|(packed, from)| copy(packed, from))?;
     turned(&query.0, &query.1, &table, false)?;
@@ -59,9 +60,9 @@ pub fn forward(x: &TensorArgs, sizes: [usize; 3], turns: Turns, device: Device, 
     copy(&key.0, &once)
 }
 
-pub fn backward(x: &TensorArgs, sizes: [usize; 3], turns: Turns, device: Device, kept: &mut Kept) -> Outcome {
-    let table = turns.table(device, kept)?;
-    let Parts { plain, query, key, .. } = parts(x, [0, 1, 2, 3], sizes, turns)?;
+pub fn backward(x: &TensorArgs, d: &LatentDims, rank: usize, device: Device, kept: &mut Kept) -> Outcome {
+    let table = turns(d, rank).table(device, kept)?;
+    let Parts { plain, query, key, .. } = parts(x, [0, 1, 2, 3], d)?;
     plain.iter().try_for_each(|(packed, to)| copy(to, packed))?;
     turned(&query.1, &query.0, &table, true)?;
     let sum = key.0.f_sum_dim_intlist(1, true, Kind::Float)?;

@@ -94,14 +94,8 @@ table! {
     },
     Op::Combine { rows, cols, top_k, slots } => experts::combine(x, [rows, cols, top_k, slots]),
     Op::CombineGrad { rows, cols, top_k, slots } => experts::combine_grad(x, [rows, cols, top_k, slots]),
-    Op::LatentPack { rows, seq, heads, nope, rope, value, theta, cp } => {
-        let turns = rotary::Turns { rows, seq, width: rope, theta, cp, rank: at.cp };
-        latent::forward(x, [heads, nope, value], turns, device, kept)
-    },
-    Op::LatentPackGrad { rows, seq, heads, nope, rope, value, theta, cp } => {
-        let turns = rotary::Turns { rows, seq, width: rope, theta, cp, rank: at.cp };
-        latent::backward(x, [heads, nope, value], turns, device, kept)
-    },
+    Op::LatentPack(dims) => latent::forward(x, &dims, at.cp, device, kept),
+    Op::LatentPackGrad(dims) => latent::backward(x, &dims, at.cp, device, kept),
     Op::Columns { rows, stride, first, cols, into } => {
         let (part, whole) = if into { (0, 1) } else { (1, 0) };
         let part = x.of(part, [rows, cols])?;
