@@ -23,7 +23,7 @@ pub use outer::{Outer, outer};
 pub use steady::predict_figures;
 
 /// The figures that scripts rely on.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Figures {
     /// Length of a step.
     pub step_time_s: f64,
