@@ -34,22 +34,7 @@ impl Place {
     }
 }
 
-const JOB: &str = r#"
-seq = 128
-global_batch = 32
-steps = 100000
-
-[model]
-name = "small"
-architecture = "llama"
-layers = 4
-hidden = 256
-heads = 4
-kv_heads = 4
-ffn = 512
-vocab = 512
-tied = false
-"#;
+const JOB: &str = include_str!("cases/small-job.toml");
 
 const ALL: &str = "4x dgx-a100-80gb";
 
@@ -243,7 +228,7 @@ fn goals_that_make_no_sense_are_refused() {
     place.write("job.toml", &JOB.replace("steps = 100000", ""));
     place.unwanted(&["--deadline", "3d"], &["give --tokens"]);
     place.write("job.toml", &format!("{JOB}[goal]\ntokens = \"1G\"\n"));
-    place.unwanted(&[], &["job.toml:4:9: `steps` is 100000", "`goal.tokens` is 1 G tokens already"]);
+    place.unwanted(&[], &["job.toml:3:9: `steps` is 100000", "`goal.tokens` is 1 G tokens already"]);
     place.write("job.toml", &format!("{JOB}[goal]\nspeed = 1\n"));
     place.unwanted(&[], &["job.toml:", "unknown field `speed`"]);
     place.write("job.toml", JOB);

@@ -6,25 +6,8 @@ use meshwright_planner::goal::choose;
 use meshwright_planner::job::Job;
 use rayon::ThreadPoolBuilder;
 
-const JOB: &str = r#"
-seq = 128
-global_batch = 32
-steps = 100000
-
-[model]
-name = "small"
-architecture = "llama"
-layers = 4
-hidden = 256
-heads = 4
-kv_heads = 4
-ffn = 512
-vocab = 512
-tied = false
-
-[goal]
-objective = "cost"
-"#;
+/// To be cheap.
+const JOB: &str = concat!(include_str!("../../tests/cases/small-job.toml"), "\n[goal]\nobjective = \"cost\"\n");
 
 /// All that is chosen and explained on so many threads, but for how long it took.
 fn answers(threads: usize) -> String {
