@@ -2,20 +2,20 @@
 //!
 //! In: a step, a job, a cluster; or the durations of [`Failing`] themselves. Out: [`Training`], or what none undercuts: [`TrainingFloor`].
 //!
-//! Failures are a Poisson process of the whole cluster. Work is lost back to the last checkpoint; the interval between
-//! checkpoints is Daly's. [`Failing::simulate`] plays the same by chance, seeded, and confirms the closed form.
-//!
 //! Invariant: equal inputs give equal answers; goodput is in (0, 1]; no [`Training`] is below its [`TrainingFloor`].
 
 use meshwright_hardware::mesh::Mesh;
 use meshwright_hardware::price::Prices;
 use meshwright_hardware::profile::{Cluster, Machine, Sourced};
 use meshwright_hardware::units::{ByteRate, Bytes, Seconds};
-use rand_xoshiro::SplitMix64;
-use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 use serde::Serialize;
 
 use crate::job::{Job, Shape};
+use crate::predict::Unit;
+
+mod failing;
+
+pub use failing::Failing;
 
 /// Of its power limit, what a device draws while it waits for others. In training of three models power falls to 75, 50 and
 /// 20 % of the limit where ranks wait for each other at the end of a step (Patel et al. 2024, Characterizing Power Management
@@ -36,96 +36,80 @@ fn usual_restart() -> Sourced<Seconds> {
     Sourced::new(Seconds(600.0), source)
 }
 
-/// A run that is stopped by failures and saved by checkpoints. All durations above zero but `restart` and `write`, which may
-/// be zero.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Failing {
-    /// Mean time between failures of the whole cluster.
-    pub mtbf: Seconds,
-    /// For which training stands still while a checkpoint is written.
-    pub write: Seconds,
-    /// From a failure until training goes on from the checkpoint. It may fail too, and begins again.
-    pub restart: Seconds,
+/// A figure of training as every answer shows it: in text, in JSON, and where it heads a column on the Pareto front.
+#[derive(Clone, Copy, Debug)]
+pub struct TrainingFigure {
+    /// Its field in [`Training`], which is its key in JSON.
+    pub key: &'static str,
+    /// Its name in lists.
+    pub title: &'static str,
+    /// Its name over a column, if plans are told apart by it.
+    pub column: Option<&'static str>,
+    /// What it is counted in.
+    pub unit: Unit,
+    /// What is said where it is unknown.
+    pub unknown: &'static str,
+    /// Its value.
+    pub get: fn(&Training) -> Option<f64>,
 }
 
-impl Failing {
-    /// Young's interval between checkpoints, of work alone: √(2 δ M) (Young 1974).
-    pub fn young(&self) -> Seconds {
-        Seconds((2.0 * self.write.0 * self.mtbf.0).sqrt())
-    }
+/// All figures of training, in their order.
+pub const TRAINING_FIGURES: &[TrainingFigure] = &[
+    TrainingFigure {
+        key: "days",
+        title: "expected",
+        column: Some("train"),
+        unit: Unit::Days,
+        unknown: "",
+        get: |training| Some(training.days),
+    },
+    TrainingFigure {
+        key: "dollars",
+        title: "cost",
+        column: Some("cost"),
+        unit: Unit::Dollars,
+        unknown: "no price known",
+        get: |training| training.dollars,
+    },
+    TrainingFigure {
+        key: "energy_kwh",
+        title: "energy",
+        column: Some("energy"),
+        unit: Unit::KilowattHours,
+        unknown: "no power known",
+        get: |training| training.energy_kwh,
+    },
+    TrainingFigure {
+        key: "goodput",
+        title: "goodput",
+        column: None,
+        unit: Unit::Share,
+        unknown: "",
+        get: |training| Some(training.goodput),
+    },
+    TrainingFigure {
+        key: "days_without_failures",
+        title: "without failures",
+        column: None,
+        unit: Unit::Days,
+        unknown: "",
+        get: |training| Some(training.days_without_failures),
+    },
+    TrainingFigure {
+        key: "days_p90",
+        title: "nine runs in ten below",
+        column: None,
+        unit: Unit::Days,
+        unknown: "",
+        get: |training| Some(training.days_p90),
+    },
+];
 
-    /// Daly's interval (2006, eq. 37): of higher order, so that it also holds where writing takes long.
-    pub fn daly(&self) -> Seconds {
-        let (write, mtbf) = (self.write.0, self.mtbf.0);
-        if write >= 2.0 * mtbf {
-            return self.mtbf;
-        }
-        let small = write / (2.0 * mtbf);
-        Seconds((2.0 * write * mtbf).sqrt() * (1.0 + small.sqrt() / 3.0 + small / 9.0) - write)
+impl TrainingFigure {
+    /// Its value for people.
+    pub fn show(&self, training: &Training) -> String {
+        (self.get)(training).map_or_else(|| self.unknown.to_owned(), |value| self.unit.show(value))
     }
-
-    /// How many times its work an expected run takes at the least, whatever the interval: where the derivative of eq. 20 by τ
-    /// is zero, with x = τ/M, (1 − x)·e^(x + δ/M) = 1.
-    pub fn least(&self) -> f64 {
-        let (write, restart) = (self.write.0 / self.mtbf.0, self.restart.0 / self.mtbf.0);
-        let (mut low, mut high) = (0.0_f64, 1.0_f64);
-        for _ in 0..64 {
-            let x = (low + high) / 2.0;
-            if (1.0 - x) * (x + write).exp() > 1.0 { low = x } else { high = x }
-        }
-        // There (e^(x + δ/M) − 1)/x = e^(x + δ/M).
-        restart.exp() * (low + write).exp() * (1.0 - 1e-9)
-    }
-
-    /// The expected time of `work` in intervals of `every`, each with its checkpoint (Daly 2006, eq. 20):
-    /// M·e^(R/M)·(e^((τ+δ)/M) − 1)·work/τ.
-    pub fn expected(&self, work: Seconds, every: Seconds) -> Seconds {
-        let mtbf = self.mtbf.0;
-        let segment = ((every + self.write).0 / mtbf).exp_m1();
-        Seconds(mtbf * (self.restart.0 / mtbf).exp() * segment * work.0 / every.0)
-    }
-
-    /// The share of time that is useful work.
-    pub fn goodput(&self, every: Seconds) -> f64 {
-        every.0 / self.expected(every, every).0
-    }
-
-    /// How long `runs` runs of `segments` intervals take that fail by chance; seconds, ascending.
-    pub fn simulate(&self, segments: u64, every: Seconds, runs: usize, seed: u64) -> Vec<f64> {
-        let mut random = SplitMix64::seed_from_u64(seed);
-        let mut all: Vec<f64> = (0..runs).map(|_| self.run(segments, every, &mut random)).collect();
-        all.sort_by(f64::total_cmp);
-        all
-    }
-
-    /// One run: from failure to failure.
-    fn run(&self, segments: u64, every: Seconds, random: &mut SplitMix64) -> f64 {
-        let (segment, mut left, mut clock) = ((every + self.write).0, segments, 0.0);
-        loop {
-            let alive = exponential(random, self.mtbf);
-            let done = (alive / segment) as u64;
-            if done >= left {
-                return clock + left as f64 * segment;
-            }
-            left -= done;
-            clock += alive;
-            // A restart that fails begins again.
-            loop {
-                let alive = exponential(random, self.mtbf);
-                if alive >= self.restart.0 {
-                    clock += self.restart.0;
-                    break;
-                }
-                clock += alive;
-            }
-        }
-    }
-}
-
-/// Exponentially distributed chance: by inversion of 53 bits in (0, 1], so that a seed means the same in every version.
-fn exponential(random: &mut SplitMix64, mean: Seconds) -> f64 {
-    let uniform = ((random.next_u64() >> 11) + 1) as f64 / (1_u64 << 53) as f64;
-    -uniform.ln() * mean.0
 }
 
 /// A training run from its first step to its last, failures included.

@@ -9,7 +9,7 @@ use meshwright_hardware::profile::{Cluster, Machine};
 use meshwright_hardware::program::{Program, Stream};
 use meshwright_hardware::simulate::{Durations, Rounds, simulate};
 use meshwright_hardware::trace::{Origin, Trace};
-use meshwright_hardware::units::{Bytes, Nanos, Seconds};
+use meshwright_hardware::units::{Bytes, Dollars, Nanos, Seconds};
 use serde::Serialize;
 
 use crate::error::PlanError;
@@ -59,6 +59,12 @@ pub enum Unit {
     Bytes,
     /// 0–1, for people in per cent.
     Share,
+    /// Days of 24 hours.
+    Days,
+    /// US dollars.
+    Dollars,
+    /// Kilowatt-hours.
+    KilowattHours,
 }
 
 impl Unit {
@@ -69,6 +75,9 @@ impl Unit {
             Unit::PerSecond => format!("{value:.0}"),
             Unit::Bytes => Bytes(value as u64).to_string(),
             Unit::Share => format!("{:.1} %", 100.0 * value),
+            Unit::Days => Seconds(value * 86400.0).to_string(),
+            Unit::Dollars => Dollars(value).to_string(),
+            Unit::KilowattHours => energy(value),
         }
     }
 
@@ -76,9 +85,20 @@ impl Unit {
     pub fn json(self, value: f64) -> serde_json::Value {
         match self {
             Unit::Bytes => (value as u64).into(),
-            Unit::Seconds | Unit::PerSecond | Unit::Share => value.into(),
+            _ => value.into(),
         }
     }
+}
+
+/// Energy in the unit that suits it.
+fn energy(kwh: f64) -> String {
+    let (value, unit) = match kwh {
+        ..1e4 => (kwh, "kWh"),
+        1e4..1e7 => (kwh / 1e3, "MWh"),
+        _ => (kwh / 1e6, "GWh"),
+    };
+    let digits = if value >= 100.0 { 0 } else { 1 };
+    format!("{value:.digits$} {unit}")
 }
 
 /// A figure of a step as every answer shows it: as text, JSON, CSV and on pages.

@@ -7,11 +7,12 @@ use meshwright_hardware::profile::{Cluster, Sourced};
 use meshwright_hardware::units::{Dollars, Seconds, Tokens};
 use meshwright_planner::PlanError;
 use meshwright_planner::goal::{Advice, Chosen, Offer};
+use meshwright_planner::goodput::TRAINING_FIGURES;
 use meshwright_planner::job::{Goal, Job, Objective};
 use meshwright_planner::search::milp::{Repartitioned, repartition};
 use serde_json::{Value, json};
 
-use super::show::{energy, figures_json};
+use super::show::figures_json;
 
 /// Arguments that say what a plan is to be good at; over a job's `[goal]`.
 #[derive(Args)]
@@ -131,18 +132,13 @@ pub fn print_front(chosen: &Chosen, names: &Names) {
         return;
     }
     println!("\nno plan that was found beats one of these in time, cost, energy and memory left free at once");
-    println!("{:>10}{:>16}{:>12}{:>9}   plan", "train", "cost", "energy", "free");
+    let heads: String =
+        TRAINING_FIGURES.iter().filter_map(|figure| figure.column).map(|name| format!("{name:>16}")).collect();
+    println!("{heads}{:>9}   plan", "free");
     for offer in &chosen.front {
-        let training = &offer.training;
-        let cost = training.dollars.map_or("–".to_owned(), |dollars| Dollars(dollars).to_string());
-        let energy = energy(training.energy_kwh, "–");
-        println!(
-            "{:>10}{cost:>16}{energy:>12}{:>7.1} %   {}: {}",
-            Seconds(training.days * 86400.0).to_string(),
-            100.0 * offer.headroom,
-            names.of(&offer.cluster),
-            offer.plan.summary()
-        );
+        let columns = TRAINING_FIGURES.iter().filter(|figure| figure.column.is_some());
+        let values: String = columns.map(|figure| format!("{:>16}", figure.show(&offer.training))).collect();
+        println!("{values}{:>7.1} %   {}: {}", 100.0 * offer.headroom, names.of(&offer.cluster), offer.plan.summary());
     }
     println!("   of {} plans on {} clusters, the whole and parts of it", chosen.offers.len(), chosen.searched);
 }
@@ -199,12 +195,14 @@ pub fn chosen_json(chosen: &Chosen, goal: &Goal, names: &Names, decided: Option<
     all["bound"] = json!({ counted: chosen.bound });
     all["alternatives"] = chosen.best[1..].iter().map(|offer| offer_json(offer, names)).collect();
     let brief = |offer: &Offer| {
-        let training = &offer.training;
-        json!({
-            "cluster": names.of(&offer.cluster), "devices": offer.ranks(), "summary": offer.plan.summary(), "headroom": offer.headroom,
-            "step_time_s": offer.figures.step_time_s, "days": training.days, "dollars": training.dollars,
-            "energy_kwh": training.energy_kwh, "plan": offer.plan,
-        })
+        let mut all = json!({
+            "cluster": names.of(&offer.cluster), "devices": offer.ranks(), "summary": offer.plan.summary(),
+            "headroom": offer.headroom, "step_time_s": offer.figures.step_time_s, "plan": offer.plan,
+        });
+        for figure in TRAINING_FIGURES.iter().filter(|figure| figure.column.is_some()) {
+            all[figure.key] = json!((figure.get)(&offer.training));
+        }
+        all
     };
     all["pareto"] = chosen.front.iter().map(brief).collect();
     all

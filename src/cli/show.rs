@@ -2,13 +2,13 @@
 //!
 //! In: figures, training, meetings of sites. Out: lines for people, values for scripts.
 //!
-//! Invariant: figures are those of [`FIGURES`], in its order.
+//! Invariant: figures are those of [`FIGURES`] and [`TRAINING_FIGURES`], in their order.
 
 use meshwright_hardware::exit::Exit;
 use meshwright_hardware::profile::Cluster;
-use meshwright_hardware::units::{Bytes, Dollars, Seconds};
+use meshwright_hardware::units::{Bytes, Seconds};
 use meshwright_planner::goal::Offer;
-use meshwright_planner::goodput::Training;
+use meshwright_planner::goodput::{TRAINING_FIGURES, Training, TrainingFigure};
 use meshwright_planner::plan::Plan;
 use meshwright_planner::predict::{FIGURES, Figures, Outer};
 
@@ -67,29 +67,22 @@ pub fn does_not_fit(missing: Option<String>) -> Result<(), Failure> {
 
 /// What training by an offer takes, in a line for people; `known` where the user said how many steps.
 pub fn print_training_line(offer: &Offer, known: bool) {
-    let training = &offer.training;
-    let (days, tokens) = (Seconds(training.days * 86400.0), offer.plan.job.tokens());
-    let cost = training.dollars.map_or("no price known".to_owned(), |dollars| Dollars(dollars).to_string());
-    let energy = energy(training.energy_kwh, "no power known");
-    let steps = training.steps;
+    let (training, tokens) = (&offer.training, offer.plan.job.tokens());
+    let columns = TRAINING_FIGURES.iter().filter(|figure| figure.column.is_some());
+    let values: Vec<String> = columns.map(|figure| figure.show(training)).collect();
     let yours = if known { "" } else { " (--tokens sets yours)" };
     println!(
-        "   train   {:>12}   {cost}, {energy}; {tokens} in {steps} steps{yours}, failures included",
-        days.to_string()
+        "   train   {:>12}   {}; {tokens} in {} steps{yours}, failures included",
+        values[0],
+        values[1..].join(", "),
+        training.steps
     );
 }
 
 /// What training takes, with its failures and checkpoints, for people.
 pub fn print_training(training: &Training) {
-    let Training { steps, days_without_failures, days, goodput, .. } = training;
-    println!("\nfrom the first step to the last, predicted");
-    println!(
-        "   {steps} steps: {} days without failures, {} expected (goodput {:.1} %), nine runs in ten below {}",
-        brief(*days_without_failures),
-        brief(*days),
-        100.0 * goodput,
-        brief(training.days_p90)
-    );
+    println!("\nfrom the first step to the last, {} steps, predicted", training.steps);
+    println!("{}", training_lines(training));
     if let (Some(mtbf), Some(every)) = (training.mtbf_s, training.checkpoint_every_steps) {
         let (bytes, write) = (Bytes(training.checkpoint_bytes), Seconds(training.checkpoint_write_s));
         println!(
@@ -100,12 +93,15 @@ pub fn print_training(training: &Training) {
         );
         println!("   a checkpoint of {bytes} every {every} steps, written in {write}");
     }
-    let cost = training.dollars.map_or("no price known".to_owned(), money);
-    let energy = training.energy_kwh.map_or("no power known".to_owned(), |kwh| format!("{} kWh", brief(kwh)));
-    println!("   {cost}, {energy}");
     for assumption in &training.assumptions {
         println!("   assumed: {assumption}");
     }
+}
+
+/// A line a figure.
+fn training_lines(training: &Training) -> String {
+    let line = |figure: &TrainingFigure| format!("   {:<23}{:>14}", figure.title, figure.show(training));
+    TRAINING_FIGURES.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// What meetings of sites cost, for people.
@@ -147,18 +143,9 @@ pub fn money(dollars: f64) -> String {
     }
 }
 
-/// Energy in the unit that suits it.
-pub fn energy(kwh: Option<f64>, unknown: &str) -> String {
-    match kwh {
-        None => unknown.to_owned(),
-        Some(kwh) if kwh < 1e4 => format!("{} kWh", brief(kwh)),
-        Some(kwh) if kwh < 1e7 => format!("{} MWh", brief(kwh / 1e3)),
-        Some(kwh) => format!("{} GWh", brief(kwh / 1e6)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use meshwright_planner::goodput::days_to_train;
     use meshwright_planner::predict::predict;
 
     use super::*;
@@ -174,6 +161,22 @@ mod tests {
             let shows = |line: &str| line.contains(label) && line.contains(&value) && line.contains(words);
             assert!(text.lines().any(shows), "{} in {text}", figure.title);
             assert!(json[figure.key] == figure.unit.json((figure.get)(&figures)), "{} in {json}", figure.key);
+        }
+    }
+
+    #[test]
+    fn every_figure_of_training_is_in_the_lines_and_in_json() {
+        let plan = Plan::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cases/tiny.toml")).unwrap();
+        let priced = Cluster::parse("1x dgx-h100").unwrap();
+        for cluster in [priced, Cluster::parse("8x cpu-generic").unwrap()] {
+            let training = days_to_train(Seconds(3600.0), 0.8, &plan.job, &cluster);
+            let (text, json) = (training_lines(&training), serde_json::to_value(&training).unwrap());
+            for figure in TRAINING_FIGURES {
+                let (value, known) = (figure.show(&training), (figure.get)(&training));
+                let shows = |line: &str| line.contains(figure.title) && line.ends_with(&value);
+                assert!(!value.is_empty() && text.lines().any(shows), "{} in {text}", figure.title);
+                assert_eq!(json[figure.key].as_f64(), known, "{} in {json}", figure.key);
+            }
         }
     }
 }
