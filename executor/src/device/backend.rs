@@ -1,9 +1,8 @@
-//! Which devices a run can use: one table of them, by name.
+//! Which devices a run can use, by name.
 //!
 //! In: `cpu`, `wgpu:1`, `torch`, `cuda`. Out: devices, or what was found instead.
 //!
-//! Invariants: a device is added by its driver and its entry in [`DEVICES`]; a name means the same device as long as the machine
-//! and its drivers are the same.
+//! Invariant: a name means the same device as long as the machine and its drivers are the same.
 
 use std::str::FromStr;
 
@@ -11,7 +10,7 @@ use meshwright_hardware::mesh::Rank;
 use meshwright_hardware::program::Buffer;
 
 use super::driver::{Backend, Driver, LocalDevice};
-use super::{Device, cpu};
+use super::{DEVICES, Device};
 use crate::error::ExecutorError;
 
 /// A kind of device.
@@ -34,7 +33,7 @@ pub struct Entry {
 
 impl Entry {
     /// What processors have in common.
-    const PROCESSOR: Entry = Entry {
+    pub(super) const PROCESSOR: Entry = Entry {
         name: "",
         numbered: false,
         shares_cores: true,
@@ -45,35 +44,14 @@ impl Entry {
     };
 
     /// What GPUs of any size have in common.
-    const GPU: Entry = Entry { numbered: true, shares_cores: false, tells_memory: false, ..Entry::PROCESSOR };
+    pub(super) const GPU: Entry =
+        Entry { numbered: true, shares_cores: false, tells_memory: false, ..Entry::PROCESSOR };
 
     /// One of them.
     fn backend(&self, number: usize) -> Backend {
         Backend { name: self.name, number: self.numbered.then_some(number) }
     }
 }
-
-/// Every kind of device.
-pub const DEVICES: &[Entry] = &[
-    Entry { name: "cpu", driver: Ok(cpu::DRIVER), ..Entry::PROCESSOR },
-    Entry { name: "wgpu", driver: WGPU, ..Entry::GPU },
-    Entry { name: "torch", driver: TORCH_CPU, ..Entry::PROCESSOR },
-    Entry { name: "cuda", large: true, captures: true, tells_memory: true, driver: TORCH_CUDA, ..Entry::GPU },
-];
-
-#[cfg(feature = "wgpu")]
-const WGPU: Result<Driver, &str> = Ok(super::wgpu::DRIVER);
-#[cfg(not(feature = "wgpu"))]
-const WGPU: Result<Driver, &str> = Err("not built in: build with the feature `wgpu`");
-
-#[cfg(all(feature = "torch", unix))]
-const TORCH_CPU: Result<Driver, &str> = Ok(super::torch::CPU);
-#[cfg(all(feature = "torch", unix))]
-const TORCH_CUDA: Result<Driver, &str> = Ok(super::torch::CUDA);
-#[cfg(not(all(feature = "torch", unix)))]
-const TORCH_CPU: Result<Driver, &str> = Err("not built in: scripts/torch builds with the feature `torch`, on Linux");
-#[cfg(not(all(feature = "torch", unix)))]
-const TORCH_CUDA: Result<Driver, &str> = TORCH_CPU;
 
 impl Backend {
     /// Its kind.
@@ -180,12 +158,13 @@ mod tests {
             assert_eq!(entry.name.parse::<Backend>().unwrap(), entry.backend(0));
             assert!(DEVICES.iter().filter(|other| other.name == entry.name).count() == 1);
         }
+        assert!(Backend::names().starts_with("cpu, wgpu, wgpu:N, torch, cuda, cuda:N"));
         assert_eq!("cpu".parse::<Backend>().unwrap(), Backend::CPU);
         assert_eq!("cuda:3".parse::<Backend>().unwrap().to_string(), "cuda:3");
         for name in ["abacus", "wgpu:", "wgpu:x", "cpu:1", "torch:1", "cuda:-1", ""] {
             let error = name.parse::<Backend>().unwrap_err();
             assert_eq!(error.exit_code(), 2);
-            assert!(error.to_string().contains("cpu, wgpu, wgpu:N, torch, cuda, cuda:N"), "{error}");
+            assert!(error.to_string().contains(&Backend::names()), "{error}");
         }
     }
 

@@ -16,7 +16,7 @@ pub mod torch;
 #[cfg(feature = "wgpu")]
 mod wgpu;
 
-pub use backend::{DEVICES, Entry, found};
+pub use backend::{Entry, found};
 pub use cpu::Cpu;
 pub use driver::{Backend, Driver, LocalDevice};
 pub use info::{DeviceInfo, device_info};
@@ -32,6 +32,28 @@ use meshwright_hardware::op::Op;
 
 use crate::error::ExecutorError;
 use crate::kernels::AdamWSettings;
+
+/// Every kind of device. One is added by its module above, with its [`Driver`], and its entry here.
+pub const DEVICES: &[Entry] = &[
+    Entry { name: "cpu", driver: Ok(cpu::DRIVER), ..Entry::PROCESSOR },
+    Entry { name: "wgpu", driver: WGPU, ..Entry::GPU },
+    Entry { name: "torch", driver: TORCH_CPU, ..Entry::PROCESSOR },
+    Entry { name: "cuda", large: true, captures: true, tells_memory: true, driver: TORCH_CUDA, ..Entry::GPU },
+];
+
+#[cfg(feature = "wgpu")]
+const WGPU: Result<Driver, &str> = Ok(wgpu::DRIVER);
+#[cfg(not(feature = "wgpu"))]
+const WGPU: Result<Driver, &str> = Err("not built in: build with the feature `wgpu`");
+
+#[cfg(all(feature = "torch", unix))]
+const TORCH_CPU: Result<Driver, &str> = Ok(torch::CPU);
+#[cfg(all(feature = "torch", unix))]
+const TORCH_CUDA: Result<Driver, &str> = Ok(torch::CUDA);
+#[cfg(not(all(feature = "torch", unix)))]
+const TORCH_CPU: Result<Driver, &str> = Err("not built in: scripts/torch builds with the feature `torch`, on Linux");
+#[cfg(not(all(feature = "torch", unix)))]
+const TORCH_CUDA: Result<Driver, &str> = TORCH_CPU;
 
 /// A contiguous part of one of a rank's buffers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

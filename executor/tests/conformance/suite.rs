@@ -14,7 +14,7 @@ use rand_xoshiro::SplitMix64;
 use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 
 /// How a device is made.
-pub type Make = fn(Rank, &[Buffer]) -> Result<Box<dyn Device>, ExecutorError>;
+pub type Make<'a> = &'a dyn Fn(Rank, &[Buffer]) -> Result<Box<dyn Device>, ExecutorError>;
 
 /// In what attention multiplies weights of values, and gradients of scores, where elements are of two bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -248,6 +248,16 @@ fn compare(op: &Op, elem: Elem, scores: Scores, want: &[Vec<f64>], got: &[Vec<u3
             );
         }
     }
+}
+
+/// The whole suite, for a device whose attention multiplies in fp32.
+pub fn all(make: Make, elems: &[Elem], families: &[&str]) {
+    for &elem in elems {
+        families.iter().for_each(|name| family(make, elem, Scores::Full, name));
+        let others: [fn(Make, Elem); 6] = [host, bytes, order, in_place, overflow, extremes];
+        others.iter().for_each(|check| check(make, elem));
+    }
+    refusals(make);
 }
 
 /// Buffers start as zeros, keep what is written, rounded, and are counted.
