@@ -95,6 +95,11 @@ impl Op {
         self.spec(|spec| spec.in_place())
     }
 
+    /// Whether processors and adapters are held to having a kernel for it; else it may be left to [`Op::reference`].
+    pub fn wants_kernels(&self) -> bool {
+        self.spec(|spec| spec.wants_kernels())
+    }
+
     /// What it does to its arguments on the rank at `at`, in `f64`: ids are numbers, an id of none is [`NONE`].
     pub fn reference(&self, arguments: &mut [Vec<f64>], at: Coord, step: &StepSettings) {
         self.spec(|spec| spec.reference(arguments, at, step));

@@ -63,6 +63,11 @@ pub(super) trait Spec {
     fn in_place(&self) -> bool {
         false
     }
+
+    /// Whether processors and adapters are held to having a kernel for it; what is new or rare may be left to the reference.
+    fn wants_kernels(&self) -> bool {
+        true
+    }
 }
 
 /// Rows of an op: how many, and how many must stay together.
