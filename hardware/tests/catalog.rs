@@ -96,6 +96,18 @@ fn shares_of_peak_are_plausible() {
 }
 
 #[test]
+fn links_are_per_device_and_files_say_so() {
+    let new = System::from_toml("dgx.toml", DGX).unwrap();
+    let old = DGX.replace("bandwidth_per_device", "bandwidth");
+    assert!(old != DGX && System::from_toml("dgx.toml", &old).unwrap() == new);
+    let written = toml::to_string(&new).unwrap();
+    assert!(written.contains("bandwidth_per_device") && !written.contains("scale_out.bandwidth]"), "{written}");
+    let node = DGX.replace("bandwidth_per_device", "bandwidth_per_node");
+    let error = System::from_toml("dgx.toml", &node).unwrap_err().to_string();
+    assert!(error.contains("bandwidth_per_node") && error.contains("bandwidth_per_device"), "{error}");
+}
+
+#[test]
 fn golden_figures() {
     let peaks = [
         ("h100", Precision::Bf16, 989.4e12),
