@@ -72,6 +72,31 @@ fn errors_stay_within_what_the_report_states() {
     }
 }
 
+/// Rows that no fit has seen are predicted too, and every source of both tables has a publisher.
+#[test]
+fn fresh_runs_are_predicted_and_sources_have_publishers() {
+    let out = scratch("accuracy-2.csv");
+    let output = validate(&file("tests/published/runs-2.csv"), &["-o", out.to_str().unwrap(), "--json"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let figure = |key: &str| summary[key].as_f64().unwrap();
+    assert!(figure("predicted") / figure("rows") >= 0.85, "{summary}");
+    assert!(figure("median_abs_error_pct") <= 12.0, "{summary}");
+    let skipped = |row: &&BTreeMap<String, String>| row["reason"] == "accelerator has no profile";
+    assert_eq!(rows(&out).iter().filter(skipped).count(), 3, "Gaudi 1, whose peak is not published, alone");
+
+    let publishers = rows(&file("tests/published/publishers.csv"));
+    for name in ["runs.csv", "runs-2.csv"] {
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        for row in rows(&file(&format!("tests/published/{name}"))) {
+            *counts.entry(row["group"].clone()).or_default() += 1;
+        }
+        let stated = publishers.iter().filter(|row| row["file"] == name && !row["publisher"].is_empty());
+        let stated = stated.map(|row| (row["group"].clone(), row["rows"].parse().unwrap()));
+        assert_eq!(counts, stated.collect(), "{name}");
+    }
+}
+
 #[test]
 fn a_new_file_works_untouched_in_any_order_of_columns() {
     let path = scratch("new-runs.csv");

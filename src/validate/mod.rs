@@ -4,6 +4,7 @@
 //!
 //! Invariant: a row is predicted from what it states of model, machine and plan; what was measured is read only to compare.
 
+mod accelerator;
 pub mod convention;
 pub mod fit;
 pub mod gain;

@@ -8,36 +8,7 @@ use meshwright_hardware::profile::{Cluster, Device, Figure, LinkKind, Machine, S
 use meshwright_hardware::topology::Topology;
 use meshwright_hardware::units::ByteRate;
 
-/// Words of an accelerator's name, in the order in which they are looked for; its device, and its usual system.
-const ACCELERATORS: &[(&[&str], &str, &str)] = &[
-    (&["gb300"], "gb300", "gb300-nvl72"),
-    (&["gb200"], "gb200", "gb200-nvl72"),
-    (&["b300"], "b300", "hgx-b300"),
-    (&["b200"], "b200", "dgx-b200"),
-    (&["h200"], "h200", "dgx-h200"),
-    (&["h100", "96gb"], "h100-96gb", "grand-teton-h100-96gb"),
-    (&["h100"], "h100", "dgx-h100"),
-    (&["h800"], "h100", "dgx-h100"),
-    (&["a800"], "a800", "a800-8"),
-    (&["a100", "40gb"], "a100-40gb", "dgx-a100-40gb"),
-    (&["a100"], "a100-80gb", "dgx-a100-80gb"),
-    (&["v100", "16gb"], "v100-16gb", "dgx-1v"),
-    (&["v100", "sxm3"], "v100-32gb", "dgx-2"),
-    (&["v100"], "v100-32gb", "dgx-1v"),
-    (&["4090"], "rtx4090", "rtx4090-host"),
-    (&["a6000"], "a6000", "a6000-host"),
-    (&["mi300x"], "mi300x", "mi300x-8"),
-    (&["mi250x"], "mi250x", "mi250x-node"),
-    (&["tpuv5e"], "tpu-v5e", "tpu-v5e-pod"),
-    (&["tpuv5p"], "tpu-v5p", "tpu-v5p-pod"),
-    (&["tpuv6e"], "tpu-v6e", "tpu-v6e-pod"),
-    (&["tpuv4"], "tpu-v4", "tpu-v4-pod"),
-    (&["trn1", "core"], "trainium1-core", "trn1-32xl-cores"),
-    (&["trn1"], "trainium1", "trn1-32xl"),
-    (&["trainium1"], "trainium1", "trn1-32xl"),
-    (&["trn2"], "trainium2", "trn2-48xl"),
-    (&["trainium2"], "trainium2", "trn2-48xl"),
-];
+use super::accelerator;
 
 /// The device, links between `devices` of them, and devices a node.
 pub struct Place {
@@ -61,9 +32,7 @@ pub fn place(
     interconnect: &str,
     inner: usize,
 ) -> Option<Place> {
-    let plain: String = accelerator.to_lowercase().chars().filter(char::is_ascii_alphanumeric).collect();
-    let known = |(words, _, _): &&(&[&str], &str, &str)| words.iter().all(|word| plain.contains(word));
-    let (_, device, system) = ACCELERATORS.iter().find(known)?;
+    let (device, system) = accelerator::named(accelerator)?;
     let device = catalog().device(device).ok()?.clone();
     let mut system = catalog().system(system).ok()?.clone();
     let torus = system.scale_up.kind == LinkKind::Torus;
