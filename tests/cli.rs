@@ -166,8 +166,13 @@ fn the_catalog_can_be_listed_and_shown() {
     for name in ["h100", "mi300x", "tpu-v5p", "trainium2", "dgx-h100", "this machine"] {
         assert!(list.contains(name), "{name} in {list}");
     }
-    let show = String::from_utf8(place.run(&["hardware", "show", "h100"]).stdout).unwrap();
-    assert!(show.contains("source"), "{show}");
+    let line = |name: &str| list.lines().find(|line| line.starts_with(name)).unwrap();
+    assert!(line("rtx4090-8").contains("391 MB/s") && line("rtx4090-8").ends_with("assumed: network"), "{list}");
+    assert!(line("gaudi2 ").ends_with("assumed: memory") && !line("h100 ").contains("assumed"), "{list}");
+    let show = String::from_utf8(place.run(&["hardware", "show", "trn2-48xl"]).stdout).unwrap();
+    let price = show.lines().find(|line| line.starts_with("price")).unwrap();
+    assert!(price.contains("$2.235") && price.contains("source"), "{show}");
+    assert!(show.lines().any(|line| line.starts_with("latency") && line.contains("assumption:")), "{show}");
     place.refused(&["hardware", "show", "h101"], 2, &["h101"]);
 }
 

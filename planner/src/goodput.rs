@@ -333,6 +333,9 @@ impl Training {
                 pool.device.mtbf.as_ref().map(|mtbf| format!("{name} fails every {}: {}", mtbf.value, mtbf.source)),
             );
         }
+        for price in cluster.pools.iter().filter_map(|pool| pool.system.price.as_ref()) {
+            seen.push(format!("a device-hour costs {}: {}", price.value, price.source));
+        }
         seen.push(format!("storage takes {} a device: {}", storage.value, storage.source));
         seen.push(format!("restart takes {} and reading the checkpoint: {}", detect.value, detect.source));
         seen.push("training stands still while a checkpoint is written".to_owned());

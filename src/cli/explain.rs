@@ -7,7 +7,7 @@ use meshwright_planner::explain::{Alternative, Cause, Decided, Explanation, Limi
 use meshwright_planner::goodput::Training;
 use meshwright_planner::plan::Plan;
 
-use super::show::{does_not_fit, missing_memory, money, print_figures, print_sites, print_training};
+use super::show::{assumed_text, does_not_fit, missing_memory, money, print_figures, print_sites, print_training};
 use crate::failure::Failure;
 
 /// Arguments of `explain`.
@@ -54,6 +54,7 @@ impl ExplainCommand {
             }
             println!("{} on {}, predicted\n\n{}", plan.job.model.name, self.cluster, plan.summary());
             print_figures(&explained.figures);
+            print!("{}", assumed_text(&cluster));
             print_time(&explained);
             print_memory(&explained);
             print_binding(&explained);

@@ -15,7 +15,9 @@ use serde_json::json;
 
 use super::goal::{GoalArguments, Names, Solver, advice_text, chosen_json, print_front, print_gap, print_partition};
 use super::progress::Line;
-use super::show::{does_not_fit, figures_json, missing_memory, print_figures, print_sites, print_training_line};
+use super::show::{
+    assumed_text, does_not_fit, figures_json, missing_memory, print_figures, print_sites, print_training_line,
+};
 use crate::failure::Failure;
 use crate::out::write_whole;
 
@@ -153,6 +155,10 @@ impl PlanCommand {
             }
             print_figures(&offer.figures);
             print_training_line(offer, known);
+        }
+        let assumed = assumed_text(names.whole);
+        if !assumed.is_empty() {
+            print!("\n{assumed}");
         }
         println!("\n{} considered, {} simulated, {:.2} s", chosen.considered, chosen.simulated, chosen.seconds);
         print_gap(chosen, &job.goal);
@@ -300,6 +306,7 @@ impl Simulate {
             }
             println!("{}", plan.summary());
             print_figures(figures);
+            print!("{}", assumed_text(&cluster));
             if let Some(outer) = outer(&plan, &cluster, predicted.trace.step_time().seconds())? {
                 print_sites(&plan, &outer);
             }

@@ -5,7 +5,7 @@
 //! Invariant: figures are those of [`FIGURES`], in its order.
 
 use meshwright_hardware::exit::Exit;
-use meshwright_hardware::profile::Cluster;
+use meshwright_hardware::profile::{Cluster, Figure, Machine, assumed};
 use meshwright_hardware::units::{Bytes, Dollars, Seconds};
 use meshwright_planner::goal::Offer;
 use meshwright_planner::goodput::Training;
@@ -43,6 +43,20 @@ fn lines(figures: &Figures) -> String {
     lines.join("\n")
 }
 
+/// Which figures that a prediction rests on are assumed, for people: a line for each device and system that has any.
+pub fn assumed_text(cluster: &Cluster) -> String {
+    let (mut text, mut seen) = (String::new(), Vec::new());
+    for Machine { device, system, .. } in &cluster.pools {
+        for (name, keys) in [(&device.name, assumed(device)), (&system.name, assumed(system))] {
+            if !keys.is_empty() && !seen.contains(&name) {
+                text += &format!("   assumed, all or in part, of {name}: {}\n", keys.join(", "));
+                seen.push(name);
+            }
+        }
+    }
+    text
+}
+
 /// What a plan lacks that does not fit.
 pub fn missing_memory(figures: &Figures, cluster: &Cluster) -> Option<String> {
     let missing = Bytes(u64::try_from(-figures.headroom_bytes).ok().filter(|_| !figures.fits)?);
@@ -69,8 +83,12 @@ pub fn does_not_fit(missing: Option<String>) -> Result<(), Failure> {
 pub fn print_training_line(offer: &Offer, known: bool) {
     let training = &offer.training;
     let (days, tokens) = (Seconds(training.days * 86400.0), offer.plan.job.tokens());
+    let pools = &offer.cluster.pools;
+    let price = pools.iter().any(|pool| pool.system.price.as_ref().is_some_and(Figure::is_assumed));
+    let power = pools.iter().any(|pool| pool.device.power.as_ref().is_some_and(Figure::is_assumed));
     let cost = training.dollars.map_or("no price known".to_owned(), |dollars| Dollars(dollars).to_string());
-    let energy = energy(training.energy_kwh, "no power known");
+    let cost = cost + if price { " at an assumed price" } else { "" };
+    let energy = energy(training.energy_kwh, "no power known") + if power { " at an assumed power" } else { "" };
     let steps = training.steps;
     let yours = if known { "" } else { " (--tokens sets yours)" };
     println!(

@@ -86,6 +86,14 @@ impl Catalog {
         found.ok_or_else(|| unknown("stack", name, self.stacks.iter().map(|stack| stack.name.as_str())))
     }
 
+    /// The file of the system, stack or device of this name, as it is embedded; the error lists near names.
+    pub fn text(&self, name: &str) -> Result<&'static str, ProfileError> {
+        let files = [SYSTEMS, STACKS, DEVICES].into_iter().flatten();
+        let is_it = |file: &str| file.rsplit('/').next().and_then(|file| file.strip_suffix(".toml")) == Some(name);
+        let found = files.copied().find(|(file, _)| is_it(file)).map(|(_, text)| text);
+        found.ok_or_else(|| self.unknown(name))
+    }
+
     /// The system that a bare device stands in: the first in the catalog that holds it.
     pub fn usual_system(&self, device: &Device) -> Option<&System> {
         self.systems.iter().find(|system| system.device == device.name)

@@ -4,6 +4,7 @@
 //!
 //! Invariant: every figure is positive, has a unit and says where it is from; an unknown key is an error.
 
+mod assumed;
 mod catalog;
 mod cluster;
 mod curve;
@@ -12,6 +13,7 @@ mod error;
 mod stack;
 mod system;
 
+pub use assumed::assumed;
 pub use catalog::{Catalog, catalog};
 pub use cluster::{Cluster, Machine, Wan};
 pub use curve::{Curve, EfficiencyCurve, Sample};
