@@ -104,6 +104,41 @@ fn a_file_that_is_no_table_of_runs_is_refused() {
 }
 
 #[test]
+fn a_table_of_which_nothing_can_be_said_is_refused() {
+    let path = scratch("none-runs.csv");
+    let (header, out) = ("id,accelerator,n_devices,layers,hidden,seq_len,notes\n", scratch("none-out.csv"));
+    let refused = |text: &str, says: &str| {
+        std::fs::write(&path, text).unwrap();
+        let _ = std::fs::remove_file(&out);
+        for command in [&["validate"][..], &["gains"], &["gains", "--no-search"]] {
+            let mut run = Command::new(env!("CARGO_BIN_EXE_meshwright"));
+            let output = run.args(command).arg(&path).arg("-o").arg(&out).output().unwrap();
+            let message = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(2), "{message}");
+            assert!(message.contains("none-runs.csv") && message.contains(says), "`{says}` in: {message}");
+            assert!(output.stdout.is_empty() && !out.exists());
+        }
+    };
+    refused(header, "below its header there is no row");
+    refused(&format!("{header}garbage\n"), "of 1 rows: 1 number of devices not stated");
+    let eight = format!("{header}a,H100-SXM5-80GB,8,2,512,512,\"x, y\"\nb,\"H100, SXM\",eight,2,512,512,\n");
+    refused(&eight, ":3:15: `n_devices` is eight: it must be a number");
+    refused(&eight.replace("eight", "inf"), ":3:15: `n_devices` is inf");
+}
+
+#[test]
+fn no_text_of_a_table_becomes_a_formula() {
+    let (path, out) = (scratch("formula-runs.csv"), scratch("formula-out.csv"));
+    let text = "id,accelerator,n_devices,layers,hidden,seq_len,heads,framework,measured_tokens_per_s_per_device\n\
+        \"=HYPERLINK(\"\"http://x\"\")\",A100-SXM4-80GB,8,24,2048,1024,16,Megatron-LM,100000\n";
+    std::fs::write(&path, text).unwrap();
+    assert!(validate(&path, &["-o", out.to_str().unwrap()]).status.success());
+    let row = &rows(&out)[0];
+    assert_eq!(row["id"], "'=HYPERLINK(\"http://x\")");
+    assert!(row["throughput_error_pct"].parse::<f64>().unwrap() < 0.0, "a number below zero is one: {row:?}");
+}
+
+#[test]
 fn found_plans_are_never_slower_than_published_ones() {
     let wanted = ["llm-foundry-035", "llm-foundry-102", "llm-foundry-215", "nemo-24.07-005", "zero-bubble-034"];
     let table = std::fs::read_to_string(file("tests/published/runs.csv")).unwrap();

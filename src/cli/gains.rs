@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use serde_json::json;
 use statrs::statistics::{Data, OrderStatistics};
 
-use super::validate::read;
+use super::validate::{count, nothing, read};
 use crate::failure::Failure;
 use crate::out::write_csv;
 use crate::validate::gain::{Gain, Published, gain, published, simulated};
@@ -56,13 +56,13 @@ impl Gains {
 
     fn simulate(&self, runs: &[Run]) -> Result<(), Failure> {
         let all = each(runs, published);
+        let reasons = self.some(&all)?;
         if let Some(output) = &self.output {
             write_csv(output, &SIMULATED, runs.iter().zip(&all).map(|(run, of)| simulated_record(run, of)))?;
         }
         let simulated = all.iter().flatten().count();
         let mut ratios = Data::new(all.iter().flatten().filter_map(ratio).collect::<Vec<f64>>());
         let (compared, [least, median, most]) = (ratios.len(), [10, 50, 90].map(|part| ratios.percentile(part)));
-        let reasons = reasons(&all);
         if self.json {
             let runs = runs.len();
             println!(
@@ -73,41 +73,49 @@ impl Gains {
             return Ok(());
         }
         println!("{} runs, {simulated} simulated, {compared} compared with the measured step", runs.len());
-        println!("simulated over measured step: {median:.2} in the median, 80 % from {least:.2} to {most:.2}");
+        if compared > 0 {
+            println!("simulated over measured step: {median:.2} in the median, 80 % from {least:.2} to {most:.2}");
+        }
         print_reasons(&reasons);
         Ok(())
     }
 
     fn search(&self, runs: &[Run]) -> Result<(), Failure> {
         let found = each(runs, gain);
+        let reasons = self.some(&found)?;
         if let Some(output) = &self.output {
             write_csv(output, &COLUMNS, runs.iter().zip(&found).map(|(run, found)| record(run, found)))?;
         }
         let compared: Vec<&Gain> = found.iter().flatten().filter(|gain| gain.published.fits).collect();
         let worse = compared.iter().filter(|gain| gain.ratio() < 1.0).count();
         let logs: f64 = compared.iter().map(|gain| gain.ratio().ln()).sum();
-        let mean = (logs / compared.len().max(1) as f64).exp();
+        let mean_gain = (!compared.is_empty()).then(|| (logs / compared.len() as f64).exp() - 1.0);
         let unfit = found.iter().flatten().filter(|gain| !gain.published.fits).count();
-        let reasons = reasons(&found);
         if self.json {
             let (runs, compared) = (runs.len(), compared.len());
             println!(
                 "{}",
-                json!({ "runs": runs, "compared": compared, "worse": worse, "mean_gain": mean - 1.0,
+                json!({ "runs": runs, "compared": compared, "worse": worse, "mean_gain": mean_gain,
                 "do_not_fit": unfit, "skipped": reasons })
             );
             return Ok(());
         }
-        println!(
-            "{} runs, {} compared: on average the found plan is {:.1} % faster",
-            runs.len(),
-            compared.len(),
-            100.0 * (mean - 1.0)
-        );
+        let faster = mean_gain
+            .map_or_else(String::new, |gain| format!(": on average the found plan is {:.1} % faster", 100.0 * gain));
+        println!("{} runs, {} compared{faster}", runs.len(), compared.len());
         println!("slower than the published one: {worse}");
         println!("published plans that do not fit as simulated: {unfit}");
         print_reasons(&reasons);
         Ok(())
+    }
+
+    /// How many runs there is no answer for, by reason; a refusal where there is one for none.
+    fn some<T>(&self, all: &[Result<T, Skip>]) -> Result<BTreeMap<&'static str, usize>, Failure> {
+        let reasons = count(all.iter().filter_map(|of| of.as_ref().err().copied()));
+        match all.iter().any(Result::is_ok) {
+            true => Ok(reasons),
+            false => Err(nothing(&self.runs.display().to_string(), "simulated", &reasons)),
+        }
     }
 }
 
@@ -125,15 +133,6 @@ fn each<T: Clone + Send>(runs: &[Run], find: impl Fn(&Run) -> Result<T, Skip> + 
     let places: Vec<Result<usize, Skip>> = places.collect();
     let found: Vec<_> = distinct.par_iter().map(|&number| find(&runs[number])).collect();
     places.into_iter().map(|place| found[place?].clone()).collect()
-}
-
-/// How many runs there is no answer for, by reason.
-fn reasons<T>(all: &[Result<T, Skip>]) -> BTreeMap<&'static str, usize> {
-    let mut reasons = BTreeMap::new();
-    for Skip(reason) in all.iter().filter_map(|of| of.as_ref().err()) {
-        *reasons.entry(*reason).or_default() += 1;
-    }
-    reasons
 }
 
 fn print_reasons(reasons: &BTreeMap<&str, usize>) {
