@@ -106,18 +106,25 @@ pub fn calibrate(config: &CalibrateConfig) -> Result<BTreeMap<String, Curve>, Ex
     };
     let measured: Vec<Result<Vec<Timing>, ExecutorError>> = thread::scope(|scope| {
         let shared = &shared;
-        let run = move |rank| {
-            let outcome = Bench::new(shared, rank).and_then(Bench::run);
-            if outcome.is_err() {
-                shared.world.abort();
-                shared.groups.iter().for_each(|(_, group)| group.abort());
-            }
-            outcome
+        let abort = move || {
+            shared.world.abort();
+            shared.groups.iter().for_each(|(_, group)| group.abort());
         };
-        let threads: Vec<_> = (0..ranks).map(|rank| scope.spawn(move || run(rank))).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|e| std::panic::resume_unwind(e))).collect()
+        let run = move |rank| Bench::new(shared, rank).and_then(Bench::run).inspect_err(|_| abort());
+        let start = |rank| {
+            let thread = thread::Builder::new().spawn_scoped(scope, move || run(rank));
+            thread.map_err(|error| {
+                abort();
+                ExecutorError::no_thread(config.device, rank, &error)
+            })
+        };
+        let threads: Vec<_> = (0..ranks).map(start).collect();
+        let end = |thread: Result<thread::ScopedJoinHandle<_>, _>| {
+            thread?.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        threads.into_iter().map(end).collect()
     });
-    curves(measured.into_iter().collect::<Result<_, _>>()?)
+    curves(ExecutorError::first(measured)?)
 }
 
 /// One thing measured by one rank; `None` where it only helped.
