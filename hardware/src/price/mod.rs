@@ -12,6 +12,7 @@
 pub mod collective;
 pub mod gemm;
 mod op;
+mod placement;
 mod rank_group;
 
 use std::collections::HashMap;
@@ -23,10 +24,11 @@ use crate::op::Op;
 use crate::profile::{Cluster, Device, DeviceKind};
 use crate::program::{Block, Call, Collective, Elem, Kind, Program, RankProgram};
 use crate::simulate::{Durations, LaneDurations, SimulateError};
-use crate::topology::{Topology, TopologyError};
+use crate::topology::{Span, Topology, TopologyError};
 use crate::units::{Bytes, Precision, Seconds};
 
 pub use op::{op_time, stream};
+pub use placement::Group;
 pub use rank_group::{RankGroup, rank_groups};
 
 /// Why something has no price.
@@ -78,8 +80,8 @@ pub enum PriceError {
 
 /// Prices on one cluster, in one format, for one mesh: as the ranks of one [`RankGroup`] pay them.
 ///
-/// Where a place sits on several devices, and where a group spans several pools, the slowest counts. A group that lies in
-/// one pool has the links of one that begins at the pool's first device.
+/// Where a place sits on several devices, and where a group spans several pools, the slowest counts. On a cluster of one pool
+/// a group has the links of the slowest of its axis; on several, one that lies in a pool has those of one that begins there.
 pub struct Prices<'a> {
     cluster: &'a Cluster,
     devices: Vec<&'a Device>,
@@ -89,6 +91,10 @@ pub struct Prices<'a> {
     at: Rank,
     /// Of ops seen on devices with curves, by the bytes that they move.
     ops: FxHashMap<(Op, Bytes), Seconds>,
+    /// Of groups seen: the links of each way in which those of its axis lie.
+    spans: FxHashMap<Group, Vec<Span>>,
+    /// Of stages seen: two ranks that messages between them go over the slowest links.
+    peers: FxHashMap<(usize, usize), (Rank, Rank)>,
 }
 
 impl<'a> Prices<'a> {
@@ -124,7 +130,8 @@ impl<'a> Prices<'a> {
     }
 
     fn of(cluster: &'a Cluster, mesh: Mesh, precision: Precision, at: Rank, devices: Vec<&'a Device>) -> Self {
-        Prices { cluster, devices, precision, mesh, topology: Topology::of(cluster), at, ops: FxHashMap::default() }
+        let (ops, spans, peers) = Default::default();
+        Prices { cluster, devices, precision, mesh, topology: Topology::of(cluster), at, ops, spans, peers }
     }
 
     /// What weights and activations are.
@@ -173,49 +180,72 @@ impl<'a> Prices<'a> {
     }
 
     /// The time of a collective over an axis on a vector of so many bytes.
-    pub fn collective(&self, kind: Collective, axis: Axis, bytes: Bytes) -> Result<Seconds, PriceError> {
-        let (group, stride, ranks) = self.group(&self.mesh, axis);
-        self.among(kind, bytes, group, (stride, ranks))
+    pub fn collective(&mut self, kind: Collective, axis: Axis, bytes: Bytes) -> Result<Seconds, PriceError> {
+        let group = self.group(&self.mesh, axis);
+        self.among(kind, bytes, group)
     }
 
-    /// The first rank of the group on an axis of another mesh, the distance between its ranks, and their number.
-    pub fn group(&self, mesh: &Mesh, axis: Axis) -> (Rank, usize, usize) {
+    /// The group on an axis of another mesh.
+    pub fn group(&self, mesh: &Mesh, axis: Axis) -> Group {
         let (stride, size) = (mesh.stride(axis), mesh.size(axis));
-        (self.at - self.at / stride % size * stride, stride, size)
+        Group { first: self.at - self.at / stride % size * stride, stride, size, of: mesh.ranks() }
     }
 
-    /// The time of a collective over `ranks` ranks from `group` on that are `stride` apart; `bytes` as in
-    /// [`Prices::collective`].
-    pub fn among(
-        &self,
-        kind: Collective,
-        bytes: Bytes,
-        group: Rank,
-        (stride, ranks): (usize, usize),
-    ) -> Result<Seconds, PriceError> {
-        if ranks == 1 {
+    /// The time of a collective of a group; `bytes` as in [`Prices::collective`].
+    pub fn among(&mut self, kind: Collective, bytes: Bytes, group: Group) -> Result<Seconds, PriceError> {
+        let Group { first, stride, size, .. } = group;
+        if size == 1 {
             return Ok(Seconds(0.0));
         }
-        let [from, to] = [group, group + stride * (ranks - 1)].map(|rank| self.cluster.pool_of(rank).unwrap_or(0));
-        let first = if from == to { self.cluster.ranks().nth(from).map_or(group, |pool| pool.start) } else { group };
+        let [from, to] = [first, first + stride * (size - 1)].map(|rank| self.cluster.pool_of(rank).unwrap_or(0));
         let pools = &self.cluster.pools[from.min(to)..=to.max(from)];
         let devices: Vec<&Device> = pools.iter().map(|pool| &pool.device).collect();
+        if devices.iter().any(|device| !device.curves.contains_key(kind.class())) {
+            self.survey(group, (from, to))?;
+        }
+        let spans = self.spans.get(&group).map(Vec::as_slice).unwrap_or_default();
         slowest(&devices, |device| match device.curves.get(kind.class()) {
-            Some(curve) => Ok(curve.time(&[ranks as f64, bytes.0 as f64], bytes.0 as f64)),
+            Some(curve) => Ok(curve.time(&[size as f64, bytes.0 as f64], bytes.0 as f64)),
             None => {
-                let span = self.topology.span_strided(first, stride, ranks)?;
-                Ok(collective::time(kind, bytes, &span) + device.launch.value)
+                let times = spans.iter().map(|span| collective::time(kind, bytes, span));
+                Ok(times.fold(Seconds(0.0), Seconds::max) + device.launch.value)
             }
         })
     }
 
+    /// Looks up the links of a group that lies on some pools, and of others of its axis that lie otherwise.
+    fn survey(&mut self, group: Group, (from, to): (usize, usize)) -> Result<(), PriceError> {
+        if self.spans.contains_key(&group) {
+            return Ok(());
+        }
+        let places = match (&self.cluster.pools[..], from == to) {
+            ([pool], _) => group.places(pool.system.count),
+            (_, true) => vec![self.cluster.ranks().nth(from).map_or(group.first, |pool| pool.start)],
+            (_, false) => vec![group.first],
+        };
+        let mut spans: Vec<Span> = Vec::new();
+        for first in places {
+            let span = self.topology.span_strided(first, group.stride, group.size)?;
+            if !spans.contains(&span) {
+                spans.push(span);
+            }
+        }
+        self.spans.insert(group, spans);
+        Ok(())
+    }
+
     /// The time of sending a message between two stages, or of receiving one that has arrived.
-    pub fn message(&self, sending: bool, bytes: Bytes, from: usize, to: usize) -> Result<Seconds, PriceError> {
+    pub fn message(&mut self, sending: bool, bytes: Bytes, from: usize, to: usize) -> Result<Seconds, PriceError> {
         if !sending {
             return self.received(bytes);
         }
         let at = self.mesh.coord_of(self.at);
-        self.sent(bytes, self.mesh.peer(at, from), self.mesh.peer(at, to))
+        let own = (self.mesh.peer(at, from), self.mesh.peer(at, to));
+        let (from, to) = match &self.cluster.pools[..] {
+            [pool] => *self.peers.entry((from, to)).or_insert_with(|| farthest(&self.mesh, own, pool.system.count)),
+            _ => own,
+        };
+        self.sent(bytes, from, to)
     }
 
     /// The time of sending a message to the rank `stride` further, whatever the mesh.
@@ -311,6 +341,17 @@ impl PricedBlocks {
         known.push((elems, seconds));
         Ok(seconds)
     }
+}
+
+/// Of the ranks that send what these two do, a pair that sits on two nodes of so many devices, if there is one.
+fn farthest(mesh: &Mesh, own: (Rank, Rank), per_node: usize) -> (Rank, Rank) {
+    let apart = |(from, to): &(Rank, Rank)| from / per_node != to / per_node;
+    let (from, to) = (mesh.coord_of(own.0).pp, mesh.coord_of(own.1).pp);
+    let coords = (0..mesh.dp).flat_map(|dp| (0..mesh.cp).map(move |cp| (dp, cp)));
+    let all = coords.flat_map(|(dp, cp)| (0..mesh.tp).map(move |tp| (dp, cp, tp)));
+    let mut pairs = all.map(|(dp, cp, tp)| (mesh.rank(from, dp, cp, tp), mesh.rank(to, dp, cp, tp)));
+    let near = mesh.ranks() <= per_node || apart(&own);
+    if near { own } else { pairs.find(apart).unwrap_or(own) }
 }
 
 /// What takes the slowest of several devices.

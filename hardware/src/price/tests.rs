@@ -197,11 +197,30 @@ fn what_cannot_be_priced_is_refused() {
 fn a_group_over_nodes_is_slower_than_one_inside_and_a_group_of_one_is_free() {
     let cluster = Cluster::parse("2x dgx-a100-80gb").unwrap();
     let time = |dp, tp| {
-        let prices = Prices::new(&cluster, Mesh { dp, pp: 1, tp, ..Mesh::ONE }, Bf16).unwrap();
+        let mut prices = Prices::new(&cluster, Mesh { dp, pp: 1, tp, ..Mesh::ONE }, Bf16).unwrap();
         prices.collective(Collective::AllReduce, Axis::Dp, Bytes(1 << 30)).unwrap().0
     };
     assert_eq!(time(1, 8), 0.0);
     assert!(time(2, 8) > time(2, 1), "one rank a node goes over the network, two of one node do not");
+}
+
+/// Blocks of six ranks on nodes of eight: some lie inside a node, others on two.
+#[test]
+fn a_group_waits_for_the_slowest_of_its_axis() {
+    let (one, several) = (Cluster::parse("1x dgx-a100-80gb").unwrap(), Cluster::parse("3x dgx-a100-80gb").unwrap());
+    let mesh = |pp| Mesh { dp: 3, pp, tp: 2, ..Mesh::ONE };
+    let sum = |cluster, mesh, stage, axis| {
+        at(cluster, mesh, stage).collective(Collective::AllReduce, axis, Bytes(1 << 28)).unwrap()
+    };
+    let (inside, across) = (sum(&one, mesh(1), 0, Axis::Dp), sum(&several, mesh(4), 0, Axis::Dp));
+    assert_eq!(inside, sum(&several, mesh(1), 0, Axis::Dp));
+    assert!(across.0 > 1.5 * inside.0, "{across} for {inside}");
+    assert!((1..4).all(|stage| sum(&several, mesh(4), stage, Axis::Dp) == across));
+    assert_eq!(sum(&several, mesh(4), 1, Axis::Tp), sum(&one, mesh(1), 0, Axis::Tp), "pairs lie inside in any case");
+    // Of the first stage's ranks 2 to 5 send to the next node.
+    let sent = |cluster, mesh, to| at(cluster, mesh, 0).message(true, Bytes(1 << 28), 0, to).unwrap();
+    assert_eq!(sent(&several, mesh(4), 1), sent(&several, mesh(4), 3));
+    assert!(sent(&several, mesh(4), 1) > sent(&one, Mesh { pp: 2, tp: 4, ..Mesh::ONE }, 1));
 }
 
 /// Prices of the place of a stage and class on two pools.
