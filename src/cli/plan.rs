@@ -215,7 +215,8 @@ fn read_job(name: &str, seq: Option<usize>, global_batch: Option<usize>) -> Resu
             return Ok((job, says_length(&text)));
         }
     }
-    let model = models::load(name)?;
+    let (model, notes) = models::load_noted(name)?;
+    notes.iter().for_each(|note| eprintln!("note: {name}: {note}"));
     let needs = |what: &str| Failure::input(format!("`{name}` is a model, not a job: give --{what}"));
     let job = Job {
         seq: seq.ok_or_else(|| needs("seq"))?,
