@@ -28,6 +28,9 @@ pub struct Whole {
     pub rings: [f64; 2],
     /// Once a step, of all stages together.
     pub once: Share,
+    /// Of its sums, those that may begin before the last pass: where weights are apart, of what is whole before them. And the
+    /// norms that do not wait for other sums.
+    pub early: [f64; 2],
     /// The shortest layer.
     pub layer: Times,
     /// Layers.
@@ -48,6 +51,11 @@ impl Whole {
         whole.times.forward += costs.load[0];
         whole.times.backward += costs.load[1];
         whole.head += costs.load[1];
+        if plan.schedule.splits() {
+            let (embed, head) = (&costs.embed.share, &costs.head.share);
+            let parts = whole.once.parts - embed.parts - head.parts;
+            whole.early = [embed.reduce + head.reduce + parts, embed.norm];
+        }
         whole
     }
 
@@ -112,8 +120,8 @@ impl Whole {
     pub fn floor(&self, pipeline: &Pipeline, ratio: f64) -> f64 {
         let (p, once, work) = (pipeline.stages as f64, &self.once, self.work(pipeline, ratio));
         let filled = if pipeline.stages == 1 { work.even } else { pipeline.schedule.order().floor(&work) };
-        let summed = (filled - self.times.backward / p - self.times.weights / p + once.reduce / p).max(filled);
-        summed + (once.clear + once.norm) / p + self.norm_sum + once.update.max(once.renew) / p
+        let late = once.reduce - self.early[0] - self.times.backward - self.times.weights - self.early[1];
+        filled + (late.max(0.0) + once.clear + once.norm + once.update.max(once.renew)) / p + self.norm_sum
     }
 
     /// What a schedule's floor is made of.
@@ -208,7 +216,7 @@ impl Tail {
         }
         // Of several chunks, those before the last may have been summed long before.
         let exposed = if chunks.len() > 1 { 0.0 } else { (travel - compute).max(0.0) };
-        let tied = if stage == 0 || stage + 1 == plan.mesh.pp { costs.tied } else { 0.0 };
+        let tied = if stage == 0 || stage + 1 == plan.mesh.pp { costs.tied.total() } else { 0.0 };
         let (mut updated, mut renewed) = (0.0, 0.0f64);
         for (share, _) in &pieces {
             updated += share.update;

@@ -14,7 +14,7 @@ use meshwright_hardware::program::{Collective, Elem};
 use meshwright_hardware::units::{Bytes, Seconds};
 
 use super::cached_prices::CachedPrices;
-use super::times::{Costs, Moves, Pass, PieceCost, Share};
+use super::times::{Costs, Moves, Pass, PieceCost, Share, Tied};
 use crate::job::Kind;
 use crate::lower::{
     BankSize, Blocks, ByClass, Class, Formats, Frames, PieceSize, PieceSizes, Pieces, Tapes, ValueFormats, after_saves,
@@ -275,7 +275,7 @@ impl Costs {
                 ..PieceCost::default()
             })
         };
-        let embed = piece(&work.embed, &sizes.embed)?;
+        let mut embed = piece(&work.embed, &sizes.embed)?;
         let head = piece(&work.head, &sizes.head)?;
         let layers = work.layers.iter().map(|(kind, work)| Ok((*kind, piece(work, &sizes.layers[kind][0])?)));
         let mut layers: Vec<(Kind, PieceCost)> = layers.collect::<Result<_, PriceError>>()?;
@@ -285,18 +285,20 @@ impl Costs {
                 piece.moves = moves(work.frames.moves(*kind), width, &links.prices)?;
             }
         }
-        let twin = sizes.twin.as_ref();
-        let tied = match twin {
-            Some(bank) => {
-                let n = bank.elems;
-                let table = Bytes(n as u64 * width.state.bytes());
-                let stride = if links.nearest { 1 } else { mesh.stride(Axis::Pp) * (mesh.pp - 1) };
-                let sent = links.prices.message_over(table, stride)?.0;
-                let added = links.vector("accumulate", n, width.state, || Op::Accumulate { n })?;
-                sent + added + reduce(plan, bank, links)?
-            }
-            None => 0.0,
-        };
+        let mut tied = Tied::default();
+        if plan.job.model.tied && mesh.pp * plan.chunks > 1 {
+            // The embedding's part waits for the head's.
+            tied.reduce[0] = std::mem::take(&mut embed.share.reduce);
+        }
+        if let Some(bank) = &sizes.twin {
+            let n = bank.elems;
+            let table = Bytes(n as u64 * width.state.bytes());
+            let stride = if links.nearest { 1 } else { mesh.stride(Axis::Pp) * (mesh.pp - 1) };
+            tied.sent = links.prices.message_over(table, stride)?.0;
+            tied.added = links.prices.received(table)?.0;
+            tied.added += links.vector("accumulate", n, width.state, || Op::Accumulate { n })?;
+            tied.reduce[1] = reduce(plan, bank, links)?;
+        }
         let stream = Bytes(plan.stream_elems() as u64 * width.model.bytes());
         let hop = if mesh.pp > 1 {
             let stride = if links.nearest { 1 } else { mesh.stride(Axis::Pp) };
@@ -371,9 +373,11 @@ fn share(plan: &Plan, banks: &[BankSize], links: &mut CachedPrices) -> Result<Sh
             share.scatter += parts(plan, bank, links)? + scattered;
         } else {
             share.reduce += reduce(plan, bank, links)?;
+            share.parts += parts(plan, bank, links)?;
         }
         let norm = Op::SquaredNorm { n: own, whole: elems, copies: mesh.tp, replicas: 1, shards, axis };
-        share.norm += links.vector("norm", own, width.state, || norm)?;
+        share.last_norm = links.vector("norm", own, width.state, || norm)?;
+        share.norm += share.last_norm;
         let update = Op::AdamW { n: own, decayed: elems, shards, axis, master: width.master() };
         share.update += links.vector("adamw", own, width.model, || update)?;
         let gathered = links.collective(mesh, Collective::AllGather, axis, elems as u64 * width.model.bytes())?;

@@ -8,11 +8,13 @@
 //!
 //! Invariant: bound ≤ simulated step (tests over every schedule).
 
+mod update;
+
 use crate::lower::AWAY;
 use crate::plan::{Plan, Recompute};
 use crate::schedule::{Action, Pipeline};
 
-use super::times::{Costs, Moves, PieceCost, Share};
+use super::times::{Costs, Moves, PieceCost};
 
 /// A piece's part of an action, in seconds.
 #[derive(Clone, Copy, Debug, Default)]
@@ -31,8 +33,13 @@ struct Item {
     settle: f64,
     /// Moving its activations to the host, or back.
     moves: Option<Moves>,
-    /// Summing its gradients, after the last microbatch.
+    /// Which piece of the stage, and how long summing its gradients takes, after the last microbatch: in all, and of this what
+    /// need not wait for these kernels.
+    piece: usize,
     reduce: f64,
+    parts: f64,
+    /// Whether its part of a tied table's gradient is whole then.
+    table: bool,
 }
 
 /// A chunk's passes.
@@ -49,38 +56,40 @@ impl Chunk {
         let mut passes: [[Vec<Item>; 2]; 3] = Default::default();
         // A piece whose own weights stay whole takes a bucket too.
         let gathered = costs.layers.iter().any(|(_, piece)| piece.share.gather > 0.0);
-        let mut add = |number: usize, piece: &PieceCost, mode: Recompute, moves: Option<Moves>| {
+        let before: usize = (0..chunk).map(|chunk| pieces_of(plan, plan.virtual_stage(stage, chunk))).sum();
+        let mut add = |table: bool, piece: &PieceCost, mode: Recompute, moves: Option<Moves>| {
             let PieceCost { pass, share, .. } = piece;
-            let gathers = gathered.then_some(chunk * (plan.job.model.depth() + 2) + number);
-            let base = Item { gathers, gather: share.gather, moves, ..Item::default() };
+            let number = before + passes[1][0].len();
+            let gathers = gathered.then_some(number);
+            let base = Item { gathers, piece: number, gather: share.gather, moves, ..Item::default() };
             let apart = pass.weights > 0.0;
             let forward = Item { kernels: pass.forward, apart: pass.tail, ring: pass.ring[0], ..base };
             let kernels = pass.backward[mode as usize] + share.empty;
             let reduce = if apart { 0.0 } else { share.reduce };
             let (scatter, settle) = (share.scatter, share.settle);
             let backward = Item { kernels, apart: share.empty, ring: pass.ring[1], scatter, settle, ..base };
-            let weights = Item { kernels: pass.weights, ..Item::default() };
+            let weights = Item { piece: number, kernels: pass.weights, ..Item::default() };
             // The head's forward is a part of its backward.
             if pass.forward > 0.0 {
                 passes[0].iter_mut().for_each(|list| list.push(forward));
             }
             passes[1][0].push(backward);
-            passes[1][1].push(Item { reduce, ..backward });
+            passes[1][1].push(Item { reduce, table, ..backward });
             if apart {
                 passes[2][0].push(weights);
-                passes[2][1].push(Item { reduce: share.reduce, ..weights });
+                passes[2][1].push(Item { reduce: share.reduce, parts: share.parts, ..weights });
             }
         };
         if place == 0 {
-            add(0, &costs.embed, Recompute::None, None);
+            add(model.tied, &costs.embed, Recompute::None, None);
         }
         for i in 0..decided.layers {
             let piece = costs.layer(model.kind(first + i));
             let moves = (i < decided.offload).then_some(piece.moves);
-            add(1 + i, piece, decided.mode(i), moves);
+            add(false, piece, decided.mode(i), moves);
         }
         if place + 1 == plan.mesh.pp * plan.chunks {
-            add(1 + decided.layers, &costs.head, Recompute::None, None);
+            add(model.tied, &costs.head, Recompute::None, None);
         }
         for list in passes[1..].iter_mut().flatten() {
             list.reverse();
@@ -90,9 +99,14 @@ impl Chunk {
     }
 }
 
+/// Pieces of a virtual stage.
+fn pieces_of(plan: &Plan, place: usize) -> usize {
+    usize::from(place == 0) + plan.stages[place].layers + usize::from(place + 1 == plan.mesh.pp * plan.chunks)
+}
+
 /// What runs one after another, with nothing beside, is one.
 fn merge(list: &mut Vec<Item>) {
-    let beside = |item: &Item| item.ring + item.scatter + item.reduce > 0.0;
+    let beside = |item: &Item| item.ring + item.scatter + item.reduce > 0.0 || item.table;
     let alone = |item: &Item| item.gathers.is_none() && item.moves.is_none() && !beside(item);
     list.dedup_by(|later, item| {
         let both = alone(later) && alone(item);
@@ -116,6 +130,10 @@ struct Stage {
     loaded: [Option<(usize, f64)>; 2],
     /// When the latest scattered gradients have come, and how long adding them up takes.
     late: (f64, f64),
+    /// By piece: when its gradients are summed.
+    summed: Vec<f64>,
+    /// When this stage's part of a tied table's gradient is whole.
+    table: f64,
     /// The action to play next.
     next: usize,
 }
@@ -244,44 +262,6 @@ impl<'a> Play<'a> {
     fn received(&self, stage: usize, from: usize, costs: &Costs) -> f64 {
         if self.pipeline.chunk_at(from).0 == stage { 0.0 } else { costs.recv }
     }
-
-    /// What ranks share of a stage's pieces, in order.
-    fn shares(&self, stage: usize) -> impl Iterator<Item = &'a Share> {
-        let (plan, costs) = (self.plan, self.costs[stage]);
-        let depth = plan.mesh.pp * plan.chunks;
-        (0..plan.chunks).flat_map(move |chunk| {
-            let place = plan.virtual_stage(stage, chunk);
-            let first = plan.first_layer(place);
-            let layers = (first..first + plan.stages[place].layers).map(|i| &costs.layer(plan.job.model.kind(i)).share);
-            let embed = (place == 0).then_some(&costs.embed.share);
-            let head = (place + 1 == depth).then_some(&costs.head.share);
-            embed.into_iter().chain(layers).chain(head)
-        })
-    }
-
-    /// Norm and updates, once all passes are done.
-    fn update(self) -> f64 {
-        let mut summed = 0.0f64;
-        for (stage, state) in self.stages.iter().enumerate() {
-            let ends = stage == 0 || stage + 1 == self.plan.mesh.pp;
-            let tied = if ends { self.costs[stage].tied } else { 0.0 };
-            let [compute, beside, ..] = state.free;
-            let compute = compute.max(state.late.0) + state.late.1;
-            let norms: f64 = self.shares(stage).map(|share| share.norm).sum();
-            summed = summed.max((compute + tied).max(beside) + norms);
-        }
-        summed += self.costs.iter().map(|costs| costs.norm_sum).fold(f64::INFINITY, f64::min);
-        let mut end = summed;
-        for stage in 0..self.stages.len() {
-            let (mut updated, mut renewed) = (summed, summed);
-            for share in self.shares(stage) {
-                updated += share.update;
-                renewed = renewed.max(updated) + share.renew;
-            }
-            end = end.max(updated).max(renewed);
-        }
-        end
-    }
 }
 
 impl Stage {
@@ -345,8 +325,18 @@ impl Stage {
             *compute = compute.max(came) + settle;
         }
         if item.reduce > 0.0 {
-            *beside = beside.max(*compute) + item.reduce;
+            *beside = (*beside + item.parts).max(*compute) + item.reduce - item.parts;
+            let came = *beside;
+            self.summed(item.piece, came);
         }
+        if item.table {
+            self.table = self.free[0];
+        }
+    }
+
+    fn summed(&mut self, piece: usize, at: f64) {
+        self.summed.resize(self.summed.len().max(piece + 1), 0.0);
+        self.summed[piece] = at;
     }
 
     /// Gathers a piece's weights, unless a bucket has them, into one that is not `busy`.

@@ -38,8 +38,12 @@ pub struct Share {
     pub scatter: f64,
     /// Once a step, beside kernels: summing gradients.
     pub reduce: f64,
+    /// Of this, summing what ranks of tensor parallelism have parts of, which is whole before weights that are apart.
+    pub parts: f64,
     /// Once a step: squares of gradients.
     pub norm: f64,
+    /// Of these, those of the bank that is summed last.
+    pub last_norm: f64,
     /// Once a step: the optimizer.
     pub update: f64,
     /// Once a step, beside the optimizer: gathering new weights.
@@ -66,6 +70,24 @@ pub struct Moves {
     pub all: f64,
 }
 
+/// Seconds of a tied table's gradient, which embedding and head make each a part of, once both are done.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tied {
+    /// Sending it to the other's stage; nothing where that is the same.
+    pub sent: f64,
+    /// Receiving it there and adding it up.
+    pub added: f64,
+    /// Summing it, beside kernels: the embedding's bank, and the head's.
+    pub reduce: [f64; 2],
+}
+
+impl Tied {
+    /// One after the other, on the stage where it takes longer.
+    pub fn total(&self) -> f64 {
+        self.sent + self.added + self.reduce[0].max(self.reduce[1])
+    }
+}
+
 /// Costs of all plans of a shape, mesh and ZeRO stage.
 #[derive(Clone, Debug, Default)]
 pub struct Costs {
@@ -83,8 +105,8 @@ pub struct Costs {
     pub load: [f64; 2],
     /// Summing the norm over all ranks.
     pub norm_sum: f64,
-    /// Sending a tied table's gradient to its other stage and adding it up; what its ranks then sum.
-    pub tied: f64,
+    /// What becomes of a tied table's gradient; nothing where embedding and head are one chunk.
+    pub tied: Tied,
     /// Whether activations can go to the host.
     pub hosted: bool,
 }
@@ -106,7 +128,9 @@ impl Share {
         self.gather += times * other.gather;
         self.scatter += times * other.scatter;
         self.reduce += times * other.reduce;
+        self.parts += times * other.parts;
         self.norm += times * other.norm;
+        self.last_norm += times * other.last_norm;
         self.update += times * other.update;
         self.renew += times * other.renew;
     }
