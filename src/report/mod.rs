@@ -7,6 +7,7 @@
 //! in any rendering comes from [`Report`].
 
 mod html;
+mod spread;
 mod table;
 
 use std::io;
@@ -15,7 +16,8 @@ use meshwright_hardware::program::{Kind, Program};
 use meshwright_hardware::trace::{Lane, Trace};
 use meshwright_planner::predict::{FIGURES, Figure, Figures};
 use serde_json::{Value, json};
-use statrs::statistics::{Data, OrderStatistics};
+
+pub use spread::Spread;
 
 /// What a report is made from.
 pub struct Inputs<'a> {
@@ -39,33 +41,6 @@ pub struct Inputs<'a> {
     pub title: &'a str,
     /// What was run on what: label and text.
     pub subtitle: Vec<(String, String)>,
-}
-
-/// How steps vary: what a single prediction can be held to.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Spread {
-    /// How many steps were timed.
-    pub steps: usize,
-    /// 5th percentile, in seconds.
-    pub p5_s: f64,
-    /// Half of the steps were faster, in seconds.
-    pub median_s: f64,
-    /// 95th percentile, in seconds.
-    pub p95_s: f64,
-}
-
-impl Spread {
-    /// The spread of step times in seconds; `None` of none.
-    pub fn of(step_times_s: Vec<f64>) -> Option<Spread> {
-        let steps = step_times_s.len();
-        let mut times = Data::new(step_times_s);
-        (steps > 0).then(|| Spread {
-            steps,
-            p5_s: times.percentile(5),
-            median_s: times.median(),
-            p95_s: times.percentile(95),
-        })
-    }
 }
 
 /// One instruction of a stage; times in nanoseconds.
@@ -183,25 +158,27 @@ impl Report {
             "measured": figures(measured),
             "error_pct": errors(predicted),
             "replay_error_pct": errors(replayed),
-            "steps": self.spread.map(|s| json!({ "count": s.steps, "p5_s": s.p5_s, "median_s": s.median_s, "p95_s": s.p95_s })),
+            "steps": self.spread.map(|spread| spread.json()),
             "instructions": groups.collect::<Vec<_>>(),
             "final_loss": self.losses.last().map(|(_, loss)| loss),
             "unigram_entropy": self.unigram_entropy,
         })
     }
 
-    /// One line a figure.
+    /// One line a figure; that of step time with the 95 % confidence interval of the run's median.
     ///
     /// # Errors
     /// The writer's.
     pub fn figures_csv(&self, to: impl io::Write) -> csv::Result<()> {
         let mut writer = csv::Writer::from_writer(to);
-        writer.write_record(["figure", "predicted", "replayed", "measured", "error_pct"])?;
+        writer.write_record(["figure", "predicted", "replayed", "measured", "error_pct", "ci95_low", "ci95_high"])?;
         for figure in FIGURES {
             let (values, error) = self.compared(figure);
             let [predicted, replayed, measured] = values.map(|value| figure.unit.json(value).to_string());
             let error = error.map_or_else(String::new, |error| format!("{error:.2}"));
-            writer.write_record([figure.key, &predicted, &replayed, &measured, &error])?;
+            let interval = self.spread.and_then(|spread| spread.confidence_s).filter(|_| figure.key == "step_time_s");
+            let [low, high] = interval.map_or_else(Default::default, |ends| ends.map(|end| end.to_string()));
+            writer.write_record([figure.key, &predicted, &replayed, &measured, &error, &low, &high])?;
         }
         writer.flush()?;
         Ok(())
@@ -370,7 +347,7 @@ mod tests {
                 assert!(json[of][figure.key].is_number(), "{of} {} in {json}", figure.key);
             }
         }
-        assert!(csv.contains("\npeak_memory_bytes,1048576,1048576,1052672,-0.39\n"), "{csv}");
+        assert!(csv.contains("\npeak_memory_bytes,1048576,1048576,1052672,-0.39,,\n"), "{csv}");
     }
 
     #[test]
@@ -378,7 +355,12 @@ mod tests {
         let spread = report().spread.unwrap();
         assert_eq!((spread.steps, spread.median_s), (100, 0.0505));
         assert!((spread.p5_s - 0.005).abs() < 1e-3 && (spread.p95_s - 0.095).abs() < 1e-3, "{spread:?}");
-        assert!(report().table().contains("of 100 steps, half took less than 50.5 ms"), "{}", report().table());
+        let (table, page, json, mut csv) = (report().table(), report().html(), report().json(), Vec::new());
+        let said = "of 100 steps, half took less than 50.5 ms (95 % confidence: 40.0 ms to 61.0 ms), nine in ten";
+        assert!(table.contains(said) && page.contains(said), "{table}");
+        assert_eq!(json["steps"]["median_ci95_s"], json!([0.04, 0.061]));
+        report().figures_csv(&mut csv).unwrap();
+        assert!(String::from_utf8(csv).unwrap().lines().nth(1).unwrap().ends_with(",0.04,0.061"));
         assert_eq!(Spread::of(Vec::new()), None);
     }
 
