@@ -26,8 +26,6 @@ pub struct Entry {
     pub large: bool,
     /// Whether it captures calls that come again, as CUDA graphs do, so that the first rounds tell nothing of later ones.
     pub captures: bool,
-    /// Whether its driver tells all the memory that it has, not only the largest buffer.
-    pub tells_memory: bool,
     /// Its code, or why there is none in this build.
     pub driver: Result<Driver, &'static str>,
 }
@@ -40,12 +38,11 @@ impl Entry {
         shares_cores: true,
         large: false,
         captures: false,
-        tells_memory: true,
         driver: Err("no driver"),
     };
 
     /// What GPUs of any size have in common.
-    const GPU: Entry = Entry { numbered: true, shares_cores: false, tells_memory: false, ..Entry::PROCESSOR };
+    const GPU: Entry = Entry { numbered: true, shares_cores: false, ..Entry::PROCESSOR };
 
     /// One of them.
     fn backend(&self, number: usize) -> Backend {
@@ -58,7 +55,7 @@ pub const DEVICES: &[Entry] = &[
     Entry { name: "cpu", driver: Ok(cpu::DRIVER), ..Entry::PROCESSOR },
     Entry { name: "wgpu", driver: WGPU, ..Entry::GPU },
     Entry { name: "torch", driver: TORCH_CPU, ..Entry::PROCESSOR },
-    Entry { name: "cuda", large: true, captures: true, tells_memory: true, driver: TORCH_CUDA, ..Entry::GPU },
+    Entry { name: "cuda", large: true, captures: true, driver: TORCH_CUDA, ..Entry::GPU },
 ];
 
 #[cfg(feature = "wgpu")]

@@ -18,7 +18,7 @@ mod wgpu;
 
 pub use backend::{DEVICES, Entry, found};
 pub use cpu::Cpu;
-pub use driver::{Backend, Driver, Found};
+pub use driver::{Backend, Driver, Found, Memory};
 pub use info::{DeviceInfo, device_info};
 #[cfg(all(feature = "torch", unix))]
 pub use torch::Torch;
