@@ -39,7 +39,7 @@ impl Spec for Route {
     fn params(&self) -> Signature {
         let Route { rows, experts, top_k, capacity } = *self;
         [
-            float("logits", Mode::In, rows * experts),
+            float("logits", Mode::In, rows * experts).fresh(),
             full("probs", Mode::Out, rows * experts),
             full("shares", Mode::Out, rows * top_k),
             ids("slots", Mode::Out, rows * top_k, Values::Distinct(experts * capacity)),
@@ -87,7 +87,7 @@ impl Spec for RouteGrad {
         let RouteGrad { rows, experts, top_k, .. } = *self;
         [
             full("probs", Mode::In, rows * experts),
-            full("dshares", Mode::In, rows * top_k),
+            full("dshares", Mode::In, rows * top_k).fresh(),
             float("dlogits", Mode::Out, rows * experts),
         ]
         .into()
@@ -154,7 +154,7 @@ impl Spec for Dispatch {
     fn params(&self) -> Signature {
         let Dispatch { rows, cols, top_k, slots } = *self;
         [
-            float("x", Mode::In, rows * cols),
+            float("x", Mode::In, rows * cols).fresh(),
             ids("slots", Mode::In, rows * top_k, Values::Distinct(slots)),
             float("out", Mode::Out, slots * cols),
         ]
@@ -197,7 +197,7 @@ impl Spec for DispatchGrad {
         let DispatchGrad { rows, cols, top_k, slots, accumulate } = *self;
         [
             ids("slots", Mode::In, rows * top_k, Values::Distinct(slots)),
-            float("dout", Mode::In, slots * cols),
+            float("dout", Mode::In, slots * cols).fresh(),
             float("dx", result(accumulate), rows * cols),
         ]
         .into()
@@ -239,7 +239,7 @@ impl Spec for Combine {
     fn params(&self) -> Signature {
         let Combine { rows, cols, top_k, slots } = *self;
         [
-            float("y", Mode::In, slots * cols),
+            float("y", Mode::In, slots * cols).fresh(),
             ids("slots", Mode::In, rows * top_k, Values::Distinct(slots)),
             full("shares", Mode::In, rows * top_k),
             float("out", Mode::Out, rows * cols),
@@ -285,7 +285,7 @@ impl Spec for CombineGrad {
             float("y", Mode::In, slots * cols),
             ids("slots", Mode::In, rows * top_k, Values::Distinct(slots)),
             full("shares", Mode::In, rows * top_k),
-            float("dout", Mode::In, rows * cols),
+            float("dout", Mode::In, rows * cols).fresh(),
             float("dy", Mode::Out, slots * cols),
             full("dshares", Mode::Out, rows * top_k),
         ]
