@@ -29,6 +29,7 @@ fn benches(criterion: &mut Criterion) {
             precision: Precision::Bf16,
             steps: 1,
             seed: 0,
+            stack: None,
             model,
             optimizer: Optimizer::default(),
             fix: Fix::default(),

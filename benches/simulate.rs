@@ -24,6 +24,7 @@ fn plan() -> Plan {
         precision: Precision::Bf16,
         steps: 1,
         seed: 0,
+        stack: None,
         model,
         optimizer,
         fix: Default::default(),

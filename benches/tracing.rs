@@ -33,6 +33,7 @@ fn plans(seq: usize) -> Vec<(&'static str, Plan)> {
         precision: Precision::Fp32,
         steps: 1000,
         seed: 0,
+        stack: None,
         model: models::load("demo-10m").expect("it is embedded"),
         optimizer: Optimizer { warmup_steps: 10, ..Optimizer::default() },
         fix: Default::default(),

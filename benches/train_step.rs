@@ -23,6 +23,7 @@ fn trainer(dp: usize, threads_per_rank: usize) -> Trainer {
         precision: Precision::Fp32,
         steps: 1000,
         seed: 0,
+        stack: None,
         model,
         optimizer,
         fix: Default::default(),

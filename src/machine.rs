@@ -166,6 +166,7 @@ fn machine(share: Share, precision: Precision, found: &LocalDevice, curves: BTre
         kind: if found.software { DeviceKind::Cpu } else { DeviceKind::Gpu },
         year: today.year() as u16,
         overlap: false,
+        own_instructions: false,
         contention: None,
         host_link: None,
         mtbf: None,

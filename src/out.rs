@@ -52,7 +52,7 @@ pub fn write_whole(path: &Path, text: &str) -> Result<(), Failure> {
     write().map_err(Failure::io(path))
 }
 
-/// Writes a table as CSV, whole or not at all.
+/// Writes a table as CSV, whole or not at all. A text that a spreadsheet would take for a formula stands behind a quote.
 ///
 /// # Errors
 /// As [`write_whole`].
@@ -61,10 +61,17 @@ pub fn write_csv(path: &Path, header: &[&str], records: impl Iterator<Item = Vec
     let unwritten = |error: csv::Error| Failure::new(Exit::Failed, format!("{}: {error}", path.display()));
     writer.write_record(header).map_err(unwritten)?;
     for record in records {
-        writer.write_record(record).map_err(unwritten)?;
+        writer.write_record(record.into_iter().map(no_formula)).map_err(unwritten)?;
     }
     let bytes = writer.into_inner().map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
     write_whole(path, &String::from_utf8_lossy(&bytes))
+}
+
+/// A field that spreadsheets show as it is: what begins like a formula, and is no number, begins with a quote (OWASP, CSV
+/// injection).
+fn no_formula(field: String) -> String {
+    let begins = field.starts_with(['=', '+', '-', '@', '\t', '\r']);
+    if begins && field.parse::<f64>().is_err() { format!("'{field}") } else { field }
 }
 
 /// Deletes what processes that were killed left half-written in a folder in which nobody writes now.

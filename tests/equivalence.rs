@@ -38,6 +38,7 @@ fn job(model: Model) -> Job {
         precision: Precision::Fp32,
         steps: STEPS,
         seed: 3,
+        stack: None,
         model,
         optimizer,
         fix: Default::default(),

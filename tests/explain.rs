@@ -127,6 +127,9 @@ fn tables_name_what_they_show_and_end_with_what_is_next() {
         "$/hour",
         "tp 2 → 4, dp 4 → 2",
         "assumed: a100-80gb fails every",
+        "assumed: a device-hour costs $4.10: Azure",
+        "assumed, all or in part, of a100-80gb: efficiency.memory, launch",
+        "assumed, all or in part, of dgx-a100-80gb: scale_out.efficiency, scale_out.latency",
         "\nnext: ",
     ] {
         assert!(text.contains(part), "`{part}` in {text}");

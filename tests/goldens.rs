@@ -68,6 +68,7 @@ fn trainer(architecture: Architecture, mesh: Mesh, golden: &Golden) -> Trainer {
         precision: Precision::Fp32,
         steps: 20,
         seed: 0,
+        stack: None,
         model,
         optimizer,
         fix: Default::default(),

@@ -59,7 +59,8 @@ fn sizes_of_plans_are_bounded() {
         refused(&place, "plan.toml", &tiny(&[(from, to)]), &["simulate", "plan.toml", "--cluster", "2x h100"], says);
     }
     let deep = tiny(&[]) + &format!("\n[{}a]\n", "a.".repeat(20_000));
-    refused(&place, "plan.toml", &deep, &["simulate", "plan.toml", "--cluster", "2x h100"], &["recursion limit"]);
+    let says = [&format!("plan.toml:{}:1: ", deep.lines().count())[..], "too many parts"];
+    refused(&place, "plan.toml", &deep, &["simulate", "plan.toml", "--cluster", "2x h100"], &says);
     let long = format!("microbatch = {}\n", "9".repeat(1_000_000));
     place.write("plan.toml", &long);
     let output = place.run(&["explain", "plan.toml", "--cluster", "2x h100"]);
@@ -165,7 +166,7 @@ fn configurations_say_what_is_not_modelled() {
     let sizes = r#""hidden_size": 1024, "num_attention_heads": 8, "num_hidden_layers": 4, "intermediate_size": 2048, "vocab_size": 1024"#;
     let of = |more: &str| format!("{{{sizes}, {more}}}");
     let cases = [
-        (r#""model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 9"#, "`family.experts.top_k` is 9"),
+        (r#""model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 9"#, "`num_experts_per_tok` is 9"),
         (r#""model_type": "mixtral", "num_local_experts": 8"#, "`num_experts_per_tok` is missing"),
         (r#""model_type": "llama", "num_key_value_heads": -8"#, "`num_key_value_heads` is -8: it must be a count"),
         (r#""model_type": "llama", "num_key_value_heads": "8""#, "`num_key_value_heads` is \"8\": it must be a count"),
@@ -190,6 +191,17 @@ fn configurations_say_what_is_not_modelled() {
             "`mlp_only_layers` is [1]",
         ),
         (r#""model_type": "hunyuan_v1_moe", "num_experts": 8, "moe_topk": [2, 2, 2, 1]"#, "`moe_topk` is [2,2,2,1]"),
+        (r#""model_type": "deepseek_v3", "num_nextn_predict_layers": 1"#, "`num_nextn_predict_layers` is 1"),
+        (r#""model_type": "opt", "word_embed_proj_dim": 512"#, "`word_embed_proj_dim` is 512"),
+        (r#""model_type": "mpt", "attn_config": {"attn_type": "multiquery_attention"}"#, "`attn_config`"),
+        (
+            r#""model_type": "ernie4_5_moe", "moe_num_experts": 8, "moe_k": 2, "moe_layer_end_index": 2"#,
+            "`moe_layer_end_index` is 2",
+        ),
+        (
+            r#""model_type": "deepseek_v2", "n_routed_experts": 8, "num_experts_per_tok": 2, "moe_layer_freq": 2"#,
+            "`moe_layer_freq` is 2",
+        ),
     ];
     for (more, says) in cases {
         refused(&place, "hub/config.json", &of(more), &plan, &["hub/config.json:", says]);
@@ -204,6 +216,7 @@ fn configurations_say_what_is_not_modelled() {
         ),
         (r#""model_type": "gemma""#, "/plan/job/model/tied".to_owned(), "true"),
         (r#""model_type": "phi""#, "/plan/job/model/architecture".to_owned(), "\"gpt2\""),
+        (r#""model_type": "gpt_bigcode""#, "/plan/job/model/kv_heads".to_owned(), "1"),
         (
             r#""model_type": "ernie4_5_moe", "moe_num_experts": 8, "moe_k": 2, "moe_layer_start_index": 1"#,
             experts("dense_layers"),
@@ -220,6 +233,18 @@ fn configurations_say_what_is_not_modelled() {
         place.write("hub/config.json", &of(more));
         let planned = json(&place.run(&plan));
         assert_eq!(planned.pointer(&at).unwrap().to_string(), value, "{more}");
+    }
+    // What is left out is said.
+    for (more, says) in [
+        (r#""model_type": "glm4", "partial_rotary_factor": 0.5"#, "`partial_rotary_factor` is 0.5"),
+        (r#""model_type": "minimax_m2", "use_mtp": true"#, "`use_mtp` is true"),
+        (r#""model_type": "bert""#, "pooler"),
+        (r#""model_type": "llama", "intermediate_size": null"#, "`intermediate_size` is missing: 4096"),
+    ] {
+        place.write("hub/config.json", &of(more));
+        let output = place.run(&plan);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success() && said.contains("note: hub/config.json: ") && said.contains(says), "{said}");
     }
 }
 
@@ -275,6 +300,9 @@ fn options_and_clusters_are_bounded() {
     for (more, says) in cases {
         place.refused(&[&plan[..], *more].concat(), 2, &[says]);
     }
+    // A ZeRO stage stands as it is fixed, though one replica has nothing to shard.
+    let planned = json(&place.run(&[&plan[..], &["--zero", "3", "--dp", "1", "--json"]].concat()));
+    assert_eq!(planned["plan"]["zero"], 3);
     let long = ["plan", "demo-10m", "--cluster", "8x h100", "--seq", "4611686018427387904", "--global-batch", "8"];
     place.refused(&long, 2, &["`seq` is 4611686018427387904"]);
     for cluster in [

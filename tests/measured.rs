@@ -1,5 +1,5 @@
-//! Runs on real accelerators that are kept under `reports/`: from the calibrated profile alone, step time is predicted within
-//! 10 % and memory within 5 %. And what a calibration measures is what mixtures of experts and latent attention run.
+//! Runs on real devices that are kept under `reports/`: from the calibrated profile alone, step time is predicted within 10 %
+//! and memory within 5 %. And what a calibration measures is what mixtures of experts and latent attention run.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,12 +13,11 @@ use meshwright_planner::lower::lower;
 use meshwright_planner::plan::Plan;
 use meshwright_planner::predict::predict;
 
-#[test]
-fn runs_on_an_h200_are_predicted_from_its_calibration() {
-    let all = Path::new(env!("CARGO_MANIFEST_DIR")).join("reports/h200");
-    let mut runs = 0;
-    for entry in all.read_dir().unwrap().flatten() {
-        let dir = RunDir::open(&entry.path()).unwrap();
+/// The runs of a folder of `reports/`, each held to its prediction; their plans.
+fn predicted_well(folder: &str, device: &str) -> Vec<Plan> {
+    let all = Path::new(env!("CARGO_MANIFEST_DIR")).join("reports").join(folder);
+    let held = |run: std::fs::DirEntry| {
+        let dir = RunDir::open(&run.path()).unwrap();
         let (plan, cluster) = (dir.plan().unwrap(), dir.cluster().unwrap());
         let predicted = predict(&plan, &cluster).unwrap();
         let measured = dir.measured(&predicted.lowered.program).unwrap();
@@ -26,11 +25,29 @@ fn runs_on_an_h200_are_predicted_from_its_calibration() {
         let off = |predicted: f64, measured: f64| (predicted / measured - 1.0).abs();
         let step = off(predicted.step_time_s, measured.step_time_s);
         let memory = off(predicted.peak_memory_bytes as f64, measured.peak_memory_bytes as f64);
-        assert!(step < 0.1 && memory < 0.05, "{}: step {step}, memory {memory}", entry.path().display());
-        assert!(cluster.pools[0].device.calibrated.is_some() && measured.device.contains("H200"));
-        runs += 1;
-    }
-    assert_eq!(runs, 4);
+        assert!(step < 0.1 && memory < 0.05, "{}: step {step}, memory {memory}", run.path().display());
+        assert!(cluster.pools[0].device.calibrated.is_some() && measured.device.contains(device));
+        plan
+    };
+    all.read_dir().unwrap().flatten().map(held).collect()
+}
+
+#[test]
+fn runs_on_an_h200_are_predicted_from_its_calibration() {
+    assert_eq!(predicted_well("h200", "H200").len(), 4);
+}
+
+#[test]
+fn experts_and_latent_attention_are_predicted_from_a_processors_calibration() {
+    let plans = predicted_well("experts", "cpu: ");
+    let has = |plan: &Plan| {
+        let latent = plan.job.model.family.as_ref().is_some_and(|family| family.latent.is_some());
+        (plan.job.model.experts().map(|_| plan.mesh.ep), latent)
+    };
+    let mut kinds: Vec<(Option<usize>, bool)> = plans.iter().map(has).collect();
+    kinds.sort_unstable();
+    // Whole on every rank and spread over both; latent attention alone; both.
+    assert_eq!(kinds, [(None, true), (Some(1), false), (Some(2), false), (Some(2), true)]);
 }
 
 /// A small mixture of experts, or a model of latent attention.
@@ -42,6 +59,7 @@ fn job(family: Family) -> Job {
         precision: Precision::Fp32,
         steps: 1,
         seed: 1,
+        stack: None,
         model: Model {
             name: "small".to_owned(),
             architecture: Architecture::Llama,

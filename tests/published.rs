@@ -72,6 +72,31 @@ fn errors_stay_within_what_the_report_states() {
     }
 }
 
+/// Rows that no fit has seen are predicted too, and every source of both tables has a publisher.
+#[test]
+fn fresh_runs_are_predicted_and_sources_have_publishers() {
+    let out = scratch("accuracy-2.csv");
+    let output = validate(&file("tests/published/runs-2.csv"), &["-o", out.to_str().unwrap(), "--json"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let figure = |key: &str| summary[key].as_f64().unwrap();
+    assert!(figure("predicted") / figure("rows") >= 0.85, "{summary}");
+    assert!(figure("median_abs_error_pct") <= 12.0, "{summary}");
+    let skipped = |row: &&BTreeMap<String, String>| row["reason"] == "accelerator has no profile";
+    assert_eq!(rows(&out).iter().filter(skipped).count(), 3, "Gaudi 1, whose peak is not published, alone");
+
+    let publishers = rows(&file("tests/published/publishers.csv"));
+    for name in ["runs.csv", "runs-2.csv"] {
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        for row in rows(&file(&format!("tests/published/{name}"))) {
+            *counts.entry(row["group"].clone()).or_default() += 1;
+        }
+        let stated = publishers.iter().filter(|row| row["file"] == name && !row["publisher"].is_empty());
+        let stated = stated.map(|row| (row["group"].clone(), row["rows"].parse().unwrap()));
+        assert_eq!(counts, stated.collect(), "{name}");
+    }
+}
+
 #[test]
 fn a_new_file_works_untouched_in_any_order_of_columns() {
     let path = scratch("new-runs.csv");
@@ -101,6 +126,41 @@ fn a_file_that_is_no_table_of_runs_is_refused() {
     let output = validate(Path::new("nowhere.csv"), &[]);
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("nowhere.csv"));
+}
+
+#[test]
+fn a_table_of_which_nothing_can_be_said_is_refused() {
+    let path = scratch("none-runs.csv");
+    let (header, out) = ("id,accelerator,n_devices,layers,hidden,seq_len,notes\n", scratch("none-out.csv"));
+    let refused = |text: &str, says: &str| {
+        std::fs::write(&path, text).unwrap();
+        let _ = std::fs::remove_file(&out);
+        for command in [&["validate"][..], &["gains"], &["gains", "--no-search"]] {
+            let mut run = Command::new(env!("CARGO_BIN_EXE_meshwright"));
+            let output = run.args(command).arg(&path).arg("-o").arg(&out).output().unwrap();
+            let message = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(2), "{message}");
+            assert!(message.contains("none-runs.csv") && message.contains(says), "`{says}` in: {message}");
+            assert!(output.stdout.is_empty() && !out.exists());
+        }
+    };
+    refused(header, "below its header there is no row");
+    refused(&format!("{header}garbage\n"), "of 1 rows: 1 number of devices not stated");
+    let eight = format!("{header}a,H100-SXM5-80GB,8,2,512,512,\"x, y\"\nb,\"H100, SXM\",eight,2,512,512,\n");
+    refused(&eight, ":3:15: `n_devices` is eight: it must be a number");
+    refused(&eight.replace("eight", "inf"), ":3:15: `n_devices` is inf");
+}
+
+#[test]
+fn no_text_of_a_table_becomes_a_formula() {
+    let (path, out) = (scratch("formula-runs.csv"), scratch("formula-out.csv"));
+    let text = "id,accelerator,n_devices,layers,hidden,seq_len,heads,framework,measured_tokens_per_s_per_device\n\
+        \"=HYPERLINK(\"\"http://x\"\")\",A100-SXM4-80GB,8,24,2048,1024,16,Megatron-LM,100000\n";
+    std::fs::write(&path, text).unwrap();
+    assert!(validate(&path, &["-o", out.to_str().unwrap()]).status.success());
+    let row = &rows(&out)[0];
+    assert_eq!(row["id"], "'=HYPERLINK(\"http://x\")");
+    assert!(row["throughput_error_pct"].parse::<f64>().unwrap() < 0.0, "a number below zero is one: {row:?}");
 }
 
 #[test]

@@ -15,9 +15,11 @@ mod communication;
 mod operands;
 #[cfg(test)]
 mod tests;
+mod timing;
 
 use communication::{COLLECTIVES, MESSAGES};
 use operands::{ADAMW, footprint, is_ids, operands};
+use timing::middle;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -41,20 +43,16 @@ const GPU_ARENA: usize = 1 << 26;
 const PATTERN: usize = 1 << 20;
 /// At most so many places in the arena: small operands stay in caches in a model too.
 const PLACES: usize = 64;
-/// A repeat lasts at least so long, so that reading the clock does not count.
-const REPEAT: Duration = Duration::from_micros(200);
-/// As [`REPEAT`] where ops are queued: long enough that the wait at its end does not count.
-const QUEUED_REPEAT: Duration = Duration::from_millis(5);
-/// Repeats of which the median is taken, where time allows.
-const REPEATS: usize = 31;
-/// Repeats on CUDA at least: a single call there tells how long it takes to ask for it.
-const CUDA_REPEATS: usize = 3;
 /// Samples of a class that are taken however late it is: the smallest ones.
 const LEAST: usize = 2;
+/// Rounds over everything where times are taken by the host, and others share it: what disturbs one round does not all of a size.
+const ROUNDS: usize = 3;
 /// How much longer than its budget a calibration may take before it leaves out what is large.
 const OVERTIME: f64 = 1.5;
 /// Share of the budget that ops get; the rest is for communication.
 const OPS_SHARE: f64 = 0.85;
+/// Experts that tokens take slots of.
+const EXPERTS: usize = 8;
 /// Sizes of inputs, elements.
 const INPUTS: [usize; 3] = [1 << 8, 1 << 11, 1 << 14];
 
@@ -106,33 +104,42 @@ pub fn calibrate(config: &CalibrateConfig) -> Result<BTreeMap<String, Curve>, Ex
     };
     let measured: Vec<Result<Vec<Measurement>, ExecutorError>> = thread::scope(|scope| {
         let shared = &shared;
-        let run = move |rank| {
-            let outcome = Bench::new(shared, rank).and_then(Bench::run);
-            if outcome.is_err() {
-                shared.world.abort();
-                shared.groups.iter().for_each(|(_, group)| group.abort());
-            }
-            outcome
+        let abort = move || {
+            shared.world.abort();
+            shared.groups.iter().for_each(|(_, group)| group.abort());
         };
-        let threads: Vec<_> = (0..ranks).map(|rank| scope.spawn(move || run(rank))).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|e| std::panic::resume_unwind(e))).collect()
+        let run = move |rank| Bench::new(shared, rank).and_then(Bench::run).inspect_err(|_| abort());
+        let start = |rank| {
+            let thread = thread::Builder::new().spawn_scoped(scope, move || run(rank));
+            thread.map_err(|error| {
+                abort();
+                ExecutorError::no_thread(config.device, rank, &error)
+            })
+        };
+        let threads: Vec<_> = (0..ranks).map(start).collect();
+        let end = |thread: Result<thread::ScopedJoinHandle<_>, _>| {
+            thread?.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        threads.into_iter().map(end).collect()
     });
-    curves(measured.into_iter().collect::<Result<_, _>>()?)
+    curves(ExecutorError::first(measured)?)
 }
 
-/// One thing measured by one rank; `None` where it only helped.
+/// One thing measured by one rank; no times where it only helped.
 struct Measurement {
     class: &'static str,
     dims: Vec<f64>,
     work: f64,
-    seconds: Option<f64>,
+    /// Seconds, of every repeat.
+    times: Vec<f64>,
 }
 
 /// Means over ranks, as curves.
 fn curves(ranks: Vec<Vec<Measurement>>) -> Result<BTreeMap<String, Curve>, ExecutorError> {
     let mut samples: BTreeMap<String, Vec<Sample>> = BTreeMap::new();
     for (i, first) in ranks[0].iter().enumerate() {
-        let times: Vec<f64> = ranks.iter().filter_map(|rank| rank[i].seconds).collect();
+        let medians = ranks.iter().map(|rank| &rank[i].times).filter(|times| !times.is_empty());
+        let times: Vec<f64> = medians.map(|times| middle(times.clone())).collect();
         let seconds = times.iter().sum::<f64>() / times.len() as f64;
         let sample = Sample { dims: first.dims.clone(), work: first.work, seconds };
         samples.entry(first.class.to_owned()).or_default().push(sample);
@@ -207,33 +214,59 @@ impl<'a> Bench<'a> {
     }
 
     fn run(mut self) -> Result<Vec<Measurement>, ExecutorError> {
-        let (start, config) = (self.shared.start, self.shared.config);
-        let for_ops = config.budget.mul_f64(OPS_SHARE);
-        let mut ops: Vec<&Op> = config.ops.iter().collect();
+        let rounds = if self.shared.config.device.entry().shares_cores { ROUNDS } else { 1 };
+        for round in 0..rounds {
+            let until = |share: f64| (round as f64 + share) / rounds as f64;
+            // What the first round leaves out, none has.
+            let latest = |share: f64| if round == 0 { OVERTIME * share } else { until(share) };
+            if round > 0 && self.late(until(0.0))? {
+                break;
+            }
+            self.ops(until(OPS_SHARE), latest(OPS_SHARE))?;
+            let kinds = COLLECTIVES * self.shared.groups.len() + 2;
+            let each = self.left(until(1.0)) / (kinds * MESSAGES.len()) as u32;
+            self.communication(each, latest(1.0))?;
+            self.inputs(each)?;
+        }
+        Ok(self.timings)
+    }
+
+    /// Times every op in what is left until a share of the budget is over; at the `latest` share, leaves out what is large.
+    fn ops(&mut self, until: f64, latest: f64) -> Result<(), ExecutorError> {
+        let mut ops: Vec<&Op> = self.shared.config.ops.iter().collect();
         ops.sort_by(|a, b| a.work().total_cmp(&b.work()));
         let mut late = false;
         for (i, op) in ops.iter().enumerate() {
             let measured = self.timings.iter().filter(|timing| timing.class == op.class()).count();
-            late = late || measured >= LEAST && self.late(OPS_SHARE)?;
+            late = late || measured >= LEAST && self.late(latest)?;
             if late && measured >= LEAST {
                 continue;
             }
-            let left = for_ops.saturating_sub(start.elapsed()) / (ops.len() - i) as u32;
-            self.op(op, left)?;
+            self.op(op, self.left(until) / (ops.len() - i) as u32)?;
         }
-        let left = config.budget.saturating_sub(start.elapsed());
-        let kinds = COLLECTIVES * self.shared.groups.len() + 2;
-        self.communication(left / (kinds * MESSAGES.len()) as u32)?;
-        self.inputs(left / (kinds * MESSAGES.len()) as u32)?;
-        Ok(self.timings)
+        Ok(())
     }
 
-    /// Whether more than a share of the time is over, and [`OVERTIME`] with it: then what is large is left out. Rank 0 says so, for
-    /// all ranks measure the same.
+    /// What is left until a share of the budget is over.
+    fn left(&self, share: f64) -> Duration {
+        self.shared.config.budget.mul_f64(share).saturating_sub(self.shared.start.elapsed())
+    }
+
+    /// Keeps what was measured, beside what earlier rounds measured of the same.
+    fn keep(&mut self, class: &'static str, dims: Vec<f64>, work: f64, times: Vec<f64>) {
+        let same = |timing: &&mut Measurement| timing.class == class && timing.dims == dims && timing.work == work;
+        match self.timings.iter_mut().find(same) {
+            Some(timing) => timing.times.extend(times),
+            None => self.timings.push(Measurement { class, dims, work, times }),
+        }
+    }
+
+    /// Whether more than a share of the budget is over: then what is large is left out. Rank 0 says so, for all ranks measure the
+    /// same.
     fn late(&self, share: f64) -> Result<bool, ExecutorError> {
         let shared = self.shared;
         if self.rank == 0 {
-            let late = shared.start.elapsed() > shared.config.budget.mul_f64(share * OVERTIME);
+            let late = shared.start.elapsed() > shared.config.budget.mul_f64(share);
             shared.late.store(late, Ordering::Release);
         }
         shared.world.barrier(self.rank)?;
@@ -248,10 +281,14 @@ impl<'a> Bench<'a> {
         self.prepare(op, places * footprint(op))?;
         let floats = self.floats();
         let regions: Vec<Vec<Region>> = (0..places).map(|place| operands(op, place * footprint(op), floats)).collect();
-        let at = Coord::FIRST;
-        let seconds = self.median(budget, |bench, call| bench.device.run(op, &regions[call % places], at, &ADAMW))?;
-        let dims = op.dims().to_vec();
-        self.timings.push(Measurement { class: op.class(), dims, work: op.work(), seconds: Some(seconds) });
+        let made = |regions: &Vec<Region>| {
+            let params = regions.iter().zip(op.signature());
+            params.filter(|(_, param)| param.fresh).map(|(region, _)| *region).collect()
+        };
+        let (fresh, at): (Vec<Vec<Region>>, _) = (regions.iter().map(made).collect(), Coord::FIRST);
+        let run = |bench: &mut Self, call: usize| bench.device.run(op, &regions[call % places], at, &ADAMW);
+        let times = self.times(budget, &fresh, run)?;
+        self.keep(op.class(), op.dims().to_vec(), op.work(), times);
         Ok(())
     }
 
@@ -272,10 +309,13 @@ impl<'a> Bench<'a> {
         let Some(param) = signature.iter().find(|param| is_ids(param) && param.mode != Mode::Out) else {
             return Ok(());
         };
-        // A large prime, so that ids are all over, and none twice where that matters.
         let id = |i: usize| match param.values {
+            // A large prime, so that ids are all over.
             Values::Below(most) => (i * 7919 % most) as u32,
-            Values::Distinct(most) if i < most => (i * 7919 % most) as u32,
+            // As routing gives them: to one expert after another, and of each the next that is free.
+            Values::Distinct(most) if i < most / EXPERTS * EXPERTS => {
+                (i % EXPERTS * (most / EXPERTS) + i / EXPERTS) as u32
+            }
             Values::Distinct(_) | Values::Any => NONE,
         };
         self.device.with_host(Region { buffer: 1, start: 0, elems: param.elems }, Access::Write, &mut |host| {
@@ -289,7 +329,7 @@ impl<'a> Bench<'a> {
         let text: Vec<u8> = (0..1 << 20).map(|i: u32| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
         for elems in INPUTS {
             let (mut from, mut places) = (0, self.places(1, elems));
-            let seconds = self.median(budget, |bench, _| {
+            let times = self.times(budget, &[], |bench, _| {
                 from = (from + 77_777) % (text.len() - elems - 1);
                 bench.device.with_host(places.next().expect("endless"), Access::Write, &mut |host| {
                     let ids = |at: usize| text[at..at + elems].iter().map(|&byte| u32::from(byte)).collect::<Vec<_>>();
@@ -298,78 +338,9 @@ impl<'a> Bench<'a> {
                     Ok(())
                 })
             })?;
-            let (class, work) = ("load", 4.0 * elems as f64);
-            self.timings.push(Measurement { class, dims: vec![elems as f64], work, seconds: Some(seconds) });
+            self.keep("load", vec![elems as f64], 4.0 * elems as f64, times);
         }
         Ok(())
-    }
-
-    /// The median time of `call`, which all ranks make at once, and which is told its number; as many rounds as the budget
-    /// allows. Where it allows none, the call that was to tell how many is the figure.
-    fn median(
-        &mut self,
-        budget: Duration,
-        mut call: impl FnMut(&mut Self, usize) -> Result<(), ExecutorError>,
-    ) -> Result<f64, ExecutorError> {
-        let (shared, began) = (self.shared, Instant::now());
-        call(self, 0)?;
-        self.device.sync()?;
-        shared.world.barrier(self.rank)?;
-        let mut once = Duration::MAX;
-        for number in 1..=2 {
-            let start = Instant::now();
-            call(self, number)?;
-            self.device.sync()?;
-            once = once.min(start.elapsed()).max(Duration::from_nanos(50));
-        }
-        let mut times = Vec::new();
-        let least = if shared.config.device.entry().captures { CUDA_REPEATS } else { 0 };
-        if self.rank == 0 {
-            let repeat = if shared.config.device.entry().shares_cores { REPEAT } else { QUEUED_REPEAT };
-            let calls = repeat.as_nanos().div_ceil(once.as_nanos()) as usize;
-            let repeats = (budget.as_nanos() / (calls as u128 * once.as_nanos())) as usize;
-            shared.calls.store(calls, Ordering::Release);
-            shared.repeats.store(repeats.clamp(least, REPEATS), Ordering::Release);
-        }
-        shared.world.barrier(self.rank)?;
-        let (calls, repeats) = (shared.calls.load(Ordering::Acquire), shared.repeats.load(Ordering::Acquire));
-        if repeats == 0 {
-            times.push(once.as_secs_f64());
-        }
-        // The first rounds on CUDA launch kernel by kernel, and capture what later ones replay.
-        let warm_up = if shared.config.device.entry().captures { 2 } else { 0 };
-        let mut number = 0;
-        for round in 0..repeats + if repeats == 0 { 0 } else { warm_up } {
-            // On CUDA rounds are alike, so that one is kept as a graph; elsewhere operands go on from place to place, so that
-            // caches do not keep them.
-            if warm_up > 0 {
-                number = 0;
-            }
-            shared.world.barrier(self.rank)?;
-            if round >= warm_up + shared.repeats.load(Ordering::Acquire) {
-                break;
-            }
-            let start = Instant::now();
-            let clock = self.device.mark()?.is_some();
-            for _ in 0..calls {
-                call(self, number)?;
-                number += 1;
-            }
-            // Where the device keeps time, what the host does to ask it does not count: in a step it is done meanwhile.
-            self.device.mark()?;
-            let elapsed = match self.device.marks()?[..] {
-                [begin, end] if clock => end.duration_since(begin),
-                _ => start.elapsed(),
-            };
-            if round >= warm_up {
-                times.push(elapsed.as_secs_f64() / calls as f64);
-            }
-            // Where ranks take turns, most of the time goes into waiting for each other.
-            if self.rank == 0 && times.len() >= least.max(1) && began.elapsed() > budget.mul_f64(OVERTIME) {
-                shared.repeats.store(times.len(), Ordering::Release);
-            }
-        }
-        Ok(middle(times))
     }
 
     /// The buffer of weights and activations.
@@ -383,9 +354,4 @@ impl<'a> Bench<'a> {
         let count = (held / elems).clamp(1, PLACES);
         (0..count).cycle().map(move |place| Region { buffer, start: place * elems, elems })
     }
-}
-
-fn middle(mut times: Vec<f64>) -> f64 {
-    times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
 }

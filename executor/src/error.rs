@@ -73,6 +73,22 @@ impl ExecutorError {
         move |source| ExecutorError::Io { path, source }
     }
 
+    /// Of a rank for which the system has no thread.
+    pub(crate) fn no_thread(device: impl ToString, rank: Rank, error: &std::io::Error) -> Self {
+        let problem = format!("no thread for it: {error}; raise the limit of processes, or take fewer ranks");
+        ExecutorError::Device { device: device.to_string(), rank, problem }
+    }
+
+    /// All ranks' outcomes, or the first failure; one of a rank that only stopped for another's sake says nothing.
+    pub(crate) fn first<T>(mut outcomes: Vec<Result<T, Self>>) -> Result<Vec<T>, Self> {
+        let own =
+            |outcome: &Result<T, Self>| matches!(outcome, Err(e) if !matches!(e, ExecutorError::PeerFailed { .. }));
+        if let Some(failed) = outcomes.iter().position(own) {
+            outcomes.swap(0, failed);
+        }
+        outcomes.into_iter().collect()
+    }
+
     /// What a command that fails so ends with.
     pub fn exit_code(&self) -> Exit {
         match self {

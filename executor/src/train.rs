@@ -284,27 +284,20 @@ impl Trainer {
         let run = |rank: Rank, device: &mut Box<dyn Device>| {
             run_rank(program, config, source, transport, rank, device.as_mut(), (step, &args, epoch))
         };
-        let mut outcomes: Vec<Result<Lane, ExecutorError>> = thread::scope(|scope| {
+        let outcomes: Vec<Result<Lane, ExecutorError>> = thread::scope(|scope| {
             let run = &run;
             let start = |(rank, device)| {
                 let named = thread::Builder::new().name(format!("rank-{rank}"));
                 named.spawn_scoped(scope, move || run(rank, device)).map_err(|error| {
                     transport.abort();
-                    let problem =
-                        format!("no thread for it: {error}; raise the limit of processes, or take fewer ranks");
-                    ExecutorError::Device { device: config.device.to_string(), rank, problem }
+                    ExecutorError::no_thread(config.device, rank, &error)
                 })
             };
             let ranks: Vec<_> = self.devices.iter_mut().enumerate().map(start).collect();
             let end = |rank: Result<thread::ScopedJoinHandle<_>, _>| rank?.join().expect("panics are caught inside");
             ranks.into_iter().map(end).collect()
         });
-        // Ranks that only stopped for another's sake do not say why.
-        let own = |outcome: &Result<_, _>| matches!(outcome, Err(e) if !matches!(e, ExecutorError::PeerFailed { .. }));
-        if let Some(failed) = outcomes.iter().position(own) {
-            outcomes.swap(0, failed);
-        }
-        let trace = trace(outcomes.into_iter().collect::<Result<Vec<_>, _>>()?);
+        let trace = trace(ExecutorError::first(outcomes)?);
         let seconds = if config.traced { trace.step_time().seconds().0 } else { epoch.elapsed().as_secs_f64() };
         self.next_step += 1;
         let loss_scale = f64::from(args.loss_scale);

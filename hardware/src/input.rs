@@ -68,8 +68,12 @@ impl std::error::Error for InputError {}
 impl InputError {
     /// Of TOML's complaint about `text`.
     pub fn of_toml(file: &str, text: &str, error: &toml::de::Error) -> Self {
-        let at = Location::of_span(text, error.span().unwrap_or(0..0));
-        InputError { file: file.to_owned(), at: Box::new(at), key: None, problem: error.message().to_owned() }
+        let (span, problem) = match error.span() {
+            Some(span) => (span, error.message().to_owned()),
+            // The parser has no place for a key of too many parts.
+            None => (most_dots(text), format!("{}: a key has too many parts", error.message())),
+        };
+        InputError { file: file.to_owned(), at: Box::new(Location::of_span(text, span)), key: None, problem }
     }
 
     /// Of JSON's complaint about `text`.
@@ -94,6 +98,11 @@ impl InputError {
     /// Of a value in `text`, which is one JSON object, that a check refuses.
     pub fn of_json_fault(file: &str, text: &str, fault: &Fault) -> Self {
         InputError::refused(file, Location::of_span(text, json_span(text, &fault.key)), fault)
+    }
+
+    /// Of a field of CSV `text` that a check refuses: that of a column, counted from 0, in the record that starts at a byte.
+    pub fn of_csv_fault(file: &str, text: &str, (record, column): (usize, usize), fault: &Fault) -> Self {
+        InputError::refused(file, Location::of_span(text, csv_span(text, record, column)), fault)
     }
 
     fn refused(file: &str, at: Location, fault: &Fault) -> Self {
@@ -164,6 +173,14 @@ fn toml_span(text: &str, key: &str) -> Range<usize> {
     span
 }
 
+/// The bytes of the line with the longest dotted key.
+fn most_dots(text: &str) -> Range<usize> {
+    let dots = |line: &&str| line.bytes().filter(|byte| *byte == b'.').count();
+    let line = text.lines().max_by_key(dots).unwrap_or_default();
+    let start = line.as_ptr().addr().saturating_sub(text.as_ptr().addr()).min(text.len());
+    start..start + line.len()
+}
+
 enum KeyStep<'a> {
     Key(&'a str),
     Item(usize),
@@ -186,6 +203,22 @@ fn json_span(text: &str, key: &str) -> Range<usize> {
         let start = name.as_ptr().addr() - text.as_ptr().addr();
         start..start + name.len()
     })
+}
+
+/// The bytes of a field of CSV, quotes included.
+fn csv_span(text: &str, record: usize, column: usize) -> Range<usize> {
+    // Ends of lines before a record count as part of it.
+    let first = text.len() - text[record.min(text.len())..].trim_start_matches(['\r', '\n']).len();
+    let (mut start, mut field, mut quoted) = (first, 0, false);
+    for (at, character) in text[first..].char_indices().map(|(at, character)| (first + at, character)) {
+        match character {
+            '"' => quoted = !quoted,
+            ',' | '\r' | '\n' if !quoted && field == column => return start..at,
+            ',' if !quoted => (field, start) = (field + 1, at + 1),
+            _ => {}
+        }
+    }
+    start..text.len()
 }
 
 #[cfg(test)]
@@ -236,6 +269,20 @@ mod tests {
         let text = "{\n  \"n\": { \"heads\": 1 }, \"heads\": 7 }";
         let error = InputError::of_json_fault("c.json", text, &Fault::new("heads", 7, "it must be even"));
         assert_eq!(error.to_string(), "c.json:2:25: `heads` is 7: it must be even");
+    }
+
+    #[test]
+    fn a_field_of_a_table_is_found() {
+        let text = "id,n\n\"a, \"\"b\"\"\",1\n\nü,\"x\ny\",z\r\n";
+        let found = |record, column| {
+            let fault = Fault::new("n", "", "");
+            let Location { line, column, excerpt, mark } =
+                *InputError::of_csv_fault("f.csv", text, (record, column), &fault).at;
+            (line, column, excerpt[mark].to_owned())
+        };
+        assert_eq!(found(5, 1), (2, 12, "1".to_owned()));
+        assert_eq!(found(17, 0), (4, 1, "ü".to_owned()));
+        assert_eq!(found(18, 2), (5, 4, "z".to_owned()));
     }
 
     #[test]

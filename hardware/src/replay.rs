@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use crate::mesh::Axis;
 use crate::program::{Kind, Program};
-use crate::simulate::{Durations, LaneDurations};
+use crate::simulate::{Durations, Host, LaneDurations};
 use crate::trace::{Lane, Trace};
 
 /// The durations of a measured trace that has a lane for every rank.
@@ -21,6 +21,8 @@ pub fn durations(program: &Program, measured: &Trace) -> Durations {
         ranks: 1,
         overlap: true,
         contention: 0.0,
+        beside: 0.0,
+        host: Host::default(),
         nanos: partners.alone(program, lane),
     });
     Durations { lanes: lanes.collect() }

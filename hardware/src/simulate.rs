@@ -4,7 +4,8 @@
 //!
 //! A lane is a rank, or one rank standing for all that do the same on the same devices. Each of its streams runs in list order; an
 //! instruction starts when the one before it on its stream and those it waits for have ended, a receive ends after its
-//! message was sent, and a collective proceeds when all lanes of its group have reached it.
+//! message was sent, and a collective proceeds when all lanes of its group have reached it. A lane's host issues instructions in
+//! list order too: a block begins no sooner than its first kernel is issued and ends no sooner than its last one is.
 //!
 //! Invariant: times are the longest paths of that graph, so they depend on nothing but program and durations; the cost is
 //! linear in instructions.
@@ -47,6 +48,19 @@ pub struct LaneDurations {
     /// What compute takes longer, of its own time, while a collective runs beside it and takes units and memory bandwidth
     /// from it; 0 where durations were measured so.
     pub contention: f64,
+    /// Of a collective's time beside compute, what it takes from compute wherever it runs: 0 where durations were measured so.
+    pub beside: f64,
+    /// The host that issues its instructions.
+    pub host: Host,
+}
+
+/// A host that issues a lane's instructions one after another, ahead of the device where it can.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Host {
+    /// Nanoseconds before it issues the first.
+    pub starts: u64,
+    /// Nanoseconds that it takes for each; none where it takes no time.
+    pub nanos: Vec<u64>,
 }
 
 /// Durations that do not fit the program.
@@ -97,8 +111,8 @@ pub fn step_time(program: &Program, durations: &Durations, rounds: &Rounds) -> R
         lane.repeated = repeated;
     }
     simulation.run()?;
-    let ends = simulation.lanes.iter().flat_map(|lane| lane.free);
-    Ok(Nanos(ends.max().unwrap_or_default()))
+    let ends = simulation.lanes.iter().flat_map(|lane| lane.spans.iter().map(|span| span.end));
+    Ok(ends.max().unwrap_or_default())
 }
 
 /// What a lane has done.
@@ -109,6 +123,10 @@ struct State<'a> {
     repeated: Repeated,
     overlap: bool,
     contention: f64,
+    share: f64,
+    host: &'a [u64],
+    /// When the host has issued all so far.
+    issued: u64,
     /// Of what was played so far, which is what is listed unless something is repeated.
     spans: Vec<Span>,
     /// End of the last instruction of each stream.
@@ -160,6 +178,9 @@ impl<'a> Simulation<'a> {
                 repeated: Repeated::default(),
                 overlap: overlap && given.overlap,
                 contention: given.contention,
+                share: given.beside,
+                host: &given.host.nanos,
+                issued: given.host.starts,
                 spans: Vec::with_capacity(wanted),
                 free: [0; Stream::COUNT],
                 beside: (0, 0),
@@ -188,7 +209,9 @@ impl<'a> Simulation<'a> {
             let Some(instr) = instrs.get(listed) else { return };
             let stream = if state.overlap { instr.stream as usize } else { 0 };
             let waited = instr.waits.iter().map(|&wait| state.spans[at - (listed - wait as usize)].end.0);
-            let start = waited.fold(state.free[stream], u64::max);
+            let begun = state.issued;
+            let issued = begun + state.host.get(listed).copied().unwrap_or(0);
+            let start = waited.fold(state.free[stream].max(begun), u64::max);
             let duration = state.nanos[listed];
             let end = match &instr.kind {
                 Kind::Recv { from, tag, .. } => {
@@ -205,12 +228,14 @@ impl<'a> Simulation<'a> {
                     ready.extend(self.partner(lane, *to));
                     start + duration
                 }
-                Kind::Run { .. } => start + self.contended(lane, start, duration),
+                Kind::Run { .. } => (start + self.contended(lane, start, duration)).max(issued),
                 Kind::Load { .. } | Kind::Move { .. } | Kind::Free { .. } => start + duration,
             };
             let state = &mut self.lanes[lane];
+            state.issued = issued;
             if stream > 0 && matches!(instr.kind, Kind::Collective { .. }) {
                 state.beside = (end - duration, end);
+                state.free[Stream::Compute as usize] += (duration as f64 * state.share).round() as u64;
             }
             state.free[stream] = end;
             state.spans.push(Span { start: Nanos(start), end: Nanos(end) });

@@ -95,6 +95,51 @@ fn shares_of_peak_are_plausible() {
     }
 }
 
+/// Gb/s out of a device, by the words that every network's source has: `8 ports of 400 Gb/s a node`, `50 Gb/s a device`,
+/// `200 Gb/s a host of 4`.
+fn network_stated(source: &str, count: usize) -> Option<f64> {
+    let words: Vec<&str> = source.split_whitespace().map(|word| word.trim_end_matches([':', ',', ';'])).collect();
+    let at = words.iter().position(|word| *word == "Gb/s")?;
+    let number = |index: Option<usize>| words.get(index?)?.parse::<f64>().ok();
+    let ports = if at >= 4 && words[at - 2] == "of" { number(Some(at - 4))? } else { 1.0 };
+    let share = match *words.get(at + 2)? {
+        "device" => 1.0,
+        "node" => count as f64,
+        "host" => number(Some(at + 4))?,
+        _ => return None,
+    };
+    Some(number(at.checked_sub(1))? * ports / share)
+}
+
+/// Vendors state a node's network, profiles a device's: what each source says, shared out, is the figure.
+#[test]
+fn networks_are_what_their_sources_share_out() {
+    assert_eq!(network_stated("8 ports of 400 Gb/s a node: InfiniBand", 8), Some(400.0));
+    assert_eq!(network_stated("EFA, 800 Gb/s a node", 16), Some(50.0));
+    assert_eq!(network_stated("2 ports of 100 Gb/s a host of 8, Ethernet", 256), Some(25.0));
+    assert_eq!(network_stated("400 Gb/s", 8), None);
+    for system in &catalog().systems {
+        let Some(out) = &system.scale_out else { continue };
+        let source = &out.bandwidth.source;
+        let stated = network_stated(source, system.count);
+        let stated = stated.unwrap_or_else(|| panic!("{}: not per node, device or host: {source}", system.name));
+        let rate = out.bandwidth.value;
+        assert!(close(rate.0, stated * 1e9 / 8.0), "{}: {rate} of {source}", system.name);
+    }
+}
+
+#[test]
+fn links_are_per_device_and_files_say_so() {
+    let new = System::from_toml("dgx.toml", DGX).unwrap();
+    let old = DGX.replace("bandwidth_per_device", "bandwidth");
+    assert!(old != DGX && System::from_toml("dgx.toml", &old).unwrap() == new);
+    let written = toml::to_string(&new).unwrap();
+    assert!(written.contains("bandwidth_per_device") && !written.contains("scale_out.bandwidth]"), "{written}");
+    let node = DGX.replace("bandwidth_per_device", "bandwidth_per_node");
+    let error = System::from_toml("dgx.toml", &node).unwrap_err().to_string();
+    assert!(error.contains("bandwidth_per_node") && error.contains("bandwidth_per_device"), "{error}");
+}
+
 #[test]
 fn golden_figures() {
     let peaks = [
@@ -110,6 +155,16 @@ fn golden_figures() {
         ("tpu-v4", Precision::Bf16, 275e12),
         ("tpu-v5p", Precision::Bf16, 459e12),
         ("trainium2", Precision::Bf16, 667e12),
+        ("gh200", Precision::Bf16, 989.4e12),
+        ("h100-pcie", Precision::Bf16, 756e12),
+        ("h20", Precision::Bf16, 148e12),
+        ("l40s", Precision::Bf16, 362e12),
+        ("rtx3090", Precision::Bf16, 71e12),
+        ("rtx4090", Precision::Fp32, 82.6e12),
+        ("a6000", Precision::Int8, 309.7e12),
+        ("mi355x", Precision::Fp8, 5033e12),
+        ("gaudi2", Precision::Bf16, 432e12),
+        ("tpu-v7", Precision::Bf16, 2307e12),
     ];
     for (name, precision, golden) in peaks {
         let peak = catalog().device(name).unwrap().peak[&precision].value;
@@ -122,7 +177,14 @@ fn golden_figures() {
         assert!(close(rate.0, golden), "{name}: {rate}");
     }
     assert_eq!(catalog().device("a100-80gb").unwrap().memory.value, Bytes(80 << 30));
-    let links = [("dgx-1v", 150e9), ("dgx-a100-80gb", 300e9), ("dgx-h100", 450e9), ("dgx-b200", 900e9)];
+    let links = [
+        ("dgx-1v", 150e9),
+        ("dgx-a100-80gb", 300e9),
+        ("dgx-h100", 450e9),
+        ("dgx-b200", 900e9),
+        ("rtx4090-8", 32e9),
+        ("h800-8", 200e9),
+    ];
     for (name, golden) in links {
         let rate = catalog().system(name).unwrap().scale_up.bandwidth.value;
         assert!(close(rate.0, golden), "{name}: {rate}");

@@ -268,7 +268,7 @@ fn least_busy(job: &Job, cluster: &Cluster) -> f64 {
         return 0.0;
     }
     let fastest = |pool: &Machine| {
-        let alone = Cluster { pools: vec![pool.clone()], wan: None };
+        let alone = Cluster { pools: vec![pool.clone()], wan: None, ..cluster.clone() };
         Prices::new(&alone, Mesh::ONE, job.precision).and_then(|prices| prices.fastest_flops())
     };
     let Ok(rates) = cluster.pools.iter().map(fastest).collect::<Result<Vec<f64>, _>>() else { return 0.0 };
@@ -316,6 +316,9 @@ impl Training {
             seen.extend(
                 pool.device.mtbf.as_ref().map(|mtbf| format!("{name} fails every {}: {}", mtbf.value, mtbf.source)),
             );
+        }
+        for price in cluster.pools.iter().filter_map(|pool| pool.system.price.as_ref()) {
+            seen.push(format!("a device-hour costs {}: {}", price.value, price.source));
         }
         seen.push(format!("storage takes {} a device: {}", storage.value, storage.source));
         seen.push(format!("restart takes {} and reading the checkpoint: {}", detect.value, detect.source));

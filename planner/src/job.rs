@@ -79,6 +79,9 @@ pub struct Job {
     /// Of the weights and of the order of data.
     #[serde(default)]
     pub seed: u64,
+    /// Name of the software stack whose prices its plans have; without it, the usual one of the devices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stack: Option<String>,
     /// What to train.
     pub model: Model,
     /// How to train it.

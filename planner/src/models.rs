@@ -27,12 +27,19 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 
 /// The model of an embedded name or of a file.
 pub fn load(name: &str) -> Result<Model, PlanError> {
-    if name.ends_with(".toml") {
-        return parse(name, &PlanError::text_of(name)?);
-    }
+    load_noted(name).map(|(model, _)| model)
+}
+
+/// The same, and what of a `config.json` is left out or taken for granted, a sentence each.
+pub fn load_noted(name: &str) -> Result<(Model, Vec<String>), PlanError> {
     if name.ends_with(".json") {
         return config::parse(name, &PlanError::text_of(name)?);
     }
+    let model = if name.ends_with(".toml") { parse(name, &PlanError::text_of(name)?)? } else { embedded(name)? };
+    Ok((model, Vec::new()))
+}
+
+fn embedded(name: &str) -> Result<Model, PlanError> {
     match FILES.iter().find(|(known, _)| *known == name) {
         Some((_, text)) => parse(&format!("{name}.toml"), text),
         None => {

@@ -41,7 +41,7 @@ pub struct Figures {
     /// Bytes that the fullest rank leaves of what may be used of its device ([`crate::job::Goal::usable`]); below zero by
     /// what is missing.
     pub headroom_bytes: i64,
-    /// Share of the ranks' time in which their compute queue waits for other stages.
+    /// Share of the ranks' time in which their compute queue waits: for other stages, for what is exposed, for its host.
     pub bubble_fraction: f64,
     /// Pool by pool, where the plan's ranks sit in several.
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -13,6 +13,7 @@ pub fn tiny_job(model: Model) -> Job {
         precision: Precision::Fp32,
         steps: 4,
         seed: 0,
+        stack: None,
         model,
         optimizer: Optimizer::default(),
         fix: Default::default(),

@@ -82,6 +82,7 @@ fn plan() -> impl Strategy<Value = Plan> {
         precision: Precision::Bf16,
         steps: 1,
         seed: 0,
+        stack: None,
         optimizer: Optimizer::default(),
         fix: Default::default(),
         goal: Default::default(),

@@ -58,7 +58,7 @@ impl Demo {
         eprintln!("1/4 measuring single ops on {}, about {} s …", share.words(), CALIBRATION.as_secs());
         let machine = measure(share, Precision::Fp32, CALIBRATION)?;
 
-        let cluster = Cluster { pools: vec![machine.clone()], wan: None };
+        let cluster = Cluster::from(machine.clone());
         let (plan, considered) = self.plan(share, &cluster)?;
         println!("plan: {} (best of {considered} considered)", plan.summary());
 
@@ -94,6 +94,7 @@ impl Demo {
             precision: Precision::Fp32,
             steps: 1,
             seed: 0,
+            stack: None,
             model: models::load("demo-10m")?,
             optimizer,
             fix: Default::default(),

@@ -7,7 +7,8 @@ use meshwright_planner::explain::{Alternative, Cause, Decided, Explanation, Limi
 use meshwright_planner::goodput::Training;
 use meshwright_planner::plan::Plan;
 
-use super::show::{does_not_fit, missing_memory, money, print_figures, print_sites, print_training};
+use super::show::{assumed_text, does_not_fit, missing_memory, money, print_figures, print_sites, print_training};
+use super::stack::{StackArgument, stack_json, stack_line};
 use crate::failure::Failure;
 
 /// Arguments of `explain`.
@@ -18,6 +19,8 @@ pub struct ExplainCommand {
     /// `512x dgx-a100-80gb`, `8x h100`, `4x(16x dgx-h100) @ 10 Gbit/s 50 ms`, or a calibrated machine's .toml
     #[arg(long)]
     cluster: String,
+    #[command(flatten)]
+    stack: StackArgument,
     /// Do not search again for what a node or memory more would be worth to the best plan
     #[arg(long)]
     no_search: bool,
@@ -39,21 +42,25 @@ impl ExplainCommand {
     /// Explains and prints.
     pub fn run(self) -> Result<(), Failure> {
         let plan = Plan::read(&self.plan)?;
-        let mut cluster = Cluster::parse(&self.cluster)?;
+        let mut cluster = self.stack.on(Cluster::parse(&self.cluster)?, plan.job.stack.as_deref())?;
         self.amend(&mut cluster)?;
         let explained = explain(&plan, &cluster, !self.no_search)?;
         self.check_training(&explained.training)?;
         let missing = missing_memory(&explained.figures, &cluster);
         if self.json {
             let mut all = serde_json::to_value(&explained).expect("an explanation is numbers and text");
+            all["version"] = env!("CARGO_PKG_VERSION").into();
+            all["stack"] = stack_json(&cluster);
             all["plan"] = serde_json::to_value(&plan).expect("a plan is tables of strings and numbers");
             println!("{all}");
         } else {
             if let Some(missing) = &missing {
                 println!("does not fit: {missing}\n");
             }
-            println!("{} on {}, predicted\n\n{}", plan.job.model.name, self.cluster, plan.summary());
+            let (model, stack) = (&plan.job.model.name, stack_line(&cluster));
+            println!("{model} on {}, predicted\n{stack}\n\n{}", self.cluster, plan.summary());
             print_figures(&explained.figures);
+            print!("{}", assumed_text(&cluster));
             print_time(&explained);
             print_memory(&explained);
             print_binding(&explained);

@@ -165,7 +165,7 @@ pub fn print_gap(chosen: &Chosen, goal: &Goal) {
 
 /// An offer, for scripts.
 fn offer_json(offer: &Offer, names: &Names) -> Value {
-    let mut all = figures_json(&offer.plan, &offer.figures);
+    let mut all = figures_json(&offer.plan, &offer.figures, &offer.cluster);
     all["cluster"] = json!(names.of(&offer.cluster));
     all["devices"] = json!(offer.ranks());
     all["idle_devices"] = json!(names.devices() - offer.ranks());

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use meshwright_executor::device::{Backend, found};
-use meshwright_hardware::profile::catalog;
+use meshwright_hardware::profile::{Sourced, catalog};
 use meshwright_hardware::units::Precision;
 
 use super::train::runs_in;
@@ -77,14 +77,30 @@ fn list() -> Result<(), Failure> {
     let catalog = catalog();
     println!("{:<14} {:<34} {:>9} {:>10} {:>14}", "device", "", "memory", "bandwidth", "bf16 or fp32");
     for device in &catalog.devices {
-        let peak = device.peak_in(Precision::Bf16);
-        let peak = peak.map(|peak| peak.to_string()).unwrap_or_default();
+        let best = device.peak_figure(Precision::Bf16);
+        let peak = best.map(|peak| peak.value.to_string()).unwrap_or_default();
         let (memory, bandwidth) = (device.memory.value.to_string(), device.memory_bandwidth.value.to_string());
-        println!("{:<14} {:<34} {memory:>9} {bandwidth:>10} {peak:>14}", device.name, device.title);
+        let assumed = assumed_of(&[
+            ("memory", device.memory.is_assumed()),
+            ("bandwidth", device.memory_bandwidth.is_assumed()),
+            ("peak", best.is_some_and(Sourced::is_assumed)),
+        ]);
+        println!("{:<14} {:<34} {memory:>9} {bandwidth:>10} {peak:>14}{assumed}", device.name, device.title);
     }
-    println!("\n{:<18} {:<44} devices", "system", "");
+    println!("\n{:<21} {:<40} {:>20} {:>10} {:>10} {:>8}", "system", "", "devices", "links", "network", "$/hour");
+    println!("{:<21} {:<40} {:>20} {:>10} {:>10} {:>8}", "", "", "", "a device", "a device", "a device");
     for system in &catalog.systems {
-        println!("{:<18} {:<44} {} × {}", system.name, system.title, system.count, system.device);
+        let devices = format!("{} × {}", system.count, system.device);
+        let (up, out) = (&system.scale_up.bandwidth, system.scale_out.as_ref().map(|out| &out.bandwidth));
+        let network = out.map_or("–".to_owned(), |out| out.value.to_string());
+        let price = system.price.as_ref().map_or("–".to_owned(), |price| price.value.to_string());
+        let assumed = assumed_of(&[
+            ("links", up.is_assumed()),
+            ("network", out.is_some_and(Sourced::is_assumed)),
+            ("price", system.price.as_ref().is_some_and(Sourced::is_assumed)),
+        ]);
+        let (name, title, up) = (&system.name, &system.title, up.value.to_string());
+        println!("{name:<21} {title:<40} {devices:>20} {up:>10} {network:>10} {price:>8}{assumed}");
     }
     println!("\n{:<26} software stack, as published runs are estimated", "stack");
     for stack in &catalog.stacks {
@@ -101,15 +117,13 @@ fn list() -> Result<(), Failure> {
     Ok(())
 }
 
+/// Which figures of a line are assumed, all or in part, in words that follow it.
+fn assumed_of(figures: &[(&str, bool)]) -> String {
+    let names: Vec<&str> = figures.iter().filter(|(_, assumed)| *assumed).map(|(name, _)| *name).collect();
+    if names.is_empty() { String::new() } else { format!("   assumed: {}", names.join(", ")) }
+}
+
 fn show(name: &str) -> Result<(), Failure> {
-    let catalog = catalog();
-    let system = catalog.systems.iter().find(|system| system.name == name);
-    let stack = catalog.stacks.iter().find(|stack| stack.name == name);
-    let text = match (system, stack) {
-        (Some(system), _) => toml::to_string(system),
-        (None, Some(stack)) => toml::to_string(stack),
-        (None, None) => toml::to_string(catalog.device(name)?),
-    };
-    print!("{}", text.expect("a profile is tables of strings and numbers"));
+    print!("{}", catalog().text(name)?);
     Ok(())
 }

@@ -11,6 +11,7 @@ mod plan;
 mod progress;
 mod report;
 mod show;
+mod stack;
 mod train;
 mod validate;
 
@@ -47,6 +48,8 @@ enum Command {
     Validate(validate::Validate),
     /// Search for better plans than published runs had, and say how much faster, both simulated
     Gains(gains::Gains),
+    /// Software stacks: on what runs their figures stand, how far off they are, where they are usual
+    Stacks(stack::Stacks),
     /// Known accelerators and systems, and this machine
     #[command(subcommand)]
     Hardware(hardware::Hardware),
@@ -65,6 +68,7 @@ pub fn main() -> ExitCode {
         Command::Report(report) => report.run(),
         Command::Validate(validate) => validate.run(),
         Command::Gains(gains) => gains.run(),
+        Command::Stacks(stacks) => stacks.run(),
         Command::Hardware(hardware) => hardware.run(),
         Command::Models => models(),
     };

@@ -15,7 +15,10 @@ use serde_json::json;
 
 use super::goal::{GoalArguments, Names, Solver, advice_text, chosen_json, print_front, print_gap, print_partition};
 use super::progress::ProgressLine;
-use super::show::{does_not_fit, figures_json, missing_memory, print_figures, print_sites, print_training_line};
+use super::show::{
+    assumed_text, does_not_fit, figures_json, missing_memory, print_figures, print_sites, print_training_line,
+};
+use super::stack::{StackArgument, stack_line};
 use crate::failure::Failure;
 use crate::out::write_whole;
 
@@ -64,6 +67,8 @@ pub struct PlanCommand {
     #[arg(long)]
     microbatch: Option<usize>,
     #[command(flatten)]
+    stack: StackArgument,
+    #[command(flatten)]
     goal: GoalArguments,
     /// What decides which layers go to which stage, and what stages recompute
     #[arg(long, value_enum, default_value_t = Solver::Paths)]
@@ -82,8 +87,9 @@ pub struct PlanCommand {
 impl PlanCommand {
     /// Searches and prints.
     pub fn run(self) -> Result<(), Failure> {
-        let (job, known) = self.job()?;
-        let mut cluster = Cluster::parse(&self.cluster)?;
+        let (mut job, known) = self.job()?;
+        let mut cluster = self.stack.on(Cluster::parse(&self.cluster)?, job.stack.as_deref())?;
+        job.stack = Some(cluster.stack.name.clone());
         self.goal.amend(&mut cluster);
         let fix = self.fix(&job.fix);
         check_fix(&job, &cluster, &fix)?;
@@ -144,6 +150,7 @@ impl PlanCommand {
             "{} ({parameters:.3} B parameters), {} sequences of {} tokens a step, {}, on {}{idle}",
             job.model.name, job.global_batch, job.seq, job.precision, self.cluster
         );
+        println!("{}", stack_line(names.whole));
         let in_part = chosen.best.iter().any(|offer| offer.ranks() < names.devices());
         for (place, offer) in chosen.best.iter().enumerate() {
             println!("\n{}. {}", place + 1, offer.plan.summary());
@@ -153,6 +160,10 @@ impl PlanCommand {
             }
             print_figures(&offer.figures);
             print_training_line(offer, known);
+        }
+        let assumed = assumed_text(names.whole);
+        if !assumed.is_empty() {
+            print!("\n{assumed}");
         }
         println!("\n{} considered, {} simulated, {:.2} s", chosen.considered, chosen.simulated, chosen.seconds);
         print_gap(chosen, &job.goal);
@@ -215,7 +226,8 @@ fn read_job(name: &str, seq: Option<usize>, global_batch: Option<usize>) -> Resu
             return Ok((job, says_length(&text)));
         }
     }
-    let model = models::load(name)?;
+    let (model, notes) = models::load_noted(name)?;
+    notes.iter().for_each(|note| eprintln!("note: {name}: {note}"));
     let needs = |what: &str| Failure::input(format!("`{name}` is a model, not a job: give --{what}"));
     let job = Job {
         seq: seq.ok_or_else(|| needs("seq"))?,
@@ -224,6 +236,7 @@ fn read_job(name: &str, seq: Option<usize>, global_batch: Option<usize>) -> Resu
         precision: Precision::Bf16,
         steps: 1000,
         seed: 0,
+        stack: None,
         model,
         optimizer: Optimizer::default(),
         fix: Fix::default(),
@@ -267,6 +280,8 @@ pub struct Simulate {
     /// `512x dgx-a100-80gb`, `8x h100`, or a calibrated machine's .toml
     #[arg(long)]
     cluster: String,
+    #[command(flatten)]
+    stack: StackArgument,
     /// Where to write the trace, for Perfetto or chrome://tracing
     #[arg(long)]
     trace: Option<std::path::PathBuf>,
@@ -282,7 +297,7 @@ impl Simulate {
     /// Predicts and prints.
     pub fn run(self) -> Result<(), Failure> {
         let plan = Plan::read(&self.plan)?;
-        let cluster = Cluster::parse(&self.cluster)?;
+        let cluster = self.stack.on(Cluster::parse(&self.cluster)?, plan.job.stack.as_deref())?;
         let predicted = predict(&plan, &cluster)?;
         if let Some(path) = &self.trace {
             write_whole(path, &predicted.trace.to_chrome_json(&predicted.lowered.program))?;
@@ -293,13 +308,14 @@ impl Simulate {
         let figures = &predicted.figures;
         let missing = missing_memory(figures, &cluster);
         if self.json {
-            println!("{}", figures_json(&plan, figures));
+            println!("{}", figures_json(&plan, figures, &cluster));
         } else {
             if let Some(missing) = &missing {
                 println!("does not fit: {missing}\n");
             }
-            println!("{}", plan.summary());
+            println!("{}\n{}", plan.summary(), stack_line(&cluster));
             print_figures(figures);
+            print!("{}", assumed_text(&cluster));
             if let Some(outer) = outer(&plan, &cluster, predicted.trace.step_time().seconds())? {
                 print_sites(&plan, &outer);
             }

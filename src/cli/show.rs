@@ -5,18 +5,21 @@
 //! Invariant: figures are those of [`FIGURES`] and [`TRAINING_FIGURES`], in their order.
 
 use meshwright_hardware::exit::Exit;
-use meshwright_hardware::profile::Cluster;
+use meshwright_hardware::profile::{Cluster, Machine, Sourced, assumed};
 use meshwright_hardware::units::{Bytes, Seconds};
 use meshwright_planner::goal::Offer;
 use meshwright_planner::goodput::{TRAINING_FIGURES, Training, TrainingFigure};
 use meshwright_planner::plan::Plan;
 use meshwright_planner::predict::{FIGURES, Figures, Outer};
 
+use super::stack::stack_json;
 use crate::failure::Failure;
 
-/// The figures of a plan with the plan, for scripts.
-pub fn figures_json(plan: &Plan, figures: &Figures) -> serde_json::Value {
+/// The figures of a plan with the plan and the stack that runs it, for scripts.
+pub fn figures_json(plan: &Plan, figures: &Figures, cluster: &Cluster) -> serde_json::Value {
     let mut all = serde_json::to_value(figures).expect("figures are numbers");
+    all["version"] = env!("CARGO_PKG_VERSION").into();
+    all["stack"] = stack_json(cluster);
     all["plan"] = serde_json::to_value(plan).expect("a plan is tables of strings and numbers");
     all
 }
@@ -43,6 +46,20 @@ fn lines(figures: &Figures) -> String {
     lines.join("\n")
 }
 
+/// Which figures that a prediction rests on are assumed, for people: a line for each device and system that has any.
+pub fn assumed_text(cluster: &Cluster) -> String {
+    let (mut text, mut seen) = (String::new(), Vec::new());
+    for Machine { device, system, .. } in &cluster.pools {
+        for (name, keys) in [(&device.name, assumed(device)), (&system.name, assumed(system))] {
+            if !keys.is_empty() && !seen.contains(&name) {
+                text += &format!("   assumed, all or in part, of {name}: {}\n", keys.join(", "));
+                seen.push(name);
+            }
+        }
+    }
+    text
+}
+
 /// What a plan lacks that does not fit.
 pub fn missing_memory(figures: &Figures, cluster: &Cluster) -> Option<String> {
     let missing = Bytes(u64::try_from(-figures.headroom_bytes).ok().filter(|_| !figures.fits)?);
@@ -67,9 +84,19 @@ pub fn does_not_fit(missing: Option<String>) -> Result<(), Failure> {
 
 /// What training by an offer takes, in a line for people; `known` where the user said how many steps.
 pub fn print_training_line(offer: &Offer, known: bool) {
-    let (training, tokens) = (&offer.training, offer.plan.job.tokens());
+    let (training, tokens, pools) = (&offer.training, offer.plan.job.tokens(), &offer.cluster.pools);
+    let price = pools.iter().any(|pool| pool.system.price.as_ref().is_some_and(Sourced::is_assumed));
+    let power = pools.iter().any(|pool| pool.device.power.as_ref().is_some_and(Sourced::is_assumed));
     let columns = TRAINING_FIGURES.iter().filter(|figure| figure.column.is_some());
-    let values: Vec<String> = columns.map(|figure| figure.show(training)).collect();
+    let value = |figure: &TrainingFigure| {
+        figure.show(training)
+            + match figure.key {
+                "dollars" if price => " at an assumed price",
+                "energy_kwh" if power => " at an assumed power",
+                _ => "",
+            }
+    };
+    let values: Vec<String> = columns.map(value).collect();
     let yours = if known { "" } else { " (--tokens sets yours)" };
     println!(
         "   train   {:>12}   {}; {tokens} in {} steps{yours}, failures included",
@@ -153,8 +180,9 @@ mod tests {
     #[test]
     fn every_figure_is_in_the_lines_and_in_json() {
         let plan = Plan::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cases/tiny.toml")).unwrap();
-        let figures = predict(&plan, &Cluster::parse("8x cpu-generic").unwrap()).unwrap().figures;
-        let (text, json) = (lines(&figures), figures_json(&plan, &figures));
+        let cluster = Cluster::parse("8x cpu-generic").unwrap();
+        let figures = predict(&plan, &cluster).unwrap().figures;
+        let (text, json) = (lines(&figures), figures_json(&plan, &figures, &cluster));
         for figure in FIGURES {
             let value = figure.unit.show((figure.get)(&figures));
             let [label, words] = figure.line;

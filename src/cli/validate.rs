@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use meshwright_hardware::files::read_text;
+use meshwright_hardware::input::{Fault, InputError};
 use meshwright_hardware::profile::{Knobs, Stack, catalog};
 use rayon::prelude::*;
 
@@ -108,27 +109,11 @@ fn rows_held_out(runs: &[Run]) -> Vec<Prediction> {
     runs.iter().map(|run| by(&all[fit::part_of(run, PARTS) as usize], run)).collect()
 }
 
-/// Every line of the file, and the runs that can be predicted.
+/// Every line of the file, and the runs that can be predicted: one at least.
 pub(super) fn read(path: &Path) -> Result<(Vec<Line>, Vec<Run>), Failure> {
     let what = path.display().to_string();
-    let fault = |error: csv::Error| Failure::input(format!("{what}: {error}; a table of runs is CSV with a header"));
     let text = read_text(path).map_err(Failure::io(path))?;
-    let text = text.trim_start_matches('\u{feff}'); // spreadsheets write it
-    let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(text.as_bytes());
-    let header = reader.headers().map_err(fault)?.clone();
-    for column in ["id", "accelerator", "n_devices", "layers", "hidden", "seq_len"] {
-        if !header.iter().any(|name| name == column) {
-            return Err(Failure::input(format!(
-                "{what}: column `{column}` is missing; the header has {} columns",
-                header.len()
-            )));
-        }
-    }
-    let mut rows: Vec<HashMap<String, String>> = Vec::new();
-    for record in reader.records() {
-        let record = record.map_err(fault)?;
-        rows.push(header.iter().zip(&record).map(|(name, value)| (name.to_owned(), value.to_owned())).collect());
-    }
+    let mut rows = rows(&what, &text)?;
     row::complete(&mut rows);
     let (mut lines, mut runs) = (Vec::new(), Vec::new());
     for columns in rows {
@@ -139,7 +124,59 @@ pub(super) fn read(path: &Path) -> Result<(Vec<Line>, Vec<Run>), Failure> {
         });
         lines.push(Line { id, result });
     }
+    if runs.is_empty() {
+        return Err(nothing(&what, "predicted", &count(lines.iter().filter_map(|line| line.result.err()))));
+    }
     Ok((lines, runs))
+}
+
+/// Every row of a table of runs by column, whose numbers are such.
+fn rows(what: &str, text: &str) -> Result<Vec<HashMap<String, String>>, Failure> {
+    let fault = |error: csv::Error| Failure::input(format!("{what}: {error}; a table of runs is CSV with a header"));
+    let body = text.trim_start_matches('\u{feff}'); // spreadsheets write it
+    let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(body.as_bytes());
+    let header: Vec<String> = reader.headers().map_err(fault)?.iter().map(str::to_owned).collect();
+    for column in ["id", "accelerator", "n_devices", "layers", "hidden", "seq_len"] {
+        if !header.iter().any(|name| name == column) {
+            let columns = header.len();
+            return Err(Failure::input(format!(
+                "{what}: column `{column}` is missing; the header has {columns} columns"
+            )));
+        }
+    }
+    let (numeric, mut rows) = (row::numeric(&header), Vec::new());
+    for record in reader.records() {
+        let record = record.map_err(fault)?;
+        for &at in &numeric {
+            let value = record.get(at).unwrap_or("").trim();
+            if !value.is_empty() && !value.parse().is_ok_and(f64::is_finite) {
+                let start = record.position().map_or(0, |position| position.byte() as usize);
+                let fault = Fault::new(&header[at], value, "it must be a number, or be left empty");
+                return Err(InputError::of_csv_fault(what, body, (start, at), &fault).into());
+            }
+        }
+        rows.push(header.iter().zip(&record).map(|(name, value)| (name.clone(), value.to_owned())).collect());
+    }
+    Ok(rows)
+}
+
+/// How often each reason stands there.
+pub(super) fn count(reasons: impl Iterator<Item = Skip>) -> BTreeMap<&'static str, usize> {
+    let mut counts = BTreeMap::new();
+    for Skip(reason) in reasons {
+        *counts.entry(reason).or_default() += 1;
+    }
+    counts
+}
+
+/// Of a table of which nothing can be said.
+pub(super) fn nothing(what: &str, done: &str, reasons: &BTreeMap<&str, usize>) -> Failure {
+    let rows: usize = reasons.values().sum();
+    let reasons: Vec<String> = reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    Failure::input(match rows {
+        0 => format!("{what}: nothing can be {done}: below its header there is no row"),
+        _ => format!("{what}: nothing can be {done}, of {rows} rows: {}", reasons.join("; ")),
+    })
 }
 
 /// Columns of the output, in the order of [`csv_record`].

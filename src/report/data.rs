@@ -32,25 +32,27 @@ impl Report {
             "measured": figures(measured),
             "error_pct": errors(predicted),
             "replay_error_pct": errors(replayed),
-            "steps": self.spread.map(|s| json!({ "count": s.steps, "p5_s": s.p5_s, "median_s": s.median_s, "p95_s": s.p95_s })),
+            "steps": self.spread.map(|spread| spread.json()),
             "instructions": groups.collect::<Vec<_>>(),
             "final_loss": self.losses.last().map(|(_, loss)| loss),
             "unigram_entropy": self.unigram_entropy,
         })
     }
 
-    /// One line a figure.
+    /// One line a figure; that of step time with the 95 % confidence interval of the run's median.
     ///
     /// # Errors
     /// The writer's.
     pub fn figures_csv(&self, to: impl io::Write) -> csv::Result<()> {
         let mut writer = csv::Writer::from_writer(to);
-        writer.write_record(["figure", "predicted", "replayed", "measured", "error_pct"])?;
+        writer.write_record(["figure", "predicted", "replayed", "measured", "error_pct", "ci95_low", "ci95_high"])?;
         for figure in FIGURES {
             let (values, error) = self.compared(figure);
             let [predicted, replayed, measured] = values.map(|value| figure.unit.json(value).to_string());
             let error = error.map_or_else(String::new, |error| format!("{error:.2}"));
-            writer.write_record([figure.key, &predicted, &replayed, &measured, &error])?;
+            let interval = self.spread.and_then(|spread| spread.confidence_s).filter(|_| figure.key == "step_time_s");
+            let [low, high] = interval.map_or_else(Default::default, |ends| ends.map(|end| end.to_string()));
+            writer.write_record([figure.key, &predicted, &replayed, &measured, &error, &low, &high])?;
         }
         writer.flush()?;
         Ok(())

@@ -5,7 +5,6 @@
 //! Invariant: every text from outside is escaped; spans are kept to `MOST` a trace, the longest first.
 
 use meshwright_hardware::trace::Trace;
-use meshwright_hardware::units::Seconds;
 use meshwright_planner::predict::{FIGURES, Figure};
 use serde_json::{Value, json};
 
@@ -46,9 +45,7 @@ impl Report {
     }
 
     fn spread_line(&self) -> String {
-        let Some(spread) = self.spread else { return String::new() };
-        let [low, half, high] = [spread.p5_s, spread.median_s, spread.p95_s].map(|x| Seconds(x).to_string());
-        format!("Of {} steps, half took less than {half}, nine in ten {low} to {high}.", spread.steps)
+        self.spread.map_or_else(String::new, |spread| format!("Measured, {}.", spread.words()))
     }
 
     fn group_rows(&self) -> String {

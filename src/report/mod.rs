@@ -7,12 +7,14 @@
 
 mod data;
 mod html;
+mod spread;
 mod table;
 
 use meshwright_hardware::program::{Kind, Program};
 use meshwright_hardware::trace::{Lane, Trace};
 use meshwright_planner::predict::{Figure, Figures};
-use statrs::statistics::{Data, OrderStatistics};
+
+pub use spread::Spread;
 
 /// What a report is made from.
 pub struct Inputs<'a> {
@@ -36,33 +38,6 @@ pub struct Inputs<'a> {
     pub title: &'a str,
     /// What was run on what: label and text.
     pub subtitle: Vec<(String, String)>,
-}
-
-/// How steps vary: what a single prediction can be held to.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Spread {
-    /// How many steps were timed.
-    pub steps: usize,
-    /// 5th percentile, in seconds.
-    pub p5_s: f64,
-    /// Half of the steps were faster, in seconds.
-    pub median_s: f64,
-    /// 95th percentile, in seconds.
-    pub p95_s: f64,
-}
-
-impl Spread {
-    /// The spread of step times in seconds; `None` of none.
-    pub fn of(step_times_s: Vec<f64>) -> Option<Spread> {
-        let steps = step_times_s.len();
-        let mut times = Data::new(step_times_s);
-        (steps > 0).then(|| Spread {
-            steps,
-            p5_s: times.percentile(5),
-            median_s: times.median(),
-            p95_s: times.percentile(95),
-        })
-    }
 }
 
 /// One instruction of a stage; times in nanoseconds.

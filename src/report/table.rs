@@ -26,8 +26,7 @@ impl Report {
             text = text.trim_end().to_owned() + "\n";
         }
         if let Some(spread) = self.spread {
-            let [low, half, high] = [spread.p5_s, spread.median_s, spread.p95_s].map(|x| Seconds(x).to_string());
-            text += &format!("of {} steps, half took less than {half}, nine in ten {low} to {high}\n", spread.steps);
+            text += &format!("{}\n", spread.words());
         }
         text += "\nwhere a step's time goes, all stages together (mean over a stage's ranks)\n";
         let (shown, rest) = self.groups.split_at(self.groups.len().min(SHOWN));

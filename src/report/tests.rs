@@ -75,7 +75,7 @@ fn every_figure_is_in_every_rendering() {
             assert!(json[of][figure.key].is_number(), "{of} {} in {json}", figure.key);
         }
     }
-    assert!(csv.contains("\npeak_memory_bytes,1048576,1048576,1052672,-0.39\n"), "{csv}");
+    assert!(csv.contains("\npeak_memory_bytes,1048576,1048576,1052672,-0.39,,\n"), "{csv}");
 }
 
 #[test]
@@ -83,7 +83,12 @@ fn the_spread_of_steps_is_told() {
     let spread = report().spread.unwrap();
     assert_eq!((spread.steps, spread.median_s), (100, 0.0505));
     assert!((spread.p5_s - 0.005).abs() < 1e-3 && (spread.p95_s - 0.095).abs() < 1e-3, "{spread:?}");
-    assert!(report().table().contains("of 100 steps, half took less than 50.5 ms"), "{}", report().table());
+    let (table, page, json, mut csv) = (report().table(), report().html(), report().json(), Vec::new());
+    let said = "of 100 steps, half took less than 50.5 ms (95 % confidence: 40 ms to 61 ms), nine in ten";
+    assert!(table.contains(said) && page.contains(said), "{table}");
+    assert_eq!(json["steps"]["median_ci95_s"], serde_json::json!([0.04, 0.061]));
+    report().figures_csv(&mut csv).unwrap();
+    assert!(String::from_utf8(csv).unwrap().lines().nth(1).unwrap().ends_with(",0.04,0.061"));
     assert_eq!(Spread::of(Vec::new()), None);
 }
 

@@ -5,8 +5,10 @@
 //!
 //! Invariant: the search may choose the published plan, or one as fast, wherever that one fits.
 
+use std::sync::Arc;
+
 use meshwright_hardware::mesh::{Mesh, Order};
-use meshwright_hardware::profile::Cluster;
+use meshwright_hardware::profile::{Cluster, Overheads, Stack};
 use meshwright_planner::error::PlanError;
 use meshwright_planner::estimate::{self, Layout, Recompute};
 use meshwright_planner::job::{Architecture, Family, Fix, Goal, Job, Model, Optimizer, Shape};
@@ -95,14 +97,29 @@ pub fn simulated(run: &Run) -> Result<(Plan, Cluster), Skip> {
         precision: layout.precision,
         steps: 1,
         seed: 0,
+        stack: None,
         model: model(&run.shape)?,
         optimizer: Optimizer::default(),
         fix: Fix::default(),
         goal: Goal::default(),
     };
+    let stack = of_run(run.stack, &run.stack.overheads, layout.graphs);
     let plan = plan(&layout, job)?;
     plan.check().map_err(|_| Skip("its plan is none that programs are made of"))?;
-    Ok((plan, cluster))
+    Ok((plan, cluster.under(Arc::new(stack))))
+}
+
+/// What launching whole graphs leaves of host time.
+const GRAPHS: f64 = 0.2;
+
+/// A stack with these overheads, as a run used it.
+pub fn of_run(stack: &Stack, overheads: &Overheads, graphs: bool) -> Stack {
+    let mut overheads = overheads.clone();
+    if graphs {
+        overheads.host *= GRAPHS;
+        overheads.host_experts *= GRAPHS;
+    }
+    Stack { overheads, ..stack.clone() }
 }
 
 /// As many nodes as the run had, or a part of one.
@@ -115,7 +132,7 @@ fn cluster(run: &Run) -> Result<Cluster, Skip> {
         return Err(Skip("its devices are no whole number of nodes"));
     }
     machine.nodes = run.devices / machine.system.count;
-    Ok(Cluster { pools: vec![machine], wan: None })
+    Ok(Cluster::from(machine))
 }
 
 /// The model of these sizes, of which programs are made.

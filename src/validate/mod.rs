@@ -4,10 +4,12 @@
 //!
 //! Invariant: a row is predicted from what it states of model, machine and plan; what was measured is read only to compare.
 
+mod accelerator;
 pub mod convention;
 pub mod fit;
 pub mod gain;
 mod model;
+pub mod overheads;
 pub mod place;
 mod plan;
 mod record;

@@ -8,36 +8,7 @@ use meshwright_hardware::profile::{Cluster, DeviceProfile, LinkKind, Machine, So
 use meshwright_hardware::topology::Topology;
 use meshwright_hardware::units::ByteRate;
 
-/// Words of an accelerator's name, in the order in which they are looked for; its device, and its usual system.
-const ACCELERATORS: &[(&[&str], &str, &str)] = &[
-    (&["gb300"], "gb300", "gb300-nvl72"),
-    (&["gb200"], "gb200", "gb200-nvl72"),
-    (&["b300"], "b300", "hgx-b300"),
-    (&["b200"], "b200", "dgx-b200"),
-    (&["h200"], "h200", "dgx-h200"),
-    (&["h100", "96gb"], "h100-96gb", "grand-teton-h100-96gb"),
-    (&["h100"], "h100", "dgx-h100"),
-    (&["h800"], "h100", "dgx-h100"),
-    (&["a800"], "a800", "a800-8"),
-    (&["a100", "40gb"], "a100-40gb", "dgx-a100-40gb"),
-    (&["a100"], "a100-80gb", "dgx-a100-80gb"),
-    (&["v100", "16gb"], "v100-16gb", "dgx-1v"),
-    (&["v100", "sxm3"], "v100-32gb", "dgx-2"),
-    (&["v100"], "v100-32gb", "dgx-1v"),
-    (&["4090"], "rtx4090", "rtx4090-host"),
-    (&["a6000"], "a6000", "a6000-host"),
-    (&["mi300x"], "mi300x", "mi300x-8"),
-    (&["mi250x"], "mi250x", "mi250x-node"),
-    (&["tpuv5e"], "tpu-v5e", "tpu-v5e-pod"),
-    (&["tpuv5p"], "tpu-v5p", "tpu-v5p-pod"),
-    (&["tpuv6e"], "tpu-v6e", "tpu-v6e-pod"),
-    (&["tpuv4"], "tpu-v4", "tpu-v4-pod"),
-    (&["trn1", "core"], "trainium1-core", "trn1-32xl-cores"),
-    (&["trn1"], "trainium1", "trn1-32xl"),
-    (&["trainium1"], "trainium1", "trn1-32xl"),
-    (&["trn2"], "trainium2", "trn2-48xl"),
-    (&["trainium2"], "trainium2", "trn2-48xl"),
-];
+use super::accelerator;
 
 /// The device, links between `devices` of them, and devices a node.
 pub struct Place {
@@ -61,9 +32,7 @@ pub fn place(
     interconnect: &str,
     inner: usize,
 ) -> Option<Place> {
-    let plain: String = accelerator.to_lowercase().chars().filter(char::is_ascii_alphanumeric).collect();
-    let known = |(words, _, _): &&(&[&str], &str, &str)| words.iter().all(|word| plain.contains(word));
-    let (_, device, system) = ACCELERATORS.iter().find(known)?;
+    let (device, system) = accelerator::named(accelerator)?;
     let device = catalog().device(device).ok()?.clone();
     let mut system = catalog().system(system).ok()?.clone();
     let torus = system.scale_up.kind == LinkKind::Torus;
@@ -88,7 +57,7 @@ pub fn place(
     // A node more than needed, so that a plan whose product is no whole number of nodes has its links too.
     let nodes = devices.div_ceil(per_node).max(slices) + 1;
     let machine = Machine { nodes, system, device: device.clone() };
-    let topology = Topology::of(&Cluster { pools: vec![machine.clone()], wan: None });
+    let topology = Topology::of(&Cluster::from(machine.clone()));
     Some(Place { device, machine, topology, per_node, slices })
 }
 
@@ -163,7 +132,8 @@ pub fn stack(framework: &str, model: &str, year: u16, device: &DeviceProfile) ->
         let words = stack.frameworks.iter().filter(|word| framework.contains(word.as_str()));
         Some((words.map(String::len).max()?, stack.models.len()))
     };
-    let fits = catalog().stacks.iter().filter(|stack| dated(stack) && named(stack) && matched(stack).is_some());
+    let all = catalog().stacks.iter().map(|stack| &**stack);
+    let fits = all.filter(|stack| dated(stack) && named(stack) && matched(stack).is_some());
     fits.max_by_key(|stack| matched(stack)).or_else(|| {
         let usual = match device.name.as_str() {
             name if name.starts_with("tpu") => "maxtext",
@@ -174,7 +144,7 @@ pub fn stack(framework: &str, model: &str, year: u16, device: &DeviceProfile) ->
             _ if year <= 2022 => "fsdp-2022",
             _ => "torchtitan",
         };
-        catalog().stack(usual).ok()
+        catalog().stack(usual).ok().map(|stack| &**stack)
     })
 }
 

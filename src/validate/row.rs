@@ -183,6 +183,23 @@ const LIMITS: [(&str, f64); 21] = [
     ("year", 1e4),
 ];
 
+/// The columns of a header that hold numbers alone, by their places; `layers` and `seq_len` may be written as an encoder's and a
+/// decoder's.
+pub fn numeric(header: &[String]) -> Vec<usize> {
+    const MEASURED: [&str; 7] = [
+        "dp",
+        "measured_step_time_s",
+        "measured_tokens_per_s_per_device",
+        "measured_tflops_per_device",
+        "measured_mfu",
+        "measured_peak_mem_gb",
+        "derived_step_time_s",
+    ];
+    let sizes = LIMITS.iter().map(|(column, _)| *column).filter(|column| !matches!(*column, "layers" | "seq_len"));
+    let numbers: Vec<&str> = sizes.chain(MEASURED).collect();
+    (0..header.len()).filter(|&at| numbers.contains(&header[at].as_str())).collect()
+}
+
 /// Columns of plan and model without which a row can be predicted.
 const OPEN: [&str; 11] = [
     "heads",

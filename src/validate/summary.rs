@@ -33,6 +33,11 @@ impl Stats {
         let mut data = Data::new(errors.iter().map(|error| error.abs()).collect::<Vec<f64>>());
         Stats { count: errors.len(), median: data.median(), p90: data.percentile(90) }
     }
+
+    /// Median and 90th percentile, where there is an error.
+    fn shares(&self) -> [Option<f64>; 2] {
+        [self.median, self.p90].map(|share| Some(share).filter(|_| self.count > 0))
+    }
 }
 
 /// Tokens a second and device that the run reached, from whichever figure its source prints.
@@ -128,8 +133,10 @@ impl<'a> Summary<'a> {
 
     /// For scripts.
     pub fn json(&self) -> serde_json::Value {
-        let stats =
-            |s: &Stats| json!({ "count": s.count, "median_abs_error_pct": s.median, "p90_abs_error_pct": s.p90 });
+        let stats = |s: &Stats| {
+            let [median, p90] = s.shares();
+            json!({ "count": s.count, "median_abs_error_pct": median, "p90_abs_error_pct": p90 })
+        };
         let groups: serde_json::Map<String, serde_json::Value> = self
             .groups()
             .iter()
@@ -139,17 +146,18 @@ impl<'a> Summary<'a> {
             })
             .collect();
         let (throughput, memory) = self.all();
+        let ([median, p90], [memory_median, memory_p90]) = (throughput.shares(), memory.shares());
         let skipped: usize = self.skipped.values().sum();
         json!({
             "rows": self.rows,
             "predicted": self.rows - skipped,
             "skipped": self.skipped,
             "compared": throughput.count,
-            "median_abs_error_pct": throughput.median,
-            "p90_abs_error_pct": throughput.p90,
+            "median_abs_error_pct": median,
+            "p90_abs_error_pct": p90,
             "memory_compared": memory.count,
-            "memory_median_abs_error_pct": memory.median,
-            "memory_p90_abs_error_pct": memory.p90,
+            "memory_median_abs_error_pct": memory_median,
+            "memory_p90_abs_error_pct": memory_p90,
             "oom": { "runs": self.oom[0], "foretold": self.oom[1], "fitted": self.oom[2], "fit_foretold": self.oom[3] },
             "groups": groups,
         })
@@ -164,7 +172,10 @@ impl<'a> Summary<'a> {
             text += &format!("; {count} skipped: {reason}");
         }
         text += &format!("\n\n{:<34} {:>6} {:>9} {:>9}\n", "absolute error", "runs", "median", "90th");
-        let line = |name: &str, s: &Stats| format!("{name:<34} {:>6} {:>7.1} % {:>7.1} %\n", s.count, s.median, s.p90);
+        let line = |name: &str, s: &Stats| {
+            let [median, p90] = s.shares().map(|share| share.map_or("–".to_owned(), |share| format!("{share:.1} %")));
+            format!("{name:<34} {:>6} {median:>9} {p90:>9}\n", s.count)
+        };
         text += &line("throughput", &throughput);
         text += &line("peak memory", &memory);
         for (name, groups) in self.groups() {

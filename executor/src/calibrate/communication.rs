@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use meshwright_hardware::mesh::Axis;
 use meshwright_hardware::program::Collective;
 
-use super::{Bench, Measurement, REPEATS, middle};
+use super::Bench;
+use super::timing::REPEATS;
 use crate::device::Access;
 use crate::error::ExecutorError;
 use crate::transport::{Transport, collective};
@@ -24,7 +25,8 @@ const SMALL: usize = MESSAGES[1];
 
 impl Bench<'_> {
     /// Times collectives in groups of every size, and messages between pairs of ranks.
-    pub(super) fn communication(&mut self, budget: Duration) -> Result<(), ExecutorError> {
+    /// At the `latest` share of the budget of all, leaves out what is large.
+    pub(super) fn communication(&mut self, budget: Duration, latest: f64) -> Result<(), ExecutorError> {
         let (shared, rank, width) = (self.shared, self.rank, self.shared.config.elem.bytes() as usize);
         let kinds: [_; COLLECTIVES] = [
             Collective::AllReduce,
@@ -36,7 +38,7 @@ impl Bench<'_> {
         let mut late = false;
         for (size, group) in &shared.groups {
             for (kind, bytes) in kinds.into_iter().flat_map(|kind| MESSAGES.map(|bytes| (kind, bytes))) {
-                late = late || bytes > SMALL && self.late(1.0)?;
+                late = late || bytes > SMALL && self.late(latest)?;
                 if late && bytes > SMALL {
                     continue;
                 }
@@ -44,17 +46,17 @@ impl Bench<'_> {
                 let (buffer, width) = if kind.sums() { (0, 4) } else { (self.floats(), width) };
                 let elems = (bytes / width).next_multiple_of(*size);
                 let mut places = self.places(buffer, elems);
-                let seconds = self.median(budget, |bench, _| {
+                let times = self.times(budget, &[], |bench, _| {
                     let place = places.next().expect("endless");
                     collective(group, bench.device.as_mut(), place, rank, (Axis::Tp, kind))
                 })?;
                 let (class, bytes, size) = (kind.class(), (width * elems) as f64, *size as f64);
-                self.timings.push(Measurement { class, dims: vec![size, bytes], work: bytes, seconds: Some(seconds) });
+                self.keep(class, vec![size, bytes], bytes, times);
             }
         }
         if shared.config.ranks > 1 {
             for bytes in MESSAGES {
-                late = late || bytes > SMALL && self.late(1.0)?;
+                late = late || bytes > SMALL && self.late(latest)?;
                 if !late || bytes <= SMALL {
                     self.message(bytes, budget)?;
                 }
@@ -96,10 +98,9 @@ impl Bench<'_> {
                 break;
             }
         }
-        let seconds = middle(times.split_off(1));
+        let times = times.split_off(1);
         for (class, does) in [("send", sends), ("recv", receives)] {
-            let dims = vec![bytes as f64];
-            self.timings.push(Measurement { class, dims, work: bytes as f64, seconds: does.then_some(seconds) });
+            self.keep(class, vec![bytes as f64], bytes as f64, if does { times.clone() } else { Vec::new() });
         }
         Ok(())
     }

@@ -25,8 +25,6 @@ pub struct Entry {
     pub large: bool,
     /// Whether it captures calls that come again, as CUDA graphs do, so that the first rounds tell nothing of later ones.
     pub captures: bool,
-    /// Whether its driver tells all the memory that it has, not only the largest buffer.
-    pub tells_memory: bool,
     /// Its code, or why there is none in this build.
     pub driver: Result<Driver, &'static str>,
 }
@@ -39,13 +37,11 @@ impl Entry {
         shares_cores: true,
         large: false,
         captures: false,
-        tells_memory: true,
         driver: Err("no driver"),
     };
 
     /// What GPUs of any size have in common.
-    pub(super) const GPU: Entry =
-        Entry { numbered: true, shares_cores: false, tells_memory: false, ..Entry::PROCESSOR };
+    pub(super) const GPU: Entry = Entry { numbered: true, shares_cores: false, ..Entry::PROCESSOR };
 
     /// One of them.
     fn backend(&self, number: usize) -> Backend {

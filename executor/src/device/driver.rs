@@ -61,6 +61,18 @@ impl fmt::Display for Backend {
     }
 }
 
+/// Whose memory a device has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Memory {
+    /// The host's, as processors and integrated GPUs.
+    #[default]
+    Host,
+    /// Its own.
+    Own,
+    /// Its own, but its driver does not tell how much.
+    Untold,
+}
+
 /// A device of this machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LocalDevice {
@@ -74,8 +86,12 @@ pub struct LocalDevice {
     pub library: String,
     /// Whether host memory and cores are all it has.
     pub software: bool,
-    /// Bytes of memory: the host's where software is all it is; else the largest buffer, as drivers tell no more.
+    /// Whose memory it has.
+    pub memory: Memory,
+    /// Bytes of it; where that is [`Memory::Untold`], of the largest buffer.
     pub memory_bytes: u64,
+    /// Bytes of the largest buffer, where there is a limit.
+    pub largest_buffer: Option<u64>,
     /// Why it cannot be used, if it cannot.
     pub problem: Option<String>,
 }

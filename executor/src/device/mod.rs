@@ -18,7 +18,7 @@ mod wgpu;
 
 pub use backend::{Entry, found};
 pub use cpu::Cpu;
-pub use driver::{Backend, Driver, LocalDevice};
+pub use driver::{Backend, Driver, LocalDevice, Memory};
 pub use info::{DeviceInfo, device_info};
 #[cfg(all(feature = "torch", unix))]
 pub use torch::Torch;
@@ -38,7 +38,7 @@ pub const DEVICES: &[Entry] = &[
     Entry { name: "cpu", driver: Ok(cpu::DRIVER), ..Entry::PROCESSOR },
     Entry { name: "wgpu", driver: WGPU, ..Entry::GPU },
     Entry { name: "torch", driver: TORCH_CPU, ..Entry::PROCESSOR },
-    Entry { name: "cuda", large: true, captures: true, tells_memory: true, driver: TORCH_CUDA, ..Entry::GPU },
+    Entry { name: "cuda", large: true, captures: true, driver: TORCH_CUDA, ..Entry::GPU },
 ];
 
 #[cfg(feature = "wgpu")]

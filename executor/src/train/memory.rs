@@ -10,7 +10,7 @@ use std::path::Path;
 use meshwright_hardware::program::Program;
 use meshwright_hardware::units::Bytes;
 
-use crate::device::Backend;
+use crate::device::{Backend, LocalDevice, Memory};
 use crate::error::ExecutorError;
 
 /// Bytes a rank held at most.
@@ -32,27 +32,37 @@ impl RankMemory {
 }
 
 /// Refuses a program whose ranks declare more than their device has: free memory of the host, all memory of a GPU whose driver
-/// tells it.
+/// tells it; or a buffer larger than the device allows.
 ///
 /// # Errors
 /// [`ExecutorError::Device`] with both figures, or if there is no such device.
 pub fn check_memory(program: &Program, device: Backend) -> Result<(), ExecutorError> {
-    let found = device.find()?;
-    let (has, what) = match (found.software, device.entry().tells_memory) {
-        (true, _) => (host_free(), "free on this machine"),
-        (false, true) => (Some(found.memory_bytes), "all the device has"),
-        // Its driver tells no more than the largest buffer.
-        (false, false) => (None, ""),
+    let short = |problem: String| ExecutorError::Device { device: device.to_string(), rank: 0, problem };
+    fits(program, &device.find()?, host_free()).map_err(|problem| {
+        short(format!("memory is short: {problem}; take a smaller microbatch or model, recompute more, or shard more"))
+    })
+}
+
+/// Whether a device has what a program's ranks declare, where the host has so much free.
+fn fits(program: &Program, device: &LocalDevice, host_free: Option<u64>) -> Result<(), String> {
+    let buffers = program.roles.iter().flat_map(|role| &role.buffers);
+    if let (Some(most), Some(buffer)) = (device.largest_buffer, buffers.max_by_key(|buffer| buffer.bytes()))
+        && buffer.bytes() > most
+    {
+        let (name, need, most) = (&buffer.name, Bytes(buffer.bytes()), Bytes(most));
+        return Err(format!("buffer `{name}` takes {need}, and the device allows {most} (its max_buffer_size)"));
+    }
+    let (has, what) = match device.memory {
+        Memory::Host => (host_free, "free on this machine"),
+        Memory::Own => (Some(device.memory_bytes), "all the device has"),
+        Memory::Untold => (None, ""),
     };
     let mesh = program.mesh;
     let of_rank = |rank| program.roles[program.role_of(mesh.coord_of(rank))].bytes();
     let declared = (0..mesh.ranks()).map(of_rank).fold(0, u64::saturating_add);
     match has {
         Some(has) if declared > has => {
-            let (ranks, need, has) = (mesh.ranks(), Bytes(declared), Bytes(has));
-            let do_so = "take a smaller microbatch or model, recompute more, or shard more";
-            let problem = format!("memory is short: {ranks} rank(s) declare {need}, and {has} is {what}; {do_so}");
-            Err(ExecutorError::Device { device: device.to_string(), rank: 0, problem })
+            Err(format!("{} rank(s) declare {}, and {} is {what}", mesh.ranks(), Bytes(declared), Bytes(has)))
         }
         _ => Ok(()),
     }
@@ -102,6 +112,41 @@ fn figure(table: &str, key: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_device_does_not_have_is_refused_with_both_figures() {
+        use meshwright_hardware::classes::Classes;
+        use meshwright_hardware::mesh::Mesh;
+        use meshwright_hardware::program::{Buffer, Elem, Lifetime, RankProgram};
+
+        let buffer = |name: &str, mebi: usize| {
+            let (elems, lifetime) = (mebi << 18, Lifetime::Persistent);
+            Buffer { name: name.to_owned(), elems, lifetime, elem: Elem::F32 }
+        };
+        let buffers = vec![buffer("weights", 3), buffer("gradients", 5)];
+        let roles = vec![RankProgram { buffers, instrs: Vec::new() }];
+        let mesh = Mesh { dp: 2, ..Mesh::ONE };
+        let program = Program { mesh, classes: Classes::ONE, blocks: Vec::new(), roles };
+        let mebi = |n: u64| n << 20;
+        let of = |memory, has: u64, largest: Option<u64>| LocalDevice {
+            memory,
+            memory_bytes: mebi(has),
+            largest_buffer: largest.map(mebi),
+            ..LocalDevice::default()
+        };
+        let refused =
+            |device: LocalDevice, host: u64| fits(&program, &device, Some(mebi(host))).err().unwrap_or_default();
+        let both = ["2 rank(s) declare 16 MiB", "15 MiB is"];
+        for (device, host) in [(of(Memory::Host, 99, None), 15), (of(Memory::Own, 15, Some(5)), 99)] {
+            assert!(both.iter().all(|part| refused(device.clone(), host).contains(part)), "{}", refused(device, host));
+        }
+        let long = refused(of(Memory::Untold, 4, Some(4)), 99);
+        assert!(long.contains("`gradients` takes 5 MiB") && long.contains("allows 4 MiB"), "{long}");
+        for device in [of(Memory::Host, 1, None), of(Memory::Own, 16, Some(5)), of(Memory::Untold, 5, Some(5))] {
+            assert_eq!(fits(&program, &device, Some(mebi(16))), Ok(()));
+        }
+        assert_eq!(fits(&program, &of(Memory::Host, 1, None), None), Ok(()), "nobody says what is free");
+    }
 
     #[test]
     fn figures_are_read_by_the_whole_key() {

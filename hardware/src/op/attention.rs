@@ -30,7 +30,7 @@ impl Spec for Attention {
     fn params(&self) -> Signature {
         let d = self.dims;
         [
-            float("qkv", Mode::In, d.rows() * d.qkv_cols()),
+            float("qkv", Mode::In, d.rows() * d.qkv_cols()).fresh(),
             float("out", Mode::Out, d.out()),
             full("lse", Mode::Out, d.rows() * d.heads),
         ]
@@ -89,7 +89,7 @@ impl Spec for AttentionGrad {
             float("qkv", Mode::In, d.rows() * d.qkv_cols()),
             float("out", Mode::In, d.out()),
             full("lse", Mode::In, d.rows() * d.heads),
-            float("dout", Mode::In, d.out()),
+            float("dout", Mode::In, d.out()).fresh(),
             float("dqkv", Mode::Out, d.rows() * d.qkv_cols()),
         ]
         .into()

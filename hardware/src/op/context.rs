@@ -49,7 +49,7 @@ impl Spec for ContextAttention {
     fn params(&self) -> Signature {
         let d = self.dims;
         [
-            float("q", Mode::In, d.rows() * d.stride),
+            float("q", Mode::In, d.rows() * d.stride).fresh(),
             float("kv", Mode::In, d.kv_elems()),
             float("out", result(d.hop > 0), d.out()),
             full("lse", result(d.hop > 0), d.rows() * d.heads),
@@ -106,7 +106,7 @@ impl Spec for ContextAttentionGrad {
             float("kv", Mode::In, d.kv_elems()),
             float("out", Mode::In, d.out()),
             full("lse", Mode::In, d.rows() * d.heads),
-            float("dout", Mode::In, d.out()),
+            float("dout", Mode::In, d.out()).fresh(),
             float("dq", result(d.hop > 0), d.rows() * d.stride),
             float("dkv", Mode::Out, d.kv_elems()),
         ]

@@ -68,7 +68,7 @@ impl Spec for EmbedGrad {
         let EmbedGrad { rows, cols, vocab, shards } = *self;
         [
             ids("ids", Mode::In, rows, Values::Below(vocab * shards)),
-            float("dy", Mode::In, rows * cols),
+            float("dy", Mode::In, rows * cols).fresh(),
             full("dtable", Mode::InOut, vocab * cols).whole().moving(2 * rows * cols),
         ]
         .into()
@@ -133,7 +133,7 @@ impl Spec for Positions {
 
     fn params(&self) -> Signature {
         let Positions { rows, seq, cols, cp, .. } = *self;
-        [float("table", Mode::In, cp * seq * cols).whole(), float("x", Mode::InOut, rows * cols)].into()
+        [float("table", Mode::In, cp * seq * cols).whole(), float("x", Mode::InOut, rows * cols).fresh()].into()
     }
 
     fn flops(&self) -> f64 {
@@ -178,7 +178,7 @@ impl Spec for PositionsGrad {
 
     fn params(&self) -> Signature {
         let PositionsGrad { rows, seq, cols, cp, .. } = *self;
-        [float("dy", Mode::In, rows * cols), full("dtable", Mode::InOut, cp * seq * cols).whole()].into()
+        [float("dy", Mode::In, rows * cols).fresh(), full("dtable", Mode::InOut, cp * seq * cols).whole()].into()
     }
 
     fn flops(&self) -> f64 {

@@ -53,7 +53,7 @@ impl Spec for Route {
     fn params(&self) -> Signature {
         let Route { rows, experts, top_k, capacity } = *self;
         [
-            float("logits", Mode::In, rows * experts),
+            float("logits", Mode::In, rows * experts).fresh(),
             full("probs", Mode::Out, rows * experts),
             full("shares", Mode::Out, rows * top_k),
             ids("slots", Mode::Out, rows * top_k, Values::Distinct(experts * capacity)),
@@ -101,7 +101,7 @@ impl Spec for RouteGrad {
         let RouteGrad { rows, experts, top_k, .. } = *self;
         [
             full("probs", Mode::In, rows * experts),
-            full("dshares", Mode::In, rows * top_k),
+            full("dshares", Mode::In, rows * top_k).fresh(),
             float("dlogits", Mode::Out, rows * experts),
         ]
         .into()
@@ -168,7 +168,7 @@ impl Spec for Dispatch {
     fn params(&self) -> Signature {
         let Dispatch { rows, cols, top_k, slots } = *self;
         [
-            float("x", Mode::In, rows * cols),
+            float("x", Mode::In, rows * cols).fresh(),
             ids("slots", Mode::In, rows * top_k, Values::Distinct(slots)),
             float("out", Mode::Out, slots * cols),
         ]
@@ -205,7 +205,7 @@ impl Spec for DispatchGrad {
         let DispatchGrad { rows, cols, top_k, slots, accumulate } = *self;
         [
             ids("slots", Mode::In, rows * top_k, Values::Distinct(slots)),
-            float("dout", Mode::In, slots * cols),
+            float("dout", Mode::In, slots * cols).fresh(),
             float("dx", result(accumulate), rows * cols),
         ]
         .into()
@@ -246,7 +246,7 @@ impl Spec for Combine {
     fn params(&self) -> Signature {
         let Combine { rows, cols, top_k, slots } = *self;
         let [y, seats, shares] = combined([rows, cols, top_k, slots]);
-        [y, seats, shares, float("out", Mode::Out, rows * cols)].into()
+        [y.fresh(), seats, shares, float("out", Mode::Out, rows * cols)].into()
     }
 
     fn flops(&self) -> f64 {
@@ -279,7 +279,8 @@ impl Spec for CombineGrad {
         let CombineGrad { rows, cols, top_k, slots } = *self;
         let [y, seats, shares] = combined([rows, cols, top_k, slots]);
         let dshares = full("dshares", Mode::Out, rows * top_k);
-        [y, seats, shares, float("dout", Mode::In, rows * cols), float("dy", Mode::Out, slots * cols), dshares].into()
+        [y, seats, shares, float("dout", Mode::In, rows * cols).fresh(), float("dy", Mode::Out, slots * cols), dshares]
+            .into()
     }
 
     fn flops(&self) -> f64 {

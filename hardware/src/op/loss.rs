@@ -24,7 +24,7 @@ impl Spec for LossStats {
     fn params(&self) -> Signature {
         let LossStats { rows, vocab, shards } = *self;
         [
-            float("logits", Mode::In, rows * vocab),
+            float("logits", Mode::In, rows * vocab).fresh(),
             ids("targets", Mode::In, rows, Values::Below(vocab * shards)),
             full("stats", Mode::Out, 3 * rows),
         ]
@@ -73,7 +73,7 @@ impl Spec for Loss {
         [
             ids("targets", Mode::In, rows, Values::Below(vocab * shards)),
             full("stats", Mode::In, shards * 3 * rows),
-            float("logits", Mode::InOut, rows * vocab),
+            float("logits", Mode::InOut, rows * vocab).fresh(),
             full("loss", Mode::InOut, 1),
         ]
         .into()

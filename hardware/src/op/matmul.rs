@@ -42,7 +42,7 @@ impl Spec for Matmul {
         // In `tn` it is a weight's gradient.
         let c = if layout == Layout::Tn { sum } else { float };
         Signature::of([
-            Some(float("a", Mode::In, m * k)),
+            Some(float("a", Mode::In, m * k).fresh()),
             Some(float("b", Mode::In, n * k)),
             bias.then(|| float("bias", Mode::In, n)),
             Some(c("c", result(accumulate), m * n)),
@@ -110,7 +110,7 @@ impl Spec for ExpertMatmul {
             Layout::Tn => full("c", result(accumulate), experts * m * n),
             Layout::Nt | Layout::Nn => float("c", result(accumulate), experts * sources * m * n),
         };
-        [float("a", Mode::In, experts * a), float("b", Mode::In, experts * b), c].into()
+        [float("a", Mode::In, experts * a).fresh(), float("b", Mode::In, experts * b), c].into()
     }
 
     fn flops(&self) -> f64 {

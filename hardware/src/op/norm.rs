@@ -24,7 +24,7 @@ impl Spec for Norm {
     fn params(&self) -> Signature {
         let Norm { kind, rows, cols } = *self;
         Signature::of([
-            Some(float("x", Mode::In, rows * cols)),
+            Some(float("x", Mode::In, rows * cols).fresh()),
             Some(float("gain", Mode::In, cols).whole()),
             (kind == NormKind::Layer).then(|| float("bias", Mode::In, cols).whole()),
             Some(float("y", Mode::Out, rows * cols)),
@@ -82,7 +82,7 @@ impl Spec for NormGrad {
             Some(float("x", Mode::In, rows * cols)),
             Some(float("gain", Mode::In, cols).whole()),
             Some(full("stats", Mode::In, 2 * rows)),
-            Some(float("dy", Mode::In, rows * cols)),
+            Some(float("dy", Mode::In, rows * cols).fresh()),
             Some(float("dx", result(accumulate), rows * cols)),
             Some(full("dgain", Mode::InOut, cols).whole()),
             (kind == NormKind::Layer).then(|| full("dbias", Mode::InOut, cols).whole()),

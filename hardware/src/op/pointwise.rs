@@ -34,7 +34,7 @@ impl Spec for Activation {
 
     fn params(&self) -> Signature {
         let n = self.rows * self.cols;
-        [float("u", Mode::In, n * self.kind.width()), float("out", Mode::Out, n)].into()
+        [float("u", Mode::In, n * self.kind.width()).fresh(), float("out", Mode::Out, n)].into()
     }
 
     fn flops(&self) -> f64 {
@@ -78,7 +78,7 @@ impl Spec for ActivationGrad {
 
     fn params(&self) -> Signature {
         let (n, width) = (self.rows * self.cols, self.kind.width());
-        [float("u", Mode::In, n * width), float("dout", Mode::In, n), float("du", Mode::Out, n * width)].into()
+        [float("u", Mode::In, n * width), float("dout", Mode::In, n).fresh(), float("du", Mode::Out, n * width)].into()
     }
 
     fn flops(&self) -> f64 {
@@ -127,7 +127,7 @@ impl Spec for Add {
         let n = self.rows * self.cols;
         Signature::of([
             Some(float("a", Mode::In, n)),
-            Some(float("b", Mode::In, n)),
+            Some(float("b", Mode::In, n).fresh()),
             self.bias.then(|| float("bias", Mode::In, self.cols).whole()),
             Some(float("out", Mode::Out, n)),
         ])
@@ -179,7 +179,11 @@ impl Spec for Columns {
         let part = |mode| float("part", mode, rows * cols);
         // Of the rows, only these columns are touched.
         let whole = |mode| float("rows", mode, rows * stride).moving(rows * cols);
-        if into { [part(Mode::In), whole(Mode::InOut)].into() } else { [whole(Mode::In), part(Mode::Out)].into() }
+        if into {
+            [part(Mode::In).fresh(), whole(Mode::InOut)].into()
+        } else {
+            [whole(Mode::In).fresh(), part(Mode::Out)].into()
+        }
     }
 
     fn flops(&self) -> f64 {
@@ -223,7 +227,7 @@ impl Spec for BiasGrad {
 
     fn params(&self) -> Signature {
         let BiasGrad { rows, cols } = *self;
-        [float("dy", Mode::In, rows * cols), full("db", Mode::InOut, cols).whole()].into()
+        [float("dy", Mode::In, rows * cols).fresh(), full("db", Mode::InOut, cols).whole()].into()
     }
 
     fn flops(&self) -> f64 {

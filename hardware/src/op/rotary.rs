@@ -32,7 +32,7 @@ impl Spec for Rope {
 
     fn params(&self) -> Signature {
         let Rope { rows, stride, heads, head_dim, .. } = *self;
-        [float("x", Mode::InOut, rows * stride).moving(2 * rows * heads * head_dim)].into()
+        [float("x", Mode::InOut, rows * stride).fresh().moving(2 * rows * heads * head_dim)].into()
     }
 
     fn flops(&self) -> f64 {
@@ -169,9 +169,9 @@ impl Spec for LatentPack {
     fn params(&self) -> Signature {
         let [q, kv, k_rope, qkv] = self.dims.elems();
         [
-            float("q", Mode::In, q),
-            float("kv", Mode::In, kv),
-            float("k_rope", Mode::In, k_rope),
+            float("q", Mode::In, q).fresh(),
+            float("kv", Mode::In, kv).fresh(),
+            float("k_rope", Mode::In, k_rope).fresh(),
             float("qkv", Mode::Out, qkv),
         ]
         .into()
@@ -221,7 +221,7 @@ impl Spec for LatentPackGrad {
     fn params(&self) -> Signature {
         let [q, kv, k_rope, qkv] = self.dims.elems();
         [
-            float("dqkv", Mode::In, qkv),
+            float("dqkv", Mode::In, qkv).fresh(),
             float("dq", Mode::Out, q),
             float("dkv", Mode::Out, kv),
             float("dk_rope", Mode::Out, k_rope),

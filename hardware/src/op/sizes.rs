@@ -97,8 +97,11 @@ impl Sizes {
         let tokens = [128, 512, 2048];
         let mut linear = layers(&tokens, &[64, 256, 1024]);
         linear.extend([[512, 4096, 1024], [512, 1024, 4096]]);
-        let mut experts = expert_layers(&[2, 8], &[32, 256], [256, 64]);
-        experts.extend(expert_layers(&[4, 8], &[64, 512], [256, 1024]));
+        // Routers, and what a latent is of positions.
+        linear.extend([[512, 8, 256], [2048, 8, 1024], [512, 32, 256], [2048, 32, 1024]]);
+        let mut experts = expert_layers(&[2, 8], &[32, 128, 512], [256, 64]);
+        experts.extend(expert_layers(&[8, 16], &[32, 128, 512], [512, 256]));
+        experts.extend(expert_layers(&[4, 8], &[32, 128, 512], [256, 1024]));
         Sizes {
             edges: false,
             master: elem != Elem::F32,
@@ -106,7 +109,7 @@ impl Sizes {
             layers: linear,
             expert_layers: experts,
             routes: vec![[128, 8, 2, 64], [512, 8, 2, 256], [2048, 8, 2, 256], [512, 64, 6, 256], [1024, 16, 1, 1024]],
-            latents: vec![[128, 2, 48], [512, 8, 64], [2048, 4, 64], [512, 8, 192]],
+            latents: vec![[128, 2, 48], [512, 8, 48], [512, 8, 64], [2048, 4, 64], [2048, 8, 48], [512, 8, 192]],
             attention: attention(&[64, 256, 1024], &[[1, 2], [1, 8], [4, 8]], &[32, 64, 128], 2.5e9),
             context: context(),
             logits: pairs(&tokens, &[64, 256, 1024, 4096], 1 << 21),

@@ -171,6 +171,8 @@ pub struct Param {
     pub values: Values,
     /// Whether every row needs all of it; else it is cut along the op's rows.
     pub whole: bool,
+    /// Whether the op before made it, or one of those just before, in most programs: a processor's caches hold it.
+    pub fresh: bool,
     /// Elements that cross memory, those read and written twice.
     pub(super) moved: usize,
 }
@@ -178,12 +180,17 @@ pub struct Param {
 impl Param {
     fn new(name: &'static str, mode: Mode, elems: usize, takes: DtypeClass) -> Param {
         let moved = if mode == Mode::InOut { 2 * elems } else { elems };
-        Param { name, mode, elems, takes, values: Values::Any, whole: false, moved }
+        Param { name, mode, elems, takes, values: Values::Any, whole: false, fresh: false, moved }
     }
 
     /// The same, needed whole by every row.
     pub(super) fn whole(self) -> Param {
         Param { whole: true, ..self }
+    }
+
+    /// The same, just made.
+    pub(super) fn fresh(self) -> Param {
+        Param { fresh: true, ..self }
     }
 
     /// The same, of which only so many elements cross memory.

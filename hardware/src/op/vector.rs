@@ -81,7 +81,7 @@ impl Spec for Accumulate {
     }
 
     fn params(&self) -> Signature {
-        [sum("src", Mode::In, self.n), sum("dst", Mode::InOut, self.n)].into()
+        [sum("src", Mode::In, self.n).fresh(), sum("dst", Mode::InOut, self.n)].into()
     }
 
     fn flops(&self) -> f64 {

@@ -1,6 +1,6 @@
-//! Prices: how long an op, a collective or a message takes on a cluster.
+//! Prices: how long an op, a collective or a message takes on a cluster, under the stack that runs it.
 //!
-//! In: a program, a cluster, a format to multiply in. Out: [`Durations`].
+//! In: a program, a cluster with its stack, a format to multiply in. Out: [`Durations`].
 //!
 //! Bytes are those of buffers: as many as a view's elements have in the format that its buffer declares.
 //!
@@ -12,7 +12,9 @@
 pub mod collective;
 pub mod gemm;
 mod op;
+mod placement;
 mod rank_group;
+mod under_stack;
 
 use std::collections::HashMap;
 
@@ -20,13 +22,14 @@ use rustc_hash::FxHashMap;
 
 use crate::mesh::{Axis, Mesh, Rank};
 use crate::op::Op;
-use crate::profile::{Cluster, DeviceKind, DeviceProfile};
+use crate::profile::{Cluster, DeviceKind, DeviceProfile, Overheads};
 use crate::program::{Block, Call, Collective, Elem, Kind, Program, RankProgram};
 use crate::simulate::{Durations, LaneDurations, SimulateError};
-use crate::topology::{Topology, TopologyError};
+use crate::topology::{GroupLinks, Topology, TopologyError};
 use crate::units::{Bytes, Precision, Seconds};
 
-pub use op::{op_time, stream};
+pub use op::{issue_time, op_time, stream};
+pub use placement::AxisGroup;
 pub use rank_group::{RankGroup, rank_groups};
 
 /// Why something has no price.
@@ -78,8 +81,8 @@ pub enum PriceError {
 
 /// Prices on one cluster, in one format, for one mesh: as the ranks of one [`RankGroup`] pay them.
 ///
-/// Where a place sits on several devices, and where a group spans several pools, the slowest counts. A group that lies in
-/// one pool has the links of one that begins at the pool's first device.
+/// Where a place sits on several devices, and where a group spans several pools, the slowest counts. On a cluster of one pool
+/// a group has the links of the slowest of its axis; on several, one that lies in a pool has those of one that begins there.
 pub struct Prices<'a> {
     cluster: &'a Cluster,
     devices: Vec<&'a DeviceProfile>,
@@ -89,6 +92,10 @@ pub struct Prices<'a> {
     at: Rank,
     /// Of ops seen on devices with curves, by the bytes that they move.
     ops: FxHashMap<(Op, Bytes), Seconds>,
+    /// Of groups seen: the links of each way in which those of its axis lie.
+    spans: FxHashMap<AxisGroup, Vec<GroupLinks>>,
+    /// Of stages seen: two ranks that messages between them go over the slowest links.
+    peers: FxHashMap<(usize, usize), (Rank, Rank)>,
 }
 
 impl<'a> Prices<'a> {
@@ -124,7 +131,8 @@ impl<'a> Prices<'a> {
     }
 
     fn of(cluster: &'a Cluster, mesh: Mesh, precision: Precision, at: Rank, devices: Vec<&'a DeviceProfile>) -> Self {
-        Prices { cluster, devices, precision, mesh, topology: Topology::of(cluster), at, ops: FxHashMap::default() }
+        let (ops, spans, peers) = Default::default();
+        Prices { cluster, devices, precision, mesh, topology: Topology::of(cluster), at, ops, spans, peers }
     }
 
     /// What weights and activations are.
@@ -137,12 +145,12 @@ impl<'a> Prices<'a> {
         let bytes = op.traffic(elems);
         // Without curves an op is priced sooner than it is looked up.
         if self.devices.iter().all(|device| device.curves.is_empty()) {
-            return slowest(&self.devices, |device| op_time(device, op, bytes, self.precision));
+            return slowest(&self.devices, |device| op_time(device, self.stack(), op, bytes, self.precision));
         }
         if let Some(&known) = self.ops.get(&(*op, bytes)) {
             return Ok(known);
         }
-        let seconds = slowest(&self.devices, |device| op_time(device, op, bytes, self.precision))?;
+        let seconds = slowest(&self.devices, |device| op_time(device, self.stack(), op, bytes, self.precision))?;
         self.ops.insert((*op, bytes), seconds);
         Ok(seconds)
     }
@@ -155,7 +163,9 @@ impl<'a> Prices<'a> {
             let peak = device.peak_in(self.precision).ok_or_else(no_peak)?;
             Ok(gemm::on(device, peak, self.precision, 1.0, side, side, side))
         })?;
-        Ok(2.0 * side.powi(3) / seconds.0)
+        let Overheads { matmul, narrow, experts, .. } = &self.stack().overheads;
+        let gains = (narrow / matmul).max(1.0);
+        Ok(2.0 * side.powi(3) / seconds.0 * matmul.max(*experts) * gains)
     }
 
     /// The time of moving so many bytes through memory in ops without launches; nothing where curves price them.
@@ -163,6 +173,7 @@ impl<'a> Prices<'a> {
         if self.devices.iter().any(|device| !device.curves.is_empty()) {
             return Seconds(0.0);
         }
+        let bytes = bytes * self.stack().overheads.stream.min(1.0);
         self.devices.iter().map(|device| stream(device, bytes)).fold(Seconds(0.0), Seconds::max)
     }
 
@@ -173,49 +184,57 @@ impl<'a> Prices<'a> {
     }
 
     /// The time of a collective over an axis on a vector of so many bytes.
-    pub fn collective(&self, kind: Collective, axis: Axis, bytes: Bytes) -> Result<Seconds, PriceError> {
-        let (group, stride, ranks) = self.group(&self.mesh, axis);
-        self.among(kind, bytes, group, (stride, ranks))
+    pub fn collective(&mut self, kind: Collective, axis: Axis, bytes: Bytes) -> Result<Seconds, PriceError> {
+        let group = self.group(&self.mesh, axis);
+        self.among((kind, axis), bytes, group)
     }
 
-    /// The first rank of the group on an axis of another mesh, the distance between its ranks, and their number.
-    pub fn group(&self, mesh: &Mesh, axis: Axis) -> (Rank, usize, usize) {
+    /// The group on an axis of another mesh.
+    pub fn group(&self, mesh: &Mesh, axis: Axis) -> AxisGroup {
         let (stride, size) = (mesh.stride(axis), mesh.size(axis));
-        (self.at - self.at / stride % size * stride, stride, size)
+        AxisGroup { first: self.at - self.at / stride % size * stride, stride, size, of: mesh.ranks() }
     }
 
-    /// The time of a collective over `ranks` ranks from `group` on that are `stride` apart; `bytes` as in
-    /// [`Prices::collective`].
+    /// The time of a collective of an axis' group; `bytes` as in [`Prices::collective`].
     pub fn among(
-        &self,
-        kind: Collective,
+        &mut self,
+        (kind, axis): (Collective, Axis),
         bytes: Bytes,
-        group: Rank,
-        (stride, ranks): (usize, usize),
+        group: AxisGroup,
     ) -> Result<Seconds, PriceError> {
-        if ranks == 1 {
+        let AxisGroup { first, stride, size, .. } = group;
+        if size == 1 {
             return Ok(Seconds(0.0));
         }
-        let [from, to] = [group, group + stride * (ranks - 1)].map(|rank| self.cluster.pool_of(rank).unwrap_or(0));
-        let first = if from == to { self.cluster.ranks().nth(from).map_or(group, |pool| pool.start) } else { group };
+        let [from, to] = [first, first + stride * (size - 1)].map(|rank| self.cluster.pool_of(rank).unwrap_or(0));
         let pools = &self.cluster.pools[from.min(to)..=to.max(from)];
         let devices: Vec<&DeviceProfile> = pools.iter().map(|pool| &pool.device).collect();
+        if devices.iter().any(|device| !device.curves.contains_key(kind.class())) {
+            self.survey(group, (from, to))?;
+        }
+        let spans = self.spans.get(&group).map(Vec::as_slice).unwrap_or_default();
+        let shown = self.shown(axis);
         slowest(&devices, |device| match device.curves.get(kind.class()) {
-            Some(curve) => Ok(curve.time(&[ranks as f64, bytes.0 as f64], bytes.0 as f64)),
+            Some(curve) => Ok(curve.time(&[size as f64, bytes.0 as f64], bytes.0 as f64)),
             None => {
-                let span = self.topology.span_strided(first, stride, ranks)?;
-                Ok(collective::time(kind, bytes, &span) + device.launch.value)
+                let times = spans.iter().map(|span| collective::time(kind, bytes, span));
+                Ok(times.fold(Seconds(0.0), Seconds::max) * shown + device.launch.value)
             }
         })
     }
 
     /// The time of sending a message between two stages, or of receiving one that has arrived.
-    pub fn message(&self, sending: bool, bytes: Bytes, from: usize, to: usize) -> Result<Seconds, PriceError> {
+    pub fn message(&mut self, sending: bool, bytes: Bytes, from: usize, to: usize) -> Result<Seconds, PriceError> {
         if !sending {
             return self.received(bytes);
         }
         let at = self.mesh.coord_of(self.at);
-        self.sent(bytes, self.mesh.peer(at, from), self.mesh.peer(at, to))
+        let own = (self.mesh.peer(at, from), self.mesh.peer(at, to));
+        let (from, to) = match &self.cluster.pools[..] {
+            [pool] => *self.peers.entry((from, to)).or_insert_with(|| farthest(&self.mesh, own, pool.system.count)),
+            _ => own,
+        };
+        self.sent(bytes, from, to)
     }
 
     /// The time of sending a message to the rank `stride` further, whatever the mesh.
@@ -313,6 +332,17 @@ impl PricedBlocks {
     }
 }
 
+/// Of the ranks that send what these two do, a pair that sits on two nodes of so many devices, if there is one.
+fn farthest(mesh: &Mesh, own: (Rank, Rank), per_node: usize) -> (Rank, Rank) {
+    let apart = |(from, to): &(Rank, Rank)| from / per_node != to / per_node;
+    let (from, to) = (mesh.coord_of(own.0).pp, mesh.coord_of(own.1).pp);
+    let coords = (0..mesh.dp).flat_map(|dp| (0..mesh.cp).map(move |cp| (dp, cp)));
+    let all = coords.flat_map(|(dp, cp)| (0..mesh.tp).map(move |tp| (dp, cp, tp)));
+    let mut pairs = all.map(|(dp, cp, tp)| (mesh.rank(from, dp, cp, tp), mesh.rank(to, dp, cp, tp)));
+    let near = mesh.ranks() <= per_node || apart(&own);
+    if near { own } else { pairs.find(apart).unwrap_or(own) }
+}
+
 /// What takes the slowest of several devices.
 fn slowest(
     devices: &[&DeviceProfile],
@@ -340,6 +370,8 @@ pub fn price(program: &Program, cluster: &Cluster, precision: Precision) -> Resu
             nanos,
             overlap: prices.devices.iter().all(|device| device.overlap),
             contention: prices.devices.iter().map(contention).fold(0.0, f64::max),
+            beside: prices.shown_beside(),
+            host: prices.host(program, &program.roles[role]),
         });
     }
     Ok(Durations { lanes })

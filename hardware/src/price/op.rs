@@ -1,36 +1,102 @@
-//! The time of one op on one device.
+//! The time of one op on one device, as a stack runs it.
 //!
-//! In: a device, an op, the bytes that it moves, a format to multiply in. Out: seconds, by measured curve or roofline.
+//! In: a device, a stack, an op, the bytes that it moves, a format to multiply in. Out: seconds, by measured curve or roofline;
+//! seconds in which the host issues it.
+//!
+//! Invariant: a measured curve is what it is under the software that was measured: no stack changes it.
 
 use super::{PriceError, gemm};
-use crate::op::Op;
-use crate::profile::DeviceProfile;
-use crate::units::{Bytes, Precision, Seconds};
+use crate::op::{AttentionDims, Op};
+use crate::profile::{AttentionKernel, DeviceKind, DeviceProfile, Stack};
+use crate::units::{Bytes, FlopRate, Precision, Seconds};
 
+/// What kernels written for Ampere reach of a Hopper's or Blackwell's own rate (Shah et al. 2024, figure 5: FlashAttention-2
+/// at 350 to 400 TFLOP/s forward where FlashAttention-3 reaches 650).
+const AMPERE_KERNEL: f64 = 0.57;
 /// The time of an op on a device; `bytes` as of [`Op::traffic`], which a curve knows better.
-pub fn op_time(device: &DeviceProfile, op: &Op, bytes: Bytes, precision: Precision) -> Result<Seconds, PriceError> {
+pub fn op_time(
+    device: &DeviceProfile,
+    stack: &Stack,
+    op: &Op,
+    bytes: Bytes,
+    precision: Precision,
+) -> Result<Seconds, PriceError> {
     if let Some(curve) = device.curves.get(op.class()) {
         return Ok(curve.time(&op.dims(), op.work()));
     }
-    let moved = stream(device, bytes.0 as f64).0;
-    let computed = if op.is_matrix() {
-        // Attention stays in the stored format, whatever matmuls run in.
-        let linear = matches!(op, Op::Matmul { .. } | Op::ExpertMatmul { .. });
-        let precision = if linear { precision } else { precision.stored() };
-        let no_peak = || PriceError::NoPeak { device: device.name.clone(), precision };
-        let peak = device.peak_in(precision).ok_or_else(no_peak)?;
-        match *op {
-            Op::Matmul { m, n, k, .. } => gemm::on(device, peak, precision, 1.0, m as f64, n as f64, k as f64).0,
-            Op::ExpertMatmul { experts, sources, m, n, k, .. } => {
-                let each = gemm::on(device, peak, precision, (experts * sources) as f64, m as f64, n as f64, k as f64);
-                each.0
-            }
-            _ => op.flops() / (peak.0 * device.efficiency.attention.share(op.flops())),
-        }
+    let moved = stream(device, bytes.0 as f64);
+    let seconds = if op.is_matrix() {
+        moved.max(multiplied(device, stack, op, precision)?)
+    } else if optimizes(op) {
+        moved
     } else {
-        0.0
+        moved * stack.overheads.stream
     };
-    Ok(Seconds(moved.max(computed)) + device.launch.value)
+    Ok(seconds + device.launch.value)
+}
+
+/// Whether an op is one pass of the optimizer over its state, which libraries fuse as programs do.
+fn optimizes(op: &Op) -> bool {
+    matches!(op.class(), "adamw" | "squared-norm" | "accumulate" | "zero")
+}
+
+/// The time that matrix units take for an op.
+fn multiplied(device: &DeviceProfile, stack: &Stack, op: &Op, precision: Precision) -> Result<Seconds, PriceError> {
+    // Attention stays in the stored format, whatever matmuls run in.
+    let linear = matches!(op, Op::Matmul { .. } | Op::ExpertMatmul { .. });
+    let narrow = linear && precision.stored() != precision;
+    let precision = if linear { precision } else { precision.stored() };
+    let no_peak = || PriceError::NoPeak { device: device.name.clone(), precision };
+    let peak = device.peak_in(precision).ok_or_else(no_peak)?;
+    let rates = &stack.overheads;
+    let gains = if narrow { rates.narrow / rates.matmul } else { 1.0 };
+    let product = |batch: usize, m: usize, n: usize, k: usize| {
+        gemm::on(device, peak, precision, batch as f64, m as f64, n as f64, k as f64)
+    };
+    Ok(match *op {
+        Op::Matmul { m, n, k, .. } => product(1, m, n, k) / (rates.matmul * gains),
+        Op::ExpertMatmul { experts, sources, m, n, k, .. } => {
+            product(experts * sources, m, n, k) / (rates.experts * gains)
+        }
+        Op::Attention(dims) if stack.attention == AttentionKernel::Unfused => unfused(device, stack, peak, dims).0,
+        Op::AttentionGrad(dims) if stack.attention == AttentionKernel::Unfused => unfused(device, stack, peak, dims).1,
+        _ => {
+            let older = stack.attention == AttentionKernel::Flash2 && device.own_instructions;
+            let rate = rates.attention * if older { AMPERE_KERNEL } else { 1.0 };
+            Seconds(op.flops() / (peak.0 * device.efficiency.attention.share(op.flops()) * rate))
+        }
+    })
+}
+
+/// Attention whose scores go through memory, forward and backward: two products and four, and passes over the scores, which are
+/// scaled, masked and normalised, and with dropout masked again (Korthikanti et al. 2022, §4.1).
+fn unfused(device: &DeviceProfile, stack: &Stack, peak: FlopRate, dims: AttentionDims) -> (Seconds, Seconds) {
+    let (batch, seq, width) = ((dims.batch * dims.heads) as f64, dims.seq as f64, dims.head_dim as f64);
+    let product = |n: f64, k: f64| gemm::on(device, peak, Precision::Bf16, batch, seq, n, k) / stack.overheads.matmul;
+    let products = product(seq, width) + product(width, seq);
+    let passes = if stack.dropout { 4.5 } else { 2.0 };
+    let scores = stream(device, batch * seq * seq * 2.0 * passes) * stack.overheads.stream;
+    (products + scores, products * 2.0 + scores * 1.6)
+}
+
+/// The time in which a device's host issues an op. Programs of other kinds than a GPU's are on the device as a whole.
+pub fn issue_time(device: &DeviceProfile, stack: &Stack, op: &Op) -> Seconds {
+    let routes = matches!(op.class(), "dispatch" | "combine-grad");
+    issue_once(device, stack) + if routes { issued(device, stack.overheads.host_experts) } else { Seconds(0.0) }
+}
+
+/// The time in which it issues anything else.
+pub fn issue_once(device: &DeviceProfile, stack: &Stack) -> Seconds {
+    issued(device, stack.overheads.host)
+}
+
+/// The time of a step in which it issues nothing yet.
+pub fn host_starts(device: &DeviceProfile, stack: &Stack) -> Seconds {
+    issued(device, stack.overheads.step * 1e3)
+}
+
+fn issued(device: &DeviceProfile, micros: f64) -> Seconds {
+    Seconds(if device.kind == DeviceKind::Gpu && device.calibrated.is_none() { micros * 1e-6 } else { 0.0 })
 }
 
 /// The time of moving bytes through a device's memory.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::op::{AttentionDims, Layout, NormKind};
-use crate::profile::{Curve, EfficiencyCurve, Sample, catalog};
+use crate::profile::{AttentionKernel, Curve, EfficiencyCurve, Sample, Stack, catalog};
 use crate::program::{Buffer, Lifetime, Stream, View};
 use crate::units::Precision::{Bf16, Fp32, Int8};
 
@@ -25,7 +25,7 @@ fn matmul(m: usize, n: usize, k: usize) -> Op {
 /// An op whose floats are of a format where it takes any.
 fn time_of(device: &DeviceProfile, op: &Op, precision: Precision) -> Result<Seconds, PriceError> {
     let elems = op.signature().into_iter().map(|param| param.takes.elem(Elem::of(precision)));
-    op_time(device, op, op.traffic(elems), precision)
+    op_time(device, &Stack::ideal(), op, op.traffic(elems), precision)
 }
 
 fn close(got: Seconds, want: f64) {
@@ -75,6 +75,45 @@ fn formats_change_matmuls_and_what_is_of_them_but_not_statistics_and_state() {
     let update = Op::AdamW { n, decayed: n, shards: 1, axis: Axis::Dp, master: true };
     let bytes = 4 * (1 + n + 2 * 3 * n) + 2 * n;
     close(Seconds(time(update, Bf16)), bytes as f64 / device.memory_bandwidth.value.0);
+}
+
+/// A stack with these overheads, and else what the ideal one is.
+fn stack(overheads: Overheads) -> Stack {
+    Stack { name: "tried".to_owned(), overheads, ..Stack::clone(&Stack::ideal()) }
+}
+
+#[test]
+fn a_stack_slows_kernels_by_kind_and_leaves_curves_alone() {
+    let bare = Stack::ideal().overheads.clone();
+    let slow = stack(Overheads { matmul: 0.5, stream: 3.0, attention: 0.25, ..bare.clone() });
+    let mut device = ideal();
+    let square = matmul(4096, 4096, 4096);
+    let add = Op::Add { rows: 4096, cols: 4096, bias: false };
+    let dims = AttentionDims { batch: 4, seq: 4096, heads: 16, kv_heads: 16, head_dim: 128, causal: true };
+    let update = Op::Zero { n: 1 << 24 };
+    let time = |device: &DeviceProfile, stack: &Stack, op: &Op| {
+        let elems = op.signature().into_iter().map(|param| param.takes.elem(Elem::Bf16));
+        op_time(device, stack, op, op.traffic(elems), Bf16).unwrap().0 - 1e-6
+    };
+    for (op, slower) in [(&square, 2.0), (&add, 3.0), (&Op::Attention(dims), 4.0), (&update, 1.0)] {
+        close(Seconds(time(&device, &slow, op)), slower * time(&device, &Stack::ideal(), op));
+    }
+    // Scores that go through memory take longer than such as never do.
+    let unfused = Stack { attention: AttentionKernel::Unfused, ..stack(bare) };
+    assert!(time(&device, &unfused, &Op::Attention(dims)) > 2.0 * time(&device, &Stack::ideal(), &Op::Attention(dims)));
+    let sample = Sample { dims: add.dims().to_vec(), work: add.work(), seconds: 5e-6 };
+    device.curves.insert(add.class().to_owned(), Curve::new(vec![sample]).unwrap());
+    close(Seconds(time(&device, &slow, &add)), time(&device, &Stack::ideal(), &add));
+}
+
+#[test]
+fn hosts_issue_kernels_of_gpus_alone() {
+    let slow = stack(Overheads { host: 20.0, host_experts: 300.0, step: 4.0, ..Stack::ideal().overheads.clone() });
+    let of = |name: &str| catalog().device(name).unwrap();
+    let routed = Op::Dispatch { rows: 64, cols: 64, top_k: 2, slots: 32 };
+    close(issue_time(of("a100-80gb"), &slow, &matmul(64, 64, 64)), 20e-6);
+    close(issue_time(of("a100-80gb"), &slow, &routed), 320e-6);
+    assert_eq!(issue_time(of("tpu-v4"), &slow, &routed), Seconds(0.0));
 }
 
 /// A program of one role on eight ranks of data parallelism.
@@ -197,11 +236,30 @@ fn what_cannot_be_priced_is_refused() {
 fn a_group_over_nodes_is_slower_than_one_inside_and_a_group_of_one_is_free() {
     let cluster = Cluster::parse("2x dgx-a100-80gb").unwrap();
     let time = |dp, tp| {
-        let prices = Prices::new(&cluster, Mesh { dp, pp: 1, tp, ..Mesh::ONE }, Bf16).unwrap();
+        let mut prices = Prices::new(&cluster, Mesh { dp, pp: 1, tp, ..Mesh::ONE }, Bf16).unwrap();
         prices.collective(Collective::AllReduce, Axis::Dp, Bytes(1 << 30)).unwrap().0
     };
     assert_eq!(time(1, 8), 0.0);
     assert!(time(2, 8) > time(2, 1), "one rank a node goes over the network, two of one node do not");
+}
+
+/// Blocks of six ranks on nodes of eight: some lie inside a node, others on two.
+#[test]
+fn a_group_waits_for_the_slowest_of_its_axis() {
+    let (one, several) = (Cluster::parse("1x dgx-a100-80gb").unwrap(), Cluster::parse("3x dgx-a100-80gb").unwrap());
+    let mesh = |pp| Mesh { dp: 3, pp, tp: 2, ..Mesh::ONE };
+    let sum = |cluster, mesh, stage, axis| {
+        at(cluster, mesh, stage).collective(Collective::AllReduce, axis, Bytes(1 << 28)).unwrap()
+    };
+    let (inside, across) = (sum(&one, mesh(1), 0, Axis::Dp), sum(&several, mesh(4), 0, Axis::Dp));
+    assert_eq!(inside, sum(&several, mesh(1), 0, Axis::Dp));
+    assert!(across.0 > 1.5 * inside.0, "{across} for {inside}");
+    assert!((1..4).all(|stage| sum(&several, mesh(4), stage, Axis::Dp) == across));
+    assert_eq!(sum(&several, mesh(4), 1, Axis::Tp), sum(&one, mesh(1), 0, Axis::Tp), "pairs lie inside in any case");
+    // Of the first stage's ranks 2 to 5 send to the next node.
+    let sent = |cluster, mesh, to| at(cluster, mesh, 0).message(true, Bytes(1 << 28), 0, to).unwrap();
+    assert_eq!(sent(&several, mesh(4), 1), sent(&several, mesh(4), 3));
+    assert!(sent(&several, mesh(4), 1) > sent(&one, Mesh { pp: 2, tp: 4, ..Mesh::ONE }, 1));
 }
 
 /// Prices of the place of a stage and class on two pools.

@@ -4,7 +4,7 @@
 //!
 //! Invariant: adding a profile is adding one file.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use serde::de::DeserializeOwned;
 use strsim::levenshtein;
@@ -21,7 +21,7 @@ pub struct Catalog {
     /// Every system, by name.
     pub systems: Vec<System>,
     /// Every software stack, by name.
-    pub stacks: Vec<Stack>,
+    pub stacks: Vec<Arc<Stack>>,
 }
 
 /// The built-in profiles.
@@ -34,7 +34,8 @@ pub fn catalog() -> &'static Catalog {
 fn embedded() -> Result<Catalog, ProfileError> {
     let devices = DEVICES.iter().map(|(file, text)| DeviceProfile::from_toml(file, text)).collect::<Result<_, _>>()?;
     let systems = SYSTEMS.iter().map(|(file, text)| System::from_toml(file, text)).collect::<Result<_, _>>()?;
-    let stacks = STACKS.iter().map(|(file, text)| Stack::from_toml(file, text)).collect::<Result<_, _>>()?;
+    let stacks =
+        STACKS.iter().map(|(file, text)| Stack::from_toml(file, text).map(Arc::new)).collect::<Result<_, _>>()?;
     Ok(Catalog { devices, systems, stacks })
 }
 
@@ -61,6 +62,11 @@ impl System {
 }
 
 impl Stack {
+    /// The stack that adds nothing to a machine.
+    pub fn ideal() -> Arc<Stack> {
+        Arc::clone(catalog().stack(Stack::IDEAL).expect("it is embedded"))
+    }
+
     /// Reads a stack profile; errors name `file`, line, key and value.
     pub fn from_toml(file: &str, text: &str) -> Result<Self, ProfileError> {
         strict(file, text)
@@ -81,9 +87,17 @@ impl Catalog {
     }
 
     /// The stack of this name; the error lists near names.
-    pub fn stack(&self, name: &str) -> Result<&Stack, ProfileError> {
+    pub fn stack(&self, name: &str) -> Result<&Arc<Stack>, ProfileError> {
         let found = self.stacks.iter().find(|stack| stack.name == name);
         found.ok_or_else(|| unknown("stack", name, self.stacks.iter().map(|stack| stack.name.as_str())))
+    }
+
+    /// The file of the system, stack or device of this name, as it is embedded; the error lists near names.
+    pub fn text(&self, name: &str) -> Result<&'static str, ProfileError> {
+        let files = [SYSTEMS, STACKS, DEVICES].into_iter().flatten();
+        let is_it = |file: &str| file.rsplit('/').next().and_then(|file| file.strip_suffix(".toml")) == Some(name);
+        let found = files.copied().find(|(file, _)| is_it(file)).map(|(_, text)| text);
+        found.ok_or_else(|| self.unknown(name))
     }
 
     /// The system that a bare device stands in: the first in the catalog that holds it.

@@ -8,10 +8,11 @@
 use std::ops::Range;
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DeviceProfile, LinkKind, ProfileError, System, catalog};
+use super::{DeviceKind, DeviceProfile, LinkKind, ProfileError, Stack, System, catalog};
 use crate::files::read_text;
 use crate::input::Fault;
 use crate::units::{ByteRate, Seconds};
@@ -35,6 +36,8 @@ pub struct Cluster {
     pub pools: Vec<Machine>,
     /// How sites are joined, if there are several.
     pub wan: Option<Wan>,
+    /// The software that runs on all devices.
+    pub stack: Arc<Stack>,
 }
 
 /// Equal sites and what joins them: each has one such link, which all its devices share, to a network that carries what all
@@ -161,13 +164,28 @@ impl Cluster {
             None => (text, None),
         };
         let pools = site.split('+').map(|part| pool(text, part.trim())).collect::<Result<Vec<_>, _>>()?;
-        let cluster = Cluster { pools, wan };
+        let cluster = Cluster { pools, wan, stack: Stack::ideal() };
         let devices = cluster.pools.iter().try_fold(0_usize, |sum, pool| sum.checked_add(pool.devices()));
         let all = devices.and_then(|devices| devices.checked_mul(cluster.sites()));
         if all.is_none_or(|all| all > Cluster::MOST_DEVICES) {
             return Err(too_many(text));
         }
         Ok(cluster)
+    }
+
+    /// The stack that plans for it are priced with unless another is named: on a measured machine and on processors the
+    /// executor's own, whose curves say all; else the one that is stated for its first device, or the typical one.
+    pub fn usual_stack(&self) -> Arc<Stack> {
+        let device = &self.pools[0].device;
+        let own = device.calibrated.is_some() || device.kind == DeviceKind::Cpu;
+        let stated = catalog().stacks.iter().find(|stack| stack.default_for.contains(&device.name));
+        let named = |name: &str| catalog().stack(name).expect("it is embedded");
+        Arc::clone(if own { named(Stack::EXECUTOR) } else { stated.unwrap_or_else(|| named(Stack::TYPICAL)) })
+    }
+
+    /// The same machines under other software.
+    pub fn under(self, stack: Arc<Stack>) -> Self {
+        Cluster { stack, ..self }
     }
 
     /// Devices in all pools of a site.
@@ -198,7 +216,7 @@ impl Cluster {
 impl From<Machine> for Cluster {
     /// One pool at one site.
     fn from(machine: Machine) -> Self {
-        Cluster { pools: vec![machine], wan: None }
+        Cluster { pools: vec![machine], wan: None, stack: Stack::ideal() }
     }
 }
 

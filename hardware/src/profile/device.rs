@@ -22,6 +22,7 @@ pub enum DeviceKind {
     Gpu,
     Tpu,
     Trainium,
+    Gaudi,
 }
 
 /// An accelerator SKU, or the part of one that is programmed as one device.
@@ -40,6 +41,10 @@ pub struct DeviceProfile {
     pub year: u16,
     /// Whether communication runs beside compute.
     pub overlap: bool,
+    /// Whether its matrix units have instructions of their own (wgmma, tcgen05, MFMA), so that kernels written in Ampere's reach a
+    /// part of its rate.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub own_instructions: bool,
     /// What compute takes longer, of its own time, while a collective runs beside it; without it, nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contention: Option<Sourced<f64>>,
@@ -143,6 +148,11 @@ impl DeviceProfile {
     /// The dense peak in a format, or in the nearest wider format that the device multiplies at full rate: bf16 and fp16
     /// stand in for each other, a narrower format falls back on a wider one. `None` if nothing wider is known.
     pub fn peak_in(&self, precision: Precision) -> Option<FlopRate> {
+        self.peak_figure(precision).map(|figure| figure.value)
+    }
+
+    /// The same with its source.
+    pub fn peak_figure(&self, precision: Precision) -> Option<&Sourced<FlopRate>> {
         use Precision::{Bf16, Fp4, Fp8, Fp16, Fp32, Int8, Tf32};
         let stand_ins: &[Precision] = match precision {
             Fp32 => &[Fp32],
@@ -153,7 +163,7 @@ impl DeviceProfile {
             Fp4 => &[Fp4, Fp8, Bf16, Fp16, Tf32, Fp32],
             Int8 => &[Int8, Fp8, Bf16, Fp16, Tf32, Fp32],
         };
-        stand_ins.iter().find_map(|p| self.peak.get(p)).map(|figure| figure.value)
+        stand_ins.iter().find_map(|p| self.peak.get(p))
     }
 }
 

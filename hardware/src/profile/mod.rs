@@ -4,6 +4,7 @@
 //!
 //! Invariant: every figure is positive, has a unit and says where it is from; an unknown key is an error.
 
+mod assumed;
 mod catalog;
 mod cluster;
 mod curve;
@@ -12,12 +13,13 @@ mod error;
 mod stack;
 mod system;
 
+pub use assumed::assumed;
 pub use catalog::{Catalog, catalog};
 pub use cluster::{Cluster, Machine, Wan};
 pub use curve::{Curve, EfficiencyCurve, Sample};
 pub use device::{DeviceKind, DeviceProfile, Efficiency, Gemm, Provenance};
 pub use error::ProfileError;
-pub use stack::{AttentionKernel, Knob, Knobs, Stack};
+pub use stack::{AttentionKernel, FitErrors, Knob, Knobs, Overheads, Stack};
 pub use system::{Link, LinkKind, System};
 
 use serde::{Deserialize, Serialize};

@@ -5,6 +5,8 @@
 //! Invariant: one profile a framework generation, none a run; every knob has a name, a meaning and bounds, and the file says
 //! on which measured runs its knobs were fitted.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// A framework generation.
@@ -45,8 +47,56 @@ pub struct Stack {
     pub pure: bool,
     /// What knobs were fitted on.
     pub source: String,
-    /// What is fitted.
+    /// Accelerators on which plans are priced with this stack unless another is named.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub default_for: Vec<String>,
+    /// What is fitted of the closed form.
     pub knobs: Knobs,
+    /// What is fitted of prices.
+    #[serde(default)]
+    pub overheads: Overheads,
+    /// How far predictions of these runs are off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errors: Option<FitErrors>,
+    /// Measured runs on which `overheads` stand, by accelerator.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub measured: BTreeMap<String, usize>,
+}
+
+impl Stack {
+    /// Name of the stack that adds nothing to a machine: its prices are a bound of all others'.
+    pub const IDEAL: &str = "ideal";
+    /// Name of the executor as a stack.
+    pub const EXECUTOR: &str = "meshwright";
+    /// Name of the stack with what all stacks have in common, for accelerators on which none was measured.
+    pub const TYPICAL: &str = "typical";
+
+    /// Whether it adds nothing to a machine.
+    pub fn is_ideal(&self) -> bool {
+        self.name == Stack::IDEAL
+    }
+
+    /// A short sum over all of it (FNV-1a, 64 bits, hexadecimal): what a figure was predicted with.
+    pub fn hash(&self) -> String {
+        let text = toml::to_string(self).expect("a stack is tables of strings and numbers");
+        let sum = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+        format!("{:016x}", text.bytes().fold(0xcbf2_9ce4_8422_2325, sum))
+    }
+
+    /// Measured runs on which its figures stand on an accelerator.
+    pub fn runs_on(&self, device: &str) -> usize {
+        self.measured.get(device).copied().unwrap_or(0)
+    }
+}
+
+/// Errors of predicted steps, |predicted / measured − 1|, in per cent: median and 90th percentile.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FitErrors {
+    /// Of the runs that were fitted.
+    pub fitted: [f64; 2],
+    /// Of the same by fits without their part of the rows.
+    pub held_out: [f64; 2],
 }
 
 /// How attention runs.
@@ -78,17 +128,17 @@ pub struct Knob {
 
 /// Declares the knobs once: names, usual values, bounds, spreads and docs; for files, for the fit, and for reading.
 macro_rules! knobs {
-    ($($(#[$doc:meta])* $name:ident = $usual:literal in $low:literal .. $high:literal by $spread:literal of $part:ident;)*) => {
-        /// The fitted numbers of a stack.
+    ($(#[$about:meta])* $group:ident: $($(#[$doc:meta])* $name:ident = $usual:literal in $low:literal .. $high:literal by $spread:literal of $part:ident;)*) => {
+        $(#[$about])*
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
         #[serde(deny_unknown_fields, default)]
-        pub struct Knobs { $($(#[$doc])* pub $name: f64,)* }
+        pub struct $group { $($(#[$doc])* pub $name: f64,)* }
 
-        impl Default for Knobs {
-            fn default() -> Self { Knobs { $($name: $usual,)* } }
+        impl Default for $group {
+            fn default() -> Self { $group { $($name: $usual,)* } }
         }
 
-        impl Knobs {
+        impl $group {
             /// Every knob.
             pub const ALL: &[Knob] = &[$(Knob {
                 name: stringify!($name),
@@ -98,16 +148,18 @@ macro_rules! knobs {
                 memory: matches!(stringify!($part).as_bytes(), b"memory"),
             },)*];
 
-            /// A knob by its place in [`Knobs::ALL`].
+            /// A knob by its place in `ALL`.
             pub fn at(&mut self, index: usize) -> &mut f64 {
                 let mut all = [$(&mut self.$name,)*].into_iter();
-                all.nth(index).expect("an index of `Knobs::ALL`")
+                all.nth(index).expect("an index of `ALL`")
             }
         }
     };
 }
 
 knobs! {
+    /// The fitted numbers of the closed form.
+    Knobs:
     /// Share of the device's matmul rate that layers reach.
     matmul = 0.88 in 0.3..1.15 by 0.12 of time;
     /// The same of formats narrower than 16 bits: casts, scales, layers left in bf16.
@@ -154,4 +206,33 @@ knobs! {
     reserve = 1.0 in 0.0..12.0 by 0.6 of memory;
     /// What the allocator's fragments add to what is allocated.
     fragments = 0.04 in 0.0..0.4 by 0.6 of memory;
+}
+
+knobs! {
+    /// What a stack's kernels, host and libraries make of a machine's prices: the fitted numbers of [`crate::price`].
+    Overheads:
+    /// Share of the device's matmul rate that layers reach.
+    matmul = 0.83 in 0.3..1.2 by 0.1 of time;
+    /// The same in formats narrower than 16 bits: casts, scales, layers left in bf16.
+    narrow = 0.75 in 0.2..1.2 by 0.15 of time;
+    /// The same of experts' grouped matmuls in 16 bits; in narrower formats they gain what dense layers gain.
+    experts = 0.7 in 0.1..1.2 by 0.25 of time;
+    /// Rate of tiled attention, relative to the device's measured one.
+    attention = 0.7 in 0.1..2.5 by 0.3 of time;
+    /// Bytes that kernels bound by memory move, relative to those of their op.
+    stream = 1.2 in 0.2..6.0 by 0.3 of time;
+    /// Microseconds in which the host issues a kernel or a collective.
+    host = 25.0 in 0.0..120.0 by 0.4 of time;
+    /// Microseconds in which it routes a layer's tokens to experts, forward or backward.
+    host_experts = 500.0 in 0.0..4000.0 by 0.6 of time;
+    /// Time of collectives of tensor and context parallelism, relative to what links allow: below 1 where kernels hide them.
+    tp = 1.0 in 0.05..4.0 by 0.4 of time;
+    /// Share of its own time that a collective over data-parallel ranks takes from the kernels beside it.
+    dp = 0.15 in 0.0..3.0 by 0.8 of time;
+    /// Time of the exchange of experts' tokens, relative to what links allow.
+    ep = 0.8 in 0.05..4.0 by 0.5 of time;
+    /// Share of the bandwidth between nodes that collectives reach beyond the system's own.
+    scale_out = 0.8 in 0.03..1.6 by 0.5 of time;
+    /// Milliseconds a step of the host's own before the first kernel: data, clipping, logging.
+    step = 20.0 in 0.0..1500.0 by 1.0 of time;
 }

@@ -53,7 +53,9 @@ pub struct Link {
     /// A torus's rings close where a slice is a multiple of this long; without it, only where it spans the dim.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wrap: Option<usize>,
-    /// Bytes a second out of one device, over all its links of this tier; as many come in.
+    /// Bytes a second out of one device, over all its links of this tier; as many come in. Of what a node's devices share, a
+    /// device's part: 8 ports of 400 Gb/s in a node of 8 are 50 GB/s. Files before 2026-12 say `bandwidth`.
+    #[serde(rename = "bandwidth_per_device", alias = "bandwidth")]
     pub bandwidth: Sourced<ByteRate>,
     /// One step of a collective, or a message, between two devices.
     pub latency: Sourced<Seconds>,

@@ -40,7 +40,7 @@ fn durations(lanes: &[(Rank, usize, &[u64])]) -> Durations {
 }
 
 fn lane(rank: Rank, role: usize, nanos: Vec<u64>) -> LaneDurations {
-    LaneDurations { rank, role, ranks: 1, nanos, overlap: true, contention: 0.0 }
+    LaneDurations { rank, role, ranks: 1, nanos, overlap: true, contention: 0.0, beside: 0.0, host: Host::default() }
 }
 
 fn spans(trace: &Trace, lane: usize) -> Vec<(u64, u64)> {
@@ -127,6 +127,27 @@ fn compute_beside_a_collective_takes_longer() {
     let trace = simulate(&program, &contended, true, Origin::Predicted).unwrap();
     // The collective is there from 10 to 70: 20 take 30, and of 100 the first 20 do.
     assert_eq!(spans(&trace, 0), [(0, 10), (10, 70), (10, 40), (40, 150)]);
+}
+
+#[test]
+fn a_collective_beside_compute_takes_its_share_from_it() {
+    let reduce = |waits: &[u32]| Instr { stream: Stream::Comm, ..all_reduce(Axis::Dp, waits) };
+    let program = program(Mesh { dp: 2, ..Mesh::ONE }, vec![vec![run(&[]), reduce(&[0]), run(&[]), run(&[])]]);
+    let mut shared = durations(&[(0, 0, &[10, 60, 20, 100])]);
+    shared.lanes[0].beside = 0.5;
+    let trace = simulate(&program, &shared, true, Origin::Predicted).unwrap();
+    // Kernels behind it start 30 later, and run beside it all the same.
+    assert_eq!(spans(&trace, 0), [(0, 10), (10, 70), (40, 60), (60, 160)]);
+}
+
+#[test]
+fn a_block_ends_no_sooner_than_its_last_kernel_is_issued() {
+    let program = program(Mesh::ONE, vec![vec![run(&[]), run(&[]), run(&[]), run(&[])]]);
+    let mut hosted = durations(&[(0, 0, &[10, 5, 100, 5])]);
+    hosted.lanes[0].host = Host { starts: 7, nanos: vec![4, 20, 20, 20] };
+    let trace = simulate(&program, &hosted, true, Origin::Predicted).unwrap();
+    // The host is through at 11, 31, 51 and 71: it holds the second up, and is ahead from the third on.
+    assert_eq!(spans(&trace, 0), [(7, 17), (17, 31), (31, 131), (131, 136)]);
 }
 
 #[test]

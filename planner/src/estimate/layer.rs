@@ -188,7 +188,7 @@ impl Kernels<'_> {
             AttentionKernel::Flash | AttentionKernel::Flash2 => {
                 let flops = flops * if shape.causal { 0.5 } else { 1.0 };
                 let share = site.device.efficiency.attention.share(flops) * site.knobs.attention;
-                let older = site.stack.attention == AttentionKernel::Flash2 && site.device.year > 2021;
+                let older = site.stack.attention == AttentionKernel::Flash2 && site.device.own_instructions;
                 let share = share * if older { AMPERE_KERNEL } else { 1.0 };
                 work.core = flops / (self.peak[1] * share);
                 work.core_backward = work.core * site.knobs.attention_backward;

@@ -2,8 +2,8 @@
 //!
 //! In: a program, its durations, the predicted trace. Out: [`StageTime`] a stage.
 //!
-//! What stands on a stage's compute queue counts in full. Where that queue waits, the communication that runs beside is
-//! exposed; where none runs, the stage waits for others.
+//! What stands on a stage's compute queue counts in full. Where that queue waits, its host may have issued nothing yet; else the
+//! communication that runs beside is exposed; where none runs, the stage waits for others.
 //!
 //! Invariant: a stage's causes sum to the step, to the nanosecond.
 
@@ -11,7 +11,7 @@ use std::collections::HashMap;
 
 use meshwright_hardware::mesh::Axis;
 use meshwright_hardware::program::{Instr, Kind, Phase, Program, Stream};
-use meshwright_hardware::simulate::Durations;
+use meshwright_hardware::simulate::{Durations, Host};
 use meshwright_hardware::trace::{Lane, Span, Trace};
 use serde::{Serialize, Serializer};
 
@@ -30,6 +30,8 @@ pub enum Cause {
     Optimizer,
     /// What compute takes longer beside collectives.
     Contention,
+    /// Waiting for the host to issue kernels.
+    Issue,
     /// Exposed communication of tensor parallelism.
     Tp,
     /// Of context parallelism.
@@ -52,13 +54,14 @@ pub enum Cause {
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Cause; 15] = [
+    pub const ALL: [Cause; 16] = [
         Cause::Forward,
         Cause::Recompute,
         Cause::Backward,
         Cause::Weights,
         Cause::Optimizer,
         Cause::Contention,
+        Cause::Issue,
         Cause::Tp,
         Cause::Cp,
         Cause::Ep,
@@ -79,6 +82,7 @@ impl Cause {
             Cause::Weights => "weights",
             Cause::Optimizer => "optimizer",
             Cause::Contention => "contention",
+            Cause::Issue => "issue",
             Cause::Tp => "tp",
             Cause::Cp => "cp",
             Cause::Ep => "ep",
@@ -189,15 +193,29 @@ pub fn split(program: &Program, durations: &Durations, trace: &Trace, overlap: b
     let lanes = trace.lanes.iter().zip(&durations.lanes);
     let split = lanes.map(|(lane, alone)| {
         let instrs = &program.roles[lane.role].instrs;
-        Splitter { instrs, lane, alone: &alone.nanos, overlap, sent: &sent, time: StageTime::default() }.run(step)
+        let time = StageTime::default();
+        Splitter { instrs, lane, alone: &alone.nanos, issued: issued(instrs, &alone.host), overlap, sent: &sent, time }
+            .run(step)
     });
     split.collect()
+}
+
+/// When the host begins to issue each instruction, and when it is through with all.
+fn issued(instrs: &[Instr], host: &Host) -> Vec<u64> {
+    let mut clock = host.starts;
+    let mut all = vec![clock];
+    all.extend((0..instrs.len()).map(|at| {
+        clock += host.nanos.get(at).copied().unwrap_or(0);
+        clock
+    }));
+    all
 }
 
 struct Splitter<'a> {
     instrs: &'a [Instr],
     lane: &'a Lane,
     alone: &'a [u64],
+    issued: Vec<u64>,
     overlap: bool,
     sent: &'a Sent,
     time: StageTime,
@@ -211,7 +229,9 @@ impl Splitter<'_> {
         let mut received: HashMap<(usize, u32), usize> = HashMap::new();
         for at in queue {
             let span = self.lane.spans[at];
-            self.gap(clock, span.start.0, &beside, &mut next);
+            let held_up = self.issued[at].clamp(clock, span.start.0.max(clock));
+            self.time.add(Cause::Issue, held_up - clock);
+            self.gap(held_up, span.start.0, &beside, &mut next);
             self.queued(at, span, &mut received);
             clock = span.end.0;
         }
@@ -251,7 +271,12 @@ impl Splitter<'_> {
         self.time.add(Cause::of(kind), own);
         let rest = whole - own;
         match kind {
-            Kind::Run { .. } => self.time.add(Cause::Contention, rest),
+            Kind::Run { .. } => {
+                let late = self.issued[at + 1].saturating_sub(span.start.0 + own);
+                let waits = if span.end.0 == self.issued[at + 1] { late.min(rest) } else { 0 };
+                self.time.add(Cause::Issue, waits);
+                self.time.add(Cause::Contention, rest - waits);
+            }
             // A message's way is its sender's time: what of it falls into the wait is exposed.
             Kind::Recv { from, tag, .. } => {
                 let ordinal = received.entry((*from, *tag)).or_default();

@@ -35,6 +35,8 @@ pub(super) struct KnownArchitecture {
     pub(super) tied: bool,
     /// Experts a token goes to, where that is no choice.
     pub(super) top_k: Option<usize>,
+    /// Whether there is one head of keys and values, where `multi_query` does not say.
+    pub(super) multi_query: bool,
 }
 
 /// RoPE, RMSNorm, a gate, no biases; untied (Touvron et al. 2023).
@@ -46,6 +48,7 @@ const LLAMA: KnownArchitecture = KnownArchitecture {
     parallel: false,
     tied: false,
     top_k: None,
+    multi_query: false,
 };
 /// Learned positions, LayerNorm, biases; tied (Radford et al. 2019).
 const GPT2: KnownArchitecture =
@@ -59,14 +62,15 @@ const T5: KnownArchitecture = KnownArchitecture { body: Halves::Both, ..TURNED }
 
 /// Every architecture by its `model_type`.
 const ALL: &[(&[&str], KnownArchitecture)] = &[
-    (&["llama", "mistral", "mixtral", "phi3", "granite", "smollm3", "internlm2", "minimax_m2"], LLAMA),
+    (&["llama", "mistral", "mixtral", "phi3", "granite", "internlm2", "minimax_m2"], LLAMA),
     (&["qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "olmo", "olmo2", "olmoe", "glm", "glm4", "gpt_oss"], LLAMA),
     (&["deepseek_v2", "deepseek_v3", "kimi_k2", "hunyuan_v1_moe"], LLAMA),
-    (&["gemma", "ernie4_5", "ernie4_5_moe"], KnownArchitecture { tied: true, ..LLAMA }),
+    (&["gemma", "smollm3", "ernie4_5", "ernie4_5_moe"], KnownArchitecture { tied: true, ..LLAMA }),
     (&["cohere"], KnownArchitecture { tied: true, parallel: true, ..LLAMA }),
     (&["nemotron"], KnownArchitecture { gated: false, ..LLAMA }),
-    (&["falcon"], KnownArchitecture { gated: false, tied: true, parallel: true, ..LLAMA }),
-    (&["gpt2", "gpt_bigcode", "opt"], GPT2),
+    (&["falcon"], KnownArchitecture { gated: false, tied: true, parallel: true, multi_query: true, ..LLAMA }),
+    (&["gpt2", "opt"], GPT2),
+    (&["gpt_bigcode"], KnownArchitecture { multi_query: true, ..GPT2 }),
     (&["bloom", "mpt", "starcoder2"], TURNED),
     (&["gpt_neox", "phi"], KnownArchitecture { tied: false, parallel: true, ..TURNED }),
     (&["bert", "roberta", "xlm-roberta", "camembert", "electra"], BERT),
@@ -111,7 +115,40 @@ const UNMODELLED: &[(&str, &str)] = &[
     ("attn_layer_period", "layers without attention"),
     ("num_hidden_groups", "layers that share parameters"),
     ("embedding_size", "an embedding of another width than the layers"),
+    ("word_embed_proj_dim", "an embedding of another width than the layers"),
+    ("num_nextn_predict_layers", "layers that predict further tokens"),
+    ("use_cla", "keys and values that layers share"),
+    ("add_cross_attention", "attention to another model's tokens"),
+    ("attn_config", "attention of another kind than many heads with linear positions"),
+    ("expansion_ratio", "a feed-forward part of another width than four times the layers'"),
 ];
+
+/// A part of a head.
+const PART: &str = "positions turn a part of a head: planned as if they turned all of it, which moves no parameters";
+
+/// Keys that say something that is left out, and what that is; nothing where it hardly counts.
+const LEFT_OUT: &[(&str, &str)] = &[
+    ("partial_rotary_factor", PART),
+    ("rotary_pct", PART),
+    ("rotary_dim", PART),
+    ("no_rope_layers", "some layers have no positions: planned as if all had, which moves no parameters"),
+    ("use_mtp", "layers that predict further tokens are left out, as they are of the published weights"),
+];
+
+/// What of a model is left out, or taken for granted, in its plan.
+pub(super) fn notes(config: &Config, known: &KnownArchitecture) -> Vec<String> {
+    let left_out = LEFT_OUT.iter().filter_map(|(key, what)| {
+        let value = config.get(key).filter(|value| says(config, key, value))?;
+        Some(format!("`{key}` is {value}: {what}"))
+    });
+    let mut all: Vec<String> = left_out.collect();
+    if known.body == Halves::Encoder {
+        all.push(
+            "token types, pooler and the head's own layer are left out: two matrices of hidden × hidden".to_owned(),
+        );
+    }
+    all
+}
 
 /// Refuses the first key that says something that is not modelled.
 pub(super) fn refuse_unmodelled(config: &Config) -> Result<(), Fault> {
@@ -132,6 +169,7 @@ fn says(config: &Config, key: &str, value: &Value) -> bool {
         Value::Number(number) => number.as_f64() == Some(0.0),
         Value::String(text) => text.is_empty(),
         Value::Array(all) if key == "layer_types" => all.iter().all(|kind| kind == "full_attention"),
+        Value::Array(all) if key == "no_rope_layers" => all.iter().all(|turns| *turns == 1),
         Value::Array(all) => all.is_empty(),
         Value::Object(all) => all.is_empty(),
     };
@@ -140,7 +178,14 @@ fn says(config: &Config, key: &str, value: &Value) -> bool {
             config.get("use_sliding_window") == Some(&Value::Bool(false))
                 || value.as_u64().is_some_and(|n| n >= longest)
         }
-        "embedding_size" => config.get("hidden_size") == Some(value),
+        "embedding_size" | "word_embed_proj_dim" => config.get("hidden_size") == Some(value),
+        "partial_rotary_factor" | "rotary_pct" => value.as_f64() == Some(1.0),
+        "rotary_dim" => config.get("head_dim") == Some(value),
+        "expansion_ratio" => value.as_f64() == Some(4.0),
+        "attn_config" => value.as_object().is_some_and(|attention| {
+            let kind = attention.get("attn_type").and_then(Value::as_str).unwrap_or("multihead_attention");
+            kind == "multihead_attention" && attention.get("alibi") == Some(&Value::Bool(true))
+        }),
         _ => false,
     };
     !nothing && !usual

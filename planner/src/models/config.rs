@@ -8,20 +8,58 @@
 use meshwright_hardware::input::InputError;
 use serde_json::{Map, Value};
 
-use super::architectures::{Halves, KnownArchitecture, known, refuse_unmodelled};
+use super::architectures::{Halves, KnownArchitecture, known, notes, refuse_unmodelled};
 use super::keys::Config;
 use crate::error::{Fault, PlanError};
 use crate::job::{Architecture, Experts, Family, Latent, Model};
 
-/// Reads a `config.json`.
-pub(super) fn parse(file: &str, text: &str) -> Result<Model, PlanError> {
+/// Reads a `config.json`: the model, and what of it is left out.
+pub(super) fn parse(file: &str, text: &str) -> Result<(Model, Vec<String>), PlanError> {
     let unreadable = |error: serde_json::Error| InputError::of_json(file, text, &error);
     let text = &plain_json(text);
     let config: Map<String, Value> = serde_json::from_str(text).map_err(unreadable)?;
-    let refused = |fault: Fault| InputError::of_json_fault(file, text, &fault);
-    let model = model(&Config(&config), name(file)).map_err(refused)?;
-    model.check().map_err(refused)?;
-    Ok(model)
+    let (config, refused) = (Config(&config), |fault: Fault| InputError::of_json_fault(file, text, &fault));
+    let known = known(&config).map_err(refused)?;
+    let model = model(&config, known, name(file)).map_err(refused)?;
+    model.check().map_err(|fault| refused(as_stated(&config, fault)))?;
+    let mut notes = notes(&config, &known);
+    if known.gated && FFN.iter().all(|key| config.get(key).is_none()) {
+        notes.push(format!("`{}` is missing: {} is planned with, four times the layers' width", FFN[0], model.ffn));
+    }
+    Ok((model, notes))
+}
+
+/// The keys of each size, of which a file has one.
+const HIDDEN: &[&str] = &["hidden_size", "n_embd", "d_model"];
+const HEADS: &[&str] = &["num_attention_heads", "n_head", "num_heads", "n_heads"];
+const KV_HEADS: &[&str] = &["num_key_value_heads", "num_kv_heads"];
+const HEAD_DIM: &[&str] = &["head_dim", "attention_head_dim", "d_kv"];
+const LAYERS: &[&str] = &["num_hidden_layers", "n_layer", "num_layers", "n_layers"];
+const FFN: &[&str] = &["intermediate_size", "n_inner", "d_ff", "ffn_dim", "ffn_hidden_size"];
+const VOCAB: &[&str] = &["vocab_size"];
+const EXPERTS: &[&str] = &["num_local_experts", "n_routed_experts", "num_experts", "moe_num_experts"];
+const EXPERT_FFN: &[&str] = &["moe_intermediate_size", "expert_ffn_hidden_size", "intermediate_size", "d_ff"];
+const TOP_K: &[&str] = &["num_experts_per_tok", "num_selected_experts", "moe_k", "moe_topk"];
+
+/// A size that a model cannot have, by the file's name for it.
+fn as_stated(config: &Config, fault: Fault) -> Fault {
+    let names: &[&str] = match fault.key.as_str() {
+        "hidden" => HIDDEN,
+        "heads" => HEADS,
+        "kv_heads" => KV_HEADS,
+        "family.head_dim" => HEAD_DIM,
+        "layers" => LAYERS,
+        "ffn" => FFN,
+        "vocab" => VOCAB,
+        "family.experts.count" => EXPERTS,
+        "family.experts.ffn" => EXPERT_FFN,
+        "family.experts.top_k" => TOP_K,
+        _ => &[],
+    };
+    match names.iter().find(|key| config.get(key).is_some()) {
+        Some(key) => Fault { key: (*key).to_owned(), ..fault },
+        None => fault,
+    }
 }
 
 /// The folder's name, as far as a model can have it.
@@ -49,23 +87,22 @@ fn plain_json(text: &str) -> String {
     plain
 }
 
-fn model(config: &Config, name: String) -> Result<Model, Fault> {
-    let known = known(config)?;
+fn model(config: &Config, known: KnownArchitecture, name: String) -> Result<Model, Fault> {
     refuse_unmodelled(config)?;
     let KnownArchitecture { architecture, body, .. } = known;
-    let hidden = config.needed(&["hidden_size", "n_embd", "d_model"])?;
-    let heads = config.needed(&["num_attention_heads", "n_head", "num_heads"])?;
+    let hidden = config.needed(HIDDEN)?;
+    let heads = config.needed(HEADS)?;
     let gated = match config.text("feed_forward_proj")? {
         Some(kind) if body == Halves::Both => kind.contains("gated"),
         _ => known.gated,
     };
     // A gate decides which usual decoder T5's descendants are nearest to.
     let architecture = if body == Halves::Both && gated { Architecture::Llama } else { architecture };
-    let layers = config.needed(&["num_hidden_layers", "n_layer", "num_layers", "n_layers"])?;
-    let ffn = config.count(&["intermediate_size", "n_inner", "d_ff", "ffn_dim", "ffn_hidden_size"])?;
+    let layers = config.needed(LAYERS)?;
+    let ffn = config.count(FFN)?;
     let experts = experts(config, &known, layers)?;
     let parallel = config.flag("parallel_attn")?.or(config.flag("use_parallel_residual")?);
-    let head_dim = config.count(&["head_dim", "d_kv"])?.filter(|width| width.checked_mul(heads) != Some(hidden));
+    let head_dim = config.count(HEAD_DIM)?.filter(|width| width.checked_mul(heads) != Some(hidden));
     let family = Family {
         head_dim,
         decoder_layers: match body {
@@ -86,9 +123,9 @@ fn model(config: &Config, name: String) -> Result<Model, Fault> {
         layers,
         hidden,
         heads,
-        kv_heads: kv_heads(config)?.unwrap_or(heads),
+        kv_heads: kv_heads(config, &known)?.unwrap_or(heads),
         ffn: ffn.unwrap_or(hidden.saturating_mul(4)),
-        vocab: config.needed(&["vocab_size"])?,
+        vocab: config.needed(VOCAB)?,
         tied: config.flag("tie_word_embeddings")?.unwrap_or(known.tied),
         rope_theta: theta as f32,
         family: (family != Family::default()).then_some(family),
@@ -96,19 +133,18 @@ fn model(config: &Config, name: String) -> Result<Model, Fault> {
 }
 
 /// Falcon's first models have one head of keys whatever else they state.
-fn kv_heads(config: &Config) -> Result<Option<usize>, Fault> {
-    let one = config.flag("multi_query")? == Some(true) && config.flag("new_decoder_architecture")? != Some(true);
-    if one { Ok(Some(1)) } else { config.count(&["num_key_value_heads", "num_kv_heads"]) }
+fn kv_heads(config: &Config, known: &KnownArchitecture) -> Result<Option<usize>, Fault> {
+    let multi_query = config.flag("multi_query")?.unwrap_or(known.multi_query);
+    let one = multi_query && config.flag("new_decoder_architecture")? != Some(true);
+    if one { Ok(Some(1)) } else { config.count(KV_HEADS) }
 }
 
 fn experts(config: &Config, known: &KnownArchitecture, layers: usize) -> Result<Option<Experts>, Fault> {
-    let counts = ["num_local_experts", "n_routed_experts", "num_experts", "moe_num_experts"];
-    let Some(count) = config.count(&counts)?.filter(|count| *count > 0) else { return Ok(None) };
-    let ffn = config.needed(&["moe_intermediate_size", "expert_ffn_hidden_size", "intermediate_size", "d_ff"])?;
-    let top_k = ["num_experts_per_tok", "num_selected_experts", "moe_k", "moe_topk"];
+    let Some(count) = config.count(EXPERTS)?.filter(|count| *count > 0) else { return Ok(None) };
+    let ffn = config.needed(EXPERT_FFN)?;
     let top_k = match known.top_k {
-        Some(defined) => config.count(&top_k)?.unwrap_or(defined),
-        None => config.needed(&top_k)?,
+        Some(defined) => config.count(TOP_K)?.unwrap_or(defined),
+        None => config.needed(TOP_K)?,
     };
     let shared = config.count(&["n_shared_experts", "moe_num_shared_experts", "num_shared_expert"])?;
     let shared = shared.map(|shared| shared.saturating_mul(ffn));
@@ -139,9 +175,24 @@ fn sparse_layers(config: &Config, layers: usize) -> Result<(usize, usize), Fault
         let rest = flags.len() == layers && flags[dense..].iter().all(|flag| *flag == 1);
         return if rest { Ok((dense, 1)) } else { Err(unlike("moe_layer_freq", value)) };
     }
-    let every =
-        config.count(&["decoder_sparse_step", "moe_layer_freq", "moe_layer_interval", "encoder_sparse_step"])?;
-    let every = every.unwrap_or(1).max(1);
+    let steps = ["decoder_sparse_step", "moe_layer_interval", "encoder_sparse_step", "moe_layer_freq"];
+    let every = config.count(&steps)?.unwrap_or(1).max(1);
+    // DeepSeek's layers with experts are those whose number, from 0, this divides; of the others those whose number from 1 it does.
+    if let Some(value) = config.get("moe_layer_freq").filter(|_| every > 1) {
+        return Err(unlike("moe_layer_freq", value));
+    }
+    let halves = [config.count(&["encoder_sparse_step"])?, config.count(&["decoder_sparse_step"])?];
+    if let (Some(value), [Some(encoder), Some(decoder)]) = (config.get("encoder_sparse_step"), halves)
+        && encoder != decoder
+    {
+        return Err(unlike("encoder_sparse_step", value));
+    }
+    let last = config
+        .get("moe_layer_end_index")
+        .filter(|last| last.as_i64().is_none_or(|n| n >= 0 && n as usize + 1 < layers));
+    if let Some(value) = last {
+        return Err(unlike("moe_layer_end_index", value));
+    }
     let dense = config.count(&["first_k_dense_replace", "moe_layer_start_index"])?.unwrap_or(0);
     match config.get("mlp_only_layers") {
         Some(value @ Value::Array(numbers)) if !numbers.is_empty() => {
@@ -214,7 +265,7 @@ mod tests {
             ),
         ];
         for (name, text) in cases {
-            let (ours, theirs) = (load(name).unwrap(), parse("hub/config.json", text).unwrap());
+            let (ours, theirs) = (load(name).unwrap(), parse("hub/config.json", text).unwrap().0);
             let (a, b) = (ours.parameters(1024) as f64, theirs.parameters(1024) as f64);
             assert!((a / b - 1.0).abs() < 1e-3, "{name}: {a} and {b}");
             assert_eq!(ours.family, theirs.family, "{name}");

@@ -99,7 +99,7 @@ const MOVED: f64 = (3 + 6) as f64 * 4.0;
 /// What a rank of the slowest stage computes for all its parameters, and the weights that it gathers from its site after.
 fn update(plan: &Plan, cluster: &Cluster) -> Result<Seconds, PlanError> {
     let pieces = Pieces::of(plan, &mut Blocks::default());
-    let prices = Prices::new(cluster, plan.mesh, plan.job.precision)?;
+    let mut prices = Prices::new(cluster, plan.mesh, plan.job.precision)?;
     let mut most = Seconds(0.0);
     for (stage, actions) in plan.orders().iter().enumerate() {
         let layout = StageLayout::of(plan, &pieces, stage, actions);

@@ -28,6 +28,9 @@ pub struct Whole {
     pub rings: [f64; 2],
     /// Once a step, of all stages together.
     pub once: ShareTimes,
+    /// Of its sums, those that may begin before the last pass: where weights are apart, of what is whole before them. And the
+    /// norms that do not wait for other sums.
+    pub early: [f64; 2],
     /// The shortest layer.
     pub layer: Times,
     /// Layers.
@@ -38,6 +41,10 @@ pub struct Whole {
     pub hop: f64,
     /// Summing the norm over all ranks.
     pub norm_sum: f64,
+    /// Of a collective's time beside compute, what it takes from compute.
+    pub shown: f64,
+    /// Before the host issues the first kernel.
+    pub starts: f64,
 }
 
 impl Whole {
@@ -45,9 +52,15 @@ impl Whole {
     pub fn of(plan: &Plan, costs: &Costs) -> Whole {
         let mut whole = Whole::of_passes(&plan.job.model, &costs.layers, &costs.embed, &costs.head);
         (whole.hop, whole.norm_sum) = (costs.hop, costs.norm_sum);
+        (whole.shown, whole.starts) = (costs.shown, costs.starts);
         whole.times.forward += costs.load[0];
         whole.times.backward += costs.load[1];
         whole.head += costs.load[1];
+        if plan.schedule.splits() {
+            let (embed, head) = (&costs.embed.share, &costs.head.share);
+            let parts = whole.once.parts - embed.parts - head.parts;
+            whole.early = [embed.reduce + head.reduce + parts, embed.norm];
+        }
         whole
     }
 
@@ -100,10 +113,11 @@ impl Whole {
         let chunks = 2.0 * chunks as f64;
         let [gathered, scattered] = [self.gathers, self.scatters].map(|[sum, most]| sum - chunks * most);
         let gathered = gathered.max(0.0);
-        let forward = self.times.forward.max(gathered).max(self.rings[0]);
-        let backward = self.times.backward.max(gathered + scattered.max(0.0)).max(self.rings[1]);
+        let [forward, backward] = [self.times.forward, self.times.backward + self.shown * self.scatters[0]];
+        let forward = (forward + self.shown * gathered).max(gathered).max(self.rings[0]);
+        let back = (backward + self.shown * gathered).max(gathered + scattered.max(0.0)).max(self.rings[1]);
         let beside = 2.0 * gathered + self.scatters[0];
-        let way = forward + backward + self.times.weights;
+        let way = forward + back + self.times.weights;
         (way.max(beside), way)
     }
 
@@ -112,8 +126,12 @@ impl Whole {
     pub fn floor(&self, pipeline: &Pipeline, ratio: f64) -> f64 {
         let (p, once, work) = (pipeline.stages as f64, &self.once, self.work(pipeline, ratio));
         let filled = if pipeline.stages == 1 { work.even } else { pipeline.schedule.order().floor(&work) };
-        let summed = (filled - self.times.backward / p - self.times.weights / p + once.reduce / p).max(filled);
-        summed + (once.clear + once.norm) / p + self.norm_sum + once.update.max(once.renew) / p
+        let late = once.reduce - self.early[0] - self.times.backward - self.times.weights - self.early[1];
+        let sums = late.max(self.shown * once.reduce).max(0.0);
+        // A host issues ahead of what is cleared.
+        let issued = pipeline.microbatches as f64 * self.times.issue / p;
+        let passes = (filled + (sums + once.clear) / p).max(issued);
+        self.starts + passes + (once.norm + once.update.max(once.renew)) / p + self.norm_sum
     }
 
     /// What a schedule's floor is made of.
@@ -208,7 +226,7 @@ impl Tail {
         }
         // Of several chunks, those before the last may have been summed long before.
         let exposed = if chunks.len() > 1 { 0.0 } else { (travel - compute).max(0.0) };
-        let tied = if stage == 0 || stage + 1 == plan.mesh.pp { costs.tied } else { 0.0 };
+        let tied = if stage == 0 || stage + 1 == plan.mesh.pp { costs.tied.total() } else { 0.0 };
         let (mut updated, mut renewed) = (0.0, 0.0f64);
         for (share, _) in &pieces {
             updated += share.update;

@@ -6,15 +6,12 @@
 
 use meshwright_hardware::mesh::{Axis, Mesh};
 use meshwright_hardware::op::Op;
-use meshwright_hardware::price::{PriceError, Prices};
+use meshwright_hardware::price::{AxisGroup, PriceError, Prices};
 use meshwright_hardware::program::{Collective, Elem};
 use meshwright_hardware::units::Bytes;
 use rustc_hash::FxHashMap;
 
 use super::times::Times;
-
-/// First rank, distance and number of a group's ranks.
-type StridedRanks = (usize, usize, usize);
 
 /// Prices with a memory for what travels.
 pub struct CachedPrices<'a> {
@@ -22,7 +19,7 @@ pub struct CachedPrices<'a> {
     pub prices: Prices<'a>,
     /// Whether all axes count as near as can be.
     pub nearest: bool,
-    known: FxHashMap<(Collective, u64, StridedRanks), f64>,
+    known: FxHashMap<(Collective, Axis, u64, AxisGroup), f64>,
     ops: FxHashMap<(&'static str, usize, Elem), f64>,
     /// Of linear layers by rows, outputs and inputs.
     pub linears: FxHashMap<(usize, usize, usize), Times>,
@@ -45,14 +42,16 @@ impl<'a> CachedPrices<'a> {
         if mesh.size(axis) == 1 {
             return Ok(0.0);
         }
-        let (group, stride, ranks) = self.prices.group(mesh, axis);
-        let stride = if self.nearest { 1 } else { stride };
-        let key = (op, bytes, (group, stride, ranks));
-        if let Some(&seconds) = self.known.get(&key) {
+        let mut group = self.prices.group(mesh, axis);
+        if self.nearest {
+            // As if it were alone, so that no border cuts it that need not.
+            (group.stride, group.of) = (1, group.size);
+        }
+        if let Some(&seconds) = self.known.get(&(op, axis, bytes, group)) {
             return Ok(seconds);
         }
-        let seconds = self.prices.among(op, Bytes(bytes), group, (stride, ranks))?.0;
-        self.known.insert(key, seconds);
+        let seconds = self.prices.among((op, axis), Bytes(bytes), group)?.0;
+        self.known.insert((op, axis, bytes, group), seconds);
         Ok(seconds)
     }
 

@@ -14,11 +14,12 @@ use meshwright_hardware::program::{Collective, Elem};
 use meshwright_hardware::units::{Bytes, Seconds};
 
 use super::cached_prices::CachedPrices;
-use super::times::{Costs, Moves, PassTimes, PieceCost, ShareTimes};
+use super::shared_costs::{reduce, share};
+use super::times::{Costs, IssueTimes, Moves, PassTimes, PieceCost, Tied};
 use crate::job::LayerKind;
 use crate::lower::{
-    BankSize, Blocks, ByClass, Class, Formats, Frames, PieceSize, PieceSizes, Pieces, Tapes, ValueFormats, after_saves,
-    kept, waits_for,
+    Blocks, ByClass, Class, Formats, Frames, PieceSize, PieceSizes, Pieces, Tapes, ValueFormats, after_saves, kept,
+    waits_for,
 };
 use crate::model::{Backward, SplitBackward, Step, Tape, Value};
 use crate::plan::{Plan, Recompute};
@@ -60,6 +61,8 @@ enum PassPart {
 #[derive(Clone, Debug, Default)]
 struct PassWork {
     kernels: f64,
+    /// What the host takes to issue them.
+    issue: f64,
     /// In order; of kernels only where something goes round a ring beside them.
     parts: Vec<PassPart>,
 }
@@ -75,6 +78,7 @@ impl PassWork {
                 Step::Call(op, uses) => {
                     let seconds = prices.op(op, uses.iter().map(|used| values.formats.elem(used.value)))?.0;
                     work.kernels += seconds;
+                    work.issue += prices.issue(op).0;
                     if ringed {
                         let waits = waits_for(step, &under_way[awaited..]);
                         awaited += waits;
@@ -98,6 +102,12 @@ impl PassWork {
             Some(PassPart::Run(before, _)) if !apart => *before += seconds,
             _ => self.parts.push(PassPart::Run(seconds, awaited)),
         }
+    }
+
+    /// What the host takes to issue all of it.
+    fn issued(&self, links: &CachedPrices, mesh: &Mesh) -> f64 {
+        let travels = |part: &&PassPart| matches!(part, PassPart::Collective(_, axis, _) if mesh.size(*axis) > 1);
+        self.issue + links.prices.issue_once().0 * self.parts.iter().filter(travels).count() as f64
     }
 
     /// Seconds in all, were nothing else on the way, and of what goes round a ring.
@@ -171,7 +181,13 @@ impl PieceWork {
         let (forward, ahead) = self.forward.seconds(links, mesh)?;
         let ring = [ahead, self.backward[0].seconds(links, mesh)?.1];
         let tail = self.tail.seconds(links, mesh)?.0;
-        Ok(PassTimes { forward, tail, backward, weights: self.weights.seconds(links, mesh)?.0, ring })
+        let weights = self.weights.seconds(links, mesh)?.0;
+        let issue = IssueTimes {
+            forward: self.forward.issued(links, mesh),
+            backward: [0, 1, 2].map(|mode| self.backward[mode.min(self.backward.len() - 1)].issued(links, mesh)),
+            weights: self.weights.issued(links, mesh),
+        };
+        Ok(PassTimes { forward, tail, backward, weights, ring, issue })
     }
 }
 
@@ -275,7 +291,7 @@ impl Costs {
                 ..PieceCost::default()
             })
         };
-        let embed = piece(&work.embed, &sizes.embed)?;
+        let mut embed = piece(&work.embed, &sizes.embed)?;
         let head = piece(&work.head, &sizes.head)?;
         let layers = work.layers.iter().map(|(kind, work)| Ok((*kind, piece(work, &sizes.layers[kind][0])?)));
         let mut layers: Vec<(LayerKind, PieceCost)> = layers.collect::<Result<_, PriceError>>()?;
@@ -285,18 +301,20 @@ impl Costs {
                 piece.moves = moves(work.frames.moves(*kind), width, &links.prices)?;
             }
         }
-        let twin = sizes.twin.as_ref();
-        let tied = match twin {
-            Some(bank) => {
-                let n = bank.elems;
-                let table = Bytes(n as u64 * width.state.bytes());
-                let stride = if links.nearest { 1 } else { mesh.stride(Axis::Pp) * (mesh.pp - 1) };
-                let sent = links.prices.message_over(table, stride)?.0;
-                let added = links.vector("accumulate", n, width.state, || Op::Accumulate { n })?;
-                sent + added + reduce(plan, bank, links)?
-            }
-            None => 0.0,
-        };
+        let mut tied = Tied::default();
+        if plan.job.model.tied && mesh.pp * plan.chunks > 1 {
+            // The embedding's part waits for the head's.
+            tied.reduce[0] = std::mem::take(&mut embed.share.reduce);
+        }
+        if let Some(bank) = &sizes.twin {
+            let n = bank.elems;
+            let table = Bytes(n as u64 * width.state.bytes());
+            let stride = if links.nearest { 1 } else { mesh.stride(Axis::Pp) * (mesh.pp - 1) };
+            tied.sent = links.prices.message_over(table, stride)?.0;
+            tied.added = links.prices.received(table)?.0;
+            tied.added += links.vector("accumulate", n, width.state, || Op::Accumulate { n })?;
+            tied.reduce[1] = reduce(plan, bank, links)?;
+        }
         let stream = Bytes(plan.stream_elems() as u64 * width.model.bytes());
         let hop = if mesh.pp > 1 {
             let stride = if links.nearest { 1 } else { mesh.stride(Axis::Pp) };
@@ -321,6 +339,8 @@ impl Costs {
             norm_sum,
             tied,
             hosted,
+            shown: links.prices.shown_beside(),
+            starts: links.prices.host_starts().0,
         })
     }
 }
@@ -333,56 +353,4 @@ fn moves(kept: &ByClass<Vec<usize>>, width: Formats, prices: &Prices) -> Result<
     };
     let [first, full, ids] = [of(Class::Model)?, of(Class::Full)?, of(Class::Ids)?];
     Ok(Moves { first, all: first + full + ids })
-}
-
-/// Summing a bank's gradients over those that hold the same, up to ZeRO-1.
-fn reduce(plan: &Plan, bank: &BankSize, links: &mut CachedPrices) -> Result<f64, PriceError> {
-    let op = if bank.zero > 0 { Collective::ReduceScatter } else { Collective::AllReduce };
-    let bytes = gradients(plan, bank.elems);
-    Ok(parts(plan, bank, links)? + links.collective(&plan.mesh, op, bank.axis, bytes)?)
-}
-
-/// Summing gradients of which ranks of tensor parallelism have parts.
-fn parts(plan: &Plan, bank: &BankSize, links: &mut CachedPrices) -> Result<f64, PriceError> {
-    match bank.elems - bank.partial {
-        0 => Ok(0.0),
-        elems => links.collective(&plan.mesh, Collective::AllReduce, Axis::Tp, gradients(plan, elems)),
-    }
-}
-
-/// Bytes of gradients of so many parameters.
-fn gradients(plan: &Plan, elems: usize) -> u64 {
-    elems as u64 * Formats::of(plan.job.precision).state.bytes()
-}
-
-fn share(plan: &Plan, banks: &[BankSize], links: &mut CachedPrices) -> Result<ShareTimes, PriceError> {
-    let mut share = ShareTimes::default();
-    let (mesh, width) = (&plan.mesh, Formats::of(plan.job.precision));
-    let mut bucket = 0;
-    for bank in banks.iter().filter(|bank| bank.elems > 0) {
-        let BankSize { elems, shards, zero, axis, .. } = *bank;
-        let own = elems / shards;
-        let held = if zero >= 2 { own } else { elems };
-        share.clear += links.vector("zero", held, width.state, || Op::Zero { n: held })?;
-        if zero >= 2 {
-            bucket += elems;
-            share.settle += links.vector("accumulate", own, width.state, || Op::Accumulate { n: own })?;
-            let scattered = links.collective(mesh, Collective::ReduceScatter, axis, gradients(plan, elems))?;
-            share.scatter += parts(plan, bank, links)? + scattered;
-        } else {
-            share.reduce += reduce(plan, bank, links)?;
-        }
-        let norm = Op::SquaredNorm { n: own, whole: elems, copies: mesh.tp, replicas: 1, shards, axis };
-        share.norm += links.vector("norm", own, width.state, || norm)?;
-        let update = Op::AdamW { n: own, decayed: elems, shards, axis, master: width.master() };
-        share.update += links.vector("adamw", own, width.model, || update)?;
-        let gathered = links.collective(mesh, Collective::AllGather, axis, elems as u64 * width.model.bytes())?;
-        match zero {
-            0 => {}
-            1 | 2 => share.renew += gathered,
-            _ => share.gather += gathered,
-        }
-    }
-    share.empty += links.vector("zero", bucket, width.state, || Op::Zero { n: bucket })?;
-    Ok(share)
 }

@@ -25,6 +25,7 @@ mod partition_bound;
 mod pool_assignment;
 mod prove;
 mod shape_bound;
+mod shared_costs;
 pub mod shares;
 pub mod sites;
 mod solver;
@@ -41,11 +42,15 @@ use meshwright_hardware::profile::Cluster;
 
 use crate::error::PlanError;
 use crate::job::{Fix, Job};
+use crate::lower::PieceSizes;
 use crate::plan::Plan;
 use crate::predict::Figures;
 
+use cached_prices::CachedPrices;
+use cost::ShapeWork;
 pub use options::{Progress, SearchOptions};
 use state::Search;
+use times::Costs;
 
 /// Relative gap to the best bound at which a search ends.
 pub const TOLERANCE: f64 = 0.005;
@@ -136,6 +141,20 @@ pub fn search_with(
     found.bound = found.bound.min(first.step_time_s);
     found.seconds = started.elapsed().as_secs_f64();
     Ok(found)
+}
+
+/// Seconds of a decided plan's step, played piece by piece: no more than its simulation, and known a hundred times sooner.
+///
+/// # Errors
+/// [`PlanError::Price`] if the cluster is too small or lacks a price that the plan needs.
+pub fn played_step(plan: &Plan, cluster: &Cluster) -> Result<f64, PlanError> {
+    let mut links: Vec<CachedPrices> =
+        pool_assignment::prices(cluster, plan.job.precision)?.into_iter().map(CachedPrices::new).collect();
+    let links = &mut links[0];
+    let work = ShapeWork::of(plan, &mut links.prices)?;
+    let sizes = PieceSizes::of(plan, &work.frames);
+    let costs = Costs::of(plan, &work, &sizes, links)?;
+    Ok(timeline::step(plan, &vec![&costs; plan.mesh.pp]))
 }
 
 /// Whether any plan fits: the search up to the first whose stages have the memory, without its simulation.

@@ -24,6 +24,8 @@ struct Sums {
     gather: Vec<f64>,
     scatter: Vec<f64>,
     reduce: Vec<f64>,
+    /// Of sums of gradients, those that wait for weights that are apart.
+    late: Vec<f64>,
     /// Gathers and scatters of the largest piece.
     most: [f64; 2],
 }
@@ -32,7 +34,7 @@ impl Sums {
     fn of(model: &Model, costs: &Costs) -> Sums {
         let none = || vec![0.0];
         let (kernels, most) = (vec![Times::default()], [0.0; 2]);
-        let mut sums = Sums { kernels, gather: none(), scatter: none(), reduce: none(), most };
+        let mut sums = Sums { kernels, gather: none(), scatter: none(), reduce: none(), late: none(), most };
         for layer in 0..model.depth() {
             let piece = costs.layer(model.kind(layer));
             let mut next = sums.kernels[layer];
@@ -41,6 +43,7 @@ impl Sums {
             sums.gather.push(sums.gather[layer] + piece.share.gather);
             sums.scatter.push(sums.scatter[layer] + piece.share.scatter);
             sums.reduce.push(sums.reduce[layer] + piece.share.reduce);
+            sums.late.push(sums.late[layer] + piece.share.reduce - piece.share.parts);
         }
         for piece in costs.layers.iter().map(|(_, piece)| piece).chain([&costs.embed, &costs.head]) {
             sums.most = [sums.most[0].max(piece.share.gather), sums.most[1].max(piece.share.scatter)];
@@ -156,16 +159,19 @@ impl<'a> Paths<'a> {
 
     /// Sums of gradients that the last pass of a stage's own does not hide.
     fn exposed(&self, stage: usize, (from, to): (usize, usize), own: &Times) -> f64 {
-        let (costs, sums) = (self.costs[stage], &self.sums[self.own[stage]].reduce);
-        let mut reduce = sums[to] - sums[from];
+        let (costs, sums) = (self.costs[stage], &self.sums[self.own[stage]]);
+        if self.pipeline.schedule.splits() {
+            // Embedding and head, whose weights are not apart, are done with backward, before.
+            return (sums.late[to] - sums.late[from] - own.weights).max(0.0);
+        }
+        let mut reduce = sums.reduce[to] - sums.reduce[from];
         if stage == 0 {
             reduce += costs.embed.share.reduce;
         }
         if stage + 1 == self.pipeline.stages {
             reduce += costs.head.share.reduce;
         }
-        // Pieces whose weights are not apart are done with backward, before.
-        (reduce - own.weights - if self.pipeline.schedule.splits() { 0.0 } else { own.backward }).max(0.0)
+        (reduce - own.backward - own.weights).max(0.0)
     }
 
     /// The longest path through a stage, and all its work.

@@ -164,7 +164,7 @@ impl Space<'_> {
         self.of_meshes(shape, (1..=rest.min(self.job.model.depth())).filter_map(mesh)).collect()
     }
 
-    /// Whether no group of a mesh lies on one node in some places and on two in others, for its links are known as the first's.
+    /// Whether no group of a mesh lies on one node in some places and on two in others: all its ranks would wait for those.
     pub fn fills_nodes(&self, mesh: &Mesh) -> bool {
         let Some(node) = self.idle else { return true };
         let fills = |ranks: usize| mesh.ranks() <= node || ranks >= node || node.is_multiple_of(ranks);
@@ -252,12 +252,12 @@ impl Space<'_> {
     }
 
     fn zeros(&self, data: usize, schedule: Schedule) -> Vec<u8> {
-        let most = match (data, schedule.splits()) {
-            (1, _) => 0,
-            (_, true) => 1,
-            (_, false) => 3,
-        };
-        (0..=most).filter(|zero| data == 1 || allows(&self.fix.zero, zero)).collect()
+        let most = if schedule.splits() { 1 } else { 3 };
+        match (data, self.fix.zero) {
+            // One rank has nothing to shard: every ZeRO stage is the same plan, written as it is fixed.
+            (1, None) => vec![0],
+            (_, fixed) => (0..=most).filter(|zero| allows(&fixed, zero)).collect(),
+        }
     }
 
     /// The other orders of axes in which a mesh differs from the usual one.

@@ -1,3 +1,6 @@
+use std::sync::Arc;
+
+use meshwright_hardware::profile::{Overheads, Stack};
 use meshwright_hardware::units::Precision;
 
 use super::bound::{Whole, least_ratio};
@@ -10,7 +13,7 @@ use super::*;
 use crate::job::{Architecture, Model};
 use crate::lower::{InFlight, PieceSizes};
 use crate::plan::Stage;
-use crate::schedule::{Action, Pipeline, PipelineSchedule};
+use crate::schedule::{Action, Pipeline, PipelineSchedule, Schedule};
 use crate::testing::{tiny_job, tiny_model};
 
 fn cluster(text: &str) -> Cluster {
@@ -101,19 +104,68 @@ fn bounds(plan: &Plan, cluster: &Cluster) -> (f64, f64, f64) {
     (timeline::step(plan, &vec![&costs; plan.mesh.pp]), whole.floor(&pipeline, ratio), plain)
 }
 
+/// A plan in each schedule that goes with its other decisions: a search leaves out those that can be no better.
+fn with_other_schedules(plan: &Plan) -> Vec<Plan> {
+    let as_is = |schedule: Schedule| {
+        schedule == plan.schedule || (plan.mesh.pp > 1 && schedule.splits() == plan.schedule.splits())
+    };
+    let all = Schedule::ALL.iter().filter(|&&schedule| as_is(schedule));
+    all.map(|&schedule| Plan { schedule, ..plan.clone() }).filter(|plan| plan.check().is_ok()).collect()
+}
+
 #[test]
 fn no_bound_is_above_its_simulation() {
     let both = |architecture| [Precision::Fp32, Precision::Bf16].map(|precision| (architecture, precision));
-    for (architecture, precision) in [Architecture::Gpt2, Architecture::Llama].into_iter().flat_map(both) {
-        let job = Job { precision, ..tiny_job(tiny_model(architecture)) };
-        let cluster = cluster("8x cpu-generic");
+    let jobs = [Architecture::Gpt2, Architecture::Llama].into_iter().flat_map(both);
+    // In nodes, over their borders, and in blocks of six ranks, of which some lie on two nodes.
+    let clusters = [("8x cpu-generic", 8), ("1x dgx-a100-80gb", 8), ("2x dgx-h100", 8), ("3x dgx-a100-80gb", 12)];
+    let mut schedules = std::collections::BTreeSet::new();
+    for (job, (text, global_batch)) in jobs.flat_map(|job| clusters.map(|cluster| (job, cluster))) {
+        let ((architecture, precision), cluster) = (job, cluster(text));
+        let job = Job { precision, global_batch, ..tiny_job(tiny_model(architecture)) };
         let found = search(&job, &cluster, &Fix::default(), usize::MAX).unwrap();
-        assert!(found.best.len() > 100, "{}", found.best.len());
+        assert!(found.best.len() > 60, "{}", found.best.len());
+        for plan in found.best.iter().flat_map(|(plan, _)| with_other_schedules(plan)) {
+            let simulated = crate::predict::predict_figures(&plan, &cluster).unwrap().step_time_s;
+            let (bound, floor, plain) = bounds(&plan, &cluster);
+            assert!(bound <= simulated * (1.0 + 1e-6), "{text}, {}: {bound} above {simulated}", plan.summary());
+            assert!(floor <= bound * (1.0 + 1e-9), "{text}, {}: {floor} above {bound}", plan.summary());
+            assert!(plain <= bound * (1.0 + 1e-9), "{text}, {}: {plain} above {bound}", plan.summary());
+            schedules.insert(plan.schedule);
+        }
+    }
+    assert_eq!(schedules.len(), Schedule::ALL.len(), "{schedules:?}");
+}
+
+/// A stack of which every figure bears on a small job.
+fn heavy() -> Arc<Stack> {
+    let overheads = Overheads {
+        matmul: 0.6,
+        stream: 2.0,
+        host: 20.0,
+        tp: 1.5,
+        dp: 0.8,
+        ep: 1.2,
+        step: 0.5,
+        ..Overheads::default()
+    };
+    Arc::new(Stack { overheads, ..Stack::clone(&Stack::ideal()) })
+}
+
+/// As [`no_bound_is_above_its_simulation`], where hosts issue kernels and collectives take from what runs beside them.
+#[test]
+fn no_bound_is_above_its_simulation_under_a_stack() {
+    let typical = meshwright_hardware::profile::catalog().stack(Stack::TYPICAL).unwrap().clone();
+    for (text, stack) in [("1x dgx-a100-80gb", typical), ("1x dgx-h100", heavy()), ("2x dgx-a100-80gb", heavy())] {
+        let job = Job { precision: Precision::Bf16, ..job_of_eight(32) };
+        let cluster = cluster(text).under(stack);
+        let found = search(&job, &cluster, &Fix::default(), usize::MAX).unwrap();
+        assert!(found.best.len() > 50, "{}", found.best.len());
         for (plan, figures) in &found.best {
             let ((bound, floor, plain), simulated) = (bounds(plan, &cluster), figures.step_time_s);
-            assert!(bound <= simulated * (1.0 + 1e-6), "{}: {bound} above {simulated}", plan.summary());
-            assert!(floor <= bound * (1.0 + 1e-9), "{}: {floor} above {bound}", plan.summary());
-            assert!(plain <= bound * (1.0 + 1e-9), "{}: {plain} above {bound}", plan.summary());
+            assert!(bound <= simulated * (1.0 + 1e-6), "{text}, {}: {bound} above {simulated}", plan.summary());
+            assert!(floor <= bound * (1.0 + 1e-9), "{text}, {}: {floor} above {bound}", plan.summary());
+            assert!(plain <= bound * (1.0 + 1e-9), "{text}, {}: {plain} above {bound}", plan.summary());
         }
     }
 }
@@ -147,7 +199,6 @@ fn what_moves_is_played(job: Job) {
                 let simulated = crate::predict::predict(&plan, &cluster).unwrap().figures.step_time_s;
                 let bound = bounds(&plan, &cluster).0;
                 assert!(bound <= simulated * (1.0 + 1e-6), "{}: {bound} above {simulated}", plan.summary());
-                assert!(bound >= simulated * 0.95, "{}: {bound} far below {simulated}", plan.summary());
                 looked += 1;
             }
         }

@@ -4,15 +4,17 @@
 //!
 //! Every stage runs its schedule on four streams, as the program does: a piece's pass is one piece of work on the compute
 //! stream; gathered weights and scattered gradients go in program order on the second, moves to the host and back on the third, messages
-//! and what goes round a ring on the fourth. What is left out (contention, copies into buckets, a ring's order within a pass) only adds.
+//! and what goes round a ring on the fourth. The host issues passes ahead of them. What is left out (contention, copies into buckets, a ring's order within a pass) only adds.
 //!
 //! Invariant: bound ≤ simulated step (tests over every schedule).
+
+mod update;
 
 use crate::lower::AWAY;
 use crate::plan::{Plan, Recompute};
 use crate::schedule::{Action, Pipeline};
 
-use super::times::{Costs, Moves, PieceCost, ShareTimes};
+use super::times::{Costs, Moves, PieceCost};
 
 /// A piece's part of an action, in seconds.
 #[derive(Clone, Copy, Debug, Default)]
@@ -22,7 +24,9 @@ struct Item {
     /// Gathering them.
     gather: f64,
     kernels: f64,
-    /// Of these, forward's after the last that makes what is kept, and backward's before the first that needs it.
+    /// What the host takes to issue them.
+    issue: f64,
+    /// Of kernels, forward's after the last that makes what is kept, and backward's before the first that needs it.
     apart: f64,
     /// What goes round a ring meanwhile.
     ring: f64,
@@ -31,8 +35,13 @@ struct Item {
     settle: f64,
     /// Moving its activations to the host, or back.
     moves: Option<Moves>,
-    /// Summing its gradients, after the last microbatch.
+    /// Which piece of the stage, and how long summing its gradients takes, after the last microbatch: in all, and of this what
+    /// need not wait for these kernels.
+    piece: usize,
     reduce: f64,
+    parts: f64,
+    /// Whether its part of a tied table's gradient is whole then.
+    table: bool,
 }
 
 /// A chunk's passes.
@@ -49,38 +58,42 @@ impl Chunk {
         let mut passes: [[Vec<Item>; 2]; 3] = Default::default();
         // A piece whose own weights stay whole takes a bucket too.
         let gathered = costs.layers.iter().any(|(_, piece)| piece.share.gather > 0.0);
-        let mut add = |number: usize, piece: &PieceCost, mode: Recompute, moves: Option<Moves>| {
+        let before: usize = (0..chunk).map(|chunk| pieces_of(plan, plan.virtual_stage(stage, chunk))).sum();
+        let mut add = |table: bool, piece: &PieceCost, mode: Recompute, moves: Option<Moves>| {
             let PieceCost { pass, share, .. } = piece;
-            let gathers = gathered.then_some(chunk * (plan.job.model.depth() + 2) + number);
-            let base = Item { gathers, gather: share.gather, moves, ..Item::default() };
+            let number = before + passes[1][0].len();
+            let gathers = gathered.then_some(number);
+            let base = Item { gathers, piece: number, gather: share.gather, moves, ..Item::default() };
             let apart = pass.weights > 0.0;
-            let forward = Item { kernels: pass.forward, apart: pass.tail, ring: pass.ring[0], ..base };
+            let issue = pass.issue.forward;
+            let forward = Item { kernels: pass.forward, issue, apart: pass.tail, ring: pass.ring[0], ..base };
             let kernels = pass.backward[mode as usize] + share.empty;
             let reduce = if apart { 0.0 } else { share.reduce };
             let (scatter, settle) = (share.scatter, share.settle);
-            let backward = Item { kernels, apart: share.empty, ring: pass.ring[1], scatter, settle, ..base };
-            let weights = Item { kernels: pass.weights, ..Item::default() };
+            let issue = pass.issue.backward[mode as usize];
+            let backward = Item { kernels, issue, apart: share.empty, ring: pass.ring[1], scatter, settle, ..base };
+            let weights = Item { piece: number, kernels: pass.weights, issue: pass.issue.weights, ..Item::default() };
             // The head's forward is a part of its backward.
             if pass.forward > 0.0 {
                 passes[0].iter_mut().for_each(|list| list.push(forward));
             }
             passes[1][0].push(backward);
-            passes[1][1].push(Item { reduce, ..backward });
+            passes[1][1].push(Item { reduce, table, ..backward });
             if apart {
                 passes[2][0].push(weights);
-                passes[2][1].push(Item { reduce: share.reduce, ..weights });
+                passes[2][1].push(Item { reduce: share.reduce, parts: share.parts, ..weights });
             }
         };
         if place == 0 {
-            add(0, &costs.embed, Recompute::None, None);
+            add(model.tied, &costs.embed, Recompute::None, None);
         }
         for i in 0..decided.layers {
             let piece = costs.layer(model.kind(first + i));
             let moves = (i < decided.offload).then_some(piece.moves);
-            add(1 + i, piece, decided.mode(i), moves);
+            add(false, piece, decided.mode(i), moves);
         }
         if place + 1 == plan.mesh.pp * plan.chunks {
-            add(1 + decided.layers, &costs.head, Recompute::None, None);
+            add(model.tied, &costs.head, Recompute::None, None);
         }
         for list in passes[1..].iter_mut().flatten() {
             list.reverse();
@@ -90,14 +103,20 @@ impl Chunk {
     }
 }
 
+/// Pieces of a virtual stage.
+fn pieces_of(plan: &Plan, place: usize) -> usize {
+    usize::from(place == 0) + plan.stages[place].layers + usize::from(place + 1 == plan.mesh.pp * plan.chunks)
+}
+
 /// What runs one after another, with nothing beside, is one.
 fn merge(list: &mut Vec<Item>) {
-    let beside = |item: &Item| item.ring + item.scatter + item.reduce > 0.0;
+    let beside = |item: &Item| item.ring + item.scatter + item.reduce > 0.0 || item.table;
     let alone = |item: &Item| item.gathers.is_none() && item.moves.is_none() && !beside(item);
     list.dedup_by(|later, item| {
         let both = alone(later) && alone(item);
         if both {
             item.kernels += later.kernels;
+            item.issue += later.issue;
         }
         both
     });
@@ -116,8 +135,18 @@ struct StageState {
     loaded: [Option<(usize, f64)>; 2],
     /// When the latest scattered gradients have come, and how long adding them up takes.
     late: (f64, f64),
+    /// By piece: when its gradients are summed.
+    summed: Vec<f64>,
+    /// When this stage's part of a tied table's gradient is whole.
+    table: f64,
     /// The action to play next.
     next: usize,
+    /// When the host has issued all so far.
+    issued: f64,
+    /// Of a collective's time beside compute, what it takes from compute.
+    shown: f64,
+    /// What collectives have taken from compute since the latest kernels, which nobody but later kernels waits for.
+    taken: f64,
 }
 
 /// A step being played.
@@ -138,7 +167,8 @@ pub fn step(plan: &Plan, costs: &[&Costs]) -> f64 {
     let mut play = Play::of(plan, costs);
     let stages = plan.mesh.pp;
     for stage in 0..stages {
-        play.stages[stage].free[0] = play.shares(stage).map(|share| share.clear).sum();
+        let clear: f64 = play.shares(stage).map(|share| share.clear).sum();
+        play.stages[stage].free[0] += clear;
     }
     let mut moved = true;
     while moved {
@@ -156,7 +186,7 @@ pub fn step(plan: &Plan, costs: &[&Costs]) -> f64 {
 pub fn alone(plan: &Plan, costs: &Costs, stage: usize, actions: &[Action]) -> f64 {
     let (first, last) = (stage == 0, stage + 1 == plan.mesh.pp);
     let chunk = [Chunk::of(plan, costs, stage, 0)];
-    let mut state = StageState::default();
+    let mut state = StageState::of(costs);
     for (at, action) in actions.iter().enumerate() {
         let (what, arrives, sends) = match action {
             Action::Forward(..) => (0, if first { costs.load[0] } else { costs.recv }, !last),
@@ -196,7 +226,7 @@ impl<'a> Play<'a> {
             hop: costs.iter().map(|costs| costs.hop).fold(f64::INFINITY, f64::min),
             chunks: (0..stages).map(of_stage).collect(),
             orders: pipeline.orders(),
-            stages: vec![StageState::default(); stages],
+            stages: costs.iter().map(|costs| StageState::of(costs)).collect(),
             came: [never(), never()],
         }
     }
@@ -231,7 +261,7 @@ impl<'a> Play<'a> {
         let end = if what < 2 && to < depth && self.pipeline.chunk_at(to).0 != stage {
             self.stages[stage].send(self.hop)
         } else {
-            self.stages[stage].free[0]
+            self.stages[stage].done()
         };
         if what < 2 {
             self.came[what][at(place)] = end;
@@ -244,47 +274,14 @@ impl<'a> Play<'a> {
     fn received(&self, stage: usize, from: usize, costs: &Costs) -> f64 {
         if self.pipeline.chunk_at(from).0 == stage { 0.0 } else { costs.recv }
     }
-
-    /// What ranks share of a stage's pieces, in order.
-    fn shares(&self, stage: usize) -> impl Iterator<Item = &'a ShareTimes> {
-        let (plan, costs) = (self.plan, self.costs[stage]);
-        let depth = plan.mesh.pp * plan.chunks;
-        (0..plan.chunks).flat_map(move |chunk| {
-            let place = plan.virtual_stage(stage, chunk);
-            let first = plan.first_layer(place);
-            let layers = (first..first + plan.stages[place].layers).map(|i| &costs.layer(plan.job.model.kind(i)).share);
-            let embed = (place == 0).then_some(&costs.embed.share);
-            let head = (place + 1 == depth).then_some(&costs.head.share);
-            embed.into_iter().chain(layers).chain(head)
-        })
-    }
-
-    /// Norm and updates, once all passes are done.
-    fn update(self) -> f64 {
-        let mut summed = 0.0f64;
-        for (stage, state) in self.stages.iter().enumerate() {
-            let ends = stage == 0 || stage + 1 == self.plan.mesh.pp;
-            let tied = if ends { self.costs[stage].tied } else { 0.0 };
-            let [compute, beside, ..] = state.free;
-            let compute = compute.max(state.late.0) + state.late.1;
-            let norms: f64 = self.shares(stage).map(|share| share.norm).sum();
-            summed = summed.max((compute + tied).max(beside) + norms);
-        }
-        summed += self.costs.iter().map(|costs| costs.norm_sum).fold(f64::INFINITY, f64::min);
-        let mut end = summed;
-        for stage in 0..self.stages.len() {
-            let (mut updated, mut renewed) = (summed, summed);
-            for share in self.shares(stage) {
-                updated += share.update;
-                renewed = renewed.max(updated) + share.renew;
-            }
-            end = end.max(updated).max(renewed);
-        }
-        end
-    }
 }
 
 impl StageState {
+    fn of(costs: &Costs) -> StageState {
+        let (issued, shown) = (costs.starts, costs.shown);
+        StageState { free: [issued; 4], issued, shown, ..StageState::default() }
+    }
+
     /// Runs an action's pieces; `after` is the first piece of a later one.
     fn run_all(&mut self, items: &[Item], after: Option<Item>, what: usize) {
         for (i, item) in items.iter().enumerate() {
@@ -293,10 +290,22 @@ impl StageState {
         }
     }
 
+    /// When the latest kernels were done.
+    fn done(&self) -> f64 {
+        self.free[0] - self.taken
+    }
+
+    /// A collective begins beside compute, and takes its share from that.
+    fn take(&mut self, collective: f64) {
+        self.free[0] += self.shown * collective;
+        self.taken += self.shown * collective;
+    }
+
     /// Sends what the latest kernels made; when it has come.
     fn send(&mut self, hop: f64) -> f64 {
-        let [compute, _, _, messages] = &mut self.free;
-        *messages = messages.max(*compute) + hop;
+        let done = self.done();
+        let messages = &mut self.free[3];
+        *messages = messages.max(done) + hop;
         *messages
     }
 
@@ -324,8 +333,10 @@ impl StageState {
         }
         let ringed = if item.ring > 0.0 { messages.max(*compute) + item.ring } else { 0.0 };
         *messages = messages.max(ringed);
-        let run = *compute + item.kernels;
-        *compute = run.max(ringed);
+        let run = compute.max(self.issued) + item.kernels;
+        self.issued += item.issue;
+        *compute = run.max(ringed).max(self.issued);
+        self.taken = 0.0;
         if let Some((moves, turn)) = moves {
             self.moved[what] += 1;
             self.places[what][turn] = if what == 0 {
@@ -337,16 +348,31 @@ impl StageState {
                 *compute
             };
         }
-        let [compute, beside, ..] = &mut self.free;
         if item.scatter > 0.0 {
-            *beside = beside.max(*compute) + item.scatter;
+            self.free[1] = self.free[1].max(self.free[0]) + item.scatter;
+            self.take(item.scatter);
             // The piece before is added up after this one's kernels.
-            let (came, settle) = std::mem::replace(&mut self.late, (*beside, item.settle));
-            *compute = compute.max(came) + settle;
+            let (came, settle) = std::mem::replace(&mut self.late, (self.free[1], item.settle));
+            if settle > 0.0 {
+                self.free[0] = self.free[0].max(came) + settle;
+                self.taken = 0.0;
+            }
         }
+        let [compute, beside, ..] = &mut self.free;
         if item.reduce > 0.0 {
-            *beside = beside.max(*compute) + item.reduce;
+            *beside = (*beside + item.parts).max(*compute) + item.reduce - item.parts;
+            let came = *beside;
+            self.summed(item.piece, came);
         }
+        if item.table {
+            self.table = self.free[0];
+        }
+        self.take(item.reduce);
+    }
+
+    fn summed(&mut self, piece: usize, at: f64) {
+        self.summed.resize(self.summed.len().max(piece + 1), 0.0);
+        self.summed[piece] = at;
     }
 
     /// Gathers a piece's weights, unless a bucket has them, into one that is not `busy`.
@@ -359,6 +385,7 @@ impl StageState {
         let [compute, beside, ..] = &mut self.free;
         *beside = beside.max(*compute) + seconds;
         self.loaded[turn] = Some((piece, *beside));
+        self.take(seconds);
         turn
     }
 }

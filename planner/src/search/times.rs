@@ -21,6 +21,19 @@ pub struct PassTimes {
     pub weights: f64,
     /// What goes round a ring beside kernels, forward and backward.
     pub ring: [f64; 2],
+    /// What the host takes to issue each.
+    pub issue: IssueTimes,
+}
+
+/// Seconds in which a host issues a piece's passes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct IssueTimes {
+    /// Forward.
+    pub forward: f64,
+    /// Backward, by recompute mode.
+    pub backward: [f64; 3],
+    /// Gradients of weights, where they are apart.
+    pub weights: f64,
 }
 
 /// Seconds of what ranks with the same parameters do for each other, of one piece.
@@ -38,8 +51,12 @@ pub struct ShareTimes {
     pub scatter: f64,
     /// Once a step, beside kernels: summing gradients.
     pub reduce: f64,
+    /// Of this, summing what ranks of tensor parallelism have parts of, which is whole before weights that are apart.
+    pub parts: f64,
     /// Once a step: squares of gradients.
     pub norm: f64,
+    /// Of these, those of the bank that is summed last.
+    pub last_norm: f64,
     /// Once a step: the optimizer.
     pub update: f64,
     /// Once a step, beside the optimizer: gathering new weights.
@@ -66,6 +83,24 @@ pub struct Moves {
     pub all: f64,
 }
 
+/// Seconds of a tied table's gradient, which embedding and head make each a part of, once both are done.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tied {
+    /// Sending it to the other's stage; nothing where that is the same.
+    pub sent: f64,
+    /// Receiving it there and adding it up.
+    pub added: f64,
+    /// Summing it, beside kernels: the embedding's bank, and the head's.
+    pub reduce: [f64; 2],
+}
+
+impl Tied {
+    /// One after the other, on the stage where it takes longer.
+    pub fn total(&self) -> f64 {
+        self.sent + self.added + self.reduce[0].max(self.reduce[1])
+    }
+}
+
 /// Costs of all plans of a shape, mesh and ZeRO stage.
 #[derive(Clone, Debug, Default)]
 pub struct Costs {
@@ -83,10 +118,14 @@ pub struct Costs {
     pub load: [f64; 2],
     /// Summing the norm over all ranks.
     pub norm_sum: f64,
-    /// Sending a tied table's gradient to its other stage and adding it up; what its ranks then sum.
-    pub tied: f64,
+    /// What becomes of a tied table's gradient; nothing where embedding and head are one chunk.
+    pub tied: Tied,
     /// Whether activations can go to the host.
     pub hosted: bool,
+    /// Of a collective's time beside compute, what it takes from compute.
+    pub shown: f64,
+    /// Before the host issues the first kernel of a step.
+    pub starts: f64,
 }
 
 impl Costs {
@@ -106,7 +145,9 @@ impl ShareTimes {
         self.gather += times * other.gather;
         self.scatter += times * other.scatter;
         self.reduce += times * other.reduce;
+        self.parts += times * other.parts;
         self.norm += times * other.norm;
+        self.last_norm += times * other.last_norm;
         self.update += times * other.update;
         self.renew += times * other.renew;
     }
@@ -125,6 +166,8 @@ pub struct Times {
     pub beside: f64,
     /// Moves to the host and back, beside both.
     pub moves: f64,
+    /// What the host takes to issue all of them.
+    pub issue: f64,
 }
 
 impl Times {
@@ -134,6 +177,8 @@ impl Times {
         self.backward += piece.pass.backward[mode as usize] + piece.share.empty;
         self.weights += piece.pass.weights;
         self.beside += piece.share.scatter;
+        let IssueTimes { forward, backward, weights } = piece.pass.issue;
+        self.issue += forward + backward[mode as usize] + weights;
     }
 
     /// Adds others.
@@ -143,6 +188,7 @@ impl Times {
         self.weights += other.weights;
         self.beside += other.beside;
         self.moves += other.moves;
+        self.issue += other.issue;
     }
 
     /// Without others.
@@ -153,6 +199,7 @@ impl Times {
             weights: self.weights - other.weights,
             beside: self.beside - other.beside,
             moves: self.moves - other.moves,
+            issue: self.issue - other.issue,
         }
     }
 
@@ -179,6 +226,7 @@ impl Times {
             weights: self.weights * by,
             beside: self.beside * by,
             moves: self.moves * by,
+            issue: self.issue * by,
         }
     }
 }

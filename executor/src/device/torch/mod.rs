@@ -18,7 +18,7 @@ use meshwright_hardware::mesh::{Coord, Rank};
 use meshwright_hardware::op::Op;
 use meshwright_hardware::program::{Buffer, Elem, Lifetime};
 
-use super::{Access, Backend, Body, Device, Driver, LocalDevice, Region, StepArgs, device_info};
+use super::{Access, Backend, Body, Device, Driver, LocalDevice, Memory, Region, StepArgs, device_info};
 use crate::error::ExecutorError;
 use abi::{Declared, Description, Format, Handle, NO_CLOCK, NO_KERNEL, Sink};
 use library::Library;
@@ -270,9 +270,10 @@ fn describe(cuda: Cuda) -> LocalDevice {
                 (false, Some(version)) => format!("{driver}, NVIDIA {version}"),
                 (false, None) => driver,
             };
-            let memory_bytes = if cpu { host.memory_bytes } else { memory_bytes };
+            let (memory, memory_bytes) =
+                if cpu { (Memory::Host, host.memory_bytes) } else { (Memory::Own, memory_bytes) };
             let library = format!("torch {}", library.version);
-            LocalDevice { title, driver, library, software: cpu, memory_bytes, ..LocalDevice::default() }
+            LocalDevice { title, driver, library, software: cpu, memory, memory_bytes, ..LocalDevice::default() }
         }
     }
 }

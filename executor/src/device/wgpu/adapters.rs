@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 
 use wgpu::{Adapter, DeviceType, Features, Instance, InstanceDescriptor, InstanceFlags, Limits};
 
-use crate::device::{LocalDevice, device_info};
+use crate::device::{LocalDevice, Memory, device_info};
 
 /// As `Cargo.toml` asks for it.
 const LIBRARY: &str = "wgpu 30";
@@ -70,19 +70,48 @@ pub(super) fn lacks(adapter: &Adapter, limits: &Limits) -> Option<String> {
     short.map(|(limit, has, needed)| format!("its {limit} is {has}, kernels need {needed}"))
 }
 
+/// Bytes of the largest heap that is local to an adapter, where the interface is Vulkan: wgpu itself tells none.
+#[cfg(not(target_vendor = "apple"))]
+fn own_memory(adapter: &Adapter) -> Option<u64> {
+    /// VK_MEMORY_HEAP_DEVICE_LOCAL_BIT.
+    const LOCAL: u32 = 1;
+    // SAFETY: the handles are asked, not kept, and the adapter outlives the call.
+    let heaps = unsafe {
+        let vulkan = adapter.as_hal::<wgpu::hal::api::Vulkan>()?;
+        let instance = vulkan.shared_instance().raw_instance();
+        instance.get_physical_device_memory_properties(vulkan.raw_physical_device())
+    };
+    let heaps = heaps.memory_heaps.iter().take(heaps.memory_heap_count as usize);
+    heaps.filter(|heap| heap.flags.as_raw() & LOCAL != 0).map(|heap| heap.size).max()
+}
+
+/// Metal's GPUs mostly share the host's memory.
+#[cfg(target_vendor = "apple")]
+fn own_memory(_: &Adapter) -> Option<u64> {
+    None
+}
+
 /// All adapters of this machine, or why there is none.
 pub(super) fn adapters() -> Vec<LocalDevice> {
     let describe = |adapter: &Adapter| {
         let info = adapter.get_info();
         let driver = [info.backend.to_string(), info.driver, info.driver_info];
         let software = info.device_type == DeviceType::Cpu;
+        let largest = adapter.limits().max_buffer_size;
+        let (memory, memory_bytes) = match (info.device_type, own_memory(adapter)) {
+            (DeviceType::Cpu | DeviceType::IntegratedGpu, _) => (Memory::Host, device_info().memory_bytes),
+            (_, Some(bytes)) => (Memory::Own, bytes),
+            (_, None) => (Memory::Untold, largest),
+        };
         let driver: Vec<String> = driver.into_iter().filter(|part| !part.is_empty()).collect();
         LocalDevice {
             title: info.name,
             driver: driver.join(", "),
             library: LIBRARY.to_owned(),
             software,
-            memory_bytes: if software { device_info().memory_bytes } else { adapter.limits().max_buffer_size },
+            memory,
+            memory_bytes,
+            largest_buffer: Some(largest),
             problem: lacks(adapter, &adapter.limits()),
             ..LocalDevice::default()
         }

@@ -1,0 +1,71 @@
+//! What a stack makes of prices beyond those of ops: its host, and what of collectives shows.
+//!
+//! In: prices on a cluster under a stack. Out: seconds in which hosts issue, shares that collectives take.
+//!
+//! Invariant: on measured devices there is none of it.
+
+use super::{Prices, op};
+use crate::mesh::Axis;
+use crate::op::Op;
+use crate::profile::{DeviceProfile, Stack};
+use crate::program::{Kind, Program, RankProgram};
+use crate::simulate::Host;
+use crate::units::Seconds;
+
+impl<'a> Prices<'a> {
+    /// What runs the programs.
+    pub fn stack(&self) -> &'a Stack {
+        &self.cluster.stack
+    }
+
+    /// The time in which a host issues an op, which therefore starts no sooner.
+    pub fn issue(&self, op: &Op) -> Seconds {
+        self.slowest_host(|device| op::issue_time(device, self.stack(), op))
+    }
+
+    /// The time in which a host issues anything else.
+    pub fn issue_once(&self) -> Seconds {
+        self.slowest_host(|device| op::issue_once(device, self.stack()))
+    }
+
+    /// The time of a step in which the host issues nothing yet.
+    pub fn host_starts(&self) -> Seconds {
+        self.slowest_host(|device| op::host_starts(device, self.stack()))
+    }
+
+    /// Of a collective's time beside compute, what it takes from compute.
+    pub fn shown_beside(&self) -> f64 {
+        let measured = self.devices.iter().any(|device| device.calibrated.is_some());
+        if measured { 0.0 } else { self.stack().overheads.dp }
+    }
+
+    fn slowest_host(&self, time: impl Fn(&DeviceProfile) -> Seconds) -> Seconds {
+        self.devices.iter().map(|device| time(device)).fold(Seconds(0.0), Seconds::max)
+    }
+
+    /// How long a collective of an axis takes, relative to what links allow.
+    pub(super) fn shown(&self, axis: Axis) -> f64 {
+        match axis {
+            Axis::Tp | Axis::Cp => self.stack().overheads.tp,
+            Axis::Ep => self.stack().overheads.ep,
+            Axis::Dp | Axis::Data | Axis::Edp | Axis::Pp => 1.0,
+        }
+    }
+
+    /// What a host takes to issue each instruction of a role, if it takes anything.
+    pub(super) fn host(&self, program: &Program, list: &RankProgram) -> Host {
+        let starts = self.host_starts().nanos().0;
+        if self.issue_once() == Seconds(0.0) {
+            return Host { starts, nanos: Vec::new() };
+        }
+        let once = self.issue_once();
+        let blocks = program.blocks.iter().map(|block| block.calls.iter().map(|call| self.issue(&call.op)).sum());
+        let blocks: Vec<Seconds> = blocks.collect();
+        let nanos = list.instrs.iter().map(|instr| match &instr.kind {
+            Kind::Run { block, .. } => blocks[*block as usize].nanos().0,
+            Kind::Free { .. } => 0,
+            _ => once.nanos().0,
+        });
+        Host { starts, nanos: nanos.collect() }
+    }
+}

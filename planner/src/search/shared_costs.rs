@@ -1,0 +1,70 @@
+//! Costs of what ranks that share parameters do for each other: sums and gathers, and the optimizer.
+//!
+//! In: a piece's banks, prices, a mesh. Out: [`ShareTimes`] in seconds.
+//!
+//! Invariant: only sums of the prices that the simulator uses.
+
+use meshwright_hardware::mesh::Axis;
+use meshwright_hardware::op::Op;
+use meshwright_hardware::price::PriceError;
+use meshwright_hardware::program::Collective;
+
+use super::cached_prices::CachedPrices;
+use super::times::ShareTimes;
+use crate::lower::{BankSize, Formats};
+use crate::plan::Plan;
+
+/// Summing a bank's gradients over those that hold the same, up to ZeRO-1.
+pub(super) fn reduce(plan: &Plan, bank: &BankSize, links: &mut CachedPrices) -> Result<f64, PriceError> {
+    let op = if bank.zero > 0 { Collective::ReduceScatter } else { Collective::AllReduce };
+    let bytes = gradients(plan, bank.elems);
+    Ok(parts(plan, bank, links)? + links.collective(&plan.mesh, op, bank.axis, bytes)?)
+}
+
+/// Summing gradients of which ranks of tensor parallelism have parts.
+fn parts(plan: &Plan, bank: &BankSize, links: &mut CachedPrices) -> Result<f64, PriceError> {
+    match bank.elems - bank.partial {
+        0 => Ok(0.0),
+        elems => links.collective(&plan.mesh, Collective::AllReduce, Axis::Tp, gradients(plan, elems)),
+    }
+}
+
+/// Bytes of gradients of so many parameters.
+fn gradients(plan: &Plan, elems: usize) -> u64 {
+    elems as u64 * Formats::of(plan.job.precision).state.bytes()
+}
+
+/// What ranks with the same parameters do for each other, of a piece with these banks.
+pub(super) fn share(plan: &Plan, banks: &[BankSize], links: &mut CachedPrices) -> Result<ShareTimes, PriceError> {
+    let mut share = ShareTimes::default();
+    let (mesh, width) = (&plan.mesh, Formats::of(plan.job.precision));
+    let mut bucket = 0;
+    for bank in banks.iter().filter(|bank| bank.elems > 0) {
+        let BankSize { elems, shards, zero, axis, .. } = *bank;
+        let own = elems / shards;
+        let held = if zero >= 2 { own } else { elems };
+        share.clear += links.vector("zero", held, width.state, || Op::Zero { n: held })?;
+        if zero >= 2 {
+            bucket += elems;
+            share.settle += links.vector("accumulate", own, width.state, || Op::Accumulate { n: own })?;
+            let scattered = links.collective(mesh, Collective::ReduceScatter, axis, gradients(plan, elems))?;
+            share.scatter += parts(plan, bank, links)? + scattered;
+        } else {
+            share.reduce += reduce(plan, bank, links)?;
+            share.parts += parts(plan, bank, links)?;
+        }
+        let norm = Op::SquaredNorm { n: own, whole: elems, copies: mesh.tp, replicas: 1, shards, axis };
+        share.last_norm = links.vector("norm", own, width.state, || norm)?;
+        share.norm += share.last_norm;
+        let update = Op::AdamW { n: own, decayed: elems, shards, axis, master: width.master() };
+        share.update += links.vector("adamw", own, width.model, || update)?;
+        let gathered = links.collective(mesh, Collective::AllGather, axis, elems as u64 * width.model.bytes())?;
+        match zero {
+            0 => {}
+            1 | 2 => share.renew += gathered,
+            _ => share.gather += gathered,
+        }
+    }
+    share.empty += links.vector("zero", bucket, width.state, || Op::Zero { n: bucket })?;
+    Ok(share)
+}

@@ -1,0 +1,102 @@
+//! `--stack`, and `stacks`: the software that runs a plan, named in every answer.
+//!
+//! In: a name on the command line, in a job or a plan; else the cluster's devices. Out: the cluster under that stack.
+//!
+//! Invariant: whatever is predicted says with which stack, and on how many measured runs it stands on this accelerator.
+
+use clap::Args;
+use meshwright_hardware::profile::{Cluster, Overheads, Stack, catalog};
+use serde_json::json;
+
+use crate::failure::Failure;
+
+/// Which software runs the plan.
+#[derive(Args)]
+pub struct StackArgument {
+    /// Software that runs the plan (`meshwright stacks`); `ideal` is none, a bound: what the hardware allows
+    #[arg(long, value_name = "NAME")]
+    stack: Option<String>,
+}
+
+impl StackArgument {
+    /// The cluster under the stack that is named here, else in the job, else usual on its devices.
+    pub fn on(&self, cluster: Cluster, job: Option<&str>) -> Result<Cluster, Failure> {
+        let stack = match self.stack.as_deref().or(job) {
+            Some(name) => catalog().stack(name)?.clone(),
+            None => cluster.usual_stack(),
+        };
+        Ok(cluster.under(stack))
+    }
+}
+
+/// The stack of a prediction in a line, for people.
+pub fn stack_line(cluster: &Cluster) -> String {
+    let (stack, device) = (&cluster.stack, &cluster.pools[0].device);
+    let stands = match stack.runs_on(&device.name) {
+        _ if stack.is_ideal() => "a bound: what the hardware allows".to_owned(),
+        _ if !device.curves.is_empty() => "as measured on this machine".to_owned(),
+        0 => format!("measured on no run on {}", device.name),
+        runs => format!("{runs} measured runs on {}", device.name),
+    };
+    format!("stack {}, {}: {stands}", stack.name, stack.title)
+}
+
+/// The same for scripts.
+pub fn stack_json(cluster: &Cluster) -> serde_json::Value {
+    let (stack, device) = (&cluster.stack, &cluster.pools[0].device);
+    json!({ "name": stack.name, "hash": stack.hash(), "measured_runs": stack.runs_on(&device.name) })
+}
+
+/// Arguments of `stacks`.
+#[derive(Args)]
+pub struct Stacks {
+    /// One stack, with its figures
+    name: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Stacks {
+    /// Prints.
+    pub fn run(self) -> Result<(), Failure> {
+        match &self.name {
+            Some(name) => one(catalog().stack(name)?, self.json),
+            None if self.json => println!("{}", json!(catalog().stacks.iter().map(|s| &**s).collect::<Vec<_>>())),
+            None => all(),
+        }
+        Ok(())
+    }
+}
+
+fn all() {
+    println!("{:26} {:>5}  {:>14}  {:>14}  usual on", "stack", "runs", "error, %", "held out, %");
+    for stack in &catalog().stacks {
+        let [fitted, held] = match stack.errors {
+            Some(errors) => [errors.fitted, errors.held_out].map(|[median, p90]| format!("{median:.1} / {p90:.1}")),
+            None => ["", ""].map(str::to_owned),
+        };
+        let runs: usize = stack.measured.values().sum();
+        let usual = stack.default_for.join(", ");
+        println!("{:26} {runs:>5}  {fitted:>14}  {held:>14}  {usual}", stack.name);
+    }
+    println!(
+        "\nerrors of the step, |predicted / measured - 1|: median / 90th percentile; held out: by fits without those rows"
+    );
+    println!("meshwright stacks NAME shows a stack's figures");
+}
+
+fn one(stack: &Stack, as_json: bool) {
+    if as_json {
+        return println!("{}", json!(stack));
+    }
+    println!("{}: {}", stack.name, stack.title);
+    println!("   from {}", stack.source);
+    for (device, runs) in &stack.measured {
+        println!("   {runs:>5} measured runs on {device}");
+    }
+    let mut overheads = stack.overheads.clone();
+    for (index, knob) in Overheads::ALL.iter().enumerate() {
+        println!("   {:14} {:>10}", knob.name, overheads.at(index));
+    }
+}

@@ -1,0 +1,186 @@
+//! A stack's overheads fitted to measured runs, by the prices that plans are predicted with.
+//!
+//! In: runs. Out: [`Overheads`] of all stacks together, and of each; errors of runs that were held out.
+//!
+//! First one set for a spread of all stacks' rows, pulled towards usual values, then each stack's, pulled towards that: a stack
+//! with few rows keeps to what all do. The loss is the absolute logarithm of a step played over the one measured.
+//!
+//! Invariant: deterministic; no constant belongs to a row; what a plan is does not depend on what is fitted.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use meshwright_hardware::profile::{Cluster, Overheads};
+use meshwright_planner::plan::Plan;
+use meshwright_planner::search::played_step;
+use rayon::prelude::*;
+
+use super::fit::part_of;
+use super::gain::{of_run, simulated};
+use super::{Run, summary, timing};
+
+/// How strongly a stack's overheads are pulled to those of all: the loss of a knob off by its spread.
+const PULL: f64 = 0.1;
+/// Rows that a stack counts for at most among all.
+const MOST: usize = 8;
+/// A stack with fewer rows has the overheads of all.
+const FEW: usize = 4;
+/// Sweeps over the knobs.
+const SWEEPS: usize = 12;
+/// Parts in which rows are held out.
+const PARTS: u64 = 5;
+
+/// A run whose step is compared.
+struct Row<'a> {
+    run: &'a Run,
+    plan: Plan,
+    cluster: Cluster,
+    graphs: bool,
+    measured: f64,
+}
+
+impl Row<'_> {
+    /// The logarithm of the step with these overheads over the measured one.
+    fn error(&self, overheads: &Overheads) -> f64 {
+        let stack = of_run(self.run.stack, overheads, self.graphs);
+        let cluster = self.cluster.clone().under(Arc::new(stack));
+        played_step(&self.plan, &cluster).map_or(f64::NAN, |step| (step / self.measured).ln())
+    }
+}
+
+/// What a fit finds.
+pub struct FittedOverheads {
+    /// Of all stacks together.
+    pub typical: Overheads,
+    /// By stack.
+    pub stacks: BTreeMap<String, Overheads>,
+    /// By stack and accelerator: rows that were fitted.
+    pub measured: BTreeMap<String, BTreeMap<String, usize>>,
+    /// By run: its relative error as fitted, by a fit without its part of the rows, and by one without its source.
+    pub errors: BTreeMap<String, [f64; 3]>,
+}
+
+/// Fits the overheads of all stacks; of runs that do not become plans nothing is learnt.
+pub fn fit(runs: &[Run]) -> FittedOverheads {
+    let rows: Vec<Row> = runs.par_iter().filter_map(row).collect();
+    let all: Vec<&Row> = rows.iter().collect();
+    let typical = of_all(&all, &Overheads::default());
+    let groups = by_stack(&all);
+    let list: Vec<(&str, &Vec<&Row>)> = groups.iter().map(|(name, rows)| (*name, rows)).collect();
+    let found: Vec<_> = list.par_iter().map(|(_, rows)| of_stack(rows, &typical)).collect();
+    let stacks: BTreeMap<String, Overheads> =
+        list.iter().zip(found).map(|((name, _), found)| ((*name).to_owned(), found)).collect();
+    let mut measured: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
+    for row in &rows {
+        let devices = measured.entry(row.run.stack.name.clone()).or_default();
+        *devices.entry(row.run.device.name.clone()).or_default() += 1;
+    }
+    let held = held_out(&all, &typical, |row| part_of(row.run, PARTS).to_string());
+    let apart = held_out(&all, &typical, |row| row.run.group.clone());
+    let errors = rows.iter().map(|row| {
+        let fitted = row.error(&stacks[&row.run.stack.name]).exp() - 1.0;
+        (row.run.id.clone(), [fitted, held[&row.run.id], apart[&row.run.id]])
+    });
+    FittedOverheads { typical, errors: errors.collect(), stacks, measured }
+}
+
+fn row(run: &Run) -> Option<Row<'_>> {
+    let (plan, cluster) = simulated(run).ok()?;
+    let measured = summary::measured_step_s(run)?;
+    let graphs = timing(run, &run.stack.knobs, 1.0).layout.graphs;
+    let row = Row { run, plan, cluster, graphs, measured };
+    row.error(&Overheads::default()).is_finite().then_some(row)
+}
+
+fn by_stack<'a, 'b>(rows: &[&'b Row<'a>]) -> BTreeMap<&'b str, Vec<&'b Row<'a>>> {
+    let mut groups: BTreeMap<&str, Vec<&Row>> = BTreeMap::new();
+    for row in rows {
+        groups.entry(&row.run.stack.name).or_default().push(row);
+    }
+    groups
+}
+
+/// Relative errors of rows by fits that have not seen those of the same key.
+fn held_out(rows: &[&Row], typical: &Overheads, key: impl Fn(&Row) -> String) -> BTreeMap<String, f64> {
+    let mut cases: Vec<(Vec<&Row>, Vec<&Row>)> = Vec::new();
+    for group in by_stack(rows).values() {
+        let mut keys: Vec<String> = group.iter().map(|row| key(row)).collect();
+        keys.sort();
+        keys.dedup();
+        cases.extend(keys.iter().map(|held| group.iter().copied().partition::<Vec<&Row>, _>(|row| key(row) == *held)));
+    }
+    let found: Vec<Vec<(String, f64)>> = cases
+        .par_iter()
+        .map(|(held, others)| {
+            let overheads = of_stack(others, typical);
+            held.iter().map(|row| (row.run.id.clone(), row.error(&overheads).exp() - 1.0)).collect()
+        })
+        .collect();
+    found.into_iter().flatten().collect()
+}
+
+/// Of rows of several stacks of which none outweighs the others.
+fn of_all(rows: &[&Row], start: &Overheads) -> Overheads {
+    let some = |group: &Vec<&Row>| -> Vec<usize> { (0..group.len()).step_by(group.len().div_ceil(MOST)).collect() };
+    let groups = by_stack(rows);
+    let chosen: Vec<&Row> = groups.values().flat_map(|group| some(group).into_iter().map(|at| group[at])).collect();
+    pattern(&chosen, start, PULL)
+}
+
+fn of_stack(rows: &[&Row], typical: &Overheads) -> Overheads {
+    if rows.len() < FEW { typical.clone() } else { pattern(rows, typical, PULL) }
+}
+
+/// Of little weight where it is small, and of no more where it is absurd.
+fn blunt(error: f64) -> f64 {
+    let error = if error.is_finite() { error.abs().min(1.5) } else { 1.5 };
+    if error < 0.02 { error * error / 0.04 + 0.01 } else { error }
+}
+
+/// Distance to the prior by the logarithms z of ratios in units of their spreads, ln(1 + z²): a prior with long tails (Cauchy's).
+fn distance(overheads: &Overheads, prior: &Overheads) -> f64 {
+    let (mut a, mut b) = (overheads.clone(), prior.clone());
+    let each = |index: usize| {
+        let knob = Overheads::ALL[index];
+        let little = 0.02 * (knob.high - knob.low);
+        (((*a.at(index) + little) / (*b.at(index) + little)).ln() / knob.spread).powi(2).ln_1p()
+    };
+    (0..Overheads::ALL.len()).map(each).sum()
+}
+
+/// Pattern search from a prior (Hooke & Jeeves 1961), a knob at a time.
+fn pattern(rows: &[&Row], prior: &Overheads, pull: f64) -> Overheads {
+    let cost = |overheads: &Overheads| {
+        let losses: Vec<f64> = rows.par_iter().map(|row| blunt(row.error(overheads))).collect();
+        losses.iter().sum::<f64>() + pull * distance(overheads, prior)
+    };
+    let (mut best, mut least) = (prior.clone(), cost(prior));
+    let mut steps: Vec<f64> = Overheads::ALL.iter().map(|knob| knob.spread.min(0.4)).collect();
+    for _ in 0..SWEEPS {
+        let before = least;
+        for (index, knob) in Overheads::ALL.iter().enumerate() {
+            let mut moved = false;
+            for up in [true, false] {
+                let mut tried = best.clone();
+                let (value, by) = (tried.at(index), 0.05 * steps[index] * (knob.high - knob.low));
+                let next = if up { *value * (1.0 + steps[index]) + by } else { *value / (1.0 + steps[index]) - by };
+                *value = next.clamp(knob.low, knob.high);
+                let loss = cost(&tried);
+                if loss < least - 1e-9 {
+                    (best, least, moved) = (tried, loss, true);
+                    break;
+                }
+            }
+            steps[index] = if moved { (steps[index] * 1.4).min(0.8) } else { (steps[index] * 0.55).max(0.004) };
+        }
+        if before - least < 1e-4 * before && steps.iter().all(|step| *step < 0.05) {
+            break;
+        }
+    }
+    // As files keep them.
+    for index in 0..Overheads::ALL.len() {
+        let value = best.at(index);
+        *value = (*value * 1e4).round() / 1e4;
+    }
+    best
+}

@@ -1,0 +1,84 @@
+//! The software that runs a plan: named in every answer, kept in the plan, and never faster than none.
+
+mod place;
+
+use place::{Place, json};
+
+const MODEL: [&str; 5] = ["llama3-8b", "--seq", "8192", "--global-batch", "128"];
+
+fn place(name: &str) -> Place {
+    Place::new(name, "note.txt", "")
+}
+
+fn text(output: &std::process::Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+#[test]
+fn answers_name_the_stack_and_plans_keep_it() {
+    let (place, cluster) = (place("stack-kept"), ["--cluster", "8x dgx-h100"]);
+    let planned = text(&place.run(&[&["plan"], &MODEL[..], &cluster, &["-o", "plan.toml"]].concat()));
+    assert!(
+        planned.lines().nth(1).unwrap().starts_with("stack nemo-2024, NeMo of 2024: 30 measured runs on h100"),
+        "{planned}"
+    );
+    let own = json(&place.run(&[&["simulate", "plan.toml", "--json"], &cluster[..]].concat()));
+    assert_eq!((&own["stack"]["name"], &own["stack"]["measured_runs"]), (&"nemo-2024".into(), &30.into()));
+    assert_eq!(own["stack"]["hash"].as_str().unwrap().len(), 16);
+    assert_eq!(own["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(own["plan"]["job"]["stack"], "nemo-2024");
+    let other =
+        json(&place.run(&[&["simulate", "plan.toml", "--json", "--stack", "torchtitan"], &cluster[..]].concat()));
+    let ideal = json(&place.run(&[&["simulate", "plan.toml", "--json", "--stack", "ideal"], &cluster[..]].concat()));
+    let [own, other, ideal] = [own, other, ideal].map(|all| all["step_time_s"].as_f64().unwrap());
+    assert!(ideal < 0.9 * own && ideal < 0.9 * other && own != other, "{ideal} {own} {other}");
+    let explained =
+        text(&place.run(&[&["explain", "plan.toml", "--no-search", "--stack", "ideal"], &cluster[..]].concat()));
+    assert!(explained.lines().nth(1).unwrap().ends_with("a bound: what the hardware allows"), "{explained}");
+}
+
+#[test]
+fn a_plan_of_before_stacks_gets_the_usual_one() {
+    let (place, cluster) = (place("stack-old"), ["--cluster", "8x dgx-h100"]);
+    text(&place.run(&[&["plan"], &MODEL[..], &cluster, &["-o", "plan.toml"]].concat()));
+    let plan = std::fs::read_to_string(place.0.join("plan.toml")).unwrap();
+    assert!(plan.contains("stack = \"nemo-2024\"\n"), "{plan}");
+    place.write("old.toml", &plan.replace("stack = \"nemo-2024\"\n", ""));
+    let [old, new] =
+        ["old.toml", "plan.toml"].map(|plan| json(&place.run(&[&["simulate", plan, "--json"], &cluster[..]].concat())));
+    assert_eq!((&old["stack"], &old["step_time_s"]), (&new["stack"], &new["step_time_s"]));
+}
+
+#[test]
+fn an_accelerator_on_which_nothing_was_measured_gets_the_typical_one() {
+    let place = place("stack-typical");
+    let planned = text(&place.run(&[&["plan"], &MODEL[..], &["--cluster", "8x mi300x-8"]].concat()));
+    let line = planned.lines().nth(1).unwrap();
+    assert!(line.starts_with("stack typical, ") && line.ends_with("measured on no run on mi300x"), "{line}");
+}
+
+#[test]
+fn stacks_are_listed_with_their_errors_and_unknown_ones_are_refused() {
+    let place = place("stack-list");
+    let listed = text(&place.run(&["stacks"]));
+    let line = listed.lines().find(|line| line.starts_with("nemo-2024 ")).unwrap();
+    assert!(line.contains("h100") && line.contains(" / "), "{line}");
+    assert!(text(&place.run(&["stacks", "nemo-2024"])).contains("scale_out"));
+    let wrong = [&["plan"], &MODEL[..], &["--cluster", "8x dgx-h100", "--stack", "nemo-2023x"]].concat();
+    place.refused(&wrong, 2, &["nemo-2023x", "near names: nemo-2023"]);
+}
+
+/// No plan of these jobs has ever reached more.
+#[test]
+fn what_is_found_is_believable() {
+    let place = place("stack-mfu");
+    let mfu = |model: &str, cluster: &str, seq: &str, batch: &str| {
+        let asked = ["plan", model, "--cluster", cluster, "--seq", seq, "--global-batch", batch, "--json"];
+        json(&place.run(&asked))["mfu"].as_f64().unwrap()
+    };
+    let a100 = mfu("gpt3-175b", "128x dgx-a100-80gb", "2048", "1536");
+    assert!((0.35..0.62).contains(&a100), "{a100}");
+    let h100 = mfu("llama3-70b", "64x dgx-h100", "8192", "512");
+    assert!((0.3..0.53).contains(&h100), "{h100}");
+}
