@@ -102,7 +102,7 @@ fn list() -> Result<(), Failure> {
         let (name, title, up) = (&system.name, &system.title, up.value.to_string());
         println!("{name:<21} {title:<40} {devices:>20} {up:>10} {network:>10} {price:>8}{assumed}");
     }
-    println!("\n{:<26} software stack, as published runs are estimated", "stack");
+    println!("\n{:<26} software stack; `meshwright stacks` shows their figures", "stack");
     for stack in &catalog.stacks {
         println!("{:<26} {}", stack.name, stack.title);
     }

@@ -13,18 +13,25 @@ use crate::failure::Failure;
 /// Which software runs the plan.
 #[derive(Args)]
 pub struct StackArgument {
-    /// Software that runs the plan (`meshwright stacks`); `ideal` is none, a bound: what the hardware allows
+    /// Software that runs the plan (`meshwright stacks`); `ideal` is none: the hardware alone
     #[arg(long, value_name = "NAME")]
     stack: Option<String>,
 }
 
 impl StackArgument {
-    /// The cluster under the stack that is named here, else in the job, else usual on its devices.
+    /// The cluster under the stack that is named here, else in the job, else usual on its devices. A measured machine has the
+    /// stack that was measured.
     pub fn on(&self, cluster: Cluster, job: Option<&str>) -> Result<Cluster, Failure> {
-        let stack = match self.stack.as_deref().or(job) {
-            Some(name) => catalog().stack(name)?.clone(),
-            None => cluster.usual_stack(),
-        };
+        let usual = cluster.usual_stack();
+        let measured = cluster.pools.iter().any(|pool| !pool.device.curves.is_empty());
+        if let (true, Some(name)) = (measured, self.stack.as_deref().filter(|name| *name != usual.name)) {
+            return Err(Failure::input(format!(
+                "--stack is {name}: the cluster was measured under {}, and its curves hold under no other; leave it out",
+                usual.name
+            )));
+        }
+        let named = self.stack.as_deref().or(job).filter(|_| !measured);
+        let stack = named.map_or(Ok(usual), |name| catalog().stack(name).cloned())?;
         Ok(cluster.under(stack))
     }
 }
@@ -32,12 +39,20 @@ impl StackArgument {
 /// The stack of a prediction in a line, for people.
 pub fn stack_line(cluster: &Cluster) -> String {
     let (stack, device) = (&cluster.stack, &cluster.pools[0].device);
+    let others = || {
+        let runs = stack.measured.iter().map(|(device, runs)| format!("{runs} on {device}"));
+        let runs = runs.collect::<Vec<_>>().join(", ");
+        if runs.is_empty() { String::new() } else { format!(", {runs}") }
+    };
     let stands = match stack.runs_on(&device.name) {
-        _ if stack.is_ideal() => "a bound: what the hardware allows".to_owned(),
         _ if !device.curves.is_empty() => "as measured on this machine".to_owned(),
-        0 => format!("measured on no run on {}", device.name),
+        _ if stack.is_ideal() || stack.name == Stack::EXECUTOR => "nothing of its own is priced".to_owned(),
+        0 => format!("measured on no run on {}{}", device.name, others()),
         runs => format!("{runs} measured runs on {}", device.name),
     };
+    if stack.title == stack.name {
+        return format!("stack {}: {stands}", stack.name);
+    }
     format!("stack {}, {}: {stands}", stack.name, stack.title)
 }
 

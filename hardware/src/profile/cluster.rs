@@ -174,13 +174,16 @@ impl Cluster {
     }
 
     /// The stack that plans for it are priced with unless another is named: on a measured machine and on processors the
-    /// executor's own, whose curves say all; else the one that is stated for its first device, or the typical one.
+    /// executor's own, whose curves say all; else the one that is stated for all its devices, or the typical one.
     pub fn usual_stack(&self) -> Arc<Stack> {
-        let device = &self.pools[0].device;
-        let own = device.calibrated.is_some() || device.kind == DeviceKind::Cpu;
-        let stated = catalog().stacks.iter().find(|stack| stack.default_for.contains(&device.name));
-        let named = |name: &str| catalog().stack(name).expect("it is embedded");
-        Arc::clone(if own { named(Stack::EXECUTOR) } else { stated.unwrap_or_else(|| named(Stack::TYPICAL)) })
+        let usual = |device: &DeviceProfile| {
+            let own = device.calibrated.is_some() || device.kind == DeviceKind::Cpu;
+            let stated = catalog().stacks.iter().find(|stack| stack.default_for.contains(&device.name));
+            if own { Stack::EXECUTOR } else { stated.map_or(Stack::TYPICAL, |stack| &stack.name) }
+        };
+        let first = usual(&self.pools[0].device);
+        let alike = self.pools.iter().all(|pool| usual(&pool.device) == first);
+        Arc::clone(catalog().stack(if alike { first } else { Stack::TYPICAL }).expect("it is embedded"))
     }
 
     /// The same machines under other software.

@@ -64,7 +64,7 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// Name of the stack that adds nothing to a machine: its prices are a bound of all others'.
+    /// Name of the stack that adds nothing to a machine, and hides nothing.
     pub const IDEAL: &str = "ideal";
     /// Name of the executor as a stack.
     pub const EXECUTOR: &str = "meshwright";
@@ -227,7 +227,7 @@ knobs! {
     host_experts = 500.0 in 0.0..4000.0 by 0.6 of time;
     /// Time of collectives of tensor and context parallelism, relative to what links allow: below 1 where kernels hide them.
     tp = 1.0 in 0.05..4.0 by 0.4 of time;
-    /// Share of its own time that a collective over data-parallel ranks takes from the kernels beside it.
+    /// Share of its own time that a collective takes from the kernels beside it.
     dp = 0.15 in 0.0..3.0 by 0.8 of time;
     /// Time of the exchange of experts' tokens, relative to what links allow.
     ep = 0.8 in 0.05..4.0 by 0.5 of time;
