@@ -16,7 +16,7 @@ const CRATES: [Crate; 5] = [
     Crate {
         src: "hardware/src",
         layers: &[
-            ("words", &["exit", "files", "input", "units", "mesh", "classes", "params"]),
+            ("words", &["exit", "files", "hash", "input", "units", "mesh", "classes", "params"]),
             ("programs", &["elem", "op", "program", "text"]),
             ("soundness", &["hazards", "verify"]),
             ("machines", &["profile", "topology"]),

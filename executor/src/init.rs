@@ -5,6 +5,7 @@
 //! Invariant: an element depends on the seed, the parameter's name and the element's index in the whole tensor alone, so
 //! every plan starts from the same numbers, and stages that share a tensor by name hold the same values.
 
+use meshwright_hardware::hash::fnv1a;
 use std::num::NonZero;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -19,7 +20,7 @@ pub fn initial(spec: &ParamSpec, seed: u64, part: Part) -> Vec<f32> {
         Init::Ones => vec![1.0; spec.local_elems(part)],
         Init::Zeros => vec![0.0; spec.local_elems(part)],
         Init::Normal { std } => {
-            let key = mixed(seed ^ hashed(&spec.name));
+            let key = mixed(seed ^ fnv1a(&spec.name));
             let stretches = spec.stretches(part);
             let mut values = vec![0.0; spec.local_elems(part)];
             let cores = thread::available_parallelism().map_or(1, NonZero::get);
@@ -55,11 +56,6 @@ fn normal(key: u64, index: u64) -> f32 {
 
 /// What parts the keys of numbers: SplitMix64's increment, so that they are a stream of it.
 const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
-
-/// FNV-1a.
-fn hashed(name: &str) -> u64 {
-    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
-}
 
 #[cfg(test)]
 mod tests {

@@ -7,6 +7,7 @@ pub mod classes;
 pub mod elem;
 pub mod exit;
 pub mod files;
+pub mod hash;
 pub mod hazards;
 pub mod input;
 pub mod mesh;

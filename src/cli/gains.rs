@@ -9,9 +9,9 @@ use rayon::prelude::*;
 use serde_json::json;
 use statrs::statistics::{Data, OrderStatistics};
 
-use super::validate::{count, nothing, read};
+use super::validate::{count, nothing, read, write_stack};
 use crate::failure::Failure;
-use crate::out::{write_csv, write_whole};
+use crate::out::write_csv;
 use crate::validate::gain::{Gain, SimulatedRun, gain, published, simulated};
 use crate::validate::summary::Stats;
 use crate::validate::{Run, Skip, overheads};
@@ -205,20 +205,15 @@ fn write_overheads(runs: &[Run], folder: &Path) -> Result<(), Failure> {
         let errors = runs.iter().filter(|run| run.stack.name == *name).filter_map(|run| fitted.errors.get(&run.id));
         let errors: Vec<[f64; 3]> = errors.copied().collect();
         let stats = [0, 1, 2].map(|which| Stats::of(&errors.iter().map(|all| 100.0 * all[which]).collect::<Vec<_>>()));
-        let shown = [&stats[0], &stats[1], &stats[2]]
-            .map(|stats| format!("{:5.1} / {:5.1}", stats.median, stats.p90))
-            .join("   ");
+        let shown = stats.each_ref().map(|stats| format!("{:5.1} / {:5.1}", stats.median, stats.p90)).join("   ");
         println!("{name:28} {:4}  {shown}", errors.len());
-        let file = folder.join("stacks").join(format!("{name}.toml"));
         let stack = catalog().stack(name)?;
         let of = |stats: &Stats| [stats.median, stats.p90].map(|percent| (percent * 10.0).round() / 10.0);
         let errors = Some(FitErrors { fitted: of(&stats[0]), held_out: of(&stats[1]) });
         let profile =
             Stack { errors, overheads: fitted.stacks[name].clone(), measured: measured.clone(), ..Stack::clone(stack) };
-        let text = toml::to_string(&profile).expect("a stack is tables of strings and numbers");
-        write_whole(&file, &text)?;
+        write_stack(folder, &profile)?;
     }
     let typical = Stack { overheads: fitted.typical, ..Stack::clone(catalog().stack(Stack::TYPICAL)?) };
-    let text = toml::to_string(&typical).expect("a stack is tables of strings and numbers");
-    write_whole(&folder.join("stacks").join(format!("{}.toml", Stack::TYPICAL)), &text)
+    write_stack(folder, &typical)
 }

@@ -269,8 +269,7 @@ fn write_profiles(folder: &Path, fitted: &fit::Fitted, runs: &[Run], from: &Path
             count => format!("meshwright validate {name} --fit: {count} runs of {sources}"),
         };
         let profile = Stack { source, knobs, ..rows[0].stack.clone() };
-        let text = toml::to_string(&profile).expect("a stack is tables of strings and numbers");
-        write_whole(&folder.join("stacks").join(format!("{stack}.toml")), &text)?;
+        write_stack(folder, &profile)?;
     }
     for (device, power) in &fitted.power {
         let count = runs.iter().filter(|run| run.device.name == *device).count();
@@ -285,4 +284,10 @@ fn write_profiles(folder: &Path, fitted: &fit::Fitted, runs: &[Run], from: &Path
         write_whole(&path, &lines.map(|line| format!("{line}\n")).collect::<String>())?;
     }
     Ok(())
+}
+
+/// Writes a stack into its file of a folder of profiles.
+pub(super) fn write_stack(folder: &Path, stack: &Stack) -> Result<(), Failure> {
+    let text = toml::to_string(stack).expect("a stack is tables of strings and numbers");
+    write_whole(&folder.join("stacks").join(format!("{}.toml", stack.name)), &text)
 }

@@ -14,6 +14,7 @@ mod pattern;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use meshwright_hardware::hash::fnv1a;
 use meshwright_hardware::profile::Knobs;
 use rayon::prelude::*;
 
@@ -159,10 +160,11 @@ pub fn fit(runs: &[&Run], effort: Effort) -> Fitted {
     fitted
 }
 
-fn grouped<'a, 'b>(runs: &'b [&'a Run], key: impl Fn(&'a Run) -> &'a String) -> BTreeMap<&'a str, Vec<&'a Run>> {
-    let mut groups: BTreeMap<&str, Vec<&Run>> = BTreeMap::new();
-    for run in runs {
-        groups.entry(key(run)).or_default().push(run);
+/// What has the same key, in order.
+pub(super) fn grouped<'a, T>(all: &[&'a T], key: impl Fn(&'a T) -> &'a String) -> BTreeMap<&'a str, Vec<&'a T>> {
+    let mut groups: BTreeMap<&str, Vec<&T>> = BTreeMap::new();
+    for one in all {
+        groups.entry(key(one)).or_default().push(one);
     }
     groups
 }
@@ -193,8 +195,7 @@ pub fn without_source(runs: &[&Run], source: &str, fitted: &Fitted) -> Fitted {
 
 /// In which of `count` parts a run is held out: by its name, so that others beside it change nothing (FNV-1a).
 pub fn part_of(run: &Run, count: u64) -> u64 {
-    run.id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
-        % count
+    fnv1a(&run.id) % count
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use meshwright_planner::plan::Plan;
 use meshwright_planner::search::played_step;
 use rayon::prelude::*;
 
-use super::fit::part_of;
+use super::fit::{grouped, part_of};
 use super::gain::{of_run, simulated};
 use super::{Run, summary, timing};
 
@@ -92,12 +92,8 @@ fn row(run: &Run) -> Option<Row<'_>> {
     row.error(&Overheads::default()).is_finite().then_some(row)
 }
 
-fn by_stack<'a, 'b>(rows: &[&'b Row<'a>]) -> BTreeMap<&'b str, Vec<&'b Row<'a>>> {
-    let mut groups: BTreeMap<&str, Vec<&Row>> = BTreeMap::new();
-    for row in rows {
-        groups.entry(&row.run.stack.name).or_default().push(row);
-    }
-    groups
+fn by_stack<'a>(rows: &[&'a Row]) -> BTreeMap<&'a str, Vec<&'a Row<'a>>> {
+    grouped(rows, |row| &row.run.stack.name)
 }
 
 /// Relative errors of rows by fits that have not seen those of the same key.
@@ -137,14 +133,10 @@ fn blunt(error: f64) -> f64 {
     if error < 0.02 { error * error / 0.04 + 0.01 } else { error }
 }
 
-/// Distance to the prior by the logarithms z of ratios in units of their spreads, ln(1 + z²): a prior with long tails (Cauchy's).
+/// Distance to a prior, of all knobs.
 fn distance(overheads: &Overheads, prior: &Overheads) -> f64 {
     let (mut a, mut b) = (overheads.clone(), prior.clone());
-    let each = |index: usize| {
-        let knob = Overheads::ALL[index];
-        let little = 0.02 * (knob.high - knob.low);
-        (((*a.at(index) + little) / (*b.at(index) + little)).ln() / knob.spread).powi(2).ln_1p()
-    };
+    let each = |index: usize| Overheads::ALL[index].distance(*a.at(index), *b.at(index));
     (0..Overheads::ALL.len()).map(each).sum()
 }
 

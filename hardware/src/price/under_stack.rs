@@ -2,7 +2,7 @@
 //!
 //! In: prices on a cluster under a stack. Out: seconds in which hosts issue, shares that collectives take.
 //!
-//! Invariant: on measured devices there is none of it.
+//! Invariant: measured devices have no host of their own and share nothing: their curves hold both.
 
 use super::{Prices, op};
 use crate::mesh::Axis;
@@ -54,11 +54,10 @@ impl<'a> Prices<'a> {
 
     /// What a host takes to issue each instruction of a role, if it takes anything.
     pub(super) fn host(&self, program: &Program, list: &RankProgram) -> Host {
-        let starts = self.host_starts().nanos().0;
-        if self.issue_once() == Seconds(0.0) {
+        let (starts, once) = (self.host_starts().nanos().0, self.issue_once());
+        if once == Seconds(0.0) {
             return Host { starts, nanos: Vec::new() };
         }
-        let once = self.issue_once();
         let blocks = program.blocks.iter().map(|block| block.calls.iter().map(|call| self.issue(&call.op)).sum());
         let blocks: Vec<Seconds> = blocks.collect();
         let nanos = list.instrs.iter().map(|instr| match &instr.kind {

@@ -63,14 +63,19 @@ impl Search<'_> {
         if least >= self.space.devices as f64 {
             return Ok(false);
         }
-        let (shape, passes) = (self.shapes[index], self.passes[index]);
-        let mut list = self.space.idle_combinations(&shape, least.max(1.0) as usize);
+        let mut list = self.space.idle_combinations(&self.shapes[index], least.max(1.0) as usize);
         let all = list.len();
-        list.retain(|of| passes.floor(&self.pipeline(&shape, of), self.ratio(&shape, of)) < cut);
+        list.retain(|of| self.passes_floor(index, of) < cut);
         self.considered += all - list.len();
         self.reject("slower by its bound", all - list.len());
         self.idle_lists[index] = Arc::new(list);
         Ok(!self.idle_lists[index].is_empty())
+    }
+
+    /// A floor of a combination by what is known of its shape's passes.
+    fn passes_floor(&mut self, index: usize, of: &Combination) -> f64 {
+        let (shape, passes) = (self.shapes[index], self.passes[index]);
+        passes.floor(&self.pipeline(&shape, of), self.ratio(&shape, of))
     }
 
     /// A step in which all devices work all the time.
@@ -159,7 +164,7 @@ impl Search<'_> {
             }
             if cut.is_finite() {
                 // What ranks share is priced only of what its passes do not rule out.
-                let floor = work.floor(&self.pipeline(&shape, of), self.ratio(&shape, of));
+                let floor = self.passes_floor(index, of);
                 if floor >= cut {
                     least = Some(least.map_or(floor, |least: f64| least.min(floor)));
                     continue;
@@ -243,7 +248,7 @@ impl Search<'_> {
         let list = self.list(index);
         let mut last: Option<(usize, u8, Group)> = None;
         let mut others = (0, 0);
-        let (cut, passes, single) = (self.cut(), self.passes[index], self.links.len() == 1);
+        let (cut, single) = (self.cut(), self.links.len() == 1);
         for of in list.iter() {
             if others.0 != of.pp {
                 others = (of.pp, self.orders(&self.space.mesh(&shape, of)).len());
@@ -253,7 +258,7 @@ impl Search<'_> {
                 continue;
             }
             if single {
-                let floor = passes.floor(&self.pipeline(&shape, of), self.ratio(&shape, of));
+                let floor = self.passes_floor(index, of);
                 if floor >= cut {
                     self.reject("slower by its bound", others);
                     self.proved = self.proved.min(floor);
@@ -289,8 +294,7 @@ impl Search<'_> {
         let single = self.links.len() == 1;
         for of in all {
             if single && cut.is_finite() {
-                let (shape, passes) = (self.shapes[index], self.passes[index]);
-                let floor = passes.floor(&self.pipeline(&shape, of), self.ratio(&shape, of));
+                let floor = self.passes_floor(index, of);
                 if floor >= cut {
                     self.reject("slower by its bound", 1);
                     self.proved = self.proved.min(floor);

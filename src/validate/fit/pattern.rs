@@ -25,15 +25,10 @@ impl Aim<'_> {
         rows + self.pull * self.distance(knobs)
     }
 
-    /// Distance to the prior by the logarithms z of knobs' ratios in units of their spreads, ln(1 + z²): a prior with long tails
-    /// (Cauchy's), for a framework that does one thing otherwise. A little is added so that zero is not endlessly far.
+    /// Distance to the prior, of all knobs of the part.
     fn distance(&self, knobs: &Knobs) -> f64 {
         let (mut a, mut b) = (knobs.clone(), self.prior.clone());
-        let each = |index: usize| {
-            let knob = Knobs::ALL[index];
-            let little = 0.02 * (knob.high - knob.low);
-            (((*a.at(index) + little) / (*b.at(index) + little)).ln() / knob.spread).powi(2).ln_1p()
-        };
+        let each = |index: usize| Knobs::ALL[index].distance(*a.at(index), *b.at(index));
         self.part.knobs().into_iter().map(each).sum()
     }
 }
