@@ -4,8 +4,7 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use meshwright_hardware::profile::Cluster;
-use meshwright_hardware::units::Precision;
-use meshwright_planner::job::{Fix, Job, Optimizer};
+use meshwright_planner::job::{Fix, Job};
 use meshwright_planner::models;
 use meshwright_planner::search::search;
 
@@ -22,19 +21,7 @@ fn benches(criterion: &mut Criterion) {
     group.sample_size(10);
     for (name, text, seq, global_batch) in CASES {
         let model = models::load(name).expect("it is embedded");
-        let job = Job {
-            seq,
-            target_seq: None,
-            global_batch,
-            precision: Precision::Bf16,
-            steps: 1,
-            seed: 0,
-            stack: None,
-            model,
-            optimizer: Optimizer::default(),
-            fix: Fix::default(),
-            goal: Default::default(),
-        };
+        let job = Job { steps: 1, ..Job::of(model, seq, global_batch) };
         let cluster = Cluster::parse(text).expect("it is in the catalog");
         let found = search(&job, &cluster, &Fix::default(), 1).expect("it fits");
         println!("{name} on {text}: {} considered, gap {:.2} %", found.considered, found.gap() * 100.0);

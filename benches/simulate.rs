@@ -17,19 +17,7 @@ use meshwright_planner::predict::predict;
 fn plan() -> Plan {
     let model = models::load("gpt3-175b").expect("it is embedded");
     let optimizer = Optimizer::default();
-    let job = Job {
-        seq: 2048,
-        target_seq: None,
-        global_batch: 1536,
-        precision: Precision::Bf16,
-        steps: 1,
-        seed: 0,
-        stack: None,
-        model,
-        optimizer,
-        fix: Default::default(),
-        goal: Default::default(),
-    };
+    let job = Job { steps: 1, optimizer, ..Job::of(model, 2048, 1536) };
     let stages = vec![Stage { layers: 12, full: 0, selective: 0, offload: 0 }; 8];
     Plan { zero: 1, mesh: Mesh { dp: 16, pp: 8, tp: 8, ..Mesh::ONE }, stages, ..Plan::single(job, 1) }
 }

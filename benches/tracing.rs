@@ -26,19 +26,9 @@ const WARM_UP: usize = 2;
 
 /// `demo-10m` on one rank; on two that share the batch; on two stages.
 fn plans(seq: usize) -> Vec<(&'static str, Plan)> {
-    let job = Job {
-        seq,
-        target_seq: None,
-        global_batch: 4,
-        precision: Precision::Fp32,
-        steps: 1000,
-        seed: 0,
-        stack: None,
-        model: models::load("demo-10m").expect("it is embedded"),
-        optimizer: Optimizer { warmup_steps: 10, ..Optimizer::default() },
-        fix: Default::default(),
-        goal: Default::default(),
-    };
+    let optimizer = Optimizer { warmup_steps: 10, ..Optimizer::default() };
+    let model = models::load("demo-10m").expect("it is embedded");
+    let job = Job { precision: Precision::Fp32, optimizer, ..Job::of(model, seq, 4) };
     let stage = |layers| Stage { layers, full: 0, selective: 0, offload: 0 };
     let single = Plan { stages: vec![stage(6)], ..Plan::single(job, 2) };
     let data = Plan { zero: 1, mesh: Mesh { dp: 2, ..Mesh::ONE }, ..single.clone() };

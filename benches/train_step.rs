@@ -16,19 +16,7 @@ use meshwright_planner::plan::{Plan, Stage};
 fn trainer(dp: usize, threads_per_rank: usize) -> Trainer {
     let model = models::load("demo-10m").expect("it is embedded");
     let optimizer = Optimizer { warmup_steps: 10, ..Optimizer::default() };
-    let job = Job {
-        seq: 256,
-        target_seq: None,
-        global_batch: 4,
-        precision: Precision::Fp32,
-        steps: 1000,
-        seed: 0,
-        stack: None,
-        model,
-        optimizer,
-        fix: Default::default(),
-        goal: Default::default(),
-    };
+    let job = Job { precision: Precision::Fp32, optimizer, ..Job::of(model, 256, 4) };
     let stages = vec![Stage { layers: 6, full: 0, selective: 0, offload: 0 }];
     let zero = u8::from(dp > 1);
     let plan = Plan { zero, mesh: Mesh { dp, ..Mesh::ONE }, stages, ..Plan::single(job, 2) };

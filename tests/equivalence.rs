@@ -32,17 +32,12 @@ fn model(architecture: Architecture) -> Model {
 fn job(model: Model) -> Job {
     let optimizer = Optimizer { lr: 3e-3, min_lr: 3e-4, warmup_steps: 3, ..Optimizer::default() };
     Job {
-        seq: 16,
         target_seq: model.family.as_ref().is_some_and(|family| family.decoder_layers.is_some()).then_some(6),
-        global_batch: 8,
         precision: Precision::Fp32,
         steps: STEPS,
         seed: 3,
-        stack: None,
-        model,
         optimizer,
-        fix: Default::default(),
-        goal: Default::default(),
+        ..Job::of(model, 16, 8)
     }
 }
 

@@ -61,19 +61,7 @@ fn trainer(architecture: Architecture, mesh: Mesh, golden: &Golden) -> Trainer {
         rope_theta: 1e4,
     };
     let optimizer = Optimizer::default();
-    let job = Job {
-        seq: 16,
-        target_seq: None,
-        global_batch: 4,
-        precision: Precision::Fp32,
-        steps: 20,
-        seed: 0,
-        stack: None,
-        model,
-        optimizer,
-        fix: Default::default(),
-        goal: Default::default(),
-    };
+    let job = Job { precision: Precision::Fp32, steps: 20, optimizer, ..Job::of(model, 16, 4) };
     let stages = vec![Stage { layers: 2 / mesh.pp, full: 0, selective: 0, offload: 0 }; mesh.pp];
     let plan = Plan { zero: 1, mesh, stages, ..Plan::single(job, 1) };
     plan.check().unwrap();

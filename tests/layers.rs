@@ -29,7 +29,7 @@ const CRATES: [Crate; 5] = [
             ("job and model", &["error", "limits", "schedule", "job", "models", "model"]),
             ("plan", &["plan"]),
             ("lower", &["lower"]),
-            ("price and predict", &["estimate", "predict", "goodput"]),
+            ("price and predict", &["predict", "goodput"]),
             ("search", &["search"]),
             ("explain, goal", &["explain", "goal"]),
         ],

@@ -52,31 +52,20 @@ fn experts_and_latent_attention_are_predicted_from_a_processors_calibration() {
 
 /// A small mixture of experts, or a model of latent attention.
 fn job(family: Family) -> Job {
-    Job {
-        seq: 128,
-        target_seq: None,
-        global_batch: 4,
-        precision: Precision::Fp32,
-        steps: 1,
-        seed: 1,
-        stack: None,
-        model: Model {
-            name: "small".to_owned(),
-            architecture: Architecture::Llama,
-            layers: 2,
-            hidden: 256,
-            heads: 8,
-            kv_heads: 8,
-            ffn: 1024,
-            vocab: 256,
-            tied: false,
-            family: Some(family),
-            rope_theta: 1e4,
-        },
-        optimizer: Default::default(),
-        fix: Default::default(),
-        goal: Default::default(),
-    }
+    let model = Model {
+        name: "small".to_owned(),
+        architecture: Architecture::Llama,
+        layers: 2,
+        hidden: 256,
+        heads: 8,
+        kv_heads: 8,
+        ffn: 1024,
+        vocab: 256,
+        tied: false,
+        family: Some(family),
+        rope_theta: 1e4,
+    };
+    Job { precision: Precision::Fp32, steps: 1, seed: 1, ..Job::of(model, 128, 4) }
 }
 
 /// Every op of such a program has a class that calibration times, at sizes about its own: of those that move more than a start

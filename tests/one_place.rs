@@ -67,8 +67,8 @@ fn stands_only_in(texts: &[(String, String)], word: &str, places: &[&str]) {
 
 #[test]
 fn a_schedule_is_named_by_its_registry_alone() {
-    // Published runs name schedules too, of which estimates have a list of their own.
-    let places = ["planner/src/schedule", "planner/src/estimate/", "src/validate/"];
+    // Published runs name schedules in their sources' words.
+    let places = ["planner/src/schedule", "src/validate/"];
     let texts = texts();
     for schedule in Schedule::ALL {
         stands_only_in(&texts, &format!("Schedule::{schedule:?}"), &places);
@@ -157,8 +157,7 @@ fn a_types_name_has_one_meaning() {
     let ops = ops();
     // The vocabulary makes a type of each op; a macro's `$name` is none.
     let mut found: BTreeMap<&str, Vec<&str>> = ops.iter().map(|op| (&op[..], vec!["an op"])).collect();
-    // The closed form has names of its own for plans and prices, until it goes.
-    for (path, text) in texts.iter().filter(|(path, _)| !path.starts_with("planner/src/estimate/")) {
+    for (path, text) in &texts {
         for name in text.lines().filter_map(defined).filter(|name| !name.is_empty()) {
             found.entry(name).or_default().push(path);
         }

@@ -82,6 +82,9 @@ pub struct Job {
     /// Name of the software stack whose prices its plans have; without it, the usual one of the devices.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stack: Option<String>,
+    /// Whether layers are launched as CUDA graphs, which leave the host little to issue.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cuda_graphs: bool,
     /// What to train.
     pub model: Model,
     /// How to train it.
@@ -125,6 +128,24 @@ pub fn says_length(text: &str) -> bool {
 }
 
 impl Job {
+    /// A job of a model with so many tokens a sequence and sequences a step; all else is usual.
+    pub fn of(model: Model, seq: usize, global_batch: usize) -> Job {
+        Job {
+            seq,
+            target_seq: None,
+            global_batch,
+            precision: usual_precision(),
+            steps: usual_steps(),
+            seed: 0,
+            stack: None,
+            cuda_graphs: false,
+            model,
+            optimizer: Optimizer::default(),
+            fix: Fix::default(),
+            goal: Goal::default(),
+        }
+    }
+
     /// Reads a job file; errors name file, line, key and value.
     pub fn from_toml(file: &str, text: &str) -> Result<Job, PlanError> {
         let mut job: Job = toml::from_str(text).map_err(|error| PlanError::of_toml(file, text, &error))?;

@@ -8,15 +8,13 @@
 //!    architectures as tapes ([`model`]). No decision is known here.
 //! 2. [`plan`]: the decisions for a job. It knows of no cluster.
 //! 3. [`lower`]: a plan to the program that is priced and run. It knows no time.
-//! 4. price and predict: a plan's time and memory in closed form ([`estimate`]), training with failures ([`goodput`]), and what
-//!    the program does on a cluster ([`predict`]).
+//! 4. price and predict: what the program does on a cluster ([`predict`]), and training with failures ([`goodput`]).
 //! 5. [`search`]: plans for a job on a cluster, and what none undercuts.
 //! 6. [`explain`]: why a plan takes what it takes; [`goal`]: which plans serve what is wanted.
 //!
 //! Invariant: nothing here knows how an instruction is timed or run; the hardware crate prices, the executor runs.
 
 pub mod error;
-pub mod estimate;
 pub mod explain;
 pub mod goal;
 pub mod goodput;

@@ -16,9 +16,11 @@ use crate::error::PlanError;
 use crate::lower::{Lowered, lower};
 use crate::plan::Plan;
 
+mod memory;
 mod outer;
 mod steady;
 
+pub use memory::declared;
 pub use outer::{Outer, outer};
 pub use steady::predict_figures;
 

@@ -2,23 +2,11 @@
 
 use meshwright_hardware::units::Precision;
 
-use crate::job::{Architecture, Job, Model, Optimizer};
+use crate::job::{Architecture, Job, Model};
 
 /// Eight sequences of sixteen tokens in fp32.
 pub fn tiny_job(model: Model) -> Job {
-    Job {
-        seq: 16,
-        target_seq: None,
-        global_batch: 8,
-        precision: Precision::Fp32,
-        steps: 4,
-        seed: 0,
-        stack: None,
-        model,
-        optimizer: Optimizer::default(),
-        fix: Default::default(),
-        goal: Default::default(),
-    }
+    Job { precision: Precision::Fp32, steps: 4, ..Job::of(model, 16, 8) }
 }
 
 /// Four small layers that two and four ranks can share.

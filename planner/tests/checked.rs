@@ -2,8 +2,7 @@
 
 use meshwright_hardware::mesh::Mesh;
 use meshwright_hardware::profile::Cluster;
-use meshwright_hardware::units::Precision;
-use meshwright_planner::job::{Architecture, Experts, Family, Job, Latent, Model, Optimizer};
+use meshwright_planner::job::{Architecture, Experts, Family, Job, Latent, Model};
 use meshwright_planner::plan::Plan;
 use meshwright_planner::predict::predict;
 use proptest::prelude::*;
@@ -76,17 +75,9 @@ fn model() -> impl Strategy<Value = Model> {
 
 fn plan() -> impl Strategy<Value = Plan> {
     let job = (model(), size(32), rarely(size(16)), size(4)).prop_map(|(model, seq, target_seq, global_batch)| Job {
-        seq,
         target_seq: target_seq.filter(|_| model.family.as_ref().is_some_and(|family| family.decoder_layers.is_some())),
-        global_batch,
-        precision: Precision::Bf16,
         steps: 1,
-        seed: 0,
-        stack: None,
-        optimizer: Optimizer::default(),
-        fix: Default::default(),
-        goal: Default::default(),
-        model,
+        ..Job::of(model, seq, global_batch)
     });
     let axes = prop_oneof![Just((1, 1)), Just((2, 1)), Just((1, 2))];
     (job, size(2), axes, 0_u8..4, any::<bool>()).prop_map(|(job, microbatch, (dp, tp), zero, sequence_parallel)| {

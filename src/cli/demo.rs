@@ -87,19 +87,8 @@ impl Demo {
     fn plan(&self, share: Share, cluster: &Cluster) -> Result<(Plan, usize), Failure> {
         eprintln!("2/4 planning …");
         let optimizer = Optimizer { lr: 2e-3, min_lr: 2e-4, warmup_steps: 10, ..Optimizer::default() };
-        let job = Job {
-            seq: SEQ,
-            target_seq: None,
-            global_batch: 4.max(share.ranks),
-            precision: Precision::Fp32,
-            steps: 1,
-            seed: 0,
-            stack: None,
-            model: models::load("demo-10m")?,
-            optimizer,
-            fix: Default::default(),
-            goal: Default::default(),
-        };
+        let usual = Job::of(models::load("demo-10m")?, SEQ, 4.max(share.ranks));
+        let job = Job { precision: Precision::Fp32, steps: 1, optimizer, ..usual };
         let found = search(&job, cluster, &Fix::default(), 1)?;
         let considered = found.considered;
         let (mut plan, figures) = found.best.into_iter().next().expect("a search that succeeds has a plan");

@@ -42,7 +42,7 @@ impl ExplainCommand {
     /// Explains and prints.
     pub fn run(self) -> Result<(), Failure> {
         let plan = Plan::read(&self.plan)?;
-        let mut cluster = self.stack.on(Cluster::parse(&self.cluster)?, plan.job.stack.as_deref())?;
+        let mut cluster = self.stack.on(Cluster::parse(&self.cluster)?, &plan.job)?;
         self.amend(&mut cluster)?;
         let explained = explain(&plan, &cluster, !self.no_search)?;
         self.check_training(&explained.training)?;

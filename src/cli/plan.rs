@@ -7,7 +7,7 @@ use meshwright_hardware::profile::Cluster;
 use meshwright_hardware::units::Precision;
 use meshwright_planner::error::Fault;
 use meshwright_planner::goal::{Chosen, advise, advise_limits, choose, missed};
-use meshwright_planner::job::{Fix, Job, Optimizer, is_job, says_length};
+use meshwright_planner::job::{Fix, Job, is_job, says_length};
 use meshwright_planner::plan::Plan;
 use meshwright_planner::predict::{outer, predict};
 use meshwright_planner::{PlanError, models};
@@ -88,7 +88,7 @@ impl PlanCommand {
     /// Searches and prints.
     pub fn run(self) -> Result<(), Failure> {
         let (mut job, known) = self.job()?;
-        let mut cluster = self.stack.on(Cluster::parse(&self.cluster)?, job.stack.as_deref())?;
+        let mut cluster = self.stack.on(Cluster::parse(&self.cluster)?, &job)?;
         job.stack = Some(cluster.stack.name.clone());
         self.goal.amend(&mut cluster);
         let fix = self.fix(&job.fix);
@@ -229,20 +229,8 @@ fn read_job(name: &str, seq: Option<usize>, global_batch: Option<usize>) -> Resu
     let (model, notes) = models::load_noted(name)?;
     notes.iter().for_each(|note| eprintln!("note: {name}: {note}"));
     let needs = |what: &str| Failure::input(format!("`{name}` is a model, not a job: give --{what}"));
-    let job = Job {
-        seq: seq.ok_or_else(|| needs("seq"))?,
-        target_seq: None,
-        global_batch: global_batch.ok_or_else(|| needs("global-batch"))?,
-        precision: Precision::Bf16,
-        steps: 1000,
-        seed: 0,
-        stack: None,
-        model,
-        optimizer: Optimizer::default(),
-        fix: Fix::default(),
-        goal: Default::default(),
-    };
-    Ok((job, false))
+    let (seq, batch) = (seq.ok_or_else(|| needs("seq"))?, global_batch.ok_or_else(|| needs("global-batch"))?);
+    Ok((Job::of(model, seq, batch), false))
 }
 
 /// A fixed decision that can never be is the user's mistake, not an empty search.
@@ -297,7 +285,7 @@ impl Simulate {
     /// Predicts and prints.
     pub fn run(self) -> Result<(), Failure> {
         let plan = Plan::read(&self.plan)?;
-        let cluster = self.stack.on(Cluster::parse(&self.cluster)?, plan.job.stack.as_deref())?;
+        let cluster = self.stack.on(Cluster::parse(&self.cluster)?, &plan.job)?;
         let predicted = predict(&plan, &cluster)?;
         if let Some(path) = &self.trace {
             write_whole(path, &predicted.trace.to_chrome_json(&predicted.lowered.program))?;

@@ -4,8 +4,11 @@
 //!
 //! Invariant: whatever is predicted says with which stack, and on how many measured runs it stands on this accelerator.
 
+use std::sync::Arc;
+
 use clap::Args;
 use meshwright_hardware::profile::{Cluster, Overheads, Stack, catalog};
+use meshwright_planner::job::Job;
 use serde_json::json;
 
 use crate::failure::Failure;
@@ -19,9 +22,9 @@ pub struct StackArgument {
 }
 
 impl StackArgument {
-    /// The cluster under the stack that is named here, else in the job, else usual on its devices. A measured machine has the
-    /// stack that was measured.
-    pub fn on(&self, cluster: Cluster, job: Option<&str>) -> Result<Cluster, Failure> {
+    /// The cluster under the stack that is named here, else in the job, else usual on its devices, with its layers launched as the
+    /// job says. A measured machine has the stack that was measured.
+    pub fn on(&self, cluster: Cluster, job: &Job) -> Result<Cluster, Failure> {
         let usual = cluster.usual_stack();
         let measured = cluster.pools.iter().any(|pool| !pool.device.curves.is_empty());
         if let (true, Some(name)) = (measured, self.stack.as_deref().filter(|name| *name != usual.name)) {
@@ -30,8 +33,9 @@ impl StackArgument {
                 usual.name
             )));
         }
-        let named = self.stack.as_deref().or(job).filter(|_| !measured);
+        let named = self.stack.as_deref().or(job.stack.as_deref()).filter(|_| !measured);
         let stack = named.map_or(Ok(usual), |name| catalog().stack(name).cloned())?;
+        let stack = if job.cuda_graphs { Arc::new(stack.graphed()) } else { stack };
         Ok(cluster.under(stack))
     }
 }

@@ -1,76 +1,85 @@
 //! `validate`: published runs predicted again.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use clap::Args;
 use meshwright_hardware::files::read_text;
 use meshwright_hardware::input::{Fault, InputError};
-use meshwright_hardware::profile::{Knobs, Stack, catalog};
+use meshwright_hardware::profile::{FitErrors, Stack, catalog};
 use rayon::prelude::*;
 
+use super::progress::ProgressLine;
 use crate::failure::Failure;
 use crate::out::{write_csv, write_whole};
-use crate::validate::summary::{self, Summary};
-use crate::validate::{Prediction, Run, Skip, Timing, fit, predict, row};
+use crate::validate::overheads::{FittedOverheads, fit};
+use crate::validate::summary::{self, Stats, Summary};
+use crate::validate::{Prediction, Run, Skip, chosen, predict, row};
 
 /// Arguments of `validate`.
 #[derive(Args)]
 pub struct Validate {
     /// Table of published runs (CSV)
-    runs: PathBuf,
+    #[arg(required_unless_present = "columns")]
+    runs: Option<PathBuf>,
     /// One line a run: prediction, error, or why there is none (CSV)
     #[arg(short)]
     output: Option<PathBuf>,
+    /// Write every run's plan and cluster into this folder, as `simulate` takes them
+    #[arg(long, value_name = "FOLDER")]
+    plans: Option<PathBuf>,
     /// Print a JSON summary
     #[arg(long)]
     json: bool,
-    /// Fit the knobs of stacks and devices to these runs and write them into this folder of profiles
+    /// Fit the overheads of stacks to the measured steps and write them into this folder of profiles
     #[arg(long, value_name = "PROFILES")]
     fit: Option<PathBuf>,
-    /// Predict what no fit has seen: every source, or every fifth of the rows, with knobs fitted without it
-    #[arg(long, value_enum, num_args = 0..=1, default_missing_value = "sources", value_name = "PARTS")]
-    cross_validate: Option<HeldOut>,
+    /// Predict what no fit has seen: every fifth of the rows, and every publisher, by fits without it
+    #[arg(long)]
+    cross_validate: bool,
+    /// List the columns that a table may have
+    #[arg(long)]
+    columns: bool,
 }
 
-/// What is held out at a time.
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum HeldOut {
-    /// One source
-    Sources,
-    /// A fifth of the rows, spread by their names
-    Rows,
-}
-
-/// A line of the input and what became of it.
+/// A line of the input: its name, and its run or why there is none.
 pub(super) struct Line {
-    id: String,
-    result: Result<usize, Skip>,
+    pub(super) id: String,
+    pub(super) run: Result<Run, Skip>,
 }
 
 impl Validate {
     /// Reads, predicts, writes, prints.
     pub fn run(self) -> Result<(), Failure> {
-        let (lines, runs) = read(&self.runs)?;
-        if let Some(profiles) = &self.fit {
-            let fitted = fit::fit(&runs.iter().collect::<Vec<_>>(), fit::FULL);
-            write_profiles(profiles, &fitted, &runs, &self.runs)?;
-            return self.show(&lines, &runs, runs.iter().map(|run| by(&fitted, run)).collect());
-        }
-        let predictions = match self.cross_validate {
-            None => as_profiled(&runs),
-            Some(HeldOut::Sources) => sources_held_out(&runs),
-            Some(HeldOut::Rows) => rows_held_out(&runs),
+        let Some(runs) = self.runs.as_deref().filter(|_| !self.columns) else {
+            row::COLUMNS.iter().for_each(|column| println!("{column}"));
+            return Ok(());
         };
-        self.show(&lines, &runs, predictions)
-    }
-
-    fn show(&self, lines: &[Line], runs: &[Run], predictions: Vec<Prediction>) -> Result<(), Failure> {
-        if let Some(output) = &self.output {
-            write_lines(output, lines, runs, &predictions)?;
+        let lines = read(runs)?;
+        if let Some(folder) = &self.plans {
+            write_plans(folder, &lines)?;
         }
-        let reasons = lines.iter().map(|line| line.result.err());
-        let summary = Summary::of(reasons, runs, &predictions);
+        if self.fit.is_some() || self.cross_validate {
+            let line = ProgressLine::new();
+            line.say("fitting …");
+            let runs: Vec<&Run> = lines.iter().filter_map(|line| line.run.as_ref().ok()).collect();
+            let fitted = fit(&runs);
+            drop(line);
+            print_fit(&fitted, &runs);
+            return self.fit.as_deref().map_or(Ok(()), |folder| write_stacks(folder, &fitted, &runs));
+        }
+        let found = each(&lines, predict);
+        let outcomes: Vec<_> = lines.iter().zip(&found).map(|(line, found)| outcome(line, found)).collect();
+        let reasons = count(outcomes.iter().filter_map(|of| of.as_ref().err().copied()));
+        if outcomes.iter().all(Result::is_err) {
+            return Err(nothing(&runs.display().to_string(), "predicted", &reasons));
+        }
+        if let Some(output) = &self.output {
+            let records = lines.iter().zip(&outcomes).map(|(line, of)| csv_record(&line.id, of));
+            write_csv(output, &COLUMNS, records)?;
+        }
+        let summary = Summary::of(&outcomes);
         if self.json {
             println!("{}", summary.json());
         } else {
@@ -80,54 +89,50 @@ impl Validate {
     }
 }
 
-fn as_profiled(runs: &[Run]) -> Vec<Prediction> {
-    runs.iter().map(|run| predict(run, &run.stack.knobs, 1.0)).collect()
+fn outcome<'a, T>(line: &'a Line, found: &'a Result<T, Skip>) -> Result<(&'a Run, &'a T), &'a Skip> {
+    Ok((line.run.as_ref()?, found.as_ref()?))
 }
 
-fn by(fitted: &fit::Fitted, run: &Run) -> Prediction {
-    predict(run, &fitted.knobs(run), fitted.power(run))
-}
-
-/// Every source's runs with knobs that no run of it was fitted to.
-fn sources_held_out(runs: &[Run]) -> Vec<Prediction> {
-    let sources: Vec<&str> = runs.iter().map(|run| run.group.as_str()).collect::<BTreeSet<_>>().into_iter().collect();
-    let rows: Vec<&Run> = runs.iter().collect();
-    let full = fit::fit(&rows, fit::QUICK);
-    let held_out = |source: &&str| ((*source).to_owned(), fit::without_source(&rows, source, &full));
-    let all: BTreeMap<String, fit::Fitted> = sources.par_iter().map(held_out).collect();
-    runs.iter().map(|run| by(&all[&run.group], run)).collect()
-}
-
-/// Every fifth of the runs with knobs fitted to the others.
-fn rows_held_out(runs: &[Run]) -> Vec<Prediction> {
-    const PARTS: u64 = 5;
-    let without = |part: u64| {
-        let others: Vec<&Run> = runs.iter().filter(|run| fit::part_of(run, PARTS) != part).collect();
-        fit::fit(&others, fit::QUICK)
+/// What is found of every line's run; equal plans on equal clusters are looked at once.
+pub(super) fn each<T: Clone + Send>(
+    lines: &[Line],
+    find: impl Fn(&Run) -> Result<T, Skip> + Sync,
+) -> Vec<Result<T, Skip>> {
+    let mut distinct: Vec<&Run> = Vec::new();
+    let same = |a: &Run, b: &Run| a.plans == b.plans && a.cluster == b.cluster && a.last_rank == b.last_rank;
+    let places = lines.iter().map(|line| {
+        let run = line.run.as_ref().map_err(Skip::clone)?;
+        Ok(distinct.iter().position(|other| same(other, run)).unwrap_or_else(|| {
+            distinct.push(run);
+            distinct.len() - 1
+        }))
+    });
+    let places: Vec<Result<usize, Skip>> = places.collect();
+    let (line, done) = (ProgressLine::new(), AtomicUsize::new(0));
+    let one = |run: &&Run| {
+        let found = find(run);
+        line.say(&format!("{} of {} plans", done.fetch_add(1, Ordering::Relaxed) + 1, distinct.len()));
+        found
     };
-    let all: Vec<fit::Fitted> = (0..PARTS).map(without).collect();
-    runs.iter().map(|run| by(&all[fit::part_of(run, PARTS) as usize], run)).collect()
+    let found: Vec<_> = distinct.par_iter().map(one).collect();
+    places.into_iter().map(|place| found[place?].clone()).collect()
 }
 
-/// Every line of the file, and the runs that can be predicted: one at least.
-pub(super) fn read(path: &Path) -> Result<(Vec<Line>, Vec<Run>), Failure> {
+/// Every line of the file: at least one has a run.
+pub(super) fn read(path: &Path) -> Result<Vec<Line>, Failure> {
     let what = path.display().to_string();
     let text = read_text(path).map_err(Failure::io(path))?;
     let mut rows = rows(&what, &text)?;
     row::complete(&mut rows);
-    let (mut lines, mut runs) = (Vec::new(), Vec::new());
-    for columns in rows {
-        let id = columns.get("id").cloned().unwrap_or_default();
-        let result = row::read(&columns).map(|run| {
-            runs.push(run);
-            runs.len() - 1
-        });
-        lines.push(Line { id, result });
+    let line = |columns: &HashMap<String, String>| Line {
+        id: columns.get("id").cloned().unwrap_or_default(),
+        run: row::read(columns),
+    };
+    let lines: Vec<Line> = rows.iter().map(line).collect();
+    if lines.iter().all(|line| line.run.is_err()) {
+        return Err(nothing(&what, "predicted", &count(lines.iter().filter_map(|line| line.run.as_ref().err()))));
     }
-    if runs.is_empty() {
-        return Err(nothing(&what, "predicted", &count(lines.iter().filter_map(|line| line.result.err()))));
-    }
-    Ok((lines, runs))
+    Ok(lines)
 }
 
 /// Every row of a table of runs by column, whose numbers are such.
@@ -136,11 +141,11 @@ fn rows(what: &str, text: &str) -> Result<Vec<HashMap<String, String>>, Failure>
     let body = text.trim_start_matches('\u{feff}'); // spreadsheets write it
     let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(body.as_bytes());
     let header: Vec<String> = reader.headers().map_err(fault)?.iter().map(str::to_owned).collect();
-    for column in ["id", "accelerator", "n_devices", "layers", "hidden", "seq_len"] {
-        if !header.iter().any(|name| name == column) {
-            let columns = header.len();
+    for column in row::COLUMNS.iter().filter(|column| column.needed) {
+        if !header.iter().any(|name| name == column.name) {
+            let (name, columns) = (column.name, header.len());
             return Err(Failure::input(format!(
-                "{what}: column `{column}` is missing; the header has {columns} columns"
+                "{what}: column `{name}` is missing; the header has {columns} columns, `validate --columns` lists all"
             )));
         }
     }
@@ -161,10 +166,10 @@ fn rows(what: &str, text: &str) -> Result<Vec<HashMap<String, String>>, Failure>
 }
 
 /// How often each reason stands there.
-pub(super) fn count(reasons: impl Iterator<Item = Skip>) -> BTreeMap<&'static str, usize> {
+pub(super) fn count<'a>(skips: impl Iterator<Item = &'a Skip>) -> BTreeMap<&'static str, usize> {
     let mut counts = BTreeMap::new();
-    for Skip(reason) in reasons {
-        *counts.entry(reason).or_default() += 1;
+    for skip in skips {
+        *counts.entry(skip.reason).or_default() += 1;
     }
     counts
 }
@@ -180,7 +185,7 @@ pub(super) fn nothing(what: &str, done: &str, reasons: &BTreeMap<&str, usize>) -
 }
 
 /// Columns of the output, in the order of [`csv_record`].
-const COLUMNS: [&str; 24] = [
+const COLUMNS: [&str; 18] = [
     "id",
     "status",
     "reason",
@@ -190,104 +195,105 @@ const COLUMNS: [&str; 24] = [
     "predicted_tokens_per_s_per_device",
     "predicted_tflops_per_device",
     "predicted_mfu",
+    "predicted_bubble",
     "predicted_peak_mem_gb",
     "predicted_oom",
-    "measured_tokens_per_s_per_device",
+    "measured_step_time_s",
     "measured_peak_mem_gb",
-    "throughput_error_pct",
+    "step_error_pct",
     "memory_error_pct",
-    "compute_s",
-    "recompute_s",
-    "layer_traffic_s",
-    "dp_s",
-    "pipeline_s",
-    "optimizer_s",
-    "micro_batch",
-    "recompute",
+    "plan",
     "assumed",
 ];
 
-fn write_lines(path: &Path, lines: &[Line], runs: &[Run], predictions: &[Prediction]) -> Result<(), Failure> {
-    let record = |line: &Line| match line.result {
-        Err(Skip(reason)) => {
-            let mut record = vec![line.id.clone(), "skipped".to_owned(), reason.to_owned()];
+fn csv_record(id: &str, outcome: &Result<(&Run, &Prediction), &Skip>) -> Vec<String> {
+    let (run, p) = match outcome {
+        Ok(both) => *both,
+        Err(skip) => {
+            let mut record = vec![id.to_owned(), "skipped".to_owned(), skip.to_string()];
             record.resize(COLUMNS.len(), String::new());
-            record
+            return record;
         }
-        Ok(index) => csv_record(&runs[index], &predictions[index]).to_vec(),
     };
-    write_csv(path, &COLUMNS, lines.iter().map(record))
-}
-
-fn csv_record(run: &Run, p: &Prediction) -> [String; COLUMNS.len()] {
-    let some = |value: Option<f64>| value.map(|value| format!("{value:.6}")).unwrap_or_default();
-    let number = |value: f64| format!("{value:.6}");
-    let Timing { layout, estimate, tokens_per_s, flops_per_token } = &p.timing;
-    let flops = tokens_per_s * flops_per_token;
-    [
-        run.id.clone(),
+    let some = |value: Option<f64>| value.map(|value| value.to_string()).unwrap_or_default();
+    let figures = &p.figures;
+    let flops = figures.tokens_per_s_per_device * p.flops_per_token(run);
+    vec![
+        id.to_owned(),
         "predicted".to_owned(),
         String::new(),
-        run.device.name.clone(),
-        run.stack.name.clone(),
-        number(estimate.step_time),
-        number(*tokens_per_s),
-        number(flops / 1e12),
-        number(flops / summary::peak(run)),
-        number(p.memory.gb),
-        u8::from(!p.memory.fits).to_string(),
-        some(summary::measured_tokens_per_s(run, &p.timing)),
+        run.device().name.clone(),
+        run.stack().name.clone(),
+        figures.step_time_s.to_string(),
+        figures.tokens_per_s_per_device.to_string(),
+        (flops / 1e12).to_string(),
+        (flops / summary::peak(run, &p.plan)).to_string(),
+        figures.bubble_fraction.to_string(),
+        p.memory_gb.to_string(),
+        u8::from(!figures.fits).to_string(),
+        some(summary::measured_step_s(run, &p.plan)),
         some(run.measured.memory_gb),
-        some(summary::throughput_error(run, &p.timing)),
-        some(summary::memory_error(run, &p.memory)),
-        number(estimate.compute),
-        number(estimate.recompute),
-        number(estimate.layer_traffic),
-        number(estimate.dp),
-        number(estimate.pipeline),
-        number(estimate.optimizer),
-        layout.micro.to_string(),
-        format!("{:?}", layout.recompute).to_lowercase(),
+        some(summary::step_error(run, p)),
+        some(summary::memory_error(run, p)),
+        p.plan.summary(),
         run.assumed.join(" "),
     ]
 }
 
-/// Writes fitted knobs into the profiles they are from.
-fn write_profiles(folder: &Path, fitted: &fit::Fitted, runs: &[Run], from: &Path) -> Result<(), Failure> {
-    let name = from.file_name().map_or_else(|| from.display().to_string(), |name| name.to_string_lossy().into_owned());
-    let round = |value: f64| (value * 1e4).round() / 1e4;
-    for (stack, knobs) in &fitted.stacks {
-        let rows: Vec<&Run> = runs.iter().filter(|run| run.stack.name == *stack).collect();
-        let sources: BTreeSet<&str> = rows.iter().map(|run| run.group.as_str()).collect();
-        let mut knobs = knobs.clone();
-        (0..Knobs::ALL.len()).for_each(|index| *knobs.at(index) = round(*knobs.at(index)));
-        let sources = sources.into_iter().collect::<Vec<_>>().join(", ");
-        let source = match rows.len() {
-            few if few < fit::FEW => {
-                format!("as its family, {}: {few} runs of {sources} are too few", rows[0].stack.family)
-            }
-            count => format!("meshwright validate {name} --fit: {count} runs of {sources}"),
-        };
-        let profile = Stack { source, knobs, ..rows[0].stack.clone() };
-        write_stack(folder, &profile)?;
-    }
-    for (device, power) in &fitted.power {
-        let count = runs.iter().filter(|run| run.device.name == *device).count();
-        let Some(gemm) = &catalog().device(device)?.gemm else { continue };
-        let sustained = round(gemm.sustained.value * power);
-        let line = format!(
-            "sustained = {{ value = {sustained:?}, source = \"meshwright validate {name} --fit: {count} runs\" }}"
-        );
-        let path = folder.join("devices").join(format!("{device}.toml"));
-        let text = std::fs::read_to_string(&path).map_err(Failure::io(&path))?;
-        let lines = text.lines().map(|old| if old.starts_with("sustained = ") { line.as_str() } else { old });
-        write_whole(&path, &lines.map(|line| format!("{line}\n")).collect::<String>())?;
+/// Writes what each run is predicted from: `ID.plan.toml` and `ID.cluster.toml`.
+fn write_plans(folder: &Path, lines: &[Line]) -> Result<(), Failure> {
+    std::fs::create_dir_all(folder).map_err(Failure::io(folder))?;
+    for Line { id, run } in lines {
+        let Ok(run) = run else { continue };
+        let name: String = id.chars().map(|c| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '_' }).collect();
+        write_whole(&folder.join(format!("{name}.plan.toml")), &chosen(run).to_toml())?;
+        write_whole(&folder.join(format!("{name}.cluster.toml")), &run.cluster.pools[0].to_toml())?;
     }
     Ok(())
 }
 
+fn print_fit(fitted: &FittedOverheads, runs: &[&Run]) {
+    let line = |name: &str, errors: &[[f64; 3]]| {
+        let stats = [0, 1, 2].map(|which| Stats::of(&errors.iter().map(|all| 100.0 * all[which]).collect::<Vec<_>>()));
+        let shown = stats.each_ref().map(|stats| format!("{:5.1} / {:5.1}", stats.median, stats.p90)).join("   ");
+        println!("{name:28} {:5}  {shown}", errors.len());
+    };
+    println!("{:28} {:>5}  fitted          rows held out   publishers held out", "|step / measured - 1|, %", "runs");
+    line("all", &fitted.errors.values().copied().collect::<Vec<_>>());
+    for name in fitted.stacks.keys() {
+        line(name, &errors_of(fitted, runs, name));
+    }
+    println!(
+        "{} figures fitted: {} stacks of {}",
+        fitted.count(),
+        fitted.stacks.len(),
+        fitted.count() / fitted.stacks.len()
+    );
+}
+
+fn errors_of(fitted: &FittedOverheads, runs: &[&Run], stack: &str) -> Vec<[f64; 3]> {
+    let own = runs.iter().filter(|run| run.stack().name == stack);
+    own.filter_map(|run| fitted.errors.get(&run.id)).copied().collect()
+}
+
+/// Writes fitted overheads into the stacks' files of a folder of profiles.
+fn write_stacks(folder: &Path, fitted: &FittedOverheads, runs: &[&Run]) -> Result<(), Failure> {
+    for (name, measured) in &fitted.measured {
+        let errors = errors_of(fitted, runs, name);
+        let of = |which: usize| {
+            let stats = Stats::of(&errors.iter().map(|all| 100.0 * all[which]).collect::<Vec<_>>());
+            [stats.median, stats.p90].map(|percent| (percent * 10.0).round() / 10.0)
+        };
+        let errors = Some(FitErrors { fitted: of(0), held_out: of(1) });
+        let (overheads, measured) = (fitted.stacks[name].clone(), measured.clone());
+        write_stack(folder, &Stack { errors, overheads, measured, ..Stack::clone(catalog().stack(name)?) })?;
+    }
+    let typical = catalog().stack(Stack::TYPICAL)?;
+    write_stack(folder, &Stack { overheads: fitted.typical.clone(), ..Stack::clone(typical) })
+}
+
 /// Writes a stack into its file of a folder of profiles.
-pub(super) fn write_stack(folder: &Path, stack: &Stack) -> Result<(), Failure> {
+fn write_stack(folder: &Path, stack: &Stack) -> Result<(), Failure> {
     let text = toml::to_string(stack).expect("a stack is tables of strings and numbers");
     write_whole(&folder.join("stacks").join(format!("{}.toml", stack.name)), &text)
 }

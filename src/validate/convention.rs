@@ -4,8 +4,8 @@
 //!
 //! Invariant: a convention changes what a TFLOPS figure means, never the predicted time.
 
-use meshwright_planner::estimate::{Layout, Recompute};
 use meshwright_planner::job::Shape;
+use meshwright_planner::plan::Plan;
 
 /// How a source counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,16 +47,16 @@ impl Convention {
     }
 
     /// FLOPs a token of a model and its plan.
-    pub fn flops_per_token(self, shape: &Shape, layout: &Layout) -> f64 {
-        let seq = layout.seq as f64;
+    pub fn flops_per_token(self, plan: &Plan) -> f64 {
+        let shape = Shape::from(&plan.job.model);
+        let seq = plan.job.seq as f64;
+        let recomputes = plan.stages.iter().any(|stage| stage.full > 0);
         let (layers, head) = (shape.active_layer_parameters(), shape.table_parameters());
         let attention = shape.attention_flops(seq);
         match self {
             Convention::Model => 6.0 * (layers + head) + 3.0 * attention,
             Convention::ModelCausal => 6.0 * (layers + head) + 1.5 * attention,
-            Convention::AsRun if !matches!(layout.recompute, Recompute::Full(_)) => {
-                6.0 * (layers + head) + 3.0 * attention
-            }
+            Convention::AsRun if !recomputes => 6.0 * (layers + head) + 3.0 * attention,
             Convention::Hardware | Convention::AsRun => 8.0 * layers + 6.0 * head + 4.0 * attention,
             Convention::EightN => 8.0 * layers,
             Convention::SixN => 6.0 * layers,

@@ -1,11 +1,12 @@
 //! The model of a row.
 //!
-//! In: a [`Record`]. Out: its [`Shape`].
+//! In: a [`Record`]. Out: its [`Model`].
 //!
 //! Invariant: what no column states follows by arithmetic, by the papers of a named family, or from a row of the same
 //! source about a model of the same width.
 
-use meshwright_planner::job::{Experts, Latent, Shape};
+use meshwright_planner::job::shape::USUAL_TARGET;
+use meshwright_planner::job::{Architecture, Experts, Family, Latent, Model};
 
 use super::record::{Record, Skip};
 
@@ -15,45 +16,58 @@ pub(super) fn sequence(text: &str) -> Option<(usize, Option<usize>)> {
     Some((numbers.next().filter(|seq| *seq > 0)?, numbers.next()))
 }
 
-/// The model's sizes.
-pub(super) fn shape(record: &Record, decoder_seq: Option<usize>) -> Result<Shape, Skip> {
-    let missing = Skip("model's sizes not stated");
+/// The model, and the tokens that the decoder of an encoder-decoder writes.
+pub(super) fn model(record: &Record, decoder_seq: Option<usize>) -> Result<(Model, Option<usize>), Skip> {
+    let missing = Skip::new("model's sizes not stated");
     // `12`, or an encoder's and a decoder's: `12+12`, `12 enc + 12 dec`.
     let mut depths = record.text("layers").split('+').map(|part| part.split_whitespace().next()?.parse::<f64>().ok());
-    let layers = depths.next().flatten().filter(|layers| (1.0..=1e4).contains(layers)).ok_or(missing)? as usize;
-    let second = depths.next().flatten().filter(|layers| (1.0..=1e4).contains(layers)).map(|layers| layers as usize);
+    let mut depth =
+        || depths.next().flatten().filter(|layers| (1.0..=1e4).contains(layers)).map(|layers| layers as usize);
+    let layers = depth().ok_or(missing.clone())?;
+    let second = depth();
     let hidden = record.size("hidden").ok_or(missing)?;
     let encoder_decoder = record.text("arch") == "enc-dec";
     let heads = record.size("heads").unwrap_or_else(|| usual_heads(hidden));
+    let head_dim = record.size("head_dim").unwrap_or(hidden / heads);
     let gated = record.text("gated_mlp") == "1";
-    let name = record.text("model_name");
-    let latent = (name.contains("DeepSeekV")
-        || name.contains("DeepSeek-V")
-        || name.contains("DeepSeek V")
-        || name.contains("Kimi")
+    let stated = record.text("model_name");
+    let latent = (["DeepSeekV", "DeepSeek-V", "DeepSeek V", "Kimi"].iter().any(|word| stated.contains(word))
         || record.text("notes").contains("multi-latent-attention"))
     .then_some(Latent { q_rank: 1536, kv_rank: 512, nope: 128, rope: 64, value: 128 });
     let experts =
-        record.size("experts").filter(|count| *count > 1).map(|count| experts(record, count, name, latent.is_some()));
-    Ok(Shape {
-        name: name.to_owned(),
+        record.size("experts").filter(|count| *count > 1).map(|count| experts(record, count, stated, latent.is_some()));
+    let family = Family {
+        head_dim: (head_dim * heads != hidden).then_some(head_dim),
+        decoder_layers: encoder_decoder.then(|| second.unwrap_or(layers)),
+        bidirectional: record.text("arch") == "encoder",
+        parallel_block: stated.contains("PaLM") || stated.contains("Falcon"),
+        experts,
+        latent,
+        ..Family::default()
+    };
+    let model = Model {
+        name: name(stated),
+        architecture: if gated { Architecture::Llama } else { Architecture::Gpt2 },
         layers,
-        decoder: encoder_decoder.then(|| (second.unwrap_or(layers), decoder_seq.unwrap_or(128))),
-        causal: record.text("arch") != "encoder" && !encoder_decoder,
         hidden,
         heads,
         kv_heads: record.size("kv_heads").unwrap_or(heads),
-        head_dim: record.size("head_dim").unwrap_or(hidden / heads),
         ffn: record.size("ffn_hidden").or(record.size("moe_ffn_hidden")).unwrap_or(4 * hidden),
-        gated,
         vocab: record.size("vocab").unwrap_or(51_200),
         tied: !gated && !record.text("notes").contains("untie-embeddings"),
-        biased: !gated,
-        learned_positions: !gated,
-        parallel_block: name.contains("PaLM") || name.contains("Falcon"),
-        experts,
-        latent,
-    })
+        rope_theta: 10_000.0,
+        family: (family != Family::default()).then_some(family),
+    };
+    model.check().map_err(|fault| Skip::fault("no model has such sizes", &fault))?;
+    Ok((model, encoder_decoder.then(|| decoder_seq.unwrap_or(USUAL_TARGET))))
+}
+
+/// A name as models have it.
+fn name(stated: &str) -> String {
+    let plain: String =
+        stated.chars().map(|c| if c.is_control() || matches!(c, '/' | '\\') { ' ' } else { c }).collect();
+    let name: String = plain.trim_start_matches(|c: char| !c.is_alphanumeric()).chars().take(40).collect();
+    if name.is_empty() { "model".to_owned() } else { name.trim_end().to_owned() }
 }
 
 /// Heads of about 128 that divide the width.

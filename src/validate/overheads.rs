@@ -10,14 +10,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use meshwright_hardware::profile::{Cluster, Overheads};
+use meshwright_hardware::hash::fnv1a;
+use meshwright_hardware::profile::{Cluster, Overheads, Stack};
 use meshwright_planner::plan::Plan;
 use meshwright_planner::search::played_step;
 use rayon::prelude::*;
 
-use super::fit::{grouped, part_of};
-use super::gain::{of_run, simulated};
-use super::{Run, summary, timing};
+use super::{Run, chosen, cluster, summary};
 
 /// How strongly a stack's overheads are pulled to those of all: the loss of a knob off by its spread.
 const PULL: f64 = 0.1;
@@ -33,18 +32,18 @@ const PARTS: u64 = 5;
 /// A run whose step is compared.
 struct Row<'a> {
     run: &'a Run,
-    plan: Plan,
+    plan: &'a Plan,
     cluster: Cluster,
-    graphs: bool,
     measured: f64,
 }
 
 impl Row<'_> {
     /// The logarithm of the step with these overheads over the measured one.
     fn error(&self, overheads: &Overheads) -> f64 {
-        let stack = of_run(self.run.stack, overheads, self.graphs);
+        let stack = Stack { overheads: overheads.clone(), ..self.run.stack().clone() };
+        let stack = if self.plan.job.cuda_graphs { stack.graphed() } else { stack };
         let cluster = self.cluster.clone().under(Arc::new(stack));
-        played_step(&self.plan, &cluster).map_or(f64::NAN, |step| (step / self.measured).ln())
+        played_step(self.plan, &cluster).map_or(f64::NAN, |step| (step / self.measured).ln())
     }
 }
 
@@ -56,13 +55,20 @@ pub struct FittedOverheads {
     pub stacks: BTreeMap<String, Overheads>,
     /// By stack and accelerator: rows that were fitted.
     pub measured: BTreeMap<String, BTreeMap<String, usize>>,
-    /// By run: its relative error as fitted, by a fit without its part of the rows, and by one without its source.
+    /// By run: its relative error as fitted, by a fit without its part of the rows, and by one without its publisher.
     pub errors: BTreeMap<String, [f64; 3]>,
 }
 
+impl FittedOverheads {
+    /// How many figures are fitted.
+    pub fn count(&self) -> usize {
+        (self.stacks.len() + 1) * Overheads::ALL.len()
+    }
+}
+
 /// Fits the overheads of all stacks; of runs that do not become plans nothing is learnt.
-pub fn fit(runs: &[Run]) -> FittedOverheads {
-    let rows: Vec<Row> = runs.par_iter().filter_map(row).collect();
+pub fn fit(runs: &[&Run]) -> FittedOverheads {
+    let rows: Vec<Row> = runs.par_iter().filter_map(|run| row(run)).collect();
     let all: Vec<&Row> = rows.iter().collect();
     let typical = of_all(&all, &Overheads::default());
     let groups = by_stack(&all);
@@ -72,28 +78,41 @@ pub fn fit(runs: &[Run]) -> FittedOverheads {
         list.iter().zip(found).map(|((name, _), found)| ((*name).to_owned(), found)).collect();
     let mut measured: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
     for row in &rows {
-        let devices = measured.entry(row.run.stack.name.clone()).or_default();
-        *devices.entry(row.run.device.name.clone()).or_default() += 1;
+        let devices = measured.entry(row.run.stack().name.clone()).or_default();
+        *devices.entry(row.run.device().name.clone()).or_default() += 1;
     }
     let held = held_out(&all, &typical, |row| part_of(row.run, PARTS).to_string());
-    let apart = held_out(&all, &typical, |row| row.run.group.clone());
+    let apart = held_out(&all, &typical, |row| row.run.publisher.clone());
     let errors = rows.iter().map(|row| {
-        let fitted = row.error(&stacks[&row.run.stack.name]).exp() - 1.0;
+        let fitted = row.error(&stacks[&row.run.stack().name]).exp() - 1.0;
         (row.run.id.clone(), [fitted, held[&row.run.id], apart[&row.run.id]])
     });
     FittedOverheads { typical, errors: errors.collect(), stacks, measured }
 }
 
 fn row(run: &Run) -> Option<Row<'_>> {
-    let (plan, cluster) = simulated(run).ok()?;
-    let measured = summary::measured_step_s(run)?;
-    let graphs = timing(run, &run.stack.knobs, 1.0).layout.graphs;
-    let row = Row { run, plan, cluster, graphs, measured };
+    let plan = chosen(run);
+    let measured = summary::measured_step_s(run, plan)?;
+    let row = Row { run, plan, cluster: cluster(run, plan), measured };
     row.error(&Overheads::default()).is_finite().then_some(row)
 }
 
+/// What has the same key, in order.
+fn grouped<'a, T>(all: &[&'a T], key: impl Fn(&'a T) -> &'a String) -> BTreeMap<&'a str, Vec<&'a T>> {
+    let mut groups: BTreeMap<&str, Vec<&T>> = BTreeMap::new();
+    for one in all {
+        groups.entry(key(one)).or_default().push(one);
+    }
+    groups
+}
+
+/// In which of `count` parts a run is held out: by its name, so that others beside it change nothing (FNV-1a).
+fn part_of(run: &Run, count: u64) -> u64 {
+    fnv1a(&run.id) % count
+}
+
 fn by_stack<'a>(rows: &[&'a Row]) -> BTreeMap<&'a str, Vec<&'a Row<'a>>> {
-    grouped(rows, |row| &row.run.stack.name)
+    grouped(rows, |row| &row.run.stack().name)
 }
 
 /// Relative errors of rows by fits that have not seen those of the same key.

@@ -4,61 +4,48 @@
 //!
 //! Invariant: an accelerator or framework that is not known is a reason to skip, never a guess.
 
-use meshwright_hardware::profile::{Cluster, DeviceProfile, LinkKind, Machine, Sourced, Stack, catalog};
-use meshwright_hardware::topology::Topology;
+use std::sync::Arc;
+
+use meshwright_hardware::input::Fault;
+use meshwright_hardware::profile::{DeviceProfile, LinkKind, Machine, ProfileError, Sourced, Stack, catalog};
 use meshwright_hardware::units::ByteRate;
 
 use super::accelerator;
+use super::record::Skip;
 
-/// The device, links between `devices` of them, and devices a node.
-pub struct Place {
-    /// The accelerator.
-    pub device: DeviceProfile,
-    /// Its systems.
-    pub machine: Machine,
-    /// Links of all ranks.
-    pub topology: Topology,
-    /// Devices that scale-up links join.
-    pub per_node: usize,
-    /// Slices of a pod that only the data-centre network joins.
-    pub slices: usize,
-}
-
-/// Finds the accelerator and builds a cluster of it, on whose torus a group of `inner` neighbours lies along a side.
+/// Finds the accelerator and builds nodes of it: of a TPU's torus a slice, along a side of which a group of `inner` neighbours
+/// lies; else as few equal nodes as hold so many devices, each whole or a part of one.
 pub fn place(
     accelerator: &str,
     devices: usize,
     per_node: Option<usize>,
     interconnect: &str,
     inner: usize,
-) -> Option<Place> {
-    let (device, system) = accelerator::named(accelerator)?;
-    let device = catalog().device(device).ok()?.clone();
-    let mut system = catalog().system(system).ok()?.clone();
+) -> Result<Machine, Skip> {
+    let no_profile = Skip { reason: "accelerator has no profile", detail: accelerator.to_owned() };
+    let (device, system) = accelerator::named(accelerator).ok_or(no_profile)?;
+    let unknown = |error: ProfileError| Skip { reason: "accelerator has no profile", detail: error.to_string() };
+    let device = catalog().device(device).map_err(unknown)?;
+    let mut system = catalog().system(system).map_err(unknown)?.clone();
     let torus = system.scale_up.kind == LinkKind::Torus;
-    let mut slices = 1;
-    if torus && device.name.starts_with("tpu") {
-        slices = slices_of(interconnect).unwrap_or(1).max(1);
-        let slice = devices.div_ceil(slices);
-        system.scale_up.dims = near_cube(slice, system.scale_up.dims.len());
+    let slices = slices_of(interconnect).unwrap_or(1).max(1);
+    let mut machine = if torus && device.name.starts_with("tpu") && devices.is_multiple_of(slices) {
+        system.count = devices / slices;
+        system.scale_up.dims = near_cube(system.count, system.scale_up.dims.len());
         system.scale_up.dims.sort_by_key(|side| !side.is_multiple_of(inner) && !inner.is_multiple_of(*side));
-        system.count = slice;
-    } else if let Some(per_node) = per_node.filter(|n| *n > 0 && *n != system.count && !torus && system.count <= 16) {
-        if system.scale_up.kind == LinkKind::Mesh {
-            let share = (per_node.max(2) - 1) as f64 / (system.count.max(2) - 1) as f64;
-            system.scale_up.bandwidth.value = system.scale_up.bandwidth.value * share.min(1.0);
-        }
-        system.count = per_node;
-    }
-    if let (Some(stated), Some(out)) = (scale_out(interconnect, system.count), &mut system.scale_out) {
+        Machine { nodes: slices, system, device: device.clone() }
+    } else {
+        // Racks are stated by their trays: what scale-up links join is the system's.
+        let stated = per_node.filter(|_| !torus && system.count <= 16);
+        let most = stated.unwrap_or(system.count).clamp(1, devices.max(1));
+        let parts = (devices.div_ceil(most)..=devices).find(|nodes| devices.is_multiple_of(*nodes)).unwrap_or(1);
+        let part = |fault: Fault| Skip::fault("its devices are no equal parts of nodes", &fault);
+        Machine::of_part(devices / parts, device, &system).map_err(part)?.times(parts)
+    };
+    if let (Some(stated), Some(out)) = (scale_out(interconnect, machine.system.count), &mut machine.system.scale_out) {
         out.bandwidth = Sourced::new(ByteRate(stated), "as the run's source states");
     }
-    let per_node = system.count;
-    // A node more than needed, so that a plan whose product is no whole number of nodes has its links too.
-    let nodes = devices.div_ceil(per_node).max(slices) + 1;
-    let machine = Machine { nodes, system, device: device.clone() };
-    let topology = Topology::of(&Cluster::from(machine.clone()));
-    Some(Place { device, machine, topology, per_node, slices })
+    Ok(machine)
 }
 
 /// Sides of a slice of a torus, as equal as its size allows, largest first.
@@ -124,27 +111,26 @@ fn numbers(text: &str) -> Vec<(f64, &str)> {
 }
 
 /// The stack whose longest word stands in a framework's description, of a fitting year; of several, one whose words stand in
-/// the model's name; else the newest of that family of hardware.
-pub fn stack(framework: &str, model: &str, year: u16, device: &DeviceProfile) -> Option<&'static Stack> {
+/// the model's name; else the newest of that family of hardware; of an unknown framework on GPUs the typical one.
+pub fn stack(framework: &str, model: &str, year: u16, device: &DeviceProfile) -> Arc<Stack> {
     let dated = |stack: &Stack| stack.years.is_none_or(|[first, last]| (first..=last).contains(&year));
     let named = |stack: &Stack| stack.models.iter().all(|word| model.contains(word.as_str()));
     let matched = |stack: &Stack| {
         let words = stack.frameworks.iter().filter(|word| framework.contains(word.as_str()));
         Some((words.map(String::len).max()?, stack.models.len()))
     };
-    let all = catalog().stacks.iter().map(|stack| &**stack);
-    let fits = all.filter(|stack| dated(stack) && named(stack) && matched(stack).is_some());
-    fits.max_by_key(|stack| matched(stack)).or_else(|| {
+    let fits = catalog().stacks.iter().filter(|stack| dated(stack) && named(stack) && matched(stack).is_some());
+    let found = fits.max_by_key(|stack| matched(stack)).map(Arc::clone);
+    found.unwrap_or_else(|| {
         let usual = match device.name.as_str() {
             name if name.starts_with("tpu") => "maxtext",
             name if name.starts_with("trainium") => "neuronx",
             _ if framework.to_lowercase().contains("megatron") || framework.to_lowercase().contains("nemo") => {
                 "megatron-core"
             }
-            _ if year <= 2022 => "fsdp-2022",
-            _ => "torchtitan",
+            _ => Stack::TYPICAL,
         };
-        catalog().stack(usual).ok().map(|stack| &**stack)
+        Arc::clone(catalog().stack(usual).expect("it is embedded"))
     })
 }
 
@@ -169,14 +155,14 @@ mod tests {
     #[test]
     fn the_longest_word_of_a_fitting_year_names_the_stack() {
         let a100 = catalog().device("a100-80gb").unwrap();
-        let name = |framework, year| stack(framework, "GPT", year, a100).unwrap().name.as_str();
+        let name = |framework, year| stack(framework, "GPT", year, a100).name.clone();
         assert_eq!(name("Megatron-LM", 2021), "megatron-2021");
         assert_eq!(name("Megatron-LM", 2024), "megatron-core");
         assert_eq!(name("Megatron-Core with MoE Parallel Folding", 2025), "megatron-moe-2025");
         assert_eq!(name("Megatron-LM fork (zero-bubble), schedule ZB-V", 2024), "megatron-zero-bubble");
         assert_eq!(name("Megatron-Bridge/Megatron-Core 26.04", 2026), "megatron-bridge-2026");
-        assert_eq!(name("something new", 2026), "torchtitan");
-        let test = |model| stack("Megatron-Core main", model, 2025, a100).unwrap().name.as_str();
+        assert_eq!(name("something new", 2026), Stack::TYPICAL);
+        let test = |model| stack("Megatron-Core main", model, 2025, a100).name.clone();
         assert_eq!(test("gpt3_mcore_te_tp2_pp2_resume_torch_dist"), "megatron-core-ci");
         assert_eq!(test("gpt3_mcore_te_tp2_pp2"), "megatron-core-ci-unfused");
     }

@@ -1,106 +1,217 @@
 //! The plan of a row.
 //!
-//! In: a [`Record`], its model, place and stack. Out: [`Layout`]s: one, or one for each way to fill in what it leaves open.
+//! In: a [`Record`], its model, place and stack. Out: [`Plan`]s: one, or one for each way to fill in what it leaves open, the one to
+//! be taken if it fits first.
 //!
-//! Invariant: nothing that was measured is read.
+//! Invariant: nothing that was measured is read; what is filled in is named.
 
+use meshwright_hardware::mesh::{Mesh, Order};
 use meshwright_hardware::profile::Stack;
 use meshwright_hardware::units::Precision;
-use meshwright_planner::estimate::{Layout, Recompute, Schedule};
-use meshwright_planner::job::Shape;
+use meshwright_planner::job::{Job, Model};
+use meshwright_planner::plan::{Plan, Stage, layers_of};
+use meshwright_planner::schedule::Schedule;
 
-use super::place;
 use super::record::{Record, Skip};
 
 /// Tokens of a packed SQuAD sample (Rajpurkar et al. 2016: contexts of some 120 words with question and answer).
 const SAMPLE: usize = 256;
 
+/// Microbatches that are tried where none is stated, in the order in which the first that fits is taken.
+const MICROBATCHES: [usize; 5] = [16, 8, 4, 2, 1];
+
 /// What a plan is read from.
 pub(super) struct Stated<'a> {
     pub(super) record: &'a Record<'a>,
-    pub(super) shape: &'a Shape,
+    pub(super) model: &'a Model,
     pub(super) seq: usize,
+    pub(super) target_seq: Option<usize>,
     pub(super) devices: usize,
-    pub(super) place: &'a place::Place,
     pub(super) stack: &'a Stack,
 }
 
-/// The plan, once for each way to fill in what it leaves open.
-pub(super) fn layouts(stated: &Stated) -> Result<Vec<Layout>, Skip> {
-    let &Stated { record, shape, devices, stack, .. } = stated;
+/// Plans of a row.
+pub(super) struct Candidates {
+    /// The one to be taken if it fits first.
+    pub(super) plans: Vec<Plan>,
+    /// What was filled in, by column.
+    pub(super) assumed: Vec<&'static str>,
+}
+
+/// What is kept of a layer's forward pass.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum RowRecompute {
+    /// All.
+    All,
+    /// All but attention's core (Korthikanti et al. 2022).
+    AllButAttention,
+    /// Outputs of matmuls, not of what stands between them.
+    Matmuls,
+    /// Only layers' inputs, of this share of the layers.
+    Inputs(f64),
+}
+
+/// What a row may leave open.
+#[derive(Clone, Copy, Debug)]
+struct RowChoice {
+    tp: usize,
+    kept: RowRecompute,
+    microbatch: usize,
+    global: usize,
+}
+
+/// The plans of a row: its tensor parallelism as stated, with as little recomputation as fits, then with the largest microbatch.
+pub(super) fn candidates(stated: &Stated) -> Result<Candidates, Skip> {
+    let &Stated { record, stack, .. } = stated;
+    let mut assumed: Vec<&'static str> = OPEN.iter().filter(|column| record.text(column).is_empty()).copied().collect();
     let size = |column| record.size(column).unwrap_or(1);
-    let (tp, pp, cp) = (size("tp"), size("pp"), size("cp"));
-    if record.size("tp").is_none() && record.size("dp").is_none() && devices > 1024 {
-        return layouts_of_unknown_split(stated);
+    let unknown_split = record.size("tp").is_none() && record.size("dp").is_none() && stated.devices > 1024;
+    let tps = if unknown_split { vec![1, 2, 4, 8] } else { vec![size("tp")] };
+    if unknown_split && record.size("global_batch").is_none() {
+        return Err(Skip::new("neither split nor batch stated"));
     }
-    let dp = devices / (tp * pp * cp);
-    if dp == 0 {
-        return Err(Skip("the plan needs more devices than the run had"));
+    if record.text("recompute_class").is_empty() && !record.text("recompute").is_empty() {
+        assumed.retain(|column| *column != "recompute_class");
     }
-    let base = base(stated, (tp, pp, cp, dp));
-    let known_micro = record.number("micro_batch").filter(|value| *value > 0.0);
-    let global = record.size("global_batch");
-    let micros: Vec<usize> = match (known_micro, global) {
-        (Some(micro), _) => vec![(micro.round() as usize).max(1)],
-        // torchtitan cuts a rank's batch into as many microbatches as there are stages (its `pipeline_parallel_microbatches`).
-        (None, Some(global)) if pp > 1 && stack.casts => vec![(global / dp / pp).max(1)],
-        // Mixtures of experts train one sequence at a time at these lengths.
-        (None, Some(_)) if shape.experts.is_some() => vec![1],
-        (None, Some(global)) => {
-            let each = (global / dp).max(1);
-            [1, 2, 4, 8, 16].into_iter().filter(|micro| each.is_multiple_of(*micro)).collect()
+    let (mut plans, mut refused) = (Vec::new(), None);
+    for tp in tps {
+        let dp = stated.devices / (tp * size("pp") * size("cp"));
+        if dp * tp * size("pp") * size("cp") != stated.devices {
+            return Err(Skip::new("its plan is not of as many devices as it had"));
         }
-        (None, None) => vec![1],
-    };
-    let kept: Vec<Recompute> = match record.text("recompute_class") {
-        // These recipes name the modules that they recompute, which cost little; none named, none recomputed.
-        "" if record.text("recompute").is_empty() && stack.family == "megatron-core" => vec![Recompute::None],
-        "" if record.text("recompute").is_empty() => vec![Recompute::None, Recompute::Selective, Recompute::Full(1.0)],
-        class => vec![recompute(class, record.text("recompute"), record.text("framework"))],
-    };
-    let interleaved = record.text("framework").contains("Interleaved");
-    let chunks = record.size("vpp").unwrap_or(if interleaved && pp > 1 { 2 } else { 1 });
-    let all = micros.iter().flat_map(|&micro| kept.iter().map(move |&recompute| (micro, recompute)));
-    Ok(all
-        .map(|(micro, recompute)| {
-            let global = global.unwrap_or(micro * dp * 8);
-            Layout { micro, global, recompute, vpp: chunks, ..base.clone() }
-        })
-        .collect())
-}
-
-/// Where not even the split is stated, the usual ones: TP inside a node, and the fastest is taken.
-fn layouts_of_unknown_split(stated: &Stated) -> Result<Vec<Layout>, Skip> {
-    let record = stated.record;
-    let mut all = Vec::new();
-    for tp in [1, 2, 4, 8] {
-        let base = base(stated, (tp, 1, 1, stated.devices / tp));
-        let global = record.size("global_batch").ok_or(Skip("neither split nor batch stated"))?;
-        let recompute = recompute(record.text("recompute_class"), record.text("recompute"), record.text("framework"));
-        all.push(Layout { micro: (global / base.dp).max(1), global, recompute, zero: 3, ..base });
+        for kept in kept(record, stack) {
+            for (microbatch, global) in batches(stated, dp) {
+                let choice = RowChoice { tp, kept, microbatch, global };
+                match plan(stated, &choice) {
+                    Ok(plan) => plans.push(plan),
+                    Err(skip) => refused = refused.or(Some(skip)),
+                }
+            }
+        }
     }
-    Ok(all)
+    match refused {
+        Some(skip) if plans.is_empty() => Err(skip),
+        _ => Ok(Candidates { plans, assumed }),
+    }
 }
 
-/// What all ways to fill in the plan share.
-fn base(stated: &Stated, (tp, pp, cp, dp): (usize, usize, usize, usize)) -> Layout {
-    let &Stated { record, shape, seq, place, stack, .. } = stated;
-    let notes = record.text("sharding_notes");
-    let framework = record.text("framework");
-    let zero_text = record.text("zero_stage").to_lowercase();
-    let zero = match record.text("zero_class") {
-        _ if zero_text.contains("zero2") => 2,
-        "3" => 3,
-        "1" => 1,
-        "0" => 0,
-        _ if zero_text.contains("fsdp") => 3,
-        _ if zero_text.contains("none") => 0,
-        _ => stack.zero,
+/// Columns of plan and model without which a row can be predicted.
+const OPEN: [&str; 11] = [
+    "heads",
+    "vocab",
+    "tp",
+    "pp",
+    "vpp",
+    "dp",
+    "zero_class",
+    "micro_batch",
+    "global_batch",
+    "precision_class",
+    "recompute_class",
+];
+
+/// Microbatch and sequences a step.
+fn batches(stated: &Stated, dp: usize) -> Vec<(usize, usize)> {
+    let &Stated { record, stack, .. } = stated;
+    let pp = record.size("pp").unwrap_or(1);
+    let known = record.number("micro_batch").filter(|value| *value > 0.0).map(|micro| (micro.round() as usize).max(1));
+    let Some(global) = record.size("global_batch") else {
+        // Where no batch is stated, eight microbatches.
+        let micro = known.unwrap_or(1);
+        return vec![(micro, micro * dp * 8)];
     };
-    let ranks = dp * cp;
-    let stated = number_after(&zero_text, "over ").or(number_after(&zero_text, "shard size "));
-    let noted = number_after(&notes.to_lowercase(), "shard group=");
-    let shard = stated.or(noted).unwrap_or(if place.slices > 1 { ranks / place.slices } else { ranks });
+    let each = (global / dp).max(1);
+    match known {
+        Some(micro) => vec![(micro, global)],
+        // torchtitan cuts a rank's batch into as many microbatches as there are stages (its `pipeline_parallel_microbatches`).
+        None if pp > 1 && stack.casts => vec![((each / pp).max(1), global)],
+        None => {
+            MICROBATCHES.iter().filter(|micro| each.is_multiple_of(**micro)).map(|&micro| (micro, global)).collect()
+        }
+    }
+}
+
+/// What is kept, in the order of how little is computed again.
+fn kept(record: &Record, stack: &Stack) -> Vec<RowRecompute> {
+    match record.text("recompute_class") {
+        // These recipes name the modules that they recompute, which cost little; none named, none recomputed.
+        "" if record.text("recompute").is_empty() && stack.family == "megatron-core" => vec![RowRecompute::All],
+        "" if record.text("recompute").is_empty() => {
+            vec![RowRecompute::All, RowRecompute::AllButAttention, RowRecompute::Inputs(1.0)]
+        }
+        class => vec![kept_as(class, record.text("recompute"), record.text("framework"))],
+    }
+}
+
+fn kept_as(class: &str, text: &str, framework: &str) -> RowRecompute {
+    match class {
+        "full" => RowRecompute::Inputs(1.0),
+        "selective" if text.contains("every 2nd") => RowRecompute::Inputs(0.5),
+        "selective" if text.contains("minimal") || text.contains("save linear") => RowRecompute::Matmuls,
+        "selective" if framework.contains("torchtitan") || text.contains("per-op") => RowRecompute::Inputs(0.5),
+        "selective" => RowRecompute::AllButAttention,
+        "other" => RowRecompute::Inputs(1.0),
+        _ => RowRecompute::All,
+    }
+}
+
+/// The plan of a choice.
+fn plan(stated: &Stated, choice: &RowChoice) -> Result<Plan, Skip> {
+    let &Stated { record, model, devices, .. } = stated;
+    let size = |column| record.size(column).unwrap_or(1);
+    let (tp, pp, cp) = (choice.tp, size("pp"), size("cp"));
+    let dp = devices / (tp * pp * cp);
+    let (schedule, chunks) = schedule(record, pp)?;
+    let held = layers_of(model.depth(), pp * chunks);
+    let away = offloaded(record.text("offload"), model.depth());
+    let stage = |layers: usize| {
+        let share = |of: f64| ((of * layers as f64).round() as usize).min(layers);
+        let (full, selective) = match choice.kept {
+            RowRecompute::Inputs(part) => (share(part), 0),
+            RowRecompute::Matmuls => (0, layers),
+            // Tiled attention never stores its scores.
+            RowRecompute::All | RowRecompute::AllButAttention => (0, 0),
+        };
+        Stage { layers, full, selective, offload: share(away) }
+    };
+    let plan = Plan {
+        schedule,
+        chunks,
+        zero: if dp * cp > 1 { zero(record, stated.stack) } else { 0 },
+        sequence_parallel: tp > 1 && sequence_parallel(record.text("sp"), stated.stack),
+        mesh: mesh(stated, (dp, pp, tp, cp))?,
+        stages: held.into_iter().map(stage).collect(),
+        ..Plan::single(job(stated, choice)?, choice.microbatch)
+    };
+    plan.check().map_err(|fault| Skip::fault("its plan is none that programs are made of", &fault))?;
+    Ok(plan)
+}
+
+fn job(stated: &Stated, choice: &RowChoice) -> Result<Job, Skip> {
+    let &Stated { record, .. } = stated;
+    let tuned = matches!(record.text("task"), "sft" | "lora" | "qlora");
+    let packed = tuned && record.text("notes").contains("packed SQuAD");
+    if matches!(record.text("task"), "lora" | "qlora") || packed && stated.seq > SAMPLE {
+        return Err(Skip::new("only whole models on whole sequences are simulated"));
+    }
+    let graphs = record.text("notes").split_once("cuda_graph=");
+    Ok(Job {
+        target_seq: stated.target_seq,
+        precision: precision(record),
+        stack: Some(stated.stack.name.clone()),
+        cuda_graphs: graphs.is_some_and(|(_, scope)| !scope.starts_with("none")),
+        ..Job::of(stated.model.clone(), stated.seq, choice.global)
+    })
+}
+
+/// The mesh, with experts over as many ranks as stated.
+fn mesh(stated: &Stated, (dp, pp, tp, cp): (usize, usize, usize, usize)) -> Result<Mesh, Skip> {
+    let &Stated { record, model, .. } = stated;
+    let dense = Mesh { dp, pp, tp, cp, ep: 1, etp: None, order: Order::default() };
+    if model.experts().is_none() {
+        return Ok(dense);
+    }
+    let (notes, framework) = (record.text("sharding_notes"), record.text("framework"));
     let ep = record.size("ep").unwrap_or(1).min((dp * cp * tp).max(1));
     let folded = framework.contains("Bridge") || framework.contains("Folding");
     let etp = match number_after(&notes.to_lowercase(), "etp=").or(number_after(notes, "ETP")) {
@@ -109,46 +220,33 @@ fn base(stated: &Stated, (tp, pp, cp, dp): (usize, usize, usize, usize)) -> Layo
         None if folded => 1,
         None => tp,
     };
-    let precision = match record.text("precision_class") {
+    if ep > 1 && etp != 1 && etp != tp {
+        return Err(Skip::new("experts are split over a part of tensor parallelism"));
+    }
+    Ok(Mesh { ep, etp: (ep > 1 && tp > 1 && etp == 1).then_some(1), ..dense })
+}
+
+fn zero(record: &Record, stack: &Stack) -> u8 {
+    let text = record.text("zero_stage").to_lowercase();
+    match record.text("zero_class") {
+        _ if text.contains("zero2") => 2,
+        "3" => 3,
+        "1" => 1,
+        "0" => 0,
+        _ if text.contains("fsdp") => 3,
+        _ if text.contains("none") => 0,
+        _ => stack.zero,
+    }
+}
+
+fn precision(record: &Record) -> Precision {
+    match record.text("precision_class") {
         "fp16" => Precision::Fp16,
         "fp32" => Precision::Fp32,
         "fp8" | "mxfp8" => Precision::Fp8,
         "nvfp4" | "fp4" | "mxfp4" => Precision::Fp4,
         _ if record.text("precision").starts_with("int8") => Precision::Int8,
         _ => Precision::Bf16,
-    };
-    let pure = stack.pure || record.text("precision").contains("pure") || record.text("precision").contains("+SR");
-    let adapters = matches!(record.text("task"), "lora" | "qlora");
-    let tuned = matches!(record.text("task"), "sft" | "lora" | "qlora");
-    let packed = tuned && record.text("notes").contains("packed SQuAD");
-    Layout {
-        seq,
-        span: if packed { seq.min(SAMPLE) } else { seq },
-        micro: 1,
-        global: 1,
-        precision,
-        tp,
-        sp: tp > 1 && sequence_parallel(record.text("sp"), stack),
-        pp,
-        vpp: 1,
-        dp,
-        cp,
-        ep: if shape.experts.is_some() { ep } else { 1 },
-        etp: if shape.experts.is_some() { etp } else { 1 },
-        zero,
-        shard: shard.clamp(1, ranks.max(1)),
-        recompute: Recompute::None,
-        schedule: schedule(framework),
-        graphs: record.text("notes").split_once("cuda_graph=").is_some_and(|(_, scope)| !scope.starts_with("none")),
-        offload: offload(record.text("offload"), shape.layers),
-        state_bytes: match () {
-            () if record.text("offload").contains("optimizer") => 0.0,
-            () if pure => 4.0,
-            () => 12.0,
-        },
-        // QLoRA keeps frozen weights in NF4 with a scale for each block of 64 (Dettmers et al. 2023, §3).
-        frozen_bytes: if record.text("task") == "qlora" { 0.53 } else { 2.0 },
-        trained: if adapters { 0.01 } else { 1.0 },
     }
 }
 
@@ -165,17 +263,22 @@ fn number_after(text: &str, word: &str) -> Option<usize> {
     after.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
-fn schedule(framework: &str) -> Schedule {
-    match () {
-        () if framework.contains("ZB-1p") || framework.contains("ZB-H1") => Schedule::ZeroBubble1p,
-        () if framework.contains("ZB-2p") || framework.contains("ZB-H2") => Schedule::ZeroBubble2p,
-        () if framework.contains("ZB-V") => Schedule::ZeroBubbleV,
-        () if framework.contains("GPipe") => Schedule::GPipe,
-        () => Schedule::OneFOneB,
-    }
+/// The order of microbatches, and chunks a stage.
+fn schedule(record: &Record, pp: usize) -> Result<(Schedule, usize), Skip> {
+    let framework = record.text("framework");
+    let interleaved = framework.contains("Interleaved") && pp > 1;
+    let chunks = record.size("vpp").unwrap_or(if interleaved { 2 } else { 1 });
+    Ok(match () {
+        () if framework.contains("ZB-1p") || framework.contains("ZB-H1") => (Schedule::ZeroBubble, 1),
+        () if framework.contains("ZB-2p") => return Err(Skip::new("a schedule that programs do not have")),
+        () if framework.contains("ZB-V") || framework.contains("DualPipe") => (Schedule::DualPipeV, 2),
+        () if framework.contains("GPipe") => (Schedule::GPipe, 1),
+        () => (Schedule::OneFOneB, chunks),
+    })
 }
 
-fn offload(text: &str, layers: usize) -> f64 {
+/// The share of layers whose activations wait on the host.
+fn offloaded(text: &str, layers: usize) -> f64 {
     if !text.contains("activation") {
         return 0.0;
     }
@@ -184,17 +287,5 @@ fn offload(text: &str, layers: usize) -> f64 {
         None if text.contains("fine-grained") => 0.3,
         // Named activations: recomputation leaves little else.
         None => 0.0,
-    }
-}
-
-fn recompute(class: &str, text: &str, framework: &str) -> Recompute {
-    match class {
-        "full" => Recompute::Full(1.0),
-        "selective" if text.contains("every 2nd") => Recompute::Full(0.5),
-        "selective" if text.contains("minimal") || text.contains("save linear") => Recompute::Matmuls,
-        "selective" if framework.contains("torchtitan") || text.contains("per-op") => Recompute::Full(0.5),
-        "selective" => Recompute::Selective,
-        "other" => Recompute::Full(1.0),
-        _ => Recompute::None,
     }
 }

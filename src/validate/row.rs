@@ -2,15 +2,14 @@
 //!
 //! In: a CSV record by column name. Out: [`Run`], or the reason why it cannot be predicted.
 //!
-//! Invariant: measured columns are read into [`Reported`] alone; layouts come from the others. Where a plan is incomplete,
-//! what follows by arithmetic is filled in; what does not is left open as several layouts.
+//! Invariant: measured columns are read into [`Reported`] alone; plans come from the others. Where a plan is incomplete, what
+//! follows by arithmetic is filled in; what does not is left open as several plans.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use meshwright_hardware::profile::{DeviceProfile, Machine, Stack};
-use meshwright_hardware::topology::Topology;
-use meshwright_planner::estimate::Layout;
-use meshwright_planner::job::Shape;
+use meshwright_hardware::profile::{Cluster, DeviceProfile, Stack};
+use meshwright_planner::plan::Plan;
 
 use super::convention::Convention;
 use super::record::{Record, Skip};
@@ -50,32 +49,20 @@ pub struct Run {
     pub id: String,
     /// The table or paper it is from.
     pub group: String,
+    /// Who measured it; the group where no column says so.
+    pub publisher: String,
     /// Accelerator as written.
     pub accelerator: String,
     /// Framework as written.
     pub framework: String,
     /// Model's family, for groups.
     pub family: &'static str,
-    /// The model.
-    pub shape: Shape,
-    /// Its plan; several where the row leaves something open.
-    pub layouts: Vec<Layout>,
+    /// Its plan and job; several where the row leaves something open, the one to be taken if it fits first.
+    pub plans: Vec<Plan>,
+    /// Its devices, under the software that ran it.
+    pub cluster: Cluster,
     /// Columns that it leaves open and that were filled in.
     pub assumed: Vec<&'static str>,
-    /// Tokens of a sequence that count.
-    pub tokens_per_sequence: f64,
-    /// Devices.
-    pub devices: usize,
-    /// The accelerator.
-    pub device: DeviceProfile,
-    /// Its systems, a node more than needed.
-    pub machine: Machine,
-    /// Links.
-    pub topology: Topology,
-    /// Devices a node.
-    pub per_node: usize,
-    /// The software.
-    pub stack: &'static Stack,
     /// How its FLOPs are counted.
     pub convention: Convention,
     /// Whether its utilisation is of the peak of its own format.
@@ -90,130 +77,192 @@ pub struct Run {
     pub measured: Reported,
 }
 
+impl Run {
+    /// Its accelerator.
+    pub fn device(&self) -> &DeviceProfile {
+        &self.cluster.pools[0].device
+    }
+
+    /// The software that ran it.
+    pub fn stack(&self) -> &Stack {
+        &self.cluster.stack
+    }
+
+    /// Its devices, each a rank.
+    pub fn devices(&self) -> usize {
+        self.cluster.devices()
+    }
+}
+
 /// Reads a row.
 pub fn read(columns: &HashMap<String, String>) -> Result<Run, Skip> {
     let record = Record(columns);
     if record.text("arch").contains("mamba") || record.text("arch").contains("hybrid") {
-        return Err(Skip("state-space layers are not modelled"));
+        return Err(Skip::new("state-space layers are not modelled"));
     }
     if record.text("notes").contains("unpacked") {
-        return Err(Skip("sequences are not packed: tokens of a step are unknown"));
+        return Err(Skip::new("sequences are not packed: tokens of a step are unknown"));
     }
-    if LIMITS.iter().any(|(column, most)| record.number(column).is_some_and(|value| value > *most)) {
-        return Err(Skip("a size is beyond any run's"));
-    }
-    let devices = record.size("n_devices").ok_or(Skip("number of devices not stated"))?;
-    let interconnect = record.text("interconnect");
-    let inner = record.size("tp").unwrap_or(1);
-    let place = place::place(record.text("accelerator"), devices, record.size("devices_per_node"), interconnect, inner)
-        .ok_or(Skip("accelerator has no profile"))?;
-    let year = record.number("year").unwrap_or(2024.0) as u16;
-    let stack = place::stack(record.text("framework"), record.text("model_name"), year, &place.device)
-        .ok_or(Skip("framework has no stack"))?;
-    let (seq, decoder_seq) = model::sequence(record.text("seq_len")).ok_or(Skip("sequence length not stated"))?;
-    let shape = model::shape(&record, decoder_seq)?;
-    let layouts = plan::layouts(&plan::Stated { record: &record, shape: &shape, seq, devices, place: &place, stack })?;
-    let convention = Convention::of(record.text("flops_class"), record.text("tflops_convention"));
-    let how = record.text("mem_convention").to_lowercase();
-    let measure = match () {
-        () if how.contains("nvidia-smi") || how.contains("gpu memory") => Measure::Device,
-        () if how.contains("'memory'") || how.contains("torchtitan") || how.starts_with("reserved") => {
-            Measure::Reserved
+    for Column { name, most, .. } in COLUMNS {
+        let most = most.unwrap_or(if matches!(*name, "layers" | "seq_len") { 1e9 } else { f64::MAX });
+        if record.number(name).is_some_and(|value| value > most) {
+            return Err(Skip { reason: "a size is beyond any run's", detail: format!("`{name}` is above {most:.0e}") });
         }
-        () => Measure::Allocated,
-    };
-    let kind = record.text("kind");
-    let positive = |column| record.number(column).filter(|value| *value > 0.0);
-    let measured = Reported {
-        tokens_per_s: positive("measured_tokens_per_s_per_device"),
-        step_time_s: positive("measured_step_time_s").or(positive("derived_step_time_s")),
-        tflops: positive("measured_tflops_per_device"),
-        mfu: positive("measured_mfu"),
-        memory_gb: record.number("measured_peak_mem_gb").filter(|_| kind != "throughput"),
-        oom: record.text("oom") == "1",
-    };
-    let tokens_per_sequence = seq as f64;
+    }
+    let devices = record.size("n_devices").ok_or(Skip::new("number of devices not stated"))?;
+    let (interconnect, inner) = (record.text("interconnect"), record.size("tp").unwrap_or(1));
+    let machine =
+        place::place(record.text("accelerator"), devices, record.size("devices_per_node"), interconnect, inner)?;
+    let year = record.number("year").unwrap_or(2024.0) as u16;
+    let stack = place::stack(record.text("framework"), record.text("model_name"), year, &machine.device);
+    let (seq, second) = model::sequence(record.text("seq_len")).ok_or(Skip::new("sequence length not stated"))?;
+    let (model, target_seq) = model::model(&record, second)?;
+    let plan::Candidates { plans, assumed } =
+        plan::candidates(&plan::Stated { record: &record, model: &model, seq, target_seq, devices, stack: &stack })?;
+    let measured = Reported::of(&record);
+    let group = record.text("group").to_owned();
+    let publisher = record.text("publisher");
     Ok(Run {
         id: record.text("id").to_owned(),
-        group: record.text("group").to_owned(),
+        publisher: if publisher.is_empty() { group.clone() } else { publisher.to_owned() },
+        group,
         accelerator: record.text("accelerator").to_owned(),
         framework: record.text("framework").to_owned(),
         family: family(record.text("arch")),
-        shape,
-        layouts,
-        assumed: OPEN.iter().filter(|column| record.text(column).is_empty()).copied().collect(),
-        tokens_per_sequence,
-        devices,
-        device: place.device,
-        machine: place.machine,
-        topology: place.topology,
-        per_node: place.per_node,
-        stack,
-        convention,
+        cluster: Cluster::from(machine).under(Arc::clone(&stack)),
+        plans,
+        assumed,
+        convention: Convention::of(record.text("flops_class"), record.text("tflops_convention")),
         peak_of_format: record.text("tflops_convention").contains("fp8"),
-        measure,
-        last_rank: how.contains("last rank"),
-        timed: kind != "memory" && !measured.oom,
+        measure: Measure::of(record.text("mem_convention")),
+        last_rank: record.text("mem_convention").to_lowercase().contains("last rank"),
+        timed: record.text("kind") != "memory" && !measured.oom,
         measured,
     })
 }
 
-/// Columns and the most that one may say: more is a slip, and would only keep the machine busy.
-const LIMITS: [(&str, f64); 21] = [
-    ("layers", 1e4),
-    ("hidden", 1e6),
-    ("ffn_hidden", 1e7),
-    ("moe_ffn_hidden", 1e7),
-    ("heads", 1e5),
-    ("kv_heads", 1e5),
-    ("head_dim", 1e5),
-    ("vocab", 1e8),
-    ("experts", 1e5),
-    ("top_k", 1e5),
-    ("seq_len", 1e9),
-    ("n_devices", 1e6),
-    ("devices_per_node", 1e6),
-    ("tp", 1e6),
-    ("pp", 1e4),
-    ("vpp", 1e4),
-    ("cp", 1e6),
-    ("ep", 1e6),
-    ("micro_batch", 1e7),
-    ("global_batch", 1e9),
-    ("year", 1e4),
-];
-
-/// The columns of a header that hold numbers alone, by their places; `layers` and `seq_len` may be written as an encoder's and a
-/// decoder's.
-pub fn numeric(header: &[String]) -> Vec<usize> {
-    const MEASURED: [&str; 7] = [
-        "dp",
-        "measured_step_time_s",
-        "measured_tokens_per_s_per_device",
-        "measured_tflops_per_device",
-        "measured_mfu",
-        "measured_peak_mem_gb",
-        "derived_step_time_s",
-    ];
-    let sizes = LIMITS.iter().map(|(column, _)| *column).filter(|column| !matches!(*column, "layers" | "seq_len"));
-    let numbers: Vec<&str> = sizes.chain(MEASURED).collect();
-    (0..header.len()).filter(|&at| numbers.contains(&header[at].as_str())).collect()
+impl Measure {
+    /// As a source describes it.
+    fn of(how: &str) -> Measure {
+        let how = how.to_lowercase();
+        match () {
+            () if how.contains("nvidia-smi") || how.contains("gpu memory") => Measure::Device,
+            () if how.contains("'memory'") || how.contains("torchtitan") || how.starts_with("reserved") => {
+                Measure::Reserved
+            }
+            () => Measure::Allocated,
+        }
+    }
 }
 
-/// Columns of plan and model without which a row can be predicted.
-const OPEN: [&str; 11] = [
-    "heads",
-    "vocab",
-    "tp",
-    "pp",
-    "vpp",
-    "dp",
-    "zero_class",
-    "micro_batch",
-    "global_batch",
-    "precision_class",
-    "recompute_class",
+impl Reported {
+    fn of(record: &Record) -> Reported {
+        let positive = |column| record.number(column).filter(|value| *value > 0.0);
+        Reported {
+            tokens_per_s: positive("measured_tokens_per_s_per_device"),
+            step_time_s: positive("measured_step_time_s").or(positive("derived_step_time_s")),
+            tflops: positive("measured_tflops_per_device"),
+            mfu: positive("measured_mfu"),
+            memory_gb: record.number("measured_peak_mem_gb").filter(|_| record.text("kind") != "throughput"),
+            oom: record.text("oom") == "1",
+        }
+    }
+}
+
+/// A column of a table of runs.
+pub struct Column {
+    /// Its name in the header.
+    pub name: &'static str,
+    /// Whether a table needs it.
+    pub needed: bool,
+    /// The most that it may say, where it holds a number: more is a slip, and would only keep the machine busy.
+    most: Option<f64>,
+    /// What it means, with unit.
+    about: &'static str,
+}
+
+impl std::fmt::Display for Column {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let needed = if self.needed { " (needed)" } else { "" };
+        write!(f, "{:34}{}{needed}", self.name, self.about)
+    }
+}
+
+const fn text(name: &'static str, about: &'static str) -> Column {
+    Column { name, needed: false, most: None, about }
+}
+
+const fn number(name: &'static str, most: f64, about: &'static str) -> Column {
+    Column { name, needed: false, most: Some(most), about }
+}
+
+const fn needed(column: Column) -> Column {
+    Column { needed: true, ..column }
+}
+
+/// Every column that is read.
+pub const COLUMNS: &[Column] = &[
+    needed(text("id", "name of the run")),
+    text("group", "table or paper it is from"),
+    text("publisher", "who measured it; the group where it is left out"),
+    number("year", 1e4, "year of the run"),
+    text("model_name", "the model"),
+    text("arch", "dense-decoder, moe-decoder, encoder or enc-dec"),
+    needed(text("layers", "layers; `12+12` for an encoder's and a decoder's")),
+    needed(number("hidden", 1e6, "width of the residual stream")),
+    number("ffn_hidden", 1e7, "width of the feed-forward part; 4 x hidden where it is left out"),
+    number("heads", 1e5, "query heads; of about 128 wide where they are left out"),
+    number("kv_heads", 1e5, "key and value heads; as many as heads where they are left out"),
+    number("head_dim", 1e5, "width of a head; hidden / heads where it is left out"),
+    number("vocab", 1e8, "tokens in the vocabulary; 51,200 where they are left out"),
+    text("gated_mlp", "1 where the feed-forward part has a gate: then also rotary positions, RMSNorm, no biases"),
+    number("experts", 1e5, "routed experts of a layer"),
+    number("top_k", 1e5, "experts that a token goes to; 2 where it is left out"),
+    number("moe_ffn_hidden", 1e7, "width of an expert"),
+    text("shared_experts", "experts that every token goes to: how many, or how many and how wide together"),
+    needed(text("seq_len", "tokens of a sequence; `512 (dec 128)` for an encoder's and a decoder's")),
+    needed(text("accelerator", "its name; TPUs count chips")),
+    needed(number("n_devices", 1e6, "devices")),
+    number("devices_per_node", 1e6, "devices of a node; as its usual system where they are left out"),
+    text("interconnect", "links; scale-out as `8x400 Gb/s`, `400Gb per GPU` or `1600 Gbps per node`"),
+    number("tp", 1e6, "tensor-parallel ranks; 1 where they are left out"),
+    number("pp", 1e4, "pipeline stages; 1 where they are left out"),
+    number("vpp", 1e4, "chunks of a stage; 1 where they are left out"),
+    number("dp", f64::MAX, "data-parallel replicas; devices / (tp pp cp) is what is taken"),
+    number("cp", 1e6, "context-parallel ranks; 1 where they are left out"),
+    number("ep", 1e6, "expert-parallel ranks; 1 where they are left out"),
+    text("sp", "1 with sequence parallelism, 0 without"),
+    text("zero_stage", "ZeRO stage as the source says; `over 8 ranks` for a part of the replicas"),
+    text("zero_class", "the same as 0, 1 or 3"),
+    text("sharding_notes", "`shard group=64`, `etp=2`"),
+    number("micro_batch", 1e7, "sequences of a microbatch; the largest that fits where they are left out"),
+    number("global_batch", 1e9, "sequences of a step; eight microbatches where they are left out"),
+    text("precision", "format as the source says"),
+    text("precision_class", "bf16, fp16, fp32, fp8, mxfp8, nvfp4"),
+    text("recompute", "recomputation as the source says; the least that fits where it is left out"),
+    text("recompute_class", "none, selective or full"),
+    text("offload", "`activation cpu offload 20 layers`, `optimizer`"),
+    text("framework", "the software, whose stack is taken (`meshwright stacks`)"),
+    text("task", "pretrain, sft, lora or qlora"),
+    text("kind", "throughput, memory, both or oom: what is compared"),
+    text("notes", "what else the source says"),
+    number("measured_tokens_per_s_per_device", f64::MAX, "measured"),
+    number("measured_step_time_s", f64::MAX, "measured, seconds"),
+    number("derived_step_time_s", f64::MAX, "by arithmetic from another measured column, seconds"),
+    number("measured_tflops_per_device", f64::MAX, "measured, by the convention of tflops_convention"),
+    number("measured_mfu", f64::MAX, "measured, 0 to 1, by that convention"),
+    text("tflops_convention", "how FLOPs are counted"),
+    text("flops_class", "the same as a code: model, model_causal_half, hardware_full_recompute, hardware_8n"),
+    number("measured_peak_mem_gb", f64::MAX, "measured, GB of 1e9 bytes, as mem_convention says"),
+    text("mem_convention", "allocated, reserved or what the driver shows"),
+    text("oom", "1 where the run did not fit"),
 ];
+
+/// The columns of a header that hold numbers alone, by their places.
+pub fn numeric(header: &[String]) -> Vec<usize> {
+    let number = |name: &String| COLUMNS.iter().any(|column| column.most.is_some() && column.name == name);
+    (0..header.len()).filter(|&at| number(&header[at])).collect()
+}
 
 /// Fills in heads that a row leaves out from a row of the same source about a model of the same width.
 pub fn complete(rows: &mut [HashMap<String, String>]) {

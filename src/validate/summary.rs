@@ -1,8 +1,8 @@
-//! Errors of predictions: per run, and by accelerator, framework and model family.
+//! Errors of predictions: per run, and by publisher, accelerator, stack and model family; baselines beside them.
 //!
 //! In: runs and predictions. Out: signed errors, [`Stats`], tables.
 //!
-//! Invariant: throughput is compared as tokens a second and device, whatever the source printed.
+//! Invariant: an error is that of the step, |predicted / measured − 1|, whatever figure the source printed.
 
 use std::collections::BTreeMap;
 
@@ -10,8 +10,9 @@ use serde_json::json;
 use statrs::statistics::{Data, OrderStatistics};
 
 use meshwright_hardware::units::Precision;
+use meshwright_planner::plan::Plan;
 
-use super::{Peak, Prediction, Run, Skip, Timing};
+use super::{Prediction, Run, Skip};
 
 /// Median and 90th percentile of absolute errors in per cent.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -41,40 +42,37 @@ impl Stats {
 }
 
 /// Tokens a second and device that the run reached, from whichever figure its source prints.
-pub fn measured_tokens_per_s(run: &Run, prediction: &Timing) -> Option<f64> {
+fn measured_tokens_per_s(run: &Run, plan: &Plan) -> Option<f64> {
     let m = &run.measured;
-    let tokens = prediction.layout.global as f64 * run.tokens_per_sequence;
-    let of_step = |step: f64| tokens / step / run.devices as f64;
-    let of_tflops = |tflops: f64| tflops * 1e12 / prediction.flops_per_token;
+    let flops = run.convention.flops_per_token(plan);
+    let of_step = |step: f64| plan.job.tokens_per_step() as f64 / step / run.devices() as f64;
+    let of_tflops = |tflops: f64| tflops * 1e12 / flops;
     let found = m.tokens_per_s.or_else(|| m.step_time_s.map(of_step)).or_else(|| m.tflops.map(of_tflops));
-    found
-        .or_else(|| m.mfu.map(|mfu| mfu * peak(run) / prediction.flops_per_token))
-        .filter(|rate| *rate > 0.0 && rate.is_finite())
+    found.or_else(|| m.mfu.map(|mfu| mfu * peak(run, plan) / flops)).filter(|rate| *rate > 0.0 && rate.is_finite())
 }
 
-/// Seconds of a step that the run took, where the row's time is meant to be compared.
-pub fn measured_step_s(run: &Run) -> Option<f64> {
-    let timing = super::timing(run, &run.stack.knobs, 1.0);
-    let rate = measured_tokens_per_s(run, &timing).filter(|_| run.timed)?;
-    Some(timing.layout.global as f64 * run.tokens_per_sequence / rate / run.devices as f64)
+/// Seconds of a step that the run took by a plan of it, where the row's time is meant to be compared.
+pub fn measured_step_s(run: &Run, plan: &Plan) -> Option<f64> {
+    let rate = measured_tokens_per_s(run, plan).filter(|_| run.timed)?;
+    Some(plan.job.tokens_per_step() as f64 / rate / run.devices() as f64)
 }
 
 /// The peak that a model FLOPs utilisation refers to: of 16 bits, or of the run's format where its source says so.
-pub fn peak(run: &Run) -> f64 {
-    let precision = if run.peak_of_format { run.layouts[0].precision } else { Precision::Bf16 };
-    run.device.peak_in(precision).map_or(0.0, |peak| peak.0)
+pub fn peak(run: &Run, plan: &Plan) -> f64 {
+    let precision = if run.peak_of_format { plan.job.precision } else { Precision::Bf16 };
+    run.device().peak_in(precision).map_or(0.0, |peak| peak.0)
 }
 
-/// Signed error of throughput in per cent, where the row's time is meant to be compared.
-pub fn throughput_error(run: &Run, prediction: &Timing) -> Option<f64> {
-    let measured = measured_tokens_per_s(run, prediction).filter(|_| run.timed)?;
-    Some((prediction.tokens_per_s / measured - 1.0) * 100.0)
+/// Signed error of the step in per cent, predicted over measured, where the row's time is meant to be compared.
+pub fn step_error(run: &Run, prediction: &Prediction) -> Option<f64> {
+    let measured = measured_step_s(run, &prediction.plan)?;
+    Some((prediction.figures.step_time_s / measured - 1.0) * 100.0)
 }
 
 /// Signed error of memory in per cent.
-pub fn memory_error(run: &Run, prediction: &Peak) -> Option<f64> {
+pub fn memory_error(run: &Run, prediction: &Prediction) -> Option<f64> {
     let measured = run.measured.memory_gb.filter(|gb| *gb > 0.0 && !run.measured.oom)?;
-    Some((prediction.gb / measured - 1.0) * 100.0)
+    Some((prediction.memory_gb / measured - 1.0) * 100.0)
 }
 
 /// Statistics by a key of each run.
@@ -90,45 +88,51 @@ pub fn by<'a>(errors: &[(&'a Run, f64)], key: impl Fn(&'a Run) -> String) -> BTr
 pub struct Summary<'a> {
     rows: usize,
     skipped: BTreeMap<&'static str, usize>,
-    throughput: Vec<(&'a Run, f64)>,
+    step: Vec<(&'a Run, f64)>,
     memory: Vec<(&'a Run, f64)>,
+    /// What no model of a machine would say of the same steps.
+    baselines: [(&'static str, Stats); 2],
     /// Runs out of memory, and how many of them were foretold; runs that fitted, and how many of those were.
     oom: [usize; 4],
 }
 
 impl<'a> Summary<'a> {
-    /// Of each row's reason to be skipped, if there is one, and of all others' predictions.
-    pub fn of(reasons: impl Iterator<Item = Option<Skip>>, runs: &'a [Run], predictions: &[Prediction]) -> Summary<'a> {
-        let (mut rows, mut skipped) = (0, BTreeMap::new());
-        for reason in reasons {
-            rows += 1;
-            if let Some(Skip(reason)) = reason {
-                *skipped.entry(reason).or_default() += 1;
-            }
+    /// Of every row's run and its prediction, or the reason why there is none.
+    pub fn of(rows: &[Result<(&'a Run, &'a Prediction), &Skip>]) -> Summary<'a> {
+        let mut skipped = BTreeMap::new();
+        for skip in rows.iter().filter_map(|row| row.as_ref().err()) {
+            *skipped.entry(skip.reason).or_default() += 1;
         }
-        let both = || runs.iter().zip(predictions);
-        let throughput = both().filter_map(|(run, p)| Some((run, throughput_error(run, &p.timing)?))).collect();
-        let memory = both().filter_map(|(run, p)| Some((run, memory_error(run, &p.memory)?))).collect();
+        let both = || rows.iter().flatten().copied();
+        let step = both().filter_map(|(run, p)| Some((run, step_error(run, p)?))).collect();
+        let memory = both().filter_map(|(run, p)| Some((run, memory_error(run, p)?))).collect();
         let count = |oom: bool, fits: Option<bool>| {
-            both().filter(|(run, p)| run.measured.oom == oom && fits.is_none_or(|fits| p.memory.fits == fits)).count()
+            both().filter(|(run, p)| run.measured.oom == oom && fits.is_none_or(|fits| p.figures.fits == fits)).count()
         };
         let oom = [count(true, None), count(true, Some(false)), count(false, None), count(false, Some(true))];
-        Summary { rows, skipped, throughput, memory, oom }
+        Summary { rows: rows.len(), skipped, step, memory, baselines: baselines(both()), oom }
     }
 
-    /// Statistics of throughput by accelerator, framework and model family.
-    pub fn groups(&self) -> [(&'static str, BTreeMap<String, Stats>); 3] {
+    /// Statistics of the step by publisher, accelerator, stack and model family.
+    fn groups(&self) -> [(&'static str, BTreeMap<String, Stats>); 4] {
         [
-            ("accelerator", by(&self.throughput, |run| run.device.name.clone())),
-            ("framework", by(&self.throughput, |run| run.stack.name.clone())),
-            ("model family", by(&self.throughput, |run| run.family.to_owned())),
+            ("publisher", by(&self.step, |run| run.publisher.clone())),
+            ("accelerator", by(&self.step, |run| run.device().name.clone())),
+            ("stack", by(&self.step, |run| run.stack().name.clone())),
+            ("model family", by(&self.step, |run| run.family.to_owned())),
         ]
     }
 
-    /// Statistics of throughput and of memory over all runs.
+    /// Statistics of the step and of memory over all runs.
     pub fn all(&self) -> (Stats, Stats) {
         let errors = |all: &[(&Run, f64)]| all.iter().map(|(_, error)| *error).collect::<Vec<_>>();
-        (Stats::of(&errors(&self.throughput)), Stats::of(&errors(&self.memory)))
+        (Stats::of(&errors(&self.step)), Stats::of(&errors(&self.memory)))
+    }
+
+    /// Over publishers, each of which is one by the median of its errors.
+    fn votes(&self) -> Stats {
+        let publishers = by(&self.step, |run| run.publisher.clone());
+        Stats::of(&publishers.values().map(|stats| stats.median).collect::<Vec<_>>())
     }
 
     /// For scripts.
@@ -137,64 +141,89 @@ impl<'a> Summary<'a> {
             let [median, p90] = s.shares();
             json!({ "count": s.count, "median_abs_error_pct": median, "p90_abs_error_pct": p90 })
         };
-        let groups: serde_json::Map<String, serde_json::Value> = self
-            .groups()
-            .iter()
-            .map(|(name, all)| {
-                let all = all.iter().map(|(name, s)| (name.clone(), stats(s)));
-                ((*name).to_owned(), serde_json::Value::Object(all.collect()))
-            })
-            .collect();
-        let (throughput, memory) = self.all();
-        let ([median, p90], [memory_median, memory_p90]) = (throughput.shares(), memory.shares());
-        let skipped: usize = self.skipped.values().sum();
+        let all = |all: &BTreeMap<String, Stats>| {
+            serde_json::Value::Object(all.iter().map(|(name, s)| (name.clone(), stats(s))).collect())
+        };
+        let groups = self.groups().iter().map(|(name, of)| ((*name).to_owned(), all(of))).collect();
+        let (step, memory) = self.all();
+        let baselines = self.baselines.iter().map(|(name, s)| ((*name).to_owned(), stats(s))).collect();
         json!({
             "rows": self.rows,
-            "predicted": self.rows - skipped,
+            "predicted": self.rows - self.skipped.values().sum::<usize>(),
             "skipped": self.skipped,
-            "compared": throughput.count,
-            "median_abs_error_pct": median,
-            "p90_abs_error_pct": p90,
-            "memory_compared": memory.count,
-            "memory_median_abs_error_pct": memory_median,
-            "memory_p90_abs_error_pct": memory_p90,
+            "step": stats(&step),
+            "step_by_publisher_as_one": stats(&self.votes()),
+            "baselines": serde_json::Value::Object(baselines),
+            "memory": stats(&memory),
             "oom": { "runs": self.oom[0], "foretold": self.oom[1], "fitted": self.oom[2], "fit_foretold": self.oom[3] },
-            "groups": groups,
+            "groups": serde_json::Value::Object(groups),
         })
     }
 
     /// For people.
     pub fn table(&self) -> String {
-        let (throughput, memory) = self.all();
+        let (step, memory) = self.all();
         let skipped: usize = self.skipped.values().sum();
         let mut text = format!("{} rows, {} predicted", self.rows, self.rows - skipped);
         for (reason, count) in &self.skipped {
             text += &format!("; {count} skipped: {reason}");
         }
-        text += &format!("\n\n{:<34} {:>6} {:>9} {:>9}\n", "absolute error", "runs", "median", "90th");
+        text += &format!("\n\n{:<44} {:>6} {:>9} {:>9}\n", "|predicted / measured - 1|", "runs", "median", "90th");
         let line = |name: &str, s: &Stats| {
             let [median, p90] = s.shares().map(|share| share.map_or("–".to_owned(), |share| format!("{share:.1} %")));
-            format!("{name:<34} {:>6} {median:>9} {p90:>9}\n", s.count)
+            format!("{name:<44} {:>6} {median:>9} {p90:>9}\n", s.count)
         };
-        text += &line("throughput", &throughput);
+        text += &line("step", &step);
+        text += &line("step, each publisher one by its median", &self.votes());
+        for (name, stats) in &self.baselines {
+            text += &line(name, stats);
+        }
         text += &line("peak memory", &memory);
         for (name, groups) in self.groups() {
-            text += &format!("\nthroughput by {name}\n");
+            text += &format!("\nstep by {name}\n");
             groups.iter().for_each(|(name, stats)| text += &line(name, stats));
         }
-        text += "\nmemory by framework\n";
-        let memory = by(&self.memory, |run| run.stack.name.clone());
+        text += "\nmemory by stack\n";
+        let memory = by(&self.memory, |run| run.stack().name.clone());
         memory.iter().for_each(|(name, stats)| text += &line(name, stats));
         let [runs, foretold, fitted, fit] = self.oom;
         text +=
             &format!("\nout of memory: {foretold} of {runs} foretold; of {fitted} that fitted, {fit} were to fit\n");
         text += "\nworst ten\n";
-        let mut worst: Vec<_> = self.throughput.iter().collect();
+        let mut worst: Vec<_> = self.step.iter().collect();
         worst.sort_by(|a, b| b.1.abs().total_cmp(&a.1.abs()));
         for (run, error) in worst.iter().take(10) {
-            text +=
-                &format!("{:<34} {error:>+8.1} %  {} on {} {}\n", run.id, run.shape.name, run.devices, run.accelerator);
+            let (model, devices) = (&run.plans[0].job.model.name, run.devices());
+            text += &format!("{:<34} {error:>+8.1} %  {model} on {devices} {}\n", run.id, run.accelerator);
         }
         text
     }
+}
+
+/// What would be said of steps without a model of the machine: with each device's usual MFU; and of a machine without software,
+/// times one figure a stack. Both are the medians of these very runs.
+fn baselines<'a>(rows: impl Iterator<Item = (&'a Run, &'a Prediction)>) -> [(&'static str, Stats); 2] {
+    let mut of_device: BTreeMap<(&str, Precision), Vec<f64>> = BTreeMap::new();
+    let mut of_stack: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    for (run, p) in rows {
+        let Some(measured) = measured_step_s(run, &p.plan) else { continue };
+        // Work over the step, of which the peak is the same for all of a device's.
+        let flops = p.plan.job.model_flops_per_step() / run.devices() as f64;
+        of_device.entry((&run.device().name, p.plan.job.precision)).or_default().push(flops / measured);
+        if let Some(ideal) = p.ideal_step_s {
+            of_stack.entry(&run.stack().name).or_default().push(measured / ideal);
+        }
+    }
+    // Predicted over measured, if all had the median of their like.
+    fn errors<K>(groups: BTreeMap<K, Vec<f64>>, error: impl Fn(f64, f64) -> f64) -> Stats {
+        let each = groups.into_values().flat_map(|all| {
+            let median = Data::new(all.clone()).median();
+            all.into_iter().map(|one| 100.0 * (error(one, median) - 1.0)).collect::<Vec<_>>()
+        });
+        Stats::of(&each.collect::<Vec<_>>())
+    }
+    [
+        ("baseline: one MFU a device and format", errors(of_device, |rate, usual| rate / usual)),
+        ("baseline: one scalar a stack", errors(of_stack, |longer, usual| usual / longer)),
+    ]
 }

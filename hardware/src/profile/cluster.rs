@@ -101,9 +101,9 @@ impl Machine {
 
     /// `count` devices of a SKU in its usual system: whole systems, or a part of one.
     fn of_devices(text: &str, count: usize, device: &DeviceProfile, usual: &System) -> Result<Self, ProfileError> {
-        let (mut system, per_node) = (usual.clone(), usual.count);
+        let per_node = usual.count;
         if count.is_multiple_of(per_node) {
-            return Ok(Machine { nodes: count / per_node, system, device: device.clone() });
+            return Ok(Machine { nodes: count / per_node, system: usual.clone(), device: device.clone() });
         }
         let fail = |problem| ProfileError::Cluster { text: text.to_owned(), problem };
         if count > per_node {
@@ -113,18 +113,37 @@ impl Machine {
                 usual.name
             )));
         }
-        if system.scale_up.kind == LinkKind::Torus {
-            system.scale_up.dims = torus_slice(&system.scale_up.dims, count).ok_or_else(|| {
-                fail(format!("{count} devices are no box in the {:?} torus of `{}`", usual.scale_up.dims, usual.name))
+        Machine::of_part(count, device, usual).map_err(|fault| fail(format!("{count} devices: {}", fault.problem)))
+    }
+
+    /// One node of `count` devices: a system, a part of one, or one as it is with more of them.
+    ///
+    /// # Errors
+    /// Where `count` is zero, or no box in the system's torus.
+    pub fn of_part(count: usize, device: &DeviceProfile, whole: &System) -> Result<Self, Fault> {
+        if count == 0 {
+            return Err(Fault::new("count", count, "a node has at least one device"));
+        }
+        let mut system = whole.clone();
+        if system.scale_up.kind == LinkKind::Torus && count != whole.count {
+            let dims = torus_slice(&system.scale_up.dims, count);
+            system.scale_up.dims = dims.ok_or_else(|| {
+                let problem = format!("they are no box in the {:?} torus of `{}`", whole.scale_up.dims, whole.name);
+                Fault::new("count", count, problem)
             })?;
         }
         if system.scale_up.kind == LinkKind::Mesh && count > 1 {
             // A mesh's bandwidth is that of all links of a device together: fewer peers, fewer links.
-            let share = (count - 1) as f64 / (per_node - 1) as f64;
-            system.scale_up.bandwidth.value = system.scale_up.bandwidth.value * share;
+            let share = (count - 1) as f64 / (whole.count.max(2) - 1) as f64;
+            system.scale_up.bandwidth.value = system.scale_up.bandwidth.value * share.min(1.0);
         }
         system.count = count;
         Ok(Machine { nodes: 1, system, device: device.clone() })
+    }
+
+    /// So many times its nodes.
+    pub fn times(self, times: usize) -> Self {
+        Machine { nodes: self.nodes * times, ..self }
     }
 }
 
