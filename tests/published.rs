@@ -119,7 +119,7 @@ fn a_file_that_is_no_table_of_runs_is_refused() {
     let output = validate(&path, &[]);
     assert_eq!(output.status.code(), Some(2));
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(message.contains("no-runs.csv") && message.contains("`accelerator`"), "{message}");
+    assert!(message.contains("no-runs.csv") && message.contains("`hidden` is missing"), "{message}");
     let output = validate(Path::new("nowhere.csv"), &[]);
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("nowhere.csv"));

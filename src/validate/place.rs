@@ -30,7 +30,7 @@ pub fn place(
     let torus = system.scale_up.kind == LinkKind::Torus;
     let slices = slices_of(interconnect).unwrap_or(1).max(1);
     let mut machine = if torus && device.name.starts_with("tpu") && devices.is_multiple_of(slices) {
-        system.count = devices / slices;
+        (system.count, system.device) = (devices / slices, device.name.clone());
         system.scale_up.dims = near_cube(system.count, system.scale_up.dims.len());
         system.scale_up.dims.sort_by_key(|side| !side.is_multiple_of(inner) && !inner.is_multiple_of(*side));
         Machine { nodes: slices, system, device: device.clone() }

@@ -137,7 +137,7 @@ impl Machine {
             let share = (count - 1) as f64 / (whole.count.max(2) - 1) as f64;
             system.scale_up.bandwidth.value = system.scale_up.bandwidth.value * share.min(1.0);
         }
-        system.count = count;
+        (system.count, system.device) = (count, device.name.clone());
         Ok(Machine { nodes: 1, system, device: device.clone() })
     }
 
