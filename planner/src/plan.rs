@@ -265,6 +265,26 @@ mod tests {
     }
 
     #[test]
+    fn only_the_first_and_the_last_stage_may_do_without_layers() {
+        let mut plan = Plan::single(tiny_job(models::load("demo-10m").unwrap()), 1);
+        let depth = plan.job.model.depth();
+        let mut held = |layers: &[usize]| {
+            let of = |&layers: &usize| Stage { layers, full: 0, selective: 0, offload: 0 };
+            (plan.mesh.pp, plan.stages) = (layers.len(), layers.iter().map(of).collect());
+            plan.check()
+        };
+        held(&[0, depth, 0]).unwrap();
+        held(&[&[0][..], &vec![1; depth], &[0]].concat()).unwrap();
+        let fault = held(&[1, 0, depth - 1]).unwrap_err();
+        assert!(
+            fault.key == "stages[1].layers" && fault.problem.contains("between the first and the last"),
+            "{fault:?}"
+        );
+        let fault = held(&[&[0, 0][..], &vec![1; depth], &[0]].concat()).unwrap_err();
+        assert!(fault.key == "mesh.pp", "{fault:?}");
+    }
+
+    #[test]
     fn contradictions_name_file_line_key_and_value() {
         let mut plan = Plan::single(tiny_job(models::load("demo-10m").unwrap()), 2);
         plan.mesh.tp = 4;

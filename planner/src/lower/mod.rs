@@ -103,8 +103,18 @@ mod tests {
                     all.push(plan);
                 }
             }
+            all.extend(Schedule::forms(2).flat_map(|form| [0, 3].map(|zero| without_layers(architecture, form, zero))));
         }
+        all.retain(|plan| plan.check().is_ok());
         all
+    }
+
+    /// The embedding, or the head, alone on the first and the last virtual stage.
+    fn without_layers(architecture: Architecture, (schedule, chunks): (Schedule, usize), zero: u8) -> Plan {
+        let of = |layers| Stage { layers, full: 0, selective: 0, offload: 0 };
+        let mesh = Mesh { dp: 2, pp: 4 / chunks, ..Mesh::ONE };
+        let stages = [0, 2, 2, 0].map(of).to_vec();
+        Plan { schedule, chunks, zero, mesh, stages, ..Plan::single(tiny_job(tiny_model(architecture)), 1) }
     }
 
     #[test]

@@ -67,8 +67,11 @@ impl Plan {
                 let problem = "no more than the stage's layers, and none where the schedule splits backward";
                 return Err(Fault::new(&format!("stages[{i}].offload"), stage.offload, problem));
             }
-            if stage.layers == 0 || stage.full + stage.selective > stage.layers {
-                let problem = "a stage has a layer at least, and each recomputes one way";
+            // Embedding and head are work of their own.
+            let inner = i > 0 && i + 1 < self.stages.len();
+            if (inner && stage.layers == 0) || stage.full + stage.selective > stage.layers {
+                let problem =
+                    "a stage between the first and the last has a layer at least, and each recomputes one way";
                 return Err(Fault::new(&format!("stages[{i}].layers"), stage.layers, problem));
             }
         }
@@ -82,8 +85,10 @@ impl Plan {
     /// Programs write down every pass of a step.
     fn check_length(&self) -> Result<(), Fault> {
         let (microbatches, layers) = (self.microbatches(), self.job.model.depth());
-        if self.mesh.pp * self.chunks > layers {
-            let problem = format!("each of pp · chunks chunks has a layer at least, and the model has {layers}");
+        if self.mesh.pp * self.chunks > layers + 2 {
+            let problem = format!(
+                "each of pp · chunks chunks but the first and the last has a layer at least, and the model has {layers}"
+            );
             return Err(Fault::new("mesh.pp", self.mesh.pp, problem));
         }
         if microbatches * layers > limits::PASSES {

@@ -21,7 +21,8 @@ impl Recompute {
     pub const ALL: [Recompute; 3] = [Recompute::None, Recompute::Selective, Recompute::Full];
 }
 
-/// A chunk of a pipeline stage (all of it, but for interleaved schedules): how many layers, and how many recompute.
+/// A chunk of a pipeline stage (all of it, but for interleaved schedules): how many layers, and how many recompute. The first,
+/// which has the embedding, and the last, which has the head, may do without layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Stage {

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use meshwright_hardware::mesh::Mesh;
 use meshwright_hardware::profile::{Overheads, Stack};
 use meshwright_hardware::units::Precision;
 
@@ -135,6 +136,27 @@ fn no_bound_is_above_its_simulation() {
         }
     }
     assert_eq!(schedules.len(), Schedule::ALL.len(), "{schedules:?}");
+}
+
+/// Embedding and head on stages of their own: a search does not propose them, but plays what it is given.
+#[test]
+fn no_played_step_of_stages_without_layers_is_above_its_simulation() {
+    let cluster = cluster("2x dgx-a100-80gb");
+    for ((schedule, chunks), zero) in Schedule::forms(2).flat_map(|form| [0, 1, 3].map(|zero| (form, zero))) {
+        for held in [[0, 4, 4, 0], [0, 2, 1, 5], [3, 4, 1, 0]] {
+            let stages = held.map(|layers| Stage { layers, full: 0, selective: layers.min(1), offload: 0 }).to_vec();
+            let mesh = Mesh { dp: 2, pp: 4 / chunks, ..Mesh::ONE };
+            let plan = Plan { schedule, chunks, zero, mesh, stages, ..Plan::single(job_of_eight(32), 1) };
+            if zero > 1 && schedule.splits() {
+                continue;
+            }
+            plan.check().unwrap();
+            let simulated = crate::predict::predict_figures(&plan, &cluster).unwrap().step_time_s;
+            let bound = bounds(&plan, &cluster).0;
+            assert!(bound <= simulated * (1.0 + 1e-6), "{held:?}, {}: {bound} above {simulated}", plan.summary());
+            assert!(bound >= simulated * 0.9, "{held:?}, {}: {bound} far below {simulated}", plan.summary());
+        }
+    }
 }
 
 /// A stack of which every figure bears on a small job.
