@@ -14,6 +14,7 @@ mod order;
 #[cfg(test)]
 mod tests;
 mod zb_h1;
+mod zb_h2;
 
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +55,8 @@ registry! {
     GPipe = "gpipe" => gpipe::GPipe;
     /// 1F1B with the gradients of weights put off into what would be bubbles (Qi et al. 2023).
     ZeroBubble = "zb-h1" => zb_h1::ZbH1;
+    /// The same with twice 1F1B's activations, which fill the warm-up too (Qi et al. 2023).
+    ZeroBubble2p = "zb-h2" => zb_h2::ZbH2;
     /// Two chunks a stage in the form of a V, with weights put off (Qi et al. 2024; DeepSeek-AI 2025).
     DualPipeV = "dualpipe-v" => dualpipe_v::DualPipeV;
 }

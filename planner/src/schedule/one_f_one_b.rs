@@ -69,7 +69,7 @@ impl PipelineSchedule for OneFOneB {
 
     fn last_backward(&self, work: &StageWork) -> f64 {
         let (m, p, s) = (work.pipeline.microbatches as f64, work.pipeline.stages as f64, work.stage as f64);
-        let rounds = rounds(work, m - 1.0);
+        let rounds = rounds(work, work.pipeline.stages - work.stage, m - 1.0);
         let between = m - p + s;
         if between < 0.0 {
             return rounds;
@@ -119,11 +119,11 @@ pub(super) fn alternate(
     all
 }
 
-/// When a stage's last backward ends that has no more than p − s microbatches in flight: after the first trip, and after as
-/// many as are over when backward `most` ends.
-pub(super) fn rounds(work: &StageWork, most: f64) -> f64 {
+/// When a stage's last backward ends whose forward of a microbatch waits for the backward of `ahead` microbatches before it: after
+/// the first trip, and after as many as are over when backward `most` ends.
+pub(super) fn rounds(work: &StageWork, ahead: usize, most: f64) -> f64 {
     let m = work.pipeline.microbatches as f64;
-    let ahead = (work.pipeline.stages - work.stage) as f64;
+    let ahead = ahead as f64;
     let passes = &work.passes;
     let round = passes.forward + work.trip + passes.backward;
     let after = |rounds: f64| {

@@ -141,6 +141,7 @@ fn as_many_microbatches_are_in_flight_as_the_papers_say() {
     };
     assert_eq!([0, 1, 2, 3].map(|stage| most(Schedule::OneFOneB, 1, stage)), [4, 3, 2, 1]);
     assert_eq!([0, 1, 2, 3].map(|stage| most(Schedule::ZeroBubble, 1, stage)), [4, 4, 4, 4]);
+    assert_eq!([0, 1, 2, 3].map(|stage| most(Schedule::ZeroBubble2p, 1, stage)), [7, 7, 7, 7]);
     assert_eq!(most(Schedule::GPipe, 1, 0), 8);
     assert!((0..4).all(|stage| most(Schedule::DualPipeV, 2, stage) <= 4));
 }
@@ -151,6 +152,8 @@ fn bubbles_shrink_from_gpipe_to_dualpipe() {
     let (stages, microbatches) = (4, 16);
     let zero = ticks(&pipeline((Schedule::ZeroBubble, 1), stages, microbatches));
     let v = ticks(&pipeline((Schedule::DualPipeV, 2), stages, microbatches));
+    // Each of p − 1 stages waits once for a forward, which is all of the bubble that is left.
+    assert_eq!(ticks(&pipeline((Schedule::ZeroBubble2p, 1), stages, microbatches)), 3 * microbatches + stages - 1);
     let (work, v_work) = (3 * microbatches, 6 * microbatches);
     let bubble_1f1b = 3 * (stages - 1);
     assert!(zero - work < stages && zero - work < bubble_1f1b, "{zero}");
