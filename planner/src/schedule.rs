@@ -125,7 +125,7 @@ impl Pipeline {
         self.schedule.order().settled(self)
     }
 
-    /// What a step's microbatches must be a multiple of.
+    /// What a search makes a step's microbatches a multiple of.
     pub fn round(&self) -> usize {
         self.schedule.order().round(self.stages, self.chunks)
     }
@@ -142,10 +142,11 @@ impl Pipeline {
             };
             return Err(format!("{name} has {can}"));
         }
-        if !self.microbatches.is_multiple_of(self.round()) {
-            let (stages, chunks, round) = (self.stages, self.chunks, self.round());
+        let least = self.schedule.order().least(self.stages, self.chunks);
+        if self.microbatches < least {
+            let (stages, chunks, given) = (self.stages, self.chunks, self.microbatches);
             return Err(format!(
-                "{name} of {chunks} chunks on {stages} stages needs a multiple of {round} microbatches"
+                "{name} of {chunks} chunks on {stages} stages needs {least} microbatches or more, not {given}"
             ));
         }
         Ok(())

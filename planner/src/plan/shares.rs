@@ -97,12 +97,12 @@ mod tests {
         v.stages.iter_mut().for_each(|stage| stage.layers = 1);
         v.check().unwrap();
         refused(Plan { shares: vec![5, 2, 1], ..v }, "shares", "another order");
-        // Interleaving goes round the stages in whole rounds, whatever the share.
+        // Interleaving goes round the stages, whatever the share.
         let mut rounds = plan(&[4, 2, 2]);
         (rounds.mesh.pp, rounds.chunks, rounds.stages) = (2, 2, vec![rounds.stages[0]; 4]);
         rounds.stages.iter_mut().for_each(|stage| stage.layers = 1);
         rounds.check().unwrap();
         rounds.shares = vec![4, 1, 3];
-        refused(rounds, "chunks", "multiple of 2");
+        refused(rounds, "chunks", "2 microbatches or more");
     }
 }

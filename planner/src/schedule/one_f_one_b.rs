@@ -10,8 +10,9 @@
 //! - what it does between the first backward and the last forward lies between two trips to the last stage:
 //!   T ≥ Σ_i t_i + Σ_{i>s} t_i + (M − p + s)·t_s, for M ≥ p − s
 //!
-//! Interleaved, with v chunks a stage: from the first microbatch's way through all chunks, over the last stage's work, to the
-//! last one's way back: T ≥ Σ f + Σ b + 2·(p·v − 1)·h + (M·v − (v − 1)·p − 1) times a chunk of the last stage.
+//! Interleaved, with v chunks a stage that take turns after g microbatches: from the first microbatch's way through all chunks,
+//! over the last stage's work, to the last one's way back: T ≥ Σ f + Σ b + 2·(p·v − 1)·h + (M·v − (v − 1)·g − 1) times a chunk of
+//! the last stage.
 
 use std::ops::RangeInclusive;
 
@@ -25,9 +26,9 @@ impl PipelineSchedule for OneFOneB {
     fn orders(&self, pipeline: &Pipeline) -> Vec<Vec<Action>> {
         let &Pipeline { stages, chunks, microbatches, .. } = pipeline;
         let list = |stage| {
-            let after = stages - 1 - stage;
+            let (group, after) = (group(stages, chunks, microbatches), stages - 1 - stage);
             // Twice as far ahead, so that a chunk's backward never waits for another's (Narayanan et al. 2021, §2.2.2).
-            let (group, ahead) = if chunks == 1 { (1, after) } else { (stages, 2 * after + (chunks - 1) * stages) };
+            let ahead = if chunks == 1 { after } else { 2 * after + (chunks - 1) * group };
             alternate(microbatches, group, chunks, ahead, None)
         };
         (0..stages).map(list).collect()
@@ -37,9 +38,20 @@ impl PipelineSchedule for OneFOneB {
         1..=usize::MAX
     }
 
-    /// Interleaving goes in whole rounds of as many microbatches as stages.
+    /// Interleaving goes in whole rounds of as many microbatches as stages where it can.
     fn round(&self, stages: usize, chunks: usize) -> usize {
         if chunks > 1 { stages } else { 1 }
+    }
+
+    fn least(&self, stages: usize, chunks: usize) -> usize {
+        self.round(stages, chunks)
+    }
+
+    /// What is left of whole rounds makes every round longer.
+    fn settled(&self, pipeline: &Pipeline) -> usize {
+        let &Pipeline { stages, chunks, microbatches, .. } = pipeline;
+        let whole = microbatches.is_multiple_of(self.round(stages, chunks));
+        if whole { microbatches.min(4 * stages) } else { microbatches }
     }
 
     fn least_in_flight(&self, pipeline: &Pipeline, stage: usize) -> usize {
@@ -62,7 +74,8 @@ impl PipelineSchedule for OneFOneB {
         let (p, v, m) = (stages as f64, chunks as f64, microbatches as f64);
         let (each, layer) = (work.chunk_layers(), work.layer.total());
         let last = m * (v * each * layer + work.head) + work.fill() * layer;
-        let between = ((m * v - (v - 1.0) * p - 1.0) * each).max(0.0);
+        let turn = group(stages, chunks, microbatches) as f64;
+        let between = ((m * v - (v - 1.0) * turn - 1.0) * each).max(0.0);
         let trips = work.way + between * layer + 2.0 * (p * v - 1.0) * work.hop;
         (work.even + work.fill() / 2.0 * layer).max(last).max(trips)
     }
@@ -79,8 +92,16 @@ impl PipelineSchedule for OneFOneB {
     }
 }
 
-/// Forward `ahead` times, then backward and forward in turns. Chunks take turns after `group` microbatches; weights run
-/// `behind` backwards later, where they are apart.
+/// Microbatches after which a stage's chunks take turns: the fewest, no fewer than stages, of which whole groups are left and a last
+/// one as large as stages are many (Megatron Core's `microbatch_group_size_per_vp_stage`, of which it allows no others).
+fn group(stages: usize, chunks: usize, microbatches: usize) -> usize {
+    let fits = |group: &usize| microbatches % group == 0 || microbatches % group >= stages;
+    let several = stages..microbatches;
+    if chunks == 1 { 1 } else { several.into_iter().find(fits).unwrap_or(microbatches.max(1)) }
+}
+
+/// Forward `ahead` times, then backward and forward in turns. Chunks take turns after `group` microbatches, the last ones after
+/// what is left; weights run `behind` backwards later, where they are apart.
 pub(super) fn alternate(
     microbatches: usize,
     group: usize,
@@ -89,7 +110,11 @@ pub(super) fn alternate(
     behind: Option<usize>,
 ) -> Vec<Action> {
     let total = microbatches * chunks;
-    let turn = |i: usize| (i / group % chunks, i / (group * chunks) * group + i % group);
+    let whole = microbatches / group * group;
+    let turn = |i: usize| match i.checked_sub(whole * chunks) {
+        None => (i / group % chunks, i / (group * chunks) * group + i % group),
+        Some(late) => (late / (microbatches - whole), whole + late % (microbatches - whole)),
+    };
     let forward = |i| {
         let (chunk, mb) = turn(i);
         Action::Forward(chunk, mb)

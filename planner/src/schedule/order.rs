@@ -35,8 +35,13 @@ pub trait PipelineSchedule: Sync {
         false
     }
 
-    /// What a step's microbatches must be a multiple of.
+    /// What a search makes a step's microbatches a multiple of: others may be, but make more of them wait.
     fn round(&self, _stages: usize, _chunks: usize) -> usize {
+        1
+    }
+
+    /// Microbatches that a step has at the least.
+    fn least(&self, _stages: usize, _chunks: usize) -> usize {
         1
     }
 

@@ -55,7 +55,8 @@ proptest! {
     ) {
         let form = forms()[which];
         let any = pipeline(form, stages, 1);
-        let pipeline = Pipeline { microbatches: (rounds * stages + more).next_multiple_of(any.round()), ..any };
+        let least = form.0.order().least(stages, form.1);
+        let pipeline = Pipeline { microbatches: (rounds * stages + more).max(least), ..any };
         ticks(&pipeline);
         for list in pipeline.orders() {
             let splits = form.0.splits();
@@ -89,7 +90,7 @@ proptest! {
         stages in 1usize..6, microbatches in 1usize..30, which in 0..forms().len(),
     ) {
         let (form, any) = (forms()[which], pipeline(forms()[which], stages, 1));
-        let pipeline = Pipeline { microbatches: microbatches.next_multiple_of(any.round()), ..any };
+        let pipeline = Pipeline { microbatches: microbatches.max(form.0.order().least(stages, form.1)), ..any };
         let (order, splits) = (form.0.order(), form.0.splits());
         let settled = Pipeline { microbatches: pipeline.settled(), ..pipeline };
         prop_assert!(settled.check().is_ok() || pipeline.check().is_err());
@@ -130,8 +131,24 @@ fn chunks_and_microbatches_that_a_schedule_cannot_have_are_refused_with_those_it
     refused((Schedule::DualPipeV, 1), 4, 8, "dualpipe-v has 2 chunks a stage");
     refused((Schedule::DualPipeV, 2), 1, 8, "on several stages");
     refused((Schedule::OneFOneB, 2), 1, 8, "one chunk a stage, or more on several stages");
-    refused((Schedule::OneFOneB, 2), 4, 6, "a multiple of 4 microbatches");
-    assert!(pipeline((Schedule::OneFOneB, 2), 4, 8).check().is_ok());
+    refused((Schedule::OneFOneB, 2), 4, 3, "needs 4 microbatches or more, not 3");
+    assert!([4, 6, 8].iter().all(|&microbatches| pipeline((Schedule::OneFOneB, 2), 4, microbatches).check().is_ok()));
+}
+
+/// Of five microbatches on four stages all five go through a chunk before the next one's turn, as in Megatron Core; of nine, five
+/// and then four.
+#[test]
+fn interleaved_chunks_take_turns_after_longer_groups_where_microbatches_are_no_whole_rounds() {
+    let forwards = |microbatches| -> Vec<(usize, usize)> {
+        let list = pipeline((Schedule::OneFOneB, 2), 4, microbatches).orders().swap_remove(0);
+        list.iter()
+            .filter_map(|action| if let Action::Forward(c, mb) = action { Some((*c, *mb)) } else { None })
+            .collect()
+    };
+    let turn = |chunk, from: usize, to: usize| (from..to).map(move |mb| (chunk, mb));
+    assert_eq!(forwards(5), turn(0, 0, 5).chain(turn(1, 0, 5)).collect::<Vec<_>>());
+    let nine = turn(0, 0, 5).chain(turn(1, 0, 5)).chain(turn(0, 5, 9)).chain(turn(1, 5, 9));
+    assert_eq!(forwards(9), nine.collect::<Vec<_>>());
 }
 
 #[test]
