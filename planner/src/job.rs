@@ -68,6 +68,10 @@ pub struct Job {
     /// Tokens of a sequence that an encoder-decoder writes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_seq: Option<usize>,
+    /// Tokens of a sample, of which several are packed into a sequence (Krell et al. 2021) and attend each to itself alone; by
+    /// default a sequence is one sample. Of unlike samples it is the mean of a token's: `Σ length² / Σ length`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packed: Option<usize>,
     /// Sequences a step.
     pub global_batch: usize,
     /// Format of matmuls.
@@ -133,6 +137,7 @@ impl Job {
         Job {
             seq,
             target_seq: None,
+            packed: None,
             global_batch,
             precision: usual_precision(),
             steps: usual_steps(),
@@ -176,6 +181,11 @@ impl Job {
         (self.global_batch * self.seq) as u64
     }
 
+    /// Tokens that attend to each other: a sample's.
+    pub fn sample(&self) -> usize {
+        self.packed.unwrap_or(self.seq)
+    }
+
     /// Tokens of a sequence that a decoder beside an encoder writes; 0 without one.
     pub fn target(&self) -> usize {
         let decoder = self.model.family.as_ref().and_then(|family| family.decoder_layers);
@@ -194,7 +204,8 @@ impl Job {
     }
 
     /// FLOPs of a step by the convention of PaLM's appendix B (Chowdhery et al. 2022): 6 a matmul parameter and token,
-    /// and 12 · layers · hidden · seq a token for attention without regard to its mask; recomputation never counts.
+    /// and 12 · layers · hidden · seq a token for attention without regard to its mask, seq being a sample's where several are
+    /// packed; recomputation never counts.
     pub fn model_flops_per_step(&self) -> f64 {
         let m = &self.model;
         if m.family.is_some() {
@@ -203,7 +214,7 @@ impl Job {
             if let Some((layers, _)) = shape.decoder {
                 return self.two_stream_flops(&shape, layers);
             }
-            let attention = 6.0 * shape.layers as f64 * self.seq as f64 * (shape.score_width() + shape.q());
+            let attention = 6.0 * shape.layers as f64 * self.sample() as f64 * (shape.score_width() + shape.q());
             return (6.0 * matmuls + attention) * self.tokens_per_step() as f64;
         }
         let (h, kv) = (m.hidden as f64, (m.kv_heads * m.head_dim()) as f64);
@@ -213,7 +224,7 @@ impl Job {
         };
         let layer = h * (h + 2.0 * kv) + h * h + mlp * h * m.ffn as f64;
         let matmuls = m.layers as f64 * layer + m.vocab as f64 * h;
-        let attention = 12.0 * (m.layers * m.hidden * self.seq) as f64;
+        let attention = 12.0 * (m.layers * m.hidden * self.sample()) as f64;
         (6.0 * matmuls + attention) * self.tokens_per_step() as f64
     }
 

@@ -74,7 +74,9 @@ fn model() -> impl Strategy<Value = Model> {
 }
 
 fn plan() -> impl Strategy<Value = Plan> {
-    let job = (model(), size(32), rarely(size(16)), size(4)).prop_map(|(model, seq, target_seq, global_batch)| Job {
+    let sizes = (size(32), rarely(size(16)), rarely(size(4)), size(4));
+    let job = (model(), sizes).prop_map(|(model, (seq, target_seq, packed, global_batch))| Job {
+        packed,
         target_seq: target_seq.filter(|_| model.family.as_ref().is_some_and(|family| family.decoder_layers.is_some())),
         steps: 1,
         ..Job::of(model, seq, global_batch)

@@ -119,6 +119,10 @@ fn check_runnable(file: &str, plan: &Plan, device: Backend) -> Result<(), Failur
             "{file}: `job.precision` is {precision}: device `{device}` trains in fp32, bf16 and fp16"
         )));
     }
+    if let Some(packed) = plan.job.packed {
+        let problem = "text here is one sample from end to end, and kernels attend over whole sequences: leave it out";
+        return Err(Failure::input(format!("{file}: `job.packed` is {packed}: {problem}")));
+    }
     if let Some(sites) = plan.sites {
         let count = sites.count;
         let problem = "several sites are on paper only: a machine trains one; take the table `[sites]` out";

@@ -137,7 +137,9 @@ impl Case {
 
     /// The longest sequence that fits, of halves.
     pub fn shorter(&self) -> Option<Advice> {
-        let seq = self.halved(self.job.seq, 128, &|job, seq| job.seq = seq)?;
+        // Samples that are packed stay whole.
+        let unit = self.job.packed.unwrap_or(1);
+        let seq = unit * self.halved(self.job.seq / unit, 128_usize.div_ceil(unit), &|job, n| job.seq = n * unit)?;
         let case = self.with_job(|job| job.seq = seq);
         case.advice(format!("sequences of {seq} tokens"), format!("--seq {seq}"))
     }

@@ -168,6 +168,14 @@ impl Job {
             let problem = "only an encoder-decoder writes one: leave it out, or give `model.family.decoder_layers`";
             return Err(Fault::new("target_seq", target, problem));
         }
+        if let Some(packed) = self.packed {
+            sizes(&[("packed", packed, 1..=self.seq)])?;
+            if self.target() > 0 || !self.seq.is_multiple_of(packed) {
+                let problem =
+                    format!("samples that fill a sequence divide `seq` = {}; an encoder-decoder packs none", self.seq);
+                return Err(Fault::new("packed", packed, problem));
+            }
+        }
         if self.target() > 0 && (self.model.learned_positions() || !self.model.hidden.is_multiple_of(16)) {
             let problem = "an encoder-decoder has no learned positions, and a `hidden` that 16 divides";
             return Err(Fault::new("model.family", &self.model.name, problem));

@@ -175,7 +175,8 @@ pub fn local(plan: &Plan) -> Local {
     let whole = plan.mesh.spread() > 1;
     let (microbatch, seq) = (plan.microbatch, plan.job.seq / cp);
     let (target, causal) = (plan.job.target(), plan.job.model.causal());
-    Local { microbatch, seq, target, causal, tp, sp: plan.shards_tokens(), cp, ring: plan.ring, ep, whole }
+    let samples = plan.job.seq / plan.job.sample();
+    Local { microbatch, seq, samples, target, causal, tp, sp: plan.shards_tokens(), cp, ring: plan.ring, ep, whole }
 }
 
 impl Piece {

@@ -292,7 +292,7 @@ fn usual_attention(tape: &mut Tape, model: &Model, local: Local, normed: usize) 
     let (wide, shard) = (sections.iter().sum(), Shard::Rows { sections });
     let weight = tape.param(matrix("attention.qkv.weight", wide, h, shard.clone(), normal(INIT_STD)));
     let bias = model.biased().then(|| tape.param(vector("attention.qkv.bias", wide, shard, Init::Zeros)));
-    let (batch, seq, causal) = (local.microbatch, local.seq, local.causal);
+    let ((batch, seq), causal) = (local.attended(), local.causal);
     let dims = AttentionDims { batch, seq, heads, kv_heads, head_dim: d, causal };
     let qkv = tape.tensor("qkv", rows * dims.qkv_cols(), DEAR);
     tape.linear(normed, [rows, dims.qkv_cols(), h], weight, bias, qkv);

@@ -36,7 +36,7 @@ impl Tape {
         let k_rope = self.tensor("k_rope", rows * rope, DEAR);
         self.linear(normed, [rows, rope, h], weight, None, k_rope);
         let head_dim = nope + rope;
-        let (batch, seq, causal) = (local.microbatch, local.seq, local.causal);
+        let ((batch, seq), causal) = (local.attended(), local.causal);
         let dims = AttentionDims { batch, seq, heads, kv_heads: heads, head_dim, causal };
         let qkv = self.tensor("qkv", rows * dims.qkv_cols(), DEAR);
         let packed = LatentDims { rows, seq, heads, nope, rope, value, theta: model.rope_theta, cp: local.cp };

@@ -11,6 +11,8 @@ pub struct Local {
     pub microbatch: usize,
     /// Tokens a sequence on the rank.
     pub seq: usize,
+    /// Samples a sequence, which attend each to itself alone.
+    pub samples: usize,
     /// Tokens a sequence of a decoder beside an encoder.
     pub target: usize,
     /// Whether a token sees only earlier ones.
@@ -33,6 +35,11 @@ impl Local {
     /// Tokens a microbatch.
     pub fn rows(&self) -> usize {
         self.microbatch * self.seq
+    }
+
+    /// Sequences of attention, and tokens of each on the rank: samples.
+    pub fn attended(&self) -> (usize, usize) {
+        (self.microbatch * self.samples, self.seq / self.samples)
     }
 
     /// Ranks that share the tokens of the residual stream.

@@ -143,8 +143,11 @@ impl Plan {
             let problem = "the streams of an encoder and a decoder stay whole: false";
             return Err(Fault::new("sequence_parallel", true, problem));
         }
-        if cp > 1 && !self.job.seq.is_multiple_of(2 * cp) {
-            return Err(Fault::new("mesh.cp", cp, format!("twice it must divide `seq` = {}", self.job.seq)));
+        let sample = self.job.sample();
+        // Each sample is cut as a sequence is, so that ranks have as much work of all.
+        if cp > 1 && !sample.is_multiple_of(2 * cp) {
+            let key = if self.job.packed.is_some() { "packed" } else { "seq" };
+            return Err(Fault::new("mesh.cp", cp, format!("twice it must divide `{key}` = {sample}")));
         }
         if self.shards_tokens() && !self.rows().is_multiple_of(tp) {
             let problem = format!("tensor parallelism of {tp} must divide a microbatch's {} tokens", self.rows());

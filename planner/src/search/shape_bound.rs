@@ -188,8 +188,8 @@ fn passes(linear: &Linear, tp: usize, rows: usize, links: &mut CachedPrices) -> 
 fn core(job: &Job, shape: &KernelShape, links: &mut CachedPrices) -> Result<Times, PriceError> {
     let model = &job.model;
     let dims = AttentionDims {
-        batch: shape.microbatch,
-        seq: job.seq,
+        batch: shape.microbatch * (job.seq / job.sample()),
+        seq: job.sample(),
         heads: model.heads / shape.tp,
         kv_heads: model.kv_heads / shape.tp,
         head_dim: model.head_dim(),

@@ -17,6 +17,8 @@ use crate::plan::Stage;
 use crate::schedule::{Action, Pipeline, PipelineSchedule, Schedule};
 use crate::testing::{tiny_job, tiny_model};
 
+mod jobs;
+
 fn cluster(text: &str) -> Cluster {
     Cluster::parse(text).unwrap()
 }

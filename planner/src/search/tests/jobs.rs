@@ -1,0 +1,24 @@
+//! Bounds of jobs that differ from plain training.
+
+use super::*;
+
+/// Every plan of a job: its bound, its floor and that of its bare shape are no longer than its simulated step.
+fn bounded(job: &Job, text: &str) {
+    let cluster = cluster(text);
+    let found = search(job, &cluster, &Fix::default(), usize::MAX).unwrap();
+    assert!(found.best.len() > 50, "{}", found.best.len());
+    let best = search(job, &cluster, &Fix::default(), 1).unwrap();
+    let least = found.best.iter().map(|(_, figures)| figures.step_time_s).fold(f64::INFINITY, f64::min);
+    assert!(best.best[0].1.step_time_s <= least * (1.0 + TOLERANCE), "{} for {least}", best.best[0].1.step_time_s);
+    for (plan, figures) in &found.best {
+        let ((bound, floor, plain), simulated) = (bounds(plan, &cluster), figures.step_time_s);
+        assert!(bound <= simulated * (1.0 + 1e-6), "{}: {bound} above {simulated}", plan.summary());
+        assert!(floor <= bound * (1.0 + 1e-9), "{}: {floor} above {bound}", plan.summary());
+        assert!(plain <= bound * (1.0 + 1e-9), "{}: {plain} above {bound}", plan.summary());
+    }
+}
+
+#[test]
+fn no_bound_of_packed_samples_is_above_its_simulation() {
+    bounded(&Job { packed: Some(64), precision: Precision::Bf16, ..job_of_eight(32) }, "1x dgx-a100-80gb");
+}
