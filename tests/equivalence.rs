@@ -336,6 +336,18 @@ fn gpt2_trains_alike_under_every_plan() {
     all_agree(&model, [classic(&model), schedules(&model), sharded(&model), tokens(&model), away(&model)].concat());
 }
 
+/// Where ranks of tensor parallelism do not divide the vocabulary: of two, the second has three words, or none.
+#[test]
+fn odd_vocabularies_train_alike_under_every_plan() {
+    for (architecture, vocab, tied) in
+        [(Architecture::Gpt2, 131, true), (Architecture::Gpt2, 131, false), (Architecture::Llama, 67, false)]
+    {
+        let model = Model { vocab, tied, ..model(architecture) };
+        all_agree(&model, [classic(&model), sharded(&model)].concat());
+        agree_in(Precision::Bf16, 2e-2, &model, classic(&model).split_off(8));
+    }
+}
+
 /// Rounding to 8 and 11 digits: what a plan adds to it is of its size.
 #[test]
 fn two_bytes_train_alike_under_every_plan() {

@@ -103,9 +103,26 @@ fn cross_entropy_is_candles() {
     let v = var(&logits, &[rows, vocab]);
     let want = loss::cross_entropy(&v, &Tensor::new(ids, &Device::Cpu).unwrap()).unwrap();
     let (mut stats, mut grads, mut total) = (vec![0.0; 3 * rows], logits.clone(), [0.0]);
-    kernels::loss_stats(&team, rows, vocab, 0, Floats::Full(&logits), &targets, &mut stats);
+    kernels::loss_stats(
+        &team,
+        rows,
+        kernels::VocabShard::of(vocab, vocab, 0),
+        Floats::Full(&logits),
+        &targets,
+        &mut stats,
+    );
     let (scales, slopes) = ([1.0 / rows as f32; 2], FloatsMut::Full(&mut grads));
-    kernels::loss(&team, rows, vocab, 1, 0, scales, &targets, &stats, slopes, &mut total);
+    kernels::loss(
+        &team,
+        rows,
+        kernels::VocabShard::of(vocab, vocab, 0),
+        1,
+        scales,
+        &targets,
+        &stats,
+        slopes,
+        &mut total,
+    );
     assert_close(&total, &values(&want));
     assert_close(&grads, &grad(&want, &want.ones_like().unwrap(), &v));
 }

@@ -36,6 +36,12 @@ pub enum Shard {
         /// Rows of each section; they add up to the tensor's, and each is a multiple of the number of ranks.
         sections: Vec<usize>,
     },
+    /// Each rank holds `each` consecutive rows. Those beyond the tensor's last are padding: they begin as zeros, and a
+    /// program gives them no gradient.
+    Padded {
+        /// Rows a rank, padding included.
+        each: usize,
+    },
     /// Each rank holds as many consecutive columns.
     Cols,
 }
@@ -126,6 +132,7 @@ impl ParamSpec {
         let each = match self.shard {
             Shard::Whole => self.rows * self.cols,
             Shard::Rows { .. } | Shard::Cols => self.rows * self.cols / part.tp,
+            Shard::Padded { each } => each * self.cols,
         };
         each * self.experts.map_or(1, |experts| experts / part.ep)
     }
@@ -142,12 +149,14 @@ impl ParamSpec {
             Shard::Rows { sections } => {
                 sections.iter().sum::<usize>() == self.rows && sections.iter().all(|rows| rows.is_multiple_of(part.tp))
             }
+            Shard::Padded { each } => each * part.tp >= self.rows,
             Shard::Cols => self.cols.is_multiple_of(part.tp),
         };
         shard && self.experts.is_none_or(|experts| experts.is_multiple_of(part.ep))
     }
 
-    /// The stretches of the whole tensor that a rank holds, in the order in which it holds them.
+    /// The stretches of the whole tensor that a rank holds, in the order in which it holds them; what it holds more is padding
+    /// behind them.
     pub fn stretches(&self, part: Part) -> Vec<Range<usize>> {
         let Some(experts) = self.experts else { return self.stretches_of_one(part, 0) };
         let own = experts / part.ep;
@@ -168,6 +177,10 @@ impl ParamSpec {
                 };
                 sections.iter().map(stretch).collect()
             }
+            Shard::Padded { each } => {
+                let row = |rank: usize| base + (rank * each).min(self.rows) * self.cols;
+                std::iter::once(row(t)..row(t + 1)).collect()
+            }
             Shard::Cols => {
                 let share = self.cols / tp;
                 let row = |row: usize| base + row * self.cols + t * share..base + row * self.cols + (t + 1) * share;
@@ -178,7 +191,10 @@ impl ParamSpec {
 
     /// What a rank holds of the whole tensor `global`, `[experts, rows, cols]`.
     pub fn scatter(&self, part: Part, global: &[f32]) -> Vec<f32> {
-        self.stretches(part).into_iter().flat_map(|stretch| &global[stretch]).copied().collect()
+        let mut local: Vec<f32> =
+            self.stretches(part).into_iter().flat_map(|stretch| &global[stretch]).copied().collect();
+        local.resize(self.local_elems(part), 0.0);
+        local
     }
 
     /// The whole tensor from what ranks hold of it.
@@ -248,13 +264,15 @@ mod tests {
             own in 0usize..3,
             shares in prop::collection::vec(1usize..4, 1..4),
             cols in 1usize..5,
-            kind in 0..3,
+            kind in 0..4,
+            padding in 0usize..20,
         ) {
             let sections: Vec<usize> = shares.iter().map(|share| share * tp).collect();
             let rows = sections.iter().sum();
             let spec = match kind {
                 0 => spec(Shard::Whole, rows, cols),
                 1 => spec(Shard::Rows { sections }, rows, cols),
+                2 if own == 0 => spec(Shard::Padded { each: (rows + padding).div_ceil(tp) }, rows, cols),
                 _ => spec(Shard::Cols, rows, cols * tp),
             };
             let spec = ParamSpec { experts: (own > 0).then_some(own * ep), ..spec };

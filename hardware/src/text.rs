@@ -39,7 +39,7 @@ mod tests {
             Op::Matmul { layout: Layout::Tn, m: 2, n: 3, k: 4, bias: false, accumulate: true },
             Op::Attention(AttentionDims { batch: 1, seq: 8, heads: 2, kv_heads: 1, head_dim: 2, causal: true }),
             Op::Activation { kind: ActivationKind::SwiGlu, rows: 2, cols: 2 },
-            Op::Loss { rows: 2, vocab: 4, shards: 1, scale: 0.1 },
+            Op::Loss { rows: 2, vocab: 4, words: 4, shards: 1, scale: 0.1 },
             Op::Rope { rows: 8, seq: 8, stride: 8, heads: 3, head_dim: 2, theta: 1e4, cp: 1, inverse: true },
         ];
         let call = |op: &Op| Call { op: *op, args: (0..3).map(|param| ArgView { param, offset: 7 }).collect() };
@@ -132,7 +132,7 @@ mod tests {
         fn numbers_of_any_size_read_back(offset in 0usize..usize::MAX / 2, scale: f32, waits: Vec<u32>) {
             prop_assume!(scale.is_finite());
             let mut program = sample();
-            program.blocks[0].calls[4].op = Op::Loss { rows: 2, vocab: 4, shards: 1, scale };
+            program.blocks[0].calls[4].op = Op::Loss { rows: 2, vocab: 4, words: 4, shards: 1, scale };
             program.blocks[0].calls[4].args[0].offset = offset;
             program.roles[0].instrs[0].waits = waits;
             prop_assert_eq!(parse(&print(&program)).unwrap(), program);

@@ -251,7 +251,7 @@ fn check_fix(job: &Job, cluster: &Cluster, fix: &Fix) -> Result<(), Failure> {
     }
     if let Some(tp) = fix.tp {
         let m = &job.model;
-        let sizes = [("heads", m.heads), ("kv_heads", m.kv_heads), ("ffn", m.ffn), ("vocab", m.vocab)];
+        let sizes = [("heads", m.heads), ("kv_heads", m.kv_heads), ("ffn", m.ffn)];
         if let Some((key, size)) = sizes.iter().find(|(_, size)| !size.is_multiple_of(tp)) {
             let model = &m.name;
             return Err(Failure::input(format!("--tp is {tp}: it must divide `{key}` = {size} of model `{model}`")));

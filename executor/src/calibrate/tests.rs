@@ -12,7 +12,7 @@ fn more_work_takes_longer_and_every_class_has_a_curve() {
     let ops = vec![
         Op::Zero { n: 1 << 14 },
         Op::Zero { n: 1 << 22 },
-        Op::Loss { rows: 64, vocab: 32, shards: 1, scale: 1.0 },
+        Op::Loss { rows: 64, vocab: 32, words: 32, shards: 1, scale: 1.0 },
         Op::Embed { rows: 64, cols: 32, vocab: 8, shards: 1 },
     ];
     // Time enough for every size of a message, also on a busy machine.

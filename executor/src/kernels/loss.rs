@@ -16,31 +16,43 @@ fn rows_of(task: usize, rows: usize) -> std::ops::Range<usize> {
     task * TASK_ROWS..rows.min((task + 1) * TASK_ROWS)
 }
 
-/// The column of the target in this shard, if it is here; `u32::MAX` (no target) never is.
-fn local(target: f32, first: usize, vocab: usize) -> Option<usize> {
-    let id = target.to_bits();
-    if id == u32::MAX { None } else { (id as usize).checked_sub(first).filter(|&column| column < vocab) }
+/// A shard's columns of a vocabulary.
+#[derive(Clone, Copy, Debug)]
+pub struct VocabShard {
+    /// How many it has.
+    pub vocab: usize,
+    /// The id of the first.
+    pub first: usize,
+    /// Those before this one are words; the others pad the vocabulary.
+    pub own: usize,
 }
 
-/// Statistics of this shard, which holds ids `first .. first + vocab`: `stats` is `[3, rows]`: each row's greatest logit,
-/// `Σ exp(logit − greatest)`, and the target's logit (zero where the target is another shard's or `u32::MAX`).
-pub fn loss_stats(
-    team: &Team,
-    rows: usize,
-    vocab: usize,
-    first: usize,
-    logits: Floats,
-    targets: &[f32],
-    stats: &mut [f32],
-) {
+impl VocabShard {
+    /// Of the shard of a number, where `words` of all shards' columns are words.
+    pub fn of(vocab: usize, words: usize, shard: usize) -> VocabShard {
+        let first = shard * vocab;
+        VocabShard { vocab, first, own: words.saturating_sub(first).min(vocab) }
+    }
+
+    /// The column of the target in this shard, if it is here; `u32::MAX` (no target) never is.
+    fn local(self, target: f32) -> Option<usize> {
+        let id = target.to_bits();
+        if id == u32::MAX { None } else { (id as usize).checked_sub(self.first).filter(|&column| column < self.own) }
+    }
+}
+
+/// Statistics of this shard: `stats` is `[3, rows]`: each row's greatest logit, `Σ exp(logit − greatest)`, and the target's
+/// logit (zero where the target is another shard's or `u32::MAX`). A shard of padding alone has −∞, 0 and 0.
+pub fn loss_stats(team: &Team, rows: usize, columns: VocabShard, logits: Floats, targets: &[f32], stats: &mut [f32]) {
+    let VocabShard { vocab, own, .. } = columns;
     assert!(logits.len() == rows * vocab && targets.len() == rows && stats.len() == 3 * rows);
     let stats = Split::new(stats);
     let space = if let Floats::Half(..) = logits { vocab } else { 0 };
     team.run_with(rows.div_ceil(TASK_ROWS), space, |task, space| {
         for row in rows_of(task, rows) {
-            let logits = logits.part(row * vocab..(row + 1) * vocab, space);
+            let logits = logits.part(row * vocab..row * vocab + own, space);
             let (greatest, sum) = row_stats(logits);
-            let target = local(targets[row], first, vocab).map_or(0.0, |column| logits[column]);
+            let target = columns.local(targets[row]).map_or(0.0, |column| logits[column]);
             for (kind, value) in [greatest, sum, target].into_iter().enumerate() {
                 // SAFETY: rows are disjoint.
                 unsafe { stats.part(kind * rows + row..kind * rows + row + 1)[0] = value };
@@ -50,21 +62,21 @@ pub fn loss_stats(
 }
 
 /// Adds `scale · Σ_rows (log Σ exp(logit) − target's logit)` to `loss[0]` and turns `logits` into its gradient,
-/// `(softmax − onehot) · gradient_scale`. `stats` is `[shards, 3, rows]`, gathered from [`loss_stats`]. A row with the target
+/// `(softmax − onehot) · gradient_scale`, zero in padding. `stats` is `[shards, 3, rows]`, gathered from [`loss_stats`]. A row with the target
 /// `u32::MAX` counts nothing.
 #[allow(clippy::too_many_arguments)] // the op's own arguments
 pub fn loss(
     team: &Team,
     rows: usize,
-    vocab: usize,
+    columns: VocabShard,
     shards: usize,
-    first: usize,
     [scale, gradient_scale]: [f32; 2],
     targets: &[f32],
     stats: &[f32],
     logits: FloatsMut,
     loss: &mut [f32],
 ) {
+    let VocabShard { vocab, own, .. } = columns;
     assert!(logits.len() == rows * vocab && targets.len() == rows && stats.len() == shards * 3 * rows);
     let ignored = |row: usize| targets[row].to_bits() == u32::MAX;
     let stat = |kind: usize, row: usize| stats[kind * rows + row..].iter().step_by(3 * rows).copied().take(shards);
@@ -79,8 +91,10 @@ pub fn loss(
             return logits.fill(0.0);
         }
         let (greatest, sum) = whole(row);
+        let (logits, padding) = logits.split_at_mut(own);
+        padding.fill(0.0);
         scaled_exp(greatest, (f64::from(gradient_scale) / sum) as f32, logits);
-        if let Some(column) = local(targets[row], first, vocab) {
+        if let Some(column) = columns.local(targets[row]) {
             logits[column] -= gradient_scale;
         }
     };
@@ -168,20 +182,27 @@ mod tests {
             targets[5] = f32::from_bits(u32::MAX);
             let want = reference(&targets, &wide(&logits));
             let gradient = finite_differences(&wide(&logits), |x| reference(&targets, x));
-            for shards in [vec![(0, VOCAB)], vec![(0, 17), (17, VOCAB - 17)]] {
-                let part = |first: usize, vocab: usize| -> Vec<f32> {
-                    logits.chunks(VOCAB).flat_map(|row| &row[first..first + vocab]).copied().collect()
+            // The last of three has padding alone, the one before some.
+            for (count, vocab) in [(1, VOCAB), (3, 22)] {
+                let shards: Vec<VocabShard> = (0..count).map(|shard| VocabShard::of(vocab, VOCAB, shard)).collect();
+                let part = |of: &VocabShard| -> Vec<f32> {
+                    let row =
+                        |row: &[f32]| [&row[of.first.min(VOCAB)..][..of.own], &vec![9.0; vocab - of.own]].concat();
+                    logits.chunks(VOCAB).flat_map(row).collect()
                 };
-                let mut stats = vec![f32::NAN; shards.len() * 3 * ROWS];
-                for (&(first, vocab), stats) in shards.iter().zip(stats.chunks_mut(3 * ROWS)) {
-                    loss_stats(team, ROWS, vocab, first, Floats::Full(&part(first, vocab)), &targets, stats);
+                let mut stats = vec![f32::NAN; count * 3 * ROWS];
+                for (shard, stats) in shards.iter().zip(stats.chunks_mut(3 * ROWS)) {
+                    loss_stats(team, ROWS, *shard, Floats::Full(&part(shard)), &targets, stats);
                 }
-                for &(first, vocab) in &shards {
-                    let (mut x, mut total) = (part(first, vocab), [1.0]);
-                    let (shards, scales, to) = (shards.len(), [SCALE, 2.0 * SCALE], FloatsMut::Full(&mut x));
-                    loss(team, ROWS, vocab, shards, first, scales, &targets, &stats, to, &mut total);
+                for shard in &shards {
+                    let (mut x, mut total) = (part(shard), [1.0]);
+                    let (scales, to) = ([SCALE, 2.0 * SCALE], FloatsMut::Full(&mut x));
+                    loss(team, ROWS, *shard, count, scales, &targets, &stats, to, &mut total);
                     assert_close(&total, &[1.0 + want], 1e-6);
-                    let of_shard = gradient.chunks(VOCAB).flat_map(|row| &row[first..first + vocab]);
+                    let row = |row: &[f64]| {
+                        [&row[shard.first.min(VOCAB)..][..shard.own], &vec![0.0; vocab - shard.own]].concat()
+                    };
+                    let of_shard = gradient.chunks(VOCAB).flat_map(row);
                     assert_close(&x, &of_shard.map(|x| 2.0 * x).collect::<Vec<_>>(), 1e-6);
                 }
             }
@@ -193,8 +214,9 @@ mod tests {
         let team = Team::new(1);
         let (mut logits, targets) = ([3e4, -3e4, 3e4], [f32::from_bits(1)]);
         let (mut stats, mut total) = ([0.0; 3], [0.0]);
-        loss_stats(&team, 1, 3, 0, Floats::Full(&logits), &targets, &mut stats);
-        loss(&team, 1, 3, 1, 0, [1.0; 2], &targets, &stats, FloatsMut::Full(&mut logits), &mut total);
+        let columns = VocabShard::of(3, 3, 0);
+        loss_stats(&team, 1, columns, Floats::Full(&logits), &targets, &mut stats);
+        loss(&team, 1, columns, 1, [1.0; 2], &targets, &stats, FloatsMut::Full(&mut logits), &mut total);
         assert_close(&total, &[6e4 + 2f64.ln()], 1e-6);
         assert_close(&logits, &[0.5, -1.0, 0.5], 1e-6);
     }

@@ -35,7 +35,7 @@ pub use embed::{add_positions, embed, embed_grad, positions_grad};
 pub use experts::{combine, combine_grad, dispatch, dispatch_grad, expert_matmul, route, route_grad};
 pub use gemm::matmul;
 pub use latent::{latent_pack, latent_pack_grad};
-pub use loss::{loss, loss_stats};
+pub use loss::{VocabShard, loss, loss_stats};
 pub use narrow::{Floats, FloatsMut, Half, copy_halves, narrow, narrow_all, widen, widen_all, zero_halves};
 pub use norm::{bias_grad, norm, norm_grad};
 pub use optimizer::{AdamWSettings, adamw, squared_norm};

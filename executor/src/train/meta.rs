@@ -44,6 +44,7 @@ impl Trainer {
                 let split = match &spec.shard {
                     Shard::Whole => "whole".to_owned(),
                     Shard::Rows { sections } => format!("rows {sections:?}"),
+                    Shard::Padded { each } => format!("{each} rows each"),
                     Shard::Cols => "cols".to_owned(),
                 };
                 let (name, offset, rows, cols) = (&spec.name, spec.offset, spec.rows, spec.cols);

@@ -114,10 +114,14 @@ impl Tiny {
         vec![
             Instr { microbatch: Some(microbatch as u32), ..load },
             self.run(matmul(Layout::Nt, rows, vocab, COLS), Phase::Forward, vec![x, w, logits]),
-            self.run(Op::LossStats { rows, vocab, shards }, Phase::Forward, vec![logits, targets, my_stats]),
+            self.run(
+                Op::LossStats { rows, vocab, words: VOCAB, shards },
+                Phase::Forward,
+                vec![logits, targets, my_stats],
+            ),
             instr(gather),
             self.run(
-                Op::Loss { rows, vocab, shards, scale },
+                Op::Loss { rows, vocab, words: VOCAB, shards, scale },
                 Phase::Forward,
                 vec![targets, all_stats, logits, view(LOSS, 0, 1)],
             ),

@@ -17,21 +17,25 @@ struct Line {
 };
 
 // The column of a target in this shard, or −1.
-__device__ int local(int target, int first, int vocab) {
+__device__ int local(int target, int first, int own) {
   int column = target - first;
-  return target >= 0 && column >= 0 && column < vocab ? column : -1;
+  return target >= 0 && column >= 0 && column < own ? column : -1;
 }
 
-// Of each row: the greatest logit, Σ exp(x − greatest), the target's logit or zero: `[3, rows]`.
+// Of each row: the greatest logit, Σ exp(x − greatest), the target's logit or zero: `[3, rows]`. Of a row's `vocab`
+// columns the first `own` are words, the others padding.
 template <int V>
-__device__ void loss_stats(int rows, int vocab, int first, const T* logits, const int* targets, float* stats) {
+__device__ void loss_stats(int rows, int vocab, int own, int first, const T* logits, const int* targets, float* stats) {
   __shared__ Line lines[32];
   i64 row = blockIdx.x;
   logits += row * vocab;
   Line line{-INFINITY, 0.0f};
-  for (int i = threadIdx.x * V; i < vocab; i += blockDim.x * V) {
+  for (int i = threadIdx.x * V; i < own; i += blockDim.x * V) {
     float x[V];
     load(logits + i, x);
+#pragma unroll
+    for (int e = 0; e < V; ++e)
+      if (i + e >= own) x[e] = -INFINITY;
     float most = x[0], sum = 0.0f;
 #pragma unroll
     for (int e = 1; e < V; ++e) most = fmaxf(most, x[e]);
@@ -53,22 +57,22 @@ __device__ void loss_stats(int rows, int vocab, int first, const T* logits, cons
   __syncthreads();
   if (threadIdx.x > 0) return;
   for (int warp = 1; warp < blockDim.x / 32; ++warp) line.add(lines[warp]);
-  int column = local(targets[row], first, vocab);
+  int column = local(targets[row], first, own);
   stats[row] = line.greatest;
   stats[rows + row] = line.sum;
   stats[2 * rows + row] = column < 0 ? 0.0f : wide(logits[column]);
 }
-BOTH(loss_stats, (int rows, int vocab, int first, const T* logits, const int* targets, float* stats),
-     (rows, vocab, first, logits, targets, stats))
+BOTH(loss_stats, (int rows, int vocab, int own, int first, const T* logits, const int* targets, float* stats),
+     (rows, vocab, own, first, logits, targets, stats))
 
-// Logits become `(softmax − onehot) · scale · *loss_scale`, zeros where there is no target; each row's loss goes to `losses`.
-// `stats` is `[shards, 3, rows]`.
+// Logits become `(softmax − onehot) · scale · *loss_scale`, zeros where there is no target and in padding; each row's
+// loss goes to `losses`. `stats` is `[shards, 3, rows]`.
 template <int V>
-__device__ void loss(int rows, int vocab, int shards, int first, float scale, const float* loss_scale, const int* targets,
-                     const float* stats, T* logits, float* losses) {
+__device__ void loss(int rows, int vocab, int own, int shards, int first, float scale, const float* loss_scale,
+                     const int* targets, const float* stats, T* logits, float* losses) {
   i64 row = blockIdx.x;
   logits += row * vocab;
-  int target = targets[row], column = local(target, first, vocab);
+  int target = targets[row], column = local(target, first, own);
   float greatest = -INFINITY, sum = 0.0f, of_target = 0.0f;
   for (int shard = 0; shard < shards; ++shard) greatest = fmaxf(greatest, stats[shard * 3ll * rows + row]);
   for (int shard = 0; shard < shards; ++shard) {
@@ -85,15 +89,15 @@ __device__ void loss(int rows, int vocab, int shards, int first, float scale, co
 #pragma unroll
     for (int e = 0; e < V; ++e) {
       x[e] = __expf(x[e] - greatest) * each - (i + e == column ? by : 0.0f);
-      if (target < 0) x[e] = 0.0f;
+      if (target < 0 || i + e >= own) x[e] = 0.0f;
     }
     store(logits + i, x);
   }
 }
 BOTH(loss,
-     (int rows, int vocab, int shards, int first, float scale, const float* loss_scale, const int* targets,
+     (int rows, int vocab, int own, int shards, int first, float scale, const float* loss_scale, const int* targets,
       const float* stats, T* logits, float* losses),
-     (rows, vocab, shards, first, scale, loss_scale, targets, stats, logits, losses))
+     (rows, vocab, own, shards, first, scale, loss_scale, targets, stats, logits, losses))
 
 // sum += scale · Σ losses, by one block.
 extern "C" __global__ void add_losses(int rows, float scale, const float* losses, float* sum) {

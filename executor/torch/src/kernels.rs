@@ -5,6 +5,7 @@
 //!
 //! Invariant: whether a kernel runs depends on the op, the formats and where arguments lie alone; sums have a fixed order.
 
+use meshwright_executor::kernels::VocabShard;
 use meshwright_hardware::op::{ActivationKind, DtypeClass, NormKind, Op};
 use tch::{Kind, Tensor};
 
@@ -167,25 +168,26 @@ pub fn copy_heads(to: &Tensor, from: &Tensor) -> Outcome<bool> {
     elementwise(to.kind(), "copy_rows", [rows, cols], width, &mut values).map(|()| true)
 }
 
-/// Each row's greatest logit, Σ exp(x − greatest) and target's logit; this shard's columns begin with `first`.
-pub fn loss_stats(logits: &Tensor, targets: &Tensor, first: usize, stats: &Tensor) -> Outcome {
-    let [rows, vocab] = sizes(logits);
+/// Each row's greatest logit, Σ exp(x − greatest) and target's logit.
+pub fn loss_stats(logits: &Tensor, targets: &Tensor, shard: VocabShard, stats: &Tensor) -> Outcome {
+    let ([rows, _], VocabShard { vocab, first, own }) = (sizes(logits), shard);
     let width = width(logits.kind(), &[vocab], &[logits]);
-    let mut values = [int(rows), int(vocab), int(first), at(logits), at(targets), at(stats)];
+    let mut values = [int(rows), int(vocab), int(own), int(first), at(logits), at(targets), at(stats)];
     run(logits.kind(), &named("loss_stats", width), [rows, 1], [threads(vocab.div_ceil(width)), 1], &mut values)
 }
 
 /// Logits become their gradient, by `scale` and a number on the device; the loss is added to `sum`, by `scale`.
 pub fn loss(
     [targets, stats, logits, sum]: [&Tensor; 4],
-    [shards, first]: [usize; 2],
+    shards: usize,
+    VocabShard { vocab, first, own }: VocabShard,
     scale: f64,
     loss_scale: &Tensor,
 ) -> Outcome {
-    let [rows, vocab] = sizes(logits);
+    let [rows, _] = sizes(logits);
     let width = width(logits.kind(), &[vocab], &[logits]);
     let (losses, scale) = (floats(rows, logits)?, KernelArg::Float(scale as f32));
-    let mut values = vec![int(rows), int(vocab), int(shards), int(first), scale];
+    let mut values = vec![int(rows), int(vocab), int(own), int(shards), int(first), scale];
     values.extend([loss_scale, targets, stats, logits, &losses].map(at));
     run(logits.kind(), &named("loss", width), [rows, 1], [threads(vocab.div_ceil(width)), 1], &mut values)?;
     run(Kind::Float, "add_losses", [1, 1], [THREADS, 1], &mut [int(rows), scale, at(&losses), at(sum)])

@@ -190,17 +190,17 @@ static void embeddings(Case c) {
 }
 
 static void losses(Case c) {
-  // Two shards of a vocabulary, of which the second has its gradient made.
-  int vocab = c.cols;
+  // Two shards of a vocabulary, of which the second has its gradient made, and padding at its end.
+  int vocab = c.cols, own[2] = {vocab, vocab - vocab / 3};
   Elems shards[2] = {elems(c.rows * vocab, 10), elems(c.rows * vocab, 10)};
   std::vector<int> targets(c.rows);
-  for (int& target : targets) target = random_bits() % (2 * vocab);
+  for (int& target : targets) target = random_bits() % (vocab + own[1]);
   targets[c.rows / 2] = -1;
   Floats stats(2 * 3 * c.rows), rows(c.rows), sum = {1};
   Shape blocks{unsigned(c.rows)}, threads{128};
   for (int shard = 0; shard < 2; ++shard)
     launch(blocks, threads, [&] {
-      RUN(loss_stats)(c.rows, vocab, shard * vocab, shards[shard].data(), targets.data(), stats.data() + shard * 3 * c.rows);
+      RUN(loss_stats)(c.rows, vocab, own[shard], shard * vocab, shards[shard].data(), targets.data(), stats.data() + shard * 3 * c.rows);
     });
   Doubles want_stats(2 * 3 * c.rows), want(c.rows * vocab), want_sum = {1};
   float loss_scale = 4;
@@ -208,20 +208,20 @@ static void losses(Case c) {
     double all = 0, of_target = 0;
     for (int shard = 0; shard < 2; ++shard) {
       auto at = [&](int i) { return (double)wide(shards[shard][row * vocab + i]); };
-      double *own = &want_stats[shard * 3 * c.rows + row], most = at(0);
-      for (int i = 1; i < vocab; ++i) most = std::max(most, at(i));
-      for (int i = 0; i < vocab; ++i) own[c.rows] += std::exp(at(i) - most), all += std::exp(at(i));
-      own[0] = most;
-      if (targets[row] >= 0 && targets[row] / vocab == shard) own[2 * c.rows] = of_target = at(targets[row] % vocab);
+      double *want_own = &want_stats[shard * 3 * c.rows + row], most = at(0);
+      for (int i = 1; i < own[shard]; ++i) most = std::max(most, at(i));
+      for (int i = 0; i < own[shard]; ++i) want_own[c.rows] += std::exp(at(i) - most), all += std::exp(at(i));
+      want_own[0] = most;
+      if (targets[row] >= 0 && targets[row] / vocab == shard) want_own[2 * c.rows] = of_target = at(targets[row] % vocab);
     }
     if (targets[row] < 0) continue;
     want_sum[0] += 0.25 * (std::log(all) - of_target);
-    for (int i = 0; i < vocab; ++i)
+    for (int i = 0; i < own[1]; ++i)
       want[row * vocab + i] = std::exp(wide(shards[1][row * vocab + i])) / all - (targets[row] == vocab + i);
   }
   check_sums("loss_stats", stats, want_stats);
   launch(blocks, threads, [&] {
-    RUN(loss)(c.rows, vocab, 2, vocab, 0.25f, &loss_scale, targets.data(), stats.data(), shards[1].data(), rows.data());
+    RUN(loss)(c.rows, vocab, own[1], 2, vocab, 0.25f, &loss_scale, targets.data(), stats.data(), shards[1].data(), rows.data());
   });
   check("loss", shards[1], want);
   launch({1}, {512}, [&] { add_losses(c.rows, 0.25f, rows.data(), sum.data()); });

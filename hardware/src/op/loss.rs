@@ -2,15 +2,16 @@
 
 use super::Op;
 use super::dims::{Loss, LossStats};
-use super::reference::{Args, StepSettings, local, results};
+use super::reference::{Args, StepSettings, local, results, words};
 use super::sizes::Sizes;
 use super::spec::{Dims, Mode, NONE, Signature, Spec, Values, float, full, ids};
 use crate::mesh::Coord;
 
-/// Rows, words a rank, ranks.
-fn logits(sizes: &Sizes) -> impl Iterator<Item = [usize; 3]> {
+/// Rows, columns a rank, words, ranks: of several, the second has padding too.
+fn logits(sizes: &Sizes) -> impl Iterator<Item = [usize; 4]> {
     let shards = |i: usize| if sizes.edges { [1, 2, 4][i % 3] } else { 1 };
-    sizes.logits.iter().enumerate().map(move |(i, &[rows, vocab])| [rows, vocab, shards(i)])
+    let words = |vocab: usize, shards: usize| if shards > 1 { 2 * vocab - vocab / 3 } else { vocab };
+    sizes.logits.iter().enumerate().map(move |(i, &[rows, vocab])| [rows, vocab, words(vocab, shards(i)), shards(i)])
 }
 
 /// Logits are drawn narrower than they come.
@@ -22,10 +23,10 @@ impl Spec for LossStats {
     }
 
     fn params(&self) -> Signature {
-        let LossStats { rows, vocab, shards } = *self;
+        let LossStats { rows, vocab, words, .. } = *self;
         [
             float("logits", Mode::In, rows * vocab).fresh(),
-            ids("targets", Mode::In, rows, Values::Below(vocab * shards)),
+            ids("targets", Mode::In, rows, Values::Below(words)),
             full("stats", Mode::Out, 3 * rows),
         ]
         .into()
@@ -40,13 +41,14 @@ impl Spec for LossStats {
     }
 
     fn samples(sizes: &Sizes) -> Vec<Op> {
-        logits(sizes).map(|[rows, vocab, shards]| Op::LossStats { rows, vocab, shards }).collect()
+        logits(sizes).map(|[rows, vocab, words, shards]| Op::LossStats { rows, vocab, words, shards }).collect()
     }
 
     fn reference(&self, x: &mut Args, at: Coord, _: &StepSettings) {
-        let LossStats { rows, vocab, shards } = *self;
+        let LossStats { rows, vocab, shards, .. } = *self;
+        let own = words(self.words, vocab, shards, at.tp);
         for r in 0..rows {
-            let row = &x[0][r * vocab..(r + 1) * vocab];
+            let row = &x[0][r * vocab..r * vocab + own];
             let greatest = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let sum = row.iter().map(|x| (x - greatest).exp()).sum();
             let target = local(x[1][r], vocab, shards, at.tp).map_or(0.0, |id| row[id]);
@@ -69,9 +71,9 @@ impl Spec for Loss {
     }
 
     fn params(&self) -> Signature {
-        let Loss { rows, vocab, shards, .. } = *self;
+        let Loss { rows, vocab, words, shards, .. } = *self;
         [
-            ids("targets", Mode::In, rows, Values::Below(vocab * shards)),
+            ids("targets", Mode::In, rows, Values::Below(words)),
             full("stats", Mode::In, shards * 3 * rows),
             float("logits", Mode::InOut, rows * vocab).fresh(),
             full("loss", Mode::InOut, 1),
@@ -89,12 +91,13 @@ impl Spec for Loss {
 
     fn samples(sizes: &Sizes) -> Vec<Op> {
         let scale = |rows: usize| if sizes.edges && rows.is_multiple_of(2) { 1.0 / rows as f32 } else { 1.0 };
-        logits(sizes).map(|[rows, vocab, shards]| Op::Loss { rows, vocab, shards, scale: scale(rows) }).collect()
+        let of = |[rows, vocab, words, shards]: [usize; 4]| Op::Loss { rows, vocab, words, shards, scale: scale(rows) };
+        logits(sizes).map(of).collect()
     }
 
     fn reference(&self, x: &mut Args, at: Coord, step: &StepSettings) {
-        let Loss { rows, vocab, shards, scale } = *self;
-        let scale = f64::from(scale);
+        let Loss { rows, vocab, shards, scale, .. } = *self;
+        let (own, scale) = (words(self.words, vocab, shards, at.tp), f64::from(scale));
         for r in 0..rows {
             let stat = |kind: usize, shard: usize| x[1][(shard * 3 + kind) * rows + r];
             let row = r * vocab..(r + 1) * vocab;
@@ -106,6 +109,7 @@ impl Spec for Loss {
             let target: f64 = (0..shards).map(|shard| stat(2, shard)).sum();
             let mine = local(x[0][r], vocab, shards, at.tp);
             x[2][row.clone()].iter_mut().for_each(|logit| *logit = logit.exp() / sum * scale * step.loss_scale);
+            x[2][row.start + own..row.end].fill(0.0);
             if let Some(id) = mine {
                 x[2][row.start + id] -= scale * step.loss_scale;
             }
@@ -114,11 +118,11 @@ impl Spec for Loss {
     }
 
     fn settle(&self, x: &mut Args) {
-        let Loss { rows, vocab, shards, .. } = *self;
+        let Loss { rows, vocab, words, shards, .. } = *self;
         // Some targets do not count.
         x[0].iter_mut().skip(3).step_by(5).for_each(|id| *id = f64::from(NONE));
         x[2].iter_mut().for_each(|logit| *logit *= SPREAD);
-        let mine = results(Op::LossStats { rows, vocab, shards }, &[&x[2], &x[0]]);
+        let mine = results(Op::LossStats { rows, vocab, words, shards }, &[&x[2], &x[0]]);
         x[1] = mine[2].repeat(shards);
     }
 

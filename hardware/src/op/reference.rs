@@ -61,6 +61,11 @@ pub(super) fn local(id: f64, vocab: usize, shards: usize, tp: usize) -> Option<u
     (first..first + vocab).contains(&(id as usize)).then(|| id as usize - first)
 }
 
+/// Columns of a rank's shard of a vocabulary that are words: those behind are padding.
+pub(super) fn words(words: usize, vocab: usize, shards: usize, tp: usize) -> usize {
+    words.saturating_sub(first(shards, tp, vocab)).min(vocab)
+}
+
 /// `Σ a·b`.
 pub(super) fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()

@@ -132,9 +132,11 @@ macro_rules! vocabulary {
             }
             loss {
                 /// Per row: local max, Σ exp(x − max), the target's logit: what shards of a vocabulary exchange.
-                LossStats { rows: usize, vocab: usize, shards: usize },
-                /// Cross-entropy from the gathered stats; logits become `(softmax − onehot) · scale`, the loss adds up.
-                Loss { rows: usize, vocab: usize, shards: usize, scale: f32 },
+                /// Of the `shards · vocab` columns the first `words` are words; those behind are padding, which counts nothing.
+                LossStats { rows: usize, vocab: usize, words: usize, shards: usize },
+                /// Cross-entropy from the gathered stats; logits become `(softmax − onehot) · scale`, zero in padding, the
+                /// loss adds up.
+                Loss { rows: usize, vocab: usize, words: usize, shards: usize, scale: f32 },
             }
             vector {
                 Zero { n: usize },

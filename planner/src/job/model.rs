@@ -35,7 +35,7 @@ pub struct Model {
     pub kv_heads: usize,
     /// Width of the feed-forward layer (of each of the gate and up projections in a LLaMA).
     pub ffn: usize,
-    /// Tokens in the vocabulary, padding included.
+    /// Tokens in the vocabulary; what pads it for tensor parallelism is not counted ([`Model::vocab_on`]).
     pub vocab: usize,
     /// Whether the head's weight is the token embedding's.
     pub tied: bool,
@@ -74,6 +74,12 @@ impl Model {
     pub fn depth(&self) -> usize {
         let decoder = self.family.as_ref().and_then(|family| family.decoder_layers);
         self.layers.saturating_add(decoder.unwrap_or(0))
+    }
+
+    /// Rows of the table, and columns of the head, on each of `tp` ranks. What does not divide is padded as in Megatron-LM, to a
+    /// multiple of 128 a rank.
+    pub fn vocab_on(&self, tp: usize) -> usize {
+        if self.vocab.is_multiple_of(tp) { self.vocab / tp } else { self.vocab.div_ceil(tp).next_multiple_of(128) }
     }
 
     /// Its experts, if it has some.

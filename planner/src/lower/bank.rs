@@ -106,5 +106,5 @@ pub fn tied_apart(plan: &Plan) -> bool {
 
 /// Elements of a tied embedding on one rank, as its bank begins.
 pub fn tied_elems(plan: &Plan) -> usize {
-    plan.job.model.vocab / plan.mesh.tp * plan.job.model.hidden
+    plan.job.model.vocab_on(plan.mesh.tp) * plan.job.model.hidden
 }

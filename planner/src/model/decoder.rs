@@ -37,8 +37,14 @@ fn whole(local: Local, name: &'static str, n: usize, init: Init) -> ParamDecl {
     ParamDecl { partial: local.sp, ..vector(name, n, Shard::Whole, init) }
 }
 
-fn split(rows: usize) -> Shard {
-    Shard::Rows { sections: vec![rows] }
+/// The table of tokens, or the head: shared by rows, with padding where they do not divide.
+fn table(model: &Model, local: Local, name: &'static str) -> ParamDecl {
+    let shard = if model.vocab.is_multiple_of(local.tp) {
+        Shard::Rows { sections: vec![model.vocab] }
+    } else {
+        Shard::Padded { each: model.vocab_on(local.tp) }
+    };
+    matrix(name, model.vocab, model.hidden, shard, normal(INIT_STD))
 }
 
 impl Tape {
@@ -129,11 +135,11 @@ pub fn embed(model: &Model, local: Local) -> Tape {
     // A decoder's tokens follow the encoder's.
     let beside = local.microbatch * local.target;
     let (rows, kept) = (local.rows() + beside, local.residual_rows() + beside);
-    let (cols, vocab) = (model.hidden, model.vocab / local.tp);
+    let (cols, vocab) = (model.hidden, model.vocab_on(local.tp));
     let mut tape = Tape::new("embed");
     let ids = tape.tensor("ids", rows, Home::Ids);
     let out = tape.tensor("x", kept * cols, Home::Output);
-    let table = tape.param(matrix("embed.tokens", model.vocab, cols, split(model.vocab), normal(INIT_STD)));
+    let table = tape.param(table(model, local, "embed.tokens"));
     let op = Op::Embed { rows, cols, vocab, shards: local.tp };
     let found = if local.sp { tape.tensor("found", rows * cols, DEAR) } else { out };
     tape.op(op, [Arg::Tensor(ids), Arg::Param(table), Arg::Tensor(found)]);
@@ -331,7 +337,7 @@ pub(super) fn deep(model: &Model) -> f32 {
 
 /// The last layer's output to the loss; `scale` is one over the tokens of a step that have a target.
 pub fn head(model: &Model, local: Local, scale: f32) -> Tape {
-    let (h, vocab) = (model.hidden, model.vocab / local.tp);
+    let (h, vocab, words) = (model.hidden, model.vocab_on(local.tp), model.vocab);
     let mut tape = Tape::new("head");
     let mut x = tape.tensor("x", local.residual_rows() * h, Home::Input);
     let two = local.target > 0;
@@ -345,18 +351,17 @@ pub fn head(model: &Model, local: Local, scale: f32) -> Tape {
     let names = ["final.norm.weight", "final.norm.bias", "normed", "stats"];
     let normed = tape.norm(model, local, names, x);
     let name = if model.tied { "embed.tokens" } else { "head.weight" };
-    let weight = matrix(name, model.vocab, h, split(model.vocab), normal(INIT_STD));
-    let weight = tape.param(ParamDecl { tied: model.tied, ..weight });
+    let weight = tape.param(ParamDecl { tied: model.tied, ..table(model, local, name) });
     let logits = tape.tensor("logits", rows * vocab, DEAR);
     tape.linear(normed, [rows, vocab, h], weight, None, logits);
     let stats = tape.tensor("softmax", local.tp * 3 * rows, DEAR);
-    let op = Op::LossStats { rows, vocab, shards: local.tp };
+    let op = Op::LossStats { rows, vocab, words, shards: local.tp };
     let mine = if local.tp > 1 { Arg::Part(stats, Axis::Tp) } else { Arg::Tensor(stats) };
     tape.op(op, [Arg::Tensor(logits), Arg::Tensor(targets), mine]);
     if local.tp > 1 {
         tape.nodes.push(TapeNode::Gather(stats, Axis::Tp));
     }
-    let op = Op::Loss { rows, vocab, shards: local.tp, scale };
+    let op = Op::Loss { rows, vocab, words, shards: local.tp, scale };
     tape.op(op, [Arg::Tensor(targets), Arg::Tensor(stats), Arg::Tensor(logits), Arg::Tensor(loss)]);
     tape
 }

@@ -84,6 +84,7 @@ impl ParamDecl {
         let each = match self.shard {
             Shard::Whole => self.rows * self.cols,
             Shard::Rows { .. } | Shard::Cols => self.rows * self.cols / tp,
+            Shard::Padded { each } => each * self.cols,
         };
         each * self.experts.map_or(1, |experts| experts / ep)
     }

@@ -174,7 +174,6 @@ pub(crate) fn check_tp(job: &Job, tp: usize) -> Result<(), String> {
         ("heads", m.heads),
         ("kv_heads", m.kv_heads),
         ("ffn", m.ffn),
-        ("vocab", m.vocab),
         ("family.experts.ffn", experts[0]),
         ("family.experts.shared_ffn", experts[1]),
     ];

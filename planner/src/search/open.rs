@@ -145,7 +145,7 @@ impl Search<'_> {
         let (job, width) = (self.space.job, self.space.job.precision.stored().bytes());
         let rows = if job.target() > 0 { job.target() } else { job.seq / shape.cp } * shape.microbatch;
         let scored = if job.model.causal() || job.target() > 0 { rows } else { 0 };
-        (scored * job.model.vocab / shape.tp) as u64 * width
+        (scored * job.model.vocab_on(shape.tp)) as u64 * width
     }
 
     /// A floor of all combinations of a shape, before anything of it is made; none if nothing of it can fit.

@@ -36,7 +36,7 @@ pub fn of_shape(job: &Job, shape: &KernelShape, links: &mut CachedPrices) -> Res
     let dense = kernels(&model.ffn_linears(model.ffn as f64))?;
     let table = Linear {
         inputs: job.model.hidden as f64,
-        outputs: job.model.vocab as f64,
+        outputs: (job.model.vocab_on(shape.tp) * shape.tp) as f64,
         split: crate::job::shape::LinearSplit::Columns,
     };
     let head = if job.model.causal() { kernels(&[table])? } else { Times::default() };

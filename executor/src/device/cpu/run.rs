@@ -9,7 +9,7 @@ use meshwright_hardware::op::{NormKind, Op, position};
 
 use super::super::check::shard;
 use super::StepArgs;
-use crate::kernels::{self, Floats, FloatsMut, Half, Team};
+use crate::kernels::{self, Floats, FloatsMut, Half, Team, VocabShard};
 
 /// Where an argument lies, how many elements it has, and their format, if they are of two bytes.
 #[derive(Clone, Copy)]
@@ -221,16 +221,16 @@ pub(super) fn run_kernel(team: &Team, op: &Op, args: &RawArgs, at: Coord, step: 
             let (a, b, shift) = (args.read(0), args.read(1), bias.then(|| args.read(2)));
             kernels::add(team, rows, cols, a, b, shift, args.write(2 + usize::from(bias)));
         }
-        Op::LossStats { rows, vocab, shards } => {
-            let first = shard(shards, at.tp) * vocab;
-            kernels::loss_stats(team, rows, vocab, first, args.floats(0), args.read(1), args.write(2));
+        Op::LossStats { rows, vocab, words, shards } => {
+            let columns = VocabShard::of(vocab, words, shard(shards, at.tp));
+            kernels::loss_stats(team, rows, columns, args.floats(0), args.read(1), args.write(2));
         }
-        Op::Loss { rows, vocab, shards, scale } => {
-            let first = shard(shards, at.tp) * vocab;
+        Op::Loss { rows, vocab, words, shards, scale } => {
+            let columns = VocabShard::of(vocab, words, shard(shards, at.tp));
             let (targets, stats) = (args.read(0), args.read(1));
             let scales = [scale, scale * step.loss_scale];
             let (logits, sum) = (args.floats_mut(2), args.write(3));
-            kernels::loss(team, rows, vocab, shards, first, scales, targets, stats, logits, sum);
+            kernels::loss(team, rows, columns, shards, scales, targets, stats, logits, sum);
         }
         Op::Zero { .. } => match args.floats_mut(0) {
             FloatsMut::Full(x) => kernels::zero(team, x),

@@ -12,6 +12,7 @@ use super::memory::{GpuBuffer, Slice};
 use super::pipeline::{self as kernels, Kernel};
 use super::{Region, StepArgs, Wgpu};
 use crate::device::check::shard;
+use crate::kernels::VocabShard;
 
 /// Threads of a workgroup, but for attention's.
 pub(super) const WIDTH: usize = 256;
@@ -100,12 +101,14 @@ impl Wgpu {
                 let dims = [rows * cols, if bias { cols } else { 0 }];
                 self.record(each(kernels::ADD, &[&x[0], &x[1], &x[last], &x[2]], &dims))
             }
-            Op::LossStats { rows, vocab, shards } => {
-                let dims = [rows, vocab, shard(shards, at.tp) * vocab];
+            Op::LossStats { rows, vocab, words, shards } => {
+                let VocabShard { first, own, .. } = VocabShard::of(vocab, words, shard(shards, at.tp));
+                let dims = [rows, vocab, first, own];
                 self.record(call(kernels::LOSS_STATS, &[&x[0], &x[1], &x[2]], &dims, rows))
             }
-            Op::Loss { rows, vocab, shards, scale } => {
-                let dims = [rows, vocab, shard(shards, at.tp) * vocab, shards];
+            Op::Loss { rows, vocab, words, shards, scale } => {
+                let VocabShard { first, own, .. } = VocabShard::of(vocab, words, shard(shards, at.tp));
+                let dims = [rows, vocab, first, shards, own];
                 self.loss(dims, [scale, scale * step.loss_scale], x)
             }
             Op::ExpertMatmul { layout, experts, sources, m, n, k, accumulate } => {

@@ -117,10 +117,10 @@ impl Wgpu {
         self.attend(kernels::ATTENTION_DKV, &args, dims, tiles * dims.kv_heads)
     }
 
-    /// `[rows, vocabulary, first id, shards]`; the loss's scale and that of its gradient.
+    /// `[rows, columns, first id, shards, columns that are words]`; the loss's scale and that of its gradient.
     pub(super) fn loss(
         &mut self,
-        dims: [usize; 4],
+        dims: [usize; 5],
         [scale, gradient_scale]: [f32; 2],
         x: &[Slice],
     ) -> Result<(), String> {

@@ -93,7 +93,7 @@ fn kinds() -> Vec<Op> {
         Op::Activation { kind: ActivationKind::SwiGlu, rows, cols },
         Op::BiasGrad { rows: 700, cols },
         Op::Add { rows: 300, cols, bias: false },
-        Op::LossStats { rows, vocab: cols, shards: 1 },
+        Op::LossStats { rows, vocab: cols, words: cols, shards: 1 },
         Op::SquaredNorm { n: 20_000, whole: 20_000, copies: 1, replicas: 1, shards: 1, axis: Axis::Data },
         Op::AdamW { n: 9000, decayed: 4000, shards: 1, axis: Axis::Data, master: false },
         Op::Accumulate { n: 40_000 },

@@ -1,5 +1,6 @@
 //! Cross-entropy over a vocabulary that may be split, in parts of rows that stay in caches.
 
+use meshwright_executor::kernels::VocabShard;
 use tch::{Kind, Tensor};
 
 use super::{copy, rows_at_once, rows_of};
@@ -8,23 +9,28 @@ use crate::kernels;
 use crate::view::{Outcome, TensorArgs, n};
 
 /// Columns of this shard that targets are, and which targets it has.
-fn columns(targets: &Tensor, vocab: usize, shard: usize) -> Outcome<(Tensor, Tensor)> {
-    let local = targets.f_to_kind(Kind::Int64)?.f_sub_scalar_(n(shard * vocab))?;
-    let mine = local.f_ge(0)?.f_logical_and(&local.f_lt(n(vocab))?)?;
-    Ok((local.f_clamp(0, n(vocab) - 1)?.f_unsqueeze(1)?, mine))
+fn columns(targets: &Tensor, VocabShard { first, own, .. }: VocabShard) -> Outcome<(Tensor, Tensor)> {
+    let local = targets.f_to_kind(Kind::Int64)?.f_sub_scalar_(n(first))?;
+    let mine = local.f_ge(0)?.f_logical_and(&local.f_lt(n(own))?)?;
+    Ok((local.f_clamp(0, n(own) - 1)?.f_unsqueeze(1)?, mine))
 }
 
-/// Per row: the greatest logit, Σ exp(x − greatest), the target's logit or zero.
-pub fn stats(x: &TensorArgs, rows: usize, vocab: usize, shard: usize) -> Outcome {
-    let logits = x.of(0, [rows, vocab])?;
+/// Per row: the greatest logit, Σ exp(x − greatest), the target's logit or zero; −∞, 0 and 0 of padding alone.
+pub fn stats(x: &TensorArgs, rows: usize, shard: VocabShard) -> Outcome {
+    let logits = x.of(0, [rows, shard.vocab])?;
     let [greatest, sums, targets] = [0, 1, 2].map(|i| x.strided(2, [rows], [1], i * rows));
     let (greatest, sums, targets) = (greatest?, sums?, targets?);
     if x.is_cuda() {
-        return kernels::loss_stats(&logits, &x.numbers(1)?, shard * vocab, &greatest);
+        return kernels::loss_stats(&logits, &x.numbers(1)?, shard, &greatest);
     }
-    let (columns, mine) = columns(&x.numbers(1)?, vocab, shard)?;
+    if shard.own == 0 {
+        drop((sums.f_zero_()?, targets.f_zero_()?));
+        return greatest.f_fill_(f64::NEG_INFINITY).map(drop);
+    }
+    let logits = logits.f_narrow(1, 0, n(shard.own))?;
+    let (columns, mine) = columns(&x.numbers(1)?, shard)?;
     copy(&greatest, &logits.f_amax(1, false)?)?;
-    let at_once = rows_at_once(vocab, logits.device());
+    let at_once = rows_at_once(shard.own, logits.device());
     for first in (0..rows).step_by(at_once) {
         let part = |tensor: &Tensor| rows_of(tensor, first, at_once.min(rows - first));
         // In fp32, as the greatest is, whatever logits are.
@@ -36,13 +42,15 @@ pub fn stats(x: &TensorArgs, rows: usize, vocab: usize, shard: usize) -> Outcome
     copy(&targets, &of_target.f_masked_fill_(&mine.f_logical_not()?, 0.0)?)
 }
 
-/// Logits become `(softmax − onehot) · scale · loss scale`, zeros where there is no target; the loss adds up, times `scale`.
-pub fn gradient(x: &TensorArgs, [rows, vocab, shards]: [usize; 3], shard: usize, scale: f64, kept: &Kept) -> Outcome {
+/// Logits become `(softmax − onehot) · scale · loss scale`, zeros where there is no target and in padding; the loss adds up,
+/// times `scale`.
+pub fn gradient(x: &TensorArgs, [rows, shards]: [usize; 2], shard: VocabShard, scale: f64, kept: &Kept) -> Outcome {
+    let VocabShard { vocab, own, .. } = shard;
     let (targets, logits) = (x.numbers(0)?, x.of(2, [rows, vocab])?);
     let stats = x.of(1, [shards, 3, rows])?;
     if x.is_cuda() {
         let of_step = &kept.settings().scale;
-        return kernels::loss([&targets, &stats, &logits, &x.flat(3)?], [shards, shard * vocab], scale, of_step);
+        return kernels::loss([&targets, &stats, &logits, &x.flat(3)?], shards, shard, scale, of_step);
     }
     let [greatest, sums, target] = [0, 1, 2].map(|i| stats.f_select(1, i));
     let none = targets.f_eq(-1)?;
@@ -54,9 +62,16 @@ pub fn gradient(x: &TensorArgs, [rows, vocab, shards]: [usize; 3], shard: usize,
     let Settings { scale: loss_scale, log_scale, .. } = kept.settings();
     let less =
         lse.f_sub_scalar_(scale.ln())?.f_sub_(log_scale)?.f_masked_fill_(&none, f64::INFINITY)?.f_unsqueeze(1)?;
-    let (columns, mine) = columns(&targets, vocab, shard)?;
+    if own < vocab {
+        drop(logits.f_narrow(1, n(own), n(vocab - own))?.f_zero_()?);
+    }
+    if own == 0 {
+        return Ok(());
+    }
+    let logits = logits.f_narrow(1, 0, n(own))?;
+    let (columns, mine) = columns(&targets, shard)?;
     let taken = mine.f_to_kind(Kind::Float)?.f_mul_(loss_scale)?.f_mul_scalar_(-scale)?.f_unsqueeze(1)?;
-    let at_once = rows_at_once(vocab, logits.device());
+    let at_once = rows_at_once(own, logits.device());
     for first in (0..rows).step_by(at_once) {
         let part = |tensor: &Tensor| rows_of(tensor, first, at_once.min(rows - first));
         let mut there = part(&logits)?;

@@ -19,6 +19,7 @@ mod rotary;
 mod wide;
 
 use meshwright_executor::device::StepArgs;
+use meshwright_executor::kernels::VocabShard;
 use meshwright_hardware::mesh::Coord;
 use meshwright_hardware::op::Op;
 use tch::{Device, Kind, Tensor};
@@ -118,9 +119,12 @@ table! {
     Op::Activation { kind, rows, cols } => activation::forward(x, kind, rows, cols),
     Op::ActivationGrad { kind, rows, cols } => activation::backward(x, kind, rows, cols),
     Op::Add { rows, cols, bias } => add(x, rows, cols, bias),
-    Op::LossStats { rows, vocab, shards } => loss::stats(x, rows, vocab, shard(shards, at.tp)),
-    Op::Loss { rows, vocab, shards, scale } => {
-        loss::gradient(x, [rows, vocab, shards], shard(shards, at.tp), f64::from(scale), kept)
+    Op::LossStats { rows, vocab, words, shards } => {
+        loss::stats(x, rows, VocabShard::of(vocab, words, shard(shards, at.tp)))
+    }
+    Op::Loss { rows, vocab, words, shards, scale } => {
+        let columns = VocabShard::of(vocab, words, shard(shards, at.tp));
+        loss::gradient(x, [rows, shards], columns, f64::from(scale), kept)
     },
     Op::Zero { .. } => x.flat(0)?.f_zero_().map(drop),
     Op::Copy { .. } => copy(&x.flat(1)?, &x.flat(0)?),

@@ -1,6 +1,6 @@
 // Softmax cross-entropy over a vocabulary that may be split among ranks. A workgroup a row.
 
-// logits b0, targets b1, stats b2: `[3, rows]`. d0: rows, vocabulary, first id.
+// logits b0, targets b1, stats b2: `[3, rows]`. d0: rows, columns, first id, columns that are words.
 @compute @workgroup_size(256)
 fn loss_stats(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) t: u32) {
     let row = group_index(id, groups);
@@ -9,21 +9,22 @@ fn loss_stats(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gro
     if row >= rows {
         return;
     }
+    let own = p.d0.w;
     let logits = p.o0.x + row * vocab;
     var greatest = LEAST;
-    for (var c = t; c < vocab; c = c + WIDTH) {
+    for (var c = t; c < own; c = c + WIDTH) {
         greatest = max(greatest, get0(logits + c));
     }
     greatest = max_all(t, greatest);
     var sum = 0.0;
-    for (var c = t; c < vocab; c = c + WIDTH) {
+    for (var c = t; c < own; c = c + WIDTH) {
         sum = sum + exp(get0(logits + c) - greatest);
     }
     sum = sum_all(t, sum);
     if t == 0u {
         let name = ids1[p.o0.y + row];
         var target_logit = 0.0;
-        if name != NO_ID && name >= p.d0.z && name - p.d0.z < vocab {
+        if name != NO_ID && name >= p.d0.z && name - p.d0.z < own {
             target_logit = get0(logits + name - p.d0.z);
         }
         put2(p.o0.z + row, greatest);
@@ -32,8 +33,8 @@ fn loss_stats(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gro
     }
 }
 
-// targets b0, stats b1: `[shards, 3, rows]`, logits b2, losses of the rows b3. d0: rows, vocabulary, first id, shards;
-// f0.x: scale.
+// targets b0, stats b1: `[shards, 3, rows]`, logits b2, losses of the rows b3. d0: rows, columns, first id, shards;
+// d1.x: columns that are words; f0.x: scale.
 @compute @workgroup_size(256)
 fn loss(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) t: u32) {
     let row = group_index(id, groups);
@@ -65,12 +66,13 @@ fn loss(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: v
         sum = sum + get1(at + rows) * exp(get1(at) - greatest);
     }
     let scale = p.f0.x;
+    let own = p.d1.x;
     for (var c = t; c < vocab; c = c + WIDTH) {
         var slope = exp(get2(logits + c) - greatest) * (scale / sum);
         if name >= p.d0.z && name - p.d0.z == c {
             slope = slope - scale;
         }
-        put2(logits + c, slope);
+        put2(logits + c, select(0.0, slope, c < own));
     }
     if t == 0u {
         put3(p.o0.w + row, log(sum) + (greatest - target_logit));

@@ -1,0 +1,118 @@
+//! Lowered programs beside numbers worked out by hand: parameters, FLOPs and bytes of state of a rank, feature by feature.
+//!
+//! In: plans. Out: their programs' buffers and ops.
+
+use std::collections::BTreeMap;
+
+use meshwright_hardware::mesh::Mesh;
+use meshwright_hardware::op::Op;
+use meshwright_hardware::program::Kind;
+use meshwright_hardware::units::Precision;
+use meshwright_planner::job::{Architecture, Job, Model, Optimizer};
+use meshwright_planner::lower::{Lowered, lower};
+use meshwright_planner::plan::Plan;
+
+/// One sequence of 16 tokens a replica, in bf16, on one stage.
+fn plan(model: Model, mesh: Mesh) -> Plan {
+    let job = Job {
+        seq: 16,
+        target_seq: None,
+        global_batch: mesh.dp,
+        precision: Precision::Bf16,
+        steps: 1,
+        seed: 0,
+        stack: None,
+        model,
+        optimizer: Optimizer::default(),
+        fix: Default::default(),
+        goal: Default::default(),
+    };
+    Plan { mesh, ..Plan::single(job, 1) }
+}
+
+/// Two layers, 64 wide, of 8 heads.
+fn model(architecture: Architecture) -> Model {
+    Model {
+        name: "by-hand".to_owned(),
+        architecture,
+        layers: 2,
+        hidden: 64,
+        heads: 8,
+        kv_heads: 8,
+        ffn: 256,
+        vocab: 512,
+        tied: true,
+        rope_theta: 1e4,
+        family: None,
+    }
+}
+
+fn lowered(plan: &Plan) -> Lowered {
+    plan.check().unwrap_or_else(|fault| panic!("{}: {fault:?}", plan.summary()));
+    lower(plan).unwrap_or_else(|error| panic!("{}: {error}", plan.summary()))
+}
+
+/// Elements of the model's parameters, each once.
+fn parameters(lowered: &Lowered) -> usize {
+    let all = lowered.params.roles.iter().flatten().map(|spec| (spec.name.as_str(), spec.elems()));
+    all.collect::<BTreeMap<_, _>>().values().sum()
+}
+
+/// Elements of a rank's buffers whose names begin so.
+fn elems(lowered: &Lowered, name: &str) -> usize {
+    let all = lowered.program.roles.iter().flat_map(|role| &role.buffers);
+    all.filter(|buffer| buffer.name.starts_with(name)).map(|buffer| buffer.elems).sum()
+}
+
+/// Bytes of weights, gradients, moments and fp32 weights of a rank.
+fn state(lowered: &Lowered) -> u64 {
+    let all = lowered.program.roles.iter().flat_map(|role| &role.buffers);
+    let of = ["weights.", "grads.", "m.", "v.", "master."];
+    all.filter(|buffer| of.iter().any(|name| buffer.name.starts_with(name))).map(|buffer| buffer.bytes()).sum()
+}
+
+/// FLOPs of a rank's step in ops that `counts`.
+fn flops(lowered: &Lowered, counts: impl Fn(&Op) -> bool) -> f64 {
+    let instrs = lowered.program.roles.iter().flat_map(|role| &role.instrs);
+    let blocks = instrs.filter_map(|instr| if let Kind::Run { block, .. } = instr.kind { Some(block) } else { None });
+    let calls = blocks.flat_map(|block| &lowered.program.blocks[block as usize].calls);
+    calls.map(|call| call.op).filter(|op| counts(op)).map(|op| op.flops()).sum()
+}
+
+fn is_product(op: &Op) -> bool {
+    matches!(op, Op::Matmul { .. } | Op::ExpertMatmul { .. })
+}
+
+/// Of GPT-2's layer, on each of `tp` ranks: four matrices of attention, two of feed-forward; half of the biases and all norms.
+fn gpt2_layer(tp: usize) -> [usize; 2] {
+    let matrices = (4 * 64 * 64 + 2 * 64 * 256) / tp;
+    [matrices, (3 * 64 + 256) / tp + 2 * 64 + 4 * 64]
+}
+
+#[test]
+fn vocabularies_are_padded_to_128_rows_a_rank_where_ranks_do_not_divide_them() {
+    for (vocab, tp, each) in [(512, 2, 256), (515, 1, 515), (515, 2, 384), (515, 8, 128), (50_257, 4, 12_672)] {
+        for tied in [true, false] {
+            let model = Model { vocab, tied, ..model(Architecture::Gpt2) };
+            let plan = plan(model, Mesh { tp, ..Mesh::ONE });
+            let found = lowered(&plan);
+            let [matrices, vectors] = gpt2_layer(1);
+            let tables = if tied { 1 } else { 2 };
+            let wanted = tables * vocab * 64 + 16 * 64 + 2 * (matrices + vectors) + 2 * 64;
+            assert_eq!(parameters(&found), wanted, "{}", plan.summary());
+            assert_eq!(plan.job.model.parameters(16), wanted as u64);
+            // Banks are filled up to lines of 16 elements.
+            let [matrices, vectors] = gpt2_layer(tp);
+            let own = tables * each * 64 + 16 * 64 + 2 * (matrices + vectors) + 2 * 64;
+            let held = elems(&found, "weights.");
+            assert!((own..own + 200).contains(&held), "{held} for {own}: {}", plan.summary());
+            // Two bytes of a weight; of fp32, its gradient, two moments and itself.
+            assert_eq!(state(&found), 18 * held as u64);
+            // Three products of 2·tokens·parameters each; what pads the head is computed as well.
+            assert_eq!(flops(&found, is_product), (6 * 16 * (each * 64 + 2 * matrices)) as f64);
+            let logits =
+                |op: &Op| matches!(op, Op::Loss { vocab: columns, words, .. } if (*columns, *words) == (each, vocab));
+            assert_eq!(flops(&found, logits), (6 * 16 * each) as f64);
+        }
+    }
+}
