@@ -14,11 +14,13 @@ mod fix;
 mod goal;
 mod model;
 pub mod shape;
+mod software;
 
 pub use fix::Fix;
 pub use goal::{Goal, Objective, USABLE_MEMORY};
 pub use model::{Architecture, Experts, Family, Latent, LayerKind, Model, ModelHalf};
 pub use shape::Shape;
+pub use software::Software;
 
 use shape::USUAL_TARGET;
 
@@ -89,6 +91,12 @@ pub struct Job {
     /// Whether layers are launched as CUDA graphs, which leave the host little to issue.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cuda_graphs: bool,
+    /// Whether weights, gradients and moments are all of the format of activations, without fp32 masters: training in 16 bits alone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pure: bool,
+    /// What that software makes of it; the executor's own way until [`Job::under`] says another.
+    #[serde(skip)]
+    pub software: Software,
     /// What to train.
     pub model: Model,
     /// How to train it.
@@ -144,6 +152,10 @@ impl Job {
             seed: 0,
             stack: None,
             cuda_graphs: false,
+            pure: false,
+            software: Software::default(),
+            pure: false,
+            software: Software::default(),
             model,
             optimizer: Optimizer::default(),
             fix: Fix::default(),

@@ -6,6 +6,7 @@
 
 use meshwright_hardware::classes::Classes;
 use meshwright_hardware::mesh::Mesh;
+use meshwright_hardware::profile::Stack;
 use serde::{Deserialize, Serialize};
 
 use crate::error::PlanError;
@@ -85,6 +86,11 @@ impl Plan {
             stages,
             job,
         }
+    }
+
+    /// The plan as a stack runs it.
+    pub fn under(&self, stack: &Stack) -> Plan {
+        Plan { job: self.job.under(stack), ..self.clone() }
     }
 
     /// Reads a plan file; errors name file, line, key and value.

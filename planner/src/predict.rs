@@ -201,6 +201,7 @@ pub struct Predicted {
 /// # Errors
 /// [`PlanError::Price`] if the cluster is too small or lacks a price that the plan needs.
 pub fn predict(plan: &Plan, cluster: &Cluster) -> Result<Predicted, PlanError> {
+    let plan = &plan.under(&cluster.stack);
     let lowered = lower(plan)?;
     let durations = price(&lowered.program, cluster, plan.job.precision)?;
     let trace = simulate(&lowered.program, &durations, true, Origin::Predicted).map_err(PriceError::from)?;

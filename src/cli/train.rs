@@ -123,6 +123,10 @@ fn check_runnable(file: &str, plan: &Plan, device: Backend) -> Result<(), Failur
         let problem = "text here is one sample from end to end, and kernels attend over whole sequences: leave it out";
         return Err(Failure::input(format!("{file}: `job.packed` is {packed}: {problem}")));
     }
+    if plan.job.pure && precision != Precision::Fp32 {
+        let problem = "devices here add gradients up in fp32 and update fp32 weights: on paper only; leave it out";
+        return Err(Failure::input(format!("{file}: `job.pure` is true: {problem}")));
+    }
     if let Some(sites) = plan.sites {
         let count = sites.count;
         let problem = "several sites are on paper only: a machine trains one; take the table `[sites]` out";

@@ -5,7 +5,7 @@ use super::dims::{Embed, EmbedGrad, Positions, PositionsGrad};
 use super::position;
 use super::reference::{Args, StepSettings, first, grid, local};
 use super::sizes::Sizes;
-use super::spec::{Dims, Mode, Rows, Signature, Spec, Values, float, full, ids};
+use super::spec::{Dims, Mode, Rows, Signature, Spec, Values, float, ids, state};
 use crate::mesh::Coord;
 
 /// Words of the tables that are timed: few, as bytes of text are.
@@ -69,7 +69,7 @@ impl Spec for EmbedGrad {
         [
             ids("ids", Mode::In, rows, Values::Below(vocab * shards)),
             float("dy", Mode::In, rows * cols).fresh(),
-            full("dtable", Mode::InOut, vocab * cols).whole().moving(2 * rows * cols),
+            state("dtable", Mode::InOut, vocab * cols).whole().moving(2 * rows * cols),
         ]
         .into()
     }
@@ -178,7 +178,7 @@ impl Spec for PositionsGrad {
 
     fn params(&self) -> Signature {
         let PositionsGrad { rows, seq, cols, cp, .. } = *self;
-        [float("dy", Mode::In, rows * cols).fresh(), full("dtable", Mode::InOut, cp * seq * cols).whole()].into()
+        [float("dy", Mode::In, rows * cols).fresh(), state("dtable", Mode::InOut, cp * seq * cols).whole()].into()
     }
 
     fn flops(&self) -> f64 {

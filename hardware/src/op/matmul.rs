@@ -5,7 +5,7 @@ use super::dims::{ExpertMatmul, Matmul};
 use super::kinds::Layout;
 use super::reference::{Args, StepSettings, grid};
 use super::sizes::Sizes;
-use super::spec::{Dims, Mode, Signature, Spec, float, full, result, sum};
+use super::spec::{Dims, Mode, Signature, Spec, float, result, state, sum};
 use crate::mesh::Coord;
 
 impl Layout {
@@ -107,7 +107,7 @@ impl Spec for ExpertMatmul {
         };
         let c = match layout {
             // Sums over sources are not rounded between.
-            Layout::Tn => full("c", result(accumulate), experts * m * n),
+            Layout::Tn => state("c", result(accumulate), experts * m * n),
             Layout::Nt | Layout::Nn => float("c", result(accumulate), experts * sources * m * n),
         };
         [float("a", Mode::In, experts * a).fresh(), float("b", Mode::In, experts * b), c].into()

@@ -5,7 +5,7 @@ use super::dims::{Norm, NormGrad};
 use super::kinds::NormKind;
 use super::reference::{Args, EPS, StepSettings, results};
 use super::sizes::Sizes;
-use super::spec::{Dims, Mode, Rows, Signature, Spec, float, full, result};
+use super::spec::{Dims, Mode, Rows, Signature, Spec, float, full, result, state};
 use crate::mesh::Coord;
 
 const KINDS: [NormKind; 2] = [NormKind::Layer, NormKind::Rms];
@@ -84,8 +84,8 @@ impl Spec for NormGrad {
             Some(full("stats", Mode::In, 2 * rows)),
             Some(float("dy", Mode::In, rows * cols).fresh()),
             Some(float("dx", result(accumulate), rows * cols)),
-            Some(full("dgain", Mode::InOut, cols).whole()),
-            (kind == NormKind::Layer).then(|| full("dbias", Mode::InOut, cols).whole()),
+            Some(state("dgain", Mode::InOut, cols).whole()),
+            (kind == NormKind::Layer).then(|| state("dbias", Mode::InOut, cols).whole()),
         ])
     }
 

@@ -5,7 +5,7 @@ use super::dims::{Activation, ActivationGrad, Add, BiasGrad, Columns};
 use super::kinds::ActivationKind;
 use super::reference::{Args, StepSettings, grid};
 use super::sizes::Sizes;
-use super::spec::{Dims, Mode, Rows, Signature, Spec, float, full};
+use super::spec::{Dims, Mode, Rows, Signature, Spec, float, state};
 use crate::mesh::Coord;
 
 const KINDS: [ActivationKind; 2] = [ActivationKind::Gelu, ActivationKind::SwiGlu];
@@ -227,7 +227,7 @@ impl Spec for BiasGrad {
 
     fn params(&self) -> Signature {
         let BiasGrad { rows, cols } = *self;
-        [float("dy", Mode::In, rows * cols).fresh(), full("db", Mode::InOut, cols).whole()].into()
+        [float("dy", Mode::In, rows * cols).fresh(), state("db", Mode::InOut, cols).whole()].into()
     }
 
     fn flops(&self) -> f64 {

@@ -111,8 +111,11 @@ pub enum DtypeClass {
     Float,
     /// Any floats; in a model mostly fp32, as sums of weights' gradients are.
     Sum,
-    /// f32 alone: statistics, sums of gradients, state of the optimizer.
+    /// f32 alone: statistics.
     Full,
+    /// Sums of weights' gradients, state of the optimizer: any floats, of which kernels here have f32. A program for software that
+    /// keeps them narrower is priced, not run.
+    State,
     /// u32: numbers of tokens and slots.
     Ids,
 }
@@ -121,22 +124,22 @@ impl DtypeClass {
     /// Whether elements of this kind will do.
     pub fn accepts(self, elem: Elem) -> bool {
         match self {
-            DtypeClass::Float | DtypeClass::Sum => elem != Elem::U32,
+            DtypeClass::Float | DtypeClass::Sum | DtypeClass::State => elem != Elem::U32,
             DtypeClass::Full => elem == Elem::F32,
             DtypeClass::Ids => elem == Elem::U32,
         }
     }
 
-    /// Whether it may be of two bytes.
+    /// Whether kernels take it in two bytes.
     pub fn may_be_narrow(self) -> bool {
-        self.accepts(Elem::Bf16)
+        matches!(self, DtypeClass::Float | DtypeClass::Sum)
     }
 
     /// What elements of this kind are in a model whose weights and activations are `model`.
     pub fn elem(self, model: Elem) -> Elem {
         match self {
             DtypeClass::Float => model,
-            DtypeClass::Sum | DtypeClass::Full => Elem::F32,
+            DtypeClass::Sum | DtypeClass::Full | DtypeClass::State => Elem::F32,
             DtypeClass::Ids => Elem::U32,
         }
     }
@@ -212,6 +215,11 @@ pub(super) fn sum(name: &'static str, mode: Mode, elems: usize) -> Param {
 /// What is fp32 whatever the model is.
 pub(super) fn full(name: &'static str, mode: Mode, elems: usize) -> Param {
     Param::new(name, mode, elems, DtypeClass::Full)
+}
+
+/// What is fp32 unless software keeps it narrower: weights' gradients and the optimizer's state.
+pub(super) fn state(name: &'static str, mode: Mode, elems: usize) -> Param {
+    Param::new(name, mode, elems, DtypeClass::State)
 }
 
 /// Ids with these values.

@@ -4,7 +4,7 @@ use super::Op;
 use super::dims::{Accumulate, AdamW, Copy, SquaredNorm, Zero};
 use super::reference::{Args, StepSettings, first};
 use super::sizes::Sizes;
-use super::spec::{Dims, Mode, Rows, Signature, Spec, float, full, sum};
+use super::spec::{Dims, Mode, Rows, Signature, Spec, float, full, state, sum};
 use crate::mesh::{Axis, Coord};
 
 impl Spec for Zero {
@@ -124,7 +124,7 @@ impl Spec for SquaredNorm {
     }
 
     fn params(&self) -> Signature {
-        [full("g", Mode::In, self.n), full("sum", Mode::InOut, 1)].into()
+        [state("g", Mode::In, self.n), full("sum", Mode::InOut, 1)].into()
     }
 
     fn flops(&self) -> f64 {
@@ -167,11 +167,11 @@ impl Spec for AdamW {
         let AdamW { n, master, .. } = *self;
         Signature::of([
             Some(full("norm", Mode::In, 1)),
-            Some(full("g", Mode::In, n)),
-            Some(if master { float("w", Mode::Out, n) } else { full("w", Mode::InOut, n) }),
-            Some(full("m", Mode::InOut, n)),
-            Some(full("v", Mode::InOut, n)),
-            master.then(|| full("master", Mode::InOut, n)),
+            Some(state("g", Mode::In, n)),
+            Some(if master { float("w", Mode::Out, n) } else { state("w", Mode::InOut, n) }),
+            Some(state("m", Mode::InOut, n)),
+            Some(state("v", Mode::InOut, n)),
+            master.then(|| state("master", Mode::InOut, n)),
         ])
     }
 

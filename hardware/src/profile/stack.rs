@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::elem::Elem;
 use crate::hash::fnv1a;
 
 /// A framework generation.
@@ -33,10 +34,8 @@ pub struct Stack {
     pub attention: AttentionKernel,
     /// Whether layers have dropout, whose masks are kept for backward.
     pub dropout: bool,
-    /// Bytes a parameter of the gradients that are kept between microbatches.
-    pub grad_bytes: f64,
-    /// Bytes a parameter of weights as they are gathered, where they are sharded.
-    pub gather_bytes: f64,
+    /// How weights' gradients are kept between microbatches.
+    pub gradients: GradientSums,
     /// ZeRO stage of runs that state none.
     pub zero: u8,
     /// Whether runs with tensor parallelism that do not say so have sequence parallelism.
@@ -121,6 +120,37 @@ pub enum AttentionKernel {
     Flash2,
     /// Tiled, in the device's own instructions (Shah et al. 2024; cuDNN; XLA's and Neuron's kernels).
     Flash,
+}
+
+/// How weights' gradients are kept between microbatches, where weights are of 16 bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GradientSums {
+    /// In fp32.
+    #[default]
+    Full,
+    /// In fp32; under the loss scale of fp16 in that (Micikevicius et al. 2018, §3.2; Megatron-LM).
+    FullButFp16,
+    /// The same, and in bf16 backward makes them in buffers of 16 bits that are then added to the sums (DeepSpeed's bf16 optimizer).
+    FullBesideNarrow,
+    /// In the format of weights.
+    Narrow,
+}
+
+impl GradientSums {
+    /// The format of the sums, where weights are of a format.
+    pub fn elem(self, weights: Elem) -> Elem {
+        match (self, weights) {
+            (GradientSums::Full, _) => Elem::F32,
+            (GradientSums::FullButFp16 | GradientSums::FullBesideNarrow, Elem::Bf16) => Elem::F32,
+            (GradientSums::FullButFp16 | GradientSums::FullBesideNarrow | GradientSums::Narrow, other) => other,
+        }
+    }
+
+    /// The format of what stands beside the sums, if anything does.
+    pub fn beside(self, weights: Elem) -> Option<Elem> {
+        (self == GradientSums::FullBesideNarrow && weights == Elem::Bf16).then_some(weights)
+    }
 }
 
 /// A knob's name, bounds and spread.

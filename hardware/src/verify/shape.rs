@@ -166,7 +166,7 @@ fn taken(buffer: &Buffer, takes: DtypeClass) -> Result<(), ProgramFault> {
         return Ok(());
     }
     let wanted = match takes {
-        DtypeClass::Float | DtypeClass::Sum => "floats",
+        DtypeClass::Float | DtypeClass::Sum | DtypeClass::State => "floats",
         DtypeClass::Full => "f32",
         DtypeClass::Ids => "u32",
     };

@@ -108,6 +108,7 @@ pub fn see(plan: &Plan, cluster: &Cluster) -> Result<Breakdown, PlanError> {
 
 /// Explains a plan; with `again`, also by searching on changed clusters.
 pub fn explain(plan: &Plan, cluster: &Cluster, again: bool) -> Result<Explanation, PlanError> {
+    let plan = &plan.under(&cluster.stack);
     let seen = see(plan, cluster)?;
     let binding = binding::of(plan, cluster, &seen)?;
     let shadow_prices = shadow::shadow_prices(plan, cluster, &seen, again)?;

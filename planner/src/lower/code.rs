@@ -8,11 +8,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 
 use meshwright_hardware::mesh::{Axis, Mesh};
-use meshwright_hardware::program::{ArgView, Block, BlockParam, Call, Collective, Elem, Phase};
-use meshwright_hardware::units::Precision;
+use meshwright_hardware::program::{ArgView, Block, BlockParam, Call, Collective, Phase};
 
 use super::blocks::Blocks;
-use super::format::{ALIGN, ByClass, Class, ValueFormats};
+use super::format::{ALIGN, ByClass, Class, Formats, ValueFormats};
 use super::runs::runs;
 use crate::job::LayerKind;
 use crate::model::{self, Backward, Home, Local, SplitBackward, Step, Tape, Use, Value};
@@ -121,7 +120,7 @@ impl Pieces {
     pub fn of(plan: &Plan, blocks: &mut Blocks) -> Pieces {
         let Tapes { embed, layers, head } = Tapes::of(plan);
         let split = plan.schedule.splits();
-        let elem = Elem::of(plan.job.precision);
+        let elem = Formats::of(&plan.job);
         let modes = |tape: Tape, blocks: &mut Blocks| {
             Recompute::ALL.map(|mode| Piece::of(tape.clone(), (mode, split), elem, blocks))
         };
@@ -165,8 +164,8 @@ pub fn kept(tape: &Tape, backward: &Backward, mode: Recompute) -> (BTreeSet<usiz
 }
 
 /// Elements of what is kept, by class.
-pub fn kept_elems(tape: &Tape, kept: &BTreeSet<usize>, backward: &Backward, precision: Precision) -> ByClass<usize> {
-    slot(tape, kept, &ValueFormats::of(&tape.forward(), &backward.steps, Elem::of(precision))).1
+pub fn kept_elems(tape: &Tape, kept: &BTreeSet<usize>, backward: &Backward, formats: Formats) -> ByClass<usize> {
+    slot(tape, kept, &ValueFormats::of(&tape.forward(), &backward.steps, formats)).1
 }
 
 /// What a rank of a plan holds of the model.
@@ -180,7 +179,7 @@ pub fn local(plan: &Plan) -> Local {
 }
 
 impl Piece {
-    fn empty(tape: Tape, kept_set: &BTreeSet<usize>, backward: &Backward, elem: Elem) -> Piece {
+    fn empty(tape: Tape, kept_set: &BTreeSet<usize>, backward: &Backward, elem: Formats) -> Piece {
         let formats = ValueFormats::of(&tape.forward(), &backward.steps, elem);
         let (kept, slot_elems) = slot(&tape, kept_set, &formats);
         Piece {
@@ -199,7 +198,7 @@ impl Piece {
         }
     }
 
-    fn of(tape: Tape, (mode, split): (Recompute, bool), elem: Elem, blocks: &mut Blocks) -> Piece {
+    fn of(tape: Tape, (mode, split): (Recompute, bool), elem: Formats, blocks: &mut Blocks) -> Piece {
         let backward = tape.backward();
         let (kept_set, again) = kept(&tape, &backward, mode);
         let steps = backward.steps.clone();
@@ -230,7 +229,7 @@ impl Piece {
     }
 
     /// The head keeps only its input; forward, loss and backward are one pass.
-    fn of_head(tape: Tape, elem: Elem, blocks: &mut Blocks) -> Piece {
+    fn of_head(tape: Tape, elem: Formats, blocks: &mut Blocks) -> Piece {
         let backward = tape.backward();
         let kept = tape.streams().collect();
         let mut piece = Piece::empty(tape, &kept, &backward, elem);

@@ -47,9 +47,12 @@ impl BankSize {
     /// Bytes of weights, gradients, moments and fp32 weights, and of what sites need to meet.
     fn state(&self, width: Formats) -> u64 {
         let kept = |from: u8| if self.zero >= from { self.elems / self.shards } else { self.elems };
-        let moments = if width.master() { 3 } else { 2 };
-        let state = kept(2) + (moments + self.outer) * (self.elems / self.shards);
-        kept(3) as u64 * width.model.bytes() + state as u64 * width.state.bytes()
+        let moments = if width.master(self.zero) { 3 } else { 2 };
+        let state = (moments + self.outer) * (self.elems / self.shards);
+        let gradients = width.gradients.bytes() + width.beside.map_or(0, Elem::bytes);
+        kept(3) as u64 * width.weights(self.zero).bytes()
+            + kept(2) as u64 * gradients
+            + state as u64 * width.state.bytes()
     }
 }
 
@@ -186,7 +189,7 @@ pub struct PieceSizes {
 impl PieceSizes {
     /// Sizes under a plan's mesh, ZeRO stage and format; its stages do not count.
     pub fn of(plan: &Plan, frames: &Frames) -> PieceSizes {
-        let width = Formats::of(plan.job.precision);
+        let width = Formats::of(&plan.job);
         let one = |frame: &Frame, tied: bool| sizes(plan, frame, width, tied)[0].clone();
         let layers = frames.layers.iter().map(|(&kind, frame)| {
             let modes = sizes(plan, frame, width, false);
@@ -201,7 +204,7 @@ impl PieceSizes {
             twin: apart.then(|| BankSize::of(plan, tied, true)),
             stream: plan.stream_elems() as u64 * width.model.bytes(),
             scored: 4 * (plan.target_rows() as u64 + 1),
-            peer: tied_elems(plan) as u64 * width.state.bytes(),
+            peer: tied_elems(plan) as u64 * width.gradients.bytes(),
         }
     }
 
@@ -209,7 +212,7 @@ impl PieceSizes {
     pub fn fixed(&self, plan: &Plan, flight: &InFlight, stage: usize) -> (u64, Once) {
         let (mut bytes, mut once) = (4 + flight.streams as u64 * self.stream, Once::default());
         let depth = plan.mesh.pp * plan.chunks;
-        let width = Formats::of(plan.job.precision);
+        let width = Formats::of(&plan.job);
         let (mut first, mut last) = (false, false);
         for chunk in 0..plan.chunks {
             let place = plan.virtual_stage(stage, chunk);
@@ -272,7 +275,7 @@ fn sizes(plan: &Plan, frame: &Frame, width: Formats, tied: bool) -> Vec<PieceSiz
         if plan.zero >= from { bytes(shared, elem) } else { 0 }
     };
     let state = banks.iter().map(|bank| bank.state(width)).sum();
-    let (gathered, made) = (bucket(3, width.model), bucket(2, width.state));
+    let (gathered, made) = (bucket(3, width.model), bucket(2, width.gradients));
     let of = |elems: &Elems| PieceSize {
         state,
         slot: width.bytes(elems.slot).iter().sum(),

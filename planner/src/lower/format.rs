@@ -8,10 +8,11 @@
 //! Invariant: where the model's format is fp32, statistics are of its class.
 
 use meshwright_hardware::op::DtypeClass;
+use meshwright_hardware::profile::GradientSums;
 use meshwright_hardware::program::Elem;
-use meshwright_hardware::units::Precision;
 use rustc_hash::FxHashMap;
 
+use crate::job::Job;
 use crate::model::{Step, Value};
 
 /// Elements to which views are aligned: 64 bytes.
@@ -38,8 +39,8 @@ impl Class {
     /// The class of what an op takes, beside weights and activations of `model`.
     fn of(takes: DtypeClass, model: Elem) -> Class {
         match takes {
-            DtypeClass::Full if model != Elem::F32 => Class::Full,
-            DtypeClass::Float | DtypeClass::Sum | DtypeClass::Full => Class::Model,
+            DtypeClass::Full | DtypeClass::State if model != Elem::F32 => Class::Full,
+            DtypeClass::Float | DtypeClass::Sum | DtypeClass::Full | DtypeClass::State => Class::Model,
             DtypeClass::Ids => Class::Ids,
         }
     }
@@ -59,19 +60,39 @@ impl Class {
 pub struct Formats {
     /// Weights and activations.
     pub model: Elem,
-    /// Gradients' sums, moments and fp32 weights.
+    /// Sums of weights' gradients.
+    pub gradients: Elem,
+    /// What backward makes gradients in, where that stands beside their sums all the step.
+    pub beside: Option<Elem>,
+    /// Moments and fp32 weights.
     pub state: Elem,
+    /// Whether sharded weights are fp32 ones, cast as they are gathered.
+    casts: bool,
 }
 
 impl Formats {
-    /// Of a format: mixed precision keeps sums and state in fp32 (Micikevicius et al. 2018).
-    pub fn of(precision: Precision) -> Formats {
-        Formats { model: Elem::of(precision), state: Elem::F32 }
+    /// Of a job: mixed precision keeps sums and state in fp32 (Micikevicius et al. 2018), unless its software does otherwise.
+    pub fn of(job: &Job) -> Formats {
+        let (model, software) = (Elem::of(job.precision), &job.software);
+        let pure = job.pure || software.pure;
+        let sums = if pure { GradientSums::Narrow } else { software.gradients };
+        Formats {
+            model,
+            gradients: sums.elem(model),
+            beside: sums.beside(model),
+            state: if pure { model } else { Elem::F32 },
+            casts: software.casts,
+        }
     }
 
-    /// Whether fp32 weights are kept beside narrower ones.
-    pub fn master(self) -> bool {
-        self.model != self.state
+    /// What a rank keeps of a bank's weights under a ZeRO stage.
+    pub fn weights(self, zero: u8) -> Elem {
+        if self.casts && zero >= 3 { self.state } else { self.model }
+    }
+
+    /// Whether fp32 weights are kept beside them.
+    pub fn master(self, zero: u8) -> bool {
+        self.weights(zero) != self.state
     }
 
     /// Bytes of so many elements of each class.
@@ -84,20 +105,22 @@ impl Formats {
 #[derive(Clone, Debug)]
 pub struct ValueFormats {
     model: Elem,
+    gradients: Elem,
     /// Of values that an op takes as something else than weights and activations.
     special: FxHashMap<Value, Class>,
 }
 
 impl ValueFormats {
-    /// Of all values of a piece's passes, with weights and activations of `model`.
-    pub fn of(forward: &[Step], backward: &[Step], model: Elem) -> ValueFormats {
+    /// Of all values of a piece's passes.
+    pub fn of(forward: &[Step], backward: &[Step], formats: Formats) -> ValueFormats {
+        let Formats { model, gradients, .. } = formats;
         let mut special = FxHashMap::default();
         for step in forward.iter().chain(backward) {
             let Step::Call(op, uses) = step else { continue };
             let classed = uses.iter().zip(op.signature()).map(|(at, param)| (at.value, Class::of(param.takes, model)));
             special.extend(classed.filter(|(_, class)| *class != Class::Model));
         }
-        ValueFormats { model, special }
+        ValueFormats { model, gradients, special }
     }
 
     /// The class of memory that a value lies in, unless it is a parameter's.
@@ -105,10 +128,10 @@ impl ValueFormats {
         self.special.get(&value).copied().unwrap_or(Class::Model)
     }
 
-    /// What a value's elements are: gradients of weights add up in fp32, whatever an op could take.
+    /// What a value's elements are: gradients of weights add up in their own format, whatever an op could take.
     pub fn elem(&self, value: Value) -> Elem {
         match value {
-            Value::WeightGrad(_) => Elem::F32,
+            Value::WeightGrad(_) => self.gradients,
             _ => self.class(value).elem(self.model),
         }
     }

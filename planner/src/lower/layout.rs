@@ -120,7 +120,7 @@ impl StageLayout {
             layout.pieces.extend(At::of_place(plan, plan.virtual_stage(stage, chunk)));
             layout.chunks.push(first..layout.pieces.len());
         }
-        let width = Formats::of(plan.job.precision);
+        let width = Formats::of(&plan.job);
         layout.add_banks(plan, pieces, width);
         layout.add_buckets(plan, width);
         for chunk in 0..plan.chunks {
@@ -135,7 +135,7 @@ impl StageLayout {
             layout.loss = Some(layout.declare("loss", 1, Lifetime::Scratch, Elem::F32));
         }
         if tied_apart(plan) && layout.tied.is_some() {
-            layout.peer = Some(layout.declare("peer", tied_elems(plan), Lifetime::Scratch, width.state));
+            layout.peer = Some(layout.declare("peer", tied_elems(plan), Lifetime::Scratch, width.gradients));
         }
         layout
     }
@@ -286,13 +286,16 @@ impl StageLayout {
             axis,
             zero,
             shards,
-            weights: declare("weights", kept(3), width.model),
-            grads: declare("grads", kept(2), width.state),
+            weights: declare("weights", kept(3), width.weights(zero)),
+            grads: declare("grads", kept(2), width.gradients),
             m: declare("m", elems / shards, width.state),
             v: declare("v", elems / shards, width.state),
-            master: width.master().then(|| declare("master", elems / shards, width.state)),
+            master: width.master(zero).then(|| declare("master", elems / shards, width.state)),
             offsets: starts.into_iter().map(|(decl, start)| (at.param_name(decl), decl.clone(), start)).collect(),
         };
+        if let Some(beside) = width.beside {
+            self.declare(&format!("grads.made.{name}"), kept(2), Lifetime::Persistent, beside);
+        }
         if plan.sites.is_some() {
             // Where all sites were when they last met, and the outer optimizer's momentum (Douillard et al. 2023).
             for what in ["outer.weights", "outer.momentum"] {
@@ -308,7 +311,7 @@ impl StageLayout {
     /// Two places as large as the largest piece needs, for weights that are gathered and gradients that are scattered: one is
     /// in use while the other is under way.
     fn add_buckets(&mut self, plan: &Plan, width: Formats) {
-        for (from, what, width) in [(3, "gathered", width.model), (2, "made", width.state)] {
+        for (from, what, width) in [(3, "gathered", width.model), (2, "made", width.gradients)] {
             let most = (0..self.pieces.len()).map(|index| self.bucket(index, from).1).max().unwrap_or(0);
             let several = if plan.zero >= from && most > 0 { 2 } else { 0 };
             let name = |turn| format!("{what}.{turn}");

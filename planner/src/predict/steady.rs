@@ -26,6 +26,7 @@ use meshwright_hardware::profile::Cluster;
 /// # Errors
 /// [`PlanError::Price`] if the cluster is too small or lacks a price that the plan needs.
 pub fn predict_figures(plan: &Plan, cluster: &Cluster) -> Result<Figures, PlanError> {
+    let plan = &plan.under(&cluster.stack);
     let microbatches = plan.microbatches();
     for few in enough(&plan.pipeline()) {
         // Two programs of half the length would save nothing.

@@ -20,7 +20,7 @@ pub struct CachedPrices<'a> {
     /// Whether all axes count as near as can be.
     pub nearest: bool,
     known: FxHashMap<(Collective, Axis, u64, AxisGroup), f64>,
-    ops: FxHashMap<(&'static str, usize, Elem), f64>,
+    ops: FxHashMap<(&'static str, usize), f64>,
     /// Of linear layers by rows, outputs and inputs.
     pub linears: FxHashMap<(usize, usize, usize), Times>,
 }
@@ -60,16 +60,23 @@ impl<'a> CachedPrices<'a> {
         Ok(self.prices.op(op, op.signature().iter().map(|param| param.takes.elem(elem)))?.0)
     }
 
-    /// The same of an op over `n` elements, from memory.
-    pub fn vector(&mut self, name: &'static str, n: usize, elem: Elem, op: impl Fn() -> Op) -> Result<f64, PriceError> {
+    /// Seconds of an op over `n` elements whose arguments are of these formats, as all of its name are, from memory.
+    pub fn vector(
+        &mut self,
+        name: &'static str,
+        n: usize,
+        elems: &[Elem],
+        op: impl Fn() -> Op,
+    ) -> Result<f64, PriceError> {
         if n == 0 {
             return Ok(0.0);
         }
-        if let Some(&seconds) = self.ops.get(&(name, n, elem)) {
+        if let Some(&seconds) = self.ops.get(&(name, n)) {
             return Ok(seconds);
         }
-        let seconds = self.op(&op(), elem)?;
-        self.ops.insert((name, n, elem), seconds);
+        let op = op();
+        let seconds = self.prices.op(&op, elems[..op.signature().len()].iter().copied())?.0;
+        self.ops.insert((name, n), seconds);
         Ok(seconds)
     }
 }

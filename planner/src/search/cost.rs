@@ -33,7 +33,7 @@ struct PieceValues<'a> {
 }
 
 impl<'a> PieceValues<'a> {
-    fn of(tape: &'a Tape, back: &'a Backward, splits: bool, model: Elem) -> Self {
+    fn of(tape: &'a Tape, back: &'a Backward, splits: bool, model: Formats) -> Self {
         let formats = ValueFormats::of(&tape.forward(), &back.steps, model);
         PieceValues { tape, back, split: splits.then(|| back.split()), formats }
     }
@@ -168,7 +168,7 @@ impl PieceWork {
     }
 
     /// The head, all in its backward pass.
-    fn of_head(tape: &Tape, model: Elem, prices: &mut Prices) -> Result<PieceWork, PriceError> {
+    fn of_head(tape: &Tape, model: Formats, prices: &mut Prices) -> Result<PieceWork, PriceError> {
         let head = PieceWork::of(&PieceValues::of(tape, &tape.backward(), false, model), &[tape.forward()], prices)?;
         Ok(PieceWork { forward: PassWork::default(), ..head })
     }
@@ -205,7 +205,7 @@ impl ShapeWork {
     pub fn of(plan: &Plan, prices: &mut Prices) -> Result<ShapeWork, PriceError> {
         let mut blocks = Blocks::apart();
         let pieces = Pieces::of(plan, &mut blocks);
-        let (splits, model) = (plan.schedule.splits(), Elem::of(plan.job.precision));
+        let (splits, model) = (plan.schedule.splits(), Formats::of(&plan.job));
         let layers = pieces.layers.iter().map(|(&kind, modes)| {
             let again: Vec<Vec<Step>> = modes.iter().map(|piece| piece.again.clone()).collect();
             let (tape, back) = (&modes[0].tape, modes[0].tape.backward());
@@ -222,7 +222,7 @@ impl ShapeWork {
     /// The same without recomputation, activations' memory not counted: all that floors need, much sooner.
     pub fn quick(plan: &Plan, prices: &mut Prices) -> Result<ShapeWork, PriceError> {
         let tapes = Tapes::of(plan);
-        let (splits, model) = (plan.schedule.splits(), Elem::of(plan.job.precision));
+        let (splits, model) = (plan.schedule.splits(), Formats::of(&plan.job));
         let layers = tapes.layers.iter().map(|(&kind, tape)| {
             let back = tape.backward();
             let again = kept(tape, &back, Recompute::None).1;
@@ -257,7 +257,7 @@ impl ShapeWork {
         [embed, head]: [&Tape; 2],
         layers: Vec<(LayerKind, PieceWork)>,
         frames: Frames,
-        model: Elem,
+        model: Formats,
         prices: &mut Prices,
     ) -> Result<ShapeWork, PriceError> {
         let embed = PieceWork::of(&PieceValues::of(embed, &embed.backward(), false, model), &[Vec::new()], prices)?;
@@ -283,7 +283,7 @@ impl Costs {
         sizes: &PieceSizes,
         links: &mut CachedPrices,
     ) -> Result<Costs, PriceError> {
-        let (mesh, width) = (&plan.mesh, Formats::of(plan.job.precision));
+        let (mesh, width) = (&plan.mesh, Formats::of(&plan.job));
         let mut piece = |work: &PieceWork, size: &PieceSize| -> Result<PieceCost, PriceError> {
             Ok(PieceCost {
                 pass: work.seconds(links, mesh)?,
@@ -308,11 +308,11 @@ impl Costs {
         }
         if let Some(bank) = &sizes.twin {
             let n = bank.elems;
-            let table = Bytes(n as u64 * width.state.bytes());
+            let table = Bytes(n as u64 * width.gradients.bytes());
             let stride = if links.nearest { 1 } else { mesh.stride(Axis::Pp) * (mesh.pp - 1) };
             tied.sent = links.prices.message_over(table, stride)?.0;
             tied.added = links.prices.received(table)?.0;
-            tied.added += links.vector("accumulate", n, width.state, || Op::Accumulate { n })?;
+            tied.added += links.vector("accumulate", n, &[width.gradients; 2], || Op::Accumulate { n })?;
             tied.reduce[1] = reduce(plan, bank, links)?;
         }
         let stream = Bytes(plan.stream_elems() as u64 * width.model.bytes());
@@ -326,7 +326,7 @@ impl Costs {
         let data = if mesh.cp > 1 { Axis::Data } else { Axis::Dp };
         for (axis, wanted) in [(Axis::Tp, true), (data, plan.zero > 0 || mesh.ep > 1), (Axis::Pp, true)] {
             if wanted {
-                norm_sum += links.collective(mesh, Collective::AllReduce, axis, width.state.bytes())?;
+                norm_sum += links.collective(mesh, Collective::AllReduce, axis, Elem::F32.bytes())?;
             }
         }
         Ok(Costs {

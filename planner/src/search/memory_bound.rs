@@ -46,13 +46,13 @@ impl Trade {
         let kind = tapes.layers.keys().copied().max_by_key(|&kind| count(kind)).expect("a model has layers");
         let tape = &tapes.layers[&kind];
         let back = tape.backward();
-        let width = Formats::of(plan.job.precision);
-        let formats = ValueFormats::of(&tape.forward(), &back.steps, width.model);
+        let width = Formats::of(&plan.job);
+        let formats = ValueFormats::of(&tape.forward(), &back.steps, width);
         let mut all = Vec::new();
         let mut moves = None;
         for mode in Recompute::ALL {
             let (saved, again) = kept(tape, &back, mode);
-            let bytes = width.bytes(kept_elems(tape, &saved, &back, plan.job.precision));
+            let bytes = width.bytes(kept_elems(tape, &saved, &back, width));
             let mut seconds = 0.0;
             for step in &again {
                 if let Step::Call(op, uses) = step {

@@ -61,7 +61,7 @@ fn with_problem<T>(
         Some(_) | None => return Ok(None),
     };
     let empty = Stage { layers: 0, full: 0, selective: 0, offload: 0 };
-    let plan = Plan { stages: vec![empty; plan.mesh.pp], ..plan.clone() };
+    let plan = Plan { stages: vec![empty; plan.mesh.pp], ..plan.under(&cluster.stack) };
     let priced = pool_assignment::prices(cluster, plan.job.precision)?.into_iter().map(|prices| {
         let mut links = CachedPrices::new(prices);
         let work = ShapeWork::of(&plan, &mut links.prices)?;

@@ -41,7 +41,7 @@ use std::time::Instant;
 use meshwright_hardware::profile::Cluster;
 
 use crate::error::PlanError;
-use crate::job::{Fix, Job};
+use crate::job::{Fix, Job, Software};
 use crate::lower::PieceSizes;
 use crate::plan::Plan;
 use crate::predict::Figures;
@@ -118,6 +118,7 @@ pub fn search_with(
 ) -> Result<Found, PlanError> {
     let started = Instant::now();
     let top = top.max(1);
+    let job = &job.under(&cluster.stack);
     let looked = |options: SearchOptions, idle: bool| {
         let mut search = Search::of(job, cluster, fix, (top, options), idle)?;
         search.begin()?;
@@ -139,6 +140,8 @@ pub fn search_with(
         return Err(PlanError::Infeasible { considered: found.considered, rejected: found.rejected });
     };
     found.bound = found.bound.min(first.step_time_s);
+    // A plan is one for any software.
+    found.best.iter_mut().for_each(|(plan, _)| plan.job.software = Software::default());
     found.seconds = started.elapsed().as_secs_f64();
     Ok(found)
 }
@@ -150,7 +153,7 @@ pub fn search_with(
 pub fn played_step(plan: &Plan, cluster: &Cluster) -> Result<f64, PlanError> {
     let mut links: Vec<CachedPrices> =
         pool_assignment::prices(cluster, plan.job.precision)?.into_iter().map(CachedPrices::new).collect();
-    let links = &mut links[0];
+    let (plan, links) = (&plan.under(&cluster.stack), &mut links[0]);
     let work = ShapeWork::of(plan, &mut links.prices)?;
     let sizes = PieceSizes::of(plan, &work.frames);
     let costs = Costs::of(plan, &work, &sizes, links)?;
@@ -160,6 +163,7 @@ pub fn played_step(plan: &Plan, cluster: &Cluster) -> Result<f64, PlanError> {
 /// Whether any plan fits: the search up to the first whose stages have the memory, without its simulation.
 pub fn fits(job: &Job, cluster: &Cluster, fix: &Fix) -> Result<bool, PlanError> {
     let options = SearchOptions { unsimulated: true, ..SearchOptions::FULL };
+    let job = &job.under(&cluster.stack);
     for idle in [false, true] {
         let mut search = Search::of(job, cluster, fix, (1, options), idle)?;
         search.begin()?;

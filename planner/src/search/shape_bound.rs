@@ -16,6 +16,7 @@ use super::space::KernelShape;
 use super::times::Times;
 use crate::job::Job;
 use crate::job::shape::Linear;
+use crate::lower::Formats;
 
 /// A microbatch through all layers and the head, on one rank of TP, CP and EP.
 pub fn of_shape(job: &Job, shape: &KernelShape, links: &mut CachedPrices) -> Result<Whole, PriceError> {
@@ -25,10 +26,11 @@ pub fn of_shape(job: &Job, shape: &KernelShape, links: &mut CachedPrices) -> Res
     }
     let model = crate::job::Shape::from(&job.model);
     let rows = shape.microbatch * job.seq / shape.cp;
+    let gradients = Formats::of(job).gradients;
     let mut kernels = |linears: &[Linear]| -> Result<Times, PriceError> {
         let mut all = Times::default();
         for linear in linears {
-            all.plus(&passes(linear, shape.tp, rows, links)?);
+            all.plus(&passes(linear, shape.tp, rows, gradients, links)?);
         }
         Ok(all)
     };
@@ -46,7 +48,7 @@ pub fn of_shape(job: &Job, shape: &KernelShape, links: &mut CachedPrices) -> Res
         let each = experts.top_k as f64 * model.expert_parameters(experts);
         let once = 0.9 * 2.0 * each * rows as f64 / shape.tp as f64 / links.prices.fastest_flops()?;
         routed = Times { forward: once, backward: once, weights: once, ..Times::default() };
-        routed.plus(&kernels_of_shared(&model, shape, rows, links)?);
+        routed.plus(&kernels_of_shared(&model, shape, (rows, gradients), links)?);
         // There and back, forward and backward.
         let own = if shape.whole_experts { rows / shape.tp } else { rows };
         let places = experts.count * crate::model::capacity(experts, own);
@@ -88,14 +90,14 @@ pub fn of_shape(job: &Job, shape: &KernelShape, links: &mut CachedPrices) -> Res
 fn kernels_of_shared(
     model: &crate::job::Shape,
     shape: &KernelShape,
-    rows: usize,
+    (rows, gradients): (usize, Elem),
     links: &mut CachedPrices,
 ) -> Result<Times, PriceError> {
     let mut all = Times::default();
     let width = model.experts.as_ref().map_or(0, |experts| experts.shared_ffn);
     if width > 0 {
         for linear in model.ffn_linears(width as f64) {
-            all.plus(&passes(&linear, shape.tp, rows, links)?);
+            all.plus(&passes(&linear, shape.tp, rows, gradients, links)?);
         }
     }
     Ok(all)
@@ -162,7 +164,13 @@ fn gathered(job: &Job, shape: &KernelShape, links: &mut CachedPrices) -> Result<
 }
 
 /// A linear layer's three matmuls.
-fn passes(linear: &Linear, tp: usize, rows: usize, links: &mut CachedPrices) -> Result<Times, PriceError> {
+fn passes(
+    linear: &Linear,
+    tp: usize,
+    rows: usize,
+    gradients: Elem,
+    links: &mut CachedPrices,
+) -> Result<Times, PriceError> {
     let (inputs, outputs) = linear.on_rank(tp as f64);
     let (k, n) = (inputs as usize, outputs as usize);
     if let Some(&known) = links.linears.get(&(rows, n, k)) {
@@ -170,8 +178,8 @@ fn passes(linear: &Linear, tp: usize, rows: usize, links: &mut CachedPrices) -> 
     }
     let model = links.prices.elem();
     let mut matmul = |layout, m, n, k, accumulate| -> Result<f64, PriceError> {
-        // Only gradients of weights are added to what is there, in fp32.
-        let result = if accumulate { Elem::F32 } else { model };
+        // Only gradients of weights are added to what is there.
+        let result = if accumulate { gradients } else { model };
         Ok(links.prices.op(&Op::Matmul { layout, m, n, k, bias: false, accumulate }, [model, model, result])?.0)
     };
     let times = Times {

@@ -7,7 +7,7 @@
 use meshwright_hardware::mesh::Axis;
 use meshwright_hardware::op::Op;
 use meshwright_hardware::price::PriceError;
-use meshwright_hardware::program::Collective;
+use meshwright_hardware::program::{Collective, Elem};
 
 use super::cached_prices::CachedPrices;
 use super::times::ShareTimes;
@@ -31,22 +31,22 @@ fn parts(plan: &Plan, bank: &BankSize, links: &mut CachedPrices) -> Result<f64, 
 
 /// Bytes of gradients of so many parameters.
 fn gradients(plan: &Plan, elems: usize) -> u64 {
-    elems as u64 * Formats::of(plan.job.precision).state.bytes()
+    elems as u64 * Formats::of(&plan.job).gradients.bytes()
 }
 
 /// What ranks with the same parameters do for each other, of a piece with these banks.
 pub(super) fn share(plan: &Plan, banks: &[BankSize], links: &mut CachedPrices) -> Result<ShareTimes, PriceError> {
     let mut share = ShareTimes::default();
-    let (mesh, width) = (&plan.mesh, Formats::of(plan.job.precision));
+    let (mesh, width) = (&plan.mesh, Formats::of(&plan.job));
     let mut bucket = 0;
     for bank in banks.iter().filter(|bank| bank.elems > 0) {
         let BankSize { elems, shards, zero, axis, .. } = *bank;
         let own = elems / shards;
         let held = if zero >= 2 { own } else { elems };
-        share.clear += links.vector("zero", held, width.state, || Op::Zero { n: held })?;
+        share.clear += links.vector("zero", held, &[width.gradients], || Op::Zero { n: held })?;
         if zero >= 2 {
             bucket += elems;
-            share.settle += links.vector("accumulate", own, width.state, || Op::Accumulate { n: own })?;
+            share.settle += links.vector("accumulate", own, &[width.gradients; 2], || Op::Accumulate { n: own })?;
             let scattered = links.collective(mesh, Collective::ReduceScatter, axis, gradients(plan, elems))?;
             share.scatter += parts(plan, bank, links)? + scattered;
         } else {
@@ -54,10 +54,12 @@ pub(super) fn share(plan: &Plan, banks: &[BankSize], links: &mut CachedPrices) -
             share.parts += parts(plan, bank, links)?;
         }
         let norm = Op::SquaredNorm { n: own, whole: elems, copies: mesh.tp, replicas: 1, shards, axis };
-        share.last_norm = links.vector("norm", own, width.state, || norm)?;
+        share.last_norm = links.vector("norm", own, &[width.gradients, Elem::F32], || norm)?;
         share.norm += share.last_norm;
-        let update = Op::AdamW { n: own, decayed: elems, shards, axis, master: width.master() };
-        share.update += links.vector("adamw", own, width.model, || update)?;
+        let update = Op::AdamW { n: own, decayed: elems, shards, axis, master: width.master(zero) };
+        let (weights, state) = (width.weights(zero), width.state);
+        let updated = [Elem::F32, width.gradients, weights, state, state, state];
+        share.update += links.vector("adamw", own, &updated, || update)?;
         let gathered = links.collective(mesh, Collective::AllGather, axis, elems as u64 * width.model.bytes())?;
         match zero {
             0 => {}
@@ -65,6 +67,6 @@ pub(super) fn share(plan: &Plan, banks: &[BankSize], links: &mut CachedPrices) -
             _ => share.gather += gathered,
         }
     }
-    share.empty += links.vector("zero", bucket, width.state, || Op::Zero { n: bucket })?;
+    share.empty += links.vector("zero", bucket, &[width.gradients], || Op::Zero { n: bucket })?;
     Ok(share)
 }

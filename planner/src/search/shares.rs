@@ -73,6 +73,7 @@ impl SharesProblem {
     /// # Errors
     /// [`PriceError`] if an op has no price there.
     pub fn of(plan: &Plan, cluster: &Cluster) -> Result<SharesProblem, PriceError> {
+        let plan = &plan.under(&cluster.stack);
         let costs = pool_assignment::prices(cluster, plan.job.precision)?.into_iter().map(|prices| {
             let mut links = CachedPrices::new(prices);
             let work = ShapeWork::of(plan, &mut links.prices)?;

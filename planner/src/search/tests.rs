@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use meshwright_hardware::mesh::Mesh;
-use meshwright_hardware::profile::{Overheads, Stack};
+use meshwright_hardware::profile::{GradientSums, Overheads, Stack};
 use meshwright_hardware::units::Precision;
 
 use super::bound::{Whole, least_ratio};
@@ -97,6 +97,7 @@ impl PipelineSchedule for Plain {
 
 /// The bound of decided stages, the floor of the combination, and the passes' floor of every schedule.
 fn bounds(plan: &Plan, cluster: &Cluster) -> (f64, f64, f64) {
+    let plan = &plan.under(&cluster.stack);
     let mut links = CachedPrices::new(pool_assignment::prices(cluster, plan.job.precision).unwrap().remove(0));
     let work = ShapeWork::of(plan, &mut links.prices).unwrap();
     let sizes = PieceSizes::of(plan, &work.frames);
@@ -176,7 +177,8 @@ fn heavy() -> Arc<Stack> {
         step: 0.5,
         ..Overheads::default()
     };
-    Arc::new(Stack { overheads, ..Stack::clone(&Stack::ideal()) })
+    let formats = Stack { gradients: GradientSums::Narrow, casts: true, ..Stack::clone(&Stack::ideal()) };
+    Arc::new(Stack { overheads, ..formats })
 }
 
 /// As [`no_bound_is_above_its_simulation`], where hosts issue kernels and collectives take from what runs beside them.
