@@ -154,8 +154,6 @@ impl Job {
             cuda_graphs: false,
             pure: false,
             software: Software::default(),
-            pure: false,
-            software: Software::default(),
             model,
             optimizer: Optimizer::default(),
             fix: Fix::default(),

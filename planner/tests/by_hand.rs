@@ -7,26 +7,13 @@ use std::collections::BTreeMap;
 use meshwright_hardware::mesh::Mesh;
 use meshwright_hardware::op::Op;
 use meshwright_hardware::program::Kind;
-use meshwright_hardware::units::Precision;
-use meshwright_planner::job::{Architecture, Job, Model, Optimizer};
+use meshwright_planner::job::{Architecture, Job, Model};
 use meshwright_planner::lower::{Lowered, lower};
 use meshwright_planner::plan::Plan;
 
 /// One sequence of 16 tokens a replica, in bf16, on one stage.
 fn plan(model: Model, mesh: Mesh) -> Plan {
-    let job = Job {
-        seq: 16,
-        target_seq: None,
-        global_batch: mesh.dp,
-        precision: Precision::Bf16,
-        steps: 1,
-        seed: 0,
-        stack: None,
-        model,
-        optimizer: Optimizer::default(),
-        fix: Default::default(),
-        goal: Default::default(),
-    };
+    let job = Job { steps: 1, ..Job::of(model, 16, mesh.dp) };
     Plan { mesh, ..Plan::single(job, 1) }
 }
 

@@ -55,7 +55,7 @@ pub fn chosen(run: &Run) -> &Plan {
         return first;
     }
     let usable = first.job.goal.usable(run.device().memory.value.0);
-    let needs = |plan: &&Plan| declared(plan).into_iter().max().unwrap_or(0);
+    let needs = |plan: &&Plan| declared(&plan.under(run.stack())).into_iter().max().unwrap_or(0);
     let fitting = run.plans.iter().find(|plan| needs(plan) <= usable);
     fitting.or_else(|| run.plans.iter().min_by_key(needs)).unwrap_or(first)
 }

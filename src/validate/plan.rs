@@ -161,7 +161,7 @@ fn plan(stated: &Stated, choice: &RowChoice) -> Result<Plan, Skip> {
     let size = |column| record.size(column).unwrap_or(1);
     let (tp, pp, cp) = (choice.tp, size("pp"), size("cp"));
     let dp = devices / (tp * pp * cp);
-    let (schedule, chunks) = schedule(record, pp)?;
+    let (schedule, chunks) = schedule(record, pp);
     let held = layers_of(model.depth(), pp * chunks);
     let away = offloaded(record.text("offload"), model.depth());
     let stage = |layers: usize| {
@@ -191,12 +191,15 @@ fn job(stated: &Stated, choice: &RowChoice) -> Result<Job, Skip> {
     let &Stated { record, .. } = stated;
     let tuned = matches!(record.text("task"), "sft" | "lora" | "qlora");
     let packed = tuned && record.text("notes").contains("packed SQuAD");
-    if matches!(record.text("task"), "lora" | "qlora") || packed && stated.seq > SAMPLE {
-        return Err(Skip::new("only whole models on whole sequences are simulated"));
+    if matches!(record.text("task"), "lora" | "qlora") {
+        return Err(Skip::new("adapters are not simulated"));
     }
+    let precise = record.text("precision");
     let graphs = record.text("notes").split_once("cuda_graph=");
     Ok(Job {
         target_seq: stated.target_seq,
+        packed: packed.then_some(SAMPLE).filter(|sample| *sample < stated.seq),
+        pure: precise.contains("pure") || precise.contains("+SR"),
         precision: precision(record),
         stack: Some(stated.stack.name.clone()),
         cuda_graphs: graphs.is_some_and(|(_, scope)| !scope.starts_with("none")),
@@ -264,17 +267,17 @@ fn number_after(text: &str, word: &str) -> Option<usize> {
 }
 
 /// The order of microbatches, and chunks a stage.
-fn schedule(record: &Record, pp: usize) -> Result<(Schedule, usize), Skip> {
+fn schedule(record: &Record, pp: usize) -> (Schedule, usize) {
     let framework = record.text("framework");
     let interleaved = framework.contains("Interleaved") && pp > 1;
     let chunks = record.size("vpp").unwrap_or(if interleaved { 2 } else { 1 });
-    Ok(match () {
+    match () {
         () if framework.contains("ZB-1p") || framework.contains("ZB-H1") => (Schedule::ZeroBubble, 1),
-        () if framework.contains("ZB-2p") => return Err(Skip::new("a schedule that programs do not have")),
+        () if framework.contains("ZB-2p") || framework.contains("ZB-H2") => (Schedule::ZeroBubble2p, 1),
         () if framework.contains("ZB-V") || framework.contains("DualPipe") => (Schedule::DualPipeV, 2),
         () if framework.contains("GPipe") => (Schedule::GPipe, 1),
         () => (Schedule::OneFOneB, chunks),
-    })
+    }
 }
 
 /// The share of layers whose activations wait on the host.
