@@ -27,7 +27,7 @@ pub(super) fn model(record: &Record, decoder_seq: Option<usize>) -> Result<(Mode
     let second = depth();
     let hidden = record.size("hidden").ok_or(missing)?;
     let encoder_decoder = record.text("arch") == "enc-dec";
-    let heads = record.size("heads").unwrap_or_else(|| usual_heads(hidden));
+    let heads = record.size("heads").unwrap_or_else(|| usual_heads(hidden, record.size("tp").unwrap_or(1)));
     let head_dim = record.size("head_dim").unwrap_or(hidden / heads);
     let gated = record.text("gated_mlp") == "1";
     let stated = record.text("model_name");
@@ -70,10 +70,11 @@ fn name(stated: &str) -> String {
     if name.is_empty() { "model".to_owned() } else { name.trim_end().to_owned() }
 }
 
-/// Heads of about 128 that divide the width.
-fn usual_heads(hidden: usize) -> usize {
-    let near = |heads: &usize| (hidden / heads).abs_diff(128);
-    (1..=hidden / 32).filter(|heads| hidden.is_multiple_of(*heads)).min_by_key(near).unwrap_or(1)
+/// Heads of about 128 that divide the width, and among tensor-parallel ranks if any do.
+fn usual_heads(hidden: usize, tp: usize) -> usize {
+    let divide = |heads: &usize| hidden.is_multiple_of(*heads);
+    let near = |heads: &usize| (!heads.is_multiple_of(tp), (hidden / heads).abs_diff(128));
+    (1..=hidden / 32).filter(divide).min_by_key(near).unwrap_or(1)
 }
 
 fn experts(record: &Record, count: usize, name: &str, latent: bool) -> Experts {

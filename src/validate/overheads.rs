@@ -11,12 +11,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use meshwright_hardware::hash::fnv1a;
-use meshwright_hardware::profile::{Cluster, Overheads, Stack};
-use meshwright_planner::plan::Plan;
-use meshwright_planner::search::played_step;
+use meshwright_hardware::profile::{Overheads, Stack};
+use meshwright_planner::search::Compiled;
 use rayon::prelude::*;
 
-use super::{Run, chosen, cluster, summary};
+use super::{Run, chosen, summary};
 
 /// How strongly a stack's overheads are pulled to those of all: the loss of a knob off by its spread.
 const PULL: f64 = 0.1;
@@ -32,8 +31,8 @@ const PARTS: u64 = 5;
 /// A run whose step is compared.
 struct Row<'a> {
     run: &'a Run,
-    plan: &'a Plan,
-    cluster: Cluster,
+    compiled: Compiled,
+    graphs: bool,
     measured: f64,
 }
 
@@ -41,9 +40,9 @@ impl Row<'_> {
     /// The logarithm of the step with these overheads over the measured one.
     fn error(&self, overheads: &Overheads) -> f64 {
         let stack = Stack { overheads: overheads.clone(), ..self.run.stack().clone() };
-        let stack = if self.plan.job.cuda_graphs { stack.graphed() } else { stack };
-        let cluster = self.cluster.clone().under(Arc::new(stack));
-        played_step(self.plan, &cluster).map_or(f64::NAN, |step| (step / self.measured).ln())
+        let stack = if self.graphs { stack.graphed() } else { stack };
+        let cluster = self.run.cluster.clone().under(Arc::new(stack));
+        self.compiled.step(&cluster).map_or(f64::NAN, |step| (step / self.measured).ln())
     }
 }
 
@@ -93,7 +92,8 @@ pub fn fit(runs: &[&Run]) -> FittedOverheads {
 fn row(run: &Run) -> Option<Row<'_>> {
     let plan = chosen(run);
     let measured = summary::measured_step_s(run, plan)?;
-    let row = Row { run, plan, cluster: cluster(run, plan), measured };
+    let compiled = Compiled::of(plan, run.stack());
+    let row = Row { run, compiled, graphs: plan.job.cuda_graphs, measured };
     row.error(&Overheads::default()).is_finite().then_some(row)
 }
 

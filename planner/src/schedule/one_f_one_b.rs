@@ -95,7 +95,7 @@ impl PipelineSchedule for OneFOneB {
 /// Microbatches after which a stage's chunks take turns: the fewest, no fewer than stages, of which whole groups are left and a last
 /// one as large as stages are many (Megatron Core's `microbatch_group_size_per_vp_stage`, of which it allows no others).
 fn group(stages: usize, chunks: usize, microbatches: usize) -> usize {
-    let fits = |group: &usize| microbatches % group == 0 || microbatches % group >= stages;
+    let fits = |group: &usize| microbatches.is_multiple_of(*group) || microbatches % group >= stages;
     let several = stages..microbatches;
     if chunks == 1 { 1 } else { several.into_iter().find(fits).unwrap_or(microbatches.max(1)) }
 }

@@ -14,39 +14,12 @@ use meshwright_hardware::program::{Collective, Elem};
 use meshwright_hardware::units::{Bytes, Seconds};
 
 use super::cached_prices::CachedPrices;
+use super::pass_ops::{PassOp, PassOps, PieceOps, ShapeOps};
 use super::shared_costs::{reduce, share};
 use super::times::{Costs, IssueTimes, Moves, PassTimes, PieceCost, Tied};
 use crate::job::LayerKind;
-use crate::lower::{
-    Blocks, ByClass, Class, Formats, Frames, PieceSize, PieceSizes, Pieces, Tapes, ValueFormats, after_saves, kept,
-    waits_for,
-};
-use crate::model::{Backward, SplitBackward, Step, Tape, Value};
-use crate::plan::{Plan, Recompute};
-
-/// The values of a piece: how large they are, and what of.
-struct PieceValues<'a> {
-    tape: &'a Tape,
-    back: &'a Backward,
-    split: Option<SplitBackward>,
-    formats: ValueFormats,
-}
-
-impl<'a> PieceValues<'a> {
-    fn of(tape: &'a Tape, back: &'a Backward, splits: bool, model: Formats) -> Self {
-        let formats = ValueFormats::of(&tape.forward(), &back.steps, model);
-        PieceValues { tape, back, split: splits.then(|| back.split()), formats }
-    }
-
-    fn bytes(&self, value: Value) -> u64 {
-        let elems = match value {
-            Value::Grad(g) => self.back.made[g].1,
-            Value::Held(h) => self.split.as_ref().map_or(0, |split| split.held[h]),
-            value => self.tape.elems(value),
-        };
-        elems as u64 * self.formats.elem(value).bytes()
-    }
-}
+use crate::lower::{ByClass, Class, Formats, Frames, PieceSize, PieceSizes, Tapes};
+use crate::plan::Plan;
 
 /// A part of a pass.
 #[derive(Clone, Copy, Debug)]
@@ -68,29 +41,20 @@ struct PassWork {
 }
 
 impl PassWork {
-    /// Of steps over a piece's values.
-    fn of(steps: &[&Step], values: &PieceValues, prices: &mut Prices) -> Result<PassWork, PriceError> {
-        let mut work = PassWork::default();
-        let ringed = steps.iter().any(|step| matches!(step, Step::Collective(Collective::Rotate, ..)));
-        let (mut under_way, mut awaited): (Vec<Value>, usize) = (Vec::new(), 0);
-        for step in steps {
-            match step {
-                Step::Call(op, uses) => {
-                    let seconds = prices.op(op, uses.iter().map(|used| values.formats.elem(used.value)))?.0;
+    fn of(ops: &PassOps, prices: &mut Prices) -> Result<PassWork, PriceError> {
+        let (mut work, mut awaited) = (PassWork::default(), 0);
+        for op in &ops.list {
+            match op {
+                PassOp::Call { op, elems, waits } => {
+                    let seconds = prices.op(op, elems.iter().copied())?.0;
                     work.kernels += seconds;
                     work.issue += prices.issue(op).0;
-                    if ringed {
-                        let waits = waits_for(step, &under_way[awaited..]);
+                    if ops.ringed {
                         awaited += waits;
-                        work.run(seconds, awaited, waits > 0);
+                        work.run(seconds, awaited, *waits > 0);
                     }
                 }
-                Step::Collective(op, axis, value) => {
-                    if *op == Collective::Rotate {
-                        under_way.push(*value);
-                    }
-                    work.parts.push(PassPart::Collective(*op, *axis, values.bytes(*value)));
-                }
+                PassOp::Collective(op, axis, bytes) => work.parts.push(PassPart::Collective(*op, *axis, *bytes)),
             }
         }
         Ok(work)
@@ -151,26 +115,14 @@ struct PieceWork {
 }
 
 impl PieceWork {
-    /// One piece in each of its modes: nothing made again, and what else is given.
-    fn of(values: &PieceValues, again: &[Vec<Step>], prices: &mut Prices) -> Result<PieceWork, PriceError> {
-        let PieceValues { tape, back, split, .. } = values;
-        let forward: Vec<Step> = tape.forward();
-        let steps = split.as_ref().map_or(&back.steps, |split| &split.inputs);
-        let backward = again.iter().map(|again| {
-            let all: Vec<&Step> = again.iter().chain(steps).collect();
-            PassWork::of(&all, values, prices)
-        });
-        let backward = backward.collect::<Result<_, _>>()?;
-        let forward = PassWork::of(&forward.iter().collect::<Vec<_>>(), values, prices)?;
-        let weights = split.as_ref().map_or(&[][..], |split| &split.weights);
-        let weights = PassWork::of(&weights.iter().collect::<Vec<_>>(), values, prices)?;
-        Ok(PieceWork { forward, tail: PassWork::default(), backward, weights })
-    }
-
-    /// The head, all in its backward pass.
-    fn of_head(tape: &Tape, model: Formats, prices: &mut Prices) -> Result<PieceWork, PriceError> {
-        let head = PieceWork::of(&PieceValues::of(tape, &tape.backward(), false, model), &[tape.forward()], prices)?;
-        Ok(PieceWork { forward: PassWork::default(), ..head })
+    fn of(ops: &PieceOps, prices: &mut Prices) -> Result<PieceWork, PriceError> {
+        let backward = ops.backward.iter().map(|pass| PassWork::of(pass, prices)).collect::<Result<_, _>>()?;
+        Ok(PieceWork {
+            forward: PassWork::of(&ops.forward, prices)?,
+            tail: PassWork::of(&ops.tail, prices)?,
+            backward,
+            weights: PassWork::of(&ops.weights, prices)?,
+        })
     }
 
     fn seconds(&self, links: &mut CachedPrices, mesh: &Mesh) -> Result<PassTimes, PriceError> {
@@ -203,33 +155,21 @@ pub struct ShapeWork {
 impl ShapeWork {
     /// Prices the pieces of a plan's shape.
     pub fn of(plan: &Plan, prices: &mut Prices) -> Result<ShapeWork, PriceError> {
-        let mut blocks = Blocks::apart();
-        let pieces = Pieces::of(plan, &mut blocks);
-        let (splits, model) = (plan.schedule.splits(), Formats::of(&plan.job));
-        let layers = pieces.layers.iter().map(|(&kind, modes)| {
-            let again: Vec<Vec<Step>> = modes.iter().map(|piece| piece.again.clone()).collect();
-            let (tape, back) = (&modes[0].tape, modes[0].tape.backward());
-            let (forward, values) = (tape.forward(), PieceValues::of(tape, &back, splits, model));
-            let tail: Vec<&Step> = after_saves(&forward, |t| modes[0].kept.contains_key(&t)).iter().collect();
-            let tail = PassWork::of(&tail, &values, prices)?;
-            Ok((kind, PieceWork { tail, ..PieceWork::of(&values, &again, prices)? }))
-        });
-        let layers = layers.collect::<Result<_, PriceError>>()?;
-        let frames = Frames::of(&pieces);
-        ShapeWork::with([&pieces.embed.tape, &pieces.head.tape], layers, frames, model, prices)
+        ShapeWork::priced(&ShapeOps::of(plan), prices)
     }
 
     /// The same without recomputation, activations' memory not counted: all that floors need, much sooner.
     pub fn quick(plan: &Plan, prices: &mut Prices) -> Result<ShapeWork, PriceError> {
-        let tapes = Tapes::of(plan);
-        let (splits, model) = (plan.schedule.splits(), Formats::of(&plan.job));
-        let layers = tapes.layers.iter().map(|(&kind, tape)| {
-            let back = tape.backward();
-            let again = kept(tape, &back, Recompute::None).1;
-            Ok((kind, PieceWork::of(&PieceValues::of(tape, &back, splits, model), &[again], prices)?))
-        });
+        ShapeWork::priced(&ShapeOps::quick(plan), prices)
+    }
+
+    /// Prices what a shape's pieces do.
+    pub fn priced(ops: &ShapeOps, prices: &mut Prices) -> Result<ShapeWork, PriceError> {
+        let mut piece = |piece: &PieceOps| PieceWork::of(piece, prices);
+        let (embed, head) = (piece(&ops.embed)?, piece(&ops.head)?);
+        let layers = ops.layers.iter().map(|(kind, ops)| Ok((*kind, piece(ops)?)));
         let layers = layers.collect::<Result<_, PriceError>>()?;
-        ShapeWork::with([&tapes.embed, &tapes.head], layers, Frames::bare(&tapes), model, prices)
+        Ok(ShapeWork { frames: ops.frames.clone(), embed, layers, head })
     }
 
     /// The least that a plan's passes cost, whatever its mesh: with all axes as near as can be, and nothing beside them.
@@ -251,17 +191,6 @@ impl ShapeWork {
         let tapes = Tapes::of(plan);
         let layers = tapes.layers.keys().map(|&kind| (kind, none())).collect();
         ShapeWork { frames: Frames::bare(&tapes), embed: none(), layers, head: none() }
-    }
-
-    fn with(
-        [embed, head]: [&Tape; 2],
-        layers: Vec<(LayerKind, PieceWork)>,
-        frames: Frames,
-        model: Formats,
-        prices: &mut Prices,
-    ) -> Result<ShapeWork, PriceError> {
-        let embed = PieceWork::of(&PieceValues::of(embed, &embed.backward(), false, model), &[Vec::new()], prices)?;
-        Ok(ShapeWork { frames, embed, layers, head: PieceWork::of_head(head, model, prices)? })
     }
 
     /// Seconds of all kernels of a microbatch, nothing made again, without what travels.

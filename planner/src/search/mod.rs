@@ -11,6 +11,7 @@
 
 mod bound;
 mod cached_prices;
+mod compiled;
 mod cost;
 mod decide;
 mod earliest_finish;
@@ -22,6 +23,7 @@ mod open;
 mod options;
 pub mod partition;
 mod partition_bound;
+mod pass_ops;
 mod pool_assignment;
 mod prove;
 mod shape_bound;
@@ -42,15 +44,12 @@ use meshwright_hardware::profile::Cluster;
 
 use crate::error::PlanError;
 use crate::job::{Fix, Job, Software};
-use crate::lower::PieceSizes;
 use crate::plan::Plan;
 use crate::predict::Figures;
 
-use cached_prices::CachedPrices;
-use cost::ShapeWork;
+pub use compiled::{Compiled, played_step};
 pub use options::{Progress, SearchOptions};
 use state::Search;
-use times::Costs;
 
 /// Relative gap to the best bound at which a search ends.
 pub const TOLERANCE: f64 = 0.005;
@@ -144,20 +143,6 @@ pub fn search_with(
     found.best.iter_mut().for_each(|(plan, _)| plan.job.software = Software::default());
     found.seconds = started.elapsed().as_secs_f64();
     Ok(found)
-}
-
-/// Seconds of a decided plan's step, played piece by piece: no more than its simulation, and known a hundred times sooner.
-///
-/// # Errors
-/// [`PlanError::Price`] if the cluster is too small or lacks a price that the plan needs.
-pub fn played_step(plan: &Plan, cluster: &Cluster) -> Result<f64, PlanError> {
-    let mut links: Vec<CachedPrices> =
-        pool_assignment::prices(cluster, plan.job.precision)?.into_iter().map(CachedPrices::new).collect();
-    let (plan, links) = (&plan.under(&cluster.stack), &mut links[0]);
-    let work = ShapeWork::of(plan, &mut links.prices)?;
-    let sizes = PieceSizes::of(plan, &work.frames);
-    let costs = Costs::of(plan, &work, &sizes, links)?;
-    Ok(timeline::step(plan, &vec![&costs; plan.mesh.pp]))
 }
 
 /// Whether any plan fits: the search up to the first whose stages have the memory, without its simulation.
