@@ -108,7 +108,9 @@ impl Plan {
                 format!("{} makes gradients in two passes, and keeps them whole: 0 or 1", self.schedule.name());
             return Err(Fault::new("zero", self.zero, problem));
         }
-        let unlike = self.shares.iter().map(|&microbatches| Pipeline { microbatches, ..self.pipeline() });
+        // A share of none has a refusal of its own.
+        let unlike = self.shares.iter().filter(|share| **share > 0);
+        let unlike = unlike.map(|&microbatches| Pipeline { microbatches, ..self.pipeline() });
         for pipeline in std::iter::once(self.pipeline()).chain(unlike) {
             pipeline.check().map_err(|problem| Fault::new("chunks", self.chunks, problem))?;
         }
