@@ -11,6 +11,9 @@ use meshwright_planner::lower::lower;
 use meshwright_planner::plan::{Plan, Stage};
 use meshwright_planner::schedule::Schedule;
 
+#[path = "equivalence/layouts.rs"]
+mod layouts;
+
 const STEPS: usize = 20;
 
 fn model(architecture: Architecture) -> Model {
@@ -169,28 +172,6 @@ fn schedules(model: &Model) -> Vec<Plan> {
         ]
     };
     Schedule::forms(2).flat_map(each).collect()
-}
-
-/// Embedding and head on stages of their own, in every schedule.
-fn without_layers(model: &Model) -> Vec<Plan> {
-    let of = |(schedule, chunks), layers: &[usize], dp| {
-        let stage = |&layers: &usize| Stage { layers, full: 0, selective: layers.min(1), offload: 0 };
-        let (mesh, stages) = (mesh(dp, layers.len() / chunks, 1), layers.iter().map(stage).collect());
-        Plan { schedule, mesh, chunks, stages, ..Plan::single(job(model.clone()), 1) }
-    };
-    let each = |form| [of(form, &[0, 2, 2, 0], 1), of(form, &[0, 1, 3, 0], 2)];
-    let mut plans: Vec<Plan> = Schedule::forms(2).flat_map(each).collect();
-    plans.push(Plan { zero: 3, ..of((Schedule::default(), 1), &[0, 4, 0], 2) });
-    plans.push(of((Schedule::default(), 1), &[4, 0], 1));
-    plans
-}
-
-#[test]
-fn stages_without_layers_train_alike() {
-    for architecture in [Architecture::Gpt2, Architecture::Llama] {
-        let model = model(architecture);
-        all_agree(&model, without_layers(&model));
-    }
 }
 
 /// Gradients and weights sharded over data parallelism.

@@ -27,13 +27,30 @@ pub enum Axis {
     Ep,
     /// The rest of them: the ranks that hold the same experts.
     Edp,
+    /// Neighbours among [`Axis::Data`] over which ZeRO shards dense weights: all of them, but in hybrid sharding.
+    Shard,
+    /// The same among [`Axis::Edp`], for experts.
+    Eshard,
+    /// Ranks that hold the same shards, of dense weights and of experts: one from each group of [`Axis::Shard`].
+    Replica,
     /// Pipeline parallelism: ranks hold different layers.
     Pp,
 }
 
 impl Axis {
     /// Every axis.
-    pub const ALL: [Axis; 7] = [Axis::Tp, Axis::Cp, Axis::Dp, Axis::Data, Axis::Ep, Axis::Edp, Axis::Pp];
+    pub const ALL: [Axis; 10] = [
+        Axis::Tp,
+        Axis::Cp,
+        Axis::Dp,
+        Axis::Data,
+        Axis::Ep,
+        Axis::Edp,
+        Axis::Shard,
+        Axis::Eshard,
+        Axis::Replica,
+        Axis::Pp,
+    ];
 
     /// The axis's name in files and tables.
     pub fn name(self) -> &'static str {
@@ -44,6 +61,9 @@ impl Axis {
             Axis::Data => "data",
             Axis::Ep => "ep",
             Axis::Edp => "edp",
+            Axis::Shard => "shard",
+            Axis::Eshard => "eshard",
+            Axis::Replica => "replica",
             Axis::Pp => "pp",
         }
     }
@@ -123,6 +143,10 @@ pub struct Mesh {
     /// parallelism hold different ones, or the same for different tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub etp: Option<usize>,
+    /// Ranks over which ZeRO shards, neighbours among the `dp · cp` that hold the same dense weights: all of them unless it says
+    /// fewer. Then it is hybrid sharding (HSDP; Zhao et al. 2023, §3.2.2): the others hold the same shards, and sum gradients.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<usize>,
     /// How the axes are laid over ranks.
     #[serde(default, skip_serializing_if = "Order::is_usual")]
     pub order: Order,
@@ -154,11 +178,18 @@ pub struct Coord {
     ep: usize,
     /// Position among the ranks with the same experts; likewise.
     edp: usize,
+    /// Position among the ranks over which ZeRO shards dense weights; follows from `data`.
+    shard: usize,
+    /// The same of experts; follows from `edp`.
+    eshard: usize,
+    /// Position among the ranks with the same shards; follows from `data`.
+    replica: usize,
 }
 
 impl Coord {
     /// The first rank's.
-    pub const FIRST: Coord = Coord { dp: 0, pp: 0, tp: 0, cp: 0, data: 0, ep: 0, edp: 0 };
+    pub const FIRST: Coord =
+        Coord { dp: 0, pp: 0, tp: 0, cp: 0, data: 0, ep: 0, edp: 0, shard: 0, eshard: 0, replica: 0 };
 
     /// The position on one axis.
     pub fn on(&self, axis: Axis) -> usize {
@@ -169,6 +200,9 @@ impl Coord {
             Axis::Data => self.data,
             Axis::Ep => self.ep,
             Axis::Edp => self.edp,
+            Axis::Shard => self.shard,
+            Axis::Eshard => self.eshard,
+            Axis::Replica => self.replica,
             Axis::Pp => self.pp,
         }
     }
@@ -176,7 +210,7 @@ impl Coord {
 
 impl Mesh {
     /// A mesh of one rank.
-    pub const ONE: Mesh = Mesh { dp: 1, pp: 1, tp: 1, cp: 1, ep: 1, etp: None, order: Order::TpDataPp };
+    pub const ONE: Mesh = Mesh { dp: 1, pp: 1, tp: 1, cp: 1, ep: 1, etp: None, shard: None, order: Order::TpDataPp };
 
     /// Number of ranks.
     pub fn ranks(&self) -> usize {
@@ -186,6 +220,16 @@ impl Mesh {
     /// Ranks that hold the same dense weights.
     pub fn data(&self) -> usize {
         self.dp * self.cp
+    }
+
+    /// Ranks over which ZeRO shards dense weights.
+    fn shards(&self) -> usize {
+        self.shard.unwrap_or(self.data()).max(1)
+    }
+
+    /// Whether ZeRO shards over a part of the ranks that hold the same weights.
+    pub fn is_hybrid(&self) -> bool {
+        self.size(Axis::Replica) > 1
     }
 
     /// Ranks of tensor parallelism among which experts are spread as among data: all where experts are whole, else one.
@@ -214,6 +258,9 @@ impl Mesh {
             Axis::Data => self.data(),
             Axis::Ep => self.ep,
             Axis::Edp => self.spread() * self.data() / self.ep,
+            Axis::Shard => self.shards(),
+            Axis::Eshard => (self.spread() * self.shards() / self.ep).max(1),
+            Axis::Replica => self.data() / self.shards(),
             Axis::Pp => self.pp,
         }
     }
@@ -225,7 +272,9 @@ impl Mesh {
             Axis::Cp => self.below(Axis::Data),
             Axis::Dp => self.below(Axis::Data) * self.cp,
             Axis::Ep => self.below(Axis::Data) / self.spread(),
-            Axis::Edp => self.below(Axis::Data) / self.spread() * self.ep,
+            Axis::Edp | Axis::Eshard => self.below(Axis::Data) / self.spread() * self.ep,
+            Axis::Shard => self.below(Axis::Data),
+            Axis::Replica => self.below(Axis::Data) * self.shards(),
         }
     }
 
@@ -248,6 +297,9 @@ impl Mesh {
             data,
             ep: place % self.ep,
             edp: place / self.ep,
+            shard: data % self.shards(),
+            eshard: place / self.ep % self.size(Axis::Eshard),
+            replica: data / self.shards(),
         }
     }
 
@@ -282,13 +334,20 @@ mod tests {
         #[test]
         fn coordinates_round_trip_and_groups_partition(
             dp in 1usize..4, pp in 1usize..4, tp in 1usize..4, cp in 1usize..3, pick in 0usize..8,
-            order in 0usize..6, whole in any::<bool>(),
+            order in 0usize..6, whole in any::<bool>(), part in 0usize..8,
         ) {
             let order = Order::ALL[order];
             let etp = (whole && order.spreads()).then_some(1);
             let among = dp * cp * if etp.is_some() { tp } else { 1 };
             let shares: Vec<usize> = (1..=among).filter(|ep| among.is_multiple_of(*ep)).collect();
-            let mesh = Mesh { dp, pp, tp, cp, ep: shares[pick % shares.len()], etp, order };
+            let ep = shares[pick % shares.len()];
+            // Experts are spread within a group of shards.
+            let holds = |shard: &usize| (dp * cp).is_multiple_of(*shard) && (shard * among / (dp * cp)).is_multiple_of(ep);
+            let groups: Vec<usize> = (1..=dp * cp).filter(holds).collect();
+            let shard = groups.get(part % (groups.len() + 1)).copied();
+            let mesh = Mesh { dp, pp, tp, cp, ep, etp, shard, order };
+            prop_assert_eq!(mesh.size(Axis::Shard) * mesh.size(Axis::Replica), mesh.data());
+            prop_assert_eq!(mesh.size(Axis::Eshard) * mesh.size(Axis::Replica), mesh.size(Axis::Edp));
             for (e, t) in (0..mesh.ep).flat_map(|e| (0..tp).map(move |t| (e, t))) {
                 let at = mesh.coord_of(mesh.expert_rank(pp - 1, e, t));
                 prop_assert!((at.pp, at.on(Axis::Ep), at.on(Axis::Edp)) == (pp - 1, e, 0) && (whole || at.tp == t));

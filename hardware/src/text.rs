@@ -86,7 +86,8 @@ mod tests {
     #[test]
     fn a_program_of_everything_reads_back() {
         for classes in [Classes::ONE, Classes::of_sizes(vec![1, 1])] {
-            let mesh = Mesh { etp: (classes.count() > 1).then_some(1), ..sample().mesh };
+            let shard = (classes.count() > 1).then_some(2);
+            let mesh = Mesh { etp: (classes.count() > 1).then_some(1), shard, ..sample().mesh };
             let program = Program { mesh, classes, ..sample() };
             let text = print(&program);
             assert_eq!(parse(&text).unwrap(), program, "{text}");

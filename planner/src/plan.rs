@@ -188,7 +188,7 @@ impl Plan {
 
     /// One line for people: `dp 2 × pp 1 × tp 4, 1f1b, 8 microbatches of 2, ZeRO-1`.
     pub fn summary(&self) -> String {
-        let Mesh { dp, pp, tp, cp, ep, etp, order } = self.mesh;
+        let Mesh { dp, pp, tp, cp, ep, etp, order, .. } = self.mesh;
         let mut text = format!("dp {dp} × pp {pp} × tp {tp}");
         for (axis, ranks) in [("cp", cp), ("ep", ep)] {
             if ranks > 1 {
@@ -222,6 +222,9 @@ impl Plan {
         }
         if self.zero > 0 {
             text += &format!(", ZeRO-{}", self.zero);
+            if let Some(shard) = self.mesh.shard.filter(|_| self.mesh.is_hybrid()) {
+                text += &format!(" over {shard} of {} ranks", self.mesh.data());
+            }
         }
         let (full, selective) = self.stages.iter().fold((0, 0), |(f, s), stage| (f + stage.full, s + stage.selective));
         let offload: usize = self.stages.iter().map(|stage| stage.offload).sum();
@@ -268,6 +271,24 @@ mod tests {
         refused(&|plan| plan.mesh.order = Order::TpPpData, "mesh.etp", "directly inside data");
         refused(&|plan| plan.mesh.etp = None, "mesh.ep", "dp · cp = 2");
         refused(&|plan| plan.mesh.ep = 3, "mesh.ep", "dp · cp · tp = 8");
+    }
+
+    #[test]
+    fn zero_shards_over_groups_that_divide_the_replicas_and_hold_all_experts() {
+        let mut plan = Plan::single(tiny_job(models::load("mixtral-8x7b").unwrap()), 1);
+        (plan.mesh.dp, plan.mesh.ep, plan.mesh.shard, plan.zero) = (8, 2, Some(4), 3);
+        assert_eq!(Plan::from_toml("plan.toml", &plan.to_toml()).unwrap(), plan);
+        assert!(plan.summary().ends_with("ZeRO-3 over 4 of 8 ranks"), "{}", plan.summary());
+        let refused = |change: &dyn Fn(&mut Plan), words: &str| {
+            let mut plan = plan.clone();
+            change(&mut plan);
+            let fault = plan.check().unwrap_err();
+            assert!(fault.key == "mesh.shard" && fault.problem.contains(words), "{fault:?}");
+        };
+        refused(&|plan| plan.mesh.shard = Some(3), "dp · cp = 8");
+        refused(&|plan| plan.mesh.shard = Some(1), "2 ranks or more");
+        refused(&|plan| plan.mesh.ep = 8, "mesh.ep = 8 must divide shard");
+        refused(&|plan| plan.shares = vec![1; 8], "unlike shares");
     }
 
     #[test]

@@ -60,6 +60,9 @@ pub struct PlanCommand {
     /// Only plans with this ZeRO stage
     #[arg(long)]
     zero: Option<u8>,
+    /// Only plans whose ZeRO shards over this many ranks; the others hold the same shards (HSDP)
+    #[arg(long)]
+    shard: Option<usize>,
     /// Only plans with at most this tensor parallelism
     #[arg(long)]
     max_tp: Option<usize>,
@@ -184,6 +187,7 @@ impl PlanCommand {
             cp: self.cp.or(job.cp),
             ep: self.ep.or(job.ep),
             zero: self.zero.or(job.zero),
+            shard: self.shard.or(job.shard),
             max_tp: self.max_tp.or(job.max_tp),
             microbatch: self.microbatch.or(job.microbatch),
             ..job.clone()
@@ -240,7 +244,8 @@ fn check_fix(job: &Job, cluster: &Cluster, fix: &Fix) -> Result<(), Failure> {
         Failure::input(format!("--{} is {value}: {problem}", key.replace('_', "-")))
     })?;
     let devices = cluster.devices();
-    for (key, size) in [("--dp", fix.dp), ("--pp", fix.pp), ("--tp", fix.tp), ("--cp", fix.cp)] {
+    let axes = [("--dp", fix.dp), ("--pp", fix.pp), ("--tp", fix.tp), ("--cp", fix.cp), ("--shard", fix.shard)];
+    for (key, size) in axes {
         if let Some(n) = size.filter(|n| *n > devices) {
             return Err(Failure::input(format!("{key} is {n}: the cluster has {devices} devices")));
         }

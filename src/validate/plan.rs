@@ -217,7 +217,7 @@ fn job(stated: &Stated, choice: &RowChoice) -> Result<Job, Skip> {
 /// The mesh, with experts over as many ranks as stated.
 fn mesh(stated: &Stated, (dp, pp, tp, cp): (usize, usize, usize, usize)) -> Result<Mesh, Skip> {
     let &Stated { record, model, .. } = stated;
-    let dense = Mesh { dp, pp, tp, cp, ep: 1, etp: None, order: Order::default() };
+    let dense = Mesh { dp, pp, tp, cp, ep: 1, etp: None, shard: None, order: Order::default() };
     if model.experts().is_none() {
         return Ok(dense);
     }

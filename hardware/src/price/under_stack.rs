@@ -48,7 +48,7 @@ impl<'a> Prices<'a> {
         match axis {
             Axis::Tp | Axis::Cp => self.stack().overheads.tp,
             Axis::Ep => self.stack().overheads.ep,
-            Axis::Dp | Axis::Data | Axis::Edp | Axis::Pp => 1.0,
+            Axis::Dp | Axis::Data | Axis::Edp | Axis::Shard | Axis::Eshard | Axis::Replica | Axis::Pp => 1.0,
         }
     }
 

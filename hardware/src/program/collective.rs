@@ -59,7 +59,7 @@ impl Collective {
 }
 
 /// Names of every collective on every axis, both in their order of declaration.
-const COLLECTIVES: [[&str; 7]; 5] = [
+const COLLECTIVES: [[&str; 10]; 5] = [
     [
         "all-reduce tp",
         "all-reduce cp",
@@ -67,6 +67,9 @@ const COLLECTIVES: [[&str; 7]; 5] = [
         "all-reduce data",
         "all-reduce ep",
         "all-reduce edp",
+        "all-reduce shard",
+        "all-reduce eshard",
+        "all-reduce replica",
         "all-reduce pp",
     ],
     [
@@ -76,6 +79,9 @@ const COLLECTIVES: [[&str; 7]; 5] = [
         "reduce-scatter data",
         "reduce-scatter ep",
         "reduce-scatter edp",
+        "reduce-scatter shard",
+        "reduce-scatter eshard",
+        "reduce-scatter replica",
         "reduce-scatter pp",
     ],
     [
@@ -85,6 +91,9 @@ const COLLECTIVES: [[&str; 7]; 5] = [
         "all-gather data",
         "all-gather ep",
         "all-gather edp",
+        "all-gather shard",
+        "all-gather eshard",
+        "all-gather replica",
         "all-gather pp",
     ],
     [
@@ -94,7 +103,21 @@ const COLLECTIVES: [[&str; 7]; 5] = [
         "all-to-all data",
         "all-to-all ep",
         "all-to-all edp",
+        "all-to-all shard",
+        "all-to-all eshard",
+        "all-to-all replica",
         "all-to-all pp",
     ],
-    ["rotate tp", "rotate cp", "rotate dp", "rotate data", "rotate ep", "rotate edp", "rotate pp"],
+    [
+        "rotate tp",
+        "rotate cp",
+        "rotate dp",
+        "rotate data",
+        "rotate ep",
+        "rotate edp",
+        "rotate shard",
+        "rotate eshard",
+        "rotate replica",
+        "rotate pp",
+    ],
 ];

@@ -52,10 +52,12 @@ fn parse_line(program: &mut Program, line: &str) -> Result<(), String> {
                 let known = Order::ALL.into_iter().find(|order| order.name() == name);
                 known.ok_or_else(|| format!("`{name}` is no order of axes: tp-data-pp and its permutations are"))
             })?;
-            let given = words.iter().any(|word| word.starts_with("etp="));
-            let etp = given.then(|| size("etp")).transpose()?;
+            let given =
+                |key: &str| words.iter().any(|word| word.strip_prefix(key).is_some_and(|rest| rest.starts_with('=')));
+            let optional = |key| given(key).then(|| size(key)).transpose();
+            let (etp, shard) = (optional("etp")?, optional("shard")?);
             let (dp, pp, tp, cp, ep) = (size("dp")?, size("pp")?, size("tp")?, size("cp")?, size("ep")?);
-            program.mesh = Mesh { dp, pp, tp, cp, ep, etp, order };
+            program.mesh = Mesh { dp, pp, tp, cp, ep, etp, shard, order };
         }
         "block" => {
             let (number, name) = rest.split_once(' ').ok_or("expected `block NUMBER \"NAME\"`")?;

@@ -11,10 +11,12 @@ use crate::program::{Block, Instr, Kind, Program, RankProgram, View};
 
 /// The text of a program.
 pub fn print(program: &Program) -> String {
-    let Mesh { dp, pp, tp, cp, ep, etp, order } = program.mesh;
+    let Mesh { dp, pp, tp, cp, ep, etp, shard, order } = program.mesh;
     let mut text = format!("mesh dp={dp} pp={pp} tp={tp} cp={cp} ep={ep}");
-    if let Some(etp) = etp {
-        put(&mut text, format_args!(" etp={etp}"));
+    for (key, size) in [("etp", etp), ("shard", shard)] {
+        if let Some(size) = size {
+            put(&mut text, format_args!(" {key}={size}"));
+        }
     }
     if !order.is_usual() {
         put(&mut text, format_args!(" order={}", order.name()));

@@ -57,7 +57,7 @@ fn groups(program: &Program, axis: Axis) -> Vec<Vec<usize>> {
     match axis {
         Axis::Tp | Axis::Cp => all.map(|role| vec![role]).collect(),
         Axis::Pp => all.map(|role| (0..mesh.pp).map(|stage| program.role(stages(role).0, stage)).collect()).collect(),
-        Axis::Dp | Axis::Data | Axis::Ep | Axis::Edp => {
+        Axis::Dp | Axis::Data | Axis::Ep | Axis::Edp | Axis::Shard | Axis::Eshard | Axis::Replica => {
             let mut joined: Vec<usize> = (0..classes).collect();
             let ranks = (0..mesh.ranks()).filter(|_| classes > 1);
             for coord in ranks.map(|rank| mesh.coord_of(rank)).filter(|at| at.pp == 0) {

@@ -143,6 +143,10 @@ fn changes(plan: &Plan) -> Vec<Changed> {
     for zero in (0..=3).filter(|&zero| zero != plan.zero && plan.mesh.data() > 1) {
         all.push(changed(format!("ZeRO-{} → {zero}", plan.zero), Plan { zero, ..plan.clone() }));
     }
+    if plan.zero > 0 && plan.mesh.is_hybrid() {
+        let mesh = Mesh { shard: None, ..plan.mesh };
+        all.push(changed(format!("ZeRO over all {} ranks", mesh.data()), Plan { mesh, ..plan.clone() }));
+    }
     if plan.mesh.tp > 1 && plan.job.target() == 0 {
         let sequence_parallel = !plan.sequence_parallel;
         let name = if sequence_parallel { "with sequence parallelism" } else { "without sequence parallelism" };
@@ -183,7 +187,9 @@ fn resized(mesh: Mesh, axis: Axis, size: usize) -> Mesh {
         Axis::Cp => Mesh { cp: size, ..mesh },
         Axis::Dp => Mesh { dp: size, ..mesh },
         Axis::Ep => Mesh { ep: size, ..mesh },
-        Axis::Data | Axis::Edp => unreachable!("{} follows from others", axis.name()),
+        Axis::Data | Axis::Edp | Axis::Shard | Axis::Eshard | Axis::Replica => {
+            unreachable!("{} follows from others", axis.name())
+        }
     }
 }
 

@@ -105,7 +105,7 @@ impl Cause {
             Axis::Tp => Cause::Tp,
             Axis::Cp => Cause::Cp,
             Axis::Ep => Cause::Ep,
-            Axis::Dp | Axis::Data | Axis::Edp => Cause::Data,
+            Axis::Dp | Axis::Data | Axis::Edp | Axis::Shard | Axis::Eshard | Axis::Replica => Cause::Data,
             Axis::Pp => Cause::Pp,
         }
     }

@@ -238,6 +238,7 @@ impl Fix {
         for (key, size) in axes {
             sizes(&[(key, size.unwrap_or(1), 1..=limits::RANKS)])?;
         }
+        sizes(&[("shard", self.shard.unwrap_or(2), 2..=limits::RANKS)])?;
         match self.zero {
             Some(zero @ 4..) => Err(Fault::new("zero", zero, "ZeRO has the stages 0 to 3")),
             _ => Ok(()),

@@ -40,6 +40,9 @@ pub struct Fix {
     /// ZeRO stage.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub zero: Option<u8>,
+    /// Ranks over which ZeRO shards.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shard: Option<usize>,
     /// Whether tensor parallelism shards tokens.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sequence_parallel: Option<bool>,

@@ -26,7 +26,7 @@ pub struct Bank {
     pub partial: usize,
     /// Whether its gradients are also those of another stage's bank, where they are counted.
     pub twin: bool,
-    /// The axis of the ranks that hold the same parameters.
+    /// The axis of the ranks that hold the same parameters; in hybrid sharding, of those over which they are sharded.
     pub axis: Axis,
     /// ZeRO stage; 0 where no other rank holds the same.
     pub zero: u8,
@@ -85,7 +85,8 @@ pub(super) fn bank_of<'a>(
     (BankExtent { elems, decayed, whole: whole.unwrap_or(elems), partial: partial.unwrap_or(elems) }, starts)
 }
 
-/// The axis of the ranks that hold the same parameters, and the ZeRO stage that makes a difference there.
+/// The axis of the ranks that hold the same parameters, or of those that shard them, and the ZeRO stage that makes a difference
+/// there.
 pub(super) fn sharing(plan: &Plan, experts: bool, tied: bool) -> (Axis, u8) {
     let mesh = &plan.mesh;
     let axis = match (experts, mesh.cp) {
@@ -95,7 +96,18 @@ pub(super) fn sharing(plan: &Plan, experts: bool, tied: bool) -> (Axis, u8) {
     };
     // A table that embedding and head share is in use all the time: its gradients and weights stay whole.
     let zero = if tied { plan.zero.min(1) } else { plan.zero };
-    (axis, if mesh.size(axis) > 1 { zero } else { 0 })
+    let part = if experts { Axis::Eshard } else { Axis::Shard };
+    match zero > 0 && mesh.is_hybrid() {
+        true if mesh.size(part) > 1 => (part, zero),
+        // Nothing is left to shard of experts that are spread over all of a group.
+        true => (axis, 0),
+        false => (axis, if mesh.size(axis) > 1 { zero } else { 0 }),
+    }
+}
+
+/// Whether ranks beyond an axis of [`sharing`] hold the same: in hybrid sharding those of [`Axis::Replica`].
+pub fn has_replicas(axis: Axis) -> bool {
+    matches!(axis, Axis::Shard | Axis::Eshard)
 }
 
 /// Whether embedding and head share a table and stand on different stages.

@@ -26,6 +26,7 @@ use meshwright_hardware::params::Params;
 use meshwright_hardware::program::Program;
 use meshwright_hardware::verify::{Verified, verify};
 
+pub use bank::has_replicas;
 pub use blocks::Blocks;
 pub use code::{Code, Piece, Pieces, Segment, Tapes, kept, kept_elems};
 pub use footprint::{BankSize, Frames, InFlight, Once, PieceSize, PieceSizes};
@@ -104,6 +105,11 @@ mod tests {
                     all.push(plan);
                 }
             }
+            all.extend([(1, 1), (2, 2), (3, 1)].map(|(zero, pp)| {
+                let mesh = Mesh { dp: 4, pp, shard: Some(2), ..Mesh::ONE };
+                let stages = vec![Stage { layers: 4 / pp, full: 0, selective: 0, offload: 0 }; pp];
+                Plan { zero, mesh, stages, ..Plan::single(tiny_job(tiny_model(architecture)), 1) }
+            }));
             all.extend(Schedule::forms(2).flat_map(|form| [0, 3].map(|zero| without_layers(architecture, form, zero))));
         }
         all.retain(|plan| plan.check().is_ok());
@@ -116,6 +122,23 @@ mod tests {
         let mesh = Mesh { dp: 2, pp: 4 / chunks, ..Mesh::ONE };
         let stages = [0, 2, 2, 0].map(of).to_vec();
         Plan { schedule, chunks, zero, mesh, stages, ..Plan::single(tiny_job(tiny_model(architecture)), 1) }
+    }
+
+    /// Four replicas in two groups: by hand, each rank has half of 16 bytes for each of 41,248 parameters, which no padding adds to.
+    #[test]
+    fn hybrid_sharding_keeps_a_groups_share_of_parameters() {
+        let layer = 32 * (32 + 32 + 32) + 3 * 32 * 64 + 2 * 32;
+        let parameters = 4 * layer + 2 * 64 * 32 + 32;
+        // Weights, gradients and two moments in fp32, of which ZeRO leaves so many whole.
+        for (zero, whole) in [(1, 2), (2, 1), (3, 0)] {
+            let mesh = Mesh { dp: 4, shard: Some(2), ..Mesh::ONE };
+            let plan = Plan { zero, mesh, ..Plan::single(tiny_job(tiny_model(Architecture::Llama)), 1) };
+            plan.check().unwrap();
+            let lowered = lower(&plan).unwrap();
+            let buffers = lowered.program.roles[0].buffers.iter();
+            let state: u64 = buffers.filter(|b| b.lifetime == Lifetime::Persistent).map(|b| b.bytes()).sum();
+            assert_eq!(state, 4 * parameters * whole + 4 * parameters * (4 - whole) / 2, "ZeRO-{zero}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use meshwright_hardware::mesh::Axis;
 use meshwright_hardware::op::Op;
 use meshwright_hardware::program::{Collective, Kind, Phase, Stream, View};
 
-use super::bank::{Bank, tied_elems};
+use super::bank::{Bank, has_replicas, tied_elems};
 use super::pass::Pass;
 use super::step::StepWriter;
 
@@ -62,7 +62,8 @@ impl StepWriter<'_> {
     }
 
     /// From ZeRO-2 on: sends a piece's gradients to those that add them up; adds up those of the piece before.
-    pub(super) fn scatter_grads(&mut self, index: usize, layer: Option<u32>) {
+    pub(super) fn scatter_grads(&mut self, pass: &Pass, layer: Option<u32>) {
+        let index = pass.index;
         let (banks, elems) = self.layout.bucket(index, 2);
         if elems == 0 || self.layout.made.is_empty() {
             return;
@@ -74,19 +75,31 @@ impl StepWriter<'_> {
             self.beside(Collective::ReduceScatter, axis, View { buffer, offset: start, elems, shard: None }, layer);
         }
         self.settle();
-        self.late = Some((index, buffer));
+        self.late = Some((index, buffer, pass.done));
         self.turn = 1 - self.turn;
     }
 
-    /// Adds up the shards of the latest scattered gradients.
+    /// Adds up the shards of the latest scattered gradients; where they are the last, sums them over replicas.
     pub(super) fn settle(&mut self) {
-        let Some((index, buffer)) = self.late.take() else { return };
+        let Some((index, buffer, done)) = self.late.take() else { return };
         let layer = self.layout.pieces[index].layer();
         for (bank, start) in self.layout.bucket(index, 2).0 {
             let Bank { elems, shards, axis, grads, .. } = self.layout.banks[bank];
             let own = View { buffer, offset: start, elems: elems / shards, shard: Some(axis) };
             let sum = self.all(grads);
             self.single("accumulate", Op::Accumulate { n: elems / shards }, Phase::Backward, vec![own, sum], layer);
+            if done {
+                self.sum_replicas(bank, layer);
+            }
+        }
+    }
+
+    /// In hybrid sharding: sums this rank's shard of a bank's gradients over those that hold the same shard.
+    fn sum_replicas(&mut self, bank: usize, layer: Option<u32>) {
+        let bank = &self.layout.banks[bank];
+        if has_replicas(bank.axis) {
+            let own = self.own_grads(bank);
+            self.beside(Collective::AllReduce, Axis::Replica, own, layer);
         }
     }
 
@@ -109,6 +122,7 @@ impl StepWriter<'_> {
             let view = self.all(grads);
             self.beside(op, axis, view, layer);
         }
+        self.sum_replicas(bank, layer);
     }
 
     /// Sums the gradients of a tied embedding, which two stages, or two chunks, both use.
@@ -137,7 +151,11 @@ impl StepWriter<'_> {
         let over_data = self.plan.zero > 0 || mesh.ep > 1 || mesh.spread() > 1;
         for bank in banks.iter().filter(|bank| !bank.twin) {
             let &Bank { elems, whole, shards, axis, zero, .. } = bank;
-            let replicas = if over_data && zero == 0 { mesh.size(axis) } else { 1 };
+            let replicas = match zero {
+                0 if over_data => mesh.size(axis),
+                1.. if has_replicas(axis) => mesh.size(Axis::Replica),
+                _ => 1,
+            };
             let op = Op::SquaredNorm { n: elems / shards, whole, copies: mesh.tp, replicas, shards, axis };
             let grads = self.own_grads(bank);
             self.single("squared-norm", op, Phase::Optimizer, vec![grads, norm], None);

@@ -67,8 +67,8 @@ pub(super) struct StepWriter<'a> {
     pub(super) fetched: Option<usize>,
     /// The piece whose weights each gathering bucket holds.
     pub(super) loaded: [Option<usize>; 2],
-    /// The piece whose scattered gradients are still to be added up, and their bucket.
-    pub(super) late: Option<(usize, u32)>,
+    /// The piece whose scattered gradients are still to be added up, their bucket, and whether they are the last.
+    pub(super) late: Option<(usize, u32, bool)>,
     /// The bucket for the next gradients.
     pub(super) turn: usize,
 }
@@ -171,7 +171,7 @@ impl StepWriter<'_> {
                 self.layout.backward = true;
                 self.room_for_grads(index, layer);
                 self.code(index, &piece.backward, mb);
-                self.scatter_grads(index, layer);
+                self.scatter_grads(pass, layer);
                 self.layout.backward = false;
             }
             What::Weights => self.code(index, &piece.weights, mb),

@@ -44,11 +44,30 @@ impl Plan {
         if self.zero > 3 {
             return Err(Fault::new("zero", self.zero, "ZeRO has the stages 0 to 3"));
         }
+        self.check_shard()?;
         self.check_length()?;
         self.check_schedule()?;
         shares::check(self)?;
         self.check_tokens()?;
         self.check_stages()
+    }
+
+    /// Groups of ZeRO's shards are alike, and each has all experts.
+    fn check_shard(&self) -> Result<(), Fault> {
+        let Some(shard) = self.mesh.shard else { return Ok(()) };
+        let (data, ep, spread) = (self.mesh.data(), self.mesh.ep, self.mesh.spread());
+        let refuse = |problem: String| Err(Fault::new("mesh.shard", shard, problem));
+        if shard < 2 || !data.is_multiple_of(shard) {
+            return refuse(format!("ZeRO shards over 2 ranks or more of dp · cp = {data}, which it must divide"));
+        }
+        if shard < data && !self.shares.is_empty() {
+            return refuse("replicas with unlike shares of the batch shard over all: leave it out".to_owned());
+        }
+        if !(shard * spread).is_multiple_of(ep) {
+            let named = if spread > 1 { " · tp" } else { "" };
+            return refuse(format!("experts lie within a group of shards: mesh.ep = {ep} must divide shard{named}"));
+        }
+        Ok(())
     }
 
     /// Every layer is on a stage, and does one thing with its activations.

@@ -126,8 +126,9 @@ impl Whole {
     pub fn floor(&self, pipeline: &Pipeline, ratio: f64) -> f64 {
         let (p, once, work) = (pipeline.stages as f64, &self.once, self.work(pipeline, ratio));
         let filled = if pipeline.stages == 1 { work.even } else { pipeline.schedule.order().floor(&work) };
-        let late = once.reduce - self.early[0] - self.times.backward - self.times.weights - self.early[1];
-        let sums = late.max(self.shown * once.reduce).max(0.0);
+        let reduce = once.reduce + once.replicate;
+        let late = reduce - self.early[0] - self.times.backward - self.times.weights - self.early[1];
+        let sums = late.max(self.shown * reduce).max(0.0);
         // A host issues ahead of what is cleared.
         let issued = pipeline.microbatches as f64 * self.times.issue / p;
         let passes = (filled + (sums + once.clear) / p).max(issued);
@@ -222,7 +223,7 @@ impl Tail {
         let mut travel = 0.0f64;
         for (share, backward) in pieces.iter().rev() {
             compute += backward;
-            travel = travel.max(compute) + share.reduce;
+            travel = travel.max(compute) + share.reduce + share.replicate;
         }
         // Of several chunks, those before the last may have been summed long before.
         let exposed = if chunks.len() > 1 { 0.0 } else { (travel - compute).max(0.0) };

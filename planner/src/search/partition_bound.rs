@@ -42,7 +42,7 @@ impl Sums {
             sums.kernels.push(next);
             sums.gather.push(sums.gather[layer] + piece.share.gather);
             sums.scatter.push(sums.scatter[layer] + piece.share.scatter);
-            sums.reduce.push(sums.reduce[layer] + piece.share.reduce);
+            sums.reduce.push(sums.reduce[layer] + piece.share.reduce + piece.share.replicate);
             sums.late.push(sums.late[layer] + piece.share.reduce - piece.share.parts);
         }
         for piece in costs.layers.iter().map(|(_, piece)| piece).chain([&costs.embed, &costs.head]) {
@@ -166,10 +166,10 @@ impl<'a> Paths<'a> {
         }
         let mut reduce = sums.reduce[to] - sums.reduce[from];
         if stage == 0 {
-            reduce += costs.embed.share.reduce;
+            reduce += costs.embed.share.reduce + costs.embed.share.replicate;
         }
         if stage + 1 == self.pipeline.stages {
-            reduce += costs.head.share.reduce;
+            reduce += costs.head.share.reduce + costs.head.share.replicate;
         }
         (reduce - own.backward - own.weights).max(0.0)
     }
@@ -208,7 +208,8 @@ fn shared(model: &Model, costs: &Costs, pick: &dyn Fn(&PieceCost) -> f64) -> f64
 
 /// Sums of gradients that the first stage's last backward does not hide: of the embedding and one layer, the fewest it has.
 fn summed(costs: &Costs) -> f64 {
-    let late = |piece: &PieceCost| piece.share.reduce - piece.pass.backward[0] - piece.pass.weights;
+    let late =
+        |piece: &PieceCost| piece.share.reduce + piece.share.replicate - piece.pass.backward[0] - piece.pass.weights;
     let layer = costs.layers.iter().map(|(_, piece)| late(piece)).fold(f64::INFINITY, f64::min);
     if layer > 0.0 { (layer + late(&costs.embed)).max(0.0) } else { 0.0 }
 }

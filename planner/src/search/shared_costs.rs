@@ -11,14 +11,24 @@ use meshwright_hardware::program::{Collective, Elem};
 
 use super::cached_prices::CachedPrices;
 use super::times::ShareTimes;
-use crate::lower::{BankSize, Formats};
+use crate::lower::{BankSize, Formats, has_replicas};
 use crate::plan::Plan;
 
 /// Summing a bank's gradients over those that hold the same, up to ZeRO-1.
 pub(super) fn reduce(plan: &Plan, bank: &BankSize, links: &mut CachedPrices) -> Result<f64, PriceError> {
     let op = if bank.zero > 0 { Collective::ReduceScatter } else { Collective::AllReduce };
     let bytes = gradients(plan, bank.elems);
-    Ok(parts(plan, bank, links)? + links.collective(&plan.mesh, op, bank.axis, bytes)?)
+    let summed = parts(plan, bank, links)? + links.collective(&plan.mesh, op, bank.axis, bytes)?;
+    Ok(summed + replicate(plan, bank, links)?)
+}
+
+/// In hybrid sharding: summing a shard of gradients over those that hold the same.
+fn replicate(plan: &Plan, bank: &BankSize, links: &mut CachedPrices) -> Result<f64, PriceError> {
+    if !has_replicas(bank.axis) {
+        return Ok(0.0);
+    }
+    let bytes = gradients(plan, bank.elems / bank.shards);
+    links.collective(&plan.mesh, Collective::AllReduce, Axis::Replica, bytes)
 }
 
 /// Summing gradients of which ranks of tensor parallelism have parts.
@@ -49,6 +59,7 @@ pub(super) fn share(plan: &Plan, banks: &[BankSize], links: &mut CachedPrices) -
             share.settle += links.vector("accumulate", own, &[width.gradients; 2], || Op::Accumulate { n: own })?;
             let scattered = links.collective(mesh, Collective::ReduceScatter, axis, gradients(plan, elems))?;
             share.scatter += parts(plan, bank, links)? + scattered;
+            share.replicate += replicate(plan, bank, links)?;
         } else {
             share.reduce += reduce(plan, bank, links)?;
             share.parts += parts(plan, bank, links)?;

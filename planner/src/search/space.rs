@@ -177,6 +177,13 @@ impl Space<'_> {
         })
     }
 
+    /// Whether ZeRO can shard over as many ranks as are fixed: over all of them where nothing is.
+    fn shards_evenly(&self, shape: &KernelShape, dp: usize) -> bool {
+        let (data, spread) = (dp * shape.cp, if shape.whole_experts { shape.tp } else { 1 });
+        let even = |shard: usize| data.is_multiple_of(shard) && (shard * spread).is_multiple_of(shape.ep);
+        self.fix.shard.is_none_or(|shard| data == 1 || even(shard))
+    }
+
     /// Whether experts spread evenly over so many replicas.
     fn holds_experts(&self, shape: &KernelShape, dp: usize) -> bool {
         let &KernelShape { tp, cp, ep, whole_experts, .. } = shape;
@@ -208,7 +215,11 @@ impl Space<'_> {
             let whole = job.global_batch / (dp * microbatch);
             let short = whole * job.model.depth() <= limits::PASSES;
             let ways = if short && (even(dp) || unlike) { self.ways(pp, whole, splits) } else { Vec::new() };
-            let most = if even(dp) { 3 } else { 1 };
+            let most = match (even(dp), self.shards_evenly(&shape, dp)) {
+                (_, false) => 0,
+                (false, true) => 1,
+                (true, true) => 3,
+            };
             ways.into_iter().flat_map(move |(schedule, chunks)| {
                 let zeros = self.zeros(dp * cp, schedule).into_iter().filter(move |zero| *zero <= most);
                 zeros.map(move |zero| Combination { dp, pp, schedule, chunks, zero, order })
@@ -285,7 +296,8 @@ impl Space<'_> {
     pub fn mesh(&self, shape: &KernelShape, of: &Combination) -> Mesh {
         let (&KernelShape { tp, cp, ep, whole_experts, .. }, &Combination { dp, pp, order, .. }) = (shape, of);
         let etp = whole_experts.then_some(1);
-        Mesh { dp, pp, tp, cp, ep, etp, order }
+        let shard = self.fix.shard.filter(|&shard| of.zero > 0 && shard < dp * cp);
+        Mesh { dp, pp, tp, cp, ep, etp, shard, order }
     }
 
     /// The plan of a combination, without stages.

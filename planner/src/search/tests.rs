@@ -144,6 +144,32 @@ fn no_bound_is_above_its_simulation() {
     assert_eq!(schedules.len(), Schedule::ALL.len(), "{schedules:?}");
 }
 
+/// In hybrid sharding weights are gathered inside a node: a shorter step for more memory. No bound is above it.
+#[test]
+fn shards_over_a_node_save_time_for_memory() {
+    for stack in [Stack::ideal(), heavy()] {
+        let cluster = cluster("4x dgx-h100").under(stack);
+        let job = Job { precision: Precision::Bf16, ..job_of_eight(64) };
+        let fix = |shard| Fix { tp: Some(1), cp: Some(1), shard, ..Fix::default() };
+        let found = search(&job, &cluster, &fix(Some(8)), usize::MAX).unwrap();
+        let mut hybrid = 0;
+        for (plan, figures) in &found.best {
+            plan.check().unwrap();
+            let ((bound, floor, plain), simulated) = (bounds(plan, &cluster), figures.step_time_s);
+            assert!(bound <= simulated * (1.0 + 1e-6), "{}: {bound} above {simulated}", plan.summary());
+            assert!(floor.max(plain) <= bound * (1.0 + 1e-9), "{}: {floor} above {bound}", plan.summary());
+            hybrid += usize::from(plan.summary().contains("over 8 of"));
+        }
+        assert!(hybrid > 10, "{hybrid} of {}", found.best.len());
+        let best = |shard| {
+            let fix = Fix { zero: Some(3), pp: Some(1), microbatch: Some(1), ..fix(shard) };
+            search(&job, &cluster, &fix, 1).unwrap().best.remove(0).1
+        };
+        let (group, all) = (best(Some(8)), best(None));
+        assert!(group.step_time_s < all.step_time_s && group.peak_memory_bytes > all.peak_memory_bytes);
+    }
+}
+
 /// Embedding and head on stages of their own: a search does not propose them, but plays what it is given.
 #[test]
 fn no_played_step_of_stages_without_layers_is_above_its_simulation() {

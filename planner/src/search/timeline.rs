@@ -8,6 +8,7 @@
 //!
 //! Invariant: bound ≤ simulated step (tests over every schedule).
 
+mod late;
 mod update;
 
 use crate::lower::AWAY;
@@ -15,6 +16,7 @@ use crate::plan::{Plan, Recompute};
 use crate::schedule::{Action, Pipeline};
 
 use super::times::{Costs, Moves, PieceCost};
+use late::Late;
 
 /// A piece's part of an action, in seconds.
 #[derive(Clone, Copy, Debug, Default)]
@@ -40,6 +42,8 @@ struct Item {
     piece: usize,
     reduce: f64,
     parts: f64,
+    /// Summing what was scattered over replicas, once that is added up.
+    replicate: f64,
     /// Whether its part of a tied table's gradient is whole then.
     table: bool,
 }
@@ -78,7 +82,7 @@ impl Chunk {
                 passes[0].iter_mut().for_each(|list| list.push(forward));
             }
             passes[1][0].push(backward);
-            passes[1][1].push(Item { reduce, table, ..backward });
+            passes[1][1].push(Item { reduce, replicate: share.replicate, table, ..backward });
             if apart {
                 passes[2][0].push(weights);
                 passes[2][1].push(Item { reduce: share.reduce, parts: share.parts, ..weights });
@@ -133,8 +137,8 @@ struct StageState {
     moved: [usize; 2],
     /// The pieces whose weights each bucket holds, and since when.
     loaded: [Option<(usize, f64)>; 2],
-    /// When the latest scattered gradients have come, and how long adding them up takes.
-    late: (f64, f64),
+    /// The latest scattered gradients.
+    late: Late,
     /// By piece: when its gradients are summed.
     summed: Vec<f64>,
     /// When this stage's part of a tied table's gradient is whole.
@@ -352,11 +356,9 @@ impl StageState {
             self.free[1] = self.free[1].max(self.free[0]) + item.scatter;
             self.take(item.scatter);
             // The piece before is added up after this one's kernels.
-            let (came, settle) = std::mem::replace(&mut self.late, (self.free[1], item.settle));
-            if settle > 0.0 {
-                self.free[0] = self.free[0].max(came) + settle;
-                self.taken = 0.0;
-            }
+            let Item { settle, replicate, piece, .. } = *item;
+            let late = std::mem::replace(&mut self.late, Late { came: self.free[1], settle, replicate, piece });
+            self.settle(late);
         }
         let [compute, beside, ..] = &mut self.free;
         if item.reduce > 0.0 {

@@ -53,6 +53,8 @@ pub struct ShareTimes {
     pub reduce: f64,
     /// Of this, summing what ranks of tensor parallelism have parts of, which is whole before weights that are apart.
     pub parts: f64,
+    /// Once a step, beside kernels: summing what was scattered over replicas, once it is added up.
+    pub replicate: f64,
     /// Once a step: squares of gradients.
     pub norm: f64,
     /// Of these, those of the bank that is summed last.
@@ -146,6 +148,7 @@ impl ShareTimes {
         self.scatter += times * other.scatter;
         self.reduce += times * other.reduce;
         self.parts += times * other.parts;
+        self.replicate += times * other.replicate;
         self.norm += times * other.norm;
         self.last_norm += times * other.last_norm;
         self.update += times * other.update;

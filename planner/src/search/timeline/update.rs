@@ -54,7 +54,8 @@ impl<'a> Play<'a> {
     /// are whole and messages are free.
     fn sum_table(&mut self) {
         for state in &mut self.stages {
-            state.free[0] = state.free[0].max(state.late.0) + state.late.1;
+            let late = std::mem::take(&mut state.late);
+            state.settle(late);
         }
         let end = self.pipeline.chunk_at(self.pipeline.stages * self.pipeline.chunks - 1).0;
         let ends = [0, end];
