@@ -43,6 +43,16 @@ fn sizes_of_plans_are_bounded() {
         ("seq = 64", "seq = 2147483648", &["`job.seq` is 2147483648", "1 to 268435456"]),
         ("seq = 64", "seq = 64\ntarget_seq = 7", &["`job.target_seq` is 7", "encoder-decoder"]),
         ("seq = 64", "seq = 64\npacked = 24", &["`job.packed` is 24", "divide `seq` = 64"]),
+        (
+            "[job.optimizer]",
+            "[job.tuning]\nmethod = \"lora\"\nrank = 0\n[job.optimizer]",
+            &["`job.tuning.rank` is 0", "1 to"],
+        ),
+        (
+            "[job.optimizer]",
+            "[job.tuning]\nmethod = \"lora\"\nrank = 8\nbase = \"nf4\"\n[job.optimizer]",
+            &["`job.tuning.base` is nf4", "16 bits", "`model`"],
+        ),
         ("seed = 1", "seed = -1", &["plan.toml", "seed = -1"]),
         ("microbatch = 2", "microbatch = 9223372036854775807", &["`microbatch` is 9223372036854775807", "1 to 8"]),
         ("dp = 2", "dp = 9223372036854775808", &["plan.toml"]),
@@ -373,17 +383,4 @@ fn what_does_not_fit_is_said_first() {
     assert!(planned["fits"] == true && planned["headroom_bytes"].as_i64().unwrap() > 0);
     let never = ["explain", "plan.toml", "--cluster", "2x h100", "--no-search", "--mtbf", "1 ms"];
     place.refused(&never, 2, &["--mtbf is 1 ms", "never ends"]);
-}
-
-/// What is planned and priced, and has no kernels here.
-#[test]
-fn what_is_on_paper_alone_is_not_run() {
-    let place = Place::new("inputs-paper", "none", "");
-    let cases: &[(&str, &str, &[&str])] =
-        &[("seq = 64", "seq = 64\npacked = 16", &["`job.packed` is 16", "leave it out"])];
-    for &(from, to, says) in cases {
-        let text = tiny(&[(from, to)]);
-        refused(&place, "plan.toml", &text, &["run", "plan.toml", "-o", "out"], says);
-        assert!(!place.0.join("out").exists());
-    }
 }

@@ -67,7 +67,7 @@ mod tests {
         ParamSpec {
             name: name.to_owned(),
             weights: 0,
-            grads: 1,
+            grads: Some(1),
             offset: 0,
             rows: 96,
             cols: 64,

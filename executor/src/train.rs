@@ -372,7 +372,8 @@ fn check_params(program: &Program, params: &Params) -> Result<(), ExecutorError>
                 let all = |elems: usize| elems * over.map_or(1, |axis| mesh.size(axis));
                 role.buffers.get(buffer as usize).is_some_and(|buffer| spec.range(part).end <= all(buffer.elems))
             };
-            let fits = inside(spec.weights, spec.weights_over) && inside(spec.grads, spec.grads_over);
+            let fits = inside(spec.weights, spec.weights_over)
+                && spec.grads.is_none_or(|grads| inside(grads, spec.grads_over));
             if !spec.splits_over(part) || !fits {
                 return Err(bad(&spec.name, format!("it does not split over {mesh:?} or fit its buffers")));
             }

@@ -54,8 +54,9 @@ pub struct ParamSpec {
     pub name: String,
     /// Index of the buffer of weights in [`crate::program::RankProgram::buffers`].
     pub weights: u32,
-    /// Index of the buffer of gradients, laid out alike.
-    pub grads: u32,
+    /// Index of the buffer of gradients, laid out alike, if it is trained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grads: Option<u32>,
     /// First element of the local tensor in both buffers.
     pub offset: usize,
     /// Rows of the whole tensor.
@@ -222,7 +223,7 @@ mod tests {
         ParamSpec {
             name: "w".to_owned(),
             weights: 0,
-            grads: 1,
+            grads: Some(1),
             offset: 3,
             rows,
             cols,

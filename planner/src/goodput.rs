@@ -145,11 +145,11 @@ pub struct Training {
     pub assumptions: Vec<String>,
 }
 
-/// Bytes of a checkpoint: weights in their format and fp32, and two moments in fp32.
+/// Bytes of a checkpoint: trained weights in their format and fp32, and two moments in fp32.
 pub fn checkpoint_bytes(job: &Job) -> Bytes {
     let weights = job.precision.stored().bytes();
     let each = if weights < 4 { weights + 12 } else { 12 };
-    Bytes(job.model.parameters(job.seq) * each)
+    Bytes(job.trained_parameters() * each)
 }
 
 /// Price of all devices of a cluster for an hour, in dollars.
@@ -285,7 +285,7 @@ fn matmul_flops(job: &Job) -> f64 {
     let experts = |e: &crate::job::Experts| 0.9 * e.top_k as f64 * shape.expert_parameters(e);
     let experts = routed * shape.experts.as_ref().map_or(0.0, experts);
     let head = if job.model.causal() { (job.model.vocab * job.model.hidden) as f64 } else { 0.0 };
-    6.0 * (layers * (dense + experts) + head) * job.tokens_per_step() as f64
+    2.0 * job.passes() * (layers * (dense + experts) + head) * job.tokens_per_step() as f64
 }
 
 fn days(seconds: f64) -> f64 {

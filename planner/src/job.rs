@@ -15,12 +15,14 @@ mod goal;
 mod model;
 pub mod shape;
 mod software;
+mod tuning;
 
 pub use fix::Fix;
 pub use goal::{Goal, Objective, USABLE_MEMORY};
 pub use model::{Architecture, Experts, Family, Latent, LayerKind, Model, ModelHalf};
 pub use shape::Shape;
 pub use software::Software;
+pub use tuning::{Base, Method, Target, Tuning};
 
 use shape::USUAL_TARGET;
 
@@ -102,6 +104,9 @@ pub struct Job {
     /// How to train it.
     #[serde(default)]
     pub optimizer: Optimizer,
+    /// How to fine-tune it; by default all of it is trained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tuning: Option<Tuning>,
     /// Decisions that a search is not to change.
     #[serde(default, skip_serializing_if = "Fix::is_empty")]
     pub fix: Fix,
@@ -156,6 +161,7 @@ impl Job {
             software: Software::default(),
             model,
             optimizer: Optimizer::default(),
+            tuning: None,
             fix: Fix::default(),
             goal: Goal::default(),
         }
@@ -213,11 +219,27 @@ impl Job {
         }
     }
 
-    /// FLOPs of a step by the convention of PaLM's appendix B (Chowdhery et al. 2022): 6 a matmul parameter and token,
-    /// and 12 · layers · hidden · seq a token for attention without regard to its mask, seq being a sample's where several are
+    /// Parameters that training changes.
+    pub fn trained_parameters(&self) -> u64 {
+        self.tuning.as_ref().map_or(self.model.parameters(self.seq), |tuning| tuning.adapters(&self.model)[0] as u64)
+    }
+
+    /// Passes of a product with a weight, each of 2 FLOPs a parameter and token: of a frozen one's there are forward and the gradient
+    /// of its input.
+    pub fn passes(&self) -> f64 {
+        if self.tuning.is_some() { 2.0 } else { 3.0 }
+    }
+
+    /// FLOPs of a token's adapters, all three passes.
+    fn adapter_flops(&self) -> f64 {
+        6.0 * self.tuning.as_ref().map_or(0.0, |tuning| tuning.adapters(&self.model)[1])
+    }
+
+    /// FLOPs of a step by the convention of PaLM's appendix B (Chowdhery et al. 2022): 6 a matmul parameter and token, 4 a
+    /// frozen one's, and 12 · layers · hidden · seq a token for attention without regard to its mask, seq being a sample's where several are
     /// packed; recomputation never counts.
     pub fn model_flops_per_step(&self) -> f64 {
-        let m = &self.model;
+        let (m, each) = (&self.model, 2.0 * self.passes());
         if m.family.is_some() {
             let shape = Shape::from(m);
             let matmuls = shape.active_layer_parameters() + shape.table_parameters();
@@ -225,7 +247,7 @@ impl Job {
                 return self.two_stream_flops(&shape, layers);
             }
             let attention = 6.0 * shape.layers as f64 * self.sample() as f64 * (shape.score_width() + shape.q());
-            return (6.0 * matmuls + attention) * self.tokens_per_step() as f64;
+            return (each * matmuls + self.adapter_flops() + attention) * self.tokens_per_step() as f64;
         }
         let (h, kv) = (m.hidden as f64, (m.kv_heads * m.head_dim()) as f64);
         let mlp = match m.architecture {
@@ -235,18 +257,20 @@ impl Job {
         let layer = h * (h + 2.0 * kv) + h * h + mlp * h * m.ffn as f64;
         let matmuls = m.layers as f64 * layer + m.vocab as f64 * h;
         let attention = 12.0 * (m.layers * m.hidden * self.sample()) as f64;
-        (6.0 * matmuls + attention) * self.tokens_per_step() as f64
+        (each * matmuls + self.adapter_flops() + attention) * self.tokens_per_step() as f64
     }
 
     /// The same for an encoder-decoder: each half for its own tokens, keys and values of cross-attention for the encoder's.
     fn two_stream_flops(&self, shape: &Shape, decoder: usize) -> f64 {
         let (read, written) = (self.seq as f64, self.target() as f64);
         let (encoder, decoder) = (shape.layers as f64, decoder as f64);
-        let each = shape.active_layer_parameters() / (encoder + decoder);
-        let table = shape.table_parameters();
+        let of = |all: f64| all / (encoder + decoder);
+        let passes = 2.0 * self.passes();
+        let each = passes * of(shape.active_layer_parameters()) + of(self.adapter_flops());
+        let table = passes * shape.table_parameters();
         let scores = shape.score_width() + shape.q();
         let attention = 6.0 * scores * (encoder * read * read + decoder * written * (written + read));
-        let matmuls = 6.0 * (each * (encoder * read + decoder * written) + table * written);
+        let matmuls = each * (encoder * read + decoder * written) + table * written;
         (matmuls + attention) * self.global_batch as f64
     }
 }

@@ -149,8 +149,13 @@ impl PlanCommand {
     fn print(&self, job: &Job, known: bool, chosen: &Chosen, names: &Names) {
         let parameters = job.model.parameters(job.seq) as f64 / 1e9;
         let idle = names.idle(&chosen.best[0]);
+        let trained = if job.tuning.is_some() {
+            format!(", frozen, and {:.3} M trained", job.trained_parameters() as f64 / 1e6)
+        } else {
+            String::new()
+        };
         println!(
-            "{} ({parameters:.3} B parameters), {} sequences of {} tokens a step, {}, on {}{idle}",
+            "{} ({parameters:.3} B parameters{trained}), {} sequences of {} tokens a step, {}, on {}{idle}",
             job.model.name, job.global_batch, job.seq, job.precision, self.cluster
         );
         println!("{}", stack_line(names.whole));

@@ -127,6 +127,10 @@ fn check_runnable(file: &str, plan: &Plan, device: Backend) -> Result<(), Failur
         let problem = "devices here add gradients up in fp32 and update fp32 weights: on paper only; leave it out";
         return Err(Failure::input(format!("{file}: `job.pure` is true: {problem}")));
     }
+    if plan.job.tuning.is_some() {
+        let problem = "runs begin from drawn weights, and adapters of such a base learn nothing: take the table `[job.tuning]` out";
+        return Err(Failure::input(format!("{file}: `job.tuning.method` is lora: {problem}")));
+    }
     if let Some(sites) = plan.sites {
         let count = sites.count;
         let problem = "several sites are on paper only: a machine trains one; take the table `[sites]` out";

@@ -45,7 +45,11 @@ pub(super) fn operands(op: &Op, mut start: usize, floats: usize) -> Vec<Region> 
         if is_ids(&param) {
             return Region { buffer: 1, start: 0, elems };
         }
-        let region = Region { buffer: if param.takes == DtypeClass::Float { floats } else { 0 }, start, elems };
+        let region = Region {
+            buffer: if matches!(param.takes, DtypeClass::Float | DtypeClass::Any) { floats } else { 0 },
+            start,
+            elems,
+        };
         start += elems.next_multiple_of(ALIGN);
         region
     };

@@ -209,7 +209,7 @@ impl Tiny {
         let spec = |name: &str, offset| ParamSpec {
             name: name.to_owned(),
             weights: WEIGHTS,
-            grads: GRADS,
+            grads: Some(GRADS),
             offset,
             rows: VOCAB,
             cols: COLS,

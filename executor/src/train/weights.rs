@@ -57,20 +57,22 @@ impl Trainer {
     /// # Errors
     /// [`ExecutorError::Device`] if a device cannot be read.
     pub fn gather_params(&mut self) -> Result<BTreeMap<String, Vec<f32>>, ExecutorError> {
-        self.gather(|trainer, rank, spec| trainer.local(rank, spec, spec.weights, spec.weights_over))
+        self.gather(|_| true, |trainer, rank, spec| trainer.local(rank, spec, spec.weights, spec.weights_over))
     }
 
-    /// The gradients that the last step ended with, summed over the batch, whole, by name. Where the program leaves each
+    /// The gradients of trained parameters that the last step ended with, summed over the batch, whole, by name. Where the program leaves each
     /// rank only its shard of the sum, the shards are put together.
     ///
     /// # Errors
     /// [`ExecutorError::Device`] if a device cannot be read.
     pub fn gather_grads(&mut self) -> Result<BTreeMap<String, Vec<f32>>, ExecutorError> {
-        self.gather(|trainer, rank, spec| {
-            let mut grads = trainer.local(rank, spec, spec.grads, spec.grads_over)?;
+        let trained = |spec: &ParamSpec| spec.grads.is_some();
+        self.gather(trained, |trainer, rank, spec| {
+            let Some(buffer) = spec.grads else { return Ok(Vec::new()) };
+            let mut grads = trainer.local(rank, spec, buffer, spec.grads_over)?;
             let mesh = trainer.program.mesh;
             let first = spec.range(Part::of(&mesh, mesh.coord_of(rank))).start;
-            for (peer, shard) in scattered(&trainer.program, rank, spec.grads) {
+            for (peer, shard) in scattered(&trainer.program, rank, buffer) {
                 let from = shard.start.max(first);
                 let to = (shard.start + shard.elems).min(first + grads.len());
                 if from < to {
@@ -152,9 +154,10 @@ impl Trainer {
         Ok(all)
     }
 
-    /// Every parameter whole, from the first stage that holds it and the first ranks that hold all of it.
+    /// Every wanted parameter whole, from the first stage that holds it and the first ranks that hold all of it.
     fn gather(
         &mut self,
+        wanted: impl Fn(&ParamSpec) -> bool,
         local: impl Fn(&mut Trainer, Rank, &ParamSpec) -> Result<Vec<f32>, ExecutorError>,
     ) -> Result<BTreeMap<String, Vec<f32>>, ExecutorError> {
         let mesh = self.program.mesh;
@@ -162,7 +165,7 @@ impl Trainer {
         // All classes of replicas hold the same parameters.
         for (pp, specs) in self.params.roles.clone().iter().take(mesh.pp).enumerate() {
             for spec in specs {
-                if whole.contains_key(&spec.name) {
+                if !wanted(spec) || whole.contains_key(&spec.name) {
                     continue;
                 }
                 let ep = if spec.experts.is_some() { mesh.ep } else { 1 };

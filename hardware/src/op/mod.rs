@@ -8,6 +8,7 @@
 //!
 //! Invariant: nothing here knows how fast a device is.
 
+mod adapters;
 mod attention;
 mod context;
 mod embed;
@@ -24,7 +25,7 @@ mod spec;
 mod vector;
 mod vocabulary;
 
-pub use kinds::{ActivationKind, AttentionDims, ContextDims, LatentDims, Layout, NormKind};
+pub use kinds::{ActivationKind, AttentionDims, ContextDims, LatentDims, Layout, NormKind, Packing};
 pub use reference::StepSettings;
 pub use sizes::Sizes;
 pub use spec::{Dims, DtypeClass, Mode, NONE, Param, Rows, Signature, Values};

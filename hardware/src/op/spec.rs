@@ -116,8 +116,10 @@ pub enum DtypeClass {
     /// Sums of weights' gradients, state of the optimizer: any floats, of which kernels here have f32. A program for software that
     /// keeps them narrower is priced, not run.
     State,
-    /// u32: numbers of tokens and slots.
+    /// u32: numbers of tokens and slots, words of packed weights.
     Ids,
+    /// Whatever there is: what only moves elements moves them as they lie.
+    Any,
 }
 
 impl DtypeClass {
@@ -127,6 +129,7 @@ impl DtypeClass {
             DtypeClass::Float | DtypeClass::Sum | DtypeClass::State => elem != Elem::U32,
             DtypeClass::Full => elem == Elem::F32,
             DtypeClass::Ids => elem == Elem::U32,
+            DtypeClass::Any => true,
         }
     }
 
@@ -138,7 +141,7 @@ impl DtypeClass {
     /// What elements of this kind are in a model whose weights and activations are `model`.
     pub fn elem(self, model: Elem) -> Elem {
         match self {
-            DtypeClass::Float => model,
+            DtypeClass::Float | DtypeClass::Any => model,
             DtypeClass::Sum | DtypeClass::Full | DtypeClass::State => Elem::F32,
             DtypeClass::Ids => Elem::U32,
         }
@@ -210,6 +213,11 @@ pub(super) fn float(name: &'static str, mode: Mode, elems: usize) -> Param {
 /// What is mostly a sum of gradients.
 pub(super) fn sum(name: &'static str, mode: Mode, elems: usize) -> Param {
     Param::new(name, mode, elems, DtypeClass::Sum)
+}
+
+/// What is only moved.
+pub(super) fn moved(name: &'static str, mode: Mode, elems: usize) -> Param {
+    Param::new(name, mode, elems, DtypeClass::Any)
 }
 
 /// What is fp32 whatever the model is.

@@ -4,7 +4,7 @@ use super::Op;
 use super::dims::{Accumulate, AdamW, Copy, SquaredNorm, Zero};
 use super::reference::{Args, StepSettings, first};
 use super::sizes::Sizes;
-use super::spec::{Dims, Mode, Rows, Signature, Spec, float, full, state, sum};
+use super::spec::{Dims, Mode, Rows, Signature, Spec, float, full, moved, state, sum};
 use crate::mesh::{Axis, Coord};
 
 impl Spec for Zero {
@@ -47,7 +47,7 @@ impl Spec for Copy {
     }
 
     fn params(&self) -> Signature {
-        [float("src", Mode::In, self.n), float("dst", Mode::Out, self.n)].into()
+        [moved("src", Mode::In, self.n), moved("dst", Mode::Out, self.n)].into()
     }
 
     fn flops(&self) -> f64 {

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::kinds::{ActivationKind, AttentionDims, ContextDims, LatentDims, Layout, NormKind};
+use super::kinds::{ActivationKind, AttentionDims, ContextDims, LatentDims, Layout, NormKind, Packing};
 #[allow(unused_imports)] // docs
 use super::position;
 use crate::mesh::Axis;
@@ -129,6 +129,13 @@ macro_rules! vocabulary {
                 Columns { rows: usize, stride: usize, first: usize, cols: usize, into: bool },
                 /// Column sums: `db += Σ_r dy[r]`.
                 BiasGrad { rows: usize, cols: usize },
+            }
+            adapters {
+                /// Adds `scale` times `part` to `cols` columns from `first` on of rows of `stride`; with `back`, which is its
+                /// gradient, `part` becomes `scale` times these columns.
+                AddColumns { rows: usize, stride: usize, first: usize, cols: usize, scale: f32, back: bool },
+                /// Weights from the codes and scales of frozen ones.
+                Dequantize { n: usize, packing: Packing },
             }
             loss {
                 /// Per row: local max, Σ exp(x − max), the target's logit: what shards of a vocabulary exchange.

@@ -169,6 +169,7 @@ fn taken(buffer: &Buffer, takes: DtypeClass) -> Result<(), ProgramFault> {
         DtypeClass::Float | DtypeClass::Sum | DtypeClass::State => "floats",
         DtypeClass::Full => "f32",
         DtypeClass::Ids => "u32",
+        DtypeClass::Any => "any",
     };
     Err(ProgramFault::Elem { name: buffer.name.clone(), elem: buffer.elem.name(), wanted })
 }

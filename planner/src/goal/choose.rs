@@ -387,5 +387,11 @@ pub fn could_fit(job: &Job, cluster: &Cluster) -> bool {
     let usable = |pool: &meshwright_hardware::profile::Machine| {
         pool.devices() as u64 * job.goal.usable(pool.device.memory.value.0)
     };
-    job.model.parameters(job.seq) * each <= cluster.pools.iter().map(usable).sum()
+    let all = job.model.parameters(job.seq);
+    let needed = match &job.tuning {
+        // Four bits at the least, and adapters.
+        Some(_) => all / 2 + job.trained_parameters() * each,
+        None => all * each,
+    };
+    needed <= cluster.pools.iter().map(usable).sum()
 }

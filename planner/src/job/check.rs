@@ -191,6 +191,9 @@ impl Job {
             return Err(Fault::new("global_batch", self.global_batch, problem));
         }
         self.optimizer.check().map_err(|fault| fault.within("optimizer"))?;
+        if let Some(tuning) = &self.tuning {
+            tuning.check(self.precision).map_err(|fault| fault.within("tuning"))?;
+        }
         self.fix.check().map_err(|fault| fault.within("fix"))?;
         self.goal.check()?;
         match self.precision {

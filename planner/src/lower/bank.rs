@@ -1,4 +1,4 @@
-//! Banks: a piece's parameters, flat, so that one collective and one AdamW serve all.
+//! Banks: a piece's parameters, flat, so that one collective and one AdamW serve all that are kept alike.
 //!
 //! In: a piece's parameters, a plan. Out: [`Bank`], its [`BankExtent`], who shares it.
 //!
@@ -8,12 +8,13 @@
 
 use meshwright_hardware::mesh::{Axis, Mesh};
 use meshwright_hardware::params::Shard;
+use meshwright_hardware::program::Elem;
 
-use super::format::ALIGN;
-use crate::model::ParamDecl;
+use super::format::{ALIGN, Formats};
+use crate::model::{ParamDecl, Store};
 use crate::plan::Plan;
 
-/// A flat bank of parameters with gradients and optimizer state.
+/// A flat bank of parameters, with gradients and optimizer state where it is trained.
 #[derive(Clone, Debug)]
 pub struct Bank {
     /// Elements of weights and gradients, padded.
@@ -34,6 +35,17 @@ pub struct Bank {
     pub shards: usize,
     /// Weights; this rank's shard of them in ZeRO-3.
     pub weights: u32,
+    /// How they are kept.
+    pub store: Store,
+    /// What training needs beside them; none of frozen ones.
+    pub state: Option<BankState>,
+    /// Where each parameter starts.
+    pub(super) offsets: Vec<(String, ParamDecl, usize)>,
+}
+
+/// Buffers of a trained bank beside its weights.
+#[derive(Clone, Copy, Debug)]
+pub struct BankState {
     /// Gradients; this rank's shard of them from ZeRO-2 on.
     pub grads: u32,
     /// AdamW's first moment.
@@ -42,8 +54,70 @@ pub struct Bank {
     pub v: u32,
     /// Fp32 weights, where training is in a narrower format.
     pub master: Option<u32>,
-    /// Where each parameter starts.
-    pub(super) offsets: Vec<(String, ParamDecl, usize)>,
+}
+
+/// Parameters of a piece that are kept alike: those of experts apart, which other ranks share.
+pub(super) struct BankGroup<'a> {
+    pub(super) params: Vec<&'a ParamDecl>,
+    pub(super) experts: bool,
+    pub(super) store: Store,
+}
+
+impl BankGroup<'_> {
+    /// A piece's, but for a tied table; one that is the embedding's own is in the first.
+    pub(super) fn all(params: &[ParamDecl]) -> Vec<BankGroup<'_>> {
+        let mut all: Vec<BankGroup> = Vec::new();
+        for decl in params.iter().filter(|decl| !decl.tied) {
+            let (experts, store) = (decl.experts.is_some(), decl.store);
+            match all.iter_mut().find(|group| (group.experts, group.store) == (experts, store)) {
+                Some(group) => group.params.push(decl),
+                None => all.push(BankGroup { params: vec![decl], experts, store }),
+            }
+        }
+        all.sort_by_key(|group| (group.store != Store::Trained, group.experts));
+        all
+    }
+
+    /// Its name in buffers' names, behind its piece's.
+    pub(super) fn name(&self) -> String {
+        let store = match self.store {
+            Store::Trained => "",
+            Store::Frozen => ".frozen",
+            Store::Packed(_) => ".packed",
+        };
+        format!("{}{store}", if self.experts { ".experts" } else { "" })
+    }
+}
+
+/// What a rank keeps of weights under a ZeRO stage is of.
+pub(super) fn kept_in(store: Store, zero: u8, width: Formats) -> Elem {
+    match store {
+        Store::Trained => width.weights(zero),
+        Store::Frozen => width.model,
+        Store::Packed(_) => Elem::U32,
+    }
+}
+
+/// Which banks of a piece share a bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bucket {
+    /// Weights of the model's format, gathered in ZeRO-3.
+    Weights,
+    /// Packed ones.
+    Packed,
+    /// Gradients, scattered from ZeRO-2 on.
+    Grads,
+}
+
+impl Bucket {
+    /// Whether it has room for a bank of this ZeRO stage.
+    pub fn holds(self, zero: u8, store: Store) -> bool {
+        match self {
+            Bucket::Weights => zero >= 3 && !matches!(store, Store::Packed(_)),
+            Bucket::Packed => zero >= 3 && matches!(store, Store::Packed(_)),
+            Bucket::Grads => zero >= 2 && store == Store::Trained,
+        }
+    }
 }
 
 /// Sizes of a bank, as in [`Bank`].
@@ -64,7 +138,7 @@ pub(super) fn bank_of<'a>(
 ) -> (BankExtent, Vec<(&'a ParamDecl, usize)>) {
     let mut order: Vec<&ParamDecl> = params.collect();
     // An expert that tensor parallelism leaves whole stands on one of its ranks alone.
-    let replicated = |decl: &ParamDecl| decl.shard == Shard::Whole && decl.experts.is_none();
+    let replicated = |decl: &ParamDecl| decl.shard == Shard::Whole && (decl.experts.is_none() || decl.partial);
     order.sort_by_key(|decl| (replicated(decl), decl.partial, !decl.decay));
     let (mut at, mut decayed, mut starts) = (0, 0, Vec::new());
     let (mut whole, mut partial) = (None, None);
@@ -87,7 +161,7 @@ pub(super) fn bank_of<'a>(
 
 /// The axis of the ranks that hold the same parameters, or of those that shard them, and the ZeRO stage that makes a difference
 /// there.
-pub(super) fn sharing(plan: &Plan, experts: bool, tied: bool) -> (Axis, u8) {
+pub(super) fn sharing(plan: &Plan, experts: bool, tied: bool, store: Store) -> (Axis, u8) {
     let mesh = &plan.mesh;
     let axis = match (experts, mesh.cp) {
         (true, _) => Axis::Edp,
@@ -95,7 +169,13 @@ pub(super) fn sharing(plan: &Plan, experts: bool, tied: bool) -> (Axis, u8) {
         (false, _) => Axis::Data,
     };
     // A table that embedding and head share is in use all the time: its gradients and weights stay whole.
-    let zero = if tied { plan.zero.min(1) } else { plan.zero };
+    let zero = match (store, plan.zero) {
+        (Store::Trained, zero) if tied => zero.min(1),
+        (Store::Trained, zero) => zero,
+        // Of what is frozen there are weights alone.
+        (_, 3) if !tied => 3,
+        _ => 0,
+    };
     let part = if experts { Axis::Eshard } else { Axis::Shard };
     match zero > 0 && mesh.is_hybrid() {
         true if mesh.size(part) > 1 => (part, zero),
@@ -110,8 +190,13 @@ pub fn has_replicas(axis: Axis) -> bool {
     matches!(axis, Axis::Shard | Axis::Eshard)
 }
 
-/// Whether embedding and head share a table and stand on different stages.
+/// Whether embedding and head share a table, which is trained, and stand on different stages: its gradients are summed.
 pub fn tied_apart(plan: &Plan) -> bool {
+    twin_apart(plan) && plan.job.tuning.is_none()
+}
+
+/// Whether embedding and head share a table and stand on different stages.
+pub fn twin_apart(plan: &Plan) -> bool {
     let last = plan.chunk_at(plan.mesh.pp * plan.chunks - 1).0;
     plan.job.model.tied && last != 0
 }

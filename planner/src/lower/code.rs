@@ -107,10 +107,14 @@ impl Tapes {
             tape.balance *= scale / if local.whole { 1.0 } else { local.tp as f32 };
             (kind, tape)
         };
+        let tuned = |tape: Tape| match &plan.job.tuning {
+            Some(tuning) => tape.tuned(tuning),
+            None => tape,
+        };
         Tapes {
-            embed: model::embed(model, local),
-            layers: kinds.into_iter().map(layer).collect(),
-            head: model::head(model, local, scale),
+            embed: tuned(model::embed(model, local)),
+            layers: kinds.into_iter().map(layer).map(|(kind, tape)| (kind, tuned(tape))).collect(),
+            head: tuned(model::head(model, local, scale)),
         }
     }
 }

@@ -10,12 +10,12 @@ use std::ops::Range;
 use meshwright_hardware::mesh::Axis;
 use meshwright_hardware::program::Elem;
 
-use super::bank::{BankExtent, bank_of, sharing, tied_apart, tied_elems};
+use super::bank::{BankExtent, BankGroup, Bucket, bank_of, kept_in, sharing, tied_apart, tied_elems, twin_apart};
 use super::code::{Piece, Pieces, Tapes};
 use super::format::{ALIGN, ByClass, Formats};
 use super::turns::{places_away, turns};
 use crate::job::LayerKind;
-use crate::model::{ParamDecl, Tape};
+use crate::model::{ParamDecl, Store, Tape};
 use crate::plan::{Plan, Recompute};
 use crate::schedule::{Action, Pipeline, in_flight};
 
@@ -32,27 +32,42 @@ pub struct BankSize {
     pub zero: u8,
     /// The ranks that hold the same.
     pub axis: Axis,
+    /// How its weights are kept.
+    pub store: Store,
     /// Vectors like a moment that sites need to meet.
     outer: usize,
 }
 
 impl BankSize {
-    fn of<'a>(plan: &Plan, params: impl Iterator<Item = &'a ParamDecl> + Clone, tied: bool) -> BankSize {
-        let (axis, zero) = sharing(plan, params.clone().any(|decl| decl.experts.is_some()), tied);
+    fn of(plan: &Plan, group: &BankGroup, tied: bool) -> BankSize {
+        let (axis, zero) = sharing(plan, group.experts, tied, group.store);
         let shards = if zero > 0 { plan.mesh.size(axis) } else { 1 };
-        let (BankExtent { elems, partial, .. }, _) = bank_of(params, &plan.mesh, shards * ALIGN);
-        BankSize { elems, partial, shards, zero, axis, outer: if plan.sites.is_some() { 2 } else { 0 } }
+        let (BankExtent { elems, partial, .. }, _) = bank_of(group.params.iter().copied(), &plan.mesh, shards * ALIGN);
+        let outer = if plan.sites.is_some() { 2 } else { 0 };
+        BankSize { elems, partial, shards, zero, axis, store: group.store, outer }
+    }
+
+    /// Whether training changes it.
+    pub fn trains(&self) -> bool {
+        self.store == Store::Trained
+    }
+
+    /// What its weights are of where they are whole.
+    pub fn elem(&self, width: Formats) -> Elem {
+        kept_in(self.store, 0, width)
     }
 
     /// Bytes of weights, gradients, moments and fp32 weights, and of what sites need to meet.
     fn state(&self, width: Formats) -> u64 {
         let kept = |from: u8| if self.zero >= from { self.elems / self.shards } else { self.elems };
+        let weights = kept(3) as u64 * kept_in(self.store, self.zero, width).bytes();
+        if !self.trains() {
+            return weights;
+        }
         let moments = if width.master(self.zero) { 3 } else { 2 };
         let state = (moments + self.outer) * (self.elems / self.shards);
         let gradients = width.gradients.bytes() + width.beside.map_or(0, Elem::bytes);
-        kept(3) as u64 * width.weights(self.zero).bytes()
-            + kept(2) as u64 * gradients
-            + state as u64 * width.state.bytes()
+        weights + kept(2) as u64 * gradients + state as u64 * width.state.bytes()
     }
 }
 
@@ -80,6 +95,8 @@ pub struct Once {
     pub work: ByClass<u64>,
     /// Gathered weights.
     pub gathered: u64,
+    /// The same of packed ones.
+    pub packed: u64,
     /// Gradients before they are scattered.
     pub made: u64,
 }
@@ -90,13 +107,14 @@ impl Once {
         Once {
             work: std::array::from_fn(|class| self.work[class].max(other.work[class])),
             gathered: self.gathered.max(other.gathered),
+            packed: self.packed.max(other.packed),
             made: self.made.max(other.made),
         }
     }
 
     /// In all: buckets stand in pairs.
     pub fn bytes(self) -> u64 {
-        self.work.iter().sum::<u64>() + 2 * (self.gathered + self.made)
+        self.work.iter().sum::<u64>() + 2 * (self.gathered + self.packed + self.made)
     }
 }
 
@@ -195,16 +213,18 @@ impl PieceSizes {
             let modes = sizes(plan, frame, width, false);
             (kind, modes.try_into().expect("a layer has three modes"))
         });
-        let tied = frames.head.params.iter().filter(|decl| decl.tied);
-        let apart = tied_apart(plan) && tied.clone().next().is_some();
+        let tied: Vec<&ParamDecl> = frames.head.params.iter().filter(|decl| decl.tied).collect();
+        let twin = tied.first().filter(|_| twin_apart(plan)).map(|decl| {
+            BankSize::of(plan, &BankGroup { store: decl.store, params: tied.clone(), experts: false }, true)
+        });
         PieceSizes {
             embed: one(&frames.embed, plan.job.model.tied),
             layers: layers.collect(),
             head: one(&frames.head, false),
-            twin: apart.then(|| BankSize::of(plan, tied, true)),
+            twin,
             stream: plan.stream_elems() as u64 * width.model.bytes(),
             scored: 4 * (plan.target_rows() as u64 + 1),
-            peer: tied_elems(plan) as u64 * width.gradients.bytes(),
+            peer: if tied_apart(plan) { tied_elems(plan) as u64 * width.gradients.bytes() } else { 0 },
         }
     }
 
@@ -262,26 +282,21 @@ impl PieceSizes {
 
 /// Sizes of a piece in each of its modes.
 fn sizes(plan: &Plan, frame: &Frame, width: Formats, tied: bool) -> Vec<PieceSize> {
-    let params = frame.params.iter();
-    let own = params.clone().filter(|decl| !decl.tied && decl.experts.is_none());
-    let experts = params.filter(|decl| decl.experts.is_some());
-    let mut banks = vec![BankSize::of(plan, own, tied)];
-    if experts.clone().next().is_some() {
-        banks.push(BankSize::of(plan, experts, false));
-    }
+    let banks: Vec<BankSize> =
+        BankGroup::all(&frame.params).iter().map(|group| BankSize::of(plan, group, tied)).collect();
     let bytes = |elems: usize, elem: Elem| elems as u64 * elem.bytes();
-    let bucket = |from: u8, elem: Elem| {
-        let shared = banks.iter().filter(|bank| bank.zero >= from).map(|bank| bank.elems).sum();
-        if plan.zero >= from { bytes(shared, elem) } else { 0 }
+    let bucket = |of: Bucket, elem: Elem| {
+        bytes(banks.iter().filter(|bank| of.holds(bank.zero, bank.store)).map(|bank| bank.elems).sum(), elem)
     };
     let state = banks.iter().map(|bank| bank.state(width)).sum();
-    let (gathered, made) = (bucket(3, width.model), bucket(2, width.gradients));
+    let (gathered, made) = (bucket(Bucket::Weights, width.model), bucket(Bucket::Grads, width.gradients));
+    let packed = bucket(Bucket::Packed, Elem::U32);
     let of = |elems: &Elems| PieceSize {
         state,
         slot: width.bytes(elems.slot).iter().sum(),
         slots: width.bytes(elems.slot),
         held: bytes(elems.held, width.model),
-        once: Once { work: width.bytes(elems.work), gathered, made },
+        once: Once { work: width.bytes(elems.work), gathered, packed, made },
         banks: banks.clone(),
     };
     frame.modes.iter().map(of).collect()

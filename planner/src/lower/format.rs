@@ -40,7 +40,9 @@ impl Class {
     fn of(takes: DtypeClass, model: Elem) -> Class {
         match takes {
             DtypeClass::Full | DtypeClass::State if model != Elem::F32 => Class::Full,
-            DtypeClass::Float | DtypeClass::Sum | DtypeClass::Full | DtypeClass::State => Class::Model,
+            DtypeClass::Float | DtypeClass::Sum | DtypeClass::Full | DtypeClass::State | DtypeClass::Any => {
+                Class::Model
+            }
             DtypeClass::Ids => Class::Ids,
         }
     }

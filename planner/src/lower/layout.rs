@@ -11,11 +11,11 @@ use meshwright_hardware::params::ParamSpec;
 use meshwright_hardware::program::{Buffer, Elem, Lifetime};
 
 use super::at::At;
-use super::bank::{Bank, BankExtent, bank_of, sharing, tied_apart, tied_elems};
+use super::bank::{Bank, BankExtent, BankGroup, BankState, Bucket, bank_of, kept_in, sharing, tied_apart, tied_elems};
 use super::code::Pieces;
 use super::format::{ALIGN, ByClass, Class, Formats};
 use super::turns::{places_away, turns};
-use crate::model::ParamDecl;
+use crate::model::{ParamDecl, Store};
 use crate::plan::Plan;
 use crate::schedule::{Action, in_flight};
 
@@ -58,6 +58,8 @@ pub struct StageLayout {
     pub out: Vec<Vec<u32>>,
     /// Where weights are gathered in turns, in ZeRO-3.
     pub gathered: Vec<u32>,
+    /// The same of packed ones.
+    pub gathered_packed: Vec<u32>,
     /// Where gradients are made in turns, from ZeRO-2 on.
     pub made: Vec<u32>,
     /// By bank: where weights stand.
@@ -105,6 +107,7 @@ impl StageLayout {
             flow: Vec::new(),
             out: Vec::new(),
             gathered: Vec::new(),
+            gathered_packed: Vec::new(),
             made: Vec::new(),
             weights_at: Vec::new(),
             grads_at: Vec::new(),
@@ -122,7 +125,7 @@ impl StageLayout {
         }
         let width = Formats::of(&plan.job);
         layout.add_banks(plan, pieces, width);
-        layout.add_buckets(plan, width);
+        layout.add_buckets(width);
         for chunk in 0..plan.chunks {
             layout.add_slots(plan, pieces, chunk, actions, width);
             layout.add_streams(plan, (stage, chunk), actions, width);
@@ -240,15 +243,9 @@ impl StageLayout {
 
     fn add_banks(&mut self, plan: &Plan, pieces: &Pieces, width: Formats) {
         for at in self.pieces.clone() {
-            let params = &at.piece(plan, pieces).tape.params;
             let embeds = at == At::Embed && plan.job.model.tied;
-            let own = params.iter().filter(|decl| !decl.tied && decl.experts.is_none());
-            let mut mine = vec![self.add_bank(plan, at, &at.name(), own, width, embeds)];
-            let experts: Vec<&ParamDecl> = params.iter().filter(|decl| decl.experts.is_some()).collect();
-            if !experts.is_empty() {
-                let name = format!("{}.experts", at.name());
-                mine.push(self.add_bank(plan, at, &name, experts.into_iter(), width, false));
-            }
+            let groups = BankGroup::all(&at.piece(plan, pieces).tape.params);
+            let mine: Vec<usize> = groups.iter().map(|group| self.add_bank(plan, at, group, width, embeds)).collect();
             if embeds {
                 self.tied = Some(mine[0]);
             }
@@ -256,68 +253,65 @@ impl StageLayout {
         }
         let tied = pieces.head.tape.params.iter().filter(|decl| decl.tied);
         if self.tied.is_none() && self.pieces.contains(&At::Head) && tied.clone().next().is_some() {
-            let bank = self.add_bank(plan, At::Head, "tied", tied, width, true);
+            let params: Vec<&ParamDecl> = tied.collect();
+            let store = params[0].store;
+            let bank = self.add_bank(plan, At::Head, &BankGroup { params, experts: false, store }, width, true);
             self.banks[bank].twin = true;
             self.tied = Some(bank);
         }
     }
 
-    fn add_bank<'a>(
-        &mut self,
-        plan: &Plan,
-        at: At,
-        name: &str,
-        params: impl Iterator<Item = &'a ParamDecl> + Clone,
-        width: Formats,
-        tied: bool,
-    ) -> usize {
-        let (axis, zero) = sharing(plan, params.clone().any(|decl| decl.experts.is_some()), tied);
+    fn add_bank(&mut self, plan: &Plan, at: At, group: &BankGroup, width: Formats, tied: bool) -> usize {
+        let &BankGroup { ref params, experts, store } = group;
+        let (axis, zero) = sharing(plan, experts, tied, store);
         let shards = if zero > 0 { plan.mesh.size(axis) } else { 1 };
-        let (BankExtent { elems, decayed, whole, partial }, starts) = bank_of(params, &plan.mesh, shards * ALIGN);
+        let (BankExtent { elems, decayed, whole, partial }, starts) =
+            bank_of(params.iter().copied(), &plan.mesh, shards * ALIGN);
         let kept = |from: u8| if zero >= from { elems / shards } else { elems };
+        let name = if tied && at == At::Head { "tied".to_owned() } else { at.name() } + &group.name();
         let mut declare =
             |what: &str, elems, width| self.declare(&format!("{what}.{name}"), elems, Lifetime::Persistent, width);
-        let bank = Bank {
-            elems,
-            decayed,
-            whole,
-            partial,
-            twin: false,
-            axis,
-            zero,
-            shards,
-            weights: declare("weights", kept(3), width.weights(zero)),
+        let weights = declare("weights", kept(3), kept_in(store, zero, width));
+        let state = (store == Store::Trained).then(|| BankState {
             grads: declare("grads", kept(2), width.gradients),
             m: declare("m", elems / shards, width.state),
             v: declare("v", elems / shards, width.state),
             master: width.master(zero).then(|| declare("master", elems / shards, width.state)),
-            offsets: starts.into_iter().map(|(decl, start)| (at.param_name(decl), decl.clone(), start)).collect(),
-        };
-        if let Some(beside) = width.beside {
-            self.declare(&format!("grads.made.{name}"), kept(2), Lifetime::Persistent, beside);
+        });
+        if let Some(beside) = width.beside.filter(|_| state.is_some()) {
+            declare("grads.made", kept(2), beside);
         }
-        if plan.sites.is_some() {
+        let offsets = starts.into_iter().map(|(decl, start)| (at.param_name(decl), decl.clone(), start)).collect();
+        let twin = false;
+        let bank = Bank { elems, decayed, whole, partial, twin, axis, zero, shards, weights, store, state, offsets };
+        if plan.sites.is_some() && state.is_some() {
             // Where all sites were when they last met, and the outer optimizer's momentum (Douillard et al. 2023).
             for what in ["outer.weights", "outer.momentum"] {
                 self.declare(&format!("{what}.{name}"), elems / shards, Lifetime::Persistent, width.state);
             }
         }
         self.weights_at.push((bank.weights, 0));
-        self.grads_at.push((bank.grads, 0));
+        // Of frozen weights nobody asks for a gradient.
+        self.grads_at.push((state.map_or(u32::MAX, |state| state.grads), 0));
         self.banks.push(bank);
         self.banks.len() - 1
     }
 
     /// Two places as large as the largest piece needs, for weights that are gathered and gradients that are scattered: one is
     /// in use while the other is under way.
-    fn add_buckets(&mut self, plan: &Plan, width: Formats) {
-        for (from, what, width) in [(3, "gathered", width.model), (2, "made", width.gradients)] {
-            let most = (0..self.pieces.len()).map(|index| self.bucket(index, from).1).max().unwrap_or(0);
-            let several = if plan.zero >= from && most > 0 { 2 } else { 0 };
+    fn add_buckets(&mut self, width: Formats) {
+        let all = [
+            (Bucket::Weights, "gathered", width.model),
+            (Bucket::Packed, "gathered.packed", Elem::U32),
+            (Bucket::Grads, "made", width.gradients),
+        ];
+        let [gathered, packed, made] = all.map(|(bucket, what, width)| {
+            let most = (0..self.pieces.len()).map(|index| self.bucket(index, bucket).1).max().unwrap_or(0);
             let name = |turn| format!("{what}.{turn}");
-            let both = (0..several).map(|turn| self.declare(&name(turn), most, Lifetime::Scratch, width)).collect();
-            if from == 3 { self.gathered = both } else { self.made = both }
-        }
+            let several = if most > 0 { 2 } else { 0 };
+            (0..several).map(|turn| self.declare(&name(turn), most, Lifetime::Scratch, width)).collect()
+        });
+        (self.gathered, self.gathered_packed, self.made) = (gathered, packed, made);
     }
 
     /// Where each named parameter lives.
@@ -326,17 +320,17 @@ impl StageLayout {
             bank.offsets.iter().map(|(name, decl, offset)| ParamSpec {
                 name: name.clone(),
                 weights: bank.weights,
-                grads: bank.grads,
+                grads: bank.state.map(|state| state.grads),
                 offset: *offset,
                 rows: decl.rows,
                 cols: decl.cols,
                 shard: decl.shard.clone(),
                 init: decl.init,
                 experts: decl.experts,
-                master: bank.master,
+                master: bank.state.and_then(|state| state.master),
                 weights_over: (bank.zero >= 3).then_some(bank.axis),
                 grads_over: (bank.zero >= 2).then_some(bank.axis),
-                master_over: (bank.master.is_some() && bank.shards > 1).then_some(bank.axis),
+                master_over: bank.state.filter(|state| state.master.is_some() && bank.shards > 1).map(|_| bank.axis),
             })
         });
         specs.collect()

@@ -8,24 +8,37 @@ use meshwright_hardware::mesh::Axis;
 use meshwright_hardware::op::Op;
 use meshwright_hardware::program::{Collective, Kind, Phase, Stream, View};
 
-use super::bank::{Bank, has_replicas, tied_elems};
+use super::bank::{Bank, BankState, Bucket, has_replicas, tied_elems};
+use super::layout::BufferOffset;
 use super::pass::Pass;
 use super::step::StepWriter;
 
 impl StepWriter<'_> {
     /// In ZeRO-3: a pass's weights, gathered before or now, and the next ones, gathered beside it.
     pub(super) fn weights_for(&mut self, pass: &Pass, after: &[Pass]) {
-        if self.layout.gathered.is_empty() || !self.runs(pass) {
+        let all = self.layout.gathered.iter().chain(&self.layout.gathered_packed);
+        if all.count() == 0 || !self.runs(pass) {
             return;
         }
         let turn = self.gather(pass.index, None);
-        for (bank, start) in self.layout.bucket(pass.index, 3).0 {
-            self.layout.weights_at[bank] = (self.layout.gathered[turn], start);
+        for (bank, place) in self.gathered(pass.index, turn) {
+            self.layout.weights_at[bank] = place;
         }
         let next = after.iter().find(|next| self.runs(next)).map(|next| next.index);
         if let Some(next) = next.filter(|&next| next != pass.index) {
             self.gather(next, Some(turn));
         }
+    }
+
+    /// A piece's banks that are gathered in a turn, each with its place there.
+    fn gathered(&self, index: usize, turn: usize) -> Vec<(usize, BufferOffset)> {
+        let layout = &self.layout;
+        let buckets = [(Bucket::Weights, &layout.gathered), (Bucket::Packed, &layout.gathered_packed)];
+        let of = |(bucket, buffers): (Bucket, &Vec<u32>)| {
+            let place = |(bank, start)| (bank, (buffers[turn], start));
+            layout.bucket(index, bucket).0.into_iter().map(place).collect::<Vec<_>>()
+        };
+        buckets.into_iter().flat_map(of).collect()
     }
 
     /// Gathers a piece's weights, unless a bucket has them, into one that is not `busy`.
@@ -35,10 +48,10 @@ impl StepWriter<'_> {
         }
         let turn = busy.map_or(0, |busy| 1 - busy);
         self.loaded[turn] = Some(index);
-        let (bucket, layer) = (self.layout.gathered[turn], self.layout.pieces[index].layer());
-        for (bank, start) in self.layout.bucket(index, 3).0 {
+        let layer = self.layout.pieces[index].layer();
+        for (bank, (buffer, start)) in self.gathered(index, turn) {
             let Bank { elems, shards, axis, weights, .. } = self.layout.banks[bank];
-            let own = View { buffer: bucket, offset: start, elems: elems / shards, shard: Some(axis) };
+            let own = View { buffer, offset: start, elems: elems / shards, shard: Some(axis) };
             let shard = self.all(weights);
             self.single("copy", Op::Copy { n: elems / shards }, Phase::Forward, vec![shard, own], layer);
             let whole = View { elems, shard: None, ..own };
@@ -49,7 +62,7 @@ impl StepWriter<'_> {
 
     /// From ZeRO-2 on: a cleared bucket for a piece's gradients.
     pub(super) fn room_for_grads(&mut self, index: usize, layer: Option<u32>) {
-        let (banks, elems) = self.layout.bucket(index, 2);
+        let (banks, elems) = self.layout.bucket(index, Bucket::Grads);
         if elems == 0 || self.layout.made.is_empty() {
             return;
         }
@@ -64,7 +77,7 @@ impl StepWriter<'_> {
     /// From ZeRO-2 on: sends a piece's gradients to those that add them up; adds up those of the piece before.
     pub(super) fn scatter_grads(&mut self, pass: &Pass, layer: Option<u32>) {
         let index = pass.index;
-        let (banks, elems) = self.layout.bucket(index, 2);
+        let (banks, elems) = self.layout.bucket(index, Bucket::Grads);
         if elems == 0 || self.layout.made.is_empty() {
             return;
         }
@@ -83,10 +96,10 @@ impl StepWriter<'_> {
     pub(super) fn settle(&mut self) {
         let Some((index, buffer, done)) = self.late.take() else { return };
         let layer = self.layout.pieces[index].layer();
-        for (bank, start) in self.layout.bucket(index, 2).0 {
-            let Bank { elems, shards, axis, grads, .. } = self.layout.banks[bank];
+        for (bank, start) in self.layout.bucket(index, Bucket::Grads).0 {
+            let Bank { elems, shards, axis, state, .. } = self.layout.banks[bank];
             let own = View { buffer, offset: start, elems: elems / shards, shard: Some(axis) };
-            let sum = self.all(grads);
+            let sum = self.all(state.expect("it is trained").grads);
             self.single("accumulate", Op::Accumulate { n: elems / shards }, Phase::Backward, vec![own, sum], layer);
             if done {
                 self.sum_replicas(bank, layer);
@@ -97,8 +110,8 @@ impl StepWriter<'_> {
     /// In hybrid sharding: sums this rank's shard of a bank's gradients over those that hold the same shard.
     fn sum_replicas(&mut self, bank: usize, layer: Option<u32>) {
         let bank = &self.layout.banks[bank];
-        if has_replicas(bank.axis) {
-            let own = self.own_grads(bank);
+        if let (true, Some(state)) = (has_replicas(bank.axis), &bank.state) {
+            let own = self.own_grads(bank, state);
             self.beside(Collective::AllReduce, Axis::Replica, own, layer);
         }
     }
@@ -112,10 +125,8 @@ impl StepWriter<'_> {
 
     /// Up to ZeRO-1: sums a bank's gradients over those that hold the same parameters: whole, or each rank its shard.
     pub(super) fn reduce(&mut self, bank: usize, layer: Option<u32>) {
-        let Bank { elems, partial, axis, zero, grads, .. } = self.layout.banks[bank];
-        if zero >= 2 {
-            return;
-        }
+        let Bank { elems, partial, axis, zero, state, .. } = self.layout.banks[bank];
+        let Some(BankState { grads, .. }) = state.filter(|_| zero < 2) else { return };
         self.sum_parts(View { buffer: grads, offset: partial, elems: elems - partial, shard: None }, layer);
         if self.plan.mesh.size(axis) > 1 {
             let op = if zero > 0 { Collective::ReduceScatter } else { Collective::AllReduce };
@@ -128,11 +139,12 @@ impl StepWriter<'_> {
     /// Sums the gradients of a tied embedding, which two stages, or two chunks, both use.
     fn finish_tied(&mut self) {
         let Some(bank) = self.layout.tied.filter(|&bank| !self.is_early(bank)) else { return };
+        let Some(BankState { grads, .. }) = self.layout.banks[bank].state else { return };
         if let Some(peer) = self.layout.peer {
             let last = self.plan.chunk_at(self.plan.mesh.pp * self.plan.chunks - 1).0;
             let other = if self.stage == 0 { last } else { 0 };
             let (n, arrived) = (tied_elems(self.plan), self.all(peer));
-            let view = View { buffer: self.layout.banks[bank].grads, offset: 0, elems: n, shard: None };
+            let view = View { buffer: grads, offset: 0, elems: n, shard: None };
             let tag = 2 * (self.plan.mesh.pp * self.plan.chunks) as u32;
             self.push(Kind::Send { to: other, tag, view }, Stream::Message, None);
             self.push(Kind::Recv { from: other, tag, view: arrived }, Stream::Compute, None);
@@ -144,12 +156,13 @@ impl StepWriter<'_> {
     /// Norm and updates.
     pub(super) fn update(&mut self) {
         self.finish_tied();
-        let banks = self.layout.banks.clone();
+        let trained = |bank: &Bank| Some((bank.clone(), bank.state?));
+        let banks: Vec<(Bank, BankState)> = self.layout.banks.iter().filter_map(trained).collect();
         let norm = self.all(self.layout.norm);
         let mesh = self.plan.mesh;
         // Where ranks of one stage's replicas hold different sums, the norm is over all of them.
         let over_data = self.plan.zero > 0 || mesh.ep > 1 || mesh.spread() > 1;
-        for bank in banks.iter().filter(|bank| !bank.twin) {
+        for (bank, state) in banks.iter().filter(|(bank, _)| !bank.twin) {
             let &Bank { elems, whole, shards, axis, zero, .. } = bank;
             let replicas = match zero {
                 0 if over_data => mesh.size(axis),
@@ -157,7 +170,7 @@ impl StepWriter<'_> {
                 _ => 1,
             };
             let op = Op::SquaredNorm { n: elems / shards, whole, copies: mesh.tp, replicas, shards, axis };
-            let grads = self.own_grads(bank);
+            let grads = self.own_grads(bank, state);
             self.single("squared-norm", op, Phase::Optimizer, vec![grads, norm], None);
         }
         let data = if mesh.cp > 1 { Axis::Data } else { Axis::Dp };
@@ -167,14 +180,14 @@ impl StepWriter<'_> {
                 self.push(kind, Stream::Compute, None);
             }
         }
-        for bank in &banks {
-            self.adamw(bank, norm);
+        for (bank, state) in &banks {
+            self.adamw(bank, state, norm);
         }
     }
 
     /// This rank's shard of a bank's gradients.
-    fn own_grads(&self, bank: &Bank) -> View {
-        self.own(bank, bank.grads, bank.zero >= 2)
+    fn own_grads(&self, bank: &Bank, state: &BankState) -> View {
+        self.own(bank, state.grads, bank.zero >= 2)
     }
 
     /// This rank's shard of a buffer of weights or gradients, which may be all that the buffer holds.
@@ -186,11 +199,12 @@ impl StepWriter<'_> {
         View { elems: whole.elems / bank.shards, shard: Some(bank.axis), ..whole }
     }
 
-    fn adamw(&mut self, bank: &Bank, norm: View) {
-        let &Bank { elems, decayed, shards, axis, zero, weights, m, v, .. } = bank;
-        let master = bank.master.map(|buffer| self.all(buffer));
+    fn adamw(&mut self, bank: &Bank, state: &BankState, norm: View) {
+        let &Bank { elems, decayed, shards, axis, zero, weights, .. } = bank;
+        let &BankState { m, v, master, .. } = state;
+        let master = master.map(|buffer| self.all(buffer));
         let op = Op::AdamW { n: elems / shards, decayed, shards, axis, master: master.is_some() };
-        let mut args = vec![norm, self.own_grads(bank), self.own(bank, weights, zero >= 3)];
+        let mut args = vec![norm, self.own_grads(bank, state), self.own(bank, weights, zero >= 3)];
         args.extend([self.all(m), self.all(v)]);
         args.extend(master);
         self.single("adamw", op, Phase::Optimizer, args, None);

@@ -11,7 +11,7 @@ use meshwright_hardware::mesh::Axis;
 use meshwright_hardware::op::{Layout, NormKind, Op};
 use meshwright_hardware::program::Collective;
 
-use super::tape::{Arg, Home, Step, Tape, TapeNode, Use, Value};
+use super::tape::{Arg, Home, Step, Store, Tape, TapeNode, Use, Value};
 
 /// A tape's backward pass.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -32,6 +32,10 @@ pub(super) struct GradientWriter<'a> {
 impl Tape {
     /// The backward pass.
     pub fn backward(&self) -> Backward {
+        let given = self.tensors.iter().any(|t| matches!(t.home, Home::Input | Home::Second));
+        if !given && self.params.iter().all(|decl| decl.store != Store::Trained) {
+            return Backward::default(); // nobody asks for a gradient
+        }
         let flow = |home| match home {
             Home::Output => Some(Use::whole(Value::Flow)),
             Home::SecondOut => Some(Use::whole(Value::SecondFlow)),
@@ -119,11 +123,15 @@ impl GradientWriter<'_> {
         match op {
             Op::Embed { rows, cols, vocab, shards } => {
                 let dy = self.of(last);
-                self.call(Op::EmbedGrad { rows, cols, vocab, shards }, vec![Use::of(args[0]), dy, grad_of(args[1])]);
+                if let Some(grad) = self.grad_of(args[1]) {
+                    self.call(Op::EmbedGrad { rows, cols, vocab, shards }, vec![Use::of(args[0]), dy, grad]);
+                }
             }
             Op::Positions { rows, seq, cols, sp, cp } => {
                 let dy = self.of(args[1]);
-                self.call(Op::PositionsGrad { rows, seq, cols, sp, cp }, vec![dy, grad_of(args[0])]);
+                if let Some(grad) = self.grad_of(args[0]) {
+                    self.call(Op::PositionsGrad { rows, seq, cols, sp, cp }, vec![dy, grad]);
+                }
             }
             Op::Norm { kind, rows, cols } => self.norm(kind, rows, cols, args),
             Op::Matmul { m, n, k, bias, .. } => self.matmul(m, n, k, bias, args),
@@ -161,10 +169,16 @@ impl GradientWriter<'_> {
                 let out = self.of(last);
                 self.same(args[0], out, rows * cols);
                 self.same(args[1], out, rows * cols);
-                if bias {
-                    self.call(Op::BiasGrad { rows, cols }, vec![out, grad_of(args[2])]);
+                if let Some(grad) = bias.then(|| self.grad_of(args[2])).flatten() {
+                    self.call(Op::BiasGrad { rows, cols }, vec![out, grad]);
                 }
             }
+            Op::AddColumns { rows, stride, first, cols, scale, .. } => {
+                let (out, (part, _)) = (self.of(args[1]), self.target(args[0]));
+                self.call(Op::AddColumns { rows, stride, first, cols, scale, back: true }, vec![out, part]);
+            }
+            // Of frozen weights.
+            Op::Dequantize { .. } => {}
             Op::Copy { n } => {
                 let out = self.of(last);
                 self.same(args[0], out, n);
@@ -215,31 +229,37 @@ impl GradientWriter<'_> {
         let dy = self.of(args[at]);
         let (dx, accumulate) = self.target(args[0]);
         let [x, gain, stats] = [0, 1, at + 1].map(|i| Use::of(args[i]));
-        let mut all = vec![x, gain, stats, dy, dx, grad_of(args[1])];
-        if kind == NormKind::Layer {
-            all.push(grad_of(args[2]));
+        let mut all = vec![x, gain, stats, dy, dx];
+        for &param in &args[1..at] {
+            let grad = self.grad_of(param).unwrap_or_else(|| self.unwanted(cols));
+            all.push(grad);
         }
         self.call(Op::NormGrad { kind, rows, cols, accumulate }, all);
     }
 
     /// C = A·Bᵀ: dB += dCᵀ·A, dA = dC·B, and the bias collects dC's columns.
     fn matmul(&mut self, m: usize, n: usize, k: usize, bias: bool, args: &[Arg]) {
-        let (a, b) = (Use::of(args[0]), Use::of(args[1]));
-        let dc = self.of(args[args.len() - 1]);
-        let tn = Op::Matmul { layout: Layout::Tn, m: n, n: k, k: m, bias: false, accumulate: true };
-        self.call(tn, vec![dc, a, grad_of(args[1])]);
-        if bias {
-            self.call(Op::BiasGrad { rows: m, cols: n }, vec![dc, grad_of(args[2])]);
+        let (a, dc) = (Use::of(args[0]), self.of(args[args.len() - 1]));
+        if let Some(grad) = self.grad_of(args[1]) {
+            let tn = Op::Matmul { layout: Layout::Tn, m: n, n: k, k: m, bias: false, accumulate: true };
+            self.call(tn, vec![dc, a, grad]);
         }
+        if let Some(grad) = bias.then(|| self.grad_of(args[2])).flatten() {
+            self.call(Op::BiasGrad { rows: m, cols: n }, vec![dc, grad]);
+        }
+        let b = self.weight(args[1]);
         let (da, accumulate) = self.target(args[0]);
         self.call(Op::Matmul { layout: Layout::Nn, m, n: k, k: n, bias: false, accumulate }, vec![dc, b, da]);
     }
 
     /// The same for every expert and source.
     fn expert_matmul(&mut self, [experts, sources, m, n, k]: [usize; 5], args: &[Arg]) {
-        let (a, b, dc) = (Use::of(args[0]), Use::of(args[1]), self.of(args[2]));
-        let tn = Op::ExpertMatmul { layout: Layout::Tn, experts, sources, m: n, n: k, k: m, accumulate: true };
-        self.call(tn, vec![dc, a, grad_of(args[1])]);
+        let (a, dc) = (Use::of(args[0]), self.of(args[2]));
+        if let Some(grad) = self.grad_of(args[1]) {
+            let tn = Op::ExpertMatmul { layout: Layout::Tn, experts, sources, m: n, n: k, k: m, accumulate: true };
+            self.call(tn, vec![dc, a, grad]);
+        }
+        let b = self.weight(args[1]);
         let (da, accumulate) = self.target(args[0]);
         let nn = Op::ExpertMatmul { layout: Layout::Nn, experts, sources, m, n: k, k: n, accumulate };
         self.call(nn, vec![dc, b, da]);
@@ -268,12 +288,26 @@ impl GradientWriter<'_> {
             other => unreachable!("{other:?} routes nothing"),
         }
     }
-}
 
-/// Where a parameter's gradient adds up.
-fn grad_of(arg: Arg) -> Use {
-    match arg {
-        Arg::Param(p) => Use::whole(Value::WeightGrad(p)),
-        other => unreachable!("{other:?} is no parameter"),
+    /// Where a parameter's gradient adds up; none if it is frozen.
+    fn grad_of(&self, arg: Arg) -> Option<Use> {
+        let Arg::Param(p) = arg else { return None };
+        (self.tape.params[p].store == Store::Trained).then_some(Use::whole(Value::WeightGrad(p)))
+    }
+
+    /// Where a norm may leave the gradient of a frozen gain.
+    fn unwanted(&mut self, n: usize) -> Use {
+        let place = Use::whole(self.make("unwanted".to_owned(), n));
+        self.call(Op::Zero { n }, vec![place]);
+        place
+    }
+
+    /// A product's weight; one that is packed is made wide again for it.
+    fn weight(&mut self, arg: Arg) -> Use {
+        let Some((op, packed)) = arg.tensor().and_then(|wide| self.tape.packed(wide)) else { return Use::of(arg) };
+        let Op::Dequantize { n, .. } = op else { unreachable!("{op:?} unpacks nothing") };
+        let wide = Use::whole(self.make("base".to_owned(), n));
+        self.call(op, vec![Use::of(packed), wide]);
+        wide
     }
 }

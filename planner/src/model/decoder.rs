@@ -12,7 +12,7 @@ use meshwright_hardware::op::{AttentionDims, ContextDims, Layout, NormKind, Op};
 use meshwright_hardware::params::{Init, Shard};
 
 use super::local::Local;
-use super::tape::{Arg, Home, ParamDecl, RingAttention, Tape, TapeNode};
+use super::tape::{Arg, Home, ParamDecl, RingAttention, Store, Tape, TapeNode};
 use crate::job::{Architecture, Experts, LayerKind, Model, ModelHalf};
 
 /// GPT-2's (Radford et al. 2019, §2.3); LLaMA-style models are trained with it as well.
@@ -25,7 +25,18 @@ pub(super) fn normal(std: f32) -> Init {
 }
 
 pub(super) fn matrix(name: &'static str, rows: usize, cols: usize, shard: Shard, init: Init) -> ParamDecl {
-    ParamDecl { name, rows, cols, shard, decay: true, init, tied: false, partial: false, experts: None }
+    ParamDecl {
+        name,
+        rows,
+        cols,
+        shard,
+        decay: true,
+        init,
+        tied: false,
+        partial: false,
+        experts: None,
+        store: Store::Trained,
+    }
 }
 
 pub(super) fn vector(name: &'static str, n: usize, shard: Shard, init: Init) -> ParamDecl {

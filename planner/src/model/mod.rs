@@ -13,10 +13,11 @@ mod local;
 mod ring;
 mod split;
 mod tape;
+mod tuning;
 
 pub use backward::Backward;
 pub use decoder::{embed, head, layer};
 pub use experts::capacity;
 pub use local::Local;
 pub use split::SplitBackward;
-pub use tape::{Arg, Home, ParamDecl, RingAttention, Step, Tape, TapeNode, Tensor, Use, Value};
+pub use tape::{Arg, Home, ParamDecl, RingAttention, Step, Store, Tape, TapeNode, Tensor, Use, Value};

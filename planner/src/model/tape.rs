@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use meshwright_hardware::mesh::Axis;
-use meshwright_hardware::op::{ContextDims, Mode, Op};
+use meshwright_hardware::op::{ContextDims, Mode, Op, Packing};
 use meshwright_hardware::params::{Init, Shard};
 use meshwright_hardware::program::Collective;
 
@@ -55,6 +55,17 @@ pub struct Tensor {
     pub home: Home,
 }
 
+/// What becomes of a parameter in training, and so how it is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Store {
+    /// It is trained: it has a gradient and optimizer state.
+    Trained,
+    /// It stays what it is.
+    Frozen,
+    /// The same, in words of codes and scales.
+    Packed(Packing),
+}
+
 /// A parameter of a piece.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ParamDecl {
@@ -76,11 +87,21 @@ pub struct ParamDecl {
     pub partial: bool,
     /// Experts it is for: as many matrices of the given size, one after another; none for a dense parameter.
     pub experts: Option<usize>,
+    /// What becomes of it.
+    pub store: Store,
 }
 
 impl ParamDecl {
-    /// Elements on one of `tp` ranks of tensor and `ep` of expert parallelism.
+    /// Elements on one of `tp` ranks of tensor and `ep` of expert parallelism, as they are kept: words of packed ones.
     pub fn elems(&self, tp: usize, ep: usize) -> usize {
+        match self.store {
+            Store::Packed(packing) => packing.words(self.weights(tp, ep)),
+            Store::Trained | Store::Frozen => self.weights(tp, ep),
+        }
+    }
+
+    /// Weights on one of `tp` ranks of tensor and `ep` of expert parallelism.
+    pub fn weights(&self, tp: usize, ep: usize) -> usize {
         let each = match self.shard {
             Shard::Whole => self.rows * self.cols,
             Shard::Rows { .. } | Shard::Cols => self.rows * self.cols / tp,

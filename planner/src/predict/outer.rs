@@ -54,7 +54,7 @@ pub fn outer(plan: &Plan, cluster: &Cluster, inner: Seconds) -> Result<Option<Ou
         }
         (None, Some(wan)) => return Err(PlanError::Sites { plan: 1, cluster: wan.sites }),
     };
-    let bytes = (plan.job.model.parameters(plan.job.seq) as f64 * f64::from(sites.bits) / 8.0).ceil();
+    let bytes = (plan.job.trained_parameters() as f64 * f64::from(sites.bits) / 8.0).ceil();
     let exchange = exchange(&sites, &wan, cluster, Bytes((bytes / sites.fragments as f64).ceil() as u64))?;
     let update = update(plan, cluster)? / sites.fragments as f64;
     let Period { seconds, waiting } = period(&sites, inner, exchange, update);
@@ -104,7 +104,7 @@ fn update(plan: &Plan, cluster: &Cluster) -> Result<Seconds, PlanError> {
     for (stage, actions) in plan.orders().iter().enumerate() {
         let layout = StageLayout::of(plan, &pieces, stage, actions);
         let mut own = Seconds(0.0);
-        for bank in &layout.banks {
+        for bank in layout.banks.iter().filter(|bank| bank.state.is_some()) {
             own += stream(&cluster.pools[0].device, (bank.elems / bank.shards) as f64 * MOVED);
             if bank.shards > 1 && bank.zero < 3 {
                 let weights = Bytes(bank.elems as u64 * prices.elem().bytes());

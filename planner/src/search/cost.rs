@@ -235,7 +235,7 @@ impl Costs {
             // The embedding's part waits for the head's.
             tied.reduce[0] = std::mem::take(&mut embed.share.reduce);
         }
-        if let Some(bank) = &sizes.twin {
+        if let Some(bank) = sizes.twin.as_ref().filter(|bank| bank.trains()) {
             let n = bank.elems;
             let table = Bytes(n as u64 * width.gradients.bytes());
             let stride = if links.nearest { 1 } else { mesh.stride(Axis::Pp) * (mesh.pp - 1) };

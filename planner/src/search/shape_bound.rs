@@ -41,7 +41,7 @@ pub fn of_shape(job: &Job, shape: &KernelShape, links: &mut CachedPrices) -> Res
         outputs: (job.model.vocab_on(shape.tp) * shape.tp) as f64,
         split: crate::job::shape::LinearSplit::Columns,
     };
-    let head = if job.model.causal() { kernels(&[table])? } else { Times::default() };
+    let mut head = if job.model.causal() { kernels(&[table])? } else { Times::default() };
     // What routed experts get to do varies with their capacity: at the greatest rate, it is at least their share of the tokens.
     let mut routed = Times::default();
     if let Some(experts) = &model.experts {
@@ -77,6 +77,10 @@ pub fn of_shape(job: &Job, shape: &KernelShape, links: &mut CachedPrices) -> Res
     };
     let mut layer = same;
     layer.plus(&other);
+    if job.tuning.is_some() {
+        // Frozen weights have no gradients.
+        (times.weights, layer.weights, head.weights) = (0.0, 0.0, 0.0);
+    }
     let rings = rotations(job, shape, links)?.map(|seconds| seconds * layers as f64);
     if !shape.splits {
         for times in [&mut times, &mut layer] {

@@ -51,6 +51,13 @@ pub(super) fn share(plan: &Plan, banks: &[BankSize], links: &mut CachedPrices) -
     let mut bucket = 0;
     for bank in banks.iter().filter(|bank| bank.elems > 0) {
         let BankSize { elems, shards, zero, axis, .. } = *bank;
+        let weights = elems as u64 * bank.elem(width).bytes();
+        let mut gathered = || links.collective(mesh, Collective::AllGather, axis, weights);
+        if !bank.trains() {
+            share.gather += if zero >= 3 { gathered()? } else { 0.0 };
+            continue;
+        }
+        let gathered = if zero > 0 { gathered()? } else { 0.0 };
         let own = elems / shards;
         let held = if zero >= 2 { own } else { elems };
         share.clear += links.vector("zero", held, &[width.gradients], || Op::Zero { n: held })?;
@@ -71,7 +78,6 @@ pub(super) fn share(plan: &Plan, banks: &[BankSize], links: &mut CachedPrices) -
         let (weights, state) = (width.weights(zero), width.state);
         let updated = [Elem::F32, width.gradients, weights, state, state, state];
         share.update += links.vector("adamw", own, &updated, || update)?;
-        let gathered = links.collective(mesh, Collective::AllGather, axis, elems as u64 * width.model.bytes())?;
         match zero {
             0 => {}
             1 | 2 => share.renew += gathered,

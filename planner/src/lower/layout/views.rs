@@ -10,15 +10,17 @@ use meshwright_hardware::program::View;
 
 use super::{Hosted, StageLayout};
 use crate::lower::at::At;
+use crate::lower::bank::{Bank, Bucket};
 use crate::lower::code::Piece;
 use crate::lower::format::Class;
 use crate::model::{Home, ParamDecl, Value};
 
 impl StageLayout {
-    /// A piece's banks of this ZeRO stage or a higher one, each with its start in a bucket; and what they need in all.
-    pub fn bucket(&self, index: usize, from: u8) -> (Vec<(usize, usize)>, usize) {
+    /// A piece's banks that are in a bucket, each with its start there; and what they need in all.
+    pub fn bucket(&self, index: usize, of: Bucket) -> (Vec<(usize, usize)>, usize) {
         let mut at = 0;
-        let banks = self.banks_of[index].iter().copied().filter(|&bank| self.banks[bank].zero >= from);
+        let held = |bank: &Bank| of.holds(bank.zero, bank.store);
+        let banks = self.banks_of[index].iter().copied().filter(|&bank| held(&self.banks[bank]));
         let starts = banks.map(|bank| {
             at += self.banks[bank].elems;
             (bank, at - self.banks[bank].elems)
