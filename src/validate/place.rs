@@ -13,6 +13,14 @@ use meshwright_hardware::units::ByteRate;
 use super::accelerator;
 use super::record::Skip;
 
+/// The devices of a run as nodes.
+pub struct Place {
+    /// Its nodes, with as many devices as the run had.
+    pub machine: Machine,
+    /// Slices of a pod that only the data-centre network joins.
+    pub slices: usize,
+}
+
 /// Finds the accelerator and builds nodes of it: of a TPU's torus a slice, along a side of which a group of `inner` neighbours
 /// lies; else as few equal nodes as hold so many devices, each whole or a part of one.
 pub fn place(
@@ -21,7 +29,7 @@ pub fn place(
     per_node: Option<usize>,
     interconnect: &str,
     inner: usize,
-) -> Result<Machine, Skip> {
+) -> Result<Place, Skip> {
     let no_profile = Skip { reason: "accelerator has no profile", detail: accelerator.to_owned() };
     let (device, system) = accelerator::named(accelerator).ok_or(no_profile)?;
     let unknown = |error: ProfileError| Skip { reason: "accelerator has no profile", detail: error.to_string() };
@@ -45,7 +53,7 @@ pub fn place(
     if let (Some(stated), Some(out)) = (scale_out(interconnect, machine.system.count), &mut machine.system.scale_out) {
         out.bandwidth = Sourced::new(ByteRate(stated), "as the run's source states");
     }
-    Ok(machine)
+    Ok(Place { machine, slices })
 }
 
 /// Sides of a slice of a torus, as equal as its size allows, largest first.

@@ -8,11 +8,14 @@
 use meshwright_hardware::mesh::{Mesh, Order};
 use meshwright_hardware::profile::Stack;
 use meshwright_hardware::units::Precision;
-use meshwright_planner::job::{Job, Model};
+use meshwright_planner::job::{Base, Job, Method, Model, Target, Tuning};
 use meshwright_planner::plan::{Plan, Stage, layers_of};
 use meshwright_planner::schedule::Schedule;
 
 use super::record::{Record, Skip};
+
+/// Rank of adapters where it is not stated.
+const USUAL_RANK: usize = 16;
 
 /// Tokens of a packed SQuAD sample (Rajpurkar et al. 2016: contexts of some 120 words with question and answer).
 const SAMPLE: usize = 256;
@@ -27,6 +30,7 @@ pub(super) struct Stated<'a> {
     pub(super) seq: usize,
     pub(super) target_seq: Option<usize>,
     pub(super) devices: usize,
+    pub(super) slices: usize,
     pub(super) stack: &'a Stack,
 }
 
@@ -198,9 +202,6 @@ fn job(stated: &Stated, choice: &RowChoice) -> Result<Job, Skip> {
     let &Stated { record, .. } = stated;
     let tuned = matches!(record.text("task"), "sft" | "lora" | "qlora");
     let packed = tuned && record.text("notes").contains("packed SQuAD");
-    if matches!(record.text("task"), "lora" | "qlora") {
-        return Err(Skip::new("adapters are not simulated"));
-    }
     let precise = record.text("precision");
     let graphs = record.text("notes").split_once("cuda_graph=");
     Ok(Job {
@@ -209,6 +210,7 @@ fn job(stated: &Stated, choice: &RowChoice) -> Result<Job, Skip> {
         pure: precise.contains("pure") || precise.contains("+SR"),
         precision: precision(record),
         stack: Some(stated.stack.name.clone()),
+        tuning: tuning(record),
         cuda_graphs: graphs.is_some_and(|(_, scope)| !scope.starts_with("none")),
         ..Job::of(stated.model.clone(), stated.seq, choice.global)
     })
@@ -217,7 +219,8 @@ fn job(stated: &Stated, choice: &RowChoice) -> Result<Job, Skip> {
 /// The mesh, with experts over as many ranks as stated.
 fn mesh(stated: &Stated, (dp, pp, tp, cp): (usize, usize, usize, usize)) -> Result<Mesh, Skip> {
     let &Stated { record, model, .. } = stated;
-    let dense = Mesh { dp, pp, tp, cp, ep: 1, etp: None, shard: None, order: Order::default() };
+    let shard = shard(stated, dp * cp, cp);
+    let dense = Mesh { dp, pp, tp, cp, ep: 1, etp: None, shard, order: Order::default() };
     if model.experts().is_none() {
         return Ok(dense);
     }
@@ -234,6 +237,36 @@ fn mesh(stated: &Stated, (dp, pp, tp, cp): (usize, usize, usize, usize)) -> Resu
         return Err(Skip::new("experts are split over a part of tensor parallelism"));
     }
     Ok(Mesh { ep, etp: (ep > 1 && tp > 1 && etp == 1).then_some(1), ..dense })
+}
+
+/// Of how many ranks that hold the same weights ZeRO shards over, where it is a part of them; of slices of a pod over each.
+fn shard(stated: &Stated, ranks: usize, cp: usize) -> Option<usize> {
+    let &Stated { record, slices, stack, .. } = stated;
+    let (text, notes) = (record.text("zero_stage").to_lowercase(), record.text("sharding_notes").to_lowercase());
+    let group = number_after(&notes, "shard group=").map(|size| size * if notes.contains("x cp") { cp } else { 1 });
+    let said = number_after(&text, "over ").or(number_after(&text, "shard size ")).or(group);
+    let shard = said.unwrap_or(if slices > 1 { ranks / slices } else { ranks });
+    (zero(record, stack) > 0 && (2..ranks).contains(&shard) && ranks.is_multiple_of(shard)).then_some(shard)
+}
+
+/// What is trained of a row whose task is to tune adapters.
+fn tuning(record: &Record) -> Option<Tuning> {
+    let (task, notes) = (record.text("task"), record.text("notes"));
+    let base = match task {
+        "qlora" => Base::Nf4,
+        // MLPerf's runs keep frozen weights in the format of their products.
+        "lora" if record.text("precision_class").contains("fp8") => Base::Fp8,
+        "lora" => Base::Model,
+        _ => return None,
+    };
+    use Target::{K, O, Q, V};
+    let targets = match notes {
+        _ if notes.contains("on q,v") => vec![Q, V],
+        _ if notes.contains("on q,k,v,o") || notes.contains("on attention") => vec![Q, K, V, O],
+        _ => Target::ALL.to_vec(),
+    };
+    let rank = number_after(notes, "LoRA r").unwrap_or(USUAL_RANK);
+    Some(Tuning { method: Method::Lora, rank, alpha: rank as f32, targets, base })
 }
 
 fn zero(record: &Record, stack: &Stack) -> u8 {

@@ -111,14 +111,21 @@ pub fn read(columns: &HashMap<String, String>) -> Result<Run, Skip> {
     }
     let devices = record.size("n_devices").ok_or(Skip::new("number of devices not stated"))?;
     let (interconnect, inner) = (record.text("interconnect"), record.size("tp").unwrap_or(1));
-    let machine =
+    let place::Place { machine, slices } =
         place::place(record.text("accelerator"), devices, record.size("devices_per_node"), interconnect, inner)?;
     let year = record.number("year").unwrap_or(2024.0) as u16;
     let stack = place::stack(record.text("framework"), record.text("model_name"), year, &machine.device);
     let (seq, second) = model::sequence(record.text("seq_len")).ok_or(Skip::new("sequence length not stated"))?;
     let (model, target_seq) = model::model(&record, second)?;
-    let plan::Candidates { plans, assumed } =
-        plan::candidates(&plan::Stated { record: &record, model: &model, seq, target_seq, devices, stack: &stack })?;
+    let plan::Candidates { plans, assumed } = plan::candidates(&plan::Stated {
+        record: &record,
+        model: &model,
+        seq,
+        target_seq,
+        devices,
+        slices,
+        stack: &stack,
+    })?;
     let measured = Reported::of(&record);
     let group = record.text("group").to_owned();
     let publisher = record.text("publisher");
