@@ -6,7 +6,8 @@
 //! Invariant: a measured curve is what it is under the software that was measured: no stack changes it.
 
 use super::{PriceError, gemm};
-use crate::op::{AttentionDims, Op};
+use crate::elem::Elem;
+use crate::op::Op;
 use crate::profile::{AttentionKernel, DeviceKind, DeviceProfile, Stack};
 use crate::units::{Bytes, FlopRate, Precision, Seconds};
 
@@ -53,13 +54,14 @@ fn multiplied(device: &DeviceProfile, stack: &Stack, op: &Op, precision: Precisi
     let product = |batch: usize, m: usize, n: usize, k: usize| {
         gemm::on(device, peak, precision, batch as f64, m as f64, n as f64, k as f64)
     };
+    if let Some(scores) = Scores::of(op).filter(|_| stack.attention == AttentionKernel::Unfused) {
+        return Ok(unfused(device, stack, (peak, precision), scores));
+    }
     Ok(match *op {
         Op::Matmul { m, n, k, .. } => product(1, m, n, k) / (rates.matmul * gains),
         Op::ExpertMatmul { experts, sources, m, n, k, .. } => {
             product(experts * sources, m, n, k) / (rates.experts * gains)
         }
-        Op::Attention(dims) if stack.attention == AttentionKernel::Unfused => unfused(device, stack, peak, dims).0,
-        Op::AttentionGrad(dims) if stack.attention == AttentionKernel::Unfused => unfused(device, stack, peak, dims).1,
         _ => {
             let older = stack.attention == AttentionKernel::Flash2 && device.own_instructions;
             let rate = rates.attention * if older { AMPERE_KERNEL } else { 1.0 };
@@ -68,15 +70,41 @@ fn multiplied(device: &DeviceProfile, stack: &Stack, op: &Op, precision: Precisi
     })
 }
 
-/// Attention whose scores go through memory, forward and backward: two products and four, and passes over the scores, which are
+/// An attention that can store its scores: `matrices` of `queries · keys`, from heads of so many columns.
+struct Scores {
+    matrices: f64,
+    queries: f64,
+    keys: f64,
+    width: f64,
+    backward: bool,
+}
+
+impl Scores {
+    /// Of an op, if it is one: round a ring scores are never whole.
+    fn of(op: &Op) -> Option<Scores> {
+        let (matrices, queries, keys, width) = match *op {
+            Op::Attention(d) | Op::AttentionGrad(d) => (d.batch * d.heads, d.seq, d.seq, d.head_dim),
+            Op::ContextAttention(d) | Op::ContextAttentionGrad(d) if d.blocks == d.cp => {
+                (d.batch * d.heads, d.seq, d.blocks * d.keys, d.head_dim)
+            }
+            _ => return None,
+        };
+        let [matrices, queries, keys, width] = [matrices, queries, keys, width].map(|size| size as f64);
+        let backward = matches!(op, Op::AttentionGrad(_) | Op::ContextAttentionGrad(_));
+        Some(Scores { matrices, queries, keys, width, backward })
+    }
+}
+
+/// Attention whose scores go through memory, forward or backward: two products or four, and passes over the scores, which are
 /// scaled, masked and normalised, and with dropout masked again (Korthikanti et al. 2022, §4.1).
-fn unfused(device: &DeviceProfile, stack: &Stack, peak: FlopRate, dims: AttentionDims) -> (Seconds, Seconds) {
-    let (batch, seq, width) = ((dims.batch * dims.heads) as f64, dims.seq as f64, dims.head_dim as f64);
-    let product = |n: f64, k: f64| gemm::on(device, peak, Precision::Bf16, batch, seq, n, k) / stack.overheads.matmul;
-    let products = product(seq, width) + product(width, seq);
+fn unfused(device: &DeviceProfile, stack: &Stack, (peak, precision): (FlopRate, Precision), scores: Scores) -> Seconds {
+    let Scores { matrices, queries, keys, width, backward } = scores;
+    let product = |n: f64, k: f64| gemm::on(device, peak, precision, matrices, queries, n, k) / stack.overheads.matmul;
+    let products = product(keys, width) + product(width, keys);
     let passes = if stack.dropout { 4.5 } else { 2.0 };
-    let scores = stream(device, batch * seq * seq * 2.0 * passes) * stack.overheads.stream;
-    (products + scores, products * 2.0 + scores * 1.6)
+    let bytes = Elem::of(precision).bytes() as f64;
+    let passed = stream(device, matrices * queries * keys * bytes * passes) * stack.overheads.stream;
+    if backward { products * 2.0 + passed * 1.6 } else { products + passed }
 }
 
 /// The time in which a device's host issues an op. Programs of other kinds than a GPU's are on the device as a whole.

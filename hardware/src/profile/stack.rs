@@ -34,6 +34,10 @@ pub struct Stack {
     pub attention: AttentionKernel,
     /// Whether layers have dropout, whose masks are kept for backward.
     pub dropout: bool,
+    /// Copies of the logits in fp32 while the loss is made, beside those in the format of activations: 1 where the softmax and the
+    /// gradient take the place of the cast logits (Megatron-LM's parallel cross-entropy), 2 where they do not.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub logit_copies: u8,
     /// How weights' gradients are kept between microbatches.
     pub gradients: GradientSums,
     /// ZeRO stage of runs that state none.
@@ -62,6 +66,10 @@ pub struct Stack {
     /// Measured runs on which `overheads` stand, by accelerator.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub measured: BTreeMap<String, usize>,
+}
+
+fn is_zero(copies: &u8) -> bool {
+    *copies == 0
 }
 
 impl Stack {
@@ -123,7 +131,7 @@ pub enum AttentionKernel {
 }
 
 /// How weights' gradients are kept between microbatches, where weights are of 16 bits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum GradientSums {
     /// In fp32.

@@ -4,13 +4,19 @@
 //!
 //! Invariant: without a stack it is what the executor does; no file holds it, for a job names its stack.
 
-use meshwright_hardware::profile::{GradientSums, Stack};
+use meshwright_hardware::profile::{AttentionKernel, GradientSums, Stack};
 
 use super::Job;
 
 /// What a stack makes of a job.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Software {
+    /// Whether attention stores its scores, which a tiled one never does.
+    pub stores_scores: bool,
+    /// Whether layers have dropout, whose masks are kept for backward.
+    pub dropout: bool,
+    /// Copies of the logits in fp32 while the loss is made, beside those in the format of activations.
+    pub logit_copies: u8,
     /// How gradients are kept between microbatches.
     pub gradients: GradientSums,
     /// Whether sharded weights exist only as fp32 masters, cast as they are gathered (PyTorch FSDP).
@@ -22,7 +28,14 @@ pub struct Software {
 impl Software {
     /// Of a stack.
     pub fn of(stack: &Stack) -> Software {
-        Software { gradients: stack.gradients, casts: stack.casts, pure: stack.pure }
+        Software {
+            stores_scores: stack.attention == AttentionKernel::Unfused,
+            dropout: stack.dropout,
+            logit_copies: stack.logit_copies,
+            gradients: stack.gradients,
+            casts: stack.casts,
+            pure: stack.pure,
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use meshwright_hardware::program::{ArgView, Block, BlockParam, Call, Collective,
 
 use super::blocks::Blocks;
 use super::format::{ALIGN, ByClass, Class, Formats, ValueFormats};
+use super::place::beside;
 use super::runs::runs;
 use crate::job::LayerKind;
 use crate::model::{self, Backward, Home, Local, SplitBackward, Step, Tape, Use, Value};
@@ -66,7 +67,9 @@ pub struct Piece {
     /// What backward makes again first.
     pub again: Vec<Step>,
     /// What its values are of.
-    formats: ValueFormats,
+    pub(super) formats: ValueFormats,
+    /// What is kept of it.
+    pub(super) mode: Recompute,
     /// Name and elements of the gradients made inside, and elements of held copies.
     grads: Vec<(String, usize)>,
     copies: Vec<usize>,
@@ -168,8 +171,16 @@ pub fn kept(tape: &Tape, backward: &Backward, mode: Recompute) -> (BTreeSet<usiz
 }
 
 /// Elements of what is kept, by class.
-pub fn kept_elems(tape: &Tape, kept: &BTreeSet<usize>, backward: &Backward, formats: Formats) -> ByClass<usize> {
-    slot(tape, kept, &ValueFormats::of(&tape.forward(), &backward.steps, formats)).1
+pub fn kept_elems(
+    tape: &Tape,
+    kept: &BTreeSet<usize>,
+    backward: &Backward,
+    mode: Recompute,
+    formats: Formats,
+) -> ByClass<usize> {
+    let mut elems = slot(tape, kept, &ValueFormats::of(&tape.forward(), &backward.steps, formats)).1;
+    elems[Class::Model as usize] += beside(tape, mode, formats.model);
+    elems
 }
 
 /// What a rank of a plan holds of the model.
@@ -178,16 +189,19 @@ pub fn local(plan: &Plan) -> Local {
     let whole = plan.mesh.spread() > 1;
     let (microbatch, seq) = (plan.microbatch, plan.job.seq / cp);
     let (target, causal) = (plan.job.target(), plan.job.model.causal());
+    let (sp, ring, software) = (plan.shards_tokens(), plan.ring, plan.job.software);
     let samples = plan.job.seq / plan.job.sample();
-    Local { microbatch, seq, samples, target, causal, tp, sp: plan.shards_tokens(), cp, ring: plan.ring, ep, whole }
+    Local { microbatch, seq, samples, target, causal, tp, sp, cp, ring, ep, whole, software }
 }
 
 impl Piece {
-    fn empty(tape: Tape, kept_set: &BTreeSet<usize>, backward: &Backward, elem: Formats) -> Piece {
+    fn empty(tape: Tape, mode: Recompute, kept_set: &BTreeSet<usize>, backward: &Backward, elem: Formats) -> Piece {
         let formats = ValueFormats::of(&tape.forward(), &backward.steps, elem);
-        let (kept, slot_elems) = slot(&tape, kept_set, &formats);
+        let (kept, mut slot_elems) = slot(&tape, kept_set, &formats);
+        slot_elems[Class::Model as usize] += beside(&tape, mode, elem.model);
         Piece {
             formats,
+            mode,
             tape,
             kept,
             slot_elems,
@@ -206,7 +220,7 @@ impl Piece {
         let backward = tape.backward();
         let (kept_set, again) = kept(&tape, &backward, mode);
         let steps = backward.steps.clone();
-        let mut piece = Piece::empty(tape, &kept_set, &backward, elem);
+        let mut piece = Piece::empty(tape, mode, &kept_set, &backward, elem);
         piece.forward = piece.code(&[(Phase::Forward, piece.tape.forward())], blocks);
         if split {
             let SplitBackward { inputs, weights, held } = backward.split();
@@ -236,7 +250,7 @@ impl Piece {
     fn of_head(tape: Tape, elem: Formats, blocks: &mut Blocks) -> Piece {
         let backward = tape.backward();
         let kept = tape.streams().collect();
-        let mut piece = Piece::empty(tape, &kept, &backward, elem);
+        let mut piece = Piece::empty(tape, Recompute::None, &kept, &backward, elem);
         let lists = [(Phase::Forward, piece.tape.forward()), (Phase::Backward, backward.steps)];
         piece.backward = piece.code(&lists, blocks);
         piece
@@ -286,7 +300,7 @@ impl Piece {
     }
 
     /// Whether a value lives in working memory.
-    fn works(&self, value: Value) -> bool {
+    pub(super) fn works(&self, value: Value) -> bool {
         match value {
             Value::Tensor(t) => self.tape.tensors[t].home.is_inside() && !self.kept.contains_key(&t),
             Value::Grad(_) | Value::Held(_) => true,
@@ -328,35 +342,6 @@ impl Piece {
         let name = if blocks.apart { String::new() } else { format!("{} {}", self.tape.name, phase.name()) };
         Segment::Run { block: blocks.add(Block { name, params, calls }), phase, args }
     }
-
-    /// Places working values: each from its first use to its last, at the lowest free place (first fit by start).
-    fn place(&self, steps: &[(Phase, &Step)], code: &mut Code) {
-        let mut spans: BTreeMap<Value, (usize, usize)> = BTreeMap::new();
-        for (at, (_, step)) in steps.iter().enumerate() {
-            for value in step.values() {
-                if self.works(value) && !self.held.contains_key(&value) {
-                    spans.entry(value).or_insert((at, at)).1 = at;
-                }
-            }
-        }
-        let mut order: Vec<(Value, (usize, usize))> = spans.into_iter().collect();
-        order.sort_by_key(|(value, (first, _))| (*first, std::cmp::Reverse(self.elems(*value)), *value));
-        let mut placed: ByClass<Vec<(usize, usize, usize)>> = Default::default(); // last use, start, end
-        for (value, (first, last)) in order {
-            let class = self.class(value) as usize;
-            let elems = self.elems(value).next_multiple_of(ALIGN);
-            let mut busy: Vec<(usize, usize)> = placed[class]
-                .iter()
-                .filter(|(until, ..)| *until >= first)
-                .map(|&(_, start, end)| (start, end))
-                .collect();
-            busy.sort_unstable();
-            let start = busy.iter().fold(0, |at, &(start, end)| if at + elems <= start { at } else { at.max(end) });
-            placed[class].push((last, start, start + elems));
-            code.work.insert(value, start);
-            code.work_elems[class] = code.work_elems[class].max(start + elems);
-        }
-    }
 }
 
 /// Places kept tensors in a slot, the input first.
@@ -373,7 +358,7 @@ fn slot(tape: &Tape, kept: &BTreeSet<usize>, formats: &ValueFormats) -> (BTreeMa
 }
 
 impl Step {
-    fn values(&self) -> Vec<Value> {
+    pub(super) fn values(&self) -> Vec<Value> {
         match self {
             Step::Call(_, uses) => uses.iter().map(|at| at.value).collect(),
             Step::Collective(_, _, value) => vec![*value],

@@ -125,6 +125,11 @@ impl ValueFormats {
         ValueFormats { model, gradients, special }
     }
 
+    /// Elements of weights and activations.
+    pub fn model(&self) -> Elem {
+        self.model
+    }
+
     /// The class of memory that a value lies in, unless it is a parameter's.
     pub fn class(&self, value: Value) -> Class {
         self.special.get(&value).copied().unwrap_or(Class::Model)

@@ -16,6 +16,7 @@ mod format;
 mod layout;
 mod offload;
 mod pass;
+mod place;
 mod runs;
 mod share;
 mod step;
@@ -159,7 +160,7 @@ mod tests {
 
     /// How software may keep what training adds up and updates.
     fn ways() -> [(Software, bool); 5] {
-        let of = |gradients, casts, pure| Software { gradients, casts, pure };
+        let of = |gradients, casts, pure| Software { gradients, casts, pure, ..Software::default() };
         [
             (of(GradientSums::Narrow, false, false), false),
             (of(GradientSums::FullBesideNarrow, false, false), false),

@@ -44,6 +44,7 @@ impl Tape {
             blocks: 1,
             hop: 0,
         };
+        self.beside.attends(local, rows * heads * keys);
         let mixed = self.tensor("cross.mixed", rows * heads * d, DEAR);
         let lse = self.tensor("cross.lse", rows * heads, DEAR);
         self.op(Op::ContextAttention(of_all), [q, kv, mixed, lse].map(Arg::Tensor));

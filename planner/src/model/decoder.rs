@@ -125,6 +125,7 @@ impl Tape {
     /// `out = x + y (+ bias)`, after `y` was summed over tensor parallelism.
     pub(super) fn residual(&mut self, model: &Model, local: Local, [x, y]: [usize; 2], bias: &'static str, out: usize) {
         let y = self.leave(local, y);
+        self.beside.drops(local, local.residual_rows() * model.hidden);
         let mut args = vec![Arg::Tensor(x), y];
         if model.biased() {
             args.push(Arg::Param(self.param(whole(local, bias, model.hidden, Init::Zeros))));
@@ -293,6 +294,10 @@ fn attention(tape: &mut Tape, model: &Model, local: Local, normed: usize) -> usi
 pub(super) fn attend(tape: &mut Tape, dims: AttentionDims, local: Local, qkv: usize) -> usize {
     let mixed = tape.tensor("mixed", dims.rows() * dims.heads * dims.head_dim, DEAR);
     let lse = tape.tensor("lse", dims.rows() * dims.heads, DEAR);
+    // Round a ring scores are never whole.
+    if local.cp == 1 || !local.ring {
+        tape.beside.attends(local, dims.rows() * dims.heads * dims.seq * local.cp);
+    }
     if local.cp > 1 {
         context(tape, dims, local, [qkv, mixed, lse]);
     } else {
@@ -365,6 +370,7 @@ pub fn head(model: &Model, local: Local, scale: f32) -> Tape {
     let weight = tape.param(ParamDecl { tied: model.tied, ..table(model, local, name) });
     let logits = tape.tensor("logits", rows * vocab, DEAR);
     tape.linear(normed, [rows, vocab, h], weight, None, logits);
+    tape.beside.scored(local, rows * vocab);
     let stats = tape.tensor("softmax", local.tp * 3 * rows, DEAR);
     let op = Op::LossStats { rows, vocab, words, shards: local.tp };
     let mine = if local.tp > 1 { Arg::Part(stats, Axis::Tp) } else { Arg::Tensor(stats) };

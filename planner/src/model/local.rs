@@ -4,6 +4,8 @@
 //!
 //! Invariant: sizes are those of one rank.
 
+use crate::job::Software;
+
 /// What a rank holds, as a plan fixes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Local {
@@ -29,6 +31,8 @@ pub struct Local {
     pub ep: usize,
     /// Whether tensor parallelism leaves experts whole, each rank running them for its own tokens.
     pub whole: bool,
+    /// What software makes of the job.
+    pub software: Software,
 }
 
 impl Local {

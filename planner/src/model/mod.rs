@@ -5,6 +5,7 @@
 //! Invariant: only this folder knows what a transformer is; nothing here knows of stages, schedules or memory.
 
 mod backward;
+mod beside;
 mod cross;
 mod decoder;
 mod experts;
@@ -16,6 +17,7 @@ mod tape;
 mod tuning;
 
 pub use backward::Backward;
+pub use beside::Beside;
 pub use decoder::{embed, head, layer};
 pub use experts::capacity;
 pub use local::Local;

@@ -11,6 +11,8 @@ use meshwright_hardware::op::{ContextDims, Mode, Op, Packing};
 use meshwright_hardware::params::{Init, Shard};
 use meshwright_hardware::program::Collective;
 
+use super::beside::Beside;
+
 /// Where a tensor comes from or goes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Home {
@@ -204,6 +206,8 @@ pub struct Tape {
     pub params: Vec<ParamDecl>,
     /// Its forward pass.
     pub nodes: Vec<TapeNode>,
+    /// What kernels need beside its tensors.
+    pub beside: Beside,
     /// Weight of the balancing loss of routed experts, over the tokens of a step.
     pub balance: f32,
 }
@@ -211,7 +215,14 @@ pub struct Tape {
 impl Tape {
     /// An empty tape.
     pub fn new(name: &'static str) -> Self {
-        Tape { name, tensors: Vec::new(), params: Vec::new(), nodes: Vec::new(), balance: 0.0 }
+        Tape {
+            name,
+            tensors: Vec::new(),
+            params: Vec::new(),
+            nodes: Vec::new(),
+            beside: Beside::default(),
+            balance: 0.0,
+        }
     }
 
     /// Declares a tensor.

@@ -52,7 +52,7 @@ impl Trade {
         let mut moves = None;
         for mode in Recompute::ALL {
             let (saved, again) = kept(tape, &back, mode);
-            let bytes = width.bytes(kept_elems(tape, &saved, &back, width));
+            let bytes = width.bytes(kept_elems(tape, &saved, &back, mode, width));
             let mut seconds = 0.0;
             for step in &again {
                 if let Step::Call(op, uses) = step {

@@ -1,0 +1,173 @@
+//! Where a pass's working values lie, and room for what kernels need beside them.
+//!
+//! In: a piece, the steps of a pass. Out: starts and sizes of working memory in its [`Code`].
+//!
+//! Invariant: two values alive at the same time never share working memory.
+
+use std::collections::BTreeMap;
+
+use meshwright_hardware::op::Op;
+use meshwright_hardware::program::{Elem, Phase};
+
+use super::code::{Code, Piece};
+use super::format::{ALIGN, ByClass, Class};
+use crate::model::{Step, Tape, Value};
+use crate::plan::Recompute;
+
+impl Piece {
+    /// Places working values: each from its first use to its last, at the lowest free place (first fit by start).
+    pub(super) fn place(&self, steps: &[(Phase, &Step)], code: &mut Code) {
+        let mut spans: BTreeMap<Value, (usize, usize)> = BTreeMap::new();
+        for (at, (_, step)) in steps.iter().enumerate() {
+            for value in step.values() {
+                if self.works(value) && !self.held.contains_key(&value) {
+                    spans.entry(value).or_insert((at, at)).1 = at;
+                }
+            }
+        }
+        let mut order: Vec<(Value, (usize, usize))> = spans.into_iter().collect();
+        order.sort_by_key(|(value, (first, _))| (*first, std::cmp::Reverse(self.elems(*value)), *value));
+        let mut placed: ByClass<Vec<Placed>> = Default::default();
+        for (value, (first, last)) in order {
+            let class = self.class(value) as usize;
+            let elems = self.elems(value).next_multiple_of(ALIGN);
+            let mut busy: Vec<(usize, usize)> = placed[class]
+                .iter()
+                .filter(|other| other.last >= first)
+                .map(|other| (other.start, other.end))
+                .collect();
+            busy.sort_unstable();
+            let start = busy.iter().fold(0, |at, &(start, end)| if at + elems <= start { at } else { at.max(end) });
+            placed[class].push(Placed { first, last, start, end: start + elems });
+            code.work.insert(value, start);
+            code.work_elems[class] = code.work_elems[class].max(start + elems);
+        }
+        self.place_beside(steps, &placed[Class::Model as usize], code);
+    }
+
+    /// Makes room behind working values for what kernels need beside them: of attention while it runs, where its scores are made again
+    /// from there to its gradient; of a loss from logits on.
+    fn place_beside(&self, steps: &[(Phase, &Step)], placed: &[Placed], code: &mut Code) {
+        let (model, beside) = (self.formats.model(), &self.tape.beside);
+        let width = model.bytes() as usize;
+        let mut room = |from: usize, to: usize, bytes: usize| {
+            let alive = placed.iter().filter(|value| value.first <= to && value.last >= from);
+            let top = alive.map(|value| value.end).max().unwrap_or(0);
+            let most = &mut code.work_elems[Class::Model as usize];
+            *most = (*most).max(top + in_elems(bytes, model));
+        };
+        let mut made = None;
+        for (at, (_, step)) in steps.iter().enumerate() {
+            match step {
+                Step::Call(Op::Attention(_) | Op::ContextAttention(_), _) => {
+                    made = made.or(Some(at));
+                    room(at, at, beside.attention(self.mode, false, width));
+                }
+                Step::Call(Op::AttentionGrad(_) | Op::ContextAttentionGrad(_), _) => {
+                    room(made.unwrap_or(at), at, beside.attention(self.mode, true, width));
+                }
+                Step::Call(Op::LossStats { .. }, _) => room(at, steps.len(), beside.loss()),
+                Step::Call(..) | Step::Collective(..) => {}
+            }
+        }
+    }
+}
+
+/// Where a working value lies: from its first use to its last, these elements.
+#[derive(Clone, Copy, Debug)]
+struct Placed {
+    first: usize,
+    last: usize,
+    start: usize,
+    end: usize,
+}
+
+/// Elements of what kernels keep beside a tape's tensors in a recompute mode.
+pub(super) fn beside(tape: &Tape, mode: Recompute, model: Elem) -> usize {
+    in_elems(tape.beside.kept(mode, model.bytes() as usize), model)
+}
+
+/// Elements of activations that are so many bytes.
+fn in_elems(bytes: usize, model: Elem) -> usize {
+    bytes.div_ceil(model.bytes() as usize).next_multiple_of(ALIGN)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::job::{Architecture, Job, Software};
+    use crate::lower::{Blocks, Formats, Frames, InFlight, PieceSizes, Pieces, lower};
+    use crate::plan::{Plan, Recompute, Stage};
+    use crate::testing::{tiny_job, tiny_model};
+    use meshwright_hardware::mesh::Mesh;
+    use meshwright_hardware::units::Precision;
+
+    /// GPT with feed-forward parts four times as wide, 64 tokens a sequence.
+    fn gpt(software: Software) -> Job {
+        let mut model = tiny_model(Architecture::Gpt2);
+        model.ffn = 4 * model.hidden;
+        Job { seq: 64, precision: Precision::Bf16, software, ..tiny_job(model) }
+    }
+
+    const ALL: Software = Software {
+        stores_scores: true,
+        dropout: true,
+        logit_copies: 2,
+        gradients: meshwright_hardware::profile::GradientSums::Full,
+        casts: false,
+        pure: false,
+    };
+
+    /// Korthikanti et al. 2022, §4.1: 34·s·b·h + 5·a·s²·b bytes of a layer with attention that stores its scores and with dropout,
+    /// beside statistics, which the paper leaves out: 16 bytes a token of both norms, 4 a token and head of tiled attention.
+    #[test]
+    fn layers_of_gpt_keep_what_their_paper_counts() {
+        let kept = |software: Software, mode: Recompute| {
+            let plan = Plan::single(gpt(software), 2);
+            let pieces = Pieces::of(&plan, &mut Blocks::default());
+            let kind = plan.job.model.kind(0);
+            let [s, b, h, a] = [plan.job.seq, 2, plan.job.model.hidden, plan.job.model.heads].map(|n| n as u64);
+            let bytes = Formats::of(&plan.job).bytes(pieces.layer(kind, mode).slot_elems).iter().sum::<u64>();
+            ([bytes, s * b * h, a * s * s * b], (16 + 4 * a) * s * b)
+        };
+        let ([bytes, tokens, scores], statistics) = kept(ALL, Recompute::None);
+        assert_eq!(bytes, 34 * tokens + 5 * scores + statistics);
+        let ([bytes, ..], _) = kept(Software { dropout: false, ..ALL }, Recompute::None);
+        assert_eq!(bytes, 32 * tokens + 2 * scores + statistics);
+        let ([bytes, ..], _) = kept(Software { stores_scores: false, ..ALL }, Recompute::None);
+        assert_eq!(bytes, 34 * tokens + statistics);
+        // Neither scores nor norms' and activation's results, but masks.
+        let ([bytes, ..], _) = kept(ALL, Recompute::Selective);
+        assert_eq!(bytes, (34 - 4 - 8) * tokens + statistics);
+        let ([bytes, ..], _) = kept(ALL, Recompute::Full);
+        assert_eq!(bytes, 2 * tokens);
+    }
+
+    /// Scores that are not kept have to stand in working memory while they are made again, and logits in fp32 beside the others.
+    #[test]
+    fn scores_and_logits_need_room_while_kernels_run() {
+        let most = |software, stage: Stage| {
+            let plan = Plan { stages: vec![stage], ..Plan::single(gpt(software), 2) };
+            let program = lower(&plan).unwrap().program;
+            let work = program.roles[0].buffers.iter().find(|buffer| buffer.name == "work").unwrap();
+            let (seq, model) = (plan.job.seq, &plan.job.model);
+            [work.bytes(), (2 * seq * model.vocab) as u64, (2 * model.heads * seq * seq) as u64]
+        };
+        let stage = Stage { layers: 4, full: 0, selective: 0, offload: 0 };
+        let tiled = Software { stores_scores: false, ..ALL };
+        let ([none, logits, _], [two, ..]) = (most(Software { logit_copies: 0, ..tiled }, stage), most(tiled, stage));
+        assert!(two >= none.max(2 * 4 * logits), "{two} {none} {logits}");
+        let ([kept, _, scores], [again, ..]) = (most(ALL, stage), most(ALL, Stage { full: 4, ..stage }));
+        assert!(kept >= 2 * scores && again >= 7 * scores, "{kept} {again} {scores}");
+    }
+
+    #[test]
+    fn programs_with_all_of_it_are_sound_and_of_the_bytes_foretold() {
+        for (zero, full, selective) in [(0, 0, 0), (1, 1, 2), (3, 4, 0)] {
+            let stages = vec![Stage { layers: 4, full, selective, offload: 0 }];
+            let plan = Plan { zero, stages, mesh: Mesh { dp: 2, tp: 2, ..Mesh::ONE }, ..Plan::single(gpt(ALL), 1) };
+            let pieces = Pieces::of(&plan, &mut Blocks::default());
+            let (sizes, flights) = (PieceSizes::of(&plan, &Frames::of(&pieces)), InFlight::all(&plan.pipeline()));
+            assert_eq!(sizes.stage(&plan, &flights[0], 0), lower(&plan).unwrap().program.roles[0].bytes());
+        }
+    }
+}
