@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use meshwright_hardware::price::{PriceError, RankGroup, price, rank_groups};
-use meshwright_hardware::profile::{Cluster, Machine};
+use meshwright_hardware::profile::{Cluster, Machine, Stack};
 use meshwright_hardware::program::{Program, Stream};
 use meshwright_hardware::simulate::{Durations, Rounds, simulate};
 use meshwright_hardware::trace::{Origin, Trace};
@@ -36,8 +36,12 @@ pub struct Figures {
     /// Model FLOPs utilisation, 0–1: [`crate::job::Job::model_flops_per_step`] over what the devices' peak allows in a
     /// step (Chowdhery et al. 2022, appendix B).
     pub mfu: f64,
-    /// Declared bytes of the rank that declares most.
+    /// Declared bytes of the rank that declares most: what [`crate::job::Goal::usable`] bounds, and what a run's own allocations are
+    /// compared with.
     pub peak_memory_bytes: u64,
+    /// What becomes of them on its device, where the stack adds to them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_memory: Option<DeviceMemory>,
     /// Whether every rank finds the bytes that it declares: what a command that asks "does it fit" answers.
     pub fits: bool,
     /// Bytes that the fullest rank leaves of what may be used of its device ([`crate::job::Goal::usable`]); below zero by
@@ -48,6 +52,29 @@ pub struct Figures {
     /// Pool by pool, where the plan's ranks sit in several.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub pools: Vec<PoolFigures>,
+}
+
+/// Bytes on the device of a rank that declares so many (see [`meshwright_hardware::profile::Allocator`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct DeviceMemory {
+    /// With libraries' workspaces.
+    pub allocated_bytes: u64,
+    /// With the allocator's fragments.
+    pub reserved_bytes: u64,
+    /// With what libraries take beside the allocator, and the context: as the driver shows it.
+    pub taken_bytes: u64,
+}
+
+impl DeviceMemory {
+    /// Of declared bytes under a stack; none where it adds nothing.
+    fn of(declared: u64, stack: &Stack) -> Option<DeviceMemory> {
+        let memory = &stack.memory;
+        (!memory.is_none()).then(|| DeviceMemory {
+            allocated_bytes: memory.allocated(declared),
+            reserved_bytes: memory.reserved(declared),
+            taken_bytes: memory.taken(declared),
+        })
+    }
 }
 
 /// What a figure is counted in, and so how it is written.
@@ -235,12 +262,14 @@ fn figures(
     let tokens_per_s = plan.job.tokens_per_step() as f64 / step.0;
     let pools = pools(cluster, lowered)?;
     let headroom = headroom(plan, cluster, &lowered.program)?;
+    let peak_memory_bytes = lowered.program.roles.iter().map(|role| role.bytes()).max().unwrap_or(0);
     let mut figures = Figures {
         step_time_s: step.0,
         tokens_per_s,
         tokens_per_s_per_device: tokens_per_s / ranks as f64,
         mfu: plan.job.model_flops_per_step() / (step.0 * peak),
-        peak_memory_bytes: lowered.program.roles.iter().map(|role| role.bytes()).max().unwrap_or(0),
+        peak_memory_bytes,
+        device_memory: DeviceMemory::of(peak_memory_bytes, &cluster.stack),
         fits: headroom >= 0,
         headroom_bytes: headroom,
         bubble_fraction: bubble,
@@ -264,7 +293,7 @@ fn pools(cluster: &Cluster, lowered: &Lowered) -> Result<Vec<PoolFigures>, PlanE
             device: pool.device.name.clone(),
             ranks: held.end.min(program.mesh.ranks()) - held.start,
             peak_memory_bytes: peak,
-            headroom: 1.0 - peak as f64 / memory as f64,
+            headroom: 1.0 - cluster.stack.memory.taken(peak) as f64 / memory as f64,
         })
     };
     Ok(cluster.pools.iter().zip(cluster.ranks()).enumerate().filter_map(of).collect())
@@ -274,7 +303,7 @@ fn pools(cluster: &Cluster, lowered: &Lowered) -> Result<Vec<PoolFigures>, PlanE
 fn headroom(plan: &Plan, cluster: &Cluster, program: &Program) -> Result<i64, PriceError> {
     let left = |place: &RankGroup| {
         let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
-        let usable = plan.job.goal.usable(place.capacity(cluster).0);
+        let usable = plan.job.goal.usable(place.capacity(cluster).0, &cluster.stack);
         signed(usable) - signed(program.roles[program.role(place.class, place.stage)].bytes())
     };
     Ok(rank_groups(cluster, program.mesh, &program.classes)?.iter().map(left).min().unwrap_or(0))
@@ -318,6 +347,7 @@ impl Figures {
             tokens_per_s_per_device: self.tokens_per_s_per_device / longer,
             mfu: self.mfu / longer,
             peak_memory_bytes: peak_memory.0,
+            device_memory: None,
             bubble_fraction,
             ..self.clone()
         }

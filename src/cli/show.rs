@@ -10,7 +10,7 @@ use meshwright_hardware::units::{Bytes, Seconds};
 use meshwright_planner::goal::Offer;
 use meshwright_planner::goodput::{TRAINING_FIGURES, Training, TrainingFigure};
 use meshwright_planner::plan::Plan;
-use meshwright_planner::predict::{FIGURES, Figures, Outer};
+use meshwright_planner::predict::{DeviceMemory, FIGURES, Figures, Outer};
 
 use super::stack::stack_json;
 use crate::failure::Failure;
@@ -27,6 +27,10 @@ pub fn figures_json(plan: &Plan, figures: &Figures, cluster: &Cluster) -> serde_
 /// A prediction for people: [`FIGURES`] in lines, then the memory of each pool.
 pub fn print_figures(figures: &Figures) {
     println!("{}", lines(figures));
+    if let Some(DeviceMemory { allocated_bytes, reserved_bytes, taken_bytes }) = figures.device_memory {
+        let [allocated, reserved, taken] = [allocated_bytes, reserved_bytes, taken_bytes].map(Bytes);
+        println!("           {taken:>12}   of its device: {allocated} allocated, {reserved} reserved with fragments");
+    }
     for pool in &figures.pools {
         let (peak, left) = (Bytes(pool.peak_memory_bytes).to_string(), pool.headroom * 100.0);
         println!("           {peak:>12}   on {} × {}, {left:.1} % of its memory left", pool.ranks, pool.device);

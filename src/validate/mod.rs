@@ -54,7 +54,7 @@ pub fn chosen(run: &Run) -> &Plan {
     if others.is_empty() {
         return first;
     }
-    let usable = first.job.goal.usable(run.device().memory.value.0);
+    let usable = first.job.goal.usable(run.device().memory.value.0, run.stack());
     let needs = |plan: &&Plan| declared(&plan.under(run.stack())).into_iter().max().unwrap_or(0);
     let fitting = run.plans.iter().find(|plan| needs(plan) <= usable);
     fitting.or_else(|| run.plans.iter().min_by_key(needs)).unwrap_or(first)

@@ -4,6 +4,7 @@
 //!
 //! Invariant: every figure is positive, has a unit and says where it is from; an unknown key is an error.
 
+mod allocator;
 mod assumed;
 mod catalog;
 mod cluster;
@@ -13,6 +14,7 @@ mod error;
 mod stack;
 mod system;
 
+pub use allocator::Allocator;
 pub use assumed::assumed;
 pub use catalog::{Catalog, catalog};
 pub use cluster::{Cluster, Machine, Wan};

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::Allocator;
 use crate::elem::Elem;
 use crate::hash::fnv1a;
 
@@ -55,6 +56,9 @@ pub struct Stack {
     /// Accelerators on which plans are priced with this stack unless another is named.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub default_for: Vec<String>,
+    /// What it takes of a device's memory beside a program's buffers.
+    #[serde(default, skip_serializing_if = "Allocator::is_none")]
+    pub memory: Allocator,
     /// What is fitted of the closed form.
     pub knobs: Knobs,
     /// What is fitted of prices.

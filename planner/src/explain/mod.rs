@@ -96,7 +96,7 @@ pub fn see(plan: &Plan, cluster: &Cluster) -> Result<Breakdown, PlanError> {
     let mut time = time::split(program, &durations, &predicted.trace, overlap);
     let seats = rank_groups(cluster, program.mesh, &program.classes)?;
     let memory = seats.iter().map(|at| StageMemory::of(&program.roles[program.role(at.class, at.stage)])).collect();
-    let usable = seats.iter().map(|place| plan.job.goal.usable(place.capacity(cluster).0)).collect();
+    let usable = seats.iter().map(|place| plan.job.goal.usable(place.capacity(cluster).0, &cluster.stack)).collect();
     let places = seats.iter().map(|place| Seat::of(place, cluster)).collect();
     let sites = outer(plan, cluster, predicted.trace.step_time().seconds())?;
     if let Some(outer) = &sites {

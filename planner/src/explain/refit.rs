@@ -36,7 +36,7 @@ pub fn usable(plan: &Plan, cluster: &Cluster) -> Result<Vec<u64>, PriceError> {
         let own = groups.iter().filter(|place| place.stage == stage);
         own.map(|place| place.capacity(cluster).0).min().unwrap_or(0)
     };
-    Ok((0..plan.mesh.pp).map(|stage| plan.job.goal.usable(least(stage))).collect())
+    Ok((0..plan.mesh.pp).map(|stage| plan.job.goal.usable(least(stage), &cluster.stack)).collect())
 }
 
 /// The plan with its layers spread evenly over as many stages as it has; what is left over goes to the middle, for the

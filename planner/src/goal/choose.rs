@@ -23,6 +23,7 @@ use super::parts::parts;
 use crate::error::PlanError;
 use crate::goodput::{TrainingFloor, dollars_per_hour, kilowatts, least_training};
 use crate::job::{Fix, Goal, Job, Objective};
+use crate::lower::Formats;
 use crate::search::sites::decide_with;
 use crate::search::{Found, Progress, SearchOptions, TOLERANCE};
 
@@ -381,11 +382,12 @@ pub fn longest_step(job: &Job, cluster: &Cluster, passes: &dyn Fn(&TrainingFloor
 
 /// Whether weights, gradients and optimizer state alone leave room, were they spread over all devices.
 pub fn could_fit(job: &Job, cluster: &Cluster) -> bool {
-    let weights = job.precision.stored().bytes();
-    // Gradients and two moments in fp32, and where weights are narrower, fp32 weights.
-    let each = weights + 12 + if weights < 4 { 4 } else { 0 };
+    let formats = Formats::of(&job.under(&cluster.stack));
+    // Under the ZeRO stage that keeps least, with two moments.
+    let state = if formats.master(3) { 3 } else { 2 } * formats.state.bytes();
+    let each = formats.weights(3).bytes() + formats.gradients.bytes() + state;
     let usable = |pool: &meshwright_hardware::profile::Machine| {
-        pool.devices() as u64 * job.goal.usable(pool.device.memory.value.0)
+        pool.devices() as u64 * job.goal.usable(pool.device.memory.value.0, &cluster.stack)
     };
     let all = job.model.parameters(job.seq);
     let needed = match &job.tuning {

@@ -32,7 +32,8 @@ impl Offer {
     pub fn of(job: &Job, plan: Plan, figures: Figures, cluster: &Cluster) -> Offer {
         let plan = Plan { job: job.clone(), ..plan };
         let training = days_to_train(figures.step_time(), figures.busy(), job, cluster);
-        let alone = 1.0 - figures.peak_memory_bytes as f64 / cluster.pools[0].device.memory.value.0 as f64;
+        let taken = cluster.stack.memory.taken(figures.peak_memory_bytes);
+        let alone = 1.0 - taken as f64 / cluster.pools[0].device.memory.value.0 as f64;
         let headroom = figures.pools.iter().map(|pool| pool.headroom).reduce(f64::min).unwrap_or(alone);
         Offer { cluster: cluster.clone(), plan, figures, training, headroom }
     }

@@ -4,13 +4,15 @@
 //!
 //! Invariant: an empty goal is the fastest plan.
 
+use meshwright_hardware::profile::Stack;
 use meshwright_hardware::units::{Dollars, Seconds, Tokens};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Fault;
 use crate::limits;
 
-/// Share of a device's memory that a plan may declare; the rest is the runtime's, the allocator's and the network's.
+/// Share of a device's memory that a plan may declare under a stack of which nothing is known beside its buffers; the rest is the
+/// runtime's, the allocator's and the network's.
 pub const USABLE_MEMORY: f64 = 0.94;
 
 /// What is to be least.
@@ -83,9 +85,11 @@ impl Goal {
         self.deadline.is_some() || self.budget.is_some()
     }
 
-    /// Bytes that a plan may declare on a device with so much memory.
-    pub fn usable(&self, memory: u64) -> u64 {
-        (memory as f64 * (USABLE_MEMORY - self.headroom)) as u64
+    /// Bytes that a plan may declare on a device with so much memory under a stack: the one rule by which a plan fits. Of a stack whose
+    /// allocator and context are known, what they leave; else all but what [`USABLE_MEMORY`] leaves for them.
+    pub fn usable(&self, memory: u64, stack: &Stack) -> u64 {
+        let most = if stack.memory.is_none() { USABLE_MEMORY } else { 1.0 };
+        stack.memory.declarable((memory as f64 * (most - self.headroom)) as u64)
     }
 
     /// Refuses what no plan can do.

@@ -69,7 +69,7 @@ fn with_problem<T>(
         Ok((Costs::of(&plan, &work, &sizes, &mut links)?, sizes))
     });
     let priced: Vec<(Costs, PieceSizes)> = priced.collect::<Result<_, PriceError>>()?;
-    let capacity = |&pool: &usize| plan.job.goal.usable(cluster.pools[pool].device.memory.value.0);
+    let capacity = |&pool: &usize| plan.job.goal.usable(cluster.pools[pool].device.memory.value.0, &cluster.stack);
     let capacity: Vec<u64> = pools.iter().map(capacity).collect();
     let costs: Vec<&Costs> = pools.iter().map(|&pool| &priced[pool].0).collect();
     let (flights, sizes) = (InFlight::all(&plan.pipeline()), &priced[0].1);

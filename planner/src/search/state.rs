@@ -153,7 +153,7 @@ impl<'a> Search<'a> {
         idle: bool,
     ) -> Result<Self, PlanError> {
         let idle = idle.then(|| cluster.pools[0].system.count);
-        let capacity = |memory: u64| job.goal.usable(memory);
+        let capacity = |memory: u64| job.goal.usable(memory, &cluster.stack);
         Ok(Search {
             space: Space { job, devices: cluster.devices(), idle, fix, pools: cluster.pools.len() > 1 },
             cluster,
