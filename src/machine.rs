@@ -157,6 +157,7 @@ fn machine(share: Share, precision: Precision, found: &LocalDevice, curves: BTre
     let memory = if found.memory_bytes > 0 { found.memory_bytes / share.ranks as u64 } else { 4 << 30 };
     let (name, today) = ("this-machine", OffsetDateTime::now_utc().date());
     let device = DeviceProfile {
+        measured_mfu: BTreeMap::new(),
         name: name.into(),
         title: match share.device.entry().shares_cores {
             true => format!("{}, {} thread(s) a rank, by {}", found.title, share.threads, found.library),

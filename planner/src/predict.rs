@@ -16,10 +16,12 @@ use crate::error::PlanError;
 use crate::lower::{Lowered, lower};
 use crate::plan::Plan;
 
+mod beyond;
 mod memory;
 mod outer;
 mod steady;
 
+pub use beyond::{Beyond, beyond};
 pub use memory::declared;
 pub use outer::{Outer, outer};
 pub use steady::predict_figures;

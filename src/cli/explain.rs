@@ -7,7 +7,9 @@ use meshwright_planner::explain::{Alternative, Cause, Decided, Explanation, Limi
 use meshwright_planner::goodput::Training;
 use meshwright_planner::plan::Plan;
 
-use super::show::{assumed_text, does_not_fit, missing_memory, money, print_figures, print_sites, print_training};
+use super::show::{
+    assumed_text, does_not_fit, missing_memory, money, print_beyond, print_figures, print_sites, print_training,
+};
 use super::stack::{StackArgument, stack_json, stack_line};
 use crate::failure::Failure;
 
@@ -60,6 +62,7 @@ impl ExplainCommand {
             let (model, stack) = (&plan.job.model.name, stack_line(&cluster));
             println!("{model} on {}, predicted\n{stack}\n\n{}", self.cluster, plan.summary());
             print_figures(&explained.figures);
+            print_beyond(&plan, &explained.figures, &cluster);
             print!("{}", assumed_text(&cluster));
             print_time(&explained);
             print_memory(&explained);

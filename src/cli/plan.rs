@@ -16,7 +16,8 @@ use serde_json::json;
 use super::goal::{GoalArguments, Names, Solver, advice_text, chosen_json, print_front, print_gap, print_partition};
 use super::progress::ProgressLine;
 use super::show::{
-    assumed_text, does_not_fit, figures_json, missing_memory, print_figures, print_sites, print_training_line,
+    assumed_text, does_not_fit, figures_json, missing_memory, print_beyond, print_figures, print_sites,
+    print_training_line,
 };
 use super::stack::{StackArgument, stack_line};
 use crate::failure::Failure;
@@ -36,7 +37,7 @@ pub struct PlanCommand {
     /// Sequences a step
     #[arg(long)]
     global_batch: Option<usize>,
-    /// fp32, tf32, bf16 or fp16
+    /// fp32, tf32, bf16, fp16 or fp8
     #[arg(long)]
     precision: Option<Precision>,
     /// Steps to train
@@ -167,6 +168,7 @@ impl PlanCommand {
                 println!("   on      {devices:>12}   {}", names.of(&offer.cluster));
             }
             print_figures(&offer.figures);
+            print_beyond(&offer.plan, &offer.figures, &offer.cluster);
             print_training_line(offer, known);
         }
         let assumed = assumed_text(names.whole);
@@ -313,6 +315,7 @@ impl Simulate {
             }
             println!("{}\n{}", plan.summary(), stack_line(&cluster));
             print_figures(figures);
+            print_beyond(&plan, figures, &cluster);
             print!("{}", assumed_text(&cluster));
             if let Some(outer) = outer(&plan, &cluster, predicted.trace.step_time().seconds())? {
                 print_sites(&plan, &outer);

@@ -10,7 +10,7 @@ use meshwright_hardware::units::{Bytes, Seconds};
 use meshwright_planner::goal::Offer;
 use meshwright_planner::goodput::{TRAINING_FIGURES, Training, TrainingFigure};
 use meshwright_planner::plan::Plan;
-use meshwright_planner::predict::{DeviceMemory, FIGURES, Figures, Outer};
+use meshwright_planner::predict::{Beyond, DeviceMemory, FIGURES, Figures, Outer, beyond};
 
 use super::stack::stack_json;
 use crate::failure::Failure;
@@ -20,6 +20,9 @@ pub fn figures_json(plan: &Plan, figures: &Figures, cluster: &Cluster) -> serde_
     let mut all = serde_json::to_value(figures).expect("figures are numbers");
     all["version"] = env!("CARGO_PKG_VERSION").into();
     all["stack"] = stack_json(cluster);
+    if let Some(beyond) = beyond(plan, figures, cluster) {
+        all["extrapolated"] = serde_json::to_value(beyond).expect("it is a number and a text");
+    }
     all["plan"] = serde_json::to_value(plan).expect("a plan is tables of strings and numbers");
     all
 }
@@ -48,6 +51,13 @@ fn lines(figures: &Figures) -> String {
         }
     }
     lines.join("\n")
+}
+
+/// Says of a prediction that it lies beyond what was measured.
+pub fn print_beyond(plan: &Plan, figures: &Figures, cluster: &Cluster) {
+    if let Some(Beyond { reason, .. }) = beyond(plan, figures, cluster) {
+        println!("   extrapolated: {reason}");
+    }
 }
 
 /// Which figures that a prediction rests on are assumed, for people: a line for each device and system that has any.

@@ -185,7 +185,7 @@ pub(super) fn nothing(what: &str, done: &str, reasons: &BTreeMap<&str, usize>) -
 }
 
 /// Columns of the output, in the order of [`csv_record`].
-const COLUMNS: [&str; 18] = [
+const COLUMNS: [&str; 19] = [
     "id",
     "status",
     "reason",
@@ -199,6 +199,7 @@ const COLUMNS: [&str; 18] = [
     "predicted_peak_mem_gb",
     "predicted_oom",
     "measured_step_time_s",
+    "measured_mfu_palm",
     "measured_peak_mem_gb",
     "step_error_pct",
     "memory_error_pct",
@@ -232,6 +233,7 @@ fn csv_record(id: &str, outcome: &Result<(&Run, &Prediction), &Skip>) -> Vec<Str
         p.memory_gb.to_string(),
         u8::from(!figures.fits).to_string(),
         some(summary::measured_step_s(run, &p.plan)),
+        some(summary::measured_step_s(run, &p.plan).map(|step| figures.mfu * figures.step_time_s / step)),
         some(run.measured.memory_gb),
         some(summary::step_error(run, p)),
         some(summary::memory_error(run, p)),

@@ -26,6 +26,7 @@ use meshwright_planner::predict::{Figures, declared, predict as simulated};
 use meshwright_planner::search::played_step;
 
 pub use record::Skip;
+use row::Measure;
 pub use row::Run;
 
 /// What is said of a run.
@@ -80,9 +81,14 @@ pub fn predict(run: &Run) -> Result<Prediction, Skip> {
     let predicted = simulated(plan, &cluster(run, plan)).map_err(cannot)?;
     let roles = &predicted.lowered.program.roles;
     let last = plan.mesh.pp - 1;
-    let bytes = match run.last_rank {
-        true => roles[last].bytes(),
-        false => predicted.figures.peak_memory_bytes,
+    let (declared, allocator) = match run.last_rank {
+        true => (roles[last].bytes(), &run.stack().memory),
+        false => (predicted.figures.peak_memory_bytes, &run.stack().memory),
+    };
+    let bytes = match run.measure {
+        Measure::Allocated => allocator.allocated(declared),
+        Measure::Reserved => allocator.reserved(declared),
+        Measure::Device => allocator.taken(declared),
     };
     let ideal_step_s = played_step(plan, &run.cluster.clone().under(Stack::ideal())).ok();
     Ok(Prediction { plan: plan.clone(), figures: predicted.figures, ideal_step_s, memory_gb: bytes as f64 / 1e9 })

@@ -66,6 +66,9 @@ pub struct DeviceProfile {
     /// Mean time between failures that stop a job, of one device with its share of host and network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtbf: Option<Sourced<Seconds>>,
+    /// The highest model FLOPs utilisation at which a run was measured on it, by format of its matmuls (0–1; PaLM's convention).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub measured_mfu: BTreeMap<Precision, Sourced<f64>>,
     /// The share of peak that kernels reach.
     pub efficiency: Efficiency,
     /// How its matrix units divide a matmul; without it, `efficiency.matmul` prices matmuls.

@@ -21,7 +21,7 @@ pub use cluster::{Cluster, Machine, Wan};
 pub use curve::{Curve, EfficiencyCurve, Sample};
 pub use device::{DeviceKind, DeviceProfile, Efficiency, Gemm, Provenance};
 pub use error::ProfileError;
-pub use stack::{AttentionKernel, FitErrors, GradientSums, Knob, Knobs, Overheads, Stack};
+pub use stack::{AttentionKernel, FitErrors, GradientSums, Knob, Overheads, Stack};
 pub use system::{Link, LinkKind, System};
 
 use serde::{Deserialize, Serialize};

@@ -59,8 +59,6 @@ pub struct Stack {
     /// What it takes of a device's memory beside a program's buffers.
     #[serde(default, skip_serializing_if = "Allocator::is_none")]
     pub memory: Allocator,
-    /// What is fitted of the closed form.
-    pub knobs: Knobs,
     /// What is fitted of prices.
     #[serde(default)]
     pub overheads: Overheads,
@@ -176,8 +174,6 @@ pub struct Knob {
     pub high: f64,
     /// By how much it usually differs between stacks of a family: the standard deviation of its logarithm.
     pub spread: f64,
-    /// Whether it bears on memory; the others bear on time.
-    pub memory: bool,
 }
 
 impl Knob {
@@ -191,7 +187,7 @@ impl Knob {
 
 /// Declares the knobs once: names, usual values, bounds, spreads and docs; for files, for the fit, and for reading.
 macro_rules! knobs {
-    ($(#[$about:meta])* $group:ident: $($(#[$doc:meta])* $name:ident = $usual:literal in $low:literal .. $high:literal by $spread:literal of $part:ident;)*) => {
+    ($(#[$about:meta])* $group:ident: $($(#[$doc:meta])* $name:ident = $usual:literal in $low:literal .. $high:literal by $spread:literal;)*) => {
         $(#[$about])*
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
         #[serde(deny_unknown_fields, default)]
@@ -208,7 +204,6 @@ macro_rules! knobs {
                 low: $low,
                 high: $high,
                 spread: $spread,
-                memory: matches!(stringify!($part).as_bytes(), b"memory"),
             },)*];
 
             /// A knob by its place in `ALL`.
@@ -221,82 +216,31 @@ macro_rules! knobs {
 }
 
 knobs! {
-    /// The fitted numbers of the closed form.
-    Knobs:
-    /// Share of the device's matmul rate that layers reach.
-    matmul = 0.88 in 0.3..1.15 by 0.12 of time;
-    /// The same of formats narrower than 16 bits: casts, scales, layers left in bf16.
-    narrow = 0.7 in 0.2..1.2 by 0.15 of time;
-    /// The same of experts' grouped matmuls in 16 bits; in narrower formats they gain what dense layers gain.
-    experts = 0.7 in 0.1..1.2 by 0.25 of time;
-    /// Rate of tiled attention, relative to the device's measured one.
-    attention = 1.0 in 0.2..2.5 by 0.3 of time;
-    /// Time of attention backward for one of forward: 2.5 times its FLOPs at a lower rate.
-    attention_backward = 2.7 in 1.8..5.0 by 0.15 of time;
-    /// Bytes of memory-bound kernels, relative to the op list's.
-    stream = 1.6 in 0.2..5.0 by 0.3 of time;
-    /// Microseconds of host time a kernel, where that is longer than the kernel.
-    host = 25.0 in 0.5..80.0 by 0.4 of time;
-    /// Microseconds of host time of a layer's routing, exchange and grouped kernels, forward.
-    host_experts = 1000.0 in 0.0..4000.0 by 0.5 of time;
-    /// Share of tensor-parallel traffic that is not hidden.
-    tp = 1.0 in 0.05..3.0 by 0.5 of time;
-    /// Share of gradient and weight traffic over data-parallel ranks that is not hidden though it could be.
-    dp = 0.3 in 0.0..3.0 by 1.0 of time;
-    /// Share of context-parallel traffic that is not hidden.
-    cp = 0.3 in 0.0..3.0 by 0.5 of time;
-    /// Share of expert-parallel traffic that is not hidden.
-    ep = 0.8 in 0.05..4.0 by 0.5 of time;
-    /// Share of pipeline messages that are not hidden.
-    pp = 0.5 in 0.0..6.0 by 0.6 of time;
-    /// Share of scale-out bandwidth that collectives reach beyond the system's own.
-    scale_out = 0.8 in 0.03..1.6 by 0.6 of time;
-    /// Bytes the optimizer moves, relative to one pass over its state.
-    optimizer = 1.5 in 0.3..6.0 by 0.5 of time;
-    /// Milliseconds a step of its own: data, clipping, logging.
-    step = 20.0 in 0.0..1500.0 by 1.0 of time;
-    /// Slowdown by every doubling of nodes: stragglers, congestion.
-    straggle = 0.003 in 0.0..0.06 by 0.8 of time;
-    /// Share of offloaded traffic that is not hidden.
-    offload = 0.3 in 0.0..2.0 by 0.6 of time;
-    /// Bytes kept for backward, relative to the op list's.
-    saved = 1.0 in 0.4..2.2 by 0.12 of memory;
-    /// Share of attention's scores that are kept where kernels should be tiled: fallbacks to unfused ones.
-    scores = 0.0 in 0.0..1.2 by 1.0 of memory;
-    /// Copies of the logits in 4 bytes at the peak.
-    logits = 1.5 in 0.0..5.0 by 0.3 of memory;
-    /// GB beside the allocator: communication buffers.
-    reserve = 1.0 in 0.0..12.0 by 0.6 of memory;
-    /// What the allocator's fragments add to what is allocated.
-    fragments = 0.04 in 0.0..0.4 by 0.6 of memory;
-}
-
-knobs! {
     /// What a stack's kernels, host and libraries make of a machine's prices: the fitted numbers of [`crate::price`]. No unit and
     /// no link is faster than its profile says; what collectives seem to gain, kernels hide.
     Overheads:
     /// Share of the device's matmul rate that layers reach.
-    matmul = 0.83 in 0.3..1.0 by 0.1 of time;
+    matmul = 0.83 in 0.3..1.0 by 0.1;
     /// The same in formats narrower than 16 bits: casts, scales, layers left in bf16.
-    narrow = 0.75 in 0.2..1.0 by 0.15 of time;
+    narrow = 0.75 in 0.2..1.0 by 0.15;
     /// The same of experts' grouped matmuls in 16 bits; in narrower formats they gain what dense layers gain.
-    experts = 0.7 in 0.1..1.0 by 0.25 of time;
+    experts = 0.7 in 0.1..1.0 by 0.25;
     /// Rate of tiled attention, relative to the device's measured one.
-    attention = 0.7 in 0.1..2.5 by 0.3 of time;
+    attention = 0.7 in 0.1..2.5 by 0.3;
     /// Bytes that kernels bound by memory move, relative to those of their op.
-    stream = 1.2 in 0.2..6.0 by 0.3 of time;
+    stream = 1.2 in 0.2..6.0 by 0.3;
     /// Microseconds in which the host issues a kernel or a collective.
-    host = 25.0 in 0.0..120.0 by 0.4 of time;
+    host = 25.0 in 0.0..120.0 by 0.4;
     /// Microseconds in which it routes a layer's tokens to experts, forward or backward.
-    host_experts = 500.0 in 0.0..4000.0 by 0.6 of time;
+    host_experts = 500.0 in 0.0..4000.0 by 0.6;
     /// Time of collectives of tensor and context parallelism, relative to what links allow: below 1 where kernels hide them.
-    tp = 1.0 in 0.05..4.0 by 0.4 of time;
+    tp = 1.0 in 0.05..4.0 by 0.4;
     /// Share of its own time that a collective takes from the kernels beside it.
-    dp = 0.15 in 0.0..3.0 by 0.8 of time;
+    dp = 0.15 in 0.0..3.0 by 0.8;
     /// Time of the exchange of experts' tokens, relative to what links allow.
-    ep = 0.8 in 0.05..4.0 by 0.5 of time;
+    ep = 0.8 in 0.05..4.0 by 0.5;
     /// Share of the bandwidth between nodes that collectives reach, of what the system's efficiency leaves.
-    scale_out = 0.8 in 0.03..1.08 by 0.5 of time;
+    scale_out = 0.8 in 0.03..1.08 by 0.5;
     /// Milliseconds a step of the host's own before the first kernel: data, clipping, logging.
-    step = 20.0 in 0.0..1500.0 by 1.0 of time;
+    step = 20.0 in 0.0..1500.0 by 1.0;
 }
