@@ -160,14 +160,17 @@ fn shards_over_a_node_save_time_for_memory() {
             assert!(floor.max(plain) <= bound * (1.0 + 1e-9), "{}: {floor} above {bound}", plan.summary());
             hybrid += usize::from(plan.summary().contains("over 8 of"));
         }
-        assert!(hybrid > 10, "{hybrid} of {}", found.best.len());
-        let best = |shard| {
-            let fix = Fix { zero: Some(3), pp: Some(1), microbatch: Some(1), ..fix(shard) };
-            search(&job, &cluster, &fix, 1).unwrap().best.remove(0).1
-        };
-        let (group, all) = (best(Some(8)), best(None));
-        assert!(group.step_time_s < all.step_time_s && group.peak_memory_bytes > all.peak_memory_bytes);
+        assert!(hybrid > 3, "{hybrid} of {}", found.best.len());
     }
+    // Few links between nodes and few tokens a microbatch, so that gathers are what a step waits for.
+    let model = crate::models::load("llama3-8b").unwrap();
+    let job = Job { seq: 512, global_batch: 256, precision: Precision::Bf16, ..tiny_job(model) };
+    let [group, all] = [Some(8), None].map(|shard| {
+        let plan = Plan { zero: 3, mesh: Mesh { dp: 32, shard, ..Mesh::ONE }, ..Plan::single(job.clone(), 1) };
+        crate::predict::predict_figures(&plan, &cluster("4x dgx-1v").under(Stack::ideal())).unwrap()
+    });
+    assert!(group.step_time_s < 0.9 * all.step_time_s, "{} for {}", group.step_time_s, all.step_time_s);
+    assert!(group.peak_memory_bytes > all.peak_memory_bytes);
 }
 
 /// Embedding and head on stages of their own: a search does not propose them, but plays what it is given.
