@@ -13,6 +13,7 @@ use meshwright_hardware::mesh::{Axis, Mesh, Order};
 
 use crate::error::PlanError;
 use crate::lower::PieceSizes;
+use crate::schedule::Schedule;
 
 use super::bound::Whole;
 use super::cost::ShapeWork;
@@ -59,7 +60,9 @@ impl Search<'_> {
     fn may_leave_idle(&mut self, index: usize) -> Result<bool, PlanError> {
         let (floor, cut) = (self.even_work(index)?, self.cut());
         self.proved = self.proved.min(cut);
-        let least = (self.space.devices as f64 * floor / cut).ceil();
+        // Fewer devices take longer for their work, not until it starts.
+        let starts = self.passes[index].starts;
+        let least = (self.space.devices as f64 * (floor - starts) / (cut - starts).max(0.0)).ceil();
         if least >= self.space.devices as f64 {
             return Ok(false);
         }
@@ -81,14 +84,38 @@ impl Search<'_> {
     /// A step in which all devices work all the time.
     fn even_work(&mut self, index: usize) -> Result<f64, PlanError> {
         let shape = self.shapes[index];
-        let mut rate = 0.0;
-        for (pool, links) in self.cluster.pools.iter().zip(&mut self.links) {
-            let passes = shape_bound::of_shape(self.space.job, &shape, links)?;
-            rate += pool.devices() as f64 / passes.microbatch(1).0;
+        let (mut rate, mut starts) = (0.0, f64::INFINITY);
+        let cluster = self.cluster;
+        for (at, pool) in cluster.pools.iter().enumerate() {
+            let mut passes = shape_bound::of_shape(self.space.job, &shape, &mut self.links[at])?;
+            passes.times.issue = self.issued(&shape, at)?;
+            passes.starts = self.links[at].prices.host_starts().0;
+            starts = starts.min(passes.starts);
+            rate += pool.devices() as f64 / passes.microbatch(1).0.max(passes.times.issue);
             self.passes[index] = passes;
         }
         let microbatches = self.space.job.global_batch as f64 / shape.microbatch as f64;
-        Ok(microbatches * (shape.tp * shape.cp) as f64 / rate)
+        Ok(starts + microbatches * (shape.tp * shape.cp) as f64 / rate)
+    }
+
+    /// Seconds in which a pool's hosts issue a microbatch's passes: as many kernels as the first shape of its kind has.
+    fn issued(&mut self, shape: &KernelShape, pool: usize) -> Result<f64, PlanError> {
+        let links = &mut self.links[pool];
+        if links.prices.issue_once().0 == 0.0 {
+            return Ok(0.0);
+        }
+        let cp = if shape.ring { shape.cp } else { shape.cp.min(2) };
+        let kind = KernelShape { tp: shape.tp.min(2), cp, ep: shape.ep.min(2), microbatch: 1, ..*shape };
+        if let Some(&known) = self.issues.get(&(kind, pool)) {
+            return Ok(known);
+        }
+        let schedule = Schedule::ALL.iter().copied().find(|schedule| schedule.splits() == shape.splits);
+        let (schedule, order) = (schedule.unwrap_or_default(), Order::default());
+        let plan = self.space.plan(shape, &Combination { dp: 1, pp: 1, schedule, chunks: 1, zero: 0, order });
+        let work = ShapeWork::quick(&plan, &mut links.prices)?;
+        let issue = Whole::of(&plan, &work.passes(&plan, links)?).times.issue;
+        self.issues.insert((kind, pool), issue);
+        Ok(issue)
     }
 
     /// Queues a shape again by the best of its combinations.
@@ -217,7 +244,8 @@ impl Search<'_> {
         let quick = self.links.iter_mut().map(|links| ShapeWork::quick(&plan, &mut links.prices));
         self.quick[index] = quick.collect::<Result<Vec<_>, _>>()?;
         if let [links] = &mut self.links[..] {
-            self.passes[index] = Whole::of(&plan, &self.quick[index][0].passes(&plan, links)?);
+            let starts = links.prices.host_starts().0;
+            self.passes[index] = Whole { starts, ..Whole::of(&plan, &self.quick[index][0].passes(&plan, links)?) };
             let least = self.floor_of_shape(index)?.map_or(least, |floor| floor.max(least));
             self.push(least, Known::Priced(index));
             return Ok(());

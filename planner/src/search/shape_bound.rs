@@ -1,12 +1,15 @@
-//! A floor of a shape before anything of it is made: its matmuls, its attention and the sums of tensor parallelism.
+//! A floor of a shape before anything of it is made: its matmuls, its attention, its experts and the sums of tensor parallelism.
 //!
 //! In: a job, a shape, prices. Out: [`Whole`] of the passes a microbatch takes on a rank that had the whole model, of which
 //! only what these ops take is counted.
 //!
 //! Invariant: no more than the priced passes, of which these ops are a part.
 
+mod attention;
+mod experts;
+
 use meshwright_hardware::mesh::{Axis, Mesh};
-use meshwright_hardware::op::{AttentionDims, Layout, Op};
+use meshwright_hardware::op::{Layout, Op};
 use meshwright_hardware::price::PriceError;
 use meshwright_hardware::program::{Collective, Elem};
 
@@ -42,32 +45,19 @@ pub fn of_shape(job: &Job, shape: &KernelShape, links: &mut CachedPrices) -> Res
         split: crate::job::shape::LinearSplit::Columns,
     };
     let mut head = if job.model.causal() { kernels(&[table])? } else { Times::default() };
-    // What routed experts get to do varies with their capacity: at the greatest rate, it is at least their share of the tokens.
     let mut routed = Times::default();
     if let Some(experts) = &model.experts {
-        let each = experts.top_k as f64 * model.expert_parameters(experts);
-        let once = 0.9 * 2.0 * each * rows as f64 / shape.tp as f64 / links.prices.fastest_flops()?;
-        routed = Times { forward: once, backward: once, weights: once, ..Times::default() };
+        routed = experts::routed(job, shape, (experts, rows, gradients), links)?;
         routed.plus(&kernels_of_shared(&model, shape, (rows, gradients), links)?);
-        // There and back, forward and backward.
-        let own = if shape.whole_experts { rows / shape.tp } else { rows };
-        let places = experts.count * crate::model::capacity(experts, own);
-        let mesh = Mesh { dp: shape.ep, ep: shape.ep, ..Mesh::ONE };
-        let bytes = activations(job, places * job.model.hidden);
-        let sent = links.collective(&mesh, Collective::AllToAll, Axis::Ep, bytes)?;
-        routed.plus(&Times { forward: 2.0 * sent, backward: 2.0 * sent, ..Times::default() });
     }
     let mut same = beside(job, &model, shape, rows, links)?;
-    if model.latent.is_none() && shape.cp == 1 {
-        same.plus(&core(job, shape, links)?);
-    }
+    same.plus(&attention::core(job, shape, links)?);
     same.plus(&attention);
     same.plus(&gathered(job, shape, links)?);
     let routing = model.expert_share();
     let mut times = same.scaled(layers as f64);
     times.plus(&dense.scaled((1.0 - routing) * layers as f64));
     times.plus(&routed.scaled(routing * layers as f64));
-    times.plus(&head);
     // The shortest layer is of one kind or the other.
     let other = match routing {
         0.0 => dense,
@@ -81,6 +71,8 @@ pub fn of_shape(job: &Job, shape: &KernelShape, links: &mut CachedPrices) -> Res
         // Frozen weights have no gradients.
         (times.weights, layer.weights, head.weights) = (0.0, 0.0, 0.0);
     }
+    // A head's forward is a part of its backward, which is never split.
+    times.backward += head.total();
     let rings = rotations(job, shape, links)?.map(|seconds| seconds * layers as f64);
     if !shape.splits {
         for times in [&mut times, &mut layer] {
@@ -119,15 +111,19 @@ fn beside(
     let mesh = Mesh { tp: shape.tp, ..Mesh::ONE };
     let bytes = activations(job, rows * job.model.hidden);
     let summed = links.collective(&mesh, Collective::AllReduce, Axis::Tp, bytes)?;
-    // Cut into a scatter and a gather it may be a little quicker than whole.
-    let sums = 0.9 * if model.parallel_block { 1.0 } else { 2.0 } * summed;
+    // Cut into a scatter and a gather it may be a little quicker than whole. What comes of whole experts needs none.
+    let once = model.parallel_block || shape.whole_experts;
+    let sums = 0.9 * if once { 1.0 } else { 2.0 } * summed;
     let kept = rows / if shape.sequence_parallel { shape.tp } else { 1 };
-    let gate = if model.gated { 8.0 } else { 5.0 };
-    let through = gate * (1.0 - model.expert_share()) * model.ffn as f64 / shape.tp as f64;
-    let each = if model.parallel_block { 8.0 } else { 16.0 };
-    let elems = each * (kept * job.model.hidden) as f64 + rows as f64 * through;
-    let streamed = 0.8 * links.prices.streamed(elems * Elem::of(job.precision).bytes() as f64).0;
-    Ok(Times { forward: sums, backward: sums + streamed, ..Times::default() })
+    // An activation's own width, forward and backward.
+    let gates = if model.gated { [3.0, 5.0] } else { [2.0, 3.0] };
+    let each = if model.parallel_block { 4.0 } else { 8.0 };
+    let [forward, backward] = gates.map(|gate| {
+        let through = gate * (1.0 - model.expert_share()) * model.ffn as f64 / shape.tp as f64;
+        let elems = each * (kept * job.model.hidden) as f64 + rows as f64 * through;
+        sums + 0.8 * links.prices.streamed(elems * Elem::of(job.precision).bytes() as f64).0
+    });
+    Ok(Times { forward, backward, ..Times::default() })
 }
 
 /// Bytes of so many numbers that are activations.
@@ -194,20 +190,4 @@ fn passes(
     };
     links.linears.insert((rows, n, k), times);
     Ok(times)
-}
-
-/// Attention's scores and values, forward and backward.
-fn core(job: &Job, shape: &KernelShape, links: &mut CachedPrices) -> Result<Times, PriceError> {
-    let model = &job.model;
-    let dims = AttentionDims {
-        batch: shape.microbatch * (job.seq / job.sample()),
-        seq: job.sample(),
-        heads: model.heads / shape.tp,
-        kv_heads: model.kv_heads / shape.tp,
-        head_dim: model.head_dim(),
-        causal: model.causal(),
-    };
-    let [forward, backward] =
-        [Op::Attention(dims), Op::AttentionGrad(dims)].map(|op| links.op(&op, links.prices.elem()));
-    Ok(Times { forward: forward?, backward: backward?, ..Times::default() })
 }

@@ -76,16 +76,15 @@ impl Undecided<'_> {
     fn fastest(&self, stage: usize, count: usize) -> Option<Choice> {
         let window = Window::of(self, stage, count);
         let ways = window.ways(self.capacity[stage]);
-        let several = ways.len() > 1;
-        let timed = ways.into_iter().map(|stage| {
-            let mut seconds = window.seconds(&stage);
-            if several && stage.offload > 0 {
-                // Moves come in each other's way: the warm-up and a few rounds show how much.
-                seconds = seconds.max(self.alone(&window, stage, false));
-            }
-            Choice { seconds, stage }
-        });
-        timed.min_by(|a, b| a.seconds.total_cmp(&b.seconds))
+        let mut timed: Vec<Choice> =
+            ways.into_iter().map(|stage| Choice { seconds: window.seconds(&stage), stage }).collect();
+        let here = timed.iter().filter(|way| way.stage.offload == 0).map(|way| way.seconds).reduce(f64::min);
+        for way in timed.iter_mut().filter(|way| way.stage.offload > 0 && here.is_some_and(|here| way.seconds <= here))
+        {
+            // Moves come in each other's way: the warm-up and a few rounds show how much.
+            way.seconds = way.seconds.max(self.alone(&window, way.stage, false));
+        }
+        timed.into_iter().min_by(|a, b| a.seconds.total_cmp(&b.seconds))
     }
 
     /// Seconds a microbatch that a stage is busy with `way`, were the others endlessly fast: by all microbatches, or by the warm-up

@@ -119,6 +119,8 @@ pub(super) struct Search<'a> {
     pub(super) work: Vec<Vec<ShapeWork>>,
     /// By shape: floors of its passes.
     pub(super) passes: Vec<Whole>,
+    /// By kind of shape and pool: seconds in which hosts issue a microbatch's passes.
+    pub(super) issues: FxHashMap<(KernelShape, usize), f64>,
     pub(super) rests: FxHashMap<(KernelShape, usize, u8), Option<Whole>>,
     pub(super) idle: Option<(KernelShape, ShapeWork)>,
     pub(super) lists: FxHashMap<ListKey, Arc<Vec<Combination>>>,
@@ -165,6 +167,7 @@ impl<'a> Search<'a> {
             trades: Vec::new(),
             work: Vec::new(),
             passes: Vec::new(),
+            issues: FxHashMap::default(),
             rests: FxHashMap::default(),
             idle: None,
             lists: FxHashMap::default(),

@@ -1,0 +1,71 @@
+//! A floor of a mixture of experts in a layer: its products, its exchanges, and what brings tokens to experts and back.
+//!
+//! In: a job, a shape, prices. Out: [`Times`] of a microbatch's passes through the experts of a layer.
+//!
+//! Invariant: no more than the priced passes, of which these ops are a part.
+
+use meshwright_hardware::mesh::{Axis, Mesh};
+use meshwright_hardware::op::{Layout, Op};
+use meshwright_hardware::price::PriceError;
+use meshwright_hardware::program::{Collective, Elem};
+
+use super::super::cached_prices::CachedPrices;
+use super::super::space::KernelShape;
+use super::super::times::Times;
+use super::activations;
+use crate::job::{Experts, Job};
+
+/// The experts to which a router sends `rows` tokens of a rank; gradients of weights are added up in a format.
+pub(super) fn routed(
+    job: &Job,
+    shape: &KernelShape,
+    (experts, rows, gradients): (&Experts, usize, Elem),
+    links: &mut CachedPrices,
+) -> Result<Times, PriceError> {
+    let (h, parts) = (job.model.hidden, if shape.whole_experts { 1 } else { shape.tp });
+    let rows = if shape.whole_experts { rows / shape.tp } else { rows };
+    let (width, kind, top_k) = (experts.ffn / parts, job.model.activation(), experts.top_k);
+    let capacity = crate::model::capacity(experts, rows);
+    let slots = experts.count * capacity;
+    let mut times = Times::default();
+    for (n, k) in [(width * kind.width(), h), (h, width)] {
+        times.plus(&products([experts.count / shape.ep, shape.ep, capacity, n, k], gradients, links)?);
+    }
+    let elem = links.prices.elem();
+    let mut sum = |ops: [Op; 3]| ops.iter().map(|op| links.op(op, elem)).sum::<Result<f64, PriceError>>();
+    times.forward += sum([
+        Op::Dispatch { rows, cols: h, top_k, slots },
+        Op::Activation { kind, rows: slots, cols: width },
+        Op::Combine { rows, cols: h, top_k, slots },
+    ])?;
+    times.backward += sum([
+        Op::CombineGrad { rows, cols: h, top_k, slots },
+        Op::ActivationGrad { kind, rows: slots, cols: width },
+        Op::DispatchGrad { rows, cols: h, top_k, slots, accumulate: false },
+    ])?;
+    // There and back, forward and backward.
+    let mesh = Mesh { dp: shape.ep, ep: shape.ep, ..Mesh::ONE };
+    let sent = links.collective(&mesh, Collective::AllToAll, Axis::Ep, activations(job, slots * h))?;
+    times.plus(&Times { forward: 2.0 * sent, backward: 2.0 * sent, ..Times::default() });
+    Ok(times)
+}
+
+/// An expert's linear layer, three products a source.
+fn products(
+    [experts, sources, m, n, k]: [usize; 5],
+    gradients: Elem,
+    links: &mut CachedPrices,
+) -> Result<Times, PriceError> {
+    let model = links.prices.elem();
+    let mut of = |layout, m, n, k, accumulate| -> Result<f64, PriceError> {
+        let result = if accumulate { gradients } else { model };
+        let op = Op::ExpertMatmul { layout, experts, sources, m, n, k, accumulate };
+        Ok(links.prices.op(&op, [model, model, result])?.0)
+    };
+    Ok(Times {
+        forward: of(Layout::Nt, m, n, k, false)?,
+        backward: of(Layout::Nn, m, k, n, false)?,
+        weights: of(Layout::Tn, n, k, m, true)?,
+        ..Times::default()
+    })
+}
