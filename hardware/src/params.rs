@@ -42,8 +42,38 @@ pub enum Shard {
         /// Rows a rank, padding included.
         each: usize,
     },
+    /// Heads of queries, then sections of fewer heads of keys and values than there are ranks: each rank holds its slice of
+    /// the queries, and of every section the slice that `copies` neighbours share.
+    Heads {
+        /// Rows of queries.
+        queries: usize,
+        /// Rows of each section.
+        sections: Vec<usize>,
+        /// Ranks that hold the same slice.
+        copies: usize,
+    },
     /// Each rank holds as many consecutive columns.
     Cols,
+}
+
+impl Shard {
+    /// Elements on one of `tp` ranks of a tensor of these sizes.
+    pub fn local_elems(&self, rows: usize, cols: usize, tp: usize) -> usize {
+        match self {
+            Shard::Whole => rows * cols,
+            Shard::Rows { .. } | Shard::Cols => rows * cols / tp,
+            Shard::Padded { each } => each * cols,
+            Shard::Heads { queries, copies, .. } => (queries + (rows - queries) * copies) / tp * cols,
+        }
+    }
+
+    /// Of these, the elements from here on are copies that other ranks hold too.
+    pub fn copied_from(&self, cols: usize, tp: usize) -> Option<usize> {
+        match self {
+            Shard::Heads { queries, .. } => Some(queries / tp * cols),
+            Shard::Whole | Shard::Rows { .. } | Shard::Cols | Shard::Padded { .. } => None,
+        }
+    }
 }
 
 /// A named tensor of a stage: `[rows, cols]`, row-major; a vector has one column.
@@ -130,11 +160,7 @@ impl ParamSpec {
 
     /// Elements that a rank holds.
     pub fn local_elems(&self, part: Part) -> usize {
-        let each = match self.shard {
-            Shard::Whole => self.rows * self.cols,
-            Shard::Rows { .. } | Shard::Cols => self.rows * self.cols / part.tp,
-            Shard::Padded { each } => each * self.cols,
-        };
+        let each = self.shard.local_elems(self.rows, self.cols, part.tp);
         each * self.experts.map_or(1, |experts| experts / part.ep)
     }
 
@@ -151,6 +177,13 @@ impl ParamSpec {
                 sections.iter().sum::<usize>() == self.rows && sections.iter().all(|rows| rows.is_multiple_of(part.tp))
             }
             Shard::Padded { each } => each * part.tp >= self.rows,
+            Shard::Heads { queries, sections, copies } => {
+                let evenly = |rows: &usize| (rows * copies).is_multiple_of(part.tp);
+                queries + sections.iter().sum::<usize>() == self.rows
+                    && queries.is_multiple_of(part.tp)
+                    && part.tp.is_multiple_of(*copies)
+                    && sections.iter().all(evenly)
+            }
             Shard::Cols => self.cols.is_multiple_of(part.tp),
         };
         shard && self.experts.is_none_or(|experts| experts.is_multiple_of(part.ep))
@@ -169,14 +202,10 @@ impl ParamSpec {
     fn stretches_of_one(&self, Part { tp, t, .. }: Part, base: usize) -> Vec<Range<usize>> {
         match &self.shard {
             Shard::Whole => std::iter::once(base..base + self.rows * self.cols).collect(),
-            Shard::Rows { sections } => {
-                let mut from = 0;
-                let stretch = |&rows: &usize| {
-                    let (first, share) = (from, rows / tp);
-                    from += rows;
-                    base + (first + t * share) * self.cols..base + (first + (t + 1) * share) * self.cols
-                };
-                sections.iter().map(stretch).collect()
+            Shard::Rows { sections } => self.slices(base, sections.iter().map(|&rows| (rows, tp, t))),
+            Shard::Heads { queries, sections, copies } => {
+                let shared = sections.iter().map(|&rows| (rows, tp / copies, t / copies));
+                self.slices(base, std::iter::once((*queries, tp, t)).chain(shared))
             }
             Shard::Padded { each } => {
                 let row = |rank: usize| base + (rank * each).min(self.rows) * self.cols;
@@ -188,6 +217,17 @@ impl ParamSpec {
                 (0..self.rows).map(row).collect()
             }
         }
+    }
+
+    /// Of sections of rows that follow each other from `base` on, each cut into so many slices, one of them.
+    fn slices(&self, base: usize, sections: impl Iterator<Item = (usize, usize, usize)>) -> Vec<Range<usize>> {
+        let mut from = 0;
+        let slice = |(rows, count, at): (usize, usize, usize)| {
+            let (first, share) = (from, rows / count);
+            from += rows;
+            base + (first + at * share) * self.cols..base + (first + (at + 1) * share) * self.cols
+        };
+        sections.map(slice).collect()
     }
 
     /// What a rank holds of the whole tensor `global`, `[experts, rows, cols]`.
@@ -248,6 +288,15 @@ mod tests {
         let spec = spec(Shard::Rows { sections: vec![4, 2] }, 6, 2);
         assert_eq!(spec.scatter(SECOND, &counted(12)), [4.0, 5.0, 6.0, 7.0, 10.0, 11.0]);
         assert_eq!(spec.range(SECOND), 3..9);
+    }
+
+    #[test]
+    fn neighbours_hold_the_same_keys_and_values() {
+        let spec = spec(Shard::Heads { queries: 4, sections: vec![2, 2], copies: 2 }, 8, 1);
+        let of = |t| spec.scatter(Part { tp: 4, t, ep: 1, e: 0 }, &counted(8));
+        assert_eq!([of(0), of(1), of(3)], [[0.0, 4.0, 6.0], [1.0, 4.0, 6.0], [3.0, 5.0, 7.0]]);
+        assert_eq!(spec.shard.copied_from(1, 4), Some(1));
+        assert!(!spec.splits_over(Part { tp: 8, ..SECOND }));
     }
 
     #[test]

@@ -18,7 +18,7 @@ mod shares;
 mod sites;
 mod stage;
 
-pub(crate) use check::check_tp;
+pub use check::check_tp;
 pub use sites::Sites;
 pub use stage::{Recompute, Stage, layers_of};
 

@@ -4,9 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use meshwright_hardware::mesh::Mesh;
+use meshwright_hardware::mesh::{Axis, Mesh};
 use meshwright_hardware::op::Op;
-use meshwright_hardware::program::Kind;
+use meshwright_hardware::program::{Collective, Instr, Kind, RankProgram};
 use meshwright_planner::job::{Architecture, Job, Model};
 use meshwright_planner::lower::{Lowered, lower};
 use meshwright_planner::plan::Plan;
@@ -76,6 +76,19 @@ fn gpt2_layer(tp: usize) -> [usize; 2] {
     [matrices, (3 * 64 + 256) / tp + 2 * 64 + 4 * 64]
 }
 
+/// Elements of each sum of gradients over tensor parallelism in a step, where they stand in a bank: start and length.
+fn sums_of_parts(lowered: &Lowered) -> Vec<(usize, usize)> {
+    let instrs = lowered.program.roles.iter().flat_map(|role| role.instrs.iter().map(move |instr| (role, instr)));
+    let sum = |(role, instr): (&RankProgram, &Instr)| match instr.kind {
+        Kind::Collective { op: Collective::AllReduce, axis: Axis::Tp, view } => {
+            let bank = role.buffers[view.buffer as usize].name.starts_with("grads.");
+            bank.then_some((view.offset, view.elems))
+        }
+        _ => None,
+    };
+    instrs.filter_map(sum).collect()
+}
+
 #[test]
 fn vocabularies_are_padded_to_128_rows_a_rank_where_ranks_do_not_divide_them() {
     for (vocab, tp, each) in [(512, 2, 256), (515, 1, 515), (515, 2, 384), (515, 8, 128), (50_257, 4, 12_672)] {
@@ -100,6 +113,37 @@ fn vocabularies_are_padded_to_128_rows_a_rank_where_ranks_do_not_divide_them() {
             let logits =
                 |op: &Op| matches!(op, Op::Loss { vocab: columns, words, .. } if (*columns, *words) == (each, vocab));
             assert_eq!(flops(&found, logits), (6 * 16 * each) as f64);
+        }
+    }
+}
+
+#[test]
+fn ranks_beyond_the_key_and_value_heads_hold_copies_of_them() {
+    for (kv_heads, tp, own) in [(8, 8, 1), (4, 2, 2), (2, 2, 1), (2, 4, 1), (1, 2, 1), (1, 8, 1)] {
+        for (architecture, biases) in [(Architecture::Llama, 0), (Architecture::Gpt2, 1)] {
+            let model = Model { kv_heads, ..model(architecture) };
+            let plan = plan(model, Mesh { tp, ..Mesh::ONE });
+            let found = lowered(&plan);
+            // Heads are 8 wide. The model has its heads once, whatever ranks hold.
+            let ffn = (3 - biases) * 64 * 256;
+            let layer = 2 * 64 * 64 + 2 * kv_heads * 8 * 64 + ffn;
+            let vectors = biases * (64 + 2 * kv_heads * 8 + 256 + 2 * 64) + (2 + 2 * biases) * 64;
+            let rest = 512 * 64 + biases * 16 * 64 + (1 + biases) * 64;
+            assert_eq!(parameters(&found), 2 * (layer + vectors) + rest, "{}", plan.summary());
+            // A rank has its heads of queries and `own` of keys and of values, and computes as much.
+            let (queries, shared) = (64 * 64 / tp, 2 * own * 8 * 64);
+            let layer = 2 * queries + shared + ffn / tp;
+            let vectors = biases * (64 / tp + 2 * own * 8 + 256 / tp + 2 * 64) + (2 + 2 * biases) * 64;
+            let rest = 512 * 64 / tp + biases * 16 * 64 + (1 + biases) * 64;
+            let (held, wanted) = (elems(&found, "weights."), 2 * (layer + vectors) + rest);
+            assert!((wanted..wanted + 200).contains(&held), "{held} for {wanted}: {}", plan.summary());
+            assert_eq!(state(&found), 18 * held as u64);
+            assert_eq!(flops(&found, is_product), (6 * 16 * (512 * 64 / tp + 2 * layer)) as f64);
+            // What copies have of a gradient is added up once a step, a layer's weight and bias each.
+            let copied = if tp > kv_heads { 2 * (1 + biases) } else { 0 };
+            let sums = sums_of_parts(&found);
+            assert_eq!(sums.len(), copied, "{sums:?}");
+            assert_eq!(sums.iter().filter(|&&sum| sum == (queries, shared)).count(), if copied > 0 { 2 } else { 0 });
         }
     }
 }

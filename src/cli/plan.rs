@@ -8,7 +8,7 @@ use meshwright_hardware::units::Precision;
 use meshwright_planner::error::Fault;
 use meshwright_planner::goal::{Chosen, advise, advise_limits, choose, missed};
 use meshwright_planner::job::{Fix, Job, is_job, says_length};
-use meshwright_planner::plan::Plan;
+use meshwright_planner::plan::{Plan, check_tp};
 use meshwright_planner::predict::{outer, predict};
 use meshwright_planner::{PlanError, models};
 use serde_json::json;
@@ -262,12 +262,8 @@ fn check_fix(job: &Job, cluster: &Cluster, fix: &Fix) -> Result<(), Failure> {
         return Err(Failure::input(format!("--ep is {ep}: it must divide the model's experts, {experts}")));
     }
     if let Some(tp) = fix.tp {
-        let m = &job.model;
-        let sizes = [("heads", m.heads), ("kv_heads", m.kv_heads), ("ffn", m.ffn)];
-        if let Some((key, size)) = sizes.iter().find(|(_, size)| !size.is_multiple_of(tp)) {
-            let model = &m.name;
-            return Err(Failure::input(format!("--tp is {tp}: it must divide `{key}` = {size} of model `{model}`")));
-        }
+        let model = &job.model.name;
+        check_tp(job, tp).map_err(|problem| Failure::input(format!("--tp is {tp}: {problem} (`{model}`)")))?;
     }
     Ok(())
 }

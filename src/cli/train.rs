@@ -136,6 +136,13 @@ fn check_runnable(file: &str, plan: &Plan, device: Backend) -> Result<(), Failur
         let problem = "several sites are on paper only: a machine trains one; take the table `[sites]` out";
         return Err(Failure::input(format!("{file}: `sites.count` is {count}: {problem}")));
     }
+    let (tp, kv_heads) = (plan.mesh.tp, plan.job.model.kv_heads);
+    if plan.job.model.kv_copies(tp) > 1 {
+        let problem = format!(
+            "copies of the model's {kv_heads} `kv_heads` on several ranks are on paper only: {kv_heads} at most"
+        );
+        return Err(Failure::input(format!("{file}: `mesh.tp` is {tp}: {problem}")));
+    }
     if plan.job.model.vocab < 256 {
         let vocab = plan.job.model.vocab;
         return Err(Failure::input(format!("{file}: `job.model.vocab` is {vocab}: bytes as tokens need 256 or more")));

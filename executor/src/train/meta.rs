@@ -45,6 +45,9 @@ impl Trainer {
                     Shard::Whole => "whole".to_owned(),
                     Shard::Rows { sections } => format!("rows {sections:?}"),
                     Shard::Padded { each } => format!("{each} rows each"),
+                    Shard::Heads { queries, sections, copies } => {
+                        format!("{queries} rows, {copies} copies of {sections:?}")
+                    }
                     Shard::Cols => "cols".to_owned(),
                 };
                 let (name, offset, rows, cols) = (&spec.name, spec.offset, spec.rows, spec.cols);

@@ -82,6 +82,16 @@ impl Model {
         if self.vocab.is_multiple_of(tp) { self.vocab / tp } else { self.vocab.div_ceil(tp).next_multiple_of(128) }
     }
 
+    /// Key/value heads on each of `tp` ranks: at least one.
+    pub fn kv_heads_on(&self, tp: usize) -> usize {
+        (self.kv_heads / tp).max(1)
+    }
+
+    /// Neighbours among `tp` ranks that hold the same key/value heads: several where there are fewer heads than ranks.
+    pub fn kv_copies(&self, tp: usize) -> usize {
+        (tp / self.kv_heads).max(1)
+    }
+
     /// Its experts, if it has some.
     pub fn experts(&self) -> Option<&Experts> {
         self.family.as_ref()?.experts.as_ref()

@@ -6,6 +6,8 @@
 //!
 //! Invariant: a bank's elements divide by the ranks that share its optimizer state.
 
+use std::ops::Range;
+
 use meshwright_hardware::mesh::{Axis, Mesh};
 use meshwright_hardware::params::Shard;
 use meshwright_hardware::program::Elem;
@@ -23,8 +25,9 @@ pub struct Bank {
     pub decayed: usize,
     /// Elements from here on are replicated over tensor parallelism.
     pub whole: usize,
-    /// Of these, each rank of tensor parallelism makes only a part of the gradient from here on.
-    pub partial: usize,
+    /// Elements of whose gradients each rank of tensor parallelism makes only a part: copies of keys' and values' weights,
+    /// and at the end of the bank what is replicated but used for a rank's own tokens or heads.
+    pub parts: Vec<Range<usize>>,
     /// Whether its gradients are also those of another stage's bank, where they are counted.
     pub twin: bool,
     /// The axis of the ranks that hold the same parameters; in hybrid sharding, of those over which they are sharded.
@@ -121,12 +124,12 @@ impl Bucket {
 }
 
 /// Sizes of a bank, as in [`Bank`].
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct BankExtent {
     pub(super) elems: usize,
     pub(super) decayed: usize,
     pub(super) whole: usize,
-    pub(super) partial: usize,
+    pub(super) parts: Vec<Range<usize>>,
 }
 
 /// A bank's sizes, and each parameter's start: first those that tensor parallelism shards, then those that it does not, then
@@ -141,7 +144,7 @@ pub(super) fn bank_of<'a>(
     let replicated = |decl: &ParamDecl| decl.shard == Shard::Whole && (decl.experts.is_none() || decl.partial);
     order.sort_by_key(|decl| (replicated(decl), decl.partial, !decl.decay));
     let (mut at, mut decayed, mut starts) = (0, 0, Vec::new());
-    let (mut whole, mut partial) = (None, None);
+    let (mut whole, mut partial, mut parts) = (None, None, Vec::new());
     for decl in order {
         if replicated(decl) {
             whole.get_or_insert(at);
@@ -150,13 +153,18 @@ pub(super) fn bank_of<'a>(
             partial.get_or_insert(at);
         }
         starts.push((decl, at));
+        let copied = decl.shard.copied_from(decl.cols, mesh.tp);
+        if let Some(from) = copied.filter(|_| decl.store == Store::Trained) {
+            parts.push(at + from..at + decl.elems(mesh.tp, mesh.ep));
+        }
         at += decl.elems(mesh.tp, mesh.ep).next_multiple_of(ALIGN);
         if decl.decay {
             decayed = at;
         }
     }
     let elems = at.next_multiple_of(pad);
-    (BankExtent { elems, decayed, whole: whole.unwrap_or(elems), partial: partial.unwrap_or(elems) }, starts)
+    parts.extend(partial.filter(|&from| from < elems).map(|from| from..elems));
+    (BankExtent { elems, decayed, whole: whole.unwrap_or(elems), parts }, starts)
 }
 
 /// The axis of the ranks that hold the same parameters, or of those that shard them, and the ZeRO stage that makes a difference

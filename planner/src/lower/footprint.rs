@@ -20,12 +20,12 @@ use crate::plan::{Plan, Recompute};
 use crate::schedule::{Action, Pipeline, in_flight};
 
 /// Sizes of a bank on one rank.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct BankSize {
     /// Elements of weights and gradients, padded.
     pub elems: usize,
-    /// From here on, ranks of tensor parallelism make parts of the gradient.
-    pub partial: usize,
+    /// Elements, stretch by stretch, of whose gradients ranks of tensor parallelism make parts.
+    pub parts: Vec<usize>,
     /// Ranks that share optimizer state.
     pub shards: usize,
     /// ZeRO stage that makes a difference.
@@ -42,9 +42,10 @@ impl BankSize {
     fn of(plan: &Plan, group: &BankGroup, tied: bool) -> BankSize {
         let (axis, zero) = sharing(plan, group.experts, tied, group.store);
         let shards = if zero > 0 { plan.mesh.size(axis) } else { 1 };
-        let (BankExtent { elems, partial, .. }, _) = bank_of(group.params.iter().copied(), &plan.mesh, shards * ALIGN);
+        let (BankExtent { elems, parts, .. }, _) = bank_of(group.params.iter().copied(), &plan.mesh, shards * ALIGN);
+        let parts = parts.iter().map(Range::len).collect();
         let outer = if plan.sites.is_some() { 2 } else { 0 };
-        BankSize { elems, partial, shards, zero, axis, store: group.store, outer }
+        BankSize { elems, parts, shards, zero, axis, store: group.store, outer }
     }
 
     /// Whether training changes it.
@@ -250,7 +251,7 @@ impl PieceSizes {
                 last = true;
             }
         }
-        if let Some(twin) = self.twin.filter(|_| first || last) {
+        if let Some(twin) = self.twin.as_ref().filter(|_| first || last) {
             bytes += self.peer + if last { twin.state(width) } else { 0 };
         }
         (bytes, once)

@@ -265,7 +265,7 @@ impl StageLayout {
         let &BankGroup { ref params, experts, store } = group;
         let (axis, zero) = sharing(plan, experts, tied, store);
         let shards = if zero > 0 { plan.mesh.size(axis) } else { 1 };
-        let (BankExtent { elems, decayed, whole, partial }, starts) =
+        let (BankExtent { elems, decayed, whole, parts }, starts) =
             bank_of(params.iter().copied(), &plan.mesh, shards * ALIGN);
         let kept = |from: u8| if zero >= from { elems / shards } else { elems };
         let name = if tied && at == At::Head { "tied".to_owned() } else { at.name() } + &group.name();
@@ -283,7 +283,7 @@ impl StageLayout {
         }
         let offsets = starts.into_iter().map(|(decl, start)| (at.param_name(decl), decl.clone(), start)).collect();
         let twin = false;
-        let bank = Bank { elems, decayed, whole, partial, twin, axis, zero, shards, weights, store, state, offsets };
+        let bank = Bank { elems, decayed, whole, parts, twin, axis, zero, shards, weights, store, state, offsets };
         if plan.sites.is_some() && state.is_some() {
             // Where all sites were when they last met, and the outer optimizer's momentum (Douillard et al. 2023).
             for what in ["outer.weights", "outer.momentum"] {

@@ -84,7 +84,7 @@ mod tests {
     fn plans() -> Vec<Plan> {
         let mut all = Vec::new();
         for architecture in [Architecture::Gpt2, Architecture::Llama] {
-            for (dp, pp, tp) in [(1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2), (2, 2, 2), (1, 4, 1)] {
+            for (dp, pp, tp) in [(1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2), (2, 2, 2), (1, 4, 1), (2, 1, 4)] {
                 let forms = Schedule::forms(1).enumerate();
                 for (schedule, zero, precision) in
                     forms.map(|(i, (schedule, _))| (schedule, (i % 2) as u8, [Precision::Fp32, Precision::Bf16][i % 2]))

@@ -83,8 +83,8 @@ impl StepWriter<'_> {
         }
         let buffer = self.layout.made[self.turn];
         for (bank, start) in banks {
-            let Bank { elems, partial, axis, .. } = self.layout.banks[bank];
-            self.sum_parts(View { buffer, offset: start + partial, elems: elems - partial, shard: None }, layer);
+            let Bank { elems, axis, .. } = self.layout.banks[bank];
+            self.sum_parts(bank, (buffer, start), layer);
             self.beside(Collective::ReduceScatter, axis, View { buffer, offset: start, elems, shard: None }, layer);
         }
         self.settle();
@@ -116,18 +116,22 @@ impl StepWriter<'_> {
         }
     }
 
-    /// Sums gradients of which ranks of tensor parallelism have parts.
-    fn sum_parts(&mut self, view: View, layer: Option<u32>) {
-        if view.elems > 0 && self.plan.mesh.tp > 1 {
+    /// Sums gradients of which ranks of tensor parallelism have parts, in a bank whose gradients stand here.
+    fn sum_parts(&mut self, bank: usize, (buffer, start): BufferOffset, layer: Option<u32>) {
+        if self.plan.mesh.tp == 1 {
+            return;
+        }
+        for part in self.layout.banks[bank].parts.clone() {
+            let view = View { buffer, offset: start + part.start, elems: part.len(), shard: None };
             self.beside(Collective::AllReduce, Axis::Tp, view, layer);
         }
     }
 
     /// Up to ZeRO-1: sums a bank's gradients over those that hold the same parameters: whole, or each rank its shard.
     pub(super) fn reduce(&mut self, bank: usize, layer: Option<u32>) {
-        let Bank { elems, partial, axis, zero, state, .. } = self.layout.banks[bank];
+        let Bank { axis, zero, state, .. } = self.layout.banks[bank];
         let Some(BankState { grads, .. }) = state.filter(|_| zero < 2) else { return };
-        self.sum_parts(View { buffer: grads, offset: partial, elems: elems - partial, shard: None }, layer);
+        self.sum_parts(bank, (grads, 0), layer);
         if self.plan.mesh.size(axis) > 1 {
             let op = if zero > 0 { Collective::ReduceScatter } else { Collective::AllReduce };
             let view = self.all(grads);

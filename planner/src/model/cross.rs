@@ -5,7 +5,7 @@
 use meshwright_hardware::op::{ContextDims, Op};
 use meshwright_hardware::params::{Init, Shard};
 
-use super::decoder::{CHEAP, DEAR, INIT_STD, deep, matrix, normal, vector};
+use super::decoder::{CHEAP, DEAR, INIT_STD, by_heads, deep, matrix, normal, vector};
 use super::local::Local;
 use super::tape::{Arg, Home, Tape, TapeNode};
 use crate::job::Model;
@@ -14,7 +14,7 @@ impl Tape {
     /// The stream `x`, `[rows, hidden]`, after attention to `memory`, `[memory rows, hidden]`.
     pub(super) fn cross_attention(&mut self, model: &Model, local: Local, x: usize, memory: usize) -> usize {
         let (rows, h, d) = (local.rows(), model.hidden, model.head_dim());
-        let (heads, kv_heads) = (model.heads / local.tp, model.kv_heads / local.tp);
+        let (heads, kv_heads) = (model.heads / local.tp, model.kv_heads_on(local.tp));
         let keys = self.tensors[memory].elems / h / local.microbatch;
         let names = ["cross.norm.weight", "cross.norm.bias", "cross.normed", "cross.stats"];
         let normed = self.norm(model, local, names, x);
@@ -24,7 +24,7 @@ impl Tape {
         let q = self.tensor("cross.q", rows * heads * d, DEAR);
         self.linear(normed, [rows, heads * d, h], weight, bias, q);
         let memory = self.shared(local, memory);
-        let (wide, shard) = (2 * model.kv_heads * d, Shard::Rows { sections: vec![model.kv_heads * d; 2] });
+        let (wide, shard) = by_heads(model, local, 0);
         let bias = self.bias(model, "cross.kv.bias", wide, &shard);
         let weight = self.param(matrix("cross.kv.weight", wide, h, shard, normal(INIT_STD)));
         let found = local.microbatch * keys;

@@ -306,12 +306,22 @@ pub(super) fn attend(tape: &mut Tape, dims: AttentionDims, local: Local, qkv: us
     mixed
 }
 
+/// Rows of a projection to so many of queries and to keys and values, and how ranks share them.
+pub(super) fn by_heads(model: &Model, local: Local, queries: usize) -> (usize, Shard) {
+    let (kv, copies) = (model.kv_heads * model.head_dim(), model.kv_copies(local.tp));
+    let shard = if copies > 1 {
+        Shard::Heads { queries, sections: vec![kv; 2], copies }
+    } else {
+        Shard::Rows { sections: [queries, kv, kv].into_iter().filter(|&rows| rows > 0).collect() }
+    };
+    (queries + 2 * kv, shard)
+}
+
 /// Attention with queries, keys and values straight from the normed rows.
 fn usual_attention(tape: &mut Tape, model: &Model, local: Local, normed: usize) -> usize {
     let (rows, h, d) = (local.rows(), model.hidden, model.head_dim());
-    let (heads, kv_heads) = (model.heads / local.tp, model.kv_heads / local.tp);
-    let sections = vec![model.heads * d, model.kv_heads * d, model.kv_heads * d];
-    let (wide, shard) = (sections.iter().sum(), Shard::Rows { sections });
+    let (heads, kv_heads) = (model.heads / local.tp, model.kv_heads_on(local.tp));
+    let (wide, shard) = by_heads(model, local, model.heads * d);
     let weight = tape.param(matrix("attention.qkv.weight", wide, h, shard.clone(), normal(INIT_STD)));
     let bias = model.biased().then(|| tape.param(vector("attention.qkv.bias", wide, shard, Init::Zeros)));
     let ((batch, seq), causal) = (local.attended(), local.causal);

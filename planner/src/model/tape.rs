@@ -104,11 +104,7 @@ impl ParamDecl {
 
     /// Weights on one of `tp` ranks of tensor and `ep` of expert parallelism.
     pub fn weights(&self, tp: usize, ep: usize) -> usize {
-        let each = match self.shard {
-            Shard::Whole => self.rows * self.cols,
-            Shard::Rows { .. } | Shard::Cols => self.rows * self.cols / tp,
-            Shard::Padded { each } => each * self.cols,
-        };
+        let each = self.shard.local_elems(self.rows, self.cols, tp);
         each * self.experts.map_or(1, |experts| experts / ep)
     }
 }

@@ -131,34 +131,43 @@ impl Tape {
         }
         self.op(product.op, args);
         let decl = self.params[p].clone();
-        let rows = match &decl.shard {
-            Shard::Rows { sections } => sections.clone(),
-            Shard::Whole | Shard::Padded { .. } | Shard::Cols => vec![decl.rows],
+        // Rows of each section, and the ranks that hold the same.
+        let rows: Vec<(usize, usize)> = match &decl.shard {
+            Shard::Rows { sections } => sections.iter().map(|&rows| (rows, 1)).collect(),
+            Shard::Heads { queries, sections, copies } => {
+                let all = std::iter::once((*queries, 1)).chain(sections.iter().map(|&rows| (rows, *copies)));
+                all.filter(|(rows, _)| *rows > 0).collect()
+            }
+            Shard::Whole | Shard::Padded { .. } | Shard::Cols => vec![(decl.rows, 1)],
         };
+        let held: usize = rows.iter().map(|(rows, copies)| rows * copies).sum();
         let named = adapted.unwrap_or_default();
         let named = named.iter().skip(named.len().saturating_sub(rows.len()));
         let mut first = 0;
-        for (&(target, names), rows) in named.zip(rows) {
-            let cols = product.n * rows / decl.rows;
+        for (&(target, names), (rows, copies)) in named.zip(rows) {
+            let cols = product.n * rows * copies / held;
             if tuning.targets.contains(&target) {
-                self.adapt(tuning, product, (&decl, names), (rows, first, cols), [x, out]);
+                self.adapt(tuning, product, (&decl, names), [rows, copies, first, cols], [x, out]);
             }
             first += cols;
         }
     }
 
-    /// An adapter of a section of `rows` outputs, of which a rank has `cols` from `first` on.
+    /// An adapter of a section of `rows` outputs, of which a rank has `cols` from `first` on, the same as `copies` - 1 others.
     fn adapt(
         &mut self,
         tuning: &Tuning,
         product: Product,
         (base, names): (&ParamDecl, AdapterNames),
-        (rows, first, cols): (usize, usize, usize),
+        [rows, copies, first, cols]: [usize; 4],
         [x, out]: [Arg; 2],
     ) {
         let rank = tuning.rank;
         let (a_shard, b_shard) = match base.shard {
-            Shard::Rows { .. } => (Shard::Whole, Shard::Rows { sections: vec![rows] }),
+            Shard::Heads { .. } if copies > 1 => {
+                (Shard::Whole, Shard::Heads { queries: 0, sections: vec![rows], copies })
+            }
+            Shard::Rows { .. } | Shard::Heads { .. } => (Shard::Whole, Shard::Rows { sections: vec![rows] }),
             Shard::Cols => (Shard::Cols, Shard::Whole),
             Shard::Whole => (Shard::Whole, Shard::Whole),
             Shard::Padded { .. } => unreachable!("tables have no adapters"),

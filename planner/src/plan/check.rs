@@ -188,18 +188,23 @@ impl Plan {
 }
 
 /// Why a model cannot be sharded `tp` ways, if it cannot.
-pub(crate) fn check_tp(job: &Job, tp: usize) -> Result<(), String> {
+///
+/// # Errors
+/// What `tp` has to be, in words.
+pub fn check_tp(job: &Job, tp: usize) -> Result<(), String> {
     let m = &job.model;
     let experts = m.experts().map_or([0, 0], |e| [e.ffn, e.shared_ffn]);
     let sizes = [
         ("heads", m.heads),
-        ("kv_heads", m.kv_heads),
         ("ffn", m.ffn),
         ("family.experts.ffn", experts[0]),
         ("family.experts.shared_ffn", experts[1]),
     ];
-    match sizes.iter().find(|(_, size)| !size.is_multiple_of(tp)) {
-        Some((key, size)) => Err(format!("it must divide the model's `{key}` = {size}")),
-        None => Ok(()),
+    if let Some((key, size)) = sizes.iter().find(|(_, size)| !size.is_multiple_of(tp)) {
+        return Err(format!("it must divide the model's `{key}` = {size}"));
     }
+    if !m.kv_heads.is_multiple_of(tp) && !tp.is_multiple_of(m.kv_heads) {
+        return Err(format!("it must divide the model's `kv_heads` = {}, or be a multiple of them", m.kv_heads));
+    }
+    Ok(())
 }

@@ -37,7 +37,7 @@ pub fn of_shape(job: &Job, shape: &KernelShape, links: &mut CachedPrices) -> Res
         }
         Ok(all)
     };
-    let attention = kernels(&model.attention_linears())?;
+    let attention = kernels(&attention_linears(job, &model, shape.tp))?;
     let dense = kernels(&model.ffn_linears(model.ffn as f64))?;
     let table = Linear {
         inputs: job.model.hidden as f64,
@@ -80,6 +80,15 @@ pub fn of_shape(job: &Job, shape: &KernelShape, links: &mut CachedPrices) -> Res
         }
     }
     Ok(Whole { times, layer, layers, rings, head: head.total(), ..Whole::default() })
+}
+
+/// Linear layers of attention, with a key/value head at least on each of `tp` ranks.
+fn attention_linears(job: &Job, model: &crate::job::Shape, tp: usize) -> Vec<Linear> {
+    let mut linears = model.attention_linears();
+    if model.latent.is_none() {
+        linears[0].outputs = model.q() + (2 * job.model.kv_heads_on(tp) * model.head_dim * tp) as f64;
+    }
+    linears
 }
 
 /// The experts that every token goes to.
@@ -135,9 +144,11 @@ fn activations(job: &Job, elems: usize) -> u64 {
 fn kv_elems(job: &Job, shape: &KernelShape) -> usize {
     let model = &job.model;
     let latent = model.family.as_ref().and_then(|family| family.latent.as_ref());
-    let (heads, width) =
-        latent.map_or((model.kv_heads, model.head_dim()), |latent| (model.heads, latent.nope + latent.rope));
-    shape.microbatch * job.seq / shape.cp * 2 * heads / shape.tp * width
+    let (heads, width) = match latent {
+        Some(latent) => (model.heads / shape.tp, latent.nope + latent.rope),
+        None => (model.kv_heads_on(shape.tp), model.head_dim()),
+    };
+    shape.microbatch * job.seq / shape.cp * 2 * heads * width
 }
 
 /// What a layer sends round a ring of context parallelism, forward and backward.

@@ -33,10 +33,8 @@ fn replicate(plan: &Plan, bank: &BankSize, links: &mut CachedPrices) -> Result<f
 
 /// Summing gradients of which ranks of tensor parallelism have parts.
 fn parts(plan: &Plan, bank: &BankSize, links: &mut CachedPrices) -> Result<f64, PriceError> {
-    match bank.elems - bank.partial {
-        0 => Ok(0.0),
-        elems => links.collective(&plan.mesh, Collective::AllReduce, Axis::Tp, gradients(plan, elems)),
-    }
+    let each = |&elems: &usize| links.collective(&plan.mesh, Collective::AllReduce, Axis::Tp, gradients(plan, elems));
+    bank.parts.iter().map(each).sum()
 }
 
 /// Bytes of gradients of so many parameters.
