@@ -368,15 +368,16 @@ fn latent_attention_trains_alike_under_every_plan() {
 
 #[test]
 fn encoder_decoders_train_alike_under_every_plan() {
-    for experts in [None, Some(Experts { every: 2, ..experts() })] {
-        let family = Family { decoder_layers: Some(2), learned_positions: Some(false), experts, ..Family::default() };
-        let model = Model { layers: 2, family: Some(family), ..model(Architecture::Gpt2) };
-        let mut plans = [classic(&model), schedules(&model), sharded(&model)].concat();
+    let mixed = || Some(Experts { every: 2, ..experts() });
+    // Learned positions are of both halves; lines have 16 elements, of which 36 fill none.
+    for (learned, hidden, experts) in [(false, 32, None), (true, 36, None), (false, 32, mixed()), (true, 36, mixed())] {
+        let family = Family { decoder_layers: Some(2), learned_positions: Some(learned), experts, ..Family::default() };
+        let model = Model { layers: 2, hidden, family: Some(family), ..model(Architecture::Gpt2) };
+        let mut plans = [classic(&model), schedules(&model), sharded(&model), tokens(&model)].concat();
         if model.experts().is_some() {
-            let whole = |plan: &Plan| plan.mesh.cp == 1 && !plan.sequence_parallel;
-            plans = spread(&model).into_iter().filter(whole).collect();
+            plans = [spread(&model), whole(&model)].concat();
         }
-        all_agree(&model, plans);
+        all_agree(&model, plans.into_iter().filter(|plan| plan.mesh.cp == 1).collect());
     }
 }
 

@@ -208,6 +208,11 @@ impl Job {
         decoder.map_or(0, |_| self.target_seq.unwrap_or(USUAL_TARGET))
     }
 
+    /// Tokens of the longest sequence: as many positions are learned, by both halves of an encoder-decoder.
+    pub fn positions(&self) -> usize {
+        self.seq.max(self.target())
+    }
+
     /// Tokens a step that count in the loss: all of a decoder's; of an encoder's, those that are masked (Devlin et al. 2019).
     pub fn scored_tokens_per_step(&self) -> u64 {
         if self.target() > 0 {
@@ -221,7 +226,9 @@ impl Job {
 
     /// Parameters that training changes.
     pub fn trained_parameters(&self) -> u64 {
-        self.tuning.as_ref().map_or(self.model.parameters(self.seq), |tuning| tuning.adapters(&self.model)[0] as u64)
+        self.tuning
+            .as_ref()
+            .map_or(self.model.parameters(self.positions()), |tuning| tuning.adapters(&self.model)[0] as u64)
     }
 
     /// Passes of a product with a weight, each of 2 FLOPs a parameter and token: of a frozen one's there are forward and the gradient

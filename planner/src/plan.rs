@@ -22,6 +22,9 @@ pub use check::check_tp;
 pub use sites::Sites;
 pub use stage::{Recompute, Stage, layers_of};
 
+/// What a rank holds begins at a multiple of so many elements of its buffer: no two share a line of memory.
+pub(crate) const ALIGN: usize = 16;
+
 /// All decisions, and the job they are for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -178,7 +181,16 @@ impl Plan {
 
     /// Elements of what a rank's pieces give to each other for a microbatch: one stream, or an encoder's and a decoder's.
     pub fn stream_elems(&self) -> usize {
-        (self.residual_rows() + self.microbatch * self.job.target()) * self.job.model.hidden
+        let sharers = if self.shards_tokens() { self.mesh.tp } else { 1 };
+        match self.microbatch * self.job.target() / sharers {
+            0 => self.residual_rows() * self.job.model.hidden,
+            written => self.second_stream() + written * self.job.model.hidden,
+        }
+    }
+
+    /// Where the second of two streams begins in what pieces give to each other.
+    pub fn second_stream(&self) -> usize {
+        (self.residual_rows() * self.job.model.hidden).next_multiple_of(ALIGN)
     }
 
     /// Whether tensor parallelism shards tokens.

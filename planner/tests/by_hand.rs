@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use meshwright_hardware::mesh::{Axis, Mesh};
 use meshwright_hardware::op::Op;
 use meshwright_hardware::program::{Collective, Instr, Kind, RankProgram};
-use meshwright_planner::job::{Architecture, Job, Model};
+use meshwright_planner::job::{Architecture, Family, Job, Model};
 use meshwright_planner::lower::{Lowered, lower};
 use meshwright_planner::plan::Plan;
 
@@ -144,6 +144,36 @@ fn ranks_beyond_the_key_and_value_heads_hold_copies_of_them() {
             let sums = sums_of_parts(&found);
             assert_eq!(sums.len(), copied, "{sums:?}");
             assert_eq!(sums.iter().filter(|&&sum| sum == (queries, shared)).count(), if copied > 0 { 2 } else { 0 });
+        }
+    }
+}
+
+#[test]
+fn encoder_decoders_have_any_width_learned_positions_and_tokens_that_ranks_share() {
+    for (tp, sequence_parallel) in [(1, false), (2, false), (2, true)] {
+        for learned in [true, false] {
+            // 17 wide heads; of a sequence 6 tokens are read and 4 written.
+            let family = Family { decoder_layers: Some(1), learned_positions: Some(learned), ..Family::default() };
+            let sizes = Model { hidden: 68, heads: 4, kv_heads: 4, ..model(Architecture::Gpt2) };
+            let model = Model { layers: 2, family: Some(family), ..sizes };
+            let job = Job { target_seq: Some(4), ..Job::of(model, 6, 1) };
+            let plan = Plan { mesh: Mesh { tp, ..Mesh::ONE }, sequence_parallel, ..Plan::single(job, 1) };
+            let found = lowered(&plan);
+            let (attention, ffn, norm) = (4 * 68 * 68, 2 * 68 * 256, 2 * 68);
+            let vectors = [4 * 68 + norm, 256 + 68 + norm];
+            // Three layers, attention to the encoder in one, norms behind both halves; a table of positions for both.
+            let layers = 4 * (attention + vectors[0]) + 3 * (ffn + vectors[1]) + 2 * norm;
+            assert_eq!(parameters(&found), 512 * 68 + if learned { 6 * 68 } else { 0 } + layers, "{}", plan.summary());
+            // Each half computes for its own tokens, keys and values of the encoder's for all that was read.
+            let (read, written) = (6 * 2 * (attention + ffn), 4 * (attention + ffn + 512 * 68));
+            let across = 4 * 2 * 68 * 68 + 6 * 2 * 68 * 68;
+            assert_eq!(flops(&found, is_product), (6 * (read + written + across) / tp) as f64);
+            // What a piece gives to the next: both streams, each of which begins a line.
+            let sharers = if sequence_parallel { tp } else { 1 };
+            let (first, second) = (6 / sharers * 68, 4 / sharers * 68);
+            assert_eq!(elems(&found, "flow."), first.next_multiple_of(16) + second);
+            let attends = |op: &Op| matches!(op, Op::ContextAttention(_));
+            assert_eq!(flops(&found, attends), (4 * 4 * 6 * 68 / tp) as f64);
         }
     }
 }

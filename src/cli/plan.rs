@@ -148,7 +148,7 @@ impl PlanCommand {
     }
 
     fn print(&self, job: &Job, known: bool, chosen: &Chosen, names: &Names) {
-        let parameters = job.model.parameters(job.seq) as f64 / 1e9;
+        let parameters = job.model.parameters(job.positions()) as f64 / 1e9;
         let idle = names.idle(&chosen.best[0]);
         let trained = if job.tuning.is_some() {
             format!(", frozen, and {:.3} M trained", job.trained_parameters() as f64 / 1e6)

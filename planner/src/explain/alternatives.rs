@@ -147,7 +147,7 @@ fn changes(plan: &Plan) -> Vec<Changed> {
         let mesh = Mesh { shard: None, ..plan.mesh };
         all.push(changed(format!("ZeRO over all {} ranks", mesh.data()), Plan { mesh, ..plan.clone() }));
     }
-    if plan.mesh.tp > 1 && plan.job.target() == 0 {
+    if plan.mesh.tp > 1 {
         let sequence_parallel = !plan.sequence_parallel;
         let name = if sequence_parallel { "with sequence parallelism" } else { "without sequence parallelism" };
         all.push(changed(name.to_owned(), Plan { sequence_parallel, ..plan.clone() }));

@@ -389,7 +389,7 @@ pub fn could_fit(job: &Job, cluster: &Cluster) -> bool {
     let usable = |pool: &meshwright_hardware::profile::Machine| {
         pool.devices() as u64 * job.goal.usable(pool.device.memory.value.0, &cluster.stack)
     };
-    let all = job.model.parameters(job.seq);
+    let all = job.model.parameters(job.positions());
     let needed = match &job.tuning {
         // Four bits at the least, and adapters.
         Some(_) => all / 2 + job.trained_parameters() * each,

@@ -176,10 +176,6 @@ impl Job {
                 return Err(Fault::new("packed", packed, problem));
             }
         }
-        if self.target() > 0 && (self.model.learned_positions() || !self.model.hidden.is_multiple_of(16)) {
-            let problem = "an encoder-decoder has no learned positions, and a `hidden` that 16 divides";
-            return Err(Fault::new("model.family", &self.model.name, problem));
-        }
         let tokens = (self.global_batch * self.seq.max(self.target())) as f64;
         if tokens * self.model.widest() as f64 * self.model.depth() as f64 > limits::ACTIVATIONS {
             let problem = format!(

@@ -334,6 +334,8 @@ impl Piece {
                     params.push(BlockParam { name, elems: formal.elems });
                     args.len() - 1
                 });
+                // Of a table, one op may use more than another.
+                params[known].elems = params[known].elems.max(formal.elems);
                 ArgView { param: known as u32, offset: 0 }
             });
             let views = views.collect();

@@ -15,8 +15,7 @@ use rustc_hash::FxHashMap;
 use crate::job::Job;
 use crate::model::{Step, Value};
 
-/// Elements to which views are aligned: 64 bytes.
-pub(super) const ALIGN: usize = 16;
+pub(super) use crate::plan::ALIGN;
 
 /// Kinds of memory by what their elements are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

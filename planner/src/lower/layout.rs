@@ -111,7 +111,7 @@ impl StageLayout {
             made: Vec::new(),
             weights_at: Vec::new(),
             grads_at: Vec::new(),
-            second: plan.residual_rows() * plan.job.model.hidden,
+            second: plan.second_stream(),
             work: [None; 3],
             targets: None,
             loss: None,

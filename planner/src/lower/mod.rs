@@ -278,7 +278,7 @@ mod tests {
             named.sort();
             named.dedup(); // a tied embedding stands on two stages
             let total: usize = named.iter().map(|(_, elems)| elems).sum();
-            assert_eq!(total as u64, plan.job.model.parameters(plan.job.seq), "{}", plan.summary());
+            assert_eq!(total as u64, plan.job.model.parameters(plan.job.positions()), "{}", plan.summary());
         }
     }
 }

@@ -19,7 +19,7 @@ use super::code::{Code, Piece, Pieces, Segment};
 use super::layout::StageLayout;
 use super::pass::{Pass, What, passes};
 use crate::model::{Use, Value};
-use crate::plan::Plan;
+use crate::plan::{ALIGN, Plan};
 use crate::schedule::Action;
 
 /// What a stage does in a step.
@@ -212,7 +212,8 @@ impl StepWriter<'_> {
                 let into = self.layout.entry(0, 0, mb, self.plan.rows());
                 self.push(Kind::Load { input: Input::Tokens, into }, Stream::Compute, None);
                 if self.plan.job.target() > 0 {
-                    let into = View { offset: into.elems, elems: self.plan.target_rows(), ..into };
+                    let into =
+                        View { offset: into.elems.next_multiple_of(ALIGN), elems: self.plan.target_rows(), ..into };
                     self.push(Kind::Load { input: Input::Shifted, into }, Stream::Compute, None);
                 }
             }

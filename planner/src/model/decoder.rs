@@ -142,30 +142,47 @@ impl Tape {
     }
 }
 
-/// Token ids to the first layer's input.
+/// Token ids to the first layer's input; of an encoder-decoder, to those of both halves, from the same tables.
 pub fn embed(model: &Model, local: Local) -> Tape {
-    // A decoder's tokens follow the encoder's.
-    let beside = local.microbatch * local.target;
-    let (rows, kept) = (local.rows() + beside, local.residual_rows() + beside);
-    let (cols, vocab) = (model.hidden, model.vocab_on(local.tp));
     let mut tape = Tape::new("embed");
-    let ids = tape.tensor("ids", rows, Home::Ids);
-    let out = tape.tensor("x", kept * cols, Home::Output);
-    let table = tape.param(table(model, local, "embed.tokens"));
-    let op = Op::Embed { rows, cols, vocab, shards: local.tp };
-    let found = if local.sp { tape.tensor("found", rows * cols, DEAR) } else { out };
-    tape.op(op, [Arg::Tensor(ids), Arg::Param(table), Arg::Tensor(found)]);
-    let summed = tape.leave(local, found);
-    if local.sp {
-        tape.op(Op::Copy { n: kept * cols }, [summed, Arg::Tensor(out)]);
-    }
-    if model.learned_positions() {
-        let positions = matrix("embed.positions", local.seq * local.cp, cols, Shard::Whole, normal(INIT_STD / 2.0));
-        let positions = tape.param(ParamDecl { decay: false, partial: local.sp, ..positions });
-        let op = Op::Positions { rows: kept, seq: local.seq, cols, sp: local.sharers(), cp: local.cp };
-        tape.op(op, [Arg::Param(positions), Arg::Tensor(out)]);
+    let tokens = tape.param(table(model, local, "embed.tokens"));
+    let positions = model.learned_positions().then(|| {
+        let rows = (local.seq * local.cp).max(local.target);
+        let positions = matrix("embed.positions", rows, model.hidden, Shard::Whole, normal(INIT_STD / 2.0));
+        tape.param(ParamDecl { decay: false, partial: local.sp, ..positions })
+    });
+    tape.look_up(model, local, (tokens, positions), ["ids", "x"], Home::Output);
+    if local.target > 0 {
+        tape.look_up(model, local.of_target(), (tokens, positions), ["ids.y", "y"], Home::SecondOut);
     }
     tape
+}
+
+impl Tape {
+    /// Rows of the tables of tokens and of positions.
+    fn look_up(
+        &mut self,
+        model: &Model,
+        local: Local,
+        (tokens, positions): (usize, Option<usize>),
+        [ids, x]: [&'static str; 2],
+        home: Home,
+    ) {
+        let (rows, kept, cols) = (local.rows(), local.residual_rows(), model.hidden);
+        let ids = self.tensor(ids, rows, Home::Ids);
+        let out = self.tensor(x, kept * cols, home);
+        let op = Op::Embed { rows, cols, vocab: model.vocab_on(local.tp), shards: local.tp };
+        let found = if local.sp { self.tensor("found", rows * cols, DEAR) } else { out };
+        self.op(op, [Arg::Tensor(ids), Arg::Param(tokens), Arg::Tensor(found)]);
+        let summed = self.leave(local, found);
+        if local.sp {
+            self.op(Op::Copy { n: kept * cols }, [summed, Arg::Tensor(out)]);
+        }
+        if let Some(positions) = positions {
+            let op = Op::Positions { rows: kept, seq: local.seq, cols, sp: local.sharers(), cp: local.cp };
+            self.op(op, [Arg::Param(positions), Arg::Tensor(out)]);
+        }
+    }
 }
 
 /// One transformer layer.
@@ -178,13 +195,13 @@ pub fn layer(model: &Model, local: Local, kind: LayerKind) -> Tape {
         block(&mut tape, model, local, kind, [first, out], None);
         return tape;
     }
-    let (ours, theirs) = (local.residual_rows() * h, local.microbatch * local.target * h);
+    let (ours, theirs) = (local.residual_rows() * h, local.of_target().residual_rows() * h);
     let second = tape.tensor("y", theirs, Home::Second);
     let [out, second_out] = [("out", ours, Home::Output), ("out.y", theirs, Home::SecondOut)]
         .map(|(name, elems, home)| tape.tensor(name, elems, home));
     if kind.half == ModelHalf::Decoder {
-        let local = Local { seq: local.target, causal: true, ..local };
-        block(&mut tape, model, local, kind, [second, second_out], Some(first));
+        let of_target = Local { causal: true, ..local.of_target() };
+        block(&mut tape, model, of_target, kind, [second, second_out], Some((first, local.seq)));
         tape.op(Op::Copy { n: ours }, [first, out].map(Arg::Tensor));
         return tape;
     }
@@ -204,8 +221,15 @@ pub fn layer(model: &Model, local: Local, kind: LayerKind) -> Tape {
     tape
 }
 
-/// Attention, attention to a memory where there is one, and feed-forward part, from `x` to `out`.
-fn block(tape: &mut Tape, model: &Model, local: Local, kind: LayerKind, [x, out]: [usize; 2], memory: Option<usize>) {
+/// Attention, attention to a memory of so many tokens a sequence where there is one, and feed-forward part, from `x` to `out`.
+fn block(
+    tape: &mut Tape,
+    model: &Model,
+    local: Local,
+    kind: LayerKind,
+    [x, out]: [usize; 2],
+    memory: Option<(usize, usize)>,
+) {
     let (kept, h) = (local.residual_rows(), model.hidden);
     let names = ["attention.norm.weight", "attention.norm.bias", "normed1", "stats1"];
     let normed = tape.norm(model, local, names, x);
@@ -367,10 +391,10 @@ pub fn head(model: &Model, local: Local, scale: f32) -> Tape {
     let mut tape = Tape::new("head");
     let mut x = tape.tensor("x", local.residual_rows() * h, Home::Input);
     let two = local.target > 0;
-    let local = if two { Local { seq: local.target, ..local } } else { local };
+    let local = if two { local.of_target() } else { local };
     let rows = local.rows();
     if two {
-        x = tape.tensor("y", rows * h, Home::Second);
+        x = tape.tensor("y", local.residual_rows() * h, Home::Second);
     }
     let targets = tape.tensor("targets", rows, Home::Targets);
     let loss = tape.tensor("loss", 1, Home::Loss);

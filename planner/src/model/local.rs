@@ -36,6 +36,11 @@ pub struct Local {
 }
 
 impl Local {
+    /// The same of the decoder beside an encoder.
+    pub fn of_target(self) -> Local {
+        Local { seq: self.target, ..self }
+    }
+
     /// Tokens a microbatch.
     pub fn rows(&self) -> usize {
         self.microbatch * self.seq

@@ -158,11 +158,7 @@ impl Plan {
         let Mesh { dp, tp, cp, ep, .. } = self.mesh;
         let two = self.job.target() > 0;
         if two && cp > 1 {
-            return Err(Fault::new("mesh.cp", cp, "the streams of an encoder and a decoder stay whole: 1"));
-        }
-        if two && self.sequence_parallel {
-            let problem = "the streams of an encoder and a decoder stay whole: false";
-            return Err(Fault::new("sequence_parallel", true, problem));
+            return Err(Fault::new("mesh.cp", cp, "an encoder-decoder's sequences stay whole: 1"));
         }
         let sample = self.job.sample();
         // Each sample is cut as a sequence is, so that ranks have as much work of all.
@@ -170,8 +166,9 @@ impl Plan {
             let key = if self.job.packed.is_some() { "packed" } else { "seq" };
             return Err(Fault::new("mesh.cp", cp, format!("twice it must divide `{key}` = {sample}")));
         }
-        if self.shards_tokens() && !self.rows().is_multiple_of(tp) {
-            let problem = format!("tensor parallelism of {tp} must divide a microbatch's {} tokens", self.rows());
+        let mut streams = [self.rows(), self.microbatch * self.job.target()].into_iter();
+        if let Some(rows) = streams.find(|rows| self.shards_tokens() && !rows.is_multiple_of(tp)) {
+            let problem = format!("tensor parallelism of {tp} must divide a microbatch's {rows} tokens");
             return Err(Fault::new("sequence_parallel", true, problem));
         }
         self.check_whole_experts()?;

@@ -109,7 +109,7 @@ impl Space<'_> {
         for microbatch in self.microbatches() {
             let rows = microbatch * job.seq / cp;
             for (sequence_parallel, ring, splits, whole_experts) in flags() {
-                let sharded = tp > 1 && rows.is_multiple_of(tp) && job.target() == 0;
+                let sharded = tp > 1 && rows.is_multiple_of(tp) && (microbatch * job.target()).is_multiple_of(tp);
                 let wanted = (tp == 1 || allows(&fix.sequence_parallel, &sequence_parallel))
                     && (cp == 1 || allows(&fix.ring, &ring))
                     && (!whole_experts || (experts > 1 && sequence_parallel && !job.model.parallel_block()));

@@ -61,7 +61,7 @@ fn a_meeting_takes_what_the_link_takes() {
     let cluster = Cluster::parse(LINK).unwrap();
     let plan = tiny(Some(Sites { every: 1, ..Sites::usual(2) }), Mesh::ONE, 0);
     let outer = outer(&plan, &cluster, Seconds(0.001)).unwrap().unwrap();
-    let bytes = plan.job.model.parameters(plan.job.seq) as f64 * 4.0;
+    let bytes = plan.job.model.parameters(plan.job.positions()) as f64 * 4.0;
     let least = 2.0 * 0.02 + bytes / 125e6;
     assert!((outer.exchange_s / least - 1.0).abs() < 1e-3, "{} for {least}", outer.exchange_s);
     assert_eq!(outer.exchanged_bytes, bytes as u64);

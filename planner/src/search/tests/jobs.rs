@@ -37,3 +37,10 @@ fn no_bound_of_fine_tuning_is_above_its_simulation() {
     let tied = Job { model: Model { layers: 8, ..tiny_model(Architecture::Gpt2) }, ..job_of_eight(32) };
     bounded(&tuned("model", tied), "2x dgx-a100-80gb");
 }
+
+#[test]
+fn no_bound_of_an_encoder_decoder_is_above_its_simulation() {
+    let family = crate::job::Family { decoder_layers: Some(2), ..Default::default() };
+    let model = Model { layers: 2, hidden: 36, family: Some(family), ..tiny_model(Architecture::Gpt2) };
+    bounded(&Job { target_seq: Some(6), ..tiny_job(model) }, "1x dgx-a100-80gb");
+}
