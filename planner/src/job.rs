@@ -22,7 +22,7 @@ pub use goal::{Goal, Objective, USABLE_MEMORY};
 pub use model::{Architecture, Experts, Family, Latent, LayerKind, Model, ModelHalf};
 pub use shape::Shape;
 pub use software::Software;
-pub use tuning::{Base, Method, Target, Tuning};
+pub use tuning::{AdapterTarget, Base, Method, Tuning};
 
 use shape::USUAL_TARGET;
 

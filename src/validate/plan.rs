@@ -8,7 +8,7 @@
 use meshwright_hardware::mesh::{Mesh, Order};
 use meshwright_hardware::profile::Stack;
 use meshwright_hardware::units::Precision;
-use meshwright_planner::job::{Base, Job, Method, Model, Target, Tuning};
+use meshwright_planner::job::{AdapterTarget, Base, Job, Method, Model, Tuning};
 use meshwright_planner::plan::{Plan, Stage, layers_of};
 use meshwright_planner::schedule::Schedule;
 
@@ -259,11 +259,11 @@ fn tuning(record: &Record) -> Option<Tuning> {
         "lora" => Base::Model,
         _ => return None,
     };
-    use Target::{K, O, Q, V};
+    use AdapterTarget::{K, O, Q, V};
     let targets = match notes {
         _ if notes.contains("on q,v") => vec![Q, V],
         _ if notes.contains("on q,k,v,o") || notes.contains("on attention") => vec![Q, K, V, O],
-        _ => Target::ALL.to_vec(),
+        _ => AdapterTarget::ALL.to_vec(),
     };
     let rank = number_after(notes, "LoRA r").unwrap_or(USUAL_RANK);
     Some(Tuning { method: Method::Lora, rank, alpha: rank as f32, targets, base })

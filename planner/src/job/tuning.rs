@@ -41,7 +41,7 @@ pub enum Base {
 /// Linear layers that adapters go with, as checkpoints call them. A mixture's experts have their own; routers and the head none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Target {
+pub enum AdapterTarget {
     /// Queries; of latent attention both their layers.
     Q,
     /// Keys; of latent attention all layers of keys and values.
@@ -58,9 +58,17 @@ pub enum Target {
     Down,
 }
 
-impl Target {
+impl AdapterTarget {
     /// All of them.
-    pub const ALL: [Target; 7] = [Target::Q, Target::K, Target::V, Target::O, Target::Gate, Target::Up, Target::Down];
+    pub const ALL: [AdapterTarget; 7] = [
+        AdapterTarget::Q,
+        AdapterTarget::K,
+        AdapterTarget::V,
+        AdapterTarget::O,
+        AdapterTarget::Gate,
+        AdapterTarget::Up,
+        AdapterTarget::Down,
+    ];
 }
 
 /// A job's fine-tuning.
@@ -76,7 +84,7 @@ pub struct Tuning {
     pub alpha: f32,
     /// Which linear layers have one: all, as QLoRA found needed (Dettmers et al. 2023, §4), and tools' `all-linear` means.
     #[serde(default = "all", skip_serializing_if = "is_all")]
-    pub targets: Vec<Target>,
+    pub targets: Vec<AdapterTarget>,
     /// What the base is kept in.
     #[serde(default, skip_serializing_if = "is_model")]
     pub base: Base,
@@ -87,12 +95,12 @@ fn usual_alpha() -> f32 {
     16.0
 }
 
-fn all() -> Vec<Target> {
-    Target::ALL.to_vec()
+fn all() -> Vec<AdapterTarget> {
+    AdapterTarget::ALL.to_vec()
 }
 
-fn is_all(targets: &[Target]) -> bool {
-    Target::ALL.iter().all(|target| targets.contains(target))
+fn is_all(targets: &[AdapterTarget]) -> bool {
+    AdapterTarget::ALL.iter().all(|target| targets.contains(target))
 }
 
 fn is_model(base: &Base) -> bool {
@@ -150,13 +158,16 @@ impl Tuning {
     }
 
     /// Parameters of an adapter, if a layer has one.
-    fn of(&self, target: Target, inputs: usize, outputs: usize) -> f64 {
+    fn of(&self, target: AdapterTarget, inputs: usize, outputs: usize) -> f64 {
         if self.targets.contains(&target) { (self.rank * (inputs + outputs)) as f64 } else { 0.0 }
     }
 
     fn usual_attention(&self, shape: &Shape) -> f64 {
         let (h, q, kv) = (shape.hidden, shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
-        self.of(Target::Q, h, q) + self.of(Target::K, h, kv) + self.of(Target::V, h, kv) + self.of(Target::O, q, h)
+        self.of(AdapterTarget::Q, h, q)
+            + self.of(AdapterTarget::K, h, kv)
+            + self.of(AdapterTarget::V, h, kv)
+            + self.of(AdapterTarget::O, q, h)
     }
 
     fn attention(&self, shape: &Shape) -> Vec<f64> {
@@ -164,16 +175,16 @@ impl Tuning {
         let (h, heads) = (shape.hidden, shape.heads);
         let wide = heads * (latent.nope + latent.rope);
         let queries = match latent.q_rank {
-            0 => vec![self.of(Target::Q, h, wide)],
-            rank => vec![self.of(Target::Q, h, rank), self.of(Target::Q, rank, wide)],
+            0 => vec![self.of(AdapterTarget::Q, h, wide)],
+            rank => vec![self.of(AdapterTarget::Q, h, rank), self.of(AdapterTarget::Q, rank, wide)],
         };
         let keys = [(h, latent.kv_rank), (h, latent.rope), (latent.kv_rank, heads * (latent.nope + latent.value))];
-        let keys = keys.map(|(inputs, outputs)| self.of(Target::K, inputs, outputs));
-        [&queries[..], &keys, &[self.of(Target::O, heads * latent.value, h)]].concat()
+        let keys = keys.map(|(inputs, outputs)| self.of(AdapterTarget::K, inputs, outputs));
+        [&queries[..], &keys, &[self.of(AdapterTarget::O, heads * latent.value, h)]].concat()
     }
 
     fn feed_forward(&self, shape: &Shape, ffn: usize) -> f64 {
-        let gate = if shape.gated { self.of(Target::Gate, shape.hidden, ffn) } else { 0.0 };
-        gate + self.of(Target::Up, shape.hidden, ffn) + self.of(Target::Down, ffn, shape.hidden)
+        let gate = if shape.gated { self.of(AdapterTarget::Gate, shape.hidden, ffn) } else { 0.0 };
+        gate + self.of(AdapterTarget::Up, shape.hidden, ffn) + self.of(AdapterTarget::Down, ffn, shape.hidden)
     }
 }

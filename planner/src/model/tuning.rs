@@ -13,7 +13,7 @@ use meshwright_hardware::params::{Init, Shard};
 
 use super::decoder::{DEAR, matrix, normal};
 use super::tape::{Arg, Home, ParamDecl, Store, Tape, TapeNode};
-use crate::job::{Target, Tuning};
+use crate::job::{AdapterTarget, Tuning};
 
 /// AdapterNames of an adapter's parameters and results.
 #[derive(Clone, Copy)]
@@ -27,7 +27,7 @@ struct AdapterNames {
 macro_rules! names {
     ($target:ident, $layer:literal) => {
         (
-            Target::$target,
+            AdapterTarget::$target,
             AdapterNames {
                 a: concat!($layer, ".lora.a"),
                 b: concat!($layer, ".lora.b"),
@@ -40,7 +40,7 @@ macro_rules! names {
 
 /// Linear layers by their weights, and of each the sections that have an adapter of their own. One section of a table's two
 /// is the last: the way up without a gate.
-const LAYERS: &[(&str, &[(Target, AdapterNames)])] = &[
+const LAYERS: &[(&str, &[(AdapterTarget, AdapterNames)])] = &[
     ("attention.qkv.weight", &[names!(Q, "attention.q"), names!(K, "attention.k"), names!(V, "attention.v")]),
     ("attention.q.down.weight", &[names!(Q, "attention.q.down")]),
     ("attention.q.up.weight", &[names!(Q, "attention.q.up")]),
@@ -59,7 +59,7 @@ const LAYERS: &[(&str, &[(Target, AdapterNames)])] = &[
     ("mlp.experts.down.weight", &[names!(Down, "mlp.experts.down")]),
 ];
 
-fn sections(weight: &str) -> Option<&'static [(Target, AdapterNames)]> {
+fn sections(weight: &str) -> Option<&'static [(AdapterTarget, AdapterNames)]> {
     LAYERS.iter().find(|(name, _)| *name == weight).map(|(_, sections)| *sections)
 }
 
