@@ -12,6 +12,7 @@ fn what_is_on_paper_alone_is_not_run() {
     let cases: &[(&str, &str, &[&str])] = &[
         ("seq = 64", "seq = 64\npacked = 16", &["`job.packed` is 16", "leave it out"]),
         ("tp = 1", "tp = 4", &["`mesh.tp` is 4", "the model's 2 `kv_heads`"]),
+        ("[job.optimizer]", "[job.optimizer]\nname = \"lion\"", &["`job.optimizer.name` is lion", "adamw"]),
         ("[job.optimizer]", lora, &["`job.tuning.method` is lora", "take the table `[job.tuning]` out"]),
     ];
     for &(from, to, says) in cases {

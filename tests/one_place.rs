@@ -117,6 +117,7 @@ fn ops_are_named_by_their_families_models_and_devices_tables_alone() {
                 "planner/src/search/shared_costs.rs",
                 "executor/src/calibrate.rs",
             ],
+            "Update" | "Orthogonalize" => &["planner/src/lower/", "hardware/src/price/op.rs"],
             // What matrix units run is priced, and bounded, by its shape.
             "Matmul" | "ExpertMatmul" | "Attention" | "AttentionGrad" => {
                 &["hardware/src/price/op.rs", "planner/src/search/shape_bound.rs"]

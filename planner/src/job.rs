@@ -13,6 +13,7 @@ mod check;
 mod fix;
 mod goal;
 mod model;
+mod optimizer;
 pub mod shape;
 mod software;
 mod tuning;
@@ -20,48 +21,12 @@ mod tuning;
 pub use fix::Fix;
 pub use goal::{Goal, Objective, USABLE_MEMORY};
 pub use model::{Architecture, Experts, Family, Latent, LayerKind, Model, ModelHalf};
+pub use optimizer::{Optimizer, OptimizerName};
 pub use shape::Shape;
 pub use software::Software;
 pub use tuning::{AdapterTarget, Base, Method, Tuning};
 
 use shape::USUAL_TARGET;
-
-/// AdamW and its schedule: linear warm-up, then a cosine from `lr` to `min_lr` at the last step.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Optimizer {
-    /// Learning rate at its peak.
-    pub lr: f32,
-    /// Learning rate at the end.
-    pub min_lr: f32,
-    /// Steps of linear warm-up.
-    pub warmup_steps: usize,
-    /// Decay of the first moment.
-    pub beta1: f32,
-    /// Decay of the second moment.
-    pub beta2: f32,
-    /// Added to the root of the second moment.
-    pub eps: f32,
-    /// Decoupled weight decay, of matrices alone.
-    pub weight_decay: f32,
-    /// Global norm to which gradients are clipped; 0 for none.
-    pub clip: f32,
-}
-
-impl Default for Optimizer {
-    fn default() -> Self {
-        Optimizer {
-            lr: 3e-4,
-            min_lr: 3e-5,
-            warmup_steps: 100,
-            beta1: 0.9,
-            beta2: 0.95,
-            eps: 1e-8,
-            weight_decay: 0.1,
-            clip: 1.0,
-        }
-    }
-}
 
 /// A training job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

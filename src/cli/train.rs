@@ -16,7 +16,7 @@ use meshwright_executor::train::{
 use meshwright_hardware::exit::Exit;
 use meshwright_hardware::profile::{Cluster, Machine};
 use meshwright_hardware::units::Precision;
-use meshwright_planner::job::{Job, masked};
+use meshwright_planner::job::{Job, OptimizerName, masked};
 use meshwright_planner::lower::lower;
 use meshwright_planner::plan::Plan;
 use meshwright_planner::predict::predict;
@@ -130,6 +130,12 @@ fn check_runnable(file: &str, plan: &Plan, device: Backend) -> Result<(), Failur
     if plan.job.tuning.is_some() {
         let problem = "runs begin from drawn weights, and adapters of such a base learn nothing: take the table `[job.tuning]` out";
         return Err(Failure::input(format!("{file}: `job.tuning.method` is lora: {problem}")));
+    }
+    let optimizer = plan.job.optimizer.name;
+    if optimizer != OptimizerName::AdamW {
+        let name = optimizer.name();
+        let problem = "devices here have kernels of adamw; others are on paper only";
+        return Err(Failure::input(format!("{file}: `job.optimizer.name` is {name}: {problem}")));
     }
     if let Some(sites) = plan.sites {
         let count = sites.count;

@@ -163,6 +163,22 @@ impl ActivationKind {
     }
 }
 
+/// Which step an optimizer takes, beside AdamW's, which is an op of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rule {
+    /// AdamW's with moments of a byte, and an fp32 scale for 256 of them (Dettmers et al. 2022).
+    Adam8bit,
+    /// By the mean squares of rows and columns (Shazeer & Stern 2018).
+    Adafactor,
+    /// By the sign of an interpolated momentum (Chen et al. 2023).
+    Lion,
+    /// Along the gradient.
+    Sgd,
+    /// Along a momentum of gradients.
+    Momentum,
+}
+
 /// How frozen weights are kept narrow: codes and the scales of their blocks, in words of four bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

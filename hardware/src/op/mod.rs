@@ -17,6 +17,7 @@ mod kinds;
 mod loss;
 mod matmul;
 mod norm;
+mod optimizers;
 mod pointwise;
 mod reference;
 mod rotary;
@@ -25,7 +26,7 @@ mod spec;
 mod vector;
 mod vocabulary;
 
-pub use kinds::{ActivationKind, AttentionDims, ContextDims, LatentDims, Layout, NormKind, Packing};
+pub use kinds::{ActivationKind, AttentionDims, ContextDims, LatentDims, Layout, NormKind, Packing, Rule};
 pub use reference::StepSettings;
 pub use sizes::Sizes;
 pub use spec::{Dims, DtypeClass, Mode, NONE, Param, Rows, Signature, Values};

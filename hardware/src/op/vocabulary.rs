@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::kinds::{ActivationKind, AttentionDims, ContextDims, LatentDims, Layout, NormKind, Packing};
+use super::kinds::{ActivationKind, AttentionDims, ContextDims, LatentDims, Layout, NormKind, Packing, Rule};
 #[allow(unused_imports)] // docs
 use super::position;
 use crate::mesh::Axis;
@@ -136,6 +136,13 @@ macro_rules! vocabulary {
                 AddColumns { rows: usize, stride: usize, first: usize, cols: usize, scale: f32, back: bool },
                 /// Weights from the codes and scales of frozen ones.
                 Dequantize { n: usize, packing: Packing },
+            }
+            optimizers {
+                /// A step of another optimizer than AdamW, whose arguments it has: of so many elements of state (`kept`).
+                Update { rule: Rule, n: usize, kept: usize, decayed: usize, shards: usize, axis: Axis, master: bool },
+                /// Muon's matrices among `n` gradients, of which a rank has one part of `shards`: each becomes the nearest that is
+                /// orthogonal (Jordan et al. 2024).
+                Orthogonalize { n: usize, rows: usize, cols: usize, matrices: usize, shards: usize },
             }
             loss {
                 /// Per row: local max, Σ exp(x − max), the target's logit: what shards of a vocabulary exchange.

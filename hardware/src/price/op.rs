@@ -38,7 +38,7 @@ pub fn op_time(
 
 /// Whether an op is one pass of the optimizer over its state, which libraries fuse as programs do.
 fn optimizes(op: &Op) -> bool {
-    matches!(op.class(), "adamw" | "squared-norm" | "accumulate" | "zero")
+    matches!(op, Op::Update { .. }) || matches!(op.class(), "adamw" | "squared-norm" | "accumulate" | "zero")
 }
 
 /// The time that matrix units take for an op.
@@ -61,6 +61,14 @@ fn multiplied(device: &DeviceProfile, stack: &Stack, op: &Op, precision: Precisi
         Op::Matmul { m, n, k, .. } => product(1, m, n, k) / (rates.matmul * gains),
         Op::ExpertMatmul { experts, sources, m, n, k, .. } => {
             product(experts * sources, m, n, k) / (rates.experts * gains)
+        }
+        Op::Orthogonalize { rows, cols, .. } => {
+            let (narrow, wide) = (rows.min(cols), rows.max(cols));
+            let [square, cube] = [wide, narrow].map(|k| product(1, narrow, narrow, k));
+            // At the rate of one round of one matrix: X·Xᵀ, its square, and their product with X.
+            let once = square + cube + product(1, narrow, wide, narrow);
+            let flops = 4.0 * (narrow * narrow * wide) as f64 + 2.0 * (narrow as f64).powi(3);
+            once * (op.flops() / flops) / rates.matmul
         }
         _ => {
             let older = stack.attention == AttentionKernel::Flash2 && device.own_instructions;

@@ -13,6 +13,7 @@ use meshwright_hardware::params::Shard;
 use meshwright_hardware::program::Elem;
 
 use super::format::{ALIGN, Formats};
+use super::update::BankRule;
 use crate::model::{ParamDecl, Store};
 use crate::plan::Plan;
 
@@ -47,14 +48,14 @@ pub struct Bank {
 }
 
 /// Buffers of a trained bank beside its weights.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct BankState {
     /// Gradients; this rank's shard of them from ZeRO-2 on.
     pub grads: u32,
-    /// AdamW's first moment.
-    pub m: u32,
-    /// AdamW's second moment.
-    pub v: u32,
+    /// What the optimizer keeps.
+    pub states: Vec<u32>,
+    /// Which optimizer.
+    pub rule: BankRule,
     /// Fp32 weights, where training is in a narrower format.
     pub master: Option<u32>,
 }

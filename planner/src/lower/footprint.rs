@@ -14,6 +14,7 @@ use super::bank::{BankExtent, BankGroup, Bucket, bank_of, kept_in, sharing, tied
 use super::code::{Piece, Pieces, Tapes};
 use super::format::{ALIGN, ByClass, Formats};
 use super::turns::{places_away, turns};
+use super::update::BankRule;
 use crate::job::LayerKind;
 use crate::model::{ParamDecl, Store, Tape};
 use crate::plan::{Plan, Recompute};
@@ -34,6 +35,8 @@ pub struct BankSize {
     pub axis: Axis,
     /// How its weights are kept.
     pub store: Store,
+    /// How it is updated.
+    pub rule: BankRule,
     /// Vectors like a moment that sites need to meet.
     outer: usize,
 }
@@ -44,8 +47,9 @@ impl BankSize {
         let shards = if zero > 0 { plan.mesh.size(axis) } else { 1 };
         let (BankExtent { elems, parts, .. }, _) = bank_of(group.params.iter().copied(), &plan.mesh, shards * ALIGN);
         let parts = parts.iter().map(Range::len).collect();
+        let rule = BankRule::of(plan.job.optimizer.name, &group.params, &plan.mesh);
         let outer = if plan.sites.is_some() { 2 } else { 0 };
-        BankSize { elems, parts, shards, zero, axis, store: group.store, outer }
+        BankSize { elems, parts, shards, zero, axis, store: group.store, rule, outer }
     }
 
     /// Whether training changes it.
@@ -65,10 +69,12 @@ impl BankSize {
         if !self.trains() {
             return weights;
         }
-        let moments = if width.master(self.zero) { 3 } else { 2 };
-        let state = (moments + self.outer) * (self.elems / self.shards);
+        let full = usize::from(width.master(self.zero)) + self.outer;
+        let states = self.rule.states(self.elems, self.shards, width);
+        let states: u64 = states.iter().map(|(_, elems, elem)| *elems as u64 * elem.bytes()).sum();
+        let state = full * (self.elems / self.shards);
         let gradients = width.gradients.bytes() + width.beside.map_or(0, Elem::bytes);
-        weights + kept(2) as u64 * gradients + state as u64 * width.state.bytes()
+        weights + kept(2) as u64 * gradients + states + state as u64 * width.state.bytes()
     }
 }
 

@@ -15,6 +15,7 @@ use super::bank::{Bank, BankExtent, BankGroup, BankState, Bucket, bank_of, kept_
 use super::code::Pieces;
 use super::format::{ALIGN, ByClass, Class, Formats};
 use super::turns::{places_away, turns};
+use super::update::BankRule;
 use crate::model::{ParamDecl, Store};
 use crate::plan::Plan;
 use crate::schedule::{Action, in_flight};
@@ -272,10 +273,15 @@ impl StageLayout {
         let mut declare =
             |what: &str, elems, width| self.declare(&format!("{what}.{name}"), elems, Lifetime::Persistent, width);
         let weights = declare("weights", kept(3), kept_in(store, zero, width));
+        let rule = BankRule::of(plan.job.optimizer.name, params, &plan.mesh);
         let state = (store == Store::Trained).then(|| BankState {
             grads: declare("grads", kept(2), width.gradients),
-            m: declare("m", elems / shards, width.state),
-            v: declare("v", elems / shards, width.state),
+            states: rule
+                .states(elems, shards, width)
+                .iter()
+                .map(|&(name, elems, elem)| declare(name, elems, elem))
+                .collect(),
+            rule,
             master: width.master(zero).then(|| declare("master", elems / shards, width.state)),
         });
         if let Some(beside) = width.beside.filter(|_| state.is_some()) {
@@ -284,7 +290,7 @@ impl StageLayout {
         let offsets = starts.into_iter().map(|(decl, start)| (at.param_name(decl), decl.clone(), start)).collect();
         let twin = false;
         let bank = Bank { elems, decayed, whole, parts, twin, axis, zero, shards, weights, store, state, offsets };
-        if plan.sites.is_some() && state.is_some() {
+        if plan.sites.is_some() && bank.state.is_some() {
             // Where all sites were when they last met, and the outer optimizer's momentum (Douillard et al. 2023).
             for what in ["outer.weights", "outer.momentum"] {
                 self.declare(&format!("{what}.{name}"), elems / shards, Lifetime::Persistent, width.state);
@@ -292,7 +298,7 @@ impl StageLayout {
         }
         self.weights_at.push((bank.weights, 0));
         // Of frozen weights nobody asks for a gradient.
-        self.grads_at.push((state.map_or(u32::MAX, |state| state.grads), 0));
+        self.grads_at.push((bank.state.as_ref().map_or(u32::MAX, |state| state.grads), 0));
         self.banks.push(bank);
         self.banks.len() - 1
     }
@@ -320,17 +326,21 @@ impl StageLayout {
             bank.offsets.iter().map(|(name, decl, offset)| ParamSpec {
                 name: name.clone(),
                 weights: bank.weights,
-                grads: bank.state.map(|state| state.grads),
+                grads: bank.state.as_ref().map(|state| state.grads),
                 offset: *offset,
                 rows: decl.rows,
                 cols: decl.cols,
                 shard: decl.shard.clone(),
                 init: decl.init,
                 experts: decl.experts,
-                master: bank.state.and_then(|state| state.master),
+                master: bank.state.as_ref().and_then(|state| state.master),
                 weights_over: (bank.zero >= 3).then_some(bank.axis),
                 grads_over: (bank.zero >= 2).then_some(bank.axis),
-                master_over: bank.state.filter(|state| state.master.is_some() && bank.shards > 1).map(|_| bank.axis),
+                master_over: bank
+                    .state
+                    .as_ref()
+                    .filter(|state| state.master.is_some() && bank.shards > 1)
+                    .map(|_| bank.axis),
             })
         });
         specs.collect()

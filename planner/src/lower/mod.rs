@@ -21,6 +21,7 @@ mod runs;
 mod share;
 mod step;
 mod turns;
+mod update;
 
 use meshwright_hardware::hazards::add_waits;
 use meshwright_hardware::params::Params;
@@ -35,6 +36,7 @@ pub use format::{ByClass, Class, Formats, ValueFormats};
 pub use layout::StageLayout;
 pub use runs::{after_saves, waits_for};
 pub use turns::{AWAY, places_away};
+pub use update::{BankRule, Updated};
 
 use crate::error::PlanError;
 use crate::plan::Plan;

@@ -12,6 +12,7 @@ use super::bank::{Bank, BankState, Bucket, has_replicas, tied_elems};
 use super::layout::BufferOffset;
 use super::pass::Pass;
 use super::step::StepWriter;
+use super::update::Updated;
 
 impl StepWriter<'_> {
     /// In ZeRO-3: a pass's weights, gathered before or now, and the next ones, gathered beside it.
@@ -97,9 +98,9 @@ impl StepWriter<'_> {
         let Some((index, buffer, done)) = self.late.take() else { return };
         let layer = self.layout.pieces[index].layer();
         for (bank, start) in self.layout.bucket(index, Bucket::Grads).0 {
-            let Bank { elems, shards, axis, state, .. } = self.layout.banks[bank];
+            let Bank { elems, shards, axis, .. } = self.layout.banks[bank];
             let own = View { buffer, offset: start, elems: elems / shards, shard: Some(axis) };
-            let sum = self.all(state.expect("it is trained").grads);
+            let sum = self.all(self.layout.grads_of(bank).expect("it is trained"));
             self.single("accumulate", Op::Accumulate { n: elems / shards }, Phase::Backward, vec![own, sum], layer);
             if done {
                 self.sum_replicas(bank, layer);
@@ -129,8 +130,8 @@ impl StepWriter<'_> {
 
     /// Up to ZeRO-1: sums a bank's gradients over those that hold the same parameters: whole, or each rank its shard.
     pub(super) fn reduce(&mut self, bank: usize, layer: Option<u32>) {
-        let Bank { axis, zero, state, .. } = self.layout.banks[bank];
-        let Some(BankState { grads, .. }) = state.filter(|_| zero < 2) else { return };
+        let Bank { axis, zero, .. } = self.layout.banks[bank];
+        let Some(grads) = self.layout.grads_of(bank).filter(|_| zero < 2) else { return };
         self.sum_parts(bank, (grads, 0), layer);
         if self.plan.mesh.size(axis) > 1 {
             let op = if zero > 0 { Collective::ReduceScatter } else { Collective::AllReduce };
@@ -143,7 +144,7 @@ impl StepWriter<'_> {
     /// Sums the gradients of a tied embedding, which two stages, or two chunks, both use.
     fn finish_tied(&mut self) {
         let Some(bank) = self.layout.tied.filter(|&bank| !self.is_early(bank)) else { return };
-        let Some(BankState { grads, .. }) = self.layout.banks[bank].state else { return };
+        let Some(grads) = self.layout.grads_of(bank) else { return };
         if let Some(peer) = self.layout.peer {
             let last = self.plan.chunk_at(self.plan.mesh.pp * self.plan.chunks - 1).0;
             let other = if self.stage == 0 { last } else { 0 };
@@ -160,7 +161,7 @@ impl StepWriter<'_> {
     /// Norm and updates.
     pub(super) fn update(&mut self) {
         self.finish_tied();
-        let trained = |bank: &Bank| Some((bank.clone(), bank.state?));
+        let trained = |bank: &Bank| Some((bank.clone(), bank.state.clone()?));
         let banks: Vec<(Bank, BankState)> = self.layout.banks.iter().filter_map(trained).collect();
         let norm = self.all(self.layout.norm);
         let mesh = self.plan.mesh;
@@ -185,7 +186,7 @@ impl StepWriter<'_> {
             }
         }
         for (bank, state) in &banks {
-            self.adamw(bank, state, norm);
+            self.optimize(bank, state, norm);
         }
     }
 
@@ -203,15 +204,18 @@ impl StepWriter<'_> {
         View { elems: whole.elems / bank.shards, shard: Some(bank.axis), ..whole }
     }
 
-    fn adamw(&mut self, bank: &Bank, state: &BankState, norm: View) {
+    fn optimize(&mut self, bank: &Bank, state: &BankState, norm: View) {
         let &Bank { elems, decayed, shards, axis, zero, weights, .. } = bank;
-        let &BankState { m, v, master, .. } = state;
-        let master = master.map(|buffer| self.all(buffer));
-        let op = Op::AdamW { n: elems / shards, decayed, shards, axis, master: master.is_some() };
-        let mut args = vec![norm, self.own_grads(bank, state), self.own(bank, weights, zero >= 3)];
-        args.extend([self.all(m), self.all(v)]);
-        args.extend(master);
-        self.single("adamw", op, Phase::Optimizer, args, None);
+        let BankState { states, master, rule, .. } = state;
+        let updated = Updated { elems, decayed, shards, axis, master: master.is_some() };
+        let grads = self.own_grads(bank, state);
+        for op in rule.before(&updated) {
+            self.single(op.class(), op, Phase::Optimizer, vec![grads], None);
+        }
+        let op = rule.update(&updated);
+        let kept = states.iter().chain(master).map(|&buffer| self.all(buffer));
+        let args = [norm, grads, self.own(bank, weights, zero >= 3)].into_iter().chain(kept).collect();
+        self.single(op.class(), op, Phase::Optimizer, args, None);
         if shards > 1 && zero < 3 {
             let view = self.all(weights);
             self.beside(Collective::AllGather, axis, view, None);

@@ -104,7 +104,7 @@ impl StepWriter<'_> {
     }
 
     fn begin(&mut self) {
-        let cleared: Vec<u32> = self.layout.banks.iter().filter_map(|bank| Some(bank.state?.grads)).collect();
+        let cleared: Vec<u32> = self.layout.banks.iter().filter_map(|bank| Some(bank.state.as_ref()?.grads)).collect();
         for buffer in cleared.into_iter().chain([self.layout.norm]).chain(self.layout.loss) {
             let view = self.all(buffer);
             self.single("zero", Op::Zero { n: view.elems }, Phase::Optimizer, vec![view], None);

@@ -206,7 +206,9 @@ impl GradientWriter<'_> {
             | Op::Zero { .. }
             | Op::Accumulate { .. }
             | Op::SquaredNorm { .. }
-            | Op::AdamW { .. } => unreachable!("{op:?} is no forward op"),
+            | Op::AdamW { .. }
+            | Op::Update { .. }
+            | Op::Orthogonalize { .. } => unreachable!("{op:?} is no forward op"),
         }
     }
 

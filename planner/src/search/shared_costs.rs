@@ -11,7 +11,7 @@ use meshwright_hardware::program::{Collective, Elem};
 
 use super::cached_prices::CachedPrices;
 use super::times::ShareTimes;
-use crate::lower::{BankSize, Formats, has_replicas};
+use crate::lower::{BankSize, Formats, Updated, has_replicas};
 use crate::plan::Plan;
 
 /// Summing a bank's gradients over those that hold the same, up to ZeRO-1.
@@ -72,10 +72,7 @@ pub(super) fn share(plan: &Plan, banks: &[BankSize], links: &mut CachedPrices) -
         let norm = Op::SquaredNorm { n: own, whole: elems, copies: mesh.tp, replicas: 1, shards, axis };
         share.last_norm = links.vector("norm", own, &[width.gradients, Elem::F32], || norm)?;
         share.norm += share.last_norm;
-        let update = Op::AdamW { n: own, decayed: elems, shards, axis, master: width.master(zero) };
-        let (weights, state) = (width.weights(zero), width.state);
-        let updated = [Elem::F32, width.gradients, weights, state, state, state];
-        share.update += links.vector("adamw", own, &updated, || update)?;
+        share.update += update(bank, width, links)?;
         match zero {
             0 => {}
             1 | 2 => share.renew += gathered,
@@ -84,4 +81,19 @@ pub(super) fn share(plan: &Plan, banks: &[BankSize], links: &mut CachedPrices) -
     }
     share.empty += links.vector("zero", bucket, &[width.gradients], || Op::Zero { n: bucket })?;
     Ok(share)
+}
+
+/// A bank's update.
+fn update(bank: &BankSize, width: Formats, links: &mut CachedPrices) -> Result<f64, PriceError> {
+    let BankSize { elems, shards, zero, axis, .. } = *bank;
+    let of = Updated { elems, decayed: elems, shards, axis, master: width.master(zero) };
+    let mut seconds = 0.0;
+    for op in bank.rule.before(&of) {
+        seconds += links.prices.op(&op, [width.gradients])?.0;
+    }
+    let op = bank.rule.update(&of);
+    let states = bank.rule.states(elems, shards, width);
+    let elems = [Elem::F32, width.gradients, width.weights(zero)].into_iter().chain(states.iter().map(|state| state.2));
+    let elems: Vec<Elem> = elems.chain(of.master.then_some(width.state)).collect();
+    Ok(seconds + links.prices.op(&op, elems)?.0)
 }

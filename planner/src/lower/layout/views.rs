@@ -28,6 +28,11 @@ impl StageLayout {
         (starts.collect(), at)
     }
 
+    /// A bank's buffer of gradients, if it is trained.
+    pub fn grads_of(&self, bank: usize) -> Option<u32> {
+        self.banks[bank].state.as_ref().map(|state| state.grads)
+    }
+
     /// Where a piece's parameter lies: its bank and first element.
     fn param(&self, index: usize, decl: &ParamDecl) -> (usize, usize) {
         let banks =

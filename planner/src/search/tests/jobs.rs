@@ -44,3 +44,11 @@ fn no_bound_of_an_encoder_decoder_is_above_its_simulation() {
     let model = Model { layers: 2, hidden: 36, family: Some(family), ..tiny_model(Architecture::Gpt2) };
     bounded(&Job { target_seq: Some(6), ..tiny_job(model) }, "1x dgx-a100-80gb");
 }
+
+#[test]
+fn no_bound_of_another_optimizer_is_above_its_simulation() {
+    for name in ["muon", "adafactor", "adamw-8bit"] {
+        let optimizer: crate::job::Optimizer = toml::from_str(&format!("name = '{name}'")).unwrap();
+        bounded(&Job { optimizer, precision: Precision::Bf16, ..job_of_eight(32) }, "1x dgx-a100-80gb");
+    }
+}
