@@ -35,7 +35,7 @@ enum Command {
     /// Measure this machine, plan a small decoder for it, train it on text found here, compare with the prediction
     Demo(demo::Demo),
     /// Find the best plan for a model or job on a cluster, and say why the others lost
-    Plan(plan::PlanCommand),
+    Plan(Box<plan::PlanCommand>),
     /// Predict what a plan does on a cluster
     Simulate(plan::Simulate),
     /// Say where a plan's time and memory go, what binds, what more is worth, and why the nearest alternatives lose

@@ -32,25 +32,25 @@ impl Allocator {
 
     /// Bytes that are allocated where so many are declared.
     pub fn allocated(&self, declared: u64) -> u64 {
-        declared + (self.workspace * 1e9).ceil() as u64
+        declared + (self.workspace * 1e9).round() as u64
     }
 
     /// Bytes that the allocator holds: with its fragments.
     pub fn reserved(&self, declared: u64) -> u64 {
         let allocated = self.allocated(declared);
-        allocated + (allocated as f64 * self.fragments).ceil() as u64
+        allocated + (allocated as f64 * self.fragments).round() as u64
     }
 
     /// Bytes of the device that are taken: with what stands beside the allocator.
     pub fn taken(&self, declared: u64) -> u64 {
-        self.reserved(declared) + ((self.reserve + self.context) * 1e9).ceil() as u64
+        self.reserved(declared) + ((self.reserve + self.context) * 1e9).round() as u64
     }
 
     /// The most bytes that a plan may declare on a device with so many.
     pub fn declarable(&self, memory: u64) -> u64 {
         let held = memory as f64 - (self.reserve + self.context) * 1e9;
         let declared = held / (1.0 + self.fragments) - self.workspace * 1e9;
-        // Each of the sums above is rounded up.
+        // Each of the sums above is rounded.
         if self.is_none() { memory } else { (declared - 4.0).max(0.0) as u64 }
     }
 }
