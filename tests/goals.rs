@@ -204,7 +204,8 @@ fn memory_is_left_free() {
     let cluster = "1x dgx-a100-80gb";
     let usual = place.planned(cluster, &[]);
     let roomy = place.planned(cluster, &["--headroom", "0.85"]);
-    assert!(number(&usual, &["headroom"]) < 0.91 && number(&roomy, &["headroom"]) >= 0.91, "{}", usual["headroom"]);
+    // What the stack takes beside a program's buffers is in the share that is taken, and so counts once.
+    assert!(number(&usual, &["headroom"]) < 0.85 && number(&roomy, &["headroom"]) >= 0.85, "{}", roomy["headroom"]);
     let explained = {
         place.write("goal.toml", &format!("{JOB}[goal]\nheadroom = 0.5\n"));
         place.run(&["plan", "goal.toml", "--cluster", cluster, "-o", "plan.toml"]);

@@ -12,7 +12,7 @@ use meshwright_hardware::program::{ArgView, Block, BlockParam, Call, Collective,
 
 use super::blocks::Blocks;
 use super::format::{ALIGN, ByClass, Class, Formats, ValueFormats};
-use super::place::beside;
+use super::kept_beside::kept_beside;
 use super::runs::runs;
 use crate::job::LayerKind;
 use crate::model::{self, Backward, Home, Local, SplitBackward, Step, Tape, Use, Value};
@@ -179,7 +179,7 @@ pub fn kept_elems(
     formats: Formats,
 ) -> ByClass<usize> {
     let mut elems = slot(tape, kept, &ValueFormats::of(&tape.forward(), &backward.steps, formats)).1;
-    elems[Class::Model as usize] += beside(tape, mode, formats.model);
+    elems[Class::Model as usize] += kept_beside(tape, mode, formats.model);
     elems
 }
 
@@ -198,7 +198,7 @@ impl Piece {
     fn empty(tape: Tape, mode: Recompute, kept_set: &BTreeSet<usize>, backward: &Backward, elem: Formats) -> Piece {
         let formats = ValueFormats::of(&tape.forward(), &backward.steps, elem);
         let (kept, mut slot_elems) = slot(&tape, kept_set, &formats);
-        slot_elems[Class::Model as usize] += beside(&tape, mode, elem.model);
+        slot_elems[Class::Model as usize] += kept_beside(&tape, mode, elem.model);
         Piece {
             formats,
             mode,

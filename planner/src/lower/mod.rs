@@ -13,6 +13,7 @@ mod blocks;
 mod code;
 mod footprint;
 mod format;
+mod kept_beside;
 mod layout;
 mod offload;
 mod pass;

@@ -6,12 +6,12 @@
 
 use std::collections::BTreeMap;
 
-use meshwright_hardware::op::Op;
-use meshwright_hardware::program::{Elem, Phase};
+use meshwright_hardware::program::Phase;
 
 use super::code::{Code, Piece};
 use super::format::{ALIGN, ByClass, Class};
-use crate::model::{Step, Tape, Value};
+use super::kept_beside::in_elems;
+use crate::model::{Step, Stores, Value};
 use crate::plan::Recompute;
 
 impl Piece {
@@ -56,18 +56,17 @@ impl Piece {
             let most = &mut code.work_elems[Class::Model as usize];
             *most = (*most).max(top + in_elems(bytes, model));
         };
+        let again = if self.mode == Recompute::None { 0 } else { beside.kept_scores(width) };
         let mut made = None;
         for (at, (_, step)) in steps.iter().enumerate() {
-            match step {
-                Step::Call(Op::Attention(_) | Op::ContextAttention(_), _) => {
+            match step.stores() {
+                Some(Stores::Scores { backward }) => {
                     made = made.or(Some(at));
-                    room(at, at, beside.attention(self.mode, false, width));
+                    let from = if backward { made.unwrap_or(at) } else { at };
+                    room(from, at, beside.attention(backward, width) + again);
                 }
-                Step::Call(Op::AttentionGrad(_) | Op::ContextAttentionGrad(_), _) => {
-                    room(made.unwrap_or(at), at, beside.attention(self.mode, true, width));
-                }
-                Step::Call(Op::LossStats { .. }, _) => room(at, steps.len(), beside.loss()),
-                Step::Call(..) | Step::Collective(..) => {}
+                Some(Stores::Logits) => room(at, steps.len(), beside.loss()),
+                None => {}
             }
         }
     }
@@ -80,16 +79,6 @@ struct Placed {
     last: usize,
     start: usize,
     end: usize,
-}
-
-/// Elements of what kernels keep beside a tape's tensors in a recompute mode.
-pub(super) fn beside(tape: &Tape, mode: Recompute, model: Elem) -> usize {
-    in_elems(tape.beside.kept(mode, model.bytes() as usize), model)
-}
-
-/// Elements of activations that are so many bytes.
-fn in_elems(bytes: usize, model: Elem) -> usize {
-    bytes.div_ceil(model.bytes() as usize).next_multiple_of(ALIGN)
 }
 
 #[cfg(test)]

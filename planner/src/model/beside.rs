@@ -7,8 +7,10 @@
 //!
 //! Invariant: all zero for the executor's own kernels.
 
+use meshwright_hardware::op::Op;
+
 use super::local::Local;
-use crate::plan::Recompute;
+use super::tape::Step;
 
 /// Bytes of the mask of dropout's that an element has.
 const MASK: usize = 1;
@@ -26,6 +28,31 @@ pub struct Beside {
     dropout: bool,
     /// Elements of fp32 logits.
     logits: usize,
+}
+
+/// A step while which something has to stand beside its tensors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stores {
+    /// Attention, forward or backward.
+    Scores {
+        /// Whether backward.
+        backward: bool,
+    },
+    /// The first pass over logits, from which on there are copies.
+    Logits,
+}
+
+impl Step {
+    /// What stands beside a step's tensors while it runs.
+    pub fn stores(&self) -> Option<Stores> {
+        let Step::Call(op, _) = self else { return None };
+        match op {
+            Op::Attention(_) | Op::ContextAttention(_) => Some(Stores::Scores { backward: false }),
+            Op::AttentionGrad(_) | Op::ContextAttentionGrad(_) => Some(Stores::Scores { backward: true }),
+            Op::LossStats { .. } => Some(Stores::Logits),
+            _ => None,
+        }
+    }
 }
 
 impl Beside {
@@ -52,27 +79,19 @@ impl Beside {
 
     /// Bytes of scores that are kept from forward to backward, where activations have so many an element: the softmax's; dropout's
     /// and its mask.
-    fn kept_scores(&self, width: usize) -> usize {
+    pub fn kept_scores(&self, width: usize) -> usize {
         self.scores * (width + if self.dropout { width + MASK } else { 0 })
     }
 
-    /// Bytes kept of a microbatch in a recompute mode: what [`Recompute::Selective`] keeps are matmuls' outputs, and masks without
-    /// which what follows them cannot be made again.
-    pub fn kept(&self, mode: Recompute, width: usize) -> usize {
-        let masks = self.dropped * MASK;
-        match mode {
-            Recompute::None => self.kept_scores(width) + masks,
-            Recompute::Selective => masks,
-            Recompute::Full => 0,
-        }
+    /// Bytes of masks over the residual stream.
+    pub fn masks(&self) -> usize {
+        self.dropped * MASK
     }
 
     /// Bytes while attention runs: forward its scores before the softmax, which are gone before dropout makes as many; backward the
-    /// gradients of one more matrix than what it has no use for any more; and what is not kept.
-    pub fn attention(&self, mode: Recompute, backward: bool, width: usize) -> usize {
-        let matrices = usize::from(backward || !self.dropout);
-        let again = if mode == Recompute::None { 0 } else { self.kept_scores(width) };
-        matrices * self.widest * width + again
+    /// gradients of one more matrix than what it has no use for any more.
+    pub fn attention(&self, backward: bool, width: usize) -> usize {
+        usize::from(backward || !self.dropout) * self.widest * width
     }
 
     /// Bytes while the loss is made.

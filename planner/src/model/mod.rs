@@ -17,7 +17,7 @@ mod tape;
 mod tuning;
 
 pub use backward::Backward;
-pub use beside::Beside;
+pub use beside::{Beside, Stores};
 pub use decoder::{embed, head, layer};
 pub use experts::capacity;
 pub use local::Local;
