@@ -7,10 +7,7 @@
 //!
 //! Invariant: all zero for the executor's own kernels.
 
-use meshwright_hardware::op::Op;
-
 use super::local::Local;
-use super::tape::Step;
 
 /// Bytes of the mask of dropout's that an element has.
 const MASK: usize = 1;
@@ -28,31 +25,6 @@ pub struct Beside {
     dropout: bool,
     /// Elements of fp32 logits.
     logits: usize,
-}
-
-/// A step while which something has to stand beside its tensors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stores {
-    /// Attention, forward or backward.
-    Scores {
-        /// Whether backward.
-        backward: bool,
-    },
-    /// The first pass over logits, from which on there are copies.
-    Logits,
-}
-
-impl Step {
-    /// What stands beside a step's tensors while it runs.
-    pub fn stores(&self) -> Option<Stores> {
-        let Step::Call(op, _) = self else { return None };
-        match op {
-            Op::Attention(_) | Op::ContextAttention(_) => Some(Stores::Scores { backward: false }),
-            Op::AttentionGrad(_) | Op::ContextAttentionGrad(_) => Some(Stores::Scores { backward: true }),
-            Op::LossStats { .. } => Some(Stores::Logits),
-            _ => None,
-        }
-    }
 }
 
 impl Beside {

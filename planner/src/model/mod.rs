@@ -13,13 +13,15 @@ mod latent;
 mod local;
 mod ring;
 mod split;
+mod stores;
 mod tape;
 mod tuning;
 
 pub use backward::Backward;
-pub use beside::{Beside, Stores};
+pub use beside::Beside;
 pub use decoder::{embed, head, layer};
 pub use experts::capacity;
 pub use local::Local;
 pub use split::SplitBackward;
+pub use stores::Stores;
 pub use tape::{Arg, Home, ParamDecl, RingAttention, Step, Store, Tape, TapeNode, Tensor, Use, Value};
