@@ -170,6 +170,7 @@ fn machine(share: Share, precision: Precision, found: &LocalDevice, curves: BTre
         own_instructions: false,
         contention: None,
         host_link: None,
+        host_memory: None,
         mtbf: None,
         memory: Sourced::new(Bytes(memory), "what the operating system or the driver says, shared evenly"),
         memory_bandwidth: Sourced::new(ByteRate(bytes), source),

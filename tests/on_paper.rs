@@ -13,6 +13,7 @@ fn what_is_on_paper_alone_is_not_run() {
         ("seq = 64", "seq = 64\npacked = 16", &["`job.packed` is 16", "leave it out"]),
         ("tp = 1", "tp = 4", &["`mesh.tp` is 4", "the model's 2 `kv_heads`"]),
         ("[job.optimizer]", "[job.optimizer]\nname = \"lion\"", &["`job.optimizer.name` is lion", "adamw"]),
+        ("[job.optimizer]", "[job.optimizer]\noffload = true", &["`job.optimizer.offload` is true", "leave it out"]),
         ("[job.optimizer]", lora, &["`job.tuning.method` is lora", "take the table `[job.tuning]` out"]),
     ];
     for &(from, to, says) in cases {
@@ -20,7 +21,7 @@ fn what_is_on_paper_alone_is_not_run() {
         place.write("plan.toml", &tiny.replacen(from, to, 1));
         place.refused(&["run", "plan.toml", "-o", "out"], 2, says);
         assert!(!place.0.join("out").exists());
-        let simulated = json(&place.run(&["simulate", "plan.toml", "--cluster", "2x h100", "--json"]));
+        let simulated = json(&place.run(&["simulate", "plan.toml", "--cluster", "8x h100", "--json"]));
         assert!(simulated["step_time_s"].as_f64().unwrap() > 0.0, "{to}");
     }
 }

@@ -152,7 +152,7 @@ pub(crate) struct Tracker {
 impl Tracker {
     pub fn new(buffers: &[Buffer]) -> Self {
         let whole = |buffer: &Buffer| {
-            let holds = buffer.lifetime == Lifetime::Persistent;
+            let holds = matches!(buffer.lifetime, Lifetime::Persistent | Lifetime::HostPersistent);
             vec![BufferSegment { start: 0, write: None, reads: Latest::default(), holds }]
         };
         Tracker { segments: buffers.iter().map(whole).collect(), elems: buffers.iter().map(|b| b.elems).collect() }

@@ -28,8 +28,17 @@ pub enum Lifetime {
     Saved,
     /// The same in the memory of the host, to and from which only moves lead.
     Hosted,
+    /// Across steps in the memory of the host, where ops on it run too: what an offloaded optimizer keeps.
+    HostPersistent,
     /// Working space: any write may replace any part.
     Scratch,
+}
+
+impl Lifetime {
+    /// Whether it is in the host's memory.
+    pub fn is_hosted(self) -> bool {
+        matches!(self, Lifetime::Hosted | Lifetime::HostPersistent)
+    }
 }
 
 /// A buffer that a rank declares; the executor allocates every one of them for the whole run.
@@ -303,12 +312,17 @@ pub struct RankProgram {
 impl RankProgram {
     /// Bytes of all declared buffers in the device's memory.
     pub fn bytes(&self) -> u64 {
-        self.buffers.iter().filter(|buffer| buffer.lifetime != Lifetime::Hosted).map(Buffer::bytes).sum()
+        self.buffers.iter().filter(|buffer| !buffer.lifetime.is_hosted()).map(Buffer::bytes).sum()
     }
 
     /// Bytes of a view: of as many of its buffer's elements.
     pub fn view_bytes(&self, view: &View) -> Bytes {
         Bytes(view.elems as u64 * self.elem(view).bytes())
+    }
+
+    /// Whether a view is of the host's memory.
+    pub fn is_hosted(&self, view: &View) -> bool {
+        self.buffers[view.buffer as usize].lifetime.is_hosted()
     }
 
     /// What a view's elements are.
@@ -318,7 +332,7 @@ impl RankProgram {
 
     /// Bytes of all declared buffers in the host's memory.
     pub fn hosted_bytes(&self) -> u64 {
-        self.buffers.iter().filter(|buffer| buffer.lifetime == Lifetime::Hosted).map(Buffer::bytes).sum()
+        self.buffers.iter().filter(|buffer| buffer.lifetime.is_hosted()).map(Buffer::bytes).sum()
     }
 }
 

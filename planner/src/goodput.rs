@@ -145,10 +145,10 @@ pub struct Training {
     pub assumptions: Vec<String>,
 }
 
-/// Bytes of a checkpoint: trained weights in their format and fp32, and two moments in fp32.
+/// Bytes of a checkpoint: trained weights in their format and fp32, and what the optimizer keeps.
 pub fn checkpoint_bytes(job: &Job) -> Bytes {
     let weights = job.precision.stored().bytes();
-    let each = if weights < 4 { weights + 12 } else { 12 };
+    let each = if weights < 4 { weights + 4 } else { 4 } + job.optimizer.name.bytes();
     Bytes(job.trained_parameters() * each)
 }
 

@@ -137,6 +137,10 @@ fn check_runnable(file: &str, plan: &Plan, device: Backend) -> Result<(), Failur
         let problem = "devices here have kernels of adamw; others are on paper only";
         return Err(Failure::input(format!("{file}: `job.optimizer.name` is {name}: {problem}")));
     }
+    if plan.job.optimizer.offload {
+        let problem = "the executor updates where weights are; on the host it is on paper only: leave it out";
+        return Err(Failure::input(format!("{file}: `job.optimizer.offload` is true: {problem}")));
+    }
     if let Some(sites) = plan.sites {
         let count = sites.count;
         let problem = "several sites are on paper only: a machine trains one; take the table `[sites]` out";

@@ -60,6 +60,9 @@ pub struct DeviceProfile {
     /// What a copy to or from the host's memory reaches, each way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_link: Option<Sourced<ByteRate>>,
+    /// What its host reaches in an optimizer's step over its own memory, of a device's share.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_memory: Option<Sourced<ByteRate>>,
     /// Board power limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub power: Option<Sourced<Watts>>,

@@ -124,7 +124,7 @@ fn check_instr(program: &Program, role: usize, kind: &Kind, apart: &[Vec<Apart>]
             let declared = known("buffer", buffers, buffer)?;
             match declared.lifetime {
                 Lifetime::Saved | Lifetime::Hosted => Ok(()),
-                Lifetime::Persistent | Lifetime::Scratch => {
+                Lifetime::Persistent | Lifetime::HostPersistent | Lifetime::Scratch => {
                     Err(ProgramFault::Free { buffer: declared.name.clone(), why: "only saved ones are" })
                 }
             }

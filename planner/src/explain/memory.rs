@@ -37,7 +37,7 @@ impl StageMemory {
         for buffer in &role.buffers {
             let kind = buffer.name.split('.').next().unwrap_or_default();
             let place = match (kind, buffer.lifetime) {
-                (_, Lifetime::Hosted) => &mut memory.host,
+                (_, Lifetime::Hosted | Lifetime::HostPersistent) => &mut memory.host,
                 ("weights", _) => &mut memory.weights,
                 ("grads", _) => &mut memory.gradients,
                 ("outer", _) => &mut memory.sites,

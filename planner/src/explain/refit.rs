@@ -4,7 +4,6 @@
 
 use meshwright_hardware::price::{PriceError, rank_groups};
 use meshwright_hardware::profile::Cluster;
-use meshwright_hardware::program::Lifetime;
 use meshwright_hardware::units::Bytes;
 
 use crate::lower::{Blocks, Pieces, StageLayout};
@@ -100,5 +99,5 @@ fn set(plan: &mut Plan, stage: usize, level: usize) {
 /// Bytes of a stage's buffers on the device.
 pub fn declared(plan: &Plan, pieces: &Pieces, stage: usize, actions: &[Action]) -> u64 {
     let layout = StageLayout::of(plan, pieces, stage, actions);
-    layout.buffers.iter().filter(|buffer| buffer.lifetime != Lifetime::Hosted).map(|buffer| buffer.bytes()).sum()
+    layout.buffers.iter().filter(|buffer| !buffer.lifetime.is_hosted()).map(|buffer| buffer.bytes()).sum()
 }

@@ -383,8 +383,10 @@ pub fn longest_step(job: &Job, cluster: &Cluster, passes: &dyn Fn(&TrainingFloor
 /// Whether weights, gradients and optimizer state alone leave room, were they spread over all devices.
 pub fn could_fit(job: &Job, cluster: &Cluster) -> bool {
     let formats = Formats::of(&job.under(&cluster.stack));
-    // Under the ZeRO stage that keeps least, with two moments.
-    let state = if formats.master(3) { 3 } else { 2 } * formats.state.bytes();
+    // Under the ZeRO stage that keeps least.
+    let kept = job.optimizer.name.bytes() * formats.state.bytes() / 4;
+    let state = kept + if formats.master(3) { formats.state.bytes() } else { 0 };
+    let state = if job.optimizer.offload { 0 } else { state };
     let each = formats.weights(3).bytes() + formats.gradients.bytes() + state;
     let usable = |pool: &meshwright_hardware::profile::Machine| {
         pool.devices() as u64 * job.goal.usable(pool.device.memory.value.0, &cluster.stack)

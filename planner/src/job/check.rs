@@ -4,8 +4,6 @@
 //!
 //! Invariant: what passes can be planned without overflow: sizes lie within [`limits`], numbers are finite.
 
-use meshwright_hardware::units::Precision;
-
 use super::{Architecture, Experts, Family, Fix, Job, Latent, Model, Optimizer, Shape};
 use crate::error::Fault;
 use crate::limits::{self, number, sizes};
@@ -191,13 +189,7 @@ impl Job {
             tuning.check(self.precision).map_err(|fault| fault.within("tuning"))?;
         }
         self.fix.check().map_err(|fault| fault.within("fix"))?;
-        self.goal.check()?;
-        match self.precision {
-            Precision::Fp32 | Precision::Tf32 | Precision::Bf16 | Precision::Fp16 | Precision::Fp8 => Ok(()),
-            Precision::Fp4 | Precision::Int8 => {
-                Err(Fault::new("precision", self.precision, "training is modelled in fp32, tf32, bf16, fp16 and fp8"))
-            }
-        }
+        self.goal.check()
     }
 }
 

@@ -43,6 +43,16 @@ impl OptimizerName {
         }
     }
 
+    /// Whole bytes of state a parameter where states are of fp32, without scales, factors and tables.
+    pub fn bytes(self) -> u64 {
+        match self {
+            OptimizerName::AdamW => 8,
+            OptimizerName::AdamW8bit => 2,
+            OptimizerName::Adafactor | OptimizerName::Sgd => 0,
+            OptimizerName::Lion | OptimizerName::Muon | OptimizerName::SgdMomentum => 4,
+        }
+    }
+
     fn is_usual(&self) -> bool {
         *self == OptimizerName::AdamW
     }
@@ -55,6 +65,9 @@ pub struct Optimizer {
     /// Which.
     #[serde(skip_serializing_if = "OptimizerName::is_usual")]
     pub name: OptimizerName,
+    /// Whether its states and fp32 weights are in the host's memory and the host updates them (ZeRO-Offload, Ren et al. 2021).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub offload: bool,
     /// Learning rate at its peak.
     pub lr: f32,
     /// Learning rate at the end.
@@ -77,6 +90,7 @@ impl Default for Optimizer {
     fn default() -> Self {
         Optimizer {
             name: OptimizerName::AdamW,
+            offload: false,
             lr: 3e-4,
             min_lr: 3e-5,
             warmup_steps: 100,

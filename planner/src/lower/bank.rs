@@ -54,6 +54,8 @@ pub struct BankState {
     pub grads: u32,
     /// What the optimizer keeps.
     pub states: Vec<u32>,
+    /// On the host, where it updates: gradients and weights.
+    pub host: Option<[u32; 2]>,
     /// Which optimizer.
     pub rule: BankRule,
     /// Fp32 weights, where training is in a narrower format.

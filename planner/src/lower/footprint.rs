@@ -37,6 +37,8 @@ pub struct BankSize {
     pub store: Store,
     /// How it is updated.
     pub rule: BankRule,
+    /// Whether the host updates it, in its own memory.
+    pub hosted: bool,
     /// Vectors like a moment that sites need to meet.
     outer: usize,
 }
@@ -49,7 +51,8 @@ impl BankSize {
         let parts = parts.iter().map(Range::len).collect();
         let rule = BankRule::of(plan.job.optimizer.name, &group.params, &plan.mesh);
         let outer = if plan.sites.is_some() { 2 } else { 0 };
-        BankSize { elems, parts, shards, zero, axis, store: group.store, rule, outer }
+        let (store, hosted) = (group.store, plan.job.optimizer.offload);
+        BankSize { elems, parts, shards, zero, axis, store, rule, hosted, outer }
     }
 
     /// Whether training changes it.
@@ -69,9 +72,10 @@ impl BankSize {
         if !self.trains() {
             return weights;
         }
-        let full = usize::from(width.master(self.zero)) + self.outer;
+        let full = usize::from(width.master(self.zero) && !self.hosted) + self.outer;
         let states = self.rule.states(self.elems, self.shards, width);
-        let states: u64 = states.iter().map(|(_, elems, elem)| *elems as u64 * elem.bytes()).sum();
+        let here = states.iter().filter(|_| !self.hosted);
+        let states: u64 = here.map(|(_, elems, elem)| *elems as u64 * elem.bytes()).sum();
         let state = full * (self.elems / self.shards);
         let gradients = width.gradients.bytes() + width.beside.map_or(0, Elem::bytes);
         weights + kept(2) as u64 * gradients + states + state as u64 * width.state.bytes()

@@ -270,20 +270,28 @@ impl StageLayout {
             bank_of(params.iter().copied(), &plan.mesh, shards * ALIGN);
         let kept = |from: u8| if zero >= from { elems / shards } else { elems };
         let name = if tied && at == At::Head { "tied".to_owned() } else { at.name() } + &group.name();
-        let mut declare =
-            |what: &str, elems, width| self.declare(&format!("{what}.{name}"), elems, Lifetime::Persistent, width);
-        let weights = declare("weights", kept(3), kept_in(store, zero, width));
+        let mut declare_as =
+            |what: &str, elems, elem, lifetime| self.declare(&format!("{what}.{name}"), elems, lifetime, elem);
+        let (own, offload) = (elems / shards, plan.job.optimizer.offload);
+        let states = if offload { Lifetime::HostPersistent } else { Lifetime::Persistent };
+        let kept_as = kept_in(store, zero, width);
+        let weights = declare_as("weights", kept(3), kept_as, Lifetime::Persistent);
         let rule = BankRule::of(plan.job.optimizer.name, params, &plan.mesh);
         let state = (store == Store::Trained).then(|| BankState {
-            grads: declare("grads", kept(2), width.gradients),
+            grads: declare_as("grads", kept(2), width.gradients, Lifetime::Persistent),
+            host: offload.then(|| {
+                [("host.grads", width.gradients), ("host.weights", kept_as)]
+                    .map(|(what, elem)| declare_as(what, own, elem, states))
+            }),
             states: rule
                 .states(elems, shards, width)
                 .iter()
-                .map(|&(name, elems, elem)| declare(name, elems, elem))
+                .map(|&(name, elems, elem)| declare_as(name, elems, elem, states))
                 .collect(),
             rule,
-            master: width.master(zero).then(|| declare("master", elems / shards, width.state)),
+            master: width.master(zero).then(|| declare_as("master", own, width.state, states)),
         });
+        let mut declare = |what: &str, elems, elem| declare_as(what, elems, elem, Lifetime::Persistent);
         if let Some(beside) = width.beside.filter(|_| state.is_some()) {
             declare("grads.made", kept(2), beside);
         }

@@ -186,7 +186,21 @@ impl StepWriter<'_> {
             }
         }
         for (bank, state) in &banks {
+            self.send_down(bank, state);
+        }
+        for (bank, state) in &banks {
             self.optimize(bank, state, norm);
+        }
+    }
+
+    /// What comes before a bank's update, and its gradients to the host where that updates it.
+    fn send_down(&mut self, bank: &Bank, state: &BankState) {
+        let grads = self.own_grads(bank, state);
+        for op in state.rule.before(&updated(bank, state)) {
+            self.single(op.class(), op, Phase::Optimizer, vec![grads], None);
+        }
+        if let Some([to, _]) = state.host {
+            self.push(Kind::Move { from: grads, to: self.all(to) }, Stream::Host, None);
         }
     }
 
@@ -204,21 +218,30 @@ impl StepWriter<'_> {
         View { elems: whole.elems / bank.shards, shard: Some(bank.axis), ..whole }
     }
 
+    /// A bank's update, on the device or on the host, whose weights then come up.
     fn optimize(&mut self, bank: &Bank, state: &BankState, norm: View) {
-        let &Bank { elems, decayed, shards, axis, zero, weights, .. } = bank;
-        let BankState { states, master, rule, .. } = state;
-        let updated = Updated { elems, decayed, shards, axis, master: master.is_some() };
-        let grads = self.own_grads(bank, state);
-        for op in rule.before(&updated) {
-            self.single(op.class(), op, Phase::Optimizer, vec![grads], None);
-        }
-        let op = rule.update(&updated);
-        let kept = states.iter().chain(master).map(|&buffer| self.all(buffer));
-        let args = [norm, grads, self.own(bank, weights, zero >= 3)].into_iter().chain(kept).collect();
+        let &Bank { shards, axis, zero, weights, .. } = bank;
+        let own = self.own(bank, weights, zero >= 3);
+        let [grads, updates] = match state.host {
+            Some(host) => host.map(|buffer| self.all(buffer)),
+            None => [self.own_grads(bank, state), own],
+        };
+        let op = state.rule.update(&updated(bank, state));
+        let kept = state.states.iter().chain(&state.master).map(|&buffer| self.all(buffer));
+        let args = [norm, grads, updates].into_iter().chain(kept).collect();
         self.single(op.class(), op, Phase::Optimizer, args, None);
+        if state.host.is_some() {
+            self.push(Kind::Move { from: updates, to: own }, Stream::Host, None);
+        }
         if shards > 1 && zero < 3 {
             let view = self.all(weights);
             self.beside(Collective::AllGather, axis, view, None);
         }
     }
+}
+
+/// What of a bank is updated.
+fn updated(bank: &Bank, state: &BankState) -> Updated {
+    let &Bank { elems, decayed, shards, axis, .. } = bank;
+    Updated { elems, decayed, shards, axis, master: state.master.is_some() }
 }

@@ -95,5 +95,5 @@ fn update(bank: &BankSize, width: Formats, links: &mut CachedPrices) -> Result<f
     let states = bank.rule.states(elems, shards, width);
     let elems = [Elem::F32, width.gradients, width.weights(zero)].into_iter().chain(states.iter().map(|state| state.2));
     let elems: Vec<Elem> = elems.chain(of.master.then_some(width.state)).collect();
-    Ok(seconds + links.prices.op(&op, elems)?.0)
+    Ok(seconds + if bank.hosted { links.prices.on_host(&op, elems) } else { links.prices.op(&op, elems)? }.0)
 }
