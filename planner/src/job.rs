@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Fault, PlanError};
 
+mod capacity;
 mod check;
 mod fix;
 mod goal;
@@ -18,6 +19,7 @@ pub mod shape;
 mod software;
 mod tuning;
 
+pub use capacity::DROPLESS;
 pub use fix::Fix;
 pub use goal::{Goal, Objective, USABLE_MEMORY};
 pub use model::{Architecture, Experts, Family, Latent, LayerKind, Model, ModelHalf};

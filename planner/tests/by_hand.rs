@@ -177,3 +177,19 @@ fn encoder_decoders_have_any_width_learned_positions_and_tokens_that_ranks_share
         }
     }
 }
+
+#[test]
+fn dropless_experts_have_their_even_share() {
+    for (capacity, each) in [("\"dropless\"", 4), ("1.25", 5), ("4", 16)] {
+        let experts = toml::from_str(&format!("count = 8\ntop_k = 2\nffn = 32\ncapacity = {capacity}")).unwrap();
+        let family = Family { experts: Some(experts), ..Family::default() };
+        let plan = plan(Model { family: Some(family), ..model(Architecture::Llama) }, Mesh::ONE);
+        let found = lowered(&plan);
+        assert_eq!(Plan::from_toml("plan.toml", &plan.to_toml()).unwrap(), plan);
+        // Two of eight experts for each of 16 tokens: four for each expert. Gate, up and down in each of two layers.
+        let of_experts = |op: &Op| matches!(op, Op::ExpertMatmul { .. });
+        assert_eq!(flops(&found, of_experts), (6 * 2 * 8 * each * 3 * 64 * 32) as f64);
+        let layer = 4 * 64 * 64 + 8 * 3 * 64 * 32 + 8 * 64 + 2 * 64;
+        assert_eq!(parameters(&found), 512 * 64 + 2 * layer + 64);
+    }
+}

@@ -153,6 +153,11 @@ fn check_runnable(file: &str, plan: &Plan, device: Backend) -> Result<(), Failur
         );
         return Err(Failure::input(format!("{file}: `mesh.tp` is {tp}: {problem}")));
     }
+    if let Some(experts) = plan.job.model.experts().filter(|experts| experts.is_dropless()) {
+        let most = experts.count as f64 / experts.top_k as f64;
+        let problem = format!("experts here have room for so many tokens; at {most} none is dropped");
+        return Err(Failure::input(format!("{file}: `job.model.family.experts.capacity` is dropless: {problem}")));
+    }
     if plan.job.model.vocab < 256 {
         let vocab = plan.job.model.vocab;
         return Err(Failure::input(format!("{file}: `job.model.vocab` is {vocab}: bytes as tokens need 256 or more")));

@@ -55,7 +55,7 @@ impl Model {
     /// The widest row of activations of a token in a layer or in the head.
     fn widest(&self) -> usize {
         let experts = self.experts().map_or(0, |experts| {
-            let places = (experts.capacity.max(1.0) * experts.top_k as f64).min(experts.count as f64);
+            let places = (experts.room().max(1.0) * experts.top_k as f64).min(experts.count as f64);
             (places * experts.ffn.max(self.hidden) as f64) as usize + experts.count
         });
         let heads = match self.family.as_ref().and_then(|family| family.latent.as_ref()) {
@@ -123,8 +123,9 @@ impl Experts {
         }
         sizes(&[("every", self.every, 1..=depth - self.dense_layers)])?;
         let most = limits::EXPERTS as f64;
-        if !(self.capacity > 0.0 && self.capacity <= most) {
-            let problem = format!("over an even share, it must be above zero and at most {most}; 1.25 is usual");
+        if !(self.room() > 0.0 && self.room() <= most) {
+            let problem =
+                format!("over an even share, it must be above zero and at most {most}, or `dropless`; 1.25 is usual");
             return Err(Fault::new("capacity", self.capacity, problem));
         }
         number("balance", self.balance.into(), 0.0..=1e6)

@@ -145,8 +145,9 @@ pub struct Experts {
     /// Every how many layers one has experts.
     #[serde(default = "one")]
     pub every: usize,
-    /// Tokens an expert has room for, over an even share (Lepikhin et al. 2020, §2.2).
-    #[serde(default = "usual_capacity")]
+    /// Tokens an expert has room for, over an even share (Lepikhin et al. 2020, §2.2); [`super::DROPLESS`], a word in files, where
+    /// it takes all (Gale et al. 2022).
+    #[serde(default = "usual_capacity", with = "super::capacity")]
     pub capacity: f64,
     /// Weight of the balancing loss (Fedus et al. 2021, §2.2).
     #[serde(default)]

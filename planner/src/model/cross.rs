@@ -6,8 +6,9 @@ use meshwright_hardware::mesh::Axis;
 use meshwright_hardware::op::{ContextDims, Op};
 use meshwright_hardware::params::{Init, Shard};
 
-use super::decoder::{CHEAP, DEAR, INIT_STD, by_heads, deep, matrix, normal, vector};
+use super::decoder::{by_heads, deep};
 use super::local::Local;
+use super::parts::{CHEAP, DEAR, INIT_STD, matrix, normal, vector};
 use super::tape::{Arg, Home, Tape, TapeNode};
 use crate::job::Model;
 

@@ -4,21 +4,23 @@
 //! In: the normed input of a layer's second half. Out: the sum of experts' outputs, still to be summed over tensor
 //! parallelism; where that leaves experts whole, the sum itself for the rank's own tokens.
 //!
-//! Invariant: an expert's capacity is a fixed number of a rank's tokens, so that all sizes are known beforehand.
+//! Invariant: an expert's capacity is a fixed number of a rank's tokens, so that all sizes are known beforehand. Dropless ones
+//! are taken to be routed evenly.
 
 use meshwright_hardware::mesh::Axis;
 use meshwright_hardware::op::{ActivationKind, Layout, Op};
 use meshwright_hardware::params::{Init, Shard};
 
-use super::decoder::{CHEAP, DEAR, INIT_STD, deep, matrix, normal};
+use super::decoder::deep;
 use super::local::Local;
+use super::parts::{CHEAP, DEAR, INIT_STD, matrix, normal};
 use super::tape::{Arg, ParamDecl, Tape, TapeNode};
 use crate::job::{Experts, Model};
 
-/// An expert's capacity: how many of `rows` tokens it takes.
+/// An expert's capacity: how many of `rows` tokens it takes; its even share where none is dropped.
 pub fn capacity(experts: &Experts, rows: usize) -> usize {
     let even = (rows * experts.top_k) as f64 / experts.count as f64;
-    ((even * experts.capacity).ceil() as usize).clamp(1, rows)
+    ((even * experts.room()).ceil() as usize).clamp(1, rows)
 }
 
 impl Tape {
@@ -94,7 +96,7 @@ impl Tape {
         let (wide, width) = (ffn * kind.width(), ffn / local.tp);
         let shard = Shard::Rows { sections: vec![ffn; kind.width()] };
         let weight = self.param(matrix(up_name, wide, h, shard.clone(), normal(INIT_STD)));
-        let bias = model.biased().then(|| self.param(super::decoder::vector(up_bias, wide, shard, Init::Zeros)));
+        let bias = model.biased().then(|| self.param(super::parts::vector(up_bias, wide, shard, Init::Zeros)));
         let up = self.tensor("up", rows * width * kind.width(), DEAR);
         self.linear(normed, [rows, width * kind.width(), h], weight, bias, up);
         let active = self.tensor("active", rows * width, CHEAP);

@@ -8,8 +8,9 @@
 use meshwright_hardware::op::{AttentionDims, LatentDims, NormKind, Op};
 use meshwright_hardware::params::{Init, Shard};
 
-use super::decoder::{CHEAP, DEAR, INIT_STD, attend, matrix, normal, vector};
+use super::decoder::attend;
 use super::local::Local;
+use super::parts::{CHEAP, DEAR, INIT_STD, matrix, normal, vector};
 use super::tape::{Arg, ParamDecl, Tape};
 use crate::job::{Latent, Model};
 

@@ -11,6 +11,7 @@ mod decoder;
 mod experts;
 mod latent;
 mod local;
+mod parts;
 mod ring;
 mod split;
 mod stores;

@@ -11,7 +11,7 @@
 use meshwright_hardware::op::{Layout, Op};
 use meshwright_hardware::params::{Init, Shard};
 
-use super::decoder::{DEAR, matrix, normal};
+use super::parts::{DEAR, matrix, normal};
 use super::tape::{Arg, Home, ParamDecl, Store, Tape, TapeNode};
 use crate::job::{AdapterTarget, Tuning};
 

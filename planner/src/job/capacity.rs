@@ -1,0 +1,43 @@
+//! Room of an expert, as files give it: a number over an even share, or `dropless`.
+//!
+//! In: TOML or JSON. Out: the number; infinite where nothing is dropped.
+
+use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+use super::Experts;
+
+/// Experts that take all tokens routed to them (Gale et al. 2022); infinite as a number.
+pub const DROPLESS: f64 = f64::INFINITY;
+
+const WORD: &str = "dropless";
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "a number above zero, or `dropless`")]
+enum Given {
+    Number(f64),
+    Word(String),
+}
+
+pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+    match Given::deserialize(from)? {
+        Given::Number(number) => Ok(number),
+        Given::Word(word) if word == WORD => Ok(DROPLESS),
+        Given::Word(word) => Err(D::Error::custom(format!("`{word}` is no capacity: a number, or `{WORD}`"))),
+    }
+}
+
+pub(super) fn serialize<S: Serializer>(capacity: &f64, into: S) -> Result<S::Ok, S::Error> {
+    if *capacity == DROPLESS { into.serialize_str(WORD) } else { into.serialize_f64(*capacity) }
+}
+
+impl Experts {
+    /// Whether no token is ever dropped. Sizes are then those of balanced routing: every expert has its even share.
+    pub fn is_dropless(&self) -> bool {
+        self.capacity == DROPLESS
+    }
+
+    /// Tokens that experts have room for, over an even share.
+    pub fn room(&self) -> f64 {
+        if self.is_dropless() { 1.0 } else { self.capacity }
+    }
+}
