@@ -6,7 +6,7 @@
 //! source about a model of the same width.
 
 use meshwright_planner::job::shape::USUAL_TARGET;
-use meshwright_planner::job::{Architecture, Experts, Family, Latent, Model};
+use meshwright_planner::job::{Architecture, DROPLESS, Experts, Family, Latent, Model};
 
 use super::record::{Record, Skip};
 
@@ -97,7 +97,7 @@ fn experts(record: &Record, count: usize, name: &str, latent: bool) -> Experts {
         shared_ffn,
         dense_layers,
         every: 1,
-        capacity: 1.25,
+        capacity: DROPLESS,
         balance: 0.0,
     }
 }
