@@ -123,7 +123,8 @@ impl ExplainCommand {
                 println!("\nnext: edit {}: {change} makes a step {share:.1} % shorter", self.plan);
             }
             _ => {
-                println!("\nnext: meshwright simulate {} --cluster \"{}\" --trace trace.json", self.plan, self.cluster)
+                let (plan, cluster, stack) = (&self.plan, &self.cluster, self.stack.again());
+                println!("\nnext: meshwright simulate {plan} --cluster \"{cluster}\"{stack} --trace trace.json")
             }
         }
     }

@@ -144,7 +144,8 @@ impl PlanCommand {
         if self.json {
             println!("{}", json!({ "error": message, "rejected": rejected, "advice": advice }));
         }
-        Err(Failure::new(Exit::Infeasible, message + &advice_text(&advice, job)))
+        let stack = stack_line(cluster);
+        Err(Failure::new(Exit::Infeasible, format!("{message}\n{stack}{}", advice_text(&advice, job))))
     }
 
     fn print(&self, job: &Job, known: bool, chosen: &Chosen, names: &Names) {
@@ -328,7 +329,7 @@ impl Simulate {
         if self.cluster.ends_with(".toml") && plan.site_count() == 1 {
             println!("\nnext: meshwright run {} to train it on this machine", self.plan);
         } else {
-            println!("\nnext: meshwright explain {} --cluster \"{}\"", self.plan, self.cluster);
+            println!("\nnext: meshwright explain {} --cluster \"{}\"{}", self.plan, self.cluster, self.stack.again());
         }
     }
 }

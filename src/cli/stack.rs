@@ -40,6 +40,13 @@ impl StackArgument {
     }
 }
 
+impl StackArgument {
+    /// The same once more, for a command that is shown.
+    pub fn again(&self) -> String {
+        self.stack.as_ref().map_or_else(String::new, |name| format!(" --stack {name}"))
+    }
+}
+
 /// The stack of a prediction in a line, for people.
 pub fn stack_line(cluster: &Cluster) -> String {
     let (stack, device) = (&cluster.stack, &cluster.pools[0].device);

@@ -1,6 +1,6 @@
 //! `validate`: published runs predicted again.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -15,7 +15,7 @@ use crate::failure::Failure;
 use crate::out::{write_csv, write_whole};
 use crate::validate::overheads::{FittedOverheads, fit};
 use crate::validate::summary::{self, Stats, Summary};
-use crate::validate::{Prediction, Run, Skip, chosen, predict, row};
+use crate::validate::{Prediction, Run, Skip, chosen, memory, predict, row};
 
 /// Arguments of `validate`.
 #[derive(Args)]
@@ -278,8 +278,9 @@ fn errors_of(fitted: &FittedOverheads, runs: &[&Run], stack: &str) -> Vec<[f64; 
     own.filter_map(|run| fitted.errors.get(&run.id)).copied().collect()
 }
 
-/// Writes fitted overheads into the stacks' files of a folder of profiles.
+/// Writes fitted overheads and allocators into the stacks' files of a folder of profiles.
 fn write_stacks(folder: &Path, fitted: &FittedOverheads, runs: &[&Run]) -> Result<(), Failure> {
+    let allocators = memory::fit(runs);
     for (name, measured) in &fitted.measured {
         let errors = errors_of(fitted, runs, name);
         let of = |which: usize| {
@@ -288,10 +289,17 @@ fn write_stacks(folder: &Path, fitted: &FittedOverheads, runs: &[&Run]) -> Resul
         };
         let errors = Some(FitErrors { fitted: of(0), held_out: of(1) });
         let (overheads, measured) = (fitted.stacks[name].clone(), measured.clone());
-        write_stack(folder, &Stack { errors, overheads, measured, ..Stack::clone(catalog().stack(name)?) })?;
+        let publishers = runs.iter().filter(|run| run.stack().name == *name).map(|run| run.publisher.as_str());
+        let publishers = publishers.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(", ");
+        let source =
+            format!("meshwright validate runs.csv --fit: {} runs of {publishers}", measured.values().sum::<usize>());
+        let stack = Stack::clone(catalog().stack(name)?);
+        let memory = allocators.get(name).copied().unwrap_or(stack.memory);
+        write_stack(folder, &Stack { source, errors, overheads, memory, measured, ..stack })?;
     }
     let typical = catalog().stack(Stack::TYPICAL)?;
-    write_stack(folder, &Stack { overheads: fitted.typical.clone(), ..Stack::clone(typical) })
+    let source = "meshwright validate runs.csv --fit: all stacks together".to_owned();
+    write_stack(folder, &Stack { source, overheads: fitted.typical.clone(), ..Stack::clone(typical) })
 }
 
 /// Writes a stack into its file of a folder of profiles.

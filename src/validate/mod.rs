@@ -9,6 +9,7 @@
 mod accelerator;
 pub mod convention;
 pub mod gain;
+pub mod memory;
 mod model;
 pub mod overheads;
 pub mod place;

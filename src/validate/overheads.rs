@@ -7,7 +7,7 @@
 //!
 //! Invariant: deterministic; no constant belongs to a row; what a plan is does not depend on what is fitted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use meshwright_hardware::hash::fnv1a;
@@ -80,8 +80,8 @@ pub fn fit(runs: &[&Run]) -> FittedOverheads {
         let devices = measured.entry(row.run.stack().name.clone()).or_default();
         *devices.entry(row.run.device().name.clone()).or_default() += 1;
     }
-    let held = held_out(&all, &typical, |row| part_of(row.run, PARTS).to_string());
-    let apart = held_out(&all, &typical, |row| row.run.publisher.clone());
+    let held = held_out(&all, |row| part_of(row.run, PARTS).to_string());
+    let apart = held_out(&all, |row| row.run.publisher.clone());
     let errors = rows.iter().map(|row| {
         let fitted = row.error(&stacks[&row.run.stack().name]).exp() - 1.0;
         (row.run.id.clone(), [fitted, held[&row.run.id], apart[&row.run.id]])
@@ -115,23 +115,20 @@ fn by_stack<'a>(rows: &[&'a Row]) -> BTreeMap<&'a str, Vec<&'a Row<'a>>> {
     grouped(rows, |row| &row.run.stack().name)
 }
 
-/// Relative errors of rows by fits that have not seen those of the same key.
-fn held_out(rows: &[&Row], typical: &Overheads, key: impl Fn(&Row) -> String) -> BTreeMap<String, f64> {
-    let mut cases: Vec<(Vec<&Row>, Vec<&Row>)> = Vec::new();
-    for group in by_stack(rows).values() {
-        let mut keys: Vec<String> = group.iter().map(|row| key(row)).collect();
-        keys.sort();
-        keys.dedup();
-        cases.extend(keys.iter().map(|held| group.iter().copied().partition::<Vec<&Row>, _>(|row| key(row) == *held)));
-    }
-    let found: Vec<Vec<(String, f64)>> = cases
-        .par_iter()
-        .map(|(held, others)| {
-            let overheads = of_stack(others, typical);
-            held.iter().map(|row| (row.run.id.clone(), row.error(&overheads).exp() - 1.0)).collect()
-        })
-        .collect();
-    found.into_iter().flatten().collect()
+/// Relative errors of rows by fits that have not seen those of the same key: neither their stack's nor that of all stacks.
+fn held_out(rows: &[&Row], key: impl Fn(&Row) -> String + Sync) -> BTreeMap<String, f64> {
+    let keys: BTreeSet<String> = rows.iter().map(|row| key(row)).collect();
+    let without = |one: &String| -> Vec<(String, f64)> {
+        let (held, others): (Vec<&Row>, Vec<&Row>) = rows.iter().partition(|row| key(row) == *one);
+        let (typical, known) = (of_all(&others, &Overheads::default()), by_stack(&others));
+        let stacks = by_stack(&held);
+        let of = |(stack, held): (&str, Vec<&Row>)| {
+            let overheads = of_stack(known.get(stack).map_or(&[], Vec::as_slice), &typical);
+            held.iter().map(|row| (row.run.id.clone(), row.error(&overheads).exp() - 1.0)).collect::<Vec<_>>()
+        };
+        stacks.into_iter().flat_map(of).collect()
+    };
+    keys.into_iter().collect::<Vec<_>>().par_iter().flat_map_iter(without).collect()
 }
 
 /// Of rows of several stacks of which none outweighs the others.

@@ -133,6 +133,8 @@ pub(super) struct BankExtent {
     pub(super) decayed: usize,
     pub(super) whole: usize,
     pub(super) parts: Vec<Range<usize>>,
+    /// How many of these are of copies, first in the bank.
+    pub(super) copies: usize,
 }
 
 /// A bank's sizes, and each parameter's start: first those that tensor parallelism shards, then those that it does not, then
@@ -166,8 +168,9 @@ pub(super) fn bank_of<'a>(
         }
     }
     let elems = at.next_multiple_of(pad);
+    let copies = parts.len();
     parts.extend(partial.filter(|&from| from < elems).map(|from| from..elems));
-    (BankExtent { elems, decayed, whole: whole.unwrap_or(elems), parts }, starts)
+    (BankExtent { elems, decayed, whole: whole.unwrap_or(elems), copies, parts }, starts)
 }
 
 /// The axis of the ranks that hold the same parameters, or of those that shard them, and the ZeRO stage that makes a difference

@@ -27,6 +27,8 @@ pub struct BankSize {
     pub elems: usize,
     /// Elements, stretch by stretch, of whose gradients ranks of tensor parallelism make parts.
     pub parts: Vec<usize>,
+    /// How many of these are whole before a pass ends: those of copied keys and values.
+    pub copies: usize,
     /// Ranks that share optimizer state.
     pub shards: usize,
     /// ZeRO stage that makes a difference.
@@ -47,12 +49,13 @@ impl BankSize {
     fn of(plan: &Plan, group: &BankGroup, tied: bool) -> BankSize {
         let (axis, zero) = sharing(plan, group.experts, tied, group.store);
         let shards = if zero > 0 { plan.mesh.size(axis) } else { 1 };
-        let (BankExtent { elems, parts, .. }, _) = bank_of(group.params.iter().copied(), &plan.mesh, shards * ALIGN);
+        let (BankExtent { elems, parts, copies, .. }, _) =
+            bank_of(group.params.iter().copied(), &plan.mesh, shards * ALIGN);
         let parts = parts.iter().map(Range::len).collect();
         let rule = BankRule::of(plan.job.optimizer.name, &group.params, &plan.mesh);
         let outer = if plan.sites.is_some() { 2 } else { 0 };
         let (store, hosted) = (group.store, plan.job.optimizer.offload);
-        BankSize { elems, parts, shards, zero, axis, store, rule, hosted, outer }
+        BankSize { elems, parts, copies, shards, zero, axis, store, rule, hosted, outer }
     }
 
     /// Whether training changes it.

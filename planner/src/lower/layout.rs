@@ -266,7 +266,7 @@ impl StageLayout {
         let &BankGroup { ref params, experts, store } = group;
         let (axis, zero) = sharing(plan, experts, tied, store);
         let shards = if zero > 0 { plan.mesh.size(axis) } else { 1 };
-        let (BankExtent { elems, decayed, whole, parts }, starts) =
+        let (BankExtent { elems, decayed, whole, parts, .. }, starts) =
             bank_of(params.iter().copied(), &plan.mesh, shards * ALIGN);
         let kept = |from: u8| if zero >= from { elems / shards } else { elems };
         let name = if tied && at == At::Head { "tied".to_owned() } else { at.name() } + &group.name();

@@ -18,8 +18,8 @@ use crate::plan::Plan;
 pub(super) fn reduce(plan: &Plan, bank: &BankSize, links: &mut CachedPrices) -> Result<f64, PriceError> {
     let op = if bank.zero > 0 { Collective::ReduceScatter } else { Collective::AllReduce };
     let bytes = gradients(plan, bank.elems);
-    let summed = parts(plan, bank, links)? + links.collective(&plan.mesh, op, bank.axis, bytes)?;
-    Ok(summed + replicate(plan, bank, links)?)
+    let reduced = parts(plan, bank, links)? + links.collective(&plan.mesh, op, bank.axis, bytes)?;
+    Ok(reduced + replicate(plan, bank, links)?)
 }
 
 /// In hybrid sharding: summing a shard of gradients over those that hold the same.
@@ -33,8 +33,12 @@ fn replicate(plan: &Plan, bank: &BankSize, links: &mut CachedPrices) -> Result<f
 
 /// Summing gradients of which ranks of tensor parallelism have parts.
 fn parts(plan: &Plan, bank: &BankSize, links: &mut CachedPrices) -> Result<f64, PriceError> {
+    summed(plan, &bank.parts, links)
+}
+
+fn summed(plan: &Plan, parts: &[usize], links: &mut CachedPrices) -> Result<f64, PriceError> {
     let each = |&elems: &usize| links.collective(&plan.mesh, Collective::AllReduce, Axis::Tp, gradients(plan, elems));
-    bank.parts.iter().map(each).sum()
+    parts.iter().map(each).sum()
 }
 
 /// Bytes of gradients of so many parameters.
@@ -64,10 +68,12 @@ pub(super) fn share(plan: &Plan, banks: &[BankSize], links: &mut CachedPrices) -
             share.settle += links.vector("accumulate", own, &[width.gradients; 2], || Op::Accumulate { n: own })?;
             let scattered = links.collective(mesh, Collective::ReduceScatter, axis, gradients(plan, elems))?;
             share.scatter += parts(plan, bank, links)? + scattered;
+            share.copies += summed(plan, &bank.parts[..bank.copies], links)?;
             share.replicate += replicate(plan, bank, links)?;
         } else {
             share.reduce += reduce(plan, bank, links)?;
             share.parts += parts(plan, bank, links)?;
+            share.copies += summed(plan, &bank.parts[..bank.copies], links)?;
         }
         let norm = Op::SquaredNorm { n: own, whole: elems, copies: mesh.tp, replicas: 1, shards, axis };
         share.last_norm = links.vector("norm", own, &[width.gradients, Elem::F32], || norm)?;

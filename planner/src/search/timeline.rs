@@ -75,7 +75,9 @@ impl Chunk {
             let reduce = if apart { 0.0 } else { share.reduce };
             let (scatter, settle) = (share.scatter, share.settle);
             let issue = pass.issue.backward[mode as usize];
-            let backward = Item { kernels, issue, apart: share.empty, ring: pass.ring[1], scatter, settle, ..base };
+            let parts = share.copies;
+            let backward =
+                Item { kernels, issue, apart: share.empty, ring: pass.ring[1], scatter, settle, parts, ..base };
             let weights = Item { piece: number, kernels: pass.weights, issue: pass.issue.weights, ..Item::default() };
             // The head's forward is a part of its backward.
             if pass.forward > 0.0 {
@@ -353,7 +355,7 @@ impl StageState {
             };
         }
         if item.scatter > 0.0 {
-            self.free[1] = self.free[1].max(self.free[0]) + item.scatter;
+            self.free[1] = (self.free[1] + item.parts).max(self.free[0]) + item.scatter - item.parts;
             self.take(item.scatter);
             // The piece before is added up after this one's kernels.
             let Item { settle, replicate, piece, .. } = *item;

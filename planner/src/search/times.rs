@@ -53,6 +53,8 @@ pub struct ShareTimes {
     pub reduce: f64,
     /// Of this, summing what ranks of tensor parallelism have parts of, which is whole before weights that are apart.
     pub parts: f64,
+    /// Of what is summed or scattered, summing gradients of copied keys and values, which are whole before their pass ends.
+    pub copies: f64,
     /// Once a step, beside kernels: summing what was scattered over replicas, once it is added up.
     pub replicate: f64,
     /// Once a step: squares of gradients.
@@ -148,6 +150,7 @@ impl ShareTimes {
         self.scatter += times * other.scatter;
         self.reduce += times * other.reduce;
         self.parts += times * other.parts;
+        self.copies += times * other.copies;
         self.replicate += times * other.replicate;
         self.norm += times * other.norm;
         self.last_norm += times * other.last_norm;
