@@ -11,6 +11,8 @@ use meshwright_planner::lower::lower;
 use meshwright_planner::plan::{Plan, Stage};
 use meshwright_planner::schedule::Schedule;
 
+#[path = "equivalence/gradients.rs"]
+mod gradients;
 #[path = "equivalence/layouts.rs"]
 mod layouts;
 

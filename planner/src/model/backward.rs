@@ -5,7 +5,8 @@
 //! Gradients alias where the mathematics says they are equal: both inputs of a residual sum share the sum's, so the
 //! flowing gradient goes through a layer in place. A tensor that several ops use has their gradients added up.
 //!
-//! Invariant: weight gradients accumulate; the gradient of the piece's input ends in [`Value::Flow`].
+//! Invariant: weight gradients accumulate; the gradient of the piece's input ends in [`Value::Flow`], that of a second stream in
+//! [`Value::SecondFlow`].
 
 use meshwright_hardware::mesh::Axis;
 use meshwright_hardware::op::{Layout, NormKind, Op};
@@ -47,10 +48,17 @@ impl Tape {
             writer.node(node);
         }
         for (tensor, declared) in self.tensors.iter().enumerate() {
-            // A stream that the piece has no use for gets no gradient from it.
-            if matches!(declared.home, Home::Input | Home::Second) && writer.grads[tensor].is_none() {
-                let (flow, _) = writer.target(Arg::Tensor(tensor));
-                writer.call(Op::Zero { n: declared.elems }, vec![flow]);
+            let flow = match declared.home {
+                Home::Input => Value::Flow,
+                Home::Second => Value::SecondFlow,
+                _ => continue,
+            };
+            match writer.grads[tensor] {
+                Some(grad) if grad.value == flow => {}
+                // It shares the gradient of a tensor inside, which the piece before does not see.
+                Some(grad) => writer.call(Op::Copy { n: declared.elems }, vec![grad, Use::whole(flow)]),
+                // A stream that the piece has no use for gets no gradient from it.
+                None => writer.call(Op::Zero { n: declared.elems }, vec![Use::whole(flow)]),
             }
         }
         writer.out
