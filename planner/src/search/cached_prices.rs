@@ -20,7 +20,8 @@ pub struct CachedPrices<'a> {
     /// Whether all axes count as near as can be.
     pub nearest: bool,
     known: FxHashMap<(Collective, Axis, u64, AxisGroup), f64>,
-    ops: FxHashMap<(&'static str, usize), f64>,
+    /// By name, elements and formats.
+    ops: FxHashMap<(&'static str, usize, [Elem; 2]), f64>,
     /// Of linear layers by rows, outputs and inputs.
     pub linears: FxHashMap<(usize, usize, usize), Times>,
 }
@@ -60,23 +61,24 @@ impl<'a> CachedPrices<'a> {
         Ok(self.prices.op(op, op.signature().iter().map(|param| param.takes.elem(elem)))?.0)
     }
 
-    /// Seconds of an op over `n` elements whose arguments are of these formats, as all of its name are, from memory.
+    /// Seconds of an op over `n` elements whose first arguments, two at most, are of these formats, from memory: its name, size and
+    /// formats tell its price.
     pub fn vector(
         &mut self,
         name: &'static str,
         n: usize,
-        elems: &[Elem],
+        elems: [Elem; 2],
         op: impl Fn() -> Op,
     ) -> Result<f64, PriceError> {
         if n == 0 {
             return Ok(0.0);
         }
-        if let Some(&seconds) = self.ops.get(&(name, n)) {
+        if let Some(&seconds) = self.ops.get(&(name, n, elems)) {
             return Ok(seconds);
         }
         let op = op();
         let seconds = self.prices.op(&op, elems[..op.signature().len()].iter().copied())?.0;
-        self.ops.insert((name, n), seconds);
+        self.ops.insert((name, n, elems), seconds);
         Ok(seconds)
     }
 }

@@ -241,7 +241,7 @@ impl Costs {
             let stride = if links.nearest { 1 } else { mesh.stride(Axis::Pp) * (mesh.pp - 1) };
             tied.sent = links.prices.message_over(table, stride)?.0;
             tied.added = links.prices.received(table)?.0;
-            tied.added += links.vector("accumulate", n, &[width.gradients; 2], || Op::Accumulate { n })?;
+            tied.added += links.vector("accumulate", n, [width.gradients; 2], || Op::Accumulate { n })?;
             tied.reduce[1] = reduce(plan, bank, links)?;
         }
         let stream = Bytes(plan.stream_elems() as u64 * width.model.bytes());

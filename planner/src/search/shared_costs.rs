@@ -62,10 +62,10 @@ pub(super) fn share(plan: &Plan, banks: &[BankSize], links: &mut CachedPrices) -
         let gathered = if zero > 0 { gathered()? } else { 0.0 };
         let own = elems / shards;
         let held = if zero >= 2 { own } else { elems };
-        share.clear += links.vector("zero", held, &[width.gradients], || Op::Zero { n: held })?;
+        share.clear += links.vector("zero", held, [width.gradients; 2], || Op::Zero { n: held })?;
         if zero >= 2 {
             bucket += elems;
-            share.settle += links.vector("accumulate", own, &[width.gradients; 2], || Op::Accumulate { n: own })?;
+            share.settle += links.vector("accumulate", own, [width.gradients; 2], || Op::Accumulate { n: own })?;
             let scattered = links.collective(mesh, Collective::ReduceScatter, axis, gradients(plan, elems))?;
             share.scatter += parts(plan, bank, links)? + scattered;
             share.copies += summed(plan, &bank.parts[..bank.copies], links)?;
@@ -76,7 +76,7 @@ pub(super) fn share(plan: &Plan, banks: &[BankSize], links: &mut CachedPrices) -
             share.copies += summed(plan, &bank.parts[..bank.copies], links)?;
         }
         let norm = Op::SquaredNorm { n: own, whole: elems, copies: mesh.tp, replicas: 1, shards, axis };
-        share.last_norm = links.vector("norm", own, &[width.gradients, Elem::F32], || norm)?;
+        share.last_norm = links.vector("norm", own, [width.gradients, Elem::F32], || norm)?;
         share.norm += share.last_norm;
         share.update += update(bank, width, links)?;
         match zero {
@@ -85,7 +85,7 @@ pub(super) fn share(plan: &Plan, banks: &[BankSize], links: &mut CachedPrices) -
             _ => share.gather += gathered,
         }
     }
-    share.empty += links.vector("zero", bucket, &[width.gradients], || Op::Zero { n: bucket })?;
+    share.empty += links.vector("zero", bucket, [width.gradients; 2], || Op::Zero { n: bucket })?;
     Ok(share)
 }
 
