@@ -13,15 +13,16 @@ use meshwright_hardware::profile::catalog;
 use meshwright_planner::models;
 use meshwright_planner::schedule::Schedule;
 
-/// Rust files under a folder, but for those of tests.
+/// Rust files under a folder, but for those of tests and what lies in folders of them.
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
+        if path.file_stem().is_some_and(|stem| stem == "tests" || stem == "testing") {
+            continue;
+        }
         if path.is_dir() {
             sources(&path, found);
-        } else if path.extension().is_some_and(|end| end == "rs")
-            && path.file_stem().is_some_and(|stem| stem != "tests" && stem != "testing")
-        {
+        } else if path.extension().is_some_and(|end| end == "rs") {
             found.push(path);
         }
     }
@@ -119,8 +120,8 @@ fn ops_are_named_by_their_families_models_and_devices_tables_alone() {
             ],
             "Update" | "Orthogonalize" => &["planner/src/lower/", "hardware/src/price/op.rs"],
             // What matrix units run is priced, and bounded, by its shape.
-            "Matmul" | "ExpertMatmul" | "Attention" | "AttentionGrad" => {
-                &["hardware/src/price/op.rs", "planner/src/search/shape_bound.rs"]
+            "Matmul" | "ExpertMatmul" | "Attention" | "AttentionGrad" | "ContextAttention" | "ContextAttentionGrad" => {
+                &["hardware/src/price/op.rs", "planner/src/search/shape_bound"]
             }
             // The sum may stand where one of its terms does.
             "Add" => &["executor/src/device/cpu.rs", "executor/src/device/cpu/wide.rs"],

@@ -23,6 +23,24 @@ pub fn capacity(experts: &Experts, rows: usize) -> usize {
     ((even * experts.room()).ceil() as usize).clamp(1, rows)
 }
 
+/// The ops that bring `rows` tokens of a rank to experts and back, and activate what these raised to `width` columns on a rank:
+/// forward, and backward.
+pub fn ops_of_routed(model: &Model, experts: &Experts, rows: usize, width: usize) -> [[Op; 3]; 2] {
+    let (cols, top_k, kind) = (model.hidden, experts.top_k, model.activation());
+    let slots = experts.count * capacity(experts, rows);
+    let forward = [
+        Op::Dispatch { rows, cols, top_k, slots },
+        Op::Activation { kind, rows: slots, cols: width },
+        Op::Combine { rows, cols, top_k, slots },
+    ];
+    let backward = [
+        Op::CombineGrad { rows, cols, top_k, slots },
+        Op::ActivationGrad { kind, rows: slots, cols: width },
+        Op::DispatchGrad { rows, cols, top_k, slots, accumulate: false },
+    ];
+    [forward, backward]
+}
+
 impl Tape {
     /// The mixture over `normed`, `[rows, hidden]`: over a rank's own tokens where experts are whole.
     pub(super) fn experts(&mut self, model: &Model, local: Local, experts: &Experts, normed: usize) -> usize {

@@ -21,7 +21,7 @@ mod tuning;
 pub use backward::Backward;
 pub use beside::Beside;
 pub use decoder::{embed, head, layer};
-pub use experts::capacity;
+pub use experts::{capacity, ops_of_routed};
 pub use local::Local;
 pub use split::SplitBackward;
 pub use stores::Stores;

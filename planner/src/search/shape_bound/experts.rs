@@ -24,7 +24,7 @@ pub(super) fn routed(
 ) -> Result<Times, PriceError> {
     let (h, parts) = (job.model.hidden, if shape.whole_experts { 1 } else { shape.tp });
     let rows = if shape.whole_experts { rows / shape.tp } else { rows };
-    let (width, kind, top_k) = (experts.ffn / parts, job.model.activation(), experts.top_k);
+    let (width, kind) = (experts.ffn / parts, job.model.activation());
     let capacity = crate::model::capacity(experts, rows);
     let slots = experts.count * capacity;
     let mut times = Times::default();
@@ -33,16 +33,9 @@ pub(super) fn routed(
     }
     let elem = links.prices.elem();
     let mut sum = |ops: [Op; 3]| ops.iter().map(|op| links.op(op, elem)).sum::<Result<f64, PriceError>>();
-    times.forward += sum([
-        Op::Dispatch { rows, cols: h, top_k, slots },
-        Op::Activation { kind, rows: slots, cols: width },
-        Op::Combine { rows, cols: h, top_k, slots },
-    ])?;
-    times.backward += sum([
-        Op::CombineGrad { rows, cols: h, top_k, slots },
-        Op::ActivationGrad { kind, rows: slots, cols: width },
-        Op::DispatchGrad { rows, cols: h, top_k, slots, accumulate: false },
-    ])?;
+    let [forward, backward] = crate::model::ops_of_routed(&job.model, experts, rows, width);
+    times.forward += sum(forward)?;
+    times.backward += sum(backward)?;
     // There and back, forward and backward.
     let mesh = Mesh { dp: shape.ep, ep: shape.ep, ..Mesh::ONE };
     let sent = links.collective(&mesh, Collective::AllToAll, Axis::Ep, activations(job, slots * h))?;
