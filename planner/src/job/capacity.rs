@@ -13,16 +13,16 @@ const WORD: &str = "dropless";
 
 #[derive(Deserialize)]
 #[serde(untagged, expecting = "a number above zero, or `dropless`")]
-enum Given {
+enum StatedCapacity {
     Number(f64),
     Word(String),
 }
 
 pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
-    match Given::deserialize(from)? {
-        Given::Number(number) => Ok(number),
-        Given::Word(word) if word == WORD => Ok(DROPLESS),
-        Given::Word(word) => Err(D::Error::custom(format!("`{word}` is no capacity: a number, or `{WORD}`"))),
+    match StatedCapacity::deserialize(from)? {
+        StatedCapacity::Number(number) => Ok(number),
+        StatedCapacity::Word(word) if word == WORD => Ok(DROPLESS),
+        StatedCapacity::Word(word) => Err(D::Error::custom(format!("`{word}` is no capacity: a number, or `{WORD}`"))),
     }
 }
 
