@@ -154,7 +154,7 @@ impl Pipeline {
 }
 
 /// The most microbatches of a chunk that are in flight at once in a list: between forward and their end, and between
-/// backward and weights.
+/// backward and weights. Unless it `splits`, backward is their end: what only gradients of inputs need is gone then.
 pub fn in_flight(actions: &[Action], chunk: usize, splits: bool) -> (usize, usize) {
     let (mut begun, mut put_off, mut most) = (0, 0, (0, 0));
     for action in actions {
@@ -167,8 +167,8 @@ pub fn in_flight(actions: &[Action], chunk: usize, splits: bool) -> (usize, usiz
         most = (most.0.max(begun), most.1.max(put_off));
         match action {
             Action::Backward(..) if !splits => (begun, put_off) = (begun - 1, 0),
-            Action::Weights(..) => (begun, put_off) = (begun - 1, put_off - 1),
-            Action::Forward(..) | Action::Backward(..) => {}
+            Action::Weights(..) if splits => (begun, put_off) = (begun - 1, put_off - 1),
+            Action::Forward(..) | Action::Backward(..) | Action::Weights(..) => {}
         }
     }
     if splits { most } else { (most.0, 0) }

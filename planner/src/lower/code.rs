@@ -11,6 +11,7 @@ use meshwright_hardware::mesh::{Axis, Mesh};
 use meshwright_hardware::program::{ArgView, Block, BlockParam, Call, Collective, Phase};
 
 use super::blocks::Blocks;
+use super::brief::brief;
 use super::format::{ALIGN, ByClass, Class, Formats, ValueFormats};
 use super::kept_beside::kept_beside;
 use super::runs::runs;
@@ -52,8 +53,12 @@ pub struct Piece {
     pub tape: Tape,
     /// Where each kept tensor starts in its class's part of the piece's slot, in elements; its input is at 0.
     pub kept: BTreeMap<usize, usize>,
-    /// Size of a slot, in elements.
+    /// Those that lie in the slot of what is kept until the gradients of inputs are made.
+    pub brief: BTreeSet<usize>,
+    /// Size of a slot, in elements, without what is brief.
     pub slot_elems: ByClass<usize>,
+    /// Size of the slot of what is brief, in elements.
+    pub brief_elems: ByClass<usize>,
     /// Where each value starts that backward leaves for the pass of weights, in elements.
     pub held: BTreeMap<Value, usize>,
     /// Size of what it leaves, in elements.
@@ -132,9 +137,9 @@ impl Pieces {
             Recompute::ALL.map(|mode| Piece::of(tape.clone(), (mode, split), elem, blocks))
         };
         Pieces {
-            embed: Piece::of(embed, (Recompute::None, false), elem, blocks),
+            embed: Piece::of(embed, (Recompute::None, split), elem, blocks),
             layers: layers.into_iter().map(|(kind, tape)| (kind, modes(tape, blocks))).collect(),
-            head: Piece::of_head(head, elem, blocks),
+            head: Piece::of_head(head, split, elem, blocks),
         }
     }
 
@@ -195,16 +200,30 @@ pub fn local(plan: &Plan) -> Local {
 }
 
 impl Piece {
-    fn empty(tape: Tape, mode: Recompute, kept_set: &BTreeSet<usize>, backward: &Backward, elem: Formats) -> Piece {
+    /// Without code; `weights` are the steps of the pass of weights, where the schedule splits backward.
+    fn empty(
+        tape: Tape,
+        (mode, weights): (Recompute, Option<&[Step]>),
+        kept_set: &BTreeSet<usize>,
+        backward: &Backward,
+        elem: Formats,
+    ) -> Piece {
         let formats = ValueFormats::of(&tape.forward(), &backward.steps, elem);
-        let (kept, mut slot_elems) = slot(&tape, kept_set, &formats);
-        slot_elems[Class::Model as usize] += kept_beside(&tape, mode, elem.model);
+        let brief = weights.map_or_else(BTreeSet::new, |weights| brief(&tape, kept_set, weights));
+        let (mut kept, mut slot_elems) = slot(&tape, &(kept_set - &brief), &formats);
+        let (briefly, mut brief_elems) = slot(&tape, &brief, &formats);
+        kept.extend(briefly);
+        // Only backward of attention and of what is dropped has a use for it.
+        let with = if weights.is_some() { &mut brief_elems } else { &mut slot_elems };
+        with[Class::Model as usize] += kept_beside(&tape, mode, elem.model);
         Piece {
             formats,
             mode,
             tape,
             kept,
+            brief,
             slot_elems,
+            brief_elems,
             held: BTreeMap::new(),
             held_elems: 0,
             forward: Code::default(),
@@ -220,10 +239,11 @@ impl Piece {
         let backward = tape.backward();
         let (kept_set, again) = kept(&tape, &backward, mode);
         let steps = backward.steps.clone();
-        let mut piece = Piece::empty(tape, mode, &kept_set, &backward, elem);
+        let split = split.then(|| backward.split());
+        let weights = split.as_ref().map(|split| &split.weights[..]);
+        let mut piece = Piece::empty(tape, (mode, weights), &kept_set, &backward, elem);
         piece.forward = piece.code(&[(Phase::Forward, piece.tape.forward())], blocks);
-        if split {
-            let SplitBackward { inputs, weights, held } = backward.split();
+        if let Some(SplitBackward { inputs, weights, held }) = split {
             piece.copies = held;
             piece.hold(&weights);
             piece.backward = piece.code(&[(Phase::Recompute, again.clone()), (Phase::Backward, inputs)], blocks);
@@ -247,10 +267,11 @@ impl Piece {
     }
 
     /// The head keeps only its input; forward, loss and backward are one pass.
-    fn of_head(tape: Tape, elem: Formats, blocks: &mut Blocks) -> Piece {
+    fn of_head(tape: Tape, split: bool, elem: Formats, blocks: &mut Blocks) -> Piece {
         let backward = tape.backward();
         let kept = tape.streams().collect();
-        let mut piece = Piece::empty(tape, Recompute::None, &kept, &backward, elem);
+        let none: &[Step] = &[];
+        let mut piece = Piece::empty(tape, (Recompute::None, split.then_some(none)), &kept, &backward, elem);
         let lists = [(Phase::Forward, piece.tape.forward()), (Phase::Backward, backward.steps)];
         piece.backward = piece.code(&lists, blocks);
         piece

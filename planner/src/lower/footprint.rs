@@ -92,9 +92,11 @@ pub struct PieceSize {
     pub banks: Vec<BankSize>,
     /// Weights, gradients and optimizer state.
     pub state: u64,
-    /// Kept of one microbatch.
+    /// Kept of one microbatch until its end.
     pub slot: u64,
-    /// The same by class of memory.
+    /// Kept of one microbatch until gradients of inputs are made, where backward is split.
+    pub brief: u64,
+    /// What is kept until its end by class of memory.
     pub slots: ByClass<u64>,
     /// Left of one microbatch for the pass of weights.
     pub held: u64,
@@ -144,6 +146,7 @@ pub struct Frame {
 #[derive(Clone, Copy, Debug)]
 struct Elems {
     slot: ByClass<usize>,
+    brief: ByClass<usize>,
     held: usize,
     work: ByClass<usize>,
 }
@@ -157,7 +160,8 @@ impl Frame {
                 params.clone_from(&piece.tape.params);
             }
             moves.get_or_insert_with(|| piece.kept_ranges().map(|ranges| ranges.iter().map(Range::len).collect()));
-            Elems { slot: piece.slot_elems, held: piece.held_elems, work: Pieces::work_elems([piece]) }
+            let (slot, brief, held) = (piece.slot_elems, piece.brief_elems, piece.held_elems);
+            Elems { slot, brief, held, work: Pieces::work_elems([piece]) }
         };
         let modes = modes.into_iter().map(elems).collect();
         Frame { params, modes, moves: moves.unwrap_or_default() }
@@ -167,7 +171,7 @@ impl Frame {
 impl Frame {
     /// Of a tape whose activations are not counted.
     fn bare(tape: &Tape, modes: usize) -> Frame {
-        let none = Elems { slot: [0; 3], held: 0, work: [0; 3] };
+        let none = Elems { slot: [0; 3], brief: [0; 3], held: 0, work: [0; 3] };
         Frame { params: tape.params.clone(), modes: vec![none; modes], moves: Default::default() }
     }
 }
@@ -251,7 +255,7 @@ impl PieceSizes {
         for chunk in 0..plan.chunks {
             let place = plan.virtual_stage(stage, chunk);
             let mut add = |piece: &PieceSize| {
-                bytes += piece.state + flight.slots[chunk] as u64 * piece.slot;
+                bytes += piece.state + flight.kept(chunk, piece);
                 once = once.max(piece.once);
             };
             if place == 0 {
@@ -284,7 +288,7 @@ impl PieceSizes {
                 if i < decided.offload {
                     most_away = std::array::from_fn(|class| most_away[class].max(piece.slots[class]));
                 } else {
-                    bytes += flight.slots[chunk] as u64 * piece.slot + flight.held[chunk] as u64 * piece.held;
+                    bytes += flight.kept(chunk, piece);
                 }
             }
             let places = places_away(decided.offload, plan.microbatches()).iter().sum::<usize>() as u64;
@@ -308,6 +312,7 @@ fn sizes(plan: &Plan, frame: &Frame, width: Formats, tied: bool) -> Vec<PieceSiz
     let of = |elems: &Elems| PieceSize {
         state,
         slot: width.bytes(elems.slot).iter().sum(),
+        brief: width.bytes(elems.brief).iter().sum(),
         slots: width.bytes(elems.slot),
         held: bytes(elems.held, width.model),
         once: Once { work: width.bytes(elems.work), gathered, packed, made },
@@ -321,6 +326,8 @@ fn sizes(plan: &Plan, frame: &Frame, width: Formats, tied: bool) -> Vec<PieceSiz
 pub struct InFlight {
     /// By chunk: microbatches between forward and their end.
     pub slots: Vec<usize>,
+    /// By chunk: microbatches between forward and backward, which makes gradients of inputs alone where it is split.
+    pub brief: Vec<usize>,
     /// By chunk: microbatches between backward and the pass of weights.
     pub held: Vec<usize>,
     /// Buffers for what goes to other chunks and comes from them.
@@ -331,15 +338,22 @@ impl InFlight {
     /// Of a stage that runs `actions`.
     pub fn of(pipeline: &Pipeline, stage: usize, actions: &[Action]) -> InFlight {
         let depth = pipeline.stages * pipeline.chunks;
-        let mut flight = InFlight { slots: Vec::new(), held: Vec::new(), streams: 0 };
+        let mut flight = InFlight { slots: Vec::new(), brief: Vec::new(), held: Vec::new(), streams: 0 };
         for chunk in 0..pipeline.chunks {
             let (slots, held) = in_flight(actions, chunk, pipeline.schedule.splits());
             flight.slots.push(slots);
+            flight.brief.push(in_flight(actions, chunk, false).0);
             flight.held.push(held);
             let (out, flow) = turns(pipeline, (stage, chunk), actions);
             flight.streams += flow + if pipeline.virtual_stage(stage, chunk) + 1 == depth { 0 } else { out };
         }
         flight
+    }
+
+    /// Bytes that are kept of a piece of a chunk for all microbatches.
+    pub fn kept(&self, chunk: usize, piece: &PieceSize) -> u64 {
+        let [slots, brief, held] = [&self.slots, &self.brief, &self.held].map(|all| all[chunk] as u64);
+        slots * piece.slot + brief * piece.brief + held * piece.held
     }
 
     /// Of every stage of a pipeline. How many are under way does not grow after a few rounds, so no more are looked at.

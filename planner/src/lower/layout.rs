@@ -12,6 +12,7 @@ use meshwright_hardware::program::{Buffer, Elem, Lifetime};
 
 use super::at::At;
 use super::bank::{Bank, BankExtent, BankGroup, BankState, Bucket, bank_of, kept_in, sharing, tied_apart, tied_elems};
+use super::brief::Brief;
 use super::code::Pieces;
 use super::format::{ALIGN, ByClass, Class, Formats};
 use super::turns::{places_away, turns};
@@ -47,6 +48,8 @@ pub struct StageLayout {
     pub tied: Option<usize>,
     /// By piece: saved buffers, taken in turns by microbatches.
     pub slots: Vec<Vec<Slot>>,
+    /// By piece: the same of what is kept until the gradients of inputs are made, where backward is split.
+    pub brief: Vec<Brief>,
     /// By piece whose activations go to the host: where they are then.
     pub hosted: Vec<Option<Hosted>>,
     /// Whether a backward pass is being written: it finds offloaded activations elsewhere.
@@ -102,6 +105,7 @@ impl StageLayout {
             banks_of: Vec::new(),
             tied: None,
             slots: Vec::new(),
+            brief: Vec::new(),
             hosted: Vec::new(),
             backward: false,
             held: Vec::new(),
@@ -166,6 +170,7 @@ impl StageLayout {
     /// Saved buffers of a chunk's pieces, as many as microbatches are under way at once.
     fn add_slots(&mut self, plan: &Plan, pieces: &Pieces, chunk: usize, actions: &[Action], width: Formats) {
         let (slots, held) = in_flight(actions, chunk, plan.schedule.splits());
+        let (brief, _) = in_flight(actions, chunk, false);
         let names = |what: &str, turn: usize, at: At| {
             ["", ".stats", ".ids"].map(|of| format!("{what}{of}.{turn}.{}", at.name()))
         };
@@ -173,6 +178,9 @@ impl StageLayout {
         for index in self.chunks[chunk].clone() {
             let at = self.pieces[index];
             let piece = at.piece(plan, pieces);
+            let slot = |turn| self.declare_classes(names("brief", turn, at), piece.brief_elems, Lifetime::Saved, width);
+            let short = (0..brief).map(slot).collect();
+            self.brief.push(Brief::of(piece, short));
             if let Some([forward, back]) = pool.get(&index).cloned() {
                 let place =
                     |turn| self.declare_classes(names("host", turn, at), piece.slot_elems, Lifetime::Hosted, width);

@@ -10,6 +10,7 @@
 mod at;
 mod bank;
 mod blocks;
+mod brief;
 mod code;
 mod footprint;
 mod format;

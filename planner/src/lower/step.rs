@@ -176,14 +176,23 @@ impl StepWriter<'_> {
             }
             What::Weights => self.code(index, &piece.weights, mb),
         }
+        let spent: Vec<u32> = match pass.what {
+            What::Backward => self.layout.brief[index].held(mb).collect(),
+            What::Forward | What::Weights => Vec::new(),
+        };
+        if !spent.is_empty() {
+            self.push(Kind::Free { buffers: spent }, Stream::Compute, layer);
+        }
         if pass.ends {
             let held = &self.layout.held[index];
             let held = (!held.is_empty()).then(|| held[mb % held.len()]);
             let slots = &self.layout.slots[index];
             let slot = self.layout.hosted[index].as_ref().map_or(slots, |hosted| &hosted.back);
             let slot = slot[mb % slot.len()];
-            let buffers = slot.into_iter().flatten().chain(held).collect();
-            self.push(Kind::Free { buffers }, Stream::Compute, layer);
+            let buffers: Vec<u32> = slot.into_iter().flatten().chain(held).collect();
+            if !buffers.is_empty() {
+                self.push(Kind::Free { buffers }, Stream::Compute, layer);
+            }
         }
         if pass.done {
             for bank in self.layout.banks_of[index].clone() {

@@ -50,7 +50,8 @@ pub trait PipelineSchedule: Sync {
         pipeline.microbatches.min(4 * pipeline.stages)
     }
 
-    /// Microbatches of a stage of one chunk that are in flight at once at some time, or fewer.
+    /// Microbatches of a stage of one chunk that are between forward and backward (of inputs, where it is split) at once at some
+    /// time, or fewer.
     fn least_in_flight(&self, _pipeline: &Pipeline, _stage: usize) -> usize {
         1
     }

@@ -96,10 +96,12 @@ proptest! {
         prop_assert!(settled.check().is_ok() || pipeline.check().is_err());
         for (stage, (list, few)) in pipeline.orders().iter().zip(settled.orders()).enumerate() {
             for chunk in 0..form.1 {
-                prop_assert_eq!(in_flight(list, chunk, splits), in_flight(&few, chunk, splits));
+                for splits in [false, splits] {
+                    prop_assert_eq!(in_flight(list, chunk, splits), in_flight(&few, chunk, splits));
+                }
             }
             if form.1 == 1 {
-                prop_assert!(order.least_in_flight(&pipeline, stage) <= in_flight(list, 0, splits).0);
+                prop_assert!(order.least_in_flight(&pipeline, stage) <= in_flight(list, 0, false).0);
                 let last = list.iter().rposition(|action| matches!(action, Action::Backward(..)));
                 let left = list.len() - 1 - last.unwrap();
                 prop_assert!(left as f64 <= order.weights_left(&pipeline, stage), "{} left of {:?}", left, pipeline);

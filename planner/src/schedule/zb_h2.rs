@@ -31,8 +31,8 @@ impl PipelineSchedule for ZbH2 {
         true
     }
 
-    fn least_in_flight(&self, pipeline: &Pipeline, _stage: usize) -> usize {
-        pipeline.microbatches.min(2 * pipeline.stages - 1)
+    fn least_in_flight(&self, pipeline: &Pipeline, stage: usize) -> usize {
+        pipeline.microbatches.min(lead(pipeline, stage).0 + 1)
     }
 
     fn floor(&self, work: &StepWork) -> f64 {

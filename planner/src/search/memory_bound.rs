@@ -187,10 +187,10 @@ pub fn even<'a>(
     for (stage, flight) in flights.iter().enumerate() {
         let layer_capacity = layer_capacity(stage);
         let (mut held, mut in_flight) = (0, 0);
-        for (chunk, slots) in flight.slots.iter().enumerate() {
+        for (chunk, brief) in flight.brief.iter().enumerate() {
             let own = layers[pipeline.virtual_stage(stage, chunk)];
             held += own;
-            in_flight += own * slots;
+            in_flight += own * brief;
         }
         let left = layer_capacity.capacity - held as f64 * layer_capacity.state;
         let again = if in_flight > 0 { layer_capacity.again(left / in_flight as f64) } else { Some(0.0) };

@@ -165,7 +165,6 @@ impl<'a> Window<'a> {
     /// Bytes of a mix.
     fn bytes(&self, mix: &Stage) -> u64 {
         let flight = &self.undecided.flights[self.stage];
-        let (slots, held) = (flight.slots[0] as u64, flight.held[0] as u64);
         let (mut bytes, mut once, mut away) = (self.fixed, self.once, [0u64; 3]);
         for (i, kind) in self.kinds().enumerate() {
             let piece = &self.undecided.sizes.layers[&kind][mix.mode(i) as usize];
@@ -174,7 +173,7 @@ impl<'a> Window<'a> {
             if i < mix.offload {
                 away = std::array::from_fn(|class| away[class].max(piece.slots[class]));
             } else {
-                bytes += slots * piece.slot + held * piece.held;
+                bytes += flight.kept(0, piece);
             }
         }
         let places = places_away(mix.offload, self.undecided.plan.microbatches()).iter().sum::<usize>() as u64;

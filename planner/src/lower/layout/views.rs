@@ -57,11 +57,10 @@ impl StageLayout {
         let whole = |buffer, offset| View { buffer, offset, elems, shard: None };
         let turn = |all: &[u32]| all[mb % all.len()];
         let class = piece.class(value) as usize;
-        let slot = || {
-            let slots = &self.slots[index];
+        let slot = |t: usize| {
             let slot = match &self.hosted[index] {
-                Some(Hosted { back, .. }) if self.backward => &back[mb % back.len()],
-                _ => &slots[mb % slots.len()],
+                Some(Hosted { back, .. }) if self.backward => back[mb % back.len()],
+                _ => self.slot(index, piece.brief.contains(&t), mb),
             };
             slot[class].expect("a slot has all that is kept")
         };
@@ -86,7 +85,7 @@ impl StageLayout {
             Value::SecondFlow => whole(turn(&self.flow[self.chunk_of(index)]), self.second),
             Value::Grad(_) | Value::Held(_) => inside(value),
             Value::Tensor(t) => match piece.tape.tensors[t].home {
-                Home::Input | Home::Second | Home::Ids => whole(slot(), piece.kept[&t]),
+                Home::Input | Home::Second | Home::Ids => whole(slot(t), piece.kept[&t]),
                 Home::Output => self.entry(self.chunk_of(index), index + 1, mb, elems),
                 Home::SecondOut => {
                     let stream = self.entry(self.chunk_of(index), index + 1, mb, elems);
@@ -95,7 +94,7 @@ impl StageLayout {
                 Home::Targets => whole(self.targets.expect("the head's stage has targets"), 0),
                 Home::Loss => whole(self.loss.expect("the head's stage has a loss"), 0),
                 Home::Inner { .. } | Home::Gathered => match piece.kept.get(&t) {
-                    Some(&start) => whole(slot(), start),
+                    Some(&start) => whole(slot(t), start),
                     None => inside(value),
                 },
             },
@@ -110,8 +109,7 @@ impl StageLayout {
     pub fn entry(&self, chunk: usize, index: usize, mb: usize, elems: usize) -> View {
         let buffer = if self.chunks[chunk].contains(&index) {
             let class = if self.pieces[index] == At::Embed { Class::Ids } else { Class::Model };
-            let slots = &self.slots[index];
-            slots[mb % slots.len()][class as usize].expect("a slot has what enters the piece")
+            self.entry_slot(index, mb)[class as usize].expect("a slot has what enters the piece")
         } else {
             self.out[chunk][mb % self.out[chunk].len()]
         };
