@@ -7,7 +7,8 @@
 use meshwright_hardware::profile::{Cluster, DeviceKind, DeviceProfile, Machine, System, catalog};
 use meshwright_hardware::units::{Bytes, Precision};
 
-use super::choose::{QUICK, could_fit, longest_step};
+use super::choose::{QUICK, longest_step};
+use super::could_fit::could_fit;
 use super::offer::{Advice, Offer, keeps};
 use super::parts::parts;
 use crate::job::{Fix, Job};

@@ -17,13 +17,13 @@ use meshwright_hardware::profile::Cluster;
 use meshwright_hardware::units::Seconds;
 use rayon::prelude::*;
 
+use super::could_fit::could_fit;
 use super::front::front;
 use super::offer::{Offer, keeps, measure};
 use super::parts::parts;
 use crate::error::PlanError;
 use crate::goodput::{TrainingFloor, dollars_per_hour, kilowatts, least_training};
 use crate::job::{Fix, Goal, Job, Objective};
-use crate::lower::Formats;
 use crate::search::sites::decide_with;
 use crate::search::{Found, Progress, SearchOptions, TOLERANCE};
 
@@ -378,24 +378,4 @@ pub fn longest_step(job: &Job, cluster: &Cluster, passes: &dyn Fn(&TrainingFloor
         if passes(middle) { low = middle } else { high = middle }
     }
     high
-}
-
-/// Whether weights, gradients and optimizer state alone leave room, were they spread over all devices.
-pub fn could_fit(job: &Job, cluster: &Cluster) -> bool {
-    let formats = Formats::of(&job.under(&cluster.stack));
-    // Under the ZeRO stage that keeps least.
-    let kept = job.optimizer.name.bytes() * formats.state.bytes() / 4;
-    let state = kept + if formats.master(3) { formats.state.bytes() } else { 0 };
-    let state = if job.optimizer.offload { 0 } else { state };
-    let each = formats.weights(3).bytes() + formats.gradients.bytes() + state;
-    let usable = |pool: &meshwright_hardware::profile::Machine| {
-        pool.devices() as u64 * job.goal.usable(pool.device.memory.value.0, &cluster.stack)
-    };
-    let all = job.model.parameters(job.positions());
-    let needed = match &job.tuning {
-        // Four bits at the least, and adapters.
-        Some(_) => all / 2 + job.trained_parameters() * each,
-        None => all * each,
-    };
-    needed <= cluster.pools.iter().map(usable).sum()
 }

@@ -7,6 +7,7 @@
 mod advice;
 mod case;
 mod choose;
+mod could_fit;
 mod front;
 mod offer;
 mod parts;

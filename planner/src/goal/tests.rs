@@ -3,7 +3,8 @@
 use meshwright_hardware::profile::Cluster;
 use meshwright_hardware::units::{Dollars, Precision, Seconds, Tokens};
 
-use super::choose::{could_fit, longest_step};
+use super::choose::longest_step;
+use super::could_fit::could_fit;
 use super::front::front;
 use super::parts::parts;
 use super::*;

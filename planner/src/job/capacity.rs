@@ -4,8 +4,6 @@
 
 use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
-use super::Experts;
-
 /// Experts that take all tokens routed to them (Gale et al. 2022); infinite as a number.
 pub const DROPLESS: f64 = f64::INFINITY;
 
@@ -28,16 +26,4 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::
 
 pub(super) fn serialize<S: Serializer>(capacity: &f64, into: S) -> Result<S::Ok, S::Error> {
     if *capacity == DROPLESS { into.serialize_str(WORD) } else { into.serialize_f64(*capacity) }
-}
-
-impl Experts {
-    /// Whether no token is ever dropped. Sizes are then those of balanced routing: every expert has its even share.
-    pub fn is_dropless(&self) -> bool {
-        self.capacity == DROPLESS
-    }
-
-    /// Tokens that experts have room for, over an even share.
-    pub fn room(&self) -> f64 {
-        if self.is_dropless() { 1.0 } else { self.capacity }
-    }
 }

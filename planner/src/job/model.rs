@@ -158,6 +158,18 @@ fn usual_capacity() -> f64 {
     1.25
 }
 
+impl Experts {
+    /// Whether no token is ever dropped. Sizes are then those of balanced routing: every expert has its even share.
+    pub fn is_dropless(&self) -> bool {
+        self.capacity == super::capacity::DROPLESS
+    }
+
+    /// Tokens that experts have room for, over an even share.
+    pub fn room(&self) -> f64 {
+        if self.is_dropless() { 1.0 } else { self.capacity }
+    }
+}
+
 fn one() -> usize {
     1
 }
