@@ -11,10 +11,10 @@ use meshwright_hardware::mesh::{Axis, Mesh};
 use meshwright_hardware::program::{ArgView, Block, BlockParam, Call, Collective, Phase};
 
 use super::blocks::Blocks;
-use super::brief::brief;
 use super::format::{ALIGN, ByClass, Class, Formats, ValueFormats};
 use super::kept_beside::kept_beside;
 use super::runs::runs;
+use super::unread::brief;
 use crate::job::LayerKind;
 use crate::model::{self, Backward, Home, Local, SplitBackward, Step, Tape, Use, Value};
 use crate::plan::{Plan, Recompute};

@@ -12,7 +12,6 @@ use meshwright_hardware::program::{Buffer, Elem, Lifetime};
 
 use super::at::At;
 use super::bank::{Bank, BankExtent, BankGroup, BankState, Bucket, bank_of, kept_in, sharing, tied_apart, tied_elems};
-use super::brief::Brief;
 use super::code::Pieces;
 use super::format::{ALIGN, ByClass, Class, Formats};
 use super::turns::{places_away, turns};
@@ -21,7 +20,10 @@ use crate::model::{ParamDecl, Store};
 use crate::plan::Plan;
 use crate::schedule::{Action, in_flight};
 
+mod brief;
 mod views;
+
+use brief::Brief;
 
 /// Where a bank's weights or gradients stand at the moment: a buffer and a first element.
 pub type BufferOffset = (u32, usize);

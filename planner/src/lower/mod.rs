@@ -10,7 +10,6 @@
 mod at;
 mod bank;
 mod blocks;
-mod brief;
 mod code;
 mod footprint;
 mod format;
@@ -23,6 +22,7 @@ mod runs;
 mod share;
 mod step;
 mod turns;
+mod unread;
 mod update;
 
 use meshwright_hardware::hazards::add_waits;

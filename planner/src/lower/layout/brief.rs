@@ -7,25 +7,10 @@
 //!
 //! Invariant: streams that enter a piece lie in one slot, as they came.
 
-use std::collections::BTreeSet;
-
-use super::code::Piece;
-use super::format::{ByClass, Class};
-use super::layout::{Slot, StageLayout};
-use crate::model::{Step, Tape, Value};
-
-/// Kept tensors that the pass of weights does not read.
-pub(super) fn brief(tape: &Tape, kept: &BTreeSet<usize>, weights: &[Step]) -> BTreeSet<usize> {
-    let tensor = |value: Value| match value {
-        Value::Tensor(t) => Some(t),
-        _ => None,
-    };
-    let mut read: BTreeSet<usize> = weights.iter().flat_map(Step::values).filter_map(tensor).collect();
-    if tape.streams().any(|t| read.contains(&t)) {
-        read.extend(tape.streams());
-    }
-    kept.difference(&read).copied().collect()
-}
+use super::{Slot, StageLayout};
+use crate::lower::code::Piece;
+use crate::lower::format::{ByClass, Class};
+use crate::model::Value;
 
 /// Where what is brief of a piece lies.
 #[derive(Clone, Debug)]
@@ -47,7 +32,7 @@ impl Brief {
     }
 
     /// Buffers that hold something for a microbatch, which the gradients of inputs are the last to read.
-    pub(super) fn held(&self, mb: usize) -> impl Iterator<Item = u32> {
+    pub fn held(&self, mb: usize) -> impl Iterator<Item = u32> {
         let slot = self.slots[mb % self.slots.len()];
         slot.into_iter().zip(self.holds).filter_map(|(buffer, holds)| buffer.filter(|_| holds))
     }
@@ -55,13 +40,13 @@ impl Brief {
 
 impl StageLayout {
     /// A piece's slot for a microbatch: of what is brief, or of the rest.
-    pub(super) fn slot(&self, index: usize, brief: bool, mb: usize) -> Slot {
+    pub fn slot(&self, index: usize, brief: bool, mb: usize) -> Slot {
         let slots = if brief { &self.brief[index].slots } else { &self.slots[index] };
         slots[mb % slots.len()]
     }
 
     /// Its slot for what enters it.
-    pub(super) fn entry_slot(&self, index: usize, mb: usize) -> Slot {
+    pub fn entry_slot(&self, index: usize, mb: usize) -> Slot {
         self.slot(index, self.brief[index].enters, mb)
     }
 }
