@@ -15,8 +15,20 @@ use meshwright_hardware::op::{Op, Param, Sizes};
 use meshwright_hardware::program::{Buffer, Elem, Lifetime};
 
 /// Families of ops, as [`Op::samples`] gives them.
-const FAMILIES: [&str; 10] =
-    ["embed", "norm", "matmul", "attention", "context", "rotary", "experts", "pointwise", "loss", "vector"];
+const FAMILIES: [&str; 12] = [
+    "embed",
+    "norm",
+    "matmul",
+    "attention",
+    "context",
+    "rotary",
+    "experts",
+    "pointwise",
+    "adapters",
+    "optimizers",
+    "loss",
+    "vector",
+];
 
 /// Formats of weights and activations.
 const ALL: [Elem; 3] = [Elem::F32, Elem::Bf16, Elem::F16];
@@ -45,7 +57,7 @@ macro_rules! conformance {
             const ELEMS: &[Elem] = &$elems;
             const SCORES: suite::Scores = suite::Scores::$scores;
 
-            families!([$(#[$attribute])*] $make; embed, norm, matmul, attention, context, rotary, experts, pointwise, loss, vector);
+            families!([$(#[$attribute])*] $make; embed, norm, matmul, attention, context, rotary, experts, pointwise, adapters, optimizers, loss, vector);
 
             #[test]
             $(#[$attribute])*
