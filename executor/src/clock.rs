@@ -95,7 +95,7 @@ impl Clock {
     }
 
     /// Turns what was kept into spans, as marks were passed at these moments. A device's time may lag the host's a little: no
-    /// span begins before the one before it ends.
+    /// span begins before the one before it ends, nor ends before it begins.
     pub fn settle(&mut self, marks: Vec<Instant>) {
         let epoch = self.epoch;
         let time = |moment| {
@@ -111,7 +111,8 @@ impl Clock {
                 KeptSpan::Between(begin, end) => Span { start: time(begin), end: time(end) },
                 KeptSpan::Nothing => Span { start: before, end: before },
             };
-            self.spans.push(Span { start: span.start.max(before), end: span.end.max(before) });
+            let start = span.start.max(before);
+            self.spans.push(Span { start, end: span.end.max(start) });
         }
     }
 
@@ -140,6 +141,16 @@ pub fn trace(mut lanes: Vec<Lane>) -> Trace {
 mod tests {
     use super::*;
     use std::time::Duration;
+
+    #[test]
+    fn a_mark_that_lags_behind_the_host_ends_no_span_before_it_begins() {
+        let epoch = Instant::now();
+        let mut clock = Clock::new(epoch);
+        clock.between(Moment::Host(epoch + Duration::from_millis(5)), Moment::Mark(0));
+        clock.settle(vec![epoch + Duration::from_millis(4)]);
+        let spans = clock.into_spans();
+        assert_eq!((spans[0].start, spans[0].end), (Nanos(5_000_000), Nanos(5_000_000)));
+    }
 
     #[test]
     fn a_step_starts_at_its_first_instruction_on_any_rank() {
