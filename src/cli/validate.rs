@@ -29,6 +29,9 @@ pub struct Validate {
     /// Write every run's plan and cluster into this folder, as `simulate` takes them
     #[arg(long, value_name = "FOLDER")]
     plans: Option<PathBuf>,
+    /// Price all runs with this stack (`meshwright stacks`), whatever ran them
+    #[arg(long, value_name = "NAME")]
+    stack: Option<String>,
     /// Print a JSON summary
     #[arg(long)]
     json: bool,
@@ -56,7 +59,11 @@ impl Validate {
             row::COLUMNS.iter().for_each(|column| println!("{column}"));
             return Ok(());
         };
-        let lines = read(runs)?;
+        let mut lines = read(runs)?;
+        if let Some(name) = &self.stack {
+            let stack = catalog().stack(name)?;
+            lines.iter_mut().filter_map(|line| line.run.as_mut().ok()).for_each(|run| run.set_stack(stack));
+        }
         if let Some(folder) = &self.plans {
             write_plans(folder, &lines)?;
         }
@@ -199,7 +206,7 @@ const COLUMNS: [&str; 19] = [
     "predicted_peak_mem_gb",
     "predicted_oom",
     "measured_step_time_s",
-    "measured_mfu_palm",
+    "measured_mfu",
     "measured_peak_mem_gb",
     "step_error_pct",
     "memory_error_pct",
@@ -228,7 +235,7 @@ fn csv_record(id: &str, outcome: &Result<(&Run, &Prediction), &Skip>) -> Vec<Str
         figures.step_time_s.to_string(),
         figures.tokens_per_s_per_device.to_string(),
         (flops / 1e12).to_string(),
-        (flops / summary::peak(run, &p.plan)).to_string(),
+        figures.mfu.to_string(),
         figures.bubble_fraction.to_string(),
         p.memory_gb.to_string(),
         u8::from(!figures.fits).to_string(),

@@ -17,6 +17,7 @@ mod plan;
 mod record;
 pub mod row;
 pub mod summary;
+mod words;
 
 use std::sync::Arc;
 

@@ -34,8 +34,8 @@ pub(super) fn model(record: &Record, decoder_seq: Option<usize>) -> Result<(Mode
     let latent = (["DeepSeekV", "DeepSeek-V", "DeepSeek V", "Kimi"].iter().any(|word| stated.contains(word))
         || record.text("notes").contains("multi-latent-attention"))
     .then_some(Latent { q_rank: 1536, kv_rank: 512, nope: 128, rope: 64, value: 128 });
-    let experts =
-        record.size("experts").filter(|count| *count > 1).map(|count| experts(record, count, stated, latent.is_some()));
+    let counted = record.size("experts").filter(|count| *count > 1);
+    let experts = counted.map(|count| experts(record, count, stated, latent.is_some())).transpose()?;
     let family = Family {
         head_dim: (head_dim * heads != hidden).then_some(head_dim),
         decoder_layers: encoder_decoder.then(|| second.unwrap_or(layers)),
@@ -77,8 +77,9 @@ fn usual_heads(hidden: usize, tp: usize) -> usize {
     (1..=hidden / 32).filter(divide).min_by_key(near).unwrap_or(1)
 }
 
-fn experts(record: &Record, count: usize, name: &str, latent: bool) -> Experts {
-    let ffn = record.size("moe_ffn_hidden").or(record.size("ffn_hidden")).unwrap_or(1);
+fn experts(record: &Record, count: usize, name: &str, latent: bool) -> Result<Experts, Skip> {
+    let ffn = record.size("moe_ffn_hidden").or(record.size("ffn_hidden"));
+    let ffn = ffn.ok_or(Skip::new("width of experts not stated"))?;
     let shared = record.text("shared_experts");
     let mut numbers = shared.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse::<usize>().ok());
     let shared_ffn = match (numbers.next(), numbers.next()) {
@@ -90,7 +91,7 @@ fn experts(record: &Record, count: usize, name: &str, latent: bool) -> Experts {
     let stated = name.split_once(" dense").and_then(|(before, _)| before.rsplit(['(', ' ']).next()?.parse().ok());
     let usual = if name.contains("V3") { 3 } else { usize::from(name.contains("DeepSeek") && latent) };
     let dense_layers = stated.unwrap_or(usual);
-    Experts {
+    Ok(Experts {
         count,
         top_k: record.size("top_k").unwrap_or(2),
         ffn,
@@ -99,5 +100,5 @@ fn experts(record: &Record, count: usize, name: &str, latent: bool) -> Experts {
         every: 1,
         capacity: DROPLESS,
         balance: 0.0,
-    }
+    })
 }

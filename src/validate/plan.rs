@@ -7,12 +7,12 @@
 
 use meshwright_hardware::mesh::{Mesh, Order};
 use meshwright_hardware::profile::Stack;
-use meshwright_hardware::units::Precision;
 use meshwright_planner::job::{AdapterTarget, Base, Job, Method, Model, Optimizer, OptimizerName, Tuning};
 use meshwright_planner::plan::{Plan, Stage, layers_of};
 use meshwright_planner::schedule::Schedule;
 
 use super::record::{Record, Skip};
+use super::words::{known_codes, precision, zero_said};
 
 /// Rank of adapters where it is not stated.
 const USUAL_RANK: usize = 16;
@@ -74,8 +74,21 @@ pub(super) fn candidates(stated: &Stated) -> Result<Candidates, Skip> {
     if unknown_split && record.size("global_batch").is_none() {
         return Err(Skip::new("neither split nor batch stated"));
     }
-    if record.text("recompute_class").is_empty() && !record.text("recompute").is_empty() {
-        assumed.retain(|column| *column != "recompute_class");
+    known_codes(record)?;
+    let written = |class: &str, text: &str| record.text(class).is_empty() && !record.text(text).is_empty();
+    for (class, text) in [("recompute_class", "recompute"), ("precision_class", "precision")] {
+        if written(class, text) {
+            assumed.retain(|column| *column != class);
+        }
+    }
+    if zero_said(record).is_some() {
+        assumed.retain(|column| *column != "zero_class");
+    }
+    if record
+        .number("dp")
+        .is_some_and(|dp| tps.len() == 1 && dp != (stated.devices / (tps[0] * size("pp") * size("cp"))) as f64)
+    {
+        assumed.push("dp");
     }
     let (mut plans, mut refused) = (Vec::new(), None);
     for tp in tps {
@@ -85,6 +98,11 @@ pub(super) fn candidates(stated: &Stated) -> Result<Candidates, Skip> {
         }
         for kept in kept(record, stack) {
             for (microbatch, global) in batches(stated, dp) {
+                if record.size("global_batch").is_some_and(|stated| stated != global)
+                    && !assumed.contains(&"global_batch")
+                {
+                    assumed.push("global_batch");
+                }
                 let choice = RowChoice { tp, kept, microbatch, global };
                 match plan(stated, &choice) {
                     Ok(plan) => plans.push(plan),
@@ -150,6 +168,7 @@ fn kept(record: &Record, stack: &Stack) -> Vec<RowRecompute> {
         "" if record.text("recompute").is_empty() => {
             vec![RowRecompute::All, RowRecompute::AllButAttention, RowRecompute::Inputs(1.0)]
         }
+        "" if record.text("recompute").to_lowercase().starts_with("full") => vec![RowRecompute::Inputs(1.0)],
         class => vec![kept_as(class, record.text("recompute"), record.text("framework"))],
     }
 }
@@ -282,22 +301,10 @@ fn zero(record: &Record, stack: &Stack) -> u8 {
     match record.text("zero_class") {
         _ if text.contains("zero2") => 2,
         "3" => 3,
+        "2" => 2,
         "1" => 1,
         "0" => 0,
-        _ if text.contains("fsdp") => 3,
-        _ if text.contains("none") => 0,
-        _ => stack.zero,
-    }
-}
-
-fn precision(record: &Record) -> Precision {
-    match record.text("precision_class") {
-        "fp16" => Precision::Fp16,
-        "fp32" => Precision::Fp32,
-        "fp8" | "mxfp8" => Precision::Fp8,
-        "nvfp4" | "fp4" | "mxfp4" => Precision::Fp4,
-        _ if record.text("precision").starts_with("int8") => Precision::Int8,
-        _ => Precision::Bf16,
+        _ => zero_said(record).unwrap_or(stack.zero),
     }
 }
 

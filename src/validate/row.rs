@@ -88,6 +88,12 @@ impl Run {
         &self.cluster.stack
     }
 
+    /// Has it run by other software.
+    pub fn set_stack(&mut self, stack: &Arc<Stack>) {
+        self.cluster.stack = Arc::clone(stack);
+        self.plans.iter_mut().for_each(|plan| plan.job.stack = Some(stack.name.clone()));
+    }
+
     /// Its devices, each a rank.
     pub fn devices(&self) -> usize {
         self.cluster.devices()

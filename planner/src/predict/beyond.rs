@@ -4,7 +4,7 @@
 //!
 //! Invariant: nothing is changed of a prediction; it is only marked.
 
-use meshwright_hardware::profile::{Cluster, DeviceProfile};
+use meshwright_hardware::profile::{Cluster, DeviceProfile, Stack};
 use serde::Serialize;
 
 use super::Figures;
@@ -22,10 +22,10 @@ pub struct Beyond {
     pub reason: String,
 }
 
-/// Whether a prediction lies beyond what was measured on its devices; under a stack whose prices were fitted to runs.
+/// Whether a prediction lies beyond what was measured on its devices; none is on devices that were calibrated.
 pub fn beyond(plan: &Plan, figures: &Figures, cluster: &Cluster) -> Option<Beyond> {
     let own = |device: &DeviceProfile| device.calibrated.is_some();
-    if cluster.stack.memory.is_none() || cluster.pools.iter().any(|pool| own(&pool.device)) {
+    if cluster.stack.name == Stack::EXECUTOR || cluster.pools.iter().any(|pool| own(&pool.device)) {
         return None;
     }
     let (precision, mfu) = (plan.job.precision, figures.mfu);
