@@ -35,12 +35,9 @@ impl StackArgument {
         }
         let named = self.stack.as_deref().or(job.stack.as_deref()).filter(|_| !measured);
         let stack = named.map_or(Ok(usual), |name| catalog().stack(name).cloned())?;
-        let stack = if job.cuda_graphs { Arc::new(stack.graphed()) } else { stack };
-        Ok(cluster.under(stack))
+        Ok(cluster.under(Arc::new(Stack::clone(&stack).launching(job.cuda_graphs))))
     }
-}
 
-impl StackArgument {
     /// The same once more, for a command that is shown.
     pub fn again(&self) -> String {
         self.stack.as_ref().map_or_else(String::new, |name| format!(" --stack {name}"))

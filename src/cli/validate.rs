@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use clap::Args;
 use meshwright_hardware::files::read_text;
 use meshwright_hardware::input::{Fault, InputError};
-use meshwright_hardware::profile::{FitErrors, Stack, catalog};
+use meshwright_hardware::profile::{FitErrors, Overheads, Stack, catalog};
 use rayon::prelude::*;
 
 use super::progress::ProgressLine;
@@ -272,12 +272,8 @@ fn print_fit(fitted: &FittedOverheads, runs: &[&Run]) {
     for name in fitted.stacks.keys() {
         line(name, &errors_of(fitted, runs, name));
     }
-    println!(
-        "{} figures fitted: {} stacks of {}",
-        fitted.count(),
-        fitted.stacks.len(),
-        fitted.count() / fitted.stacks.len()
-    );
+    let (stacks, each) = (fitted.stacks.len(), Overheads::ALL.len());
+    println!("{} figures fitted: {each} of all stacks together, and of each of {stacks}", (stacks + 1) * each);
 }
 
 fn errors_of(fitted: &FittedOverheads, runs: &[&Run], stack: &str) -> Vec<[f64; 3]> {

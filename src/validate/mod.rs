@@ -65,12 +65,8 @@ pub fn chosen(run: &Run) -> &Plan {
 
 /// The cluster of a run as its plan uses it.
 pub fn cluster(run: &Run, plan: &Plan) -> Cluster {
-    let cluster = run.cluster.clone();
-    if !plan.job.cuda_graphs {
-        return cluster;
-    }
-    let graphed = Arc::new(cluster.stack.graphed());
-    cluster.under(graphed)
+    let stack = run.stack().clone().launching(plan.job.cuda_graphs);
+    run.cluster.clone().under(Arc::new(stack))
 }
 
 /// Predicts a run.
@@ -82,10 +78,10 @@ pub fn predict(run: &Run) -> Result<Prediction, Skip> {
     let cannot = |error: PlanError| Skip::error("the simulator has no price for some of it", &error);
     let predicted = simulated(plan, &cluster(run, plan)).map_err(cannot)?;
     let roles = &predicted.lowered.program.roles;
-    let last = plan.mesh.pp - 1;
-    let (declared, allocator) = match run.last_rank {
-        true => (roles[last].bytes(), &run.stack().memory),
-        false => (predicted.figures.peak_memory_bytes, &run.stack().memory),
+    let allocator = &run.stack().memory;
+    let declared = match run.last_rank {
+        true => roles[plan.mesh.pp - 1].bytes(),
+        false => predicted.figures.peak_memory_bytes,
     };
     let bytes = match run.measure {
         Measure::Allocated => allocator.allocated(declared),

@@ -40,8 +40,7 @@ impl Row<'_> {
     /// The logarithm of the step with these overheads over the measured one.
     fn error(&self, overheads: &Overheads) -> f64 {
         let stack = Stack { overheads: overheads.clone(), ..self.run.stack().clone() };
-        let stack = if self.graphs { stack.graphed() } else { stack };
-        let cluster = self.run.cluster.clone().under(Arc::new(stack));
+        let cluster = self.run.cluster.clone().under(Arc::new(stack.launching(self.graphs)));
         self.compiled.step(&cluster).map_or(f64::NAN, |step| (step / self.measured).ln())
     }
 }
@@ -56,13 +55,6 @@ pub struct FittedOverheads {
     pub measured: BTreeMap<String, BTreeMap<String, usize>>,
     /// By run: its relative error as fitted, by a fit without its part of the rows, and by one without its publisher.
     pub errors: BTreeMap<String, [f64; 3]>,
-}
-
-impl FittedOverheads {
-    /// How many figures are fitted.
-    pub fn count(&self) -> usize {
-        (self.stacks.len() + 1) * Overheads::ALL.len()
-    }
 }
 
 /// Fits the overheads of all stacks; of runs that do not become plans nothing is learnt.

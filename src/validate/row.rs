@@ -110,8 +110,7 @@ pub fn read(columns: &HashMap<String, String>) -> Result<Run, Skip> {
         return Err(Skip::new("sequences are not packed: tokens of a step are unknown"));
     }
     for Column { name, most, .. } in COLUMNS {
-        let most = most.unwrap_or(if matches!(*name, "layers" | "seq_len") { 1e9 } else { f64::MAX });
-        if record.number(name).is_some_and(|value| value > most) {
+        if record.number(name).is_some_and(|value| value > *most) {
             return Err(Skip { reason: "a size is beyond any run's", detail: format!("`{name}` is above {most:.0e}") });
         }
     }
@@ -188,8 +187,10 @@ pub struct Column {
     pub name: &'static str,
     /// Whether a table needs it.
     pub needed: bool,
-    /// The most that it may say, where it holds a number: more is a slip, and would only keep the machine busy.
-    most: Option<f64>,
+    /// Whether it holds numbers alone.
+    numeric: bool,
+    /// The most that a number in it may be: more is a slip, and would only keep the machine busy.
+    most: f64,
     /// What it means, with unit.
     about: &'static str,
 }
@@ -202,11 +203,16 @@ impl std::fmt::Display for Column {
 }
 
 const fn text(name: &'static str, about: &'static str) -> Column {
-    Column { name, needed: false, most: None, about }
+    Column { name, needed: false, numeric: false, most: f64::MAX, about }
 }
 
 const fn number(name: &'static str, most: f64, about: &'static str) -> Column {
-    Column { name, needed: false, most: Some(most), about }
+    Column { numeric: true, most, ..text(name, about) }
+}
+
+/// One that may be written as an encoder's and a decoder's.
+const fn size(name: &'static str, most: f64, about: &'static str) -> Column {
+    Column { most, ..text(name, about) }
 }
 
 const fn needed(column: Column) -> Column {
@@ -221,7 +227,7 @@ pub const COLUMNS: &[Column] = &[
     number("year", 1e4, "year of the run"),
     text("model_name", "the model"),
     text("arch", "dense-decoder, moe-decoder, encoder or enc-dec"),
-    needed(text("layers", "layers; `12+12` for an encoder's and a decoder's")),
+    needed(size("layers", 1e4, "layers; `12+12` for an encoder's and a decoder's")),
     needed(number("hidden", 1e6, "width of the residual stream")),
     number("ffn_hidden", 1e7, "width of the feed-forward part; 4 x hidden where it is left out"),
     number("heads", 1e5, "query heads; of about 128 wide where they are left out"),
@@ -233,7 +239,7 @@ pub const COLUMNS: &[Column] = &[
     number("top_k", 1e5, "experts that a token goes to; 2 where it is left out"),
     number("moe_ffn_hidden", 1e7, "width of an expert"),
     text("shared_experts", "experts that every token goes to: how many, or how many and how wide together"),
-    needed(text("seq_len", "tokens of a sequence; `512 (dec 128)` for an encoder's and a decoder's")),
+    needed(size("seq_len", 1e9, "tokens of a sequence; `512 (dec 128)` for an encoder's and a decoder's")),
     needed(text("accelerator", "its name; TPUs count chips")),
     needed(number("n_devices", 1e6, "devices")),
     number("devices_per_node", 1e6, "devices of a node; as its usual system where they are left out"),
@@ -273,7 +279,7 @@ pub const COLUMNS: &[Column] = &[
 
 /// The columns of a header that hold numbers alone, by their places.
 pub fn numeric(header: &[String]) -> Vec<usize> {
-    let number = |name: &String| COLUMNS.iter().any(|column| column.most.is_some() && column.name == name);
+    let number = |name: &String| COLUMNS.iter().any(|column| column.numeric && column.name == name);
     (0..header.len()).filter(|&at| number(&header[at])).collect()
 }
 

@@ -93,12 +93,13 @@ impl Stack {
         format!("{:016x}", fnv1a(&text))
     }
 
-    /// The same with layers launched as CUDA graphs.
-    pub fn graphed(&self) -> Stack {
-        let mut graphed = self.clone();
-        graphed.overheads.host *= GRAPHS;
-        graphed.overheads.host_experts *= GRAPHS;
-        graphed
+    /// The same as it launches a job's layers: as CUDA graphs, or kernel by kernel.
+    pub fn launching(mut self, graphs: bool) -> Stack {
+        if graphs {
+            self.overheads.host *= GRAPHS;
+            self.overheads.host_experts *= GRAPHS;
+        }
+        self
     }
 
     /// Measured runs on which its figures stand on an accelerator.
