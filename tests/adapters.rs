@@ -1,6 +1,9 @@
 //! Adapters train as the mathematics has it: nothing is added at first, gradients are finite differences, the base stays what it
 //! is, and every plan has the losses of one rank.
 
+mod learnable;
+mod tiny;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -17,21 +20,9 @@ const STEPS: usize = 8;
 fn model(architecture: Architecture) -> Model {
     let experts =
         Experts { count: 4, top_k: 2, ffn: 32, shared_ffn: 32, dense_layers: 0, every: 2, capacity: 4.0, balance: 0.0 };
-    Model {
-        name: "tiny".to_owned(),
-        architecture,
-        layers: 2,
-        hidden: 32,
-        heads: 4,
-        kv_heads: if architecture == Architecture::Llama { 2 } else { 4 },
-        ffn: 64,
-        vocab: 64,
-        tied: architecture == Architecture::Gpt2,
-        family: Some(experts)
-            .filter(|_| architecture == Architecture::Llama)
-            .map(|experts| Family { experts: Some(experts), ..Family::default() }),
-        rope_theta: 1e4,
-    }
+    let family = Family { experts: Some(experts), ..Family::default() };
+    let family = Some(family).filter(|_| architecture == Architecture::Llama);
+    Model { layers: 2, family, ..tiny::model(architecture) }
 }
 
 fn job(model: Model) -> Job {
@@ -45,15 +36,8 @@ fn job(model: Model) -> Job {
     }
 }
 
-/// Tokens that a model can learn: each follows from the one before.
 fn sample(step: usize, index: usize) -> (Vec<u32>, Vec<u32>) {
-    let mut state = (step * 8 + index) as u32 * 7 + 1;
-    let mut next = || {
-        state = (state * 5 + 3) % 64;
-        state
-    };
-    let all: Vec<u32> = (0..17).map(|_| next()).collect();
-    (all[..16].to_vec(), all[1..].to_vec())
+    learnable::sample(64, step, index)
 }
 
 fn trainer(plan: &Plan) -> Trainer {

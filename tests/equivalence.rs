@@ -15,24 +15,12 @@ use meshwright_planner::schedule::Schedule;
 mod gradients;
 #[path = "equivalence/layouts.rs"]
 mod layouts;
+mod learnable;
+mod tiny;
+
+use tiny::model;
 
 const STEPS: usize = 20;
-
-fn model(architecture: Architecture) -> Model {
-    Model {
-        name: "tiny".to_owned(),
-        architecture,
-        layers: 4,
-        hidden: 32,
-        heads: 4,
-        kv_heads: if architecture == Architecture::Llama { 2 } else { 4 },
-        ffn: 64,
-        vocab: 64,
-        tied: architecture == Architecture::Gpt2,
-        family: None,
-        rope_theta: 1e4,
-    }
-}
 
 fn job(model: Model) -> Job {
     let optimizer = Optimizer { lr: 3e-3, min_lr: 3e-4, warmup_steps: 3, ..Optimizer::default() };
@@ -55,15 +43,8 @@ fn experts() -> Experts {
     Experts { count: 4, top_k: 2, ffn: 32, shared_ffn: 0, dense_layers: 0, every: 1, capacity: 4.0, balance: 0.0 }
 }
 
-/// Tokens that a model can learn: each follows from the one before.
 fn sample(step: usize, index: usize) -> (Vec<u32>, Vec<u32>) {
-    let mut state = (step * 8 + index) as u32 * 7 + 1;
-    let mut next = || {
-        state = (state * 5 + 3) % 64;
-        state
-    };
-    let all: Vec<u32> = (0..17).map(|_| next()).collect();
-    (all[..16].to_vec(), all[1..].to_vec())
+    learnable::sample(64, step, index)
 }
 
 /// Few different sequences, of which an encoder has to guess what is masked.

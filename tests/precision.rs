@@ -1,5 +1,7 @@
 //! Training in two bytes: bf16 and fp16 learn as fp32 does; fp16's gradients are scaled, overflow and underflow handled.
 
+mod learnable;
+
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -27,15 +29,9 @@ fn tolerance(precision: Precision) -> f64 {
     }
 }
 
-/// Tokens that a model can learn: each follows from the one before. None is 255.
+/// None is 255.
 fn sample(step: usize, index: usize) -> (Vec<u32>, Vec<u32>) {
-    let mut state = (step * 8 + index) as u32 * 7 + 1;
-    let mut next = || {
-        state = (state * 5 + 3) % 128;
-        state
-    };
-    let all: Vec<u32> = (0..17).map(|_| next()).collect();
-    (all[..16].to_vec(), all[1..].to_vec())
+    learnable::sample(128, step, index)
 }
 
 fn tiny(precision: Precision) -> Plan {

@@ -4,9 +4,10 @@ use meshwright_hardware::mesh::Mesh;
 use meshwright_hardware::op::Op;
 use meshwright_hardware::program::{Elem, Kind, RankProgram};
 use meshwright_planner::job::Job;
-use meshwright_planner::lower::{Blocks, Frames, InFlight, PieceSizes, Pieces, lower};
+use meshwright_planner::lower::lower;
 use meshwright_planner::models;
 use meshwright_planner::plan::{Plan, Stage};
+use meshwright_planner::predict::declared;
 
 /// A job of LLaMA 3 8B: one sequence a step.
 fn job(seq: usize, keys: &str) -> Job {
@@ -163,11 +164,8 @@ fn fine_tuning_lowers_on_every_axis() {
             plan.stages = vec![Stage { layers: plan.stages[0].layers / mesh.pp, ..plan.stages[0] }; mesh.pp];
             plan.check().unwrap_or_else(|fault| panic!("{name}: {fault:?}"));
             let lowered = lower(&plan).unwrap_or_else(|error| panic!("{name}, {}: {error}", plan.summary()));
-            let pieces = Pieces::of(&plan, &mut Blocks::default());
-            let (sizes, flights) = (PieceSizes::of(&plan, &Frames::of(&pieces)), InFlight::all(&plan.pipeline()));
-            for (stage, role) in lowered.program.roles.iter().enumerate() {
-                assert_eq!(sizes.stage(&plan, &flights[stage], stage), role.bytes(), "{name}, {}", plan.summary());
-            }
+            let bytes: Vec<u64> = lowered.program.roles.iter().map(RankProgram::bytes).collect();
+            assert_eq!(declared(&plan), bytes, "{name}, {}", plan.summary());
         }
     }
 }

@@ -3,6 +3,9 @@
 //!
 //! In: a device, and a folder for runs. Out: a panic that says which step or message differs.
 
+#[path = "../learnable/mod.rs"]
+mod learnable;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -22,13 +25,7 @@ pub const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cases/tiny.to
 
 /// Tokens that a model can learn: each follows from the one before.
 fn sample(step: usize, index: usize) -> (Vec<u32>, Vec<u32>) {
-    let mut state = (step * 8 + index) as u32 * 7 + 1;
-    let mut next = || {
-        state = (state * 5 + 3) % 256;
-        state
-    };
-    let all: Vec<u32> = (0..17).map(|_| next()).collect();
-    (all[..16].to_vec(), all[1..].to_vec())
+    learnable::sample(256, step, index)
 }
 
 fn losses(plan: &Plan, device: Backend) -> Vec<f64> {
