@@ -178,7 +178,7 @@ pub const FIGURES: &[Figure] = &[
     Figure {
         key: "mfu",
         title: "MFU",
-        line: ["MFU", "of model FLOPs: no mask of attention's taken off, no recomputation added;"],
+        line: ["MFU", "attention counted whole, recomputation not,"],
         unit: Unit::Share,
         relative: true,
         get: |figures| figures.mfu,

@@ -6,9 +6,8 @@ use meshwright_hardware::price::{PriceError, rank_groups};
 use meshwright_hardware::profile::Cluster;
 use meshwright_hardware::units::Bytes;
 
-use crate::lower::{Blocks, Pieces, StageLayout};
+use crate::lower::{Blocks, Frames, InFlight, PieceSizes, Pieces};
 use crate::plan::{Plan, Stage};
-use crate::schedule::Action;
 
 /// A stage that does not fit, even if all its layers recompute everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,12 +56,13 @@ pub fn spread(mut plan: Plan) -> Plan {
 
 /// The plan in which every stage recomputes as little as fits: nothing, then selectively layer by layer, then everything.
 pub fn fit(mut plan: Plan, usable: &[u64]) -> Result<Plan, Tight> {
-    let pieces = Pieces::of(&plan, &mut Blocks::default());
+    let sizes = PieceSizes::of(&plan, &Frames::of(&Pieces::of(&plan, &mut Blocks::default())));
     for (stage, actions) in plan.orders().iter().enumerate() {
+        let flight = InFlight::of(&plan.pipeline(), stage, actions);
         let bytes = |level: usize| {
             let mut tried = plan.clone();
             set(&mut tried, stage, level);
-            declared(&tried, &pieces, stage, actions)
+            sizes.stage(&tried, &flight, stage)
         };
         let most = 2 * depth(&plan, stage);
         let least = bytes(most);
@@ -94,10 +94,4 @@ fn set(plan: &mut Plan, stage: usize, level: usize) {
         let selective = level.min(layers) - full.min(level.min(layers));
         plan.stages[place] = Stage { full, selective, ..plan.stages[place] };
     }
-}
-
-/// Bytes of a stage's buffers on the device.
-pub fn declared(plan: &Plan, pieces: &Pieces, stage: usize, actions: &[Action]) -> u64 {
-    let layout = StageLayout::of(plan, pieces, stage, actions);
-    layout.buffers.iter().filter(|buffer| !buffer.lifetime.is_hosted()).map(|buffer| buffer.bytes()).sum()
 }
