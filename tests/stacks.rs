@@ -85,3 +85,21 @@ fn what_is_found_is_believable() {
     let h100 = mfu("llama3-70b", "64x dgx-h100", "8192", "512");
     assert!((0.3..0.53).contains(&h100), "{h100}");
 }
+
+#[test]
+fn the_ideal_stack_is_a_bound_also_of_experts_over_nodes() {
+    let (place, cluster) = (place("stack-bound"), ["--cluster", "8x dgx-h100"]);
+    let job = ["plan", "mixtral-8x7b", "--seq", "4096", "--global-batch", "256", "-o", "plan.toml"];
+    text(&place.run(&[&job[..], &cluster].concat()));
+    let plan = std::fs::read_to_string(place.0.join("plan.toml")).unwrap();
+    let line = plan.lines().find(|line| line.starts_with("ep = ")).unwrap_or_else(|| panic!("{plan}"));
+    assert_ne!(line, "ep = 1");
+    let step = |stack: &str| {
+        let asked = [&["simulate", "plan.toml", "--json", "--stack", stack], &cluster[..]].concat();
+        json(&place.run(&asked))["step_time_s"].as_f64().unwrap()
+    };
+    let ideal = step("ideal");
+    for stack in ["torchtitan", "megatron-core", "megatron-moe-2025", "maxtext", "typical"] {
+        assert!(step(stack) > ideal, "{stack}");
+    }
+}

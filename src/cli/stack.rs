@@ -54,7 +54,8 @@ pub fn stack_line(cluster: &Cluster) -> String {
     };
     let stands = match stack.runs_on(&device.name) {
         _ if !device.curves.is_empty() => "as measured on this machine".to_owned(),
-        _ if stack.is_ideal() || stack.name == Stack::EXECUTOR => "nothing of its own is priced".to_owned(),
+        _ if stack.is_ideal() => "a bound, nothing of its own is priced".to_owned(),
+        _ if stack.name == Stack::EXECUTOR => "nothing of its own is priced".to_owned(),
         0 => format!("measured on no run on {}{}", device.name, others()),
         runs => format!("{runs} measured runs on {}", device.name),
     };

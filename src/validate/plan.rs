@@ -118,7 +118,8 @@ pub(super) fn candidates(stated: &Stated) -> Result<Candidates, Skip> {
 }
 
 /// Columns of plan and model without which a row can be predicted.
-const OPEN: [&str; 11] = [
+const OPEN: [&str; 12] = [
+    "seq_len",
     "heads",
     "vocab",
     "tp",
@@ -204,11 +205,12 @@ fn plan(stated: &Stated, choice: &RowChoice) -> Result<Plan, Skip> {
         };
         Stage { layers, full, selective, offload: share(away) }
     };
+    let rows = choice.microbatch * stated.seq / cp;
     let plan = Plan {
         schedule,
         chunks,
         zero: if dp * cp > 1 { zero(record, stated.stack) } else { 0 },
-        sequence_parallel: tp > 1 && sequence_parallel(record.text("sp"), stated.stack),
+        sequence_parallel: tp > 1 && sequence_parallel(record.text("sp"), stated.stack, (rows, tp)),
         mesh: mesh(stated, (dp, pp, tp, cp))?,
         stages: held.into_iter().map(stage).collect(),
         ..Plan::single(job(stated, choice)?, choice.microbatch)
@@ -308,11 +310,12 @@ fn zero(record: &Record, stack: &Stack) -> u8 {
     }
 }
 
-fn sequence_parallel(code: &str, stack: &Stack) -> bool {
+/// Sequence parallelism as stated, else as the stack has it where TP divides a microbatch's tokens on a rank.
+fn sequence_parallel(code: &str, stack: &Stack, (rows, tp): (usize, usize)) -> bool {
     match code {
         "1" => true,
         "0" => false,
-        _ => stack.sequence_parallel,
+        _ => stack.sequence_parallel && rows.is_multiple_of(tp),
     }
 }
 

@@ -120,7 +120,7 @@ pub fn read(columns: &HashMap<String, String>) -> Result<Run, Skip> {
         place::place(record.text("accelerator"), devices, record.size("devices_per_node"), interconnect, inner)?;
     let year = record.number("year").unwrap_or(2024.0) as u16;
     let stack = place::stack(record.text("framework"), record.text("model_name"), year, &machine.device);
-    let (seq, second) = model::sequence(record.text("seq_len")).ok_or(Skip::new("sequence length not stated"))?;
+    let (seq, second) = model::sequence(record.text("seq_len"), year);
     let (model, target_seq) = model::model(&record, second)?;
     let plan::Candidates { plans, assumed } = plan::candidates(&plan::Stated {
         record: &record,
@@ -239,7 +239,11 @@ pub const COLUMNS: &[Column] = &[
     number("top_k", 1e5, "experts that a token goes to; 2 where it is left out"),
     number("moe_ffn_hidden", 1e7, "width of an expert"),
     text("shared_experts", "experts that every token goes to: how many, or how many and how wide together"),
-    needed(size("seq_len", 1e9, "tokens of a sequence; `512 (dec 128)` for an encoder's and a decoder's")),
+    size(
+        "seq_len",
+        1e9,
+        "tokens of a sequence; `512 (dec 128)` for an encoder's and a decoder's; 2,048 until 2023 and then 4,096 where they are left out",
+    ),
     needed(text("accelerator", "its name; TPUs count chips")),
     needed(number("n_devices", 1e6, "devices")),
     number("devices_per_node", 1e6, "devices of a node; as its usual system where they are left out"),

@@ -13,6 +13,7 @@ pub mod collective;
 pub mod gemm;
 mod host;
 mod op;
+pub mod overlap;
 mod placement;
 mod rank_group;
 mod under_stack;
@@ -214,12 +215,12 @@ impl<'a> Prices<'a> {
             self.survey(group, (from, to))?;
         }
         let spans = self.spans.get(&group).map(Vec::as_slice).unwrap_or_default();
-        let shown = self.shown(axis);
+        let slowed = self.slowed(axis);
         slowest(&devices, |device| match device.curves.get(kind.class()) {
             Some(curve) => Ok(curve.time(&[size as f64, bytes.0 as f64], bytes.0 as f64)),
             None => {
                 let times = spans.iter().map(|span| collective::time(kind, bytes, span));
-                Ok(times.fold(Seconds(0.0), Seconds::max) * shown + device.launch.value)
+                Ok(times.fold(Seconds(0.0), Seconds::max) * slowed + device.launch.value)
             }
         })
     }
@@ -315,6 +316,7 @@ impl<'a> Prices<'a> {
             };
             nanos.push(seconds.nanos().0);
         }
+        self.overlap(program, list, &mut nanos);
         Ok(nanos)
     }
 }

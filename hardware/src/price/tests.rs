@@ -299,3 +299,21 @@ fn a_group_over_two_pools_is_as_fast_as_its_slower_nodes() {
     let op = |cluster| at(cluster, whole, 0).op(&matmul(4096, 4096, 4096), [Elem::Bf16; 3]).unwrap();
     assert_eq!(op(&both), op(&slow));
 }
+
+/// Exchanges beside kernels of 40, of which software shows a fifth.
+#[test]
+fn a_pass_hides_no_more_than_its_kernels_last() {
+    let shows = |kernels: f64, sent: f64| sent * (1.0 - 0.8 * overlap::hiding(kernels, 0.8 * sent));
+    close(Seconds(shows(40.0, 20.0)), 4.0);
+    // 80 of 100 could hide, but there are 40 of kernels: the pass takes as long as its link, 100.
+    close(Seconds(shows(40.0, 100.0)), 60.0);
+    close(Seconds(shows(0.0, 100.0)), 100.0);
+    let cluster = Cluster::parse("2x dgx-h100").unwrap();
+    let hides = |name: &str| {
+        let cluster = cluster.clone().under(catalog().stack(name).unwrap().clone());
+        let prices = Prices::new(&cluster, Mesh { dp: 16, ..Mesh::ONE }, Bf16).unwrap();
+        [Axis::Tp, Axis::Ep, Axis::Dp].map(|axis| prices.hidden(axis))
+    };
+    assert_eq!(hides("ideal"), [1.0, 1.0, 0.0], "all that kernels of a pass can hide");
+    assert_eq!(hides("meshwright"), [0.0; 3], "the executor runs one after the other");
+}

@@ -43,8 +43,20 @@ impl<'a> Prices<'a> {
         self.devices.iter().map(|device| time(device)).fold(Seconds(0.0), Seconds::max)
     }
 
-    /// How long a collective of an axis takes, relative to what links allow.
-    pub(super) fn shown(&self, axis: Axis) -> f64 {
+    /// How much longer a collective of an axis takes than links allow.
+    pub(super) fn slowed(&self, axis: Axis) -> f64 {
+        self.of_links(axis).max(1.0)
+    }
+
+    /// Of a collective that kernels of its pass wait for, the share that the pass' other kernels can hide: where libraries cut
+    /// both into pieces, or run another part of the batch beside it. None where it was measured.
+    pub fn hidden(&self, axis: Axis) -> f64 {
+        let measured = self.devices.iter().any(|device| device.calibrated.is_some());
+        if measured { 0.0 } else { 1.0 - self.of_links(axis).min(1.0) }
+    }
+
+    /// What shows of a collective of an axis, relative to what links allow.
+    fn of_links(&self, axis: Axis) -> f64 {
         match axis {
             Axis::Tp | Axis::Cp => self.stack().overheads.tp,
             Axis::Ep => self.stack().overheads.ep,

@@ -234,12 +234,13 @@ knobs! {
     host = 25.0 in 0.0..120.0 by 0.4;
     /// Microseconds in which it routes a layer's tokens to experts, forward or backward.
     host_experts = 500.0 in 0.0..4000.0 by 0.6;
-    /// Time of collectives of tensor and context parallelism, relative to what links allow: below 1 where kernels hide them.
-    tp = 1.0 in 0.05..4.0 by 0.4;
+    /// Time that shows of collectives of tensor and context parallelism, relative to what links allow: below 1 where kernels of
+    /// the same pass hide the rest, as far as they last that long.
+    tp = 1.0 in 0.0..4.0 by 0.4;
     /// Share of its own time that a collective takes from the kernels beside it.
     dp = 0.15 in 0.0..3.0 by 0.8;
-    /// Time of the exchange of experts' tokens, relative to what links allow.
-    ep = 0.8 in 0.05..4.0 by 0.5;
+    /// The same of the exchange of experts' tokens.
+    ep = 0.8 in 0.0..4.0 by 0.5;
     /// Share of the bandwidth between nodes that collectives reach, of what the system's efficiency leaves.
     scale_out = 0.8 in 0.03..1.08 by 0.5;
     /// Milliseconds a step of the host's own before the first kernel: data, clipping, logging.

@@ -9,7 +9,7 @@
 
 use meshwright_hardware::mesh::{Axis, Mesh};
 use meshwright_hardware::op::Op;
-use meshwright_hardware::price::{PriceError, Prices};
+use meshwright_hardware::price::{PriceError, Prices, overlap};
 use meshwright_hardware::program::{Collective, Elem};
 use meshwright_hardware::units::{Bytes, Seconds};
 
@@ -76,8 +76,9 @@ impl PassWork {
 
     /// Seconds in all, were nothing else on the way, and of what goes round a ring.
     fn seconds(&self, links: &mut CachedPrices, mesh: &Mesh) -> Result<(f64, f64), PriceError> {
+        let hiding = overlap::hiding(self.kernels, self.hideable(links, mesh)?);
         let (mut end, mut beside, mut ring) = (0.0f64, 0.0f64, 0.0);
-        let (mut came, mut last) = (Vec::new(), None);
+        let mut came = Vec::new();
         for part in &self.parts {
             match *part {
                 PassPart::Run(seconds, awaited) => {
@@ -85,22 +86,35 @@ impl PassWork {
                     end = end.max(since) + seconds;
                 }
                 PassPart::Collective(Collective::Rotate, axis, bytes) => {
-                    let seconds = match last {
-                        Some((same, seconds)) if same == bytes => seconds,
-                        _ => links.collective(mesh, Collective::Rotate, axis, bytes)?,
-                    };
-                    last = Some((bytes, seconds));
+                    let seconds = links.collective(mesh, Collective::Rotate, axis, bytes)?;
                     beside = beside.max(end) + seconds;
                     ring += seconds;
                     came.push(beside);
                 }
-                PassPart::Collective(op, axis, bytes) => end += links.collective(mesh, op, axis, bytes)?,
+                PassPart::Collective(op, axis, bytes) => {
+                    let shows = 1.0 - hiding * links.prices.hidden(axis);
+                    end += links.collective(mesh, op, axis, bytes)? * shows;
+                }
             }
         }
         if came.is_empty() {
             end += self.kernels;
         }
         Ok((end, ring))
+    }
+
+    /// Seconds of collectives between kernels that the software can hide beside them.
+    fn hideable(&self, links: &mut CachedPrices, mesh: &Mesh) -> Result<f64, PriceError> {
+        let mut all = 0.0;
+        for part in &self.parts {
+            if let PassPart::Collective(op, axis, bytes) = *part
+                && op != Collective::Rotate
+                && links.prices.hidden(axis) > 0.0
+            {
+                all += links.collective(mesh, op, axis, bytes)? * links.prices.hidden(axis);
+            }
+        }
+        Ok(all)
     }
 }
 

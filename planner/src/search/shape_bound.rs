@@ -7,11 +7,11 @@
 
 mod attention;
 mod experts;
+mod travels;
 
-use meshwright_hardware::mesh::{Axis, Mesh};
 use meshwright_hardware::op::{Layout, Op};
 use meshwright_hardware::price::PriceError;
-use meshwright_hardware::program::{Collective, Elem};
+use meshwright_hardware::program::Elem;
 
 use super::bound::Whole;
 use super::cached_prices::CachedPrices;
@@ -20,6 +20,7 @@ use super::times::Times;
 use crate::job::Job;
 use crate::job::shape::Linear;
 use crate::lower::Formats;
+use travels::Travels;
 
 /// A microbatch through all layers and the head, on one rank of TP, CP and EP.
 pub fn of_shape(job: &Job, shape: &KernelShape, links: &mut CachedPrices) -> Result<Whole, PriceError> {
@@ -50,30 +51,35 @@ pub fn of_shape(job: &Job, shape: &KernelShape, links: &mut CachedPrices) -> Res
         routed = experts::routed(job, shape, (experts, rows, gradients), links)?;
         routed.plus(&kernels_of_shared(&model, shape, (rows, gradients), links)?);
     }
-    let mut same = beside(job, &model, shape, rows, links)?;
+    let mut same = beside(job, &model, shape, rows, links);
     same.plus(&attention::core(job, shape, links)?);
     same.plus(&attention);
-    same.plus(&gathered(job, shape, links)?);
+    let mut travels = Travels::of(job, &model, shape, links)?;
+    let layer_of = |rest: &Times, travels: &Travels| {
+        let mut layer = same;
+        layer.plus(rest);
+        travels.beside(layer, shape.splits)
+    };
+    let dense = layer_of(&dense, &travels);
+    travels.exchange(job, shape, links)?;
+    let routed = layer_of(&routed, &travels);
     let routing = model.expert_share();
-    let mut times = same.scaled(layers as f64);
-    times.plus(&dense.scaled((1.0 - routing) * layers as f64));
+    let mut times = dense.scaled((1.0 - routing) * layers as f64);
     times.plus(&routed.scaled(routing * layers as f64));
     // The shortest layer is of one kind or the other.
-    let other = match routing {
+    let mut layer = match routing {
         0.0 => dense,
         1.0 => routed,
         _ if routed.total() < dense.total() => routed,
         _ => dense,
     };
-    let mut layer = same;
-    layer.plus(&other);
     if job.tuning.is_some() {
         // Frozen weights have no gradients.
         (times.weights, layer.weights, head.weights) = (0.0, 0.0, 0.0);
     }
     // A head's forward is a part of its backward, which is never split.
     times.backward += head.total();
-    let rings = rotations(job, shape, links)?.map(|seconds| seconds * layers as f64);
+    let rings = travels::rotations(job, shape, links)?.map(|seconds| seconds * layers as f64);
     if !shape.splits {
         for times in [&mut times, &mut layer] {
             (times.backward, times.weights) = (times.backward + times.weights, 0.0);
@@ -108,21 +114,9 @@ fn kernels_of_shared(
     Ok(all)
 }
 
-/// What a layer has beside matmuls and attention: sums of tensor parallelism; two norms and two residuals, forward and
-/// backward, and the activation, each read and written once.
-fn beside(
-    job: &Job,
-    model: &crate::job::Shape,
-    shape: &KernelShape,
-    rows: usize,
-    links: &mut CachedPrices,
-) -> Result<Times, PriceError> {
-    let mesh = Mesh { tp: shape.tp, ..Mesh::ONE };
-    let bytes = activations(job, rows * job.model.hidden);
-    let summed = links.collective(&mesh, Collective::AllReduce, Axis::Tp, bytes)?;
-    // Cut into a scatter and a gather it may be a little quicker than whole. What comes of whole experts needs none.
-    let once = model.parallel_block || shape.whole_experts;
-    let sums = 0.9 * if once { 1.0 } else { 2.0 } * summed;
+/// What a layer has beside matmuls and attention: two norms and two residuals, forward and backward, and the activation, each
+/// read and written once.
+fn beside(job: &Job, model: &crate::job::Shape, shape: &KernelShape, rows: usize, links: &CachedPrices) -> Times {
     let kept = rows / if shape.sequence_parallel { shape.tp } else { 1 };
     // An activation's own width, forward and backward.
     let gates = if model.gated { [3.0, 5.0] } else { [2.0, 3.0] };
@@ -130,48 +124,14 @@ fn beside(
     let [forward, backward] = gates.map(|gate| {
         let through = gate * (1.0 - model.expert_share()) * model.ffn as f64 / shape.tp as f64;
         let elems = each * (kept * job.model.hidden) as f64 + rows as f64 * through;
-        sums + 0.8 * links.prices.streamed(elems * Elem::of(job.precision).bytes() as f64).0
+        0.8 * links.prices.streamed(elems * Elem::of(job.precision).bytes() as f64).0
     });
-    Ok(Times { forward, backward, ..Times::default() })
+    Times { forward, backward, ..Times::default() }
 }
 
 /// Bytes of so many numbers that are activations.
 fn activations(job: &Job, elems: usize) -> u64 {
     elems as u64 * Elem::of(job.precision).bytes()
-}
-
-/// Elements of a rank's own keys and values.
-fn kv_elems(job: &Job, shape: &KernelShape) -> usize {
-    let model = &job.model;
-    let latent = model.family.as_ref().and_then(|family| family.latent.as_ref());
-    let (heads, width) = match latent {
-        Some(latent) => (model.heads / shape.tp, latent.nope + latent.rope),
-        None => (model.kv_heads_on(shape.tp), model.head_dim()),
-    };
-    shape.microbatch * job.seq / shape.cp * 2 * heads * width
-}
-
-/// What a layer sends round a ring of context parallelism, forward and backward.
-fn rotations(job: &Job, shape: &KernelShape, links: &mut CachedPrices) -> Result<[f64; 2], PriceError> {
-    if !shape.ring {
-        return Ok([0.0; 2]);
-    }
-    let mesh = Mesh { cp: shape.cp, ..Mesh::ONE };
-    let once = links.collective(&mesh, Collective::Rotate, Axis::Cp, activations(job, kv_elems(job, shape)))?;
-    let hops = shape.cp as f64;
-    Ok([(hops - 1.0) * once, (2.0 * hops - 1.0) * once])
-}
-
-/// Gathering keys and values of context parallelism, forward and again in backward, and scattering their gradients.
-fn gathered(job: &Job, shape: &KernelShape, links: &mut CachedPrices) -> Result<Times, PriceError> {
-    if shape.ring || shape.cp == 1 {
-        return Ok(Times::default());
-    }
-    let mesh = Mesh { cp: shape.cp, ..Mesh::ONE };
-    let bytes = activations(job, kv_elems(job, shape) * shape.cp);
-    let gather = links.collective(&mesh, Collective::AllGather, Axis::Cp, bytes)?;
-    let scatter = links.collective(&mesh, Collective::ReduceScatter, Axis::Cp, bytes)?;
-    Ok(Times { forward: gather, backward: gather + scatter, ..Times::default() })
 }
 
 /// A linear layer's three matmuls.

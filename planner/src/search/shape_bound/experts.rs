@@ -1,18 +1,16 @@
-//! A floor of a mixture of experts in a layer: its products, its exchanges, and what brings tokens to experts and back.
+//! A floor of a mixture of experts in a layer: its products, and what brings tokens to experts and back on a rank.
 //!
 //! In: a job, a shape, prices. Out: [`Times`] of a microbatch's passes through the experts of a layer.
 //!
 //! Invariant: no more than the priced passes, of which these ops are a part.
 
-use meshwright_hardware::mesh::{Axis, Mesh};
 use meshwright_hardware::op::{Layout, Op};
 use meshwright_hardware::price::PriceError;
-use meshwright_hardware::program::{Collective, Elem};
+use meshwright_hardware::program::Elem;
 
 use super::super::cached_prices::CachedPrices;
 use super::super::space::KernelShape;
 use super::super::times::Times;
-use super::activations;
 use crate::job::{Experts, Job};
 
 /// The experts to which a router sends `rows` tokens of a rank; gradients of weights are added up in a format.
@@ -26,7 +24,6 @@ pub(super) fn routed(
     let rows = if shape.whole_experts { rows / shape.tp } else { rows };
     let (width, kind) = (experts.ffn / parts, job.model.activation());
     let capacity = crate::model::capacity(experts, rows);
-    let slots = experts.count * capacity;
     let mut times = Times::default();
     for (n, k) in [(width * kind.width(), h), (h, width)] {
         times.plus(&products([experts.count / shape.ep, shape.ep, capacity, n, k], gradients, links)?);
@@ -36,10 +33,6 @@ pub(super) fn routed(
     let [forward, backward] = crate::model::ops_of_routed(&job.model, experts, rows, width);
     times.forward += sum(forward)?;
     times.backward += sum(backward)?;
-    // There and back, forward and backward.
-    let mesh = Mesh { dp: shape.ep, ep: shape.ep, ..Mesh::ONE };
-    let sent = links.collective(&mesh, Collective::AllToAll, Axis::Ep, activations(job, slots * h))?;
-    times.plus(&Times { forward: 2.0 * sent, backward: 2.0 * sent, ..Times::default() });
     Ok(times)
 }
 
