@@ -10,11 +10,11 @@ use meshwright_planner::job::{Architecture, DROPLESS, Experts, Family, Latent, M
 
 use super::record::{Record, Skip};
 
-/// `2048`, or an encoder's and a decoder's: `512 (dec 128)`. Where none is stated, what was usual in its year: GPT-3's and LLaMA's
-/// 2,048 tokens (Brown et al. 2020; Touvron et al. 2023), since LLaMA-2 4,096.
+/// `2048`, or an encoder's and a decoder's: `512 (dec 128)`. Where none is stated, what was usual in its year: 2,048 tokens since
+/// GPT-3 (Brown et al. 2020), 4,096 since LLaMA-2 (Touvron et al. 2023).
 pub(super) fn sequence(text: &str, year: u16) -> (usize, Option<usize>) {
     let mut numbers = text.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok());
-    let usual = if year <= 2023 { 2048 } else { 4096 };
+    let usual = if year < 2023 { 2048 } else { 4096 };
     (numbers.next().filter(|seq| *seq > 0).unwrap_or(usual), numbers.next())
 }
 

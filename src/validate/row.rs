@@ -242,7 +242,7 @@ pub const COLUMNS: &[Column] = &[
     size(
         "seq_len",
         1e9,
-        "tokens of a sequence; `512 (dec 128)` for an encoder's and a decoder's; 2,048 until 2023 and then 4,096 where they are left out",
+        "tokens of a sequence; `512 (dec 128)` for an encoder's and a decoder's; 2,048 until 2022 and then 4,096 where they are left out",
     ),
     needed(text("accelerator", "its name; TPUs count chips")),
     needed(number("n_devices", 1e6, "devices")),
