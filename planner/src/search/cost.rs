@@ -284,6 +284,7 @@ impl Costs {
             hosted,
             shown: links.prices.shown_beside(),
             starts: links.prices.host_starts().0,
+            issue_once: links.prices.issue_once().0,
         })
     }
 }

@@ -4,13 +4,13 @@
 //!
 //! Invariant: only sums of the prices that the simulator uses.
 
-use meshwright_hardware::mesh::Axis;
+use meshwright_hardware::mesh::{Axis, Mesh};
 use meshwright_hardware::op::Op;
 use meshwright_hardware::price::PriceError;
 use meshwright_hardware::program::{Collective, Elem};
 
 use super::cached_prices::CachedPrices;
-use super::times::ShareTimes;
+use super::times::{ShareIssue, ShareTimes};
 use crate::lower::{BankSize, Formats, Updated, has_replicas};
 use crate::plan::Plan;
 
@@ -54,6 +54,11 @@ pub(super) fn share(plan: &Plan, banks: &[BankSize], links: &mut CachedPrices) -
     for bank in banks.iter().filter(|bank| bank.elems > 0) {
         let BankSize { elems, shards, zero, axis, .. } = *bank;
         let weights = elems as u64 * bank.elem(width).bytes();
+        if zero >= 3 {
+            let (n, weights) = (elems / shards, bank.elem(width));
+            share.copy += links.vector("copy", n, [weights; 2], || Op::Copy { n })?;
+        }
+        share.issue.add(bank, mesh, links.prices.issue_once().0);
         let mut gathered = || links.collective(mesh, Collective::AllGather, axis, weights);
         if !bank.trains() {
             share.gather += if zero >= 3 { gathered()? } else { 0.0 };
@@ -86,7 +91,27 @@ pub(super) fn share(plan: &Plan, banks: &[BankSize], links: &mut CachedPrices) -
         }
     }
     share.empty += links.vector("zero", bucket, [width.gradients; 2], || Op::Zero { n: bucket })?;
+    share.issue.empty = if bucket > 0 { links.prices.issue_once().0 } else { 0.0 };
     Ok(share)
+}
+
+impl ShareIssue {
+    /// Adds what a bank needs, each instruction issued in the same time.
+    fn add(&mut self, bank: &BankSize, mesh: &Mesh, once: f64) {
+        if bank.zero >= 3 {
+            self.gather += 2.0 * once;
+        }
+        if !bank.trains() {
+            return;
+        }
+        let over = |axis: Axis| f64::from(u8::from(mesh.size(axis) > 1));
+        let parts = if mesh.tp > 1 { bank.parts.len() as f64 } else { 0.0 };
+        self.clear += once;
+        self.sums += (parts + over(bank.axis)) * once;
+        self.settle += if bank.zero >= 2 { once } else { 0.0 };
+        self.norm += once;
+        self.update += if bank.shards > 1 && bank.zero < 3 { 2.0 * once } else { once };
+    }
 }
 
 /// A bank's update.

@@ -15,7 +15,7 @@ use crate::lower::AWAY;
 use crate::plan::{Plan, Recompute};
 use crate::schedule::{Action, Pipeline};
 
-use super::times::{Costs, Moves, PieceCost};
+use super::times::{Costs, Moves, PieceCost, ShareIssue};
 use late::Late;
 
 /// A piece's part of an action, in seconds.
@@ -23,8 +23,9 @@ use late::Late;
 struct Item {
     /// Which piece of the stage, where weights are gathered for passes.
     gathers: Option<usize>,
-    /// Gathering them.
+    /// Gathering them, and copying shards to where they are gathered.
     gather: f64,
+    copy: f64,
     kernels: f64,
     /// What the host takes to issue them.
     issue: f64,
@@ -46,6 +47,8 @@ struct Item {
     replicate: f64,
     /// Whether its part of a tied table's gradient is whole then.
     table: bool,
+    /// What the host takes to issue what is gathered, scattered or summed, and added up.
+    shared: ShareIssue,
 }
 
 /// A chunk's passes.
@@ -67,18 +70,20 @@ impl Chunk {
             let PieceCost { pass, share, .. } = piece;
             let number = before + passes[1][0].len();
             let gathers = gathered.then_some(number);
-            let base = Item { gathers, piece: number, gather: share.gather, moves, ..Item::default() };
+            let (gather, copy, shared) = (share.gather, share.copy, share.issue);
+            let base = Item { gathers, piece: number, gather, copy, shared, moves, ..Item::default() };
             let apart = pass.weights > 0.0;
             let issue = pass.issue.forward;
             let forward = Item { kernels: pass.forward, issue, apart: pass.tail, ring: pass.ring[0], ..base };
             let kernels = pass.backward[mode as usize] + share.empty;
             let reduce = if apart { 0.0 } else { share.reduce };
             let (scatter, settle) = (share.scatter, share.settle);
-            let issue = pass.issue.backward[mode as usize];
+            let issue = pass.issue.backward[mode as usize] + share.issue.empty;
             let parts = share.copies;
             let backward =
                 Item { kernels, issue, apart: share.empty, ring: pass.ring[1], scatter, settle, parts, ..base };
-            let weights = Item { piece: number, kernels: pass.weights, issue: pass.issue.weights, ..Item::default() };
+            let issue = pass.issue.weights;
+            let weights = Item { piece: number, kernels: pass.weights, issue, shared, ..Item::default() };
             // The head's forward is a part of its backward.
             if pass.forward > 0.0 {
                 passes[0].iter_mut().for_each(|list| list.push(forward));
@@ -151,8 +156,8 @@ struct StageState {
     issued: f64,
     /// Of a collective's time beside compute, what it takes from compute.
     shown: f64,
-    /// What collectives have taken from compute since the latest kernels, which nobody but later kernels waits for.
-    taken: f64,
+    /// When the latest pass was done: what others wait for, as they do not for what collectives take and what is added up then.
+    done: f64,
 }
 
 /// A step being played.
@@ -174,7 +179,11 @@ pub fn step(plan: &Plan, costs: &[&Costs]) -> f64 {
     let stages = plan.mesh.pp;
     for stage in 0..stages {
         let clear: f64 = play.shares(stage).map(|share| share.clear).sum();
-        play.stages[stage].free[0] += clear;
+        let issue = play.shares(stage).map(|share| share.issue.clear).sum();
+        let state = &mut play.stages[stage];
+        state.free[0] += clear;
+        state.issue(issue);
+        state.free[0] = state.free[0].max(state.issued);
     }
     let mut moved = true;
     while moved {
@@ -258,16 +267,21 @@ impl<'a> Play<'a> {
         if needs.is_infinite() {
             return false;
         }
-        let free = &mut self.stages[stage].free[0];
-        *free = free.max(needs) + arrival;
+        let state = &mut self.stages[stage];
+        state.free[0] = state.free[0].max(needs).max(state.issued) + arrival;
+        state.done = state.free[0];
+        if arrival > 0.0 {
+            state.issue(costs.issue_once);
+        }
         let last = usize::from(mb + 1 == self.pipeline.microbatches);
         let next = upcoming(&self.chunks[stage], &self.orders[stage][self.stages[stage].next + 1..]);
         self.stages[stage].run_all(&self.chunks[stage][chunk].passes[what][last], next, what);
         let to = if what == 0 { place + 1 } else { place.wrapping_sub(1) };
         let end = if what < 2 && to < depth && self.pipeline.chunk_at(to).0 != stage {
+            self.stages[stage].issue(costs.issue_once);
             self.stages[stage].send(self.hop)
         } else {
-            self.stages[stage].done()
+            self.stages[stage].done
         };
         if what < 2 {
             self.came[what][at(place)] = end;
@@ -296,32 +310,31 @@ impl StageState {
         }
     }
 
-    /// When the latest kernels were done.
-    fn done(&self) -> f64 {
-        self.free[0] - self.taken
+    /// The host issues something.
+    fn issue(&mut self, seconds: f64) {
+        self.issued += seconds;
     }
 
     /// A collective begins beside compute, and takes its share from that.
     fn take(&mut self, collective: f64) {
         self.free[0] += self.shown * collective;
-        self.taken += self.shown * collective;
     }
 
     /// Sends what the latest kernels made; when it has come.
     fn send(&mut self, hop: f64) -> f64 {
-        let done = self.done();
         let messages = &mut self.free[3];
-        *messages = messages.max(done) + hop;
+        *messages = messages.max(self.done) + hop;
         *messages
     }
 
     /// Runs a piece's part of an action; `next` is the piece that is gathered meanwhile.
     fn run(&mut self, item: &Item, next: Option<Item>, what: usize) {
-        if let Some(piece) = item.gathers.filter(|_| what < 2) {
-            let turn = self.gather(piece, item.gather, None);
-            let next = next.and_then(|next| Some((next.gathers?, next.gather)));
-            if let Some((next, seconds)) = next.filter(|(next, _)| *next != piece) {
-                self.gather(next, seconds, Some(turn));
+        // What runs nothing needs no weights.
+        if let Some(piece) = item.gathers.filter(|_| what < 2 && item.kernels > 0.0) {
+            let turn = self.gather(piece, item, None);
+            let next = next.and_then(|next| Some((next.gathers?, next)));
+            if let Some((next, item)) = next.filter(|(next, _)| *next != piece) {
+                self.gather(next, &item, Some(turn));
             }
             let (_, since) = self.loaded[turn].expect("it was just gathered");
             self.free[0] = self.free[0].max(since);
@@ -342,7 +355,7 @@ impl StageState {
         let run = compute.max(self.issued) + item.kernels;
         self.issued += item.issue;
         *compute = run.max(ringed).max(self.issued);
-        self.taken = 0.0;
+        self.done = *compute;
         if let Some((moves, turn)) = moves {
             self.moved[what] += 1;
             self.places[what][turn] = if what == 0 {
@@ -357,9 +370,11 @@ impl StageState {
         if item.scatter > 0.0 {
             self.free[1] = (self.free[1] + item.parts).max(self.free[0]) + item.scatter - item.parts;
             self.take(item.scatter);
+            self.issue(item.shared.sums);
             // The piece before is added up after this one's kernels.
-            let Item { settle, replicate, piece, .. } = *item;
-            let late = std::mem::replace(&mut self.late, Late { came: self.free[1], settle, replicate, piece });
+            let Item { settle, replicate, piece, shared, .. } = *item;
+            let next = Late { came: self.free[1], settle, issue: shared.settle, replicate, piece };
+            let late = std::mem::replace(&mut self.late, next);
             self.settle(late);
         }
         let [compute, beside, ..] = &mut self.free;
@@ -367,6 +382,7 @@ impl StageState {
             *beside = (*beside + item.parts).max(*compute) + item.reduce - item.parts;
             let came = *beside;
             self.summed(item.piece, came);
+            self.issue(item.shared.sums);
         }
         if item.table {
             self.table = self.free[0];
@@ -380,16 +396,19 @@ impl StageState {
     }
 
     /// Gathers a piece's weights, unless a bucket has them, into one that is not `busy`.
-    fn gather(&mut self, piece: usize, seconds: f64, busy: Option<usize>) -> usize {
+    fn gather(&mut self, piece: usize, item: &Item, busy: Option<usize>) -> usize {
         let there = |loaded: &Option<(usize, f64)>| loaded.is_some_and(|(other, _)| other == piece);
         if let Some(turn) = self.loaded.iter().position(there) {
             return turn;
         }
         let turn = busy.map_or(0, |busy| 1 - busy);
+        self.issue(item.shared.gather);
         let [compute, beside, ..] = &mut self.free;
-        *beside = beside.max(*compute) + seconds;
+        // Of several banks the first is gathered while others are copied.
+        *beside = beside.max(*compute) + item.gather;
+        *compute += item.copy;
         self.loaded[turn] = Some((piece, *beside));
-        self.take(seconds);
+        self.take(item.gather);
         turn
     }
 }

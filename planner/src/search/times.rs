@@ -36,15 +36,38 @@ pub struct IssueTimes {
     pub weights: f64,
 }
 
+/// Seconds in which a host issues what ranks with the same parameters do for each other, of one piece.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ShareIssue {
+    /// Clearing gradients.
+    pub clear: f64,
+    /// Clearing the bucket of gradients.
+    pub empty: f64,
+    /// Adding up what was scattered.
+    pub settle: f64,
+    /// Gathering weights.
+    pub gather: f64,
+    /// Scattering gradients, or summing them.
+    pub sums: f64,
+    /// Squares of gradients.
+    pub norm: f64,
+    /// The optimizer, and gathering new weights.
+    pub update: f64,
+}
+
 /// Seconds of what ranks with the same parameters do for each other, of one piece.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ShareTimes {
+    /// What the host takes to issue it.
+    pub issue: ShareIssue,
     /// Once a step, at its start: clearing gradients.
     pub clear: f64,
     /// A microbatch, before backward's kernels: clearing the bucket of gradients.
     pub empty: f64,
     /// A microbatch, after a later piece's kernels: adding up what was scattered.
     pub settle: f64,
+    /// A pass, before its kernels: copying shards of weights to where they are gathered.
+    pub copy: f64,
     /// A pass, beside kernels: gathering weights.
     pub gather: f64,
     /// A microbatch, beside kernels: scattering gradients.
@@ -130,6 +153,8 @@ pub struct Costs {
     pub shown: f64,
     /// Before the host issues the first kernel of a step.
     pub starts: f64,
+    /// What the host takes to issue an instruction that is no block.
+    pub issue_once: f64,
 }
 
 impl Costs {

@@ -13,6 +13,8 @@ pub(super) struct Late {
     pub(super) came: f64,
     /// Adding them up.
     pub(super) settle: f64,
+    /// What the host takes to issue that.
+    pub(super) issue: f64,
     /// Summing them over replicas then.
     pub(super) replicate: f64,
     /// Of which piece.
@@ -22,10 +24,10 @@ pub(super) struct Late {
 impl StageState {
     /// Adds up what was scattered.
     pub(super) fn settle(&mut self, late: Late) {
-        let Late { came, settle, replicate, piece } = late;
+        let Late { came, settle, issue, replicate, piece } = late;
         if settle > 0.0 {
-            self.free[0] = self.free[0].max(came) + settle;
-            self.taken = 0.0;
+            self.issue(issue);
+            self.free[0] = (self.free[0].max(came) + settle).max(self.issued);
         }
         if replicate > 0.0 {
             let [compute, beside, ..] = &mut self.free;

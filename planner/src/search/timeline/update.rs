@@ -26,12 +26,14 @@ impl<'a> Play<'a> {
     pub(super) fn update(mut self) -> f64 {
         self.sum_table();
         let mut summed = 0.0f64;
+        let mut issued: Vec<f64> = self.stages.iter().map(|state| state.issued).collect();
         for (stage, state) in self.stages.iter().enumerate() {
             let mut compute = state.free[0];
             for (piece, share) in self.shares(stage).enumerate() {
                 // The norm of a piece's last bank waits for the last sum.
                 let came = state.summed.get(piece).copied().unwrap_or(0.0);
-                compute = (compute + share.norm).max(came + share.last_norm);
+                issued[stage] += share.issue.norm;
+                compute = (compute + share.norm).max(came + share.last_norm).max(issued[stage]);
             }
             summed = summed.max(compute);
         }
@@ -40,7 +42,8 @@ impl<'a> Play<'a> {
         for stage in 0..self.stages.len() {
             let (mut updated, mut renewed) = (summed, summed);
             for share in self.shares(stage) {
-                updated += share.update;
+                issued[stage] += share.issue.update;
+                updated = (updated + share.update).max(issued[stage]);
                 end = end.max(updated);
                 renewed = renewed.max(updated) + share.renew;
                 updated += self.costs[stage].shown * share.renew;
