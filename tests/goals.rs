@@ -278,3 +278,31 @@ fn a_closed_pipe_ends_a_command_without_a_word() {
     let status = place.command(&["plan", "none", "--cluster", ALL]).stderr(writer).status().unwrap();
     assert_eq!(status.code(), Some(2));
 }
+
+#[test]
+fn keys_of_job_files_are_listed_as_they_are_read() {
+    let place = Place::new("goals-keys", "none", "");
+    let output = place.run(&["plan", "--keys"]);
+    let listed = String::from_utf8(output.stdout).unwrap();
+    let mut table = String::new();
+    let (mut defaults, mut keys) = (0, Vec::new());
+    for line in listed.lines() {
+        if let Some(name) = line.strip_prefix('[') {
+            table = format!("{}.", name.trim_end_matches(']'));
+        } else if let Some((name, rest)) = line.split_once(" = ") {
+            keys.push(format!("{table}{name}"));
+            defaults += usize::from(rest.contains("default "));
+        }
+    }
+    for key in
+        ["seq", "fix.shard", "goal.headroom", "model.family.experts.capacity", "optimizer.offload", "tuning.base"]
+    {
+        assert!(keys.iter().any(|known| known == key), "{key} in {listed}");
+    }
+    assert!(
+        defaults > 10 && listed.contains("global_batch = whole number   needed\n    # Sequences a step."),
+        "{listed}"
+    );
+    place.write("job.toml", &format!("sequ = 3\n{JOB}"));
+    place.refused(&["plan", "job.toml", "--cluster", "8x h100"], 2, &["unknown field `sequ`"]);
+}

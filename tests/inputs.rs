@@ -303,6 +303,8 @@ fn options_and_clusters_are_bounded() {
         (&["--max-tp", "0"], "--max-tp is 0"),
         (&["--tp", "0"], "--tp is 0"),
         (&["--microbatch", "0"], "--microbatch is 0"),
+        (&["--shard", "4", "--zero", "0"], "--shard is 4: ZeRO-0 shards nothing"),
+        (&["--precision", "fp4"], "`h100` does not multiply fp4; its formats are fp32, tf32, bf16, fp16, fp8, int8"),
         (&["--tokens", "1e300 T"], "tokens"),
         (&["--tokens", "1e20 tokens"], "`goal.tokens`"),
         (&["--steps", "18446744073709551615"], "`steps`"),
@@ -314,6 +316,9 @@ fn options_and_clusters_are_bounded() {
     // A ZeRO stage stands as it is fixed, though one replica has nothing to shard.
     let planned = json(&place.run(&[&plan[..], &["--zero", "3", "--dp", "1", "--json"]].concat()));
     assert_eq!(planned["plan"]["zero"], 3);
+    // So do the ranks that it shards over: no plan without ZeRO is left.
+    let planned = json(&place.run(&[&plan[..], &["--shard", "4", "--json"]].concat()));
+    assert!(planned["plan"]["zero"] != 0 && planned["plan"]["mesh"]["dp"].as_u64() >= Some(4), "{planned}");
     let long = ["plan", "demo-10m", "--cluster", "8x h100", "--seq", "4611686018427387904", "--global-batch", "8"];
     place.refused(&long, 2, &["`seq` is 4611686018427387904"]);
     for cluster in [

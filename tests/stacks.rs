@@ -103,3 +103,22 @@ fn the_ideal_stack_is_a_bound_also_of_experts_over_nodes() {
         assert!(step(stack) > ideal, "{stack}");
     }
 }
+
+#[test]
+fn what_comes_next_and_what_fails_name_the_stack() {
+    let (place, cluster) = (place("stack-named"), ["--cluster", "8x dgx-h100"]);
+    let planned =
+        text(&place.run(&[&["plan"], &MODEL[..], &cluster, &["--stack", "ideal", "-o", "plan.toml"]].concat()));
+    assert!(
+        planned.ends_with("next: meshwright simulate plan.toml --cluster \"8x dgx-h100\" --stack ideal\n"),
+        "{planned}"
+    );
+    place.refused(
+        &[&["plan"], &MODEL[..], &cluster, &["--stack", "torchtitn"]].concat(),
+        2,
+        &["unknown stack `torchtitn`; near names: torchtitan; `meshwright stacks` shows all"],
+    );
+    let small = place.run(&["simulate", "plan.toml", "--cluster", "64x rtx4090", "--stack", "torchtune"]);
+    let said = String::from_utf8_lossy(&small.stderr).into_owned();
+    assert!(small.status.code() == Some(3) && said.contains("under stack torchtune"), "{said}");
+}

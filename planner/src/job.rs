@@ -5,6 +5,7 @@
 //! Invariant: a `Job` that was read satisfies its `check`; it names no hardware.
 
 use meshwright_hardware::units::{Precision, Tokens};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Fault, PlanError};
@@ -13,6 +14,7 @@ mod capacity;
 mod check;
 mod fix;
 mod goal;
+mod keys;
 mod model;
 mod optimizer;
 pub mod shape;
@@ -22,6 +24,7 @@ mod tuning;
 pub use capacity::DROPLESS;
 pub use fix::Fix;
 pub use goal::{Goal, Objective, USABLE_MEMORY};
+pub use keys::{JobKey, job_keys};
 pub use model::{Architecture, Experts, Family, Latent, LayerKind, Model, ModelHalf};
 pub use optimizer::{Optimizer, OptimizerName};
 pub use shape::Shape;
@@ -31,7 +34,7 @@ pub use tuning::{AdapterTarget, Base, Method, Tuning};
 use shape::USUAL_TARGET;
 
 /// A training job.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Job {
     /// Tokens a sequence.
@@ -47,6 +50,7 @@ pub struct Job {
     pub global_batch: usize,
     /// Format of matmuls.
     #[serde(default = "usual_precision")]
+    #[schemars(schema_with = "keys::formats")]
     pub precision: Precision,
     /// Steps to train.
     #[serde(default = "usual_steps")]

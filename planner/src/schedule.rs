@@ -16,6 +16,7 @@ mod tests;
 mod zb_h1;
 mod zb_h2;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use order::{Passes, PipelineSchedule, StageWork, StepWork};
@@ -24,7 +25,7 @@ pub use order::{Passes, PipelineSchedule, StageWork, StepWork};
 macro_rules! registry {
     ($($(#[$doc:meta])* $schedule:ident = $name:literal => $order:expr;)+) => {
         /// In which order a stage runs its microbatches.
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
         pub enum Schedule {
             $($(#[$doc])* #[serde(rename = $name)] $schedule,)+
         }

@@ -23,7 +23,7 @@ pub struct GoalArguments {
     /// Tokens to train on, as `300G` or `15T`, instead of --steps
     #[arg(long, conflicts_with = "steps")]
     tokens: Option<Tokens>,
-    /// Share of a device's memory to leave free, beyond the runtime's 6 %
+    /// Share of a device's memory to leave free, beyond what the stack's allocator and libraries take
     #[arg(long)]
     headroom: Option<f64>,
     /// From the first step to the last, failures included, as `30d`

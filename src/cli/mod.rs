@@ -7,6 +7,7 @@ mod explain;
 mod gains;
 mod goal;
 mod hardware;
+mod keys;
 mod plan;
 mod progress;
 mod report;

@@ -14,6 +14,7 @@ use meshwright_planner::{PlanError, models};
 use serde_json::json;
 
 use super::goal::{GoalArguments, Names, Solver, advice_text, chosen_json, print_front, print_gap, print_partition};
+use super::keys::print_keys;
 use super::progress::ProgressLine;
 use super::show::{
     assumed_text, does_not_fit, figures_json, missing_memory, print_beyond, print_figures, print_sites,
@@ -27,18 +28,21 @@ use crate::out::write_whole;
 #[derive(Args)]
 pub struct PlanCommand {
     /// A model's name (`meshwright models`), a model file, or a job file with a [model] table
-    job: String,
+    #[arg(required_unless_present = "keys")]
+    job: Option<String>,
     /// `512x dgx-a100-80gb`, `8x h100`, or a calibrated machine's .toml
-    #[arg(long)]
-    cluster: String,
+    #[arg(long, required_unless_present = "keys")]
+    cluster: Option<String>,
+    /// List the keys of a job file
+    #[arg(long, exclusive = true)]
+    keys: bool,
     /// Tokens a sequence
     #[arg(long)]
     seq: Option<usize>,
     /// Sequences a step
     #[arg(long)]
     global_batch: Option<usize>,
-    /// fp32, tf32, bf16, fp16 or fp8
-    #[arg(long)]
+    #[arg(long, help = format!("Format of matmuls: {}", Precision::names()))]
     precision: Option<Precision>,
     /// Steps to train
     #[arg(long)]
@@ -91,8 +95,13 @@ pub struct PlanCommand {
 impl PlanCommand {
     /// Searches and prints.
     pub fn run(self) -> Result<(), Failure> {
-        let (mut job, known) = self.job()?;
-        let mut cluster = self.stack.on(Cluster::parse(&self.cluster)?, &job)?;
+        // Only `--keys` leaves them out.
+        let (Some(job), Some(text)) = (&self.job, &self.cluster) else {
+            print_keys();
+            return Ok(());
+        };
+        let (mut job, known) = self.job(job)?;
+        let mut cluster = self.stack.on(Cluster::parse(text)?, &job)?;
         job.stack = Some(cluster.stack.name.clone());
         self.goal.amend(&mut cluster);
         let fix = self.fix(&job.fix);
@@ -103,7 +112,7 @@ impl PlanCommand {
         if let Some(path) = &self.output {
             write_whole(path, &first.plan.to_toml())?;
         }
-        let names = Names { whole: &cluster, text: &self.cluster };
+        let names = Names { whole: &cluster, text };
         if self.json {
             println!("{}", chosen_json(&chosen, &job.goal, &names, decided.as_ref()));
         } else {
@@ -113,7 +122,10 @@ impl PlanCommand {
             }
             let cluster = names.of(&first.cluster);
             match &self.output {
-                Some(path) => println!("\nnext: meshwright simulate {} --cluster \"{cluster}\"", path.display()),
+                Some(path) => {
+                    let stack = self.stack.again();
+                    println!("\nnext: meshwright simulate {} --cluster \"{cluster}\"{stack}", path.display())
+                }
                 None => println!("\nnext: add -o plan.toml to keep the best one"),
             }
         }
@@ -158,7 +170,7 @@ impl PlanCommand {
         };
         println!(
             "{} ({parameters:.3} B parameters{trained}), {} sequences of {} tokens a step, {}, on {}{idle}",
-            job.model.name, job.global_batch, job.seq, job.precision, self.cluster
+            job.model.name, job.global_batch, job.seq, job.precision, names.text
         );
         println!("{}", stack_line(names.whole));
         let in_part = chosen.best.iter().any(|offer| offer.ranks() < names.devices());
@@ -203,8 +215,8 @@ impl PlanCommand {
     }
 
     /// The job, and whether it is known how long to train.
-    fn job(&self) -> Result<(Job, bool), Failure> {
-        let (mut job, known) = read_job(&self.job, self.seq, self.global_batch)?;
+    fn job(&self, name: &str) -> Result<(Job, bool), Failure> {
+        let (mut job, known) = read_job(name, self.seq, self.global_batch)?;
         job.precision = self.precision.unwrap_or(job.precision);
         job.goal = self.goal.over(&job.goal);
         let fault = |f: Fault| Failure::input(f.to_string());
@@ -257,6 +269,11 @@ fn check_fix(job: &Job, cluster: &Cluster, fix: &Fix) -> Result<(), Failure> {
         if let Some(n) = size.filter(|n| *n > devices) {
             return Err(Failure::input(format!("{key} is {n}: the cluster has {devices} devices")));
         }
+    }
+    if let (Some(shard), Some(0)) = (fix.shard, fix.zero) {
+        return Err(Failure::input(format!(
+            "--shard is {shard}: ZeRO-0 shards nothing; leave one of --shard and --zero 0 out"
+        )));
     }
     let experts = job.model.experts().map_or(1, |experts| experts.count);
     if let Some(ep) = fix.ep.filter(|ep| !experts.is_multiple_of(*ep)) {

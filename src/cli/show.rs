@@ -74,7 +74,7 @@ pub fn assumed_text(cluster: &Cluster) -> String {
     text
 }
 
-/// What a plan lacks that does not fit.
+/// What a plan lacks that does not fit, and under which stack.
 pub fn missing_memory(figures: &Figures, cluster: &Cluster) -> Option<String> {
     let missing = Bytes(u64::try_from(-figures.headroom_bytes).ok().filter(|_| !figures.fits)?);
     let fullest = figures.pools.iter().min_by(|a, b| a.headroom.total_cmp(&b.headroom));
@@ -82,7 +82,11 @@ pub fn missing_memory(figures: &Figures, cluster: &Cluster) -> Option<String> {
         Some(pool) => (pool.peak_memory_bytes, pool.device.as_str()),
         None => (figures.peak_memory_bytes, cluster.pools.first()?.device.name.as_str()),
     };
-    Some(format!("a rank needs {} on `{device}`, {missing} more than can be used there", Bytes(peak)))
+    let stack = &cluster.stack.name;
+    Some(format!(
+        "a rank needs {} on `{device}`, {missing} more than can be used there under stack {stack}",
+        Bytes(peak)
+    ))
 }
 
 /// What a command ends with whose plan lacks memory: nothing else is wrong, but nobody can run it.

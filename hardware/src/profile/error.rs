@@ -19,9 +19,9 @@ pub enum ProfileError {
     #[error(transparent)]
     Input(#[from] InputError),
     /// No profile has this name.
-    #[error("unknown {kind} `{name}`; {near}`meshwright hardware list` shows all")]
+    #[error("unknown {kind} `{name}`; {near}`meshwright {list}` shows all", list = list_of(.kind))]
     Unknown {
-        /// Device, system, or either.
+        /// Device, system, either, or stack.
         kind: &'static str,
         /// The name as given.
         name: String,
@@ -50,4 +50,9 @@ impl ProfileError {
     pub(super) fn of_fault(file: &str, text: &str, fault: Fault) -> Self {
         InputError::of_fault(file, text, &fault).into()
     }
+}
+
+/// The command that lists all of a kind.
+fn list_of(kind: &str) -> &'static str {
+    if kind == "stack" { "stacks" } else { "hardware list" }
 }

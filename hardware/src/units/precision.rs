@@ -37,6 +37,11 @@ impl Precision {
         Precision::Int8,
     ];
 
+    /// All names, as help texts and errors list them.
+    pub fn names() -> String {
+        Precision::ALL.map(Precision::name).join(", ")
+    }
+
     /// Bytes an element takes in memory; a 4-bit one with its neighbour.
     pub fn bytes(self) -> u64 {
         match self {
@@ -85,5 +90,5 @@ impl FromStr for Precision {
 
 /// A precision's name that is none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown precision `{0}`; known: fp32, tf32, bf16, fp16, fp8, fp4, int8")]
+#[error("unknown precision `{0}`; known: {known}", known = Precision::names())]
 pub struct UnknownPrecision(String);

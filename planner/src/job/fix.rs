@@ -5,12 +5,13 @@
 //! Invariant: what is not named is the search's to decide.
 
 use meshwright_hardware::mesh::Order;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::schedule::Schedule;
 
 /// What the user has fixed, in a job's `[fix]` or on the command line.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Fix {
     /// Data parallelism.
@@ -51,6 +52,7 @@ pub struct Fix {
     pub ring: Option<bool>,
     /// How axes are laid over ranks.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "super::keys::orders")]
     pub order: Option<Order>,
     /// The most tensor parallelism.
     #[serde(skip_serializing_if = "Option::is_none")]

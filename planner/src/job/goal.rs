@@ -6,6 +6,7 @@
 
 use meshwright_hardware::profile::Stack;
 use meshwright_hardware::units::{Dollars, Seconds, Tokens};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Fault;
@@ -16,7 +17,7 @@ use crate::limits;
 pub const USABLE_MEMORY: f64 = 0.94;
 
 /// What is to be least.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Objective {
     /// A step's time.
@@ -50,23 +51,26 @@ impl std::str::FromStr for Objective {
 }
 
 /// What the user wants of a plan, in a job's `[goal]` or on the command line.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Goal {
     /// What is to be least.
     #[serde(skip_serializing_if = "is_default")]
     pub objective: Objective,
-    /// Tokens to train on, instead of the job's `steps`.
+    /// Tokens to train on, as `300G`, instead of the job's `steps`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
     pub tokens: Option<Tokens>,
-    /// Share of a device's memory to leave free, beyond what the runtime needs: 0 to less than [`USABLE_MEMORY`].
+    /// Share of a device's memory to leave free, beyond what the stack's allocator and libraries take: 0 to less than 0.94.
     #[serde(skip_serializing_if = "is_default")]
     pub headroom: f64,
-    /// From the first step to the last, failures included: at most this long, as expected.
+    /// From the first step to the last, failures included: at most this long, as expected, such as `30d`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
     pub deadline: Option<Seconds>,
-    /// For all devices over that time: at most this much.
+    /// For all devices over that time: at most this much, such as `$500k`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
     pub budget: Option<Dollars>,
 }
 

@@ -4,10 +4,11 @@
 //!
 //! Invariant: a `Model` that was read satisfies its `check`; it names no hardware and no partitioning.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Which usual decoder: what stands between its matmuls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Architecture {
     /// Learned positions, LayerNorm, GELU, biases (Radford et al. 2019).
@@ -17,7 +18,7 @@ pub enum Architecture {
 }
 
 /// A decoder's shape.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Model {
     /// Name in tables.
@@ -35,7 +36,7 @@ pub struct Model {
     pub kv_heads: usize,
     /// Width of the feed-forward layer (of each of the gate and up projections in a LLaMA).
     pub ffn: usize,
-    /// Tokens in the vocabulary; what pads it for tensor parallelism is not counted ([`Model::vocab_on`]).
+    /// Tokens in the vocabulary; what pads it for tensor parallelism is not counted.
     pub vocab: usize,
     /// Whether the head's weight is the token embedding's.
     pub tied: bool,
@@ -127,7 +128,7 @@ impl Model {
 }
 
 /// A mixture of experts in place of the feed-forward part.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Experts {
     /// Experts a layer.
@@ -145,9 +146,10 @@ pub struct Experts {
     /// Every how many layers one has experts.
     #[serde(default = "one")]
     pub every: usize,
-    /// Tokens an expert has room for, over an even share (Lepikhin et al. 2020, §2.2); [`super::DROPLESS`], a word in files, where
-    /// it takes all (Gale et al. 2022).
+    /// Tokens an expert has room for, over an even share (Lepikhin et al. 2020, §2.2); `"dropless"` where it takes all (Gale et
+    /// al. 2022).
     #[serde(default = "usual_capacity", with = "super::capacity")]
+    #[schemars(with = "f64")]
     pub capacity: f64,
     /// Weight of the balancing loss (Fedus et al. 2021, §2.2).
     #[serde(default)]
@@ -175,7 +177,7 @@ fn one() -> usize {
 }
 
 /// How a model file differs from the usual decoder of its architecture.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Family {
     /// Width of a head, where it is not `hidden / heads`.
@@ -203,7 +205,7 @@ pub struct Family {
 }
 
 /// Ranks and widths of multi-head latent attention (DeepSeek-AI 2024, §2.1).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Latent {
     /// Rank of queries.

@@ -4,10 +4,11 @@
 //!
 //! Invariant: names alone; what each keeps and does stands in [`crate::lower`].
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Known optimizers, with the bytes of state that each keeps a parameter beside fp32 weights.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum OptimizerName {
     /// Two moments: 8 (Loshchilov & Hutter 2019).
@@ -59,7 +60,7 @@ impl OptimizerName {
 }
 
 /// An optimizer and its schedule: linear warm-up, then a cosine from `lr` to `min_lr` at the last step.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Optimizer {
     /// Which.

@@ -10,6 +10,7 @@
 
 use meshwright_hardware::op::Packing;
 use meshwright_hardware::units::Precision;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::model::{Experts, Model};
@@ -18,7 +19,7 @@ use crate::error::Fault;
 use crate::limits::{self, number, sizes};
 
 /// Which way to fine-tune.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Method {
     /// Adapters of low rank beside a frozen base (Hu et al. 2021).
@@ -26,7 +27,7 @@ pub enum Method {
 }
 
 /// What a frozen base is kept in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Base {
     /// The format of the model.
@@ -39,7 +40,7 @@ pub enum Base {
 }
 
 /// Linear layers that adapters go with, as checkpoints call them. A mixture's experts have their own; routers and the head none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum AdapterTarget {
     /// Queries; of latent attention both their layers.
@@ -72,7 +73,7 @@ impl AdapterTarget {
 }
 
 /// A job's fine-tuning.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Tuning {
     /// Which way.

@@ -181,7 +181,7 @@ impl Space<'_> {
     fn shards_evenly(&self, shape: &KernelShape, dp: usize) -> bool {
         let (data, spread) = (dp * shape.cp, if shape.whole_experts { shape.tp } else { 1 });
         let even = |shard: usize| data.is_multiple_of(shard) && (shard * spread).is_multiple_of(shape.ep);
-        self.fix.shard.is_none_or(|shard| data == 1 || even(shard))
+        self.fix.shard.is_none_or(even)
     }
 
     /// Whether experts spread evenly over so many replicas.
@@ -221,7 +221,9 @@ impl Space<'_> {
                 (true, true) => 3,
             };
             ways.into_iter().flat_map(move |(schedule, chunks)| {
-                let zeros = self.zeros(dp * cp, schedule).into_iter().filter(move |zero| *zero <= most);
+                // Ranks to shard over are fixed of plans that shard.
+                let least = u8::from(fix.shard.is_some());
+                let zeros = self.zeros(dp * cp, schedule).into_iter().filter(move |zero| (least..=most).contains(zero));
                 zeros.map(move |zero| Combination { dp, pp, schedule, chunks, zero, order })
             })
         })
