@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use meshwright_hardware::price::{PriceError, RankGroup, price, rank_groups};
+use meshwright_hardware::price::{PriceError, RankGroup, peak_of, price, rank_groups};
 use meshwright_hardware::profile::{Cluster, Machine, Stack};
 use meshwright_hardware::program::{Program, Stream};
 use meshwright_hardware::simulate::{Durations, Rounds, simulate};
@@ -256,8 +256,7 @@ fn figures(
         let device = &pool.device;
         let used = held.end.min(site_ranks).saturating_sub(held.start);
         if used > 0 {
-            let no_peak = || PriceError::NoPeak { device: device.name.clone(), precision: plan.job.precision };
-            peak += used as f64 * device.peak_in(plan.job.precision).ok_or_else(no_peak)?.0;
+            peak += used as f64 * peak_of(device, plan.job.precision)?.0;
         }
     }
     peak *= plan.site_count() as f64;

@@ -28,7 +28,7 @@ use crate::profile::{Cluster, DeviceKind, DeviceProfile, Overheads};
 use crate::program::{Block, Call, Collective, Elem, Kind, Program, RankProgram};
 use crate::simulate::{Durations, LaneDurations, SimulateError};
 use crate::topology::{GroupLinks, Topology, TopologyError};
-use crate::units::{Bytes, Precision, Seconds};
+use crate::units::{Bytes, FlopRate, Precision, Seconds};
 
 pub use op::{issue_time, op_time, stream};
 pub use placement::AxisGroup;
@@ -37,15 +37,15 @@ pub use rank_group::{RankGroup, rank_groups};
 /// Why something has no price.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum PriceError {
-    /// The device multiplies neither this format nor a wider one.
-    #[error(
-        "`{device}` has no peak for {precision}; give its profile a `peak.{precision}`, or choose another precision"
-    )]
+    /// The device multiplies neither this format nor one that stands in for it.
+    #[error("`{device}` does not multiply {precision}; its formats are {formats} (`peak` of its profile)")]
     NoPeak {
         /// The device.
         device: String,
         /// The format.
         precision: Precision,
+        /// Those that it has.
+        formats: String,
     },
     /// A device that was measured in another format.
     #[error("`{device}` was measured in {measured}; measure it with --precision {precision}, or plan in {measured}")]
@@ -79,6 +79,14 @@ pub enum PriceError {
     /// The program does not simulate.
     #[error(transparent)]
     Simulate(#[from] SimulateError),
+}
+
+/// A device's peak in a format.
+pub fn peak_of(device: &DeviceProfile, precision: Precision) -> Result<FlopRate, PriceError> {
+    device.peak_in(precision).ok_or_else(|| {
+        let formats = device.peak.keys().map(|format| format.name()).collect::<Vec<_>>().join(", ");
+        PriceError::NoPeak { device: device.name.clone(), precision, formats }
+    })
 }
 
 /// Prices on one cluster, in one format, for one mesh: as the ranks of one [`RankGroup`] pay them.
@@ -161,8 +169,7 @@ impl<'a> Prices<'a> {
     pub fn fastest_flops(&self) -> Result<f64, PriceError> {
         let side = (1u64 << 20) as f64;
         let seconds = slowest(&self.devices, |device| {
-            let no_peak = || PriceError::NoPeak { device: device.name.clone(), precision: self.precision };
-            let peak = device.peak_in(self.precision).ok_or_else(no_peak)?;
+            let peak = peak_of(device, self.precision)?;
             Ok(gemm::on(device, peak, self.precision, 1.0, side, side, side))
         })?;
         let Overheads { matmul, narrow, experts, .. } = &self.stack().overheads;

@@ -47,8 +47,7 @@ fn multiplied(device: &DeviceProfile, stack: &Stack, op: &Op, precision: Precisi
     let linear = matches!(op, Op::Matmul { .. } | Op::ExpertMatmul { .. });
     let narrow = linear && precision.stored() != precision;
     let precision = if linear { precision } else { precision.stored() };
-    let no_peak = || PriceError::NoPeak { device: device.name.clone(), precision };
-    let peak = device.peak_in(precision).ok_or_else(no_peak)?;
+    let peak = super::peak_of(device, precision)?;
     let rates = &stack.overheads;
     let gains = if narrow { rates.narrow / rates.matmul } else { 1.0 };
     let product = |batch: usize, m: usize, n: usize, k: usize| {

@@ -226,7 +226,12 @@ fn what_cannot_be_priced_is_refused() {
     let mut device = ideal();
     device.peak.retain(|precision, _| *precision == Int8);
     let error = time_of(&device, &matmul(8, 8, 8), Bf16).unwrap_err();
-    assert_eq!(error, PriceError::NoPeak { device: "a100-80gb".to_owned(), precision: Bf16 });
+    assert_eq!(
+        error,
+        PriceError::NoPeak { device: "a100-80gb".to_owned(), precision: Bf16, formats: "int8".to_owned() }
+    );
+    let error = time_of(&ideal(), &matmul(8, 8, 8), Precision::Fp8).unwrap_err();
+    assert!(error.to_string().contains("`a100-80gb` does not multiply fp8; its formats are "), "{error}");
     let cluster = Cluster::parse("2x dgx-a100-80gb").unwrap();
     let error = Prices::new(&cluster, Mesh { dp: 17, pp: 1, tp: 1, ..Mesh::ONE }, Bf16).err().unwrap();
     assert_eq!(error, PriceError::TooFew { ranks: 17, devices: 16 });

@@ -151,8 +151,9 @@ impl DeviceProfile {
         Ok(())
     }
 
-    /// The dense peak in a format, or in the nearest wider format that the device multiplies at full rate: bf16 and fp16
-    /// stand in for each other, a narrower format falls back on a wider one. `None` if nothing wider is known.
+    /// The dense peak in a format, or of one of 16 bits and more in the nearest that the device multiplies at full rate: bf16 and
+    /// fp16 stand in for each other, a narrower one falls back on a wider one. `None` where none is known: eight bits and fewer are
+    /// multiplied by units of their own.
     pub fn peak_in(&self, precision: Precision) -> Option<FlopRate> {
         self.peak_figure(precision).map(|figure| figure.value)
     }
@@ -165,9 +166,9 @@ impl DeviceProfile {
             Tf32 => &[Tf32, Fp32],
             Bf16 => &[Bf16, Fp16, Tf32, Fp32],
             Fp16 => &[Fp16, Bf16, Tf32, Fp32],
-            Fp8 => &[Fp8, Bf16, Fp16, Tf32, Fp32],
-            Fp4 => &[Fp4, Fp8, Bf16, Fp16, Tf32, Fp32],
-            Int8 => &[Int8, Fp8, Bf16, Fp16, Tf32, Fp32],
+            Fp8 => &[Fp8],
+            Fp4 => &[Fp4],
+            Int8 => &[Int8],
         };
         stand_ins.iter().find_map(|p| self.peak.get(p))
     }
