@@ -188,6 +188,28 @@ fn a_table_of_which_nothing_can_be_said_is_refused() {
     refused(&eight.replace("eight", "inf"), ":3:15: `n_devices` is inf");
 }
 
+/// A misspelt column says so, a zero is no size, and rows of one name do not overwrite each other's plans.
+#[test]
+fn what_a_table_says_is_not_passed_over() {
+    let (path, plans) = (scratch("strange-runs.csv"), scratch("strange-plans"));
+    let header = "id,accelerator,n_devices,layers,hidden,seq_len,micro_bacth,tp,source\n";
+    let run = |rows: &str, arguments: &[&str]| {
+        std::fs::write(&path, format!("{header}{rows}")).unwrap();
+        let output = validate(&path, arguments);
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, said) = run("a,H100-SXM5-80GB,8,2,512,512,4,1,here\n", &[]);
+    assert!(
+        code == Some(0) && said.contains("not read: `micro_bacth` (did you mean `micro_batch`?), `source`"),
+        "{said}"
+    );
+    let (code, said) = run("a,H100-SXM5-80GB,8,2,512,512,4,0,\n", &[]);
+    assert!(code == Some(2) && said.contains(":2:35: `tp` is 0: it must be above zero, or be left empty"), "{said}");
+    let twice = "a/b,H100-SXM5-80GB,8,2,512,512,4,1,\na_b,H100-SXM5-80GB,8,2,512,512,4,2,\n";
+    let (code, said) = run(twice, &["--plans", plans.to_str().unwrap()]);
+    assert!(code == Some(2) && said.contains("the rows `a/b` and `a_b`") && !plans.exists(), "{said}");
+}
+
 #[test]
 fn no_text_of_a_table_becomes_a_formula() {
     let (path, out) = (scratch("formula-runs.csv"), scratch("formula-out.csv"));

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use serde::de::IgnoredAny;
+use strsim::levenshtein;
 use toml::de::{DeTable, DeValue};
 
 /// A value that a check refuses.
@@ -38,6 +39,18 @@ impl std::fmt::Display for Fault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "`{}` is {}: {}", self.key, self.value, self.problem)
     }
+}
+
+/// Which of all names a misspelt one may mean, the nearest first.
+pub fn near<'a>(name: &str, all: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let wanted = name.to_lowercase();
+    let close = |other: &&str| {
+        let contained = wanted.len() >= 3 && (other.contains(&wanted) || wanted.contains(*other));
+        contained || levenshtein(&wanted, other) <= wanted.len() / 3
+    };
+    let mut near: Vec<&str> = all.filter(close).collect();
+    near.sort_by_key(|other| levenshtein(&wanted, other));
+    near
 }
 
 /// A text that cannot be used.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use clap::Args;
 use meshwright_hardware::files::read_text;
-use meshwright_hardware::input::{Fault, InputError};
+use meshwright_hardware::input::{Fault, InputError, near};
 use meshwright_hardware::profile::{FitErrors, Overheads, Stack, catalog};
 use rayon::prelude::*;
 
@@ -156,20 +156,41 @@ fn rows(what: &str, text: &str) -> Result<Vec<HashMap<String, String>>, Failure>
             )));
         }
     }
-    let (numeric, mut rows) = (row::numeric(&header), Vec::new());
+    unread(what, &header);
+    let columns: Vec<_> = header.iter().map(|name| row::column(name)).collect();
+    let mut rows = Vec::new();
     for record in reader.records() {
         let record = record.map_err(fault)?;
-        for &at in &numeric {
-            let value = record.get(at).unwrap_or("").trim();
-            if !value.is_empty() && !value.parse().is_ok_and(f64::is_finite) {
+        for (at, value) in record.iter().map(str::trim).enumerate().filter(|(_, value)| !value.is_empty()) {
+            if let Some(problem) = columns.get(at).and_then(|column| column.as_ref()?.problem(value)) {
                 let start = record.position().map_or(0, |position| position.byte() as usize);
-                let fault = Fault::new(&header[at], value, "it must be a number, or be left empty");
+                let fault = Fault::new(&header[at], value, problem);
                 return Err(InputError::of_csv_fault(what, body, (start, at), &fault).into());
             }
         }
         rows.push(header.iter().zip(&record).map(|(name, value)| (name.clone(), value.to_owned())).collect());
     }
     Ok(rows)
+}
+
+/// Says which columns of a table are not read, and what they may have been meant to be.
+fn unread(what: &str, header: &[String]) {
+    let strange = header.iter().filter(|name| row::column(name).is_none());
+    let (mut misspelt, mut others) = (Vec::new(), Vec::new());
+    for name in strange {
+        let absent = row::COLUMNS
+            .iter()
+            .map(|column| column.name)
+            .filter(|known| known.len() > 2 && !header.iter().any(|h| h == known));
+        match near(name, absent).first() {
+            Some(meant) => misspelt.push(format!("`{name}` (did you mean `{meant}`?)")),
+            None => others.push(format!("`{name}`")),
+        }
+    }
+    misspelt.extend(others);
+    if !misspelt.is_empty() {
+        eprintln!("note: {what}: columns that are not read: {}", misspelt.join(", "));
+    }
 }
 
 /// How often each reason stands there.
@@ -251,10 +272,19 @@ fn csv_record(id: &str, outcome: &Result<(&Run, &Prediction), &Skip>) -> Vec<Str
 
 /// Writes what each run is predicted from: `ID.plan.toml` and `ID.cluster.toml`.
 fn write_plans(folder: &Path, lines: &[Line]) -> Result<(), Failure> {
+    let safe = |c: char| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '_' };
+    let mut named: HashMap<String, &str> = HashMap::new();
+    for Line { id, .. } in lines.iter().filter(|line| line.run.is_ok()) {
+        if let Some(other) = named.insert(id.chars().map(safe).collect(), id) {
+            return Err(Failure::input(format!(
+                "--plans names files by `id`: the rows `{other}` and `{id}` would have the same; give them ids that differ"
+            )));
+        }
+    }
     std::fs::create_dir_all(folder).map_err(Failure::io(folder))?;
     for Line { id, run } in lines {
         let Ok(run) = run else { continue };
-        let name: String = id.chars().map(|c| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '_' }).collect();
+        let name: String = id.chars().map(safe).collect();
         write_whole(&folder.join(format!("{name}.plan.toml")), &chosen(run).to_toml())?;
         write_whole(&folder.join(format!("{name}.cluster.toml")), &run.cluster.pools[0].to_toml())?;
     }

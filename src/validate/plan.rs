@@ -81,6 +81,10 @@ pub(super) fn candidates(stated: &Stated) -> Result<Candidates, Skip> {
             assumed.retain(|column| *column != class);
         }
     }
+    let tuned = tuning(record).is_some();
+    if tuned && number_after(record.text("notes"), "LoRA r").is_none() {
+        assumed.push("lora_rank");
+    }
     if zero_said(record).is_some() {
         assumed.retain(|column| *column != "zero_class");
     }

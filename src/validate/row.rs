@@ -189,10 +189,24 @@ pub struct Column {
     pub needed: bool,
     /// Whether it holds numbers alone.
     numeric: bool,
+    /// The least that a number in it may be: sizes are one or more.
+    least: f64,
     /// The most that a number in it may be: more is a slip, and would only keep the machine busy.
     most: f64,
     /// What it means, with unit.
     about: &'static str,
+}
+
+impl Column {
+    /// What is wrong with a value that is not left empty, if something is.
+    pub fn problem(&self, value: &str) -> Option<&'static str> {
+        match value.parse::<f64>() {
+            _ if !self.numeric => None,
+            Ok(number) if number.is_finite() && number >= self.least => None,
+            Ok(number) if number.is_finite() => Some("it must be above zero, or be left empty"),
+            _ => Some("it must be a number, or be left empty"),
+        }
+    }
 }
 
 impl std::fmt::Display for Column {
@@ -203,11 +217,16 @@ impl std::fmt::Display for Column {
 }
 
 const fn text(name: &'static str, about: &'static str) -> Column {
-    Column { name, needed: false, numeric: false, most: f64::MAX, about }
+    Column { name, needed: false, numeric: false, least: f64::MIN_POSITIVE, most: f64::MAX, about }
 }
 
 const fn number(name: &'static str, most: f64, about: &'static str) -> Column {
     Column { numeric: true, most, ..text(name, about) }
+}
+
+/// One that may be zero, where there is none.
+const fn count(name: &'static str, most: f64, about: &'static str) -> Column {
+    Column { least: 0.0, ..number(name, most, about) }
 }
 
 /// One that may be written as an encoder's and a decoder's.
@@ -235,9 +254,9 @@ pub const COLUMNS: &[Column] = &[
     number("head_dim", 1e5, "width of a head; hidden / heads where it is left out"),
     number("vocab", 1e8, "tokens in the vocabulary; 51,200 where they are left out"),
     text("gated_mlp", "1 where the feed-forward part has a gate: then also rotary positions, RMSNorm, no biases"),
-    number("experts", 1e5, "routed experts of a layer"),
-    number("top_k", 1e5, "experts that a token goes to; 2 where it is left out"),
-    number("moe_ffn_hidden", 1e7, "width of an expert"),
+    count("experts", 1e5, "routed experts of a layer"),
+    count("top_k", 1e5, "experts that a token goes to; 2 where it is left out"),
+    count("moe_ffn_hidden", 1e7, "width of an expert"),
     text("shared_experts", "experts that every token goes to: how many, or how many and how wide together"),
     size(
         "seq_len",
@@ -281,10 +300,9 @@ pub const COLUMNS: &[Column] = &[
     text("oom", "1 where the run did not fit"),
 ];
 
-/// The columns of a header that hold numbers alone, by their places.
-pub fn numeric(header: &[String]) -> Vec<usize> {
-    let number = |name: &String| COLUMNS.iter().any(|column| column.numeric && column.name == name);
-    (0..header.len()).filter(|&at| number(&header[at])).collect()
+/// The column of a name.
+pub fn column(name: &str) -> Option<&'static Column> {
+    COLUMNS.iter().find(|column| column.name == name)
 }
 
 /// Fills in heads that a row leaves out from a row of the same source about a model of the same width.

@@ -7,9 +7,9 @@
 use std::sync::{Arc, LazyLock};
 
 use serde::de::DeserializeOwned;
-use strsim::levenshtein;
 
 use super::{DeviceProfile, ProfileError, Stack, System};
+use crate::input::near;
 
 include!(concat!(env!("OUT_DIR"), "/profiles.rs"));
 
@@ -113,13 +113,7 @@ impl Catalog {
 }
 
 fn unknown<'a>(kind: &'static str, name: &str, all: impl Iterator<Item = &'a str>) -> ProfileError {
-    let wanted = name.to_lowercase();
-    let close = |other: &&str| {
-        let contained = wanted.len() >= 3 && (other.contains(&wanted) || wanted.contains(*other));
-        contained || levenshtein(&wanted, other) <= wanted.len() / 3
-    };
-    let mut near: Vec<&str> = all.filter(close).collect();
-    near.sort_by_key(|other| levenshtein(&wanted, other));
+    let mut near = near(name, all);
     near.truncate(5);
     let near = if near.is_empty() { String::new() } else { format!("near names: {}; ", near.join(", ")) };
     ProfileError::Unknown { kind, name: name.to_owned(), near }
