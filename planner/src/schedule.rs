@@ -11,6 +11,7 @@ mod dualpipe_v;
 mod gpipe;
 mod one_f_one_b;
 mod order;
+mod peaks;
 #[cfg(test)]
 mod tests;
 mod zb_h1;
@@ -20,6 +21,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use order::{Passes, PipelineSchedule, StageWork, StepWork};
+pub use peaks::{Peaks, Span};
 
 /// Makes of the registry the enum, its names in files, and the way to each schedule's [`PipelineSchedule`].
 macro_rules! registry {
@@ -152,25 +154,4 @@ impl Pipeline {
         }
         Ok(())
     }
-}
-
-/// The most microbatches of a chunk that are in flight at once in a list: between forward and their end, and between
-/// backward and weights. Unless it `splits`, backward is their end: what only gradients of inputs need is gone then.
-pub fn in_flight(actions: &[Action], chunk: usize, splits: bool) -> (usize, usize) {
-    let (mut begun, mut put_off, mut most) = (0, 0, (0, 0));
-    for action in actions {
-        match *action {
-            Action::Forward(at, _) if at == chunk => begun += 1,
-            Action::Backward(at, _) if at == chunk => put_off += 1,
-            Action::Weights(at, _) if at == chunk => {}
-            _ => continue,
-        }
-        most = (most.0.max(begun), most.1.max(put_off));
-        match action {
-            Action::Backward(..) if !splits => (begun, put_off) = (begun - 1, 0),
-            Action::Weights(..) if splits => (begun, put_off) = (begun - 1, put_off - 1),
-            Action::Forward(..) | Action::Backward(..) | Action::Weights(..) => {}
-        }
-    }
-    if splits { most } else { (most.0, 0) }
 }

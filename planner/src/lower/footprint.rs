@@ -18,7 +18,7 @@ use super::update::BankRule;
 use crate::job::LayerKind;
 use crate::model::{ParamDecl, Store, Tape};
 use crate::plan::{Plan, Recompute};
-use crate::schedule::{Action, Pipeline, in_flight};
+use crate::schedule::{Action, Peaks, Pipeline, Span};
 
 /// Sizes of a bank on one rank.
 #[derive(Clone, Debug)]
@@ -94,10 +94,10 @@ pub struct PieceSize {
     pub state: u64,
     /// Kept of one microbatch until its end.
     pub slot: u64,
-    /// Kept of one microbatch until gradients of inputs are made, where backward is split.
-    pub brief: u64,
     /// What is kept until its end by class of memory.
     pub slots: ByClass<u64>,
+    /// Kept of one microbatch until gradients of inputs are made, where backward is split, by class of memory.
+    pub briefs: ByClass<u64>,
     /// Left of one microbatch for the pass of weights.
     pub held: u64,
     /// What stages need once, as much as their largest piece.
@@ -255,7 +255,7 @@ impl PieceSizes {
         for chunk in 0..plan.chunks {
             let place = plan.virtual_stage(stage, chunk);
             let mut add = |piece: &PieceSize| {
-                bytes += piece.state + flight.kept(chunk, piece);
+                bytes += piece.state + flight.kept(piece, |other| usize::from(other == chunk));
                 once = once.max(piece.once);
             };
             if place == 0 {
@@ -277,6 +277,7 @@ impl PieceSizes {
     /// Bytes that a stage declares, exactly.
     pub fn stage(&self, plan: &Plan, flight: &InFlight, stage: usize) -> u64 {
         let (mut bytes, mut once) = self.fixed(plan, flight, stage);
+        let mut here = Alike::default();
         for chunk in 0..plan.chunks {
             let place = plan.virtual_stage(stage, chunk);
             let (first, decided) = (plan.first_layer(place), plan.stages[place]);
@@ -288,13 +289,34 @@ impl PieceSizes {
                 if i < decided.offload {
                     most_away = std::array::from_fn(|class| most_away[class].max(piece.slots[class]));
                 } else {
-                    bytes += flight.kept(chunk, piece);
+                    here.add(piece, chunk);
                 }
             }
             let places = places_away(decided.offload, plan.microbatches()).iter().sum::<usize>() as u64;
             bytes += places * most_away.iter().sum::<u64>();
         }
-        bytes + once.bytes()
+        bytes + here.bytes(flight) + once.bytes()
+    }
+}
+
+/// Layers that keep as much and so share what they keep it in: how many, by chunk.
+#[derive(Default)]
+struct Alike<'a>(Vec<(&'a PieceSize, Vec<usize>)>);
+
+impl<'a> Alike<'a> {
+    fn add(&mut self, piece: &'a PieceSize, chunk: usize) {
+        let kept = |of: &PieceSize| (of.slots, of.briefs, of.held);
+        let at = self.0.iter().position(|(other, _)| kept(other) == kept(piece)).unwrap_or_else(|| {
+            self.0.push((piece, Vec::new()));
+            self.0.len() - 1
+        });
+        let counts = &mut self.0[at].1;
+        counts.resize(counts.len().max(chunk + 1), 0);
+        counts[chunk] += 1;
+    }
+
+    fn bytes(&self, flight: &InFlight) -> u64 {
+        self.0.iter().map(|(piece, counts)| flight.kept(piece, |chunk| counts.get(chunk).copied().unwrap_or(0))).sum()
     }
 }
 
@@ -312,8 +334,8 @@ fn sizes(plan: &Plan, frame: &Frame, width: Formats, tied: bool) -> Vec<PieceSiz
     let of = |elems: &Elems| PieceSize {
         state,
         slot: width.bytes(elems.slot).iter().sum(),
-        brief: width.bytes(elems.brief).iter().sum(),
         slots: width.bytes(elems.slot),
+        briefs: width.bytes(elems.brief),
         held: bytes(elems.held, width.model),
         once: Once { work: width.bytes(elems.work), gathered, packed, made },
         banks: banks.clone(),
@@ -324,12 +346,12 @@ fn sizes(plan: &Plan, frame: &Frame, width: Formats, tied: bool) -> Vec<PieceSiz
 /// Microbatches that a stage has under way, and the buffers in which it passes things on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InFlight {
-    /// By chunk: microbatches between forward and their end.
-    pub slots: Vec<usize>,
-    /// By chunk: microbatches between forward and backward, which makes gradients of inputs alone where it is split.
-    pub brief: Vec<usize>,
-    /// By chunk: microbatches between backward and the pass of weights.
-    pub held: Vec<usize>,
+    /// Microbatches between forward and their end.
+    pub slots: Peaks,
+    /// Microbatches between forward and backward, which makes gradients of inputs alone where it is split.
+    pub brief: Peaks,
+    /// Microbatches between backward and the pass of weights.
+    pub held: Peaks,
     /// Buffers for what goes to other chunks and comes from them.
     pub streams: usize,
 }
@@ -338,22 +360,19 @@ impl InFlight {
     /// Of a stage that runs `actions`.
     pub fn of(pipeline: &Pipeline, stage: usize, actions: &[Action]) -> InFlight {
         let depth = pipeline.stages * pipeline.chunks;
-        let mut flight = InFlight { slots: Vec::new(), brief: Vec::new(), held: Vec::new(), streams: 0 };
-        for chunk in 0..pipeline.chunks {
-            let (slots, held) = in_flight(actions, chunk, pipeline.schedule.splits());
-            flight.slots.push(slots);
-            flight.brief.push(in_flight(actions, chunk, false).0);
-            flight.held.push(held);
+        let [slots, brief, held] = [Span::Whole, Span::Brief, Span::PutOff]
+            .map(|span| Peaks::of(actions, pipeline.chunks, span, pipeline.schedule.splits()));
+        let streams = (0..pipeline.chunks).map(|chunk| {
             let (out, flow) = turns(pipeline, (stage, chunk), actions);
-            flight.streams += flow + if pipeline.virtual_stage(stage, chunk) + 1 == depth { 0 } else { out };
-        }
-        flight
+            flow + if pipeline.virtual_stage(stage, chunk) + 1 == depth { 0 } else { out }
+        });
+        InFlight { slots, brief, held, streams: streams.sum() }
     }
 
-    /// Bytes that are kept of a piece of a chunk for all microbatches.
-    pub fn kept(&self, chunk: usize, piece: &PieceSize) -> u64 {
-        let [slots, brief, held] = [&self.slots, &self.brief, &self.held].map(|all| all[chunk] as u64);
-        slots * piece.slot + brief * piece.brief + held * piece.held
+    /// Bytes that are kept for all microbatches of pieces like one, of which each chunk has so many.
+    pub fn kept(&self, piece: &PieceSize, count: impl Fn(usize) -> usize) -> u64 {
+        let [slots, brief, held] = [&self.slots, &self.brief, &self.held].map(|peaks| peaks.together(&count) as u64);
+        slots * piece.slot + brief * piece.briefs.iter().sum::<u64>() + held * piece.held
     }
 
     /// Of every stage of a pipeline. How many are under way does not grow after a few rounds, so no more are looked at.

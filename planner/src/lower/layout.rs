@@ -4,7 +4,6 @@
 //!
 //! Invariant: the sum of the declared buffers is the stage's peak memory.
 
-use std::collections::HashMap;
 use std::ops::Range;
 
 use meshwright_hardware::params::ParamSpec;
@@ -14,13 +13,14 @@ use super::at::At;
 use super::bank::{Bank, BankExtent, BankGroup, BankState, Bucket, bank_of, kept_in, sharing, tied_apart, tied_elems};
 use super::code::Pieces;
 use super::format::{ALIGN, ByClass, Class, Formats};
-use super::turns::{places_away, turns};
+use super::turns::turns;
 use super::update::BankRule;
 use crate::model::{ParamDecl, Store};
 use crate::plan::Plan;
-use crate::schedule::{Action, in_flight};
+use crate::schedule::Action;
 
 mod brief;
+mod kept;
 mod views;
 
 use brief::Brief;
@@ -48,7 +48,7 @@ pub struct StageLayout {
     pub banks_of: Vec<Vec<usize>>,
     /// The bank of a tied table, where this stage has one.
     pub tied: Option<usize>,
-    /// By piece: saved buffers, taken in turns by microbatches.
+    /// By piece and microbatch: saved buffers.
     pub slots: Vec<Vec<Slot>>,
     /// By piece: the same of what is kept until the gradients of inputs are made, where backward is split.
     pub brief: Vec<Brief>,
@@ -56,7 +56,7 @@ pub struct StageLayout {
     pub hosted: Vec<Option<Hosted>>,
     /// Whether a backward pass is being written: it finds offloaded activations elsewhere.
     pub backward: bool,
-    /// By piece: what backward leaves for the pass of weights, in turns.
+    /// By piece and microbatch: what backward leaves for the pass of weights.
     pub held: Vec<Vec<u32>>,
     /// By chunk: gradients that flow from piece to piece, in turns.
     pub flow: Vec<Vec<u32>>,
@@ -133,8 +133,8 @@ impl StageLayout {
         let width = Formats::of(&plan.job);
         layout.add_banks(plan, pieces, width);
         layout.add_buckets(width);
+        layout.add_slots(plan, pieces, actions, width);
         for chunk in 0..plan.chunks {
-            layout.add_slots(plan, pieces, chunk, actions, width);
             layout.add_streams(plan, (stage, chunk), actions, width);
         }
         let work = Pieces::work_elems(layout.pieces.iter().map(|at| at.piece(plan, pieces)));
@@ -167,75 +167,6 @@ impl StageLayout {
             let (name, elems) = (names[class as usize].as_ref(), elems[class as usize]);
             (elems > 0).then(|| self.declare(name, elems, lifetime, class.elem(width.model)))
         })
-    }
-
-    /// Saved buffers of a chunk's pieces, as many as microbatches are under way at once.
-    fn add_slots(&mut self, plan: &Plan, pieces: &Pieces, chunk: usize, actions: &[Action], width: Formats) {
-        let (slots, held) = in_flight(actions, chunk, plan.schedule.splits());
-        let (brief, _) = in_flight(actions, chunk, false);
-        let names = |what: &str, turn: usize, at: At| {
-            ["", ".stats", ".ids"].map(|of| format!("{what}{of}.{turn}.{}", at.name()))
-        };
-        let pool = self.add_pool(plan, pieces, chunk, width);
-        for index in self.chunks[chunk].clone() {
-            let at = self.pieces[index];
-            let piece = at.piece(plan, pieces);
-            let slot = |turn| self.declare_classes(names("brief", turn, at), piece.brief_elems, Lifetime::Saved, width);
-            let short = (0..brief).map(slot).collect();
-            self.brief.push(Brief::of(piece, short));
-            if let Some([forward, back]) = pool.get(&index).cloned() {
-                let place =
-                    |turn| self.declare_classes(names("host", turn, at), piece.slot_elems, Lifetime::Hosted, width);
-                let between = (0..slots).map(place).collect();
-                self.slots.push(forward);
-                self.hosted.push(Some(Hosted { between, back }));
-                self.held.push(Vec::new());
-                continue;
-            }
-            self.hosted.push(None);
-            let slot = |turn| self.declare_classes(names("slot", turn, at), piece.slot_elems, Lifetime::Saved, width);
-            let saved = (0..slots).map(slot).collect();
-            self.slots.push(saved);
-            let held = if piece.held_elems > 0 { held } else { 0 };
-            let name = |turn| format!("held.{turn}.{}", at.name());
-            let left = |turn| self.declare(&name(turn), piece.held_elems, Lifetime::Saved, width.model);
-            let left = (0..held).map(left).collect();
-            self.held.push(left);
-        }
-    }
-
-    /// By piece of a chunk whose activations go to the host: where they are made and where backward finds them. Neighbours
-    /// take turns (see [`AWAY`]).
-    fn add_pool(
-        &mut self,
-        plan: &Plan,
-        pieces: &Pieces,
-        chunk: usize,
-        width: Formats,
-    ) -> HashMap<usize, [Vec<Slot>; 2]> {
-        let place = plan.virtual_stage(self.stage, chunk);
-        let layers = self.chunks[chunk].clone().filter(|&index| self.pieces[index].layer().is_some());
-        let away: Vec<usize> = layers.take(plan.stages[place].offload).collect();
-        let slots = away.iter().map(|&index| self.pieces[index].piece(plan, pieces).slot_elems);
-        let most = slots.fold([0; 3], |most, slot| std::array::from_fn(|class| slot[class].max(most[class])));
-        let mut declare = |(what, turns): (&str, usize)| -> Vec<Slot> {
-            let name = |of: &str, turn: usize| format!("{of}.{chunk}.{what}.{turn}");
-            let names = |turn| ["pool", "pool.stats", "pool.ids"].map(|of| name(of, turn));
-            (0..turns).map(|turn| self.declare_classes(names(turn), most, Lifetime::Saved, width)).collect()
-        };
-        let places = places_away(away.len(), plan.microbatches());
-        let pools = [("forward", places[0]), ("backward", places[1])].map(&mut declare);
-        let count = away.len();
-        let of = |(i, index): (usize, usize)| {
-            // Of classes that only other pieces keep something of, it has none.
-            let kept = self.pieces[index].piece(plan, pieces).slot_elems;
-            let own = |slot: Slot| std::array::from_fn(|class| slot[class].filter(|_| kept[class] > 0));
-            let turns = |pool: &[Slot], i: usize| -> Vec<Slot> {
-                (0..pool.len()).map(|mb| own(pool[(mb * count + i) % pool.len()])).collect()
-            };
-            (index, [turns(&pools[0], i), turns(&pools[1], count - 1 - i)])
-        };
-        away.into_iter().enumerate().map(of).collect()
     }
 
     /// Buffers for what a chunk takes from others and gives to them.

@@ -18,6 +18,7 @@ mod layout;
 mod offload;
 mod pass;
 mod place;
+mod places;
 mod runs;
 mod share;
 mod step;

@@ -95,13 +95,12 @@ proptest! {
         let settled = Pipeline { microbatches: pipeline.settled(), ..pipeline };
         prop_assert!(settled.check().is_ok() || pipeline.check().is_err());
         for (stage, (list, few)) in pipeline.orders().iter().zip(settled.orders()).enumerate() {
-            for chunk in 0..form.1 {
-                for splits in [false, splits] {
-                    prop_assert_eq!(in_flight(list, chunk, splits), in_flight(&few, chunk, splits));
-                }
+            let peaks = |list: &[Action], span| Peaks::of(list, form.1, span, splits);
+            for span in [Span::Whole, Span::Brief, Span::PutOff] {
+                prop_assert_eq!(peaks(list, span), peaks(&few, span));
             }
             if form.1 == 1 {
-                prop_assert!(order.least_in_flight(&pipeline, stage) <= in_flight(list, 0, false).0);
+                prop_assert!(order.least_in_flight(&pipeline, stage) <= peaks(list, Span::Brief).of_chunk(0));
                 let last = list.iter().rposition(|action| matches!(action, Action::Backward(..)));
                 let left = list.len() - 1 - last.unwrap();
                 prop_assert!(left as f64 <= order.weights_left(&pipeline, stage), "{} left of {:?}", left, pipeline);
@@ -156,7 +155,8 @@ fn interleaved_chunks_take_turns_after_longer_groups_where_microbatches_are_no_w
 #[test]
 fn as_many_microbatches_are_in_flight_as_the_papers_say() {
     let most = |schedule: Schedule, chunks, stage: usize| {
-        in_flight(&pipeline((schedule, chunks), 4, 8).orders()[stage], 0, schedule.splits()).0
+        let actions = &pipeline((schedule, chunks), 4, 8).orders()[stage];
+        Peaks::of(actions, chunks, Span::Whole, schedule.splits()).of_chunk(0)
     };
     assert_eq!([0, 1, 2, 3].map(|stage| most(Schedule::OneFOneB, 1, stage)), [4, 3, 2, 1]);
     assert_eq!([0, 1, 2, 3].map(|stage| most(Schedule::ZeroBubble, 1, stage)), [4, 4, 4, 4]);

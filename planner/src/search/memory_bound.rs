@@ -186,12 +186,8 @@ pub fn even<'a>(
     let mut longest = 0.0f64;
     for (stage, flight) in flights.iter().enumerate() {
         let layer_capacity = layer_capacity(stage);
-        let (mut held, mut in_flight) = (0, 0);
-        for (chunk, brief) in flight.brief.iter().enumerate() {
-            let own = layers[pipeline.virtual_stage(stage, chunk)];
-            held += own;
-            in_flight += own * brief;
-        }
+        let own = |chunk: usize| layers[pipeline.virtual_stage(stage, chunk)];
+        let (held, in_flight) = ((0..pipeline.chunks).map(own).sum::<usize>(), flight.brief.together(own));
         let left = layer_capacity.capacity - held as f64 * layer_capacity.state;
         let again = if in_flight > 0 { layer_capacity.again(left / in_flight as f64) } else { Some(0.0) };
         let Some(again) = again.filter(|_| left >= 0.0) else { return f64::INFINITY };

@@ -173,7 +173,7 @@ impl<'a> Window<'a> {
             if i < mix.offload {
                 away = std::array::from_fn(|class| away[class].max(piece.slots[class]));
             } else {
-                bytes += flight.kept(0, piece);
+                bytes += flight.kept(piece, |_| 1);
             }
         }
         let places = places_away(mix.offload, self.undecided.plan.microbatches()).iter().sum::<usize>() as u64;

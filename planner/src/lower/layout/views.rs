@@ -101,7 +101,7 @@ impl StageLayout {
         }
     }
 
-    fn chunk_of(&self, index: usize) -> usize {
+    pub(super) fn chunk_of(&self, index: usize) -> usize {
         self.chunks.iter().position(|pieces| pieces.contains(&index)).expect("every piece is of a chunk")
     }
 

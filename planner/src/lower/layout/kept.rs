@@ -1,0 +1,147 @@
+//! Buffers of what a stage keeps of microbatches under way.
+//!
+//! In: a stage's pieces and actions. Out: its slots, by piece and microbatch.
+//!
+//! Layers that keep as much share their slots, whichever chunk they are of: chunks do not have their most microbatches at once.
+//!
+//! Invariant: what a microbatch keeps of a piece lies in one slot of each kind.
+
+use std::collections::{BTreeMap, HashMap};
+
+use meshwright_hardware::program::Lifetime;
+
+use super::{Brief, Hosted, Slot, StageLayout};
+use crate::lower::at::At;
+use crate::lower::code::Pieces;
+use crate::lower::format::Formats;
+use crate::lower::places::Places;
+use crate::lower::turns::places_away;
+use crate::plan::Plan;
+use crate::schedule::{Action, Peaks, Span};
+
+/// A piece's slots of a kind.
+#[derive(Clone, Debug, Default)]
+struct PieceTurns {
+    /// How many it is the first to take.
+    own: usize,
+    /// By microbatch: the piece that was the first to take its slot, and which of that one's it is.
+    of: Vec<(usize, usize)>,
+}
+
+impl PieceTurns {
+    /// A piece's by microbatch, of those that every piece was the first to take.
+    fn among<T: Copy>(&self, all: &[Vec<T>]) -> Vec<T> {
+        self.of.iter().map(|&(owner, turn)| all[owner][turn]).collect()
+    }
+}
+
+impl StageLayout {
+    /// Saved buffers of all pieces, as many as microbatches are under way at once.
+    pub(super) fn add_slots(&mut self, plan: &Plan, pieces: &Pieces, actions: &[Action], width: Formats) {
+        let pool = |chunk| self.add_pool(plan, pieces, chunk, width);
+        let away: HashMap<usize, [Vec<Slot>; 2]> = (0..plan.chunks).flat_map(pool).collect();
+        let turns = |span, here: &dyn Fn(usize) -> bool| self.turns_of(plan, pieces, (actions, span), here);
+        let brief = turns(Span::Brief, &|_| true);
+        let [whole, late] = [Span::Whole, Span::PutOff].map(|span| turns(span, &|index| !away.contains_key(&index)));
+        let under_way = Peaks::of(actions, plan.chunks, Span::Whole, plan.schedule.splits());
+        let names = |what: &str, turn: usize, at: At| {
+            ["", ".stats", ".ids"].map(|of| format!("{what}{of}.{turn}.{}", at.name()))
+        };
+        let (mut briefs, mut slots, mut held) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, at) in self.pieces.clone().into_iter().enumerate() {
+            let piece = at.piece(plan, pieces);
+            let most = under_way.of_chunk(self.chunk_of(index));
+            let mut declare = |what: &str, elems, lifetime, turns: usize| -> Vec<Slot> {
+                (0..turns).map(|turn| self.declare_classes(names(what, turn, at), elems, lifetime, width)).collect()
+            };
+            briefs.push(declare("brief", piece.brief_elems, Lifetime::Saved, brief[index].own));
+            slots.push(declare("slot", piece.slot_elems, Lifetime::Saved, whole[index].own));
+            let hosted = away.get(&index).map(|[_, back]| Hosted {
+                between: declare("host", piece.slot_elems, Lifetime::Hosted, most),
+                back: back.clone(),
+            });
+            self.hosted.push(hosted);
+            let left = |turn| {
+                self.declare(&format!("held.{turn}.{}", at.name()), piece.held_elems, Lifetime::Saved, width.model)
+            };
+            held.push((0..late[index].own).map(left).collect::<Vec<u32>>());
+        }
+        for (index, at) in self.pieces.clone().into_iter().enumerate() {
+            self.brief.push(Brief::of(at.piece(plan, pieces), brief[index].among(&briefs)));
+            self.slots
+                .push(away.get(&index).map_or_else(|| whole[index].among(&slots), |[forward, _]| forward.clone()));
+            self.held.push(late[index].among(&held));
+        }
+    }
+
+    /// By piece: its slots of a kind, of pieces that have some here.
+    fn turns_of(
+        &self,
+        plan: &Plan,
+        pieces: &Pieces,
+        (actions, span): (&[Action], Span),
+        here: &dyn Fn(usize) -> bool,
+    ) -> Vec<PieceTurns> {
+        let mut alike: BTreeMap<_, Vec<(usize, usize)>> = BTreeMap::new();
+        for (chunk, index) in
+            self.chunks.iter().enumerate().flat_map(|(chunk, all)| all.clone().map(move |i| (chunk, i)))
+        {
+            let at = self.pieces[index];
+            let piece = at.piece(plan, pieces);
+            // Of layers alone there are several.
+            let only = at.layer().is_none().then_some(index);
+            let needs = span != Span::PutOff || piece.held_elems > 0;
+            if needs && here(index) {
+                let key = (only, piece.slot_elems, piece.brief_elems, piece.held_elems);
+                alike.entry(key).or_default().push((index, chunk));
+            }
+        }
+        let mut turns = vec![PieceTurns::default(); self.pieces.len()];
+        for members in alike.values() {
+            let places = Places::of(actions, members, span, plan.schedule.splits());
+            let named = places.first.iter().map(|&owner| {
+                turns[owner].own += 1;
+                (owner, turns[owner].own - 1)
+            });
+            let named: Vec<(usize, usize)> = named.collect();
+            for (&(index, _), of) in members.iter().zip(&places.of) {
+                turns[index].of = of.iter().map(|&place| named[place]).collect();
+            }
+        }
+        turns
+    }
+
+    /// By piece of a chunk whose activations go to the host: where they are made and where backward finds them. Neighbours
+    /// take turns (see [`AWAY`]).
+    fn add_pool(
+        &mut self,
+        plan: &Plan,
+        pieces: &Pieces,
+        chunk: usize,
+        width: Formats,
+    ) -> HashMap<usize, [Vec<Slot>; 2]> {
+        let place = plan.virtual_stage(self.stage, chunk);
+        let layers = self.chunks[chunk].clone().filter(|&index| self.pieces[index].layer().is_some());
+        let away: Vec<usize> = layers.take(plan.stages[place].offload).collect();
+        let slots = away.iter().map(|&index| self.pieces[index].piece(plan, pieces).slot_elems);
+        let most = slots.fold([0; 3], |most, slot| std::array::from_fn(|class| slot[class].max(most[class])));
+        let mut declare = |(what, turns): (&str, usize)| -> Vec<Slot> {
+            let name = |of: &str, turn: usize| format!("{of}.{chunk}.{what}.{turn}");
+            let names = |turn| ["pool", "pool.stats", "pool.ids"].map(|of| name(of, turn));
+            (0..turns).map(|turn| self.declare_classes(names(turn), most, Lifetime::Saved, width)).collect()
+        };
+        let places = places_away(away.len(), plan.microbatches());
+        let pools = [("forward", places[0]), ("backward", places[1])].map(&mut declare);
+        let count = away.len();
+        let of = |(i, index): (usize, usize)| {
+            // Of classes that only other pieces keep something of, it has none.
+            let kept = self.pieces[index].piece(plan, pieces).slot_elems;
+            let own = |slot: Slot| std::array::from_fn(|class| slot[class].filter(|_| kept[class] > 0));
+            let turns = |pool: &[Slot], i: usize| -> Vec<Slot> {
+                (0..pool.len()).map(|mb| own(pool[(mb * count + i) % pool.len()])).collect()
+            };
+            (index, [turns(&pools[0], i), turns(&pools[1], count - 1 - i)])
+        };
+        away.into_iter().enumerate().map(of).collect()
+    }
+}

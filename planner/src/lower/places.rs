@@ -1,0 +1,90 @@
+//! Places: which buffer what is kept of a microbatch lies in, of pieces that keep as much.
+//!
+//! In: a stage's actions, its pieces. Out: [`Places`].
+//!
+//! A place is taken as something begins to be kept and given back as it ends; the one that was given back first is taken first, so
+//! that a stage of one chunk goes round its places. Chunks of a stage share them.
+//!
+//! Invariant: as many places as [`Peaks::together`](crate::schedule::Peaks::together) says, each of one piece of one microbatch at
+//! a time.
+
+use std::collections::VecDeque;
+
+use crate::schedule::{Action, Span};
+
+/// The places of pieces that keep as much, and who has which.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Places {
+    /// By place: the piece that took it first.
+    pub(super) first: Vec<usize>,
+    /// By piece, as given, and microbatch: its place.
+    pub(super) of: Vec<Vec<usize>>,
+}
+
+impl Places {
+    /// Of `pieces`, each with its chunk.
+    pub(super) fn of(actions: &[Action], pieces: &[(usize, usize)], span: Span, splits: bool) -> Places {
+        let mut places = Places { first: Vec::new(), of: vec![Vec::new(); pieces.len()] };
+        let mut free = VecDeque::new();
+        let of_chunk = |at: usize| pieces.iter().enumerate().filter(move |(_, (_, chunk))| *chunk == at);
+        for &action in actions {
+            if let Some((chunk, mb)) = span.begins(action, splits) {
+                for (i, &(piece, _)) in of_chunk(chunk) {
+                    let place = free.pop_front().unwrap_or_else(|| {
+                        places.first.push(piece);
+                        places.first.len() - 1
+                    });
+                    debug_assert_eq!(places.of[i].len(), mb, "microbatches come in order");
+                    places.of[i].push(place);
+                }
+            }
+            if let Some((chunk, mb)) = span.ends(action, splits) {
+                free.extend(of_chunk(chunk).map(|(i, _)| places.of[i][mb]));
+            }
+        }
+        places
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schedule::{Peaks, Pipeline, Schedule};
+
+    #[test]
+    fn there_are_as_many_places_as_peaks_say_and_nobody_shares_one_at_a_time() {
+        for (schedule, chunks) in Schedule::forms(3) {
+            let pipeline = Pipeline { schedule, stages: 4, chunks, microbatches: 12 };
+            let splits = schedule.splits();
+            // Two layers of the first chunk, one of each other.
+            let pieces: Vec<(usize, usize)> = (0..=chunks).map(|piece| (piece, piece.saturating_sub(1))).collect();
+            for actions in pipeline.orders() {
+                for span in [Span::Whole, Span::Brief] {
+                    let places = Places::of(&actions, &pieces, span, splits);
+                    let peaks = Peaks::of(&actions, chunks, span, splits);
+                    assert_eq!(places.first.len(), peaks.together(|chunk| if chunk == 0 { 2 } else { 1 }));
+                    let mut taken = vec![false; places.first.len()];
+                    for &action in &actions {
+                        for (i, &(_, chunk)) in pieces.iter().enumerate() {
+                            let mine = |at: Option<(usize, usize)>| at.filter(|(other, _)| *other == chunk);
+                            if let Some((_, mb)) = mine(span.begins(action, splits)) {
+                                assert!(!std::mem::replace(&mut taken[places.of[i][mb]], true), "{schedule:?}");
+                            }
+                            if let Some((_, mb)) = mine(span.ends(action, splits)) {
+                                assert!(std::mem::take(&mut taken[places.of[i][mb]]));
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn one_chunk_goes_round_its_places() {
+        let pipeline = Pipeline { schedule: Schedule::OneFOneB, stages: 4, chunks: 1, microbatches: 8 };
+        let places = Places::of(&pipeline.orders()[1], &[(7, 0), (9, 0)], Span::Whole, false);
+        assert_eq!(places.first, [7, 9, 7, 9, 7, 9]);
+        assert_eq!(places.of, [[0, 2, 4, 0, 2, 4, 0, 2], [1, 3, 5, 1, 3, 5, 1, 3]]);
+    }
+}
