@@ -16,6 +16,7 @@ mod peaks;
 mod tests;
 mod zb_h1;
 mod zb_h2;
+mod zb_v;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -60,8 +61,10 @@ registry! {
     ZeroBubble = "zb-h1" => zb_h1::ZbH1;
     /// The same with twice 1F1B's activations, which fill the warm-up too (Qi et al. 2023).
     ZeroBubble2p = "zb-h2" => zb_h2::ZbH2;
-    /// Two chunks a stage in the form of a V, with weights put off (Qi et al. 2024; DeepSeek-AI 2025).
+    /// Two chunks a stage in the form of a V, with weights put off (DeepSeek-AI 2025).
     DualPipeV = "dualpipe-v" => dualpipe_v::DualPipeV;
+    /// The same V with weights right behind backward, and so with 1F1B's activations (Qi et al. 2024).
+    ZbV = "zb-v" => zb_v::ZbV;
 }
 
 impl Schedule {

@@ -213,7 +213,7 @@ fn plan(stated: &Stated, choice: &RowChoice) -> Result<Plan, Skip> {
     let plan = Plan {
         schedule,
         chunks,
-        zero: if dp * cp > 1 { zero(record, stated.stack) } else { 0 },
+        zero: if dp * cp > 1 { zero_in_a_pipeline(zero(record, stated.stack), pp, stated.stack) } else { 0 },
         sequence_parallel: tp > 1 && sequence_parallel(record.text("sp"), stated.stack, (rows, tp)),
         mesh: mesh(stated, (dp, pp, tp, cp))?,
         stages: held.into_iter().map(stage).collect(),
@@ -314,6 +314,12 @@ fn zero(record: &Record, stack: &Stack) -> u8 {
     }
 }
 
+/// In a pipeline PyTorch's FSDP gathers weights once a step and scatters gradients behind the last microbatch alone (torchtitan's
+/// `reshard_after_forward`, by default not in a pipeline): what ZeRO-1 keeps and sends.
+fn zero_in_a_pipeline(zero: u8, pp: usize, stack: &Stack) -> u8 {
+    if pp > 1 && stack.family == "fsdp" { zero.min(1) } else { zero }
+}
+
 /// Sequence parallelism as stated, else as the stack has it where TP divides a microbatch's tokens on a rank.
 fn sequence_parallel(code: &str, stack: &Stack, (rows, tp): (usize, usize)) -> bool {
     match code {
@@ -336,7 +342,8 @@ fn schedule(record: &Record, pp: usize) -> (Schedule, usize) {
     match () {
         () if framework.contains("ZB-1p") || framework.contains("ZB-H1") => (Schedule::ZeroBubble, 1),
         () if framework.contains("ZB-2p") || framework.contains("ZB-H2") => (Schedule::ZeroBubble2p, 1),
-        () if framework.contains("ZB-V") || framework.contains("DualPipe") => (Schedule::DualPipeV, 2),
+        () if framework.contains("ZB-V") => (Schedule::ZbV, 2),
+        () if framework.contains("DualPipe") => (Schedule::DualPipeV, 2),
         () if framework.contains("GPipe") => (Schedule::GPipe, 1),
         () => (Schedule::OneFOneB, chunks),
     }

@@ -1,4 +1,4 @@
-//! DualPipeV: two chunks a stage in the form of a V, with weights put off (Qi et al. 2024, ZB-V; DeepSeek-AI 2025).
+//! DualPipeV: two chunks a stage in the form of a V, with weights put off (DeepSeek-AI 2025).
 //!
 //! Chunk 0 goes down the stages, chunk 1 back up; weights fill what would be bubbles. Its floor is every schedule's.
 
