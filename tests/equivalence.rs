@@ -8,7 +8,7 @@ use meshwright_hardware::mesh::{Mesh, Order};
 use meshwright_hardware::units::Precision;
 use meshwright_planner::job::{Architecture, Experts, Family, Job, Latent, Model, Optimizer};
 use meshwright_planner::lower::lower;
-use meshwright_planner::plan::{Plan, Stage};
+use meshwright_planner::plan::{Plan, RecomputeModule, Stage};
 use meshwright_planner::schedule::Schedule;
 
 #[path = "equivalence/gradients.rs"]
@@ -96,6 +96,12 @@ fn plan(model: &Model, mesh: Mesh, chunks: usize, microbatch: usize, (full, sele
     }
 }
 
+/// The plan with every module that its model has made again.
+fn making_again(plan: Plan) -> Plan {
+    let modules = RecomputeModule::ALL.into_iter().filter(|module| module.is_of(&plan.job.model)).collect();
+    Plan { recompute_modules: modules, ..plan }
+}
+
 fn mesh(dp: usize, pp: usize, tp: usize) -> Mesh {
     Mesh { dp, pp, tp, ..Mesh::ONE }
 }
@@ -126,6 +132,7 @@ fn classic(model: &Model) -> Vec<Plan> {
         of(mesh(1, 1, 1), 4, 0, (2, 1)),
         of(mesh(2, 1, 1), 2, 0, (0, 0)),
         of(mesh(2, 1, 1), 1, 1, (0, 4)),
+        making_again(of(mesh(1, 2, 2), 2, 0, (1, 1))),
         of(mesh(4, 1, 1), 1, 1, (0, 0)),
         of(mesh(1, 2, 1), 2, 0, (0, 0)),
         of(mesh(1, 4, 1), 1, 0, (0, 0)),
@@ -206,6 +213,7 @@ fn spread(model: &Model) -> Vec<Plan> {
         Plan { sequence_parallel: true, ..of(mesh(2, 1, 2), 2, 1, 1) },
         Plan { ring: true, ..of(Mesh { cp: 2, ..mesh(2, 1, 1) }, 4, 2, 1) },
         Plan { schedule: Schedule::ZeroBubble, ..of(mesh(2, 2, 1), 2, 1, 1) },
+        making_again(of(mesh(2, 1, 1), 2, 1, 1)),
         Plan { stages: vec![Stage { layers: 4, full: 2, selective: 1, offload: 0 }], ..of(mesh(2, 1, 1), 2, 1, 1) },
     ]
 }

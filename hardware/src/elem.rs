@@ -19,6 +19,8 @@ pub enum Elem {
     F16,
     /// The number of a token or slot.
     U32,
+    /// Eight bits, scales beside the point: what linear layers in FP8 keep of their inputs (Micikevicius et al. 2022). Priced, not run.
+    F8,
 }
 
 impl Elem {
@@ -36,6 +38,7 @@ impl Elem {
         match self {
             Elem::F32 | Elem::U32 => 4,
             Elem::Bf16 | Elem::F16 => 2,
+            Elem::F8 => 1,
         }
     }
 
@@ -46,6 +49,7 @@ impl Elem {
             Elem::Bf16 => "bf16",
             Elem::F16 => "f16",
             Elem::U32 => "u32",
+            Elem::F8 => "f8",
         }
     }
 }

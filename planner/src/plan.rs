@@ -18,6 +18,7 @@ mod shares;
 mod sites;
 mod stage;
 
+pub use crate::model::RecomputeModule;
 pub use check::check_tp;
 pub use sites::Sites;
 pub use stage::{Recompute, Stage, layers_of};
@@ -46,6 +47,9 @@ pub struct Plan {
     /// Whether context parallelism passes keys and values round a ring, block by block, and does not gather them.
     #[serde(default, skip_serializing_if = "is_false")]
     pub ring: bool,
+    /// Parts of layers that backward makes again in every layer, beside what its stage says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub recompute_modules: Vec<RecomputeModule>,
     /// Microbatches of each data-parallel replica, where they are not alike; empty where they are.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shares: Vec<usize>,
@@ -83,6 +87,7 @@ impl Plan {
             chunks: 1,
             sequence_parallel: false,
             ring: false,
+            recompute_modules: Vec::new(),
             shares: Vec::new(),
             mesh: Mesh::ONE,
             sites: None,
@@ -247,6 +252,10 @@ impl Plan {
             if count > 0 {
                 text += &format!(", {mode} recompute in {count} of {} layers", self.job.model.depth());
             }
+        }
+        if !self.recompute_modules.is_empty() {
+            let names: Vec<&str> = self.recompute_modules.iter().map(|module| module.name()).collect();
+            text += &format!(", recompute of {}", names.join(", "));
         }
         text
     }

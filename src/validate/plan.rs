@@ -6,9 +6,9 @@
 //! Invariant: nothing that was measured is read; what is filled in is named.
 
 use meshwright_hardware::mesh::{Mesh, Order};
-use meshwright_hardware::profile::Stack;
+use meshwright_hardware::profile::{AttentionKernel, Stack};
 use meshwright_planner::job::{AdapterTarget, Base, Job, Method, Model, Optimizer, OptimizerName, Tuning};
-use meshwright_planner::plan::{Plan, Stage, layers_of};
+use meshwright_planner::plan::{Plan, RecomputeModule, Stage, layers_of};
 use meshwright_planner::schedule::Schedule;
 
 use super::record::{Record, Skip};
@@ -168,8 +168,10 @@ fn batches(stated: &Stated, dp: usize) -> Vec<(usize, usize)> {
 /// What is kept, in the order of how little is computed again.
 fn kept(record: &Record, stack: &Stack) -> Vec<RowRecompute> {
     match record.text("recompute_class") {
-        // These recipes name the modules that they recompute, which cost little; none named, none recomputed.
-        "" if record.text("recompute").is_empty() && stack.family == "megatron-core" => vec![RowRecompute::All],
+        // These recipes recompute no more than modules that cost little.
+        "" if record.text("recompute").is_empty() && stack.family == "megatron-core" => {
+            vec![RowRecompute::All, RowRecompute::AllButAttention]
+        }
         "" if record.text("recompute").is_empty() => {
             vec![RowRecompute::All, RowRecompute::AllButAttention, RowRecompute::Inputs(1.0)]
         }
@@ -204,7 +206,6 @@ fn plan(stated: &Stated, choice: &RowChoice) -> Result<Plan, Skip> {
         let (full, selective) = match choice.kept {
             RowRecompute::Inputs(part) => (share(part), 0),
             RowRecompute::Matmuls => (0, layers),
-            // Tiled attention never stores its scores.
             RowRecompute::All | RowRecompute::AllButAttention => (0, 0),
         };
         Stage { layers, full, selective, offload: share(away) }
@@ -216,11 +217,35 @@ fn plan(stated: &Stated, choice: &RowChoice) -> Result<Plan, Skip> {
         zero: if dp * cp > 1 { zero_in_a_pipeline(zero(record, stated.stack), pp, stated.stack) } else { 0 },
         sequence_parallel: tp > 1 && sequence_parallel(record.text("sp"), stated.stack, (rows, tp)),
         mesh: mesh(stated, (dp, pp, tp, cp))?,
+        recompute_modules: modules(stated, choice.kept),
         stages: held.into_iter().map(stage).collect(),
         ..Plan::single(job(stated, choice)?, choice.microbatch)
     };
     plan.check().map_err(|fault| Skip::fault("its plan is none that programs are made of", &fault))?;
     Ok(plan)
+}
+
+/// Modules that cost little beside what they save.
+const CHEAP: [RecomputeModule; 3] = [RecomputeModule::Layernorm, RecomputeModule::MlaUpProj, RecomputeModule::MoeAct];
+
+/// The modules that are made again: those that a row names; where it says no more than that it is selective, attention's core, which
+/// stores no scores where it is tiled; where it says nothing, those of Megatron Core that cost little.
+fn modules(stated: &Stated, kept: RowRecompute) -> Vec<RecomputeModule> {
+    let Stated { record, model, stack, .. } = *stated;
+    if kept != RowRecompute::AllButAttention {
+        return Vec::new();
+    }
+    let text = record.text("recompute");
+    let words: Vec<&str> = text.split(|c: char| !(c.is_alphanumeric() || c == '_')).collect();
+    let named: Vec<RecomputeModule> = RecomputeModule::ALL
+        .into_iter()
+        .filter(|module| words.contains(&module.name()) && module.is_of(model))
+        .collect();
+    match (named.is_empty(), text.is_empty() && stack.family == "megatron-core") {
+        (true, true) => CHEAP.into_iter().filter(|module| module.is_of(model)).collect(),
+        (true, false) if stack.attention == AttentionKernel::Unfused => vec![RecomputeModule::CoreAttn],
+        _ => named,
+    }
 }
 
 fn job(stated: &Stated, choice: &RowChoice) -> Result<Job, Skip> {

@@ -77,6 +77,7 @@ impl HostBuffer {
             Elem::U32 => (DType::U32, None),
             Elem::Bf16 => (DType::BF16, Some(Half::Bf16)),
             Elem::F16 => (DType::F16, Some(Half::F16)),
+            Elem::F8 => unreachable!("no program of eight bits is run"),
         };
         let width = elem.bytes() as usize;
         let tensor = Tensor::zeros(elems + LINE / width - 1, dtype, &candle_core::Device::Cpu)?;

@@ -34,6 +34,7 @@ fn tolerance(elem: Elem) -> f64 {
         Elem::F32 | Elem::U32 => sums,
         Elem::Bf16 => sums + 2f64.powi(-8),
         Elem::F16 => sums + 2f64.powi(-11),
+        Elem::F8 => sums + 2f64.powi(-4),
     }
 }
 
@@ -111,6 +112,7 @@ pub fn rounded(elem: Elem, x: f64) -> f64 {
         Elem::F32 | Elem::U32 => return x,
         Elem::Bf16 => (8, -126),
         Elem::F16 => (11, -14),
+        Elem::F8 => (4, -6),
     };
     if !x.is_finite() {
         return x;

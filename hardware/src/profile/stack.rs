@@ -51,6 +51,12 @@ pub struct Stack {
     /// Whether weights, gradients and moments are all kept in 16 bits.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pure: bool,
+    /// Whether layers that multiply in eight bits or fewer keep the inputs of their linear layers in eight (Transformer Engine).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keeps_narrow: bool,
+    /// Whether a gate's activation is a kernel of its own, whose result is kept beside what it is multiplied with.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keeps_gate: bool,
     /// What knobs were fitted on.
     pub source: String,
     /// Accelerators on which plans are priced with this stack unless another is named.

@@ -23,6 +23,10 @@ pub struct Software {
     pub casts: bool,
     /// Whether weights, gradients and moments are all of the format of activations.
     pub pure: bool,
+    /// Whether layers in eight bits keep the inputs of their linear layers so.
+    pub keeps_narrow: bool,
+    /// Whether the activated gate of a gated feed-forward part is kept beside its product.
+    pub keeps_gate: bool,
 }
 
 impl Software {
@@ -35,6 +39,8 @@ impl Software {
             gradients: stack.gradients,
             casts: stack.casts,
             pure: stack.pure,
+            keeps_narrow: stack.keeps_narrow,
+            keeps_gate: stack.keeps_gate,
         }
     }
 }

@@ -107,7 +107,7 @@ impl Tapes {
     pub fn of(plan: &Plan) -> Tapes {
         let local = local(plan);
         let model = &plan.job.model;
-        let scale = 1.0 / plan.job.scored_tokens_per_step() as f32;
+        let (scale, again) = (1.0 / plan.job.scored_tokens_per_step() as f32, &plan.recompute_modules);
         let kinds: BTreeSet<LayerKind> = (0..model.depth()).map(|layer| model.kind(layer)).collect();
         let layer = |kind: LayerKind| {
             let mut tape = model::layer(model, local, kind);
@@ -121,7 +121,11 @@ impl Tapes {
         };
         Tapes {
             embed: tuned(model::embed(model, local)),
-            layers: kinds.into_iter().map(layer).map(|(kind, tape)| (kind, tuned(tape))).collect(),
+            layers: kinds
+                .into_iter()
+                .map(layer)
+                .map(|(kind, tape)| (kind, tuned(tape).making_again(again, kind)))
+                .collect(),
             head: tuned(model::head(model, local, scale)),
         }
     }
@@ -151,7 +155,7 @@ impl Pieces {
     /// The most working memory of any pass, in elements.
     pub fn work_elems<'a>(used: impl IntoIterator<Item = &'a Piece>) -> ByClass<usize> {
         let codes = used.into_iter().flat_map(|p| [&p.forward, &p.backward, &p.weights]);
-        codes.fold([0; 3], |most, code| std::array::from_fn(|class| most[class].max(code.work_elems[class])))
+        codes.fold([0; 4], |most, code| std::array::from_fn(|class| most[class].max(code.work_elems[class])))
     }
 }
 
@@ -183,7 +187,7 @@ pub fn kept_elems(
     mode: Recompute,
     formats: Formats,
 ) -> ByClass<usize> {
-    let mut elems = slot(tape, kept, &ValueFormats::of(&tape.forward(), &backward.steps, formats)).1;
+    let mut elems = slot(tape, kept, &ValueFormats::of(tape, &backward.steps, formats)).1;
     elems[Class::Model as usize] += kept_beside(tape, mode, formats.model);
     elems
 }
@@ -208,7 +212,7 @@ impl Piece {
         backward: &Backward,
         elem: Formats,
     ) -> Piece {
-        let formats = ValueFormats::of(&tape.forward(), &backward.steps, elem);
+        let formats = ValueFormats::of(&tape, &backward.steps, elem);
         let brief = weights.map_or_else(BTreeSet::new, |weights| brief(&tape, kept_set, weights));
         let (mut kept, mut slot_elems) = slot(&tape, &(kept_set - &brief), &formats);
         let (briefly, mut brief_elems) = slot(&tape, &brief, &formats);
@@ -259,7 +263,8 @@ impl Piece {
     fn hold(&mut self, weights: &[Step]) {
         let read: BTreeSet<Value> = weights.iter().flat_map(Step::values).filter(|value| self.works(*value)).collect();
         for value in read {
-            debug_assert_eq!(self.class(value), Class::Model, "weights' gradients are made of activations");
+            let class = self.class(value);
+            debug_assert!(matches!(class, Class::Model | Class::Narrow), "weights' gradients are made of activations");
             let elems = self.elems(value).next_multiple_of(ALIGN);
             self.held.insert(value, self.held_elems);
             self.held_elems += elems;
@@ -369,7 +374,7 @@ impl Piece {
 
 /// Places kept tensors in a slot, the input first.
 fn slot(tape: &Tape, kept: &BTreeSet<usize>, formats: &ValueFormats) -> (BTreeMap<usize, usize>, ByClass<usize>) {
-    let mut at = [0; 3];
+    let mut at = [0; 4];
     let places = kept.iter().map(|&t| {
         let class = formats.class(Value::Tensor(t)) as usize;
         let start = at[class];

@@ -171,7 +171,7 @@ impl Frame {
 impl Frame {
     /// Of a tape whose activations are not counted.
     fn bare(tape: &Tape, modes: usize) -> Frame {
-        let none = Elems { slot: [0; 3], brief: [0; 3], held: 0, work: [0; 3] };
+        let none = Elems { slot: [0; 4], brief: [0; 4], held: 0, work: [0; 4] };
         Frame { params: tape.params.clone(), modes: vec![none; modes], moves: Default::default() }
     }
 }
@@ -281,7 +281,7 @@ impl PieceSizes {
         for chunk in 0..plan.chunks {
             let place = plan.virtual_stage(stage, chunk);
             let (first, decided) = (plan.first_layer(place), plan.stages[place]);
-            let mut most_away: ByClass<u64> = [0; 3];
+            let mut most_away: ByClass<u64> = [0; 4];
             for i in 0..decided.layers {
                 let piece = &self.layers[&plan.job.model.kind(first + i)][decided.mode(i) as usize];
                 bytes += piece.state;

@@ -2,18 +2,19 @@
 //!
 //! In: a job's precision, what ops take. Out: [`Formats`], the [`Class`] of a value.
 //!
-//! Statistics stay in fp32 and ids are numbers, whatever the format of weights and activations; so memory is of three
-//! classes, each with its own buffers.
+//! Statistics stay in fp32 and ids are numbers, whatever the format of weights and activations, and where linear layers multiply in
+//! eight bits, so may lie what they alone read; so memory is of four classes, each with its own buffers.
 //!
 //! Invariant: where the model's format is fp32, statistics are of its class.
 
 use meshwright_hardware::op::DtypeClass;
 use meshwright_hardware::profile::GradientSums;
 use meshwright_hardware::program::Elem;
+use meshwright_hardware::units::Precision;
 use rustc_hash::FxHashMap;
 
 use crate::job::Job;
-use crate::model::{Step, Value};
+use crate::model::{Step, Tape, Value};
 
 pub(super) use crate::plan::ALIGN;
 
@@ -26,14 +27,19 @@ pub enum Class {
     Full,
     /// Of numbers.
     Ids,
+    /// Of eight bits: inputs of linear layers that nothing else reads.
+    Narrow,
 }
 
 /// Something for each class.
-pub type ByClass<T> = [T; 3];
+pub type ByClass<T> = [T; 4];
 
 impl Class {
     /// All classes, in the order of [`ByClass`].
-    pub const ALL: ByClass<Class> = [Class::Model, Class::Full, Class::Ids];
+    pub const ALL: ByClass<Class> = [Class::Model, Class::Full, Class::Ids, Class::Narrow];
+
+    /// What buffers' names of each class have behind what they are.
+    pub(super) const SUFFIX: ByClass<&str> = ["", ".stats", ".ids", ".fp8"];
 
     /// The class of what an op takes, beside weights and activations of `model`.
     fn of(takes: DtypeClass, model: Elem) -> Class {
@@ -52,6 +58,7 @@ impl Class {
             Class::Model => model,
             Class::Full => Elem::F32,
             Class::Ids => Elem::U32,
+            Class::Narrow => Elem::F8,
         }
     }
 }
@@ -69,6 +76,8 @@ pub struct Formats {
     pub state: Elem,
     /// Whether sharded weights are fp32 ones, cast as they are gathered.
     casts: bool,
+    /// Whether layers keep inputs of their linear layers in eight bits.
+    narrow: bool,
 }
 
 impl Formats {
@@ -83,7 +92,13 @@ impl Formats {
             beside: sums.beside(model),
             state: if pure { model } else { Elem::F32 },
             casts: software.casts,
+            narrow: software.keeps_narrow && matches!(job.precision, Precision::Fp8 | Precision::Fp4),
         }
+    }
+
+    /// What linear layers read of their inputs, or narrower than it.
+    pub fn inputs(self) -> Elem {
+        if self.narrow { Elem::F8 } else { self.model }
     }
 
     /// What a rank keeps of a bank's weights under a ZeRO stage.
@@ -113,9 +128,14 @@ pub struct ValueFormats {
 
 impl ValueFormats {
     /// Of all values of a piece's passes.
-    pub fn of(forward: &[Step], backward: &[Step], formats: Formats) -> ValueFormats {
+    pub fn of(tape: &Tape, backward: &[Step], formats: Formats) -> ValueFormats {
         let Formats { model, gradients, .. } = formats;
         let mut special = FxHashMap::default();
+        let forward = tape.forward();
+        if formats.narrow {
+            let narrow = tape.inputs_of_linear(&forward, backward);
+            special.extend(narrow.into_iter().map(|tensor| (Value::Tensor(tensor), Class::Narrow)));
+        }
         for step in forward.iter().chain(backward) {
             let Step::Call(op, uses) = step else { continue };
             let classed = uses.iter().zip(op.signature()).map(|(at, param)| (at.value, Class::of(param.takes, model)));

@@ -3,7 +3,7 @@
 //! In: a tape, a recompute mode. Out: elements behind its kept tensors.
 //!
 //! [`Recompute::Selective`] keeps matmuls' outputs, and masks, without which what follows them cannot be made again. What
-//! Megatron-LM calls selective (Korthikanti et al. 2022) drops the scores alone, and with tiled attention nothing.
+//! Megatron-LM calls selective (Korthikanti et al. 2022) drops the scores alone: [`RecomputeModule::CoreAttn`].
 //!
 //! Invariant: nothing for the executor's own kernels.
 
@@ -12,12 +12,15 @@ use meshwright_hardware::program::Elem;
 use super::format::ALIGN;
 use crate::model::Tape;
 use crate::plan::Recompute;
+#[cfg(doc)]
+use crate::plan::RecomputeModule;
 
 /// Elements kept beside a tape's tensors.
 pub(super) fn kept_beside(tape: &Tape, mode: Recompute, model: Elem) -> usize {
-    let beside = &tape.beside;
+    let (beside, width) = (&tape.beside, model.bytes() as usize);
+    let scores = if beside.makes_scores_again() { 0 } else { beside.kept_scores(width) };
     let bytes = match mode {
-        Recompute::None => beside.kept_scores(model.bytes() as usize) + beside.masks(),
+        Recompute::None => scores + beside.masks() + beside.activated_gates(width),
         Recompute::Selective => beside.masks(),
         Recompute::Full => 0,
     };

@@ -119,7 +119,7 @@ impl StageLayout {
             weights_at: Vec::new(),
             grads_at: Vec::new(),
             second: plan.second_stream(),
-            work: [None; 3],
+            work: [None; 4],
             targets: None,
             loss: None,
             norm: 0,
@@ -138,7 +138,8 @@ impl StageLayout {
             layout.add_streams(plan, (stage, chunk), actions, width);
         }
         let work = Pieces::work_elems(layout.pieces.iter().map(|at| at.piece(plan, pieces)));
-        layout.work = layout.declare_classes(["work", "work.stats", "work.ids"], work, Lifetime::Scratch, width);
+        layout.work =
+            layout.declare_classes(Class::SUFFIX.map(|of| format!("work{of}")), work, Lifetime::Scratch, width);
         layout.norm = layout.declare("norm", 1, Lifetime::Scratch, Elem::F32);
         if layout.pieces.contains(&At::Head) {
             layout.targets = Some(layout.declare("targets", plan.target_rows(), Lifetime::Scratch, Elem::U32));

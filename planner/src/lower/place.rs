@@ -56,7 +56,8 @@ impl Piece {
             let most = &mut code.work_elems[Class::Model as usize];
             *most = (*most).max(top + in_elems(bytes, model));
         };
-        let again = if self.mode == Recompute::None { 0 } else { beside.kept_scores(width) };
+        let keeps = self.mode == Recompute::None && !beside.makes_scores_again();
+        let again = if keeps { 0 } else { beside.kept_scores(width) };
         let mut made = None;
         for (at, (_, step)) in steps.iter().enumerate() {
             match step.stores() {
@@ -85,7 +86,7 @@ struct Placed {
 mod tests {
     use crate::job::{Architecture, Job, Software};
     use crate::lower::{Blocks, Formats, Frames, InFlight, PieceSizes, Pieces, lower};
-    use crate::plan::{Plan, Recompute, Stage};
+    use crate::plan::{Plan, Recompute, RecomputeModule, Stage};
     use crate::testing::{tiny_job, tiny_model};
     use meshwright_hardware::mesh::Mesh;
     use meshwright_hardware::units::Precision;
@@ -104,6 +105,8 @@ mod tests {
         gradients: meshwright_hardware::profile::GradientSums::Full,
         casts: false,
         pure: false,
+        keeps_narrow: true,
+        keeps_gate: true,
     };
 
     /// Korthikanti et al. 2022, §4.1: 34·s·b·h + 5·a·s²·b bytes of a layer with attention that stores its scores and with dropout,
@@ -129,6 +132,71 @@ mod tests {
         assert_eq!(bytes, (34 - 4 - 8) * tokens + statistics);
         let ([bytes, ..], _) = kept(ALL, Recompute::Full);
         assert_eq!(bytes, 2 * tokens);
+    }
+
+    /// Korthikanti et al. 2022, table 2, without sharding: selective recomputation leaves 34·s·b·h. Norms' results are 4·s·b·h of it.
+    #[test]
+    fn modules_that_are_made_again_leave_what_their_paper_counts() {
+        let kept = |modules: &[RecomputeModule]| {
+            let plan = Plan { recompute_modules: modules.to_vec(), ..Plan::single(gpt(ALL), 2) };
+            plan.check().unwrap();
+            let pieces = Pieces::of(&plan, &mut Blocks::default());
+            let layer = pieces.layer(plan.job.model.kind(0), Recompute::None);
+            let tokens = (plan.job.seq * 2) as u64;
+            let statistics = (16 + if modules.contains(&RecomputeModule::CoreAttn) { 0 } else { 4 * 4 }) * tokens;
+            let bytes = Formats::of(&plan.job).bytes(layer.slot_elems).iter().sum::<u64>();
+            let work =
+                lower(&plan).unwrap().program.roles[0].buffers.iter().find(|b| b.name == "work").unwrap().bytes();
+            ((bytes - statistics) as f64 / (tokens * plan.job.model.hidden as u64) as f64, work)
+        };
+        let scores = 5.0 * 4.0 * 64.0 / 32.0; // 5·a·s / h
+        assert_eq!(gpt(ALL).model.heads, 4);
+        let ((all, less), (core, more)) = (kept(&[]), kept(&[RecomputeModule::CoreAttn]));
+        assert_eq!([all, core], [34.0 + scores, 34.0]);
+        assert!(more > less, "made again, scores need room: {more} for {less}");
+        assert_eq!(kept(&[RecomputeModule::CoreAttn, RecomputeModule::Layernorm]).0, 30.0);
+        // Input, qkv, attention's output, the middle: 2 + 6 + 2 + 2, norms 4, masks 2.
+        assert_eq!(kept(&[RecomputeModule::CoreAttn, RecomputeModule::Mlp]).0, 18.0);
+        let plan = Plan { recompute_modules: vec![RecomputeModule::MoeAct], ..Plan::single(gpt(ALL), 2) };
+        let fault = plan.check().unwrap_err();
+        assert!(fault.key == "recompute_modules" && fault.problem.contains("core_attn, layernorm, mlp"), "{fault:?}");
+    }
+
+    /// Where linear layers multiply in eight bits, norms' results are 2·s·b·h of the 34 and the activation's 4, where they were 4 and 8;
+    /// attention reads its own output again, in 16 bits. With sequence parallelism norms' results are made again and gathered.
+    #[test]
+    fn inputs_of_linear_layers_in_eight_bits_are_half_as_large() {
+        for (tp, keeps_narrow, bytes) in [(1, true, 28), (1, false, 34), (2, true, 26)] {
+            let software = Software { stores_scores: false, keeps_narrow, ..ALL };
+            let job = Job { precision: Precision::Fp8, ..gpt(software) };
+            let mesh = Mesh { tp, ..Mesh::ONE };
+            let plan = Plan { mesh, sequence_parallel: tp > 1, ..Plan::single(job, 2) };
+            let pieces = Pieces::of(&plan, &mut Blocks::default());
+            let layer = pieces.layer(plan.job.model.kind(0), Recompute::None);
+            let (all, tokens) = (Formats::of(&plan.job).bytes(layer.slot_elems), (plan.job.seq * 2 / tp) as u64);
+            // Both norms' statistics, tiled attention's of a rank's heads.
+            let statistics = (16 + 4 * 4) * tokens;
+            assert_eq!(all.iter().sum::<u64>(), bytes * tokens * 32 + statistics, "tp {tp}, {keeps_narrow}");
+            let sizes = PieceSizes::of(&plan, &Frames::of(&pieces));
+            let flights = InFlight::all(&plan.pipeline());
+            assert_eq!(sizes.stage(&plan, &flights[0], 0), lower(&plan).unwrap().program.roles[0].bytes());
+        }
+    }
+
+    /// By hand, of 64 columns of a gate: two bytes for each of 128 tokens, which recomputation of what is cheap does away with.
+    #[test]
+    fn a_gate_that_is_a_kernel_of_its_own_is_kept_beside_its_product() {
+        let kept = |keeps_gate, mode: Recompute| {
+            let software = Software { keeps_gate, ..Software::default() };
+            let model = tiny_model(Architecture::Llama);
+            assert_eq!(model.ffn, 64);
+            let job = Job { seq: 64, precision: Precision::Bf16, software, ..tiny_job(model) };
+            let plan = Plan::single(job, 2);
+            let pieces = Pieces::of(&plan, &mut Blocks::default());
+            Formats::of(&plan.job).bytes(pieces.layer(plan.job.model.kind(0), mode).slot_elems).iter().sum::<u64>()
+        };
+        assert_eq!(kept(true, Recompute::None) - kept(false, Recompute::None), 2 * 64 * 128);
+        assert_eq!(kept(true, Recompute::Selective), kept(false, Recompute::Selective));
     }
 
     /// Scores that are not kept have to stand in working memory while they are made again, and logits in fp32 beside the others.

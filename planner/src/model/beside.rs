@@ -23,8 +23,12 @@ pub struct Beside {
     dropped: usize,
     /// Whether scores are.
     dropout: bool,
+    /// Elements of activated gates that are kept.
+    gates: usize,
     /// Elements of fp32 logits.
     logits: usize,
+    /// Whether scores are made again in backward, and not kept.
+    pub(super) scores_again: bool,
 }
 
 impl Beside {
@@ -44,6 +48,13 @@ impl Beside {
         }
     }
 
+    /// Notes a feed-forward part with so many gates.
+    pub(super) fn gates(&mut self, local: Local, elems: usize) {
+        if local.software.keeps_gate {
+            self.gates += elems;
+        }
+    }
+
     /// Notes a loss over so many logits.
     pub(super) fn scored(&mut self, local: Local, logits: usize) {
         self.logits += usize::from(local.software.logit_copies) * logits;
@@ -53,6 +64,16 @@ impl Beside {
     /// and its mask.
     pub fn kept_scores(&self, width: usize) -> usize {
         self.scores * (width + if self.dropout { width + MASK } else { 0 })
+    }
+
+    /// Whether scores are made again where all else is kept.
+    pub fn makes_scores_again(&self) -> bool {
+        self.scores_again
+    }
+
+    /// Bytes of activated gates, where activations have so many an element.
+    pub fn activated_gates(&self, width: usize) -> usize {
+        self.gates * width
     }
 
     /// Bytes of masks over the residual stream.

@@ -118,6 +118,7 @@ impl Tape {
         let up = self.tensor("up", rows * width * kind.width(), DEAR);
         self.linear(normed, [rows, width * kind.width(), h], weight, bias, up);
         let active = self.tensor("active", rows * width, CHEAP);
+        self.beside.gates(local, (kind.width() - 1) * rows * width);
         self.op(Op::Activation { kind, rows, cols: width }, [Arg::Tensor(up), Arg::Tensor(active)]);
         let weight = self.param(matrix(down_name, h, ffn, Shard::Cols, normal(deep(model))));
         let down = self.tensor("down", rows * h, DEAR);

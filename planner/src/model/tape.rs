@@ -12,6 +12,8 @@ use meshwright_hardware::params::{Init, Shard};
 use meshwright_hardware::program::Collective;
 
 use super::beside::Beside;
+use super::modules::RecomputeModule;
+use crate::job::LayerKind;
 
 /// Where a tensor comes from or goes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +37,7 @@ pub enum Home {
         /// Whether it costs little beside its size to make again.
         cheap: bool,
     },
-    /// Gathered inside the piece from what is kept elsewhere: never kept.
+    /// Gathered inside the piece from what is kept elsewhere, or of a module that is made again: never kept.
     Gathered,
 }
 
@@ -238,6 +240,16 @@ impl Tape {
         let args: Vec<Arg> = args.into_iter().collect();
         debug_assert_eq!(args.len(), op.signature().len(), "{op:?}");
         self.nodes.push(TapeNode::Op(op, args));
+    }
+
+    /// The same with modules of a layer of a kind made again in backward.
+    pub fn making_again(mut self, modules: &[RecomputeModule], kind: LayerKind) -> Tape {
+        let gone = |name: &str| modules.iter().any(|module| module.tensors(kind).contains(&name));
+        for tensor in self.tensors.iter_mut().filter(|tensor| gone(tensor.name)) {
+            tensor.home = Home::Gathered;
+        }
+        self.beside.scores_again = modules.contains(&RecomputeModule::CoreAttn);
+        self
     }
 
     /// The streams that enter the piece.

@@ -10,6 +10,7 @@ use super::{Plan, shares};
 use crate::error::Fault;
 use crate::job::Job;
 use crate::limits;
+use crate::model::RecomputeModule;
 use crate::schedule::Pipeline;
 
 impl Plan {
@@ -49,6 +50,7 @@ impl Plan {
         self.check_schedule()?;
         shares::check(self)?;
         self.check_tokens()?;
+        RecomputeModule::check(&self.recompute_modules, &self.job.model)?;
         self.check_stages()
     }
 

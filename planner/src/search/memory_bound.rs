@@ -47,7 +47,7 @@ impl Trade {
         let tape = &tapes.layers[&kind];
         let back = tape.backward();
         let width = Formats::of(&plan.job);
-        let formats = ValueFormats::of(&tape.forward(), &back.steps, width);
+        let formats = ValueFormats::of(tape, &back.steps, width);
         let mut all = Vec::new();
         let mut moves = None;
         for mode in Recompute::ALL {

@@ -70,7 +70,7 @@ struct PieceValues<'a> {
 
 impl<'a> PieceValues<'a> {
     fn of(tape: &'a Tape, back: &'a Backward, splits: bool, model: Formats) -> Self {
-        let formats = ValueFormats::of(&tape.forward(), &back.steps, model);
+        let formats = ValueFormats::of(tape, &back.steps, model);
         PieceValues { tape, back, split: splits.then(|| back.split()), formats }
     }
 

@@ -30,11 +30,11 @@ pub fn of_shape(job: &Job, shape: &KernelShape, links: &mut CachedPrices) -> Res
     }
     let model = crate::job::Shape::from(&job.model);
     let rows = shape.microbatch * job.seq / shape.cp;
-    let gradients = Formats::of(job).gradients;
+    let formats = Formats::of(job);
     let mut kernels = |linears: &[Linear]| -> Result<Times, PriceError> {
         let mut all = Times::default();
         for linear in linears {
-            all.plus(&passes(linear, shape.tp, rows, gradients, links)?);
+            all.plus(&passes(linear, shape.tp, rows, formats, links)?);
         }
         Ok(all)
     };
@@ -48,8 +48,8 @@ pub fn of_shape(job: &Job, shape: &KernelShape, links: &mut CachedPrices) -> Res
     let mut head = if job.model.causal() { kernels(&[table])? } else { Times::default() };
     let mut routed = Times::default();
     if let Some(experts) = &model.experts {
-        routed = experts::routed(job, shape, (experts, rows, gradients), links)?;
-        routed.plus(&kernels_of_shared(&model, shape, (rows, gradients), links)?);
+        routed = experts::routed(job, shape, (experts, rows, formats), links)?;
+        routed.plus(&kernels_of_shared(&model, shape, (rows, formats), links)?);
     }
     let mut same = beside(job, &model, shape, rows, links);
     same.plus(&attention::core(job, shape, links)?);
@@ -101,14 +101,14 @@ fn attention_linears(job: &Job, model: &crate::job::Shape, tp: usize) -> Vec<Lin
 fn kernels_of_shared(
     model: &crate::job::Shape,
     shape: &KernelShape,
-    (rows, gradients): (usize, Elem),
+    (rows, formats): (usize, Formats),
     links: &mut CachedPrices,
 ) -> Result<Times, PriceError> {
     let mut all = Times::default();
     let width = model.experts.as_ref().map_or(0, |experts| experts.shared_ffn);
     if width > 0 {
         for linear in model.ffn_linears(width as f64) {
-            all.plus(&passes(&linear, shape.tp, rows, gradients, links)?);
+            all.plus(&passes(&linear, shape.tp, rows, formats, links)?);
         }
     }
     Ok(all)
@@ -124,7 +124,7 @@ fn beside(job: &Job, model: &crate::job::Shape, shape: &KernelShape, rows: usize
     let [forward, backward] = gates.map(|gate| {
         let through = gate * (1.0 - model.expert_share()) * model.ffn as f64 / shape.tp as f64;
         let elems = each * (kept * job.model.hidden) as f64 + rows as f64 * through;
-        0.8 * links.prices.streamed(elems * Elem::of(job.precision).bytes() as f64).0
+        0.8 * links.prices.streamed(elems * Formats::of(job).inputs().bytes() as f64).0
     });
     Times { forward, backward, ..Times::default() }
 }
@@ -139,7 +139,7 @@ fn passes(
     linear: &Linear,
     tp: usize,
     rows: usize,
-    gradients: Elem,
+    formats: Formats,
     links: &mut CachedPrices,
 ) -> Result<Times, PriceError> {
     let (inputs, outputs) = linear.on_rank(tp as f64);
@@ -150,8 +150,9 @@ fn passes(
     let model = links.prices.elem();
     let mut matmul = |layout, m, n, k, accumulate| -> Result<f64, PriceError> {
         // Only gradients of weights are added to what is there.
-        let result = if accumulate { gradients } else { model };
-        Ok(links.prices.op(&Op::Matmul { layout, m, n, k, bias: false, accumulate }, [model, model, result])?.0)
+        let result = if accumulate { formats.gradients } else { model };
+        let operands = [formats.inputs(), formats.inputs(), result];
+        Ok(links.prices.op(&Op::Matmul { layout, m, n, k, bias: false, accumulate }, operands)?.0)
     };
     let times = Times {
         forward: matmul(Layout::Nt, rows, n, k, false)?,

@@ -165,7 +165,7 @@ impl<'a> Window<'a> {
     /// Bytes of a mix.
     fn bytes(&self, mix: &Stage) -> u64 {
         let flight = &self.undecided.flights[self.stage];
-        let (mut bytes, mut once, mut away) = (self.fixed, self.once, [0u64; 3]);
+        let (mut bytes, mut once, mut away) = (self.fixed, self.once, [0u64; 4]);
         for (i, kind) in self.kinds().enumerate() {
             let piece = &self.undecided.sizes.layers[&kind][mix.mode(i) as usize];
             bytes += piece.state;

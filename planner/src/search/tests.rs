@@ -207,7 +207,8 @@ fn heavy() -> Arc<Stack> {
         step: 0.5,
         ..Overheads::default()
     };
-    let formats = Stack { gradients: GradientSums::Narrow, casts: true, ..Stack::clone(&Stack::ideal()) };
+    let ideal = Stack::clone(&Stack::ideal());
+    let formats = Stack { gradients: GradientSums::Narrow, casts: true, keeps_narrow: true, ..ideal };
     Arc::new(Stack { overheads, ..formats })
 }
 
@@ -215,8 +216,13 @@ fn heavy() -> Arc<Stack> {
 #[test]
 fn no_bound_is_above_its_simulation_under_a_stack() {
     let typical = meshwright_hardware::profile::catalog().stack(Stack::TYPICAL).unwrap().clone();
-    for (text, stack) in [("1x dgx-a100-80gb", typical), ("1x dgx-h100", heavy()), ("2x dgx-a100-80gb", heavy())] {
-        let job = Job { precision: Precision::Bf16, ..job_of_eight(32) };
+    for (text, stack, precision) in [
+        ("1x dgx-a100-80gb", typical, Precision::Bf16),
+        ("1x dgx-h100", heavy(), Precision::Bf16),
+        ("1x dgx-h100", heavy(), Precision::Fp8),
+        ("2x dgx-a100-80gb", heavy(), Precision::Bf16),
+    ] {
+        let job = Job { precision, ..job_of_eight(32) };
         let cluster = cluster(text).under(stack);
         let found = search(&job, &cluster, &Fix::default(), usize::MAX).unwrap();
         assert!(found.best.len() > 50, "{}", found.best.len());

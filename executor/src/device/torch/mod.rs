@@ -174,6 +174,7 @@ fn declare(buffer: &Buffer) -> Declared {
         Elem::F32 | Elem::U32 => Format::Word,
         Elem::Bf16 => Format::Bf16,
         Elem::F16 => Format::F16,
+        Elem::F8 => unreachable!("no program of eight bits is run"),
     };
     Declared { elems: buffer.elems, format, hosted: buffer.lifetime == Lifetime::Hosted }
 }

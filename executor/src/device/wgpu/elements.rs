@@ -57,6 +57,7 @@ pub(super) fn accessors(elems: &[Elem], writes: &[usize], short: bool) -> String
         let elem = elems.get(n).copied().unwrap_or(Elem::F32);
         let format = match elem {
             Elem::F32 | Elem::U32 => None,
+            Elem::F8 => unreachable!("no program of eight bits is run"),
             Elem::Bf16 => Some("bf16"),
             Elem::F16 => Some("f16"),
         };

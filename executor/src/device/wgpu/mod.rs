@@ -229,6 +229,7 @@ impl Wgpu {
 fn half(elem: Elem) -> Option<Half> {
     match elem {
         Elem::F32 | Elem::U32 => None,
+        Elem::F8 => unreachable!("no program of eight bits is run"),
         Elem::Bf16 => Some(Half::Bf16),
         Elem::F16 => Some(Half::F16),
     }

@@ -13,7 +13,7 @@ use meshwright_hardware::program::Lifetime;
 use super::{Brief, Hosted, Slot, StageLayout};
 use crate::lower::at::At;
 use crate::lower::code::Pieces;
-use crate::lower::format::Formats;
+use crate::lower::format::{Class, Formats};
 use crate::lower::places::Places;
 use crate::lower::turns::places_away;
 use crate::plan::Plan;
@@ -44,9 +44,8 @@ impl StageLayout {
         let brief = turns(Span::Brief, &|_| true);
         let [whole, late] = [Span::Whole, Span::PutOff].map(|span| turns(span, &|index| !away.contains_key(&index)));
         let under_way = Peaks::of(actions, plan.chunks, Span::Whole, plan.schedule.splits());
-        let names = |what: &str, turn: usize, at: At| {
-            ["", ".stats", ".ids"].map(|of| format!("{what}{of}.{turn}.{}", at.name()))
-        };
+        let names =
+            |what: &str, turn: usize, at: At| Class::SUFFIX.map(|of| format!("{what}{of}.{turn}.{}", at.name()));
         let (mut briefs, mut slots, mut held) = (Vec::new(), Vec::new(), Vec::new());
         for (index, at) in self.pieces.clone().into_iter().enumerate() {
             let piece = at.piece(plan, pieces);
@@ -124,10 +123,10 @@ impl StageLayout {
         let layers = self.chunks[chunk].clone().filter(|&index| self.pieces[index].layer().is_some());
         let away: Vec<usize> = layers.take(plan.stages[place].offload).collect();
         let slots = away.iter().map(|&index| self.pieces[index].piece(plan, pieces).slot_elems);
-        let most = slots.fold([0; 3], |most, slot| std::array::from_fn(|class| slot[class].max(most[class])));
+        let most = slots.fold([0; 4], |most, slot| std::array::from_fn(|class| slot[class].max(most[class])));
         let mut declare = |(what, turns): (&str, usize)| -> Vec<Slot> {
             let name = |of: &str, turn: usize| format!("{of}.{chunk}.{what}.{turn}");
-            let names = |turn| ["pool", "pool.stats", "pool.ids"].map(|of| name(of, turn));
+            let names = |turn| Class::SUFFIX.map(|of| name(&format!("pool{of}"), turn));
             (0..turns).map(|turn| self.declare_classes(names(turn), most, Lifetime::Saved, width)).collect()
         };
         let places = places_away(away.len(), plan.microbatches());

@@ -6,18 +6,18 @@
 
 use meshwright_hardware::op::{Layout, Op};
 use meshwright_hardware::price::PriceError;
-use meshwright_hardware::program::Elem;
 
 use super::super::cached_prices::CachedPrices;
 use super::super::space::KernelShape;
 use super::super::times::Times;
 use crate::job::{Experts, Job};
+use crate::lower::Formats;
 
 /// The experts to which a router sends `rows` tokens of a rank; gradients of weights are added up in a format.
 pub(super) fn routed(
     job: &Job,
     shape: &KernelShape,
-    (experts, rows, gradients): (&Experts, usize, Elem),
+    (experts, rows, formats): (&Experts, usize, Formats),
     links: &mut CachedPrices,
 ) -> Result<Times, PriceError> {
     let (h, parts) = (job.model.hidden, if shape.whole_experts { 1 } else { shape.tp });
@@ -26,9 +26,9 @@ pub(super) fn routed(
     let capacity = crate::model::capacity(experts, rows);
     let mut times = Times::default();
     for (n, k) in [(width * kind.width(), h), (h, width)] {
-        times.plus(&products([experts.count / shape.ep, shape.ep, capacity, n, k], gradients, links)?);
+        times.plus(&products([experts.count / shape.ep, shape.ep, capacity, n, k], formats, links)?);
     }
-    let elem = links.prices.elem();
+    let elem = formats.inputs();
     let mut sum = |ops: [Op; 3]| ops.iter().map(|op| links.op(op, elem)).sum::<Result<f64, PriceError>>();
     let [forward, backward] = crate::model::ops_of_routed(&job.model, experts, rows, width);
     times.forward += sum(forward)?;
@@ -39,14 +39,14 @@ pub(super) fn routed(
 /// An expert's linear layer, three products a source.
 fn products(
     [experts, sources, m, n, k]: [usize; 5],
-    gradients: Elem,
+    formats: Formats,
     links: &mut CachedPrices,
 ) -> Result<Times, PriceError> {
     let model = links.prices.elem();
     let mut of = |layout, m, n, k, accumulate| -> Result<f64, PriceError> {
-        let result = if accumulate { gradients } else { model };
+        let result = if accumulate { formats.gradients } else { model };
         let op = Op::ExpertMatmul { layout, experts, sources, m, n, k, accumulate };
-        Ok(links.prices.op(&op, [model, model, result])?.0)
+        Ok(links.prices.op(&op, [formats.inputs(), formats.inputs(), result])?.0)
     };
     Ok(Times {
         forward: of(Layout::Nt, m, n, k, false)?,

@@ -6,13 +6,14 @@
 
 use meshwright_hardware::mesh::{Axis, Mesh};
 use meshwright_hardware::price::PriceError;
-use meshwright_hardware::program::Collective;
+use meshwright_hardware::program::{Collective, Elem};
 
 use super::super::cached_prices::CachedPrices;
 use super::super::space::KernelShape;
 use super::super::times::Times;
 use super::activations;
 use crate::job::Job;
+use crate::lower::Formats;
 
 /// Seconds of a layer's collectives, forward and backward.
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,6 +38,9 @@ impl Travels {
         let bytes = activations(job, rows * job.model.hidden);
         // Cut into a scatter and a gather it may be a little quicker than whole. What comes of whole experts needs none.
         let sums = 0.9 * if model.parallel_block || shape.whole_experts { 1.0 } else { 2.0 };
+        // With sequence parallelism inputs of linear layers may be gathered in fewer bits.
+        let fewer = Formats::of(job).inputs().bytes() as f64 / Elem::of(job.precision).bytes() as f64;
+        let sums = sums * if shape.sequence_parallel { (1.0 + fewer) / 2.0 } else { 1.0 };
         let summed = sums * links.collective(&mesh, Collective::AllReduce, Axis::Tp, bytes)?;
         travels.add([summed, summed], Axis::Tp, links);
         if !shape.ring && shape.cp > 1 {
