@@ -38,6 +38,9 @@ pub struct Validate {
     /// Fit the overheads of stacks to the measured steps and write them into this folder of profiles
     #[arg(long, value_name = "PROFILES")]
     fit: Option<PathBuf>,
+    /// Fit what stacks' allocators add, alone, and write it into this folder of profiles
+    #[arg(long, value_name = "PROFILES")]
+    fit_memory: Option<PathBuf>,
     /// Predict what no fit has seen: every fifth of the rows, and every publisher, by fits without it
     #[arg(long)]
     cross_validate: bool,
@@ -66,6 +69,12 @@ impl Validate {
         }
         if let Some(folder) = &self.plans {
             write_plans(folder, &lines)?;
+        }
+        if let Some(folder) = &self.fit_memory {
+            let runs: Vec<&Run> = lines.iter().filter_map(|line| line.run.as_ref().ok()).collect();
+            return memory::fit(&runs).into_iter().try_for_each(|(name, memory)| {
+                write_stack(folder, &Stack { memory, ..Stack::clone(catalog().stack(&name)?) })
+            });
         }
         if self.fit.is_some() || self.cross_validate {
             let line = ProgressLine::new();
