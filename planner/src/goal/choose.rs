@@ -27,8 +27,12 @@ use crate::job::{Fix, Goal, Job, Objective};
 use crate::search::sites::decide_with;
 use crate::search::{Found, Progress, SearchOptions, TOLERANCE};
 
-/// How parts are searched for the front alone, and changed jobs: not as far as the answer is.
+/// How changed jobs are searched: not as far as the answer is.
 pub const QUICK: SearchOptions<'static> = SearchOptions { tolerance: 0.02, effort: 2000, ..SearchOptions::FULL };
+/// How parts are searched for the front alone: plans that stand there are good ones, not proved the best. All their devices are
+/// busy.
+const ROUGH: SearchOptions<'static> =
+    SearchOptions { tolerance: 0.05, effort: 500, rough: true, idle: false, ..SearchOptions::FULL };
 /// Share of memory that one more look at the whole cluster leaves free, for the front.
 const ROOMIER: f64 = 0.3;
 /// Parts looked at at a time, whatever the number of cores, so that answers do not depend on it.
@@ -174,7 +178,8 @@ impl<'a> Chooser<'a> {
 
     fn search(&self, job: &Job, cluster: &Cluster, options: &SearchOptions) -> Result<Found, PlanError> {
         let watch = |progress: &Progress| (self.watch)(cluster, progress);
-        decide_with(job, cluster, None, self.fix, self.top, &SearchOptions { watch: Some(&watch), ..*options })
+        let top = if options.rough { 1 } else { self.top };
+        decide_with(job, cluster, None, self.fix, top, &SearchOptions { watch: Some(&watch), ..*options })
     }
 
     /// Takes in what was found on a cluster, for the answer or for the front alone; returns its bound.
@@ -243,8 +248,7 @@ impl<'a> Chooser<'a> {
         let asked: Vec<(&Look, f64)> = looks.iter().map(|look| (look, far(look))).collect();
         let search = |&(look, below): &(&Look, f64)| {
             let answers = !self.wants_time_alone() && !look.roomier;
-            // What stands in the front alone keeps all its devices busy.
-            let options = if answers { SearchOptions::FULL } else { SearchOptions { idle: false, ..QUICK } };
+            let options = if answers { SearchOptions::FULL } else { ROUGH };
             let job = if look.roomier { self.roomier() } else { self.job.clone() };
             let possible = below > 0.0 && could_fit(&job, &look.cluster);
             possible.then(|| self.search(&job, &look.cluster, &SearchOptions { below, ..options }))

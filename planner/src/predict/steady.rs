@@ -11,12 +11,12 @@
 
 use meshwright_hardware::price::{PriceError, price};
 use meshwright_hardware::program::Stream;
-use meshwright_hardware::simulate::{Rounds, step_time};
+use meshwright_hardware::simulate::{Durations, Rounds, step_time};
 
-use super::{Figures, bubble_beside, figures, predict};
+use super::{Figures, bubble_beside, figures};
 use crate::error::PlanError;
 use crate::job::Job;
-use crate::lower::lower;
+use crate::lower::{Lowered, lower};
 use crate::plan::Plan;
 use crate::schedule::Pipeline;
 use meshwright_hardware::profile::Cluster;
@@ -35,7 +35,22 @@ pub fn predict_figures(plan: &Plan, cluster: &Cluster) -> Result<Figures, PlanEr
             return Ok(figures);
         }
     }
-    Ok(predict(plan, cluster)?.figures)
+    let whole = lower(plan)?;
+    let durations = price(&whole.program, cluster, plan.job.precision)?;
+    step(plan, cluster, &whole, (&durations, &Rounds::none(&durations)))
+}
+
+/// The figures of a lowered plan whose lanes repeat their rounds.
+fn step(
+    plan: &Plan,
+    cluster: &Cluster,
+    lowered: &Lowered,
+    (durations, rounds): (&Durations, &Rounds),
+) -> Result<Figures, PlanError> {
+    let program = &lowered.program;
+    let step = step_time(program, durations, rounds).map_err(PriceError::from)?.seconds();
+    let compute = rounds.busy(program, durations, Stream::Compute);
+    figures(plan, cluster, lowered, (step, bubble_beside(&compute, durations, step)))
 }
 
 /// Numbers of microbatches, fewer than a pipeline's by a multiple of its stages, that are likely to show a round: warm-up, a time in
@@ -59,9 +74,7 @@ fn in_rounds(plan: &Plan, cluster: &Cluster, few: usize) -> Result<Option<Figure
     let mut lengths = [pipeline.round(), pipeline.stages].into_iter();
     let repeated = |round: usize| Rounds::of(&short.program, &durations, round, (all - few) / round);
     let Some(rounds) = lengths.find_map(repeated) else { return Ok(None) };
-    let step = step_time(&short.program, &durations, &rounds).map_err(PriceError::from)?.seconds();
-    let compute = rounds.busy(&short.program, &durations, Stream::Compute);
-    figures(plan, cluster, &short, (step, bubble_beside(&compute, &durations, step))).map(Some)
+    step(plan, cluster, &short, (&durations, &rounds)).map(Some)
 }
 
 #[cfg(test)]
@@ -69,6 +82,7 @@ mod tests {
     use super::*;
     use crate::job::{Architecture, Model};
     use crate::plan::Stage;
+    use crate::predict::predict;
     use crate::schedule::Schedule;
     use crate::testing::{tiny_job, tiny_model};
     use meshwright_hardware::mesh::Mesh;

@@ -9,7 +9,7 @@
 
 use rustc_hash::FxHashMap;
 
-use crate::job::{LayerKind, Model};
+use crate::job::Model;
 use crate::plan::{Plan, Recompute, Stage};
 use crate::schedule::{Pipeline, StepWork};
 
@@ -50,7 +50,7 @@ pub struct Whole {
 impl Whole {
     /// Of a plan's costs.
     pub fn of(plan: &Plan, costs: &Costs) -> Whole {
-        let mut whole = Whole::of_passes(&plan.job.model, &costs.layers, &costs.embed, &costs.head);
+        let mut whole = Whole::of_passes(&plan.job.model, costs);
         (whole.hop, whole.norm_sum) = (costs.hop, costs.norm_sum);
         (whole.shown, whole.starts) = (costs.shown, costs.starts);
         whole.times.forward += costs.load[0];
@@ -65,7 +65,8 @@ impl Whole {
     }
 
     /// Of pieces alone.
-    fn of_passes(model: &Model, layers: &[(LayerKind, PieceCost)], embed: &PieceCost, head: &PieceCost) -> Whole {
+    pub(super) fn of_passes(model: &Model, costs: &Costs) -> Whole {
+        let Costs { embed, layers, head, .. } = costs;
         let mut whole = Whole { layers: model.depth(), ..Whole::default() };
         let mut shortest = f64::INFINITY;
         for (kind, piece) in layers {

@@ -38,16 +38,19 @@ impl<'a> CachedPrices<'a> {
         }
     }
 
+    /// Where the group of an axis lies.
+    pub fn group(&self, mesh: &Mesh, axis: Axis) -> AxisGroup {
+        let group = self.prices.group(mesh, axis);
+        // As if it were alone, so that no border cuts it that need not.
+        if self.nearest { AxisGroup { stride: 1, of: group.size, ..group } } else { group }
+    }
+
     /// Seconds of a collective over an axis on a vector of so many bytes.
     pub fn collective(&mut self, mesh: &Mesh, op: Collective, axis: Axis, bytes: u64) -> Result<f64, PriceError> {
         if mesh.size(axis) == 1 {
             return Ok(0.0);
         }
-        let mut group = self.prices.group(mesh, axis);
-        if self.nearest {
-            // As if it were alone, so that no border cuts it that need not.
-            (group.stride, group.of) = (1, group.size);
-        }
+        let group = self.group(mesh, axis);
         if let Some(&seconds) = self.known.get(&(op, axis, bytes, group)) {
             return Ok(seconds);
         }

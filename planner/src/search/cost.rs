@@ -189,14 +189,19 @@ impl ShapeWork {
     /// The least that a plan's passes cost, whatever its mesh: with all axes as near as can be, and nothing beside them.
     pub fn passes(&self, plan: &Plan, links: &mut CachedPrices) -> Result<Costs, PriceError> {
         links.nearest = true;
-        let mut piece = |work: &PieceWork| -> Result<PieceCost, PriceError> {
-            Ok(PieceCost { pass: work.seconds(links, &plan.mesh)?, ..PieceCost::default() })
-        };
-        let (embed, head) = (piece(&self.embed), piece(&self.head));
-        let layers: Result<Vec<_>, PriceError> =
-            self.layers.iter().map(|(kind, work)| Ok((*kind, piece(work)?))).collect();
+        let costs = self.on(&plan.mesh, links);
         links.nearest = false;
-        Ok(Costs { embed: embed?, layers: layers?, head: head?, ..Costs::default() })
+        costs
+    }
+
+    /// What passes cost on a mesh, and nothing beside them.
+    pub fn on(&self, mesh: &Mesh, links: &mut CachedPrices) -> Result<Costs, PriceError> {
+        let mut piece = |work: &PieceWork| -> Result<PieceCost, PriceError> {
+            Ok(PieceCost { pass: work.seconds(links, mesh)?, ..PieceCost::default() })
+        };
+        let (embed, head) = (piece(&self.embed)?, piece(&self.head)?);
+        let layers = self.layers.iter().map(|(kind, work)| Ok((*kind, piece(work)?)));
+        Ok(Costs { embed, layers: layers.collect::<Result<_, PriceError>>()?, head, ..Costs::default() })
     }
 
     /// Parameters alone, which passes take nothing for.

@@ -19,7 +19,7 @@ use super::bound::{Whole, least_ratio};
 use super::pool_assignment::PoolAssignment;
 use super::space::Combination;
 use super::stages::{Undecided, least};
-use super::state::{DecidedCombination, Group, Known, Node, Search};
+use super::state::{DecidedCombination, FloorOf, Group, Known, Node, Search};
 use super::times::Costs;
 use super::{partition_bound, shares, timeline};
 
@@ -27,25 +27,26 @@ use super::{partition_bound, shares, timeline};
 const DECIDED_AT_ONCE: usize = 8;
 
 impl Search<'_> {
-    /// Queues a combination by a floor over every way to partition its layers over stages.
-    pub(super) fn bound_partitions(&mut self, index: usize, of: Combination, least: f64) -> Result<(), PlanError> {
-        let mut floor = least;
-        if self.links.len() > 1 || (of.pp > 1 && of.chunks == 1) {
-            let group = self.group(index, &of, false, true)?;
-            floor = match &group.assignment {
-                PoolAssignment::Stages(pools) if of.pp > 1 && of.chunks == 1 => {
-                    let costs: Vec<&Costs> = pools.iter().map(|&pool| &group.costs[pool]).collect();
-                    let pipeline = self.pipeline(&self.shapes[index], &of);
-                    floor.max(partition_bound::floor(&self.space.job.model, &pipeline, &costs, &|_, _| {
-                        Some(Default::default())
-                    }))
-                }
-                PoolAssignment::Stages(_) => floor,
-                PoolAssignment::Replicas(_) => floor.max(self.shared(index, &of, &group)),
-            };
+    /// A floor of a combination over every way to partition its layers over stages, no lower than `least`.
+    pub(super) fn partitions_floor(&mut self, index: usize, of: &Combination, least: f64) -> Result<f64, PlanError> {
+        let partitioned = of.pp > 1 && of.chunks == 1;
+        let over = |search: &Search, costs: &[&Costs]| {
+            let pipeline = search.pipeline(&search.shapes[index], of);
+            let any = |_: usize, _: usize| Some(Default::default());
+            least.max(partition_bound::floor(&search.space.job.model, &pipeline, costs, &any))
+        };
+        if self.links.len() == 1 {
+            let group = if partitioned { self.quick_group(index, of, false)? } else { None };
+            return Ok(group.map_or(least, |group| over(self, &vec![&group.costs(); of.pp])));
         }
-        self.push(floor, Known::Combination(index, of, true));
-        Ok(())
+        let group = self.group(index, of, true)?;
+        Ok(match &group.assignment {
+            PoolAssignment::Stages(pools) if partitioned => {
+                over(self, &pools.iter().map(|&pool| &group.costs[pool]).collect::<Vec<_>>())
+            }
+            PoolAssignment::Stages(_) => least,
+            PoolAssignment::Replicas(_) => least.max(self.shared(index, of, &group)),
+        })
     }
 
     /// A floor where replicas sit in unlike pools: the earliest that those of all pools together can be through the batch, each
@@ -79,15 +80,22 @@ impl Search<'_> {
 
     /// Decides the stages of a combination, and of the next ones if they are as far, and queues the plans by their bounds.
     pub(super) fn decide(&mut self, first: Wanted) -> Result<(), PlanError> {
-        let mut batch = vec![self.question(first)?];
+        let mut batch = vec![first];
         let cut = self.cut();
-        let next = |node: &Node| node.seconds < cut && matches!(node.known, Known::Combination(_, _, true));
+        let next =
+            |node: &Node| node.seconds < cut && matches!(node.known, Known::Combination(_, _, FloorOf::Partitions));
         while batch.len() < DECIDED_AT_ONCE && self.queue.peek().is_some_and(next) {
             let Some(Node { known: Known::Combination(index, of, _), seconds, .. }) = self.queue.pop() else { break };
-            batch.push(self.question(Wanted { index, of, floor: seconds })?);
+            batch.push(Wanted { index, of, floor: seconds });
         }
-        let answers: Vec<_> = batch.par_iter().map(Question::answer).collect();
-        for (question, answer) in batch.into_iter().zip(answers) {
+        self.decide_these(batch)
+    }
+
+    /// Decides the stages of these combinations, and queues the plans by their bounds.
+    pub(super) fn decide_these(&mut self, all: Vec<Wanted>) -> Result<(), PlanError> {
+        let questions = all.into_iter().map(|wanted| self.question(wanted)).collect::<Result<Vec<_>, _>>()?;
+        let answers: Vec<_> = questions.par_iter().map(Question::answer).collect();
+        for (question, answer) in questions.into_iter().zip(answers) {
             self.take(question, answer);
         }
         Ok(())
@@ -117,17 +125,19 @@ impl Search<'_> {
             Ok(decision) => decision,
             Err(reason) => return self.reject(reason, 1),
         };
-        if !self.fits(&plan, &group) {
+        if !self.fits_in(&plan, &group) {
             return self.reject("out of memory", 1);
         }
         if of.pp > 1 && of.chunks == 1 {
             self.decided.push(DecidedCombination { floor, index, of, problem });
         }
+        self.fits = true;
+        self.know(bound.max(floor));
         self.push(bound.max(floor), Known::Plan(Box::new(plan)));
     }
 
     /// Whether unlike shares fit too: replicas with more microbatches may have more of them in flight.
-    pub(super) fn fits(&mut self, plan: &Plan, group: &Group) -> bool {
+    pub(super) fn fits_in(&mut self, plan: &Plan, group: &Group) -> bool {
         let capacity = self.capacity.iter().copied().min().unwrap_or(0);
         let classes: Vec<Plan> = match plan.shares.is_empty() {
             true => Vec::new(),

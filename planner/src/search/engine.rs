@@ -7,11 +7,12 @@
 use crate::error::PlanError;
 
 use super::decide::Wanted;
-use super::state::{Known, Node, Search};
+use super::state::{FloorOf, Known, Node, Search};
 
 impl Search<'_> {
     /// Finds the best plans, and what no other undercuts.
     pub(super) fn run(&mut self) -> Result<(), PlanError> {
+        self.begin()?;
         let reached = self.look()?;
         self.fill()?;
         let cut = self.cut();
@@ -32,13 +33,24 @@ impl Search<'_> {
     /// Takes the most promising part until what is left cannot be better; the bound of the last.
     pub(super) fn look(&mut self) -> Result<f64, PlanError> {
         let (mut effort, mut reached) = (0, 0.0);
-        while let Some(node) = self.queue.pop() {
+        loop {
+            if self.idle_waits() && self.queue.peek().is_none_or(|first| first.seconds >= self.cut()) {
+                self.begin_idle()?;
+                effort = 0;
+            }
+            let Some(node) = self.queue.pop() else { break };
             reached = node.seconds;
             self.tell(reached);
             effort += usize::from(matches!(node.known, Known::Priced(_)));
-            let tired = effort > self.options.effort && !self.best.is_empty();
-            if tired || node.seconds >= self.cut() || self.options.enough(self.best_step()) {
+            let tired = effort > self.options.effort && self.near() < self.options.below;
+            let enough = self.options.enough(self.best_step()) || (self.options.unsimulated && self.fits);
+            if tired || node.seconds >= self.cut() || enough {
                 self.queue.push(node);
+                if tired && self.idle_waits() && !enough {
+                    effort = 0;
+                    self.begin_idle()?;
+                    continue;
+                }
                 break;
             }
             match node.known {
@@ -46,15 +58,11 @@ impl Search<'_> {
                 Known::Shape(index) => self.price(index, node.seconds)?,
                 Known::Priced(index) => self.open(index, node.seconds)?,
                 Known::Orders(index) => self.open_orders(index, node.seconds)?,
-                Known::AnyOrder(index, of) => self.order(index, of, node.seconds)?,
-                Known::Combination(index, of, false) => self.bound_partitions(index, of, node.seconds)?,
-                Known::Combination(index, of, true) => {
+                Known::AnyOrder(index, of, floor_of) => self.order(index, (of, floor_of), node.seconds)?,
+                Known::Combination(index, of, FloorOf::Partitions) => {
                     self.decide(Wanted { index, of, floor: node.seconds })?;
                 }
-                Known::Plan(plan) if self.options.unsimulated => {
-                    self.fitting = Some(plan);
-                    break;
-                }
+                Known::Combination(index, of, floor_of) => self.refine(index, (of, floor_of), node.seconds)?,
                 Known::Plan(plan) => self.simulate(*plan)?,
             }
         }
@@ -69,7 +77,7 @@ impl Search<'_> {
                 usual + others
             }
             Known::Orders(index) => self.count(*index).1,
-            Known::AnyOrder(index, of) => self.orders(&self.space.mesh(&self.shapes[*index], of)).len(),
+            Known::AnyOrder(index, of, _) => self.orders(*index, of).len(),
             Known::Combination(..) | Known::Plan(_) => 1,
         }
     }

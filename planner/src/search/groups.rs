@@ -19,24 +19,14 @@ use super::times::Costs;
 use super::{memory_bound, stages};
 
 impl Search<'_> {
-    /// What combinations of a shape's mesh and ZeRO stage share; `nearest` if its axes are to be as near as can be, `quick`
-    /// if it is for floors alone.
-    pub(super) fn group(
-        &mut self,
-        index: usize,
-        of: &Combination,
-        nearest: bool,
-        quick: bool,
-    ) -> Result<Group, PlanError> {
+    /// What combinations of a shape's mesh and ZeRO stage share; `quick` if it is for floors alone.
+    pub(super) fn group(&mut self, index: usize, of: &Combination, quick: bool) -> Result<Group, PlanError> {
         let plan = self.space.plan(&self.shapes[index], of);
-        let works = if quick { &self.quick[index] } else { &self.work[index] };
+        let works = if quick { &self.quick[self.kernels[index]] } else { &self.work[self.kernels[index]] };
         let sizes = PieceSizes::of(&plan, &works[0].frames);
         let mut costs = Vec::new();
         for (links, work) in self.links.iter_mut().zip(works) {
-            links.nearest = nearest;
-            let priced = Costs::of(&plan, work, &sizes, links);
-            links.nearest = false;
-            costs.push(priced?);
+            costs.push(Costs::of(&plan, work, &sizes, links)?);
         }
         let wholes = costs.iter().map(|costs| Whole::of(&plan, costs)).collect();
         let assignment = PoolAssignment::of(self.cluster, &plan.mesh).expect("straddling meshes are left out before");
@@ -45,7 +35,7 @@ impl Search<'_> {
             PoolAssignment::Replicas(_) => self.capacity.iter().copied().min().unwrap_or(0) * of.pp as u64,
         };
         let hopeless = stages::hopeless(&plan, &sizes, capacity);
-        let trades = self.trades[index].iter().zip(&costs).zip(&self.capacity);
+        let trades = self.trades[self.kernels[index]].iter().zip(&costs).zip(&self.capacity);
         let layer_capacities = trades.map(|((trade, costs), capacity)| {
             LayerCapacity::of(trade, costs.layer(trade.kind), &sizes.layers[&trade.kind][0], *capacity)
         });
@@ -54,16 +44,17 @@ impl Search<'_> {
 
     /// The same for the combination's own plans.
     pub(super) fn exact_group(&mut self, index: usize, of: &Combination) -> Result<Arc<Group>, PlanError> {
-        let key = (index, of.pp, of.zero, of.order);
+        let key = (index, of.pp, of.zero, of.order, of.schedule.order().turns());
         if let Some(group) = self.groups.get(&key) {
             return Ok(group.clone());
         }
-        if self.work[index].is_empty() {
+        let kernels = self.kernels[index];
+        if self.work[kernels].is_empty() {
             let plan = self.space.plan(&self.shapes[index], of);
             let work = self.links.iter_mut().map(|links| ShapeWork::of(&plan, &mut links.prices));
-            self.work[index] = work.collect::<Result<Vec<_>, _>>()?;
+            self.work[kernels] = work.collect::<Result<Vec<_>, _>>()?;
         }
-        let group = Arc::new(self.group(index, of, false, false)?);
+        let group = Arc::new(self.group(index, of, false)?);
         self.groups.insert(key, group.clone());
         Ok(group)
     }

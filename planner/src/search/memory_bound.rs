@@ -118,28 +118,24 @@ impl LayerCapacity {
 
     /// Layers it can hold at the most, with so many microbatches in flight and so many seconds for each.
     fn most(&self, slots: f64, budget: f64) -> f64 {
-        let [mut low, mut high] = [0.0, (budget / self.layer).min(self.trade.count)];
-        if self.holds(high, slots, budget) {
-            return high;
-        }
-        for _ in 0..10 {
-            let middle = (low + high) / 2.0;
-            if self.holds(middle, slots, budget) { low = middle } else { high = middle }
-        }
-        high
-    }
-
-    fn holds(&self, layers: f64, slots: f64, budget: f64) -> bool {
-        let left = self.capacity - layers * self.state;
-        if left < 0.0 {
-            return false;
-        }
+        let most = (budget / self.layer).min(self.trade.count).min(self.capacity / self.state);
         let away = self.trade.moves.map_or(0.0, |moves| budget / (2.0 * moves));
-        let here = layers - away;
-        if here <= 0.0 {
-            return true;
+        if most <= away {
+            return most;
         }
-        self.again(left / (slots * here)).is_some_and(|again| layers * self.layer + here * again <= budget)
+        // What is kept of layers here is on or above every edge of the hull, k − s·e for e seconds: (x − o)·k − s·(τ − x·t) ≤
+        // (R − x·state) / n.
+        let edge = |kept: f64, slope: f64| {
+            let room = self.capacity / slots + away * kept + slope * budget;
+            room / (kept + slope * self.layer + self.state / slots)
+        };
+        let corners = &self.trade.corners;
+        let edges = corners.windows(2).map(|pair| {
+            let slope = (pair[0][1] - pair[1][1]) / (pair[1][0] - pair[0][0]);
+            edge(pair[0][1] + slope * pair[0][0], slope)
+        });
+        let least = corners.last().map(|corner| edge(corner[1], 0.0));
+        edges.chain(least).fold(most, f64::min).max(away)
     }
 
     /// Seconds of making again that keep so few bytes, if any do.

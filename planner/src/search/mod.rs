@@ -17,6 +17,7 @@ mod decide;
 mod earliest_finish;
 mod engine;
 mod groups;
+mod idle;
 mod memory_bound;
 pub mod milp;
 mod open;
@@ -26,6 +27,8 @@ mod partition_bound;
 mod pass_ops;
 mod pool_assignment;
 mod prove;
+mod quick_groups;
+mod refine;
 mod shape_bound;
 mod shared_costs;
 pub mod shares;
@@ -76,23 +79,6 @@ pub struct Found {
 }
 
 impl Found {
-    /// Adds what another search found.
-    fn take_in(&mut self, mut other: Found, top: usize) {
-        self.best.append(&mut other.best);
-        self.best.sort_by(|(_, a), (_, b)| a.step_time_s.total_cmp(&b.step_time_s));
-        let left = self.best.len().saturating_sub(top);
-        self.best.truncate(top);
-        if left > 0 {
-            *self.rejected.entry("slower when simulated".to_owned()).or_default() += left;
-        }
-        self.considered += other.considered;
-        self.simulated += other.simulated;
-        self.bound = self.bound.min(other.bound);
-        for (reason, count) in other.rejected {
-            *self.rejected.entry(reason).or_default() += count;
-        }
-    }
-
     /// How much faster than the best found any plan can be, as a fraction of its step.
     pub fn gap(&self) -> f64 {
         (1.0 - self.bound / self.best[0].1.step_time_s).max(0.0)
@@ -106,8 +92,8 @@ pub fn search(job: &Job, cluster: &Cluster, fix: &Fix, top: usize) -> Result<Fou
 
 /// The same, in some options. Where nothing is below the options' limit, nothing fits.
 ///
-/// First on meshes of all devices, then on those that leave some idle, where a faster plan can be: a batch, heads and layers
-/// may divide among fewer. Stages or replicas on several pools take all of them.
+/// On meshes of all devices, and on those that leave some idle, where a faster plan can be: a batch, heads and layers may divide
+/// among fewer. Stages or replicas on several pools take all of them.
 pub fn search_with(
     job: &Job,
     cluster: &Cluster,
@@ -118,23 +104,14 @@ pub fn search_with(
     let started = Instant::now();
     let top = top.max(1);
     let job = &job.under(&cluster.stack);
-    let looked = |options: SearchOptions, idle: bool| {
-        let mut search = Search::of(job, cluster, fix, (top, options), idle)?;
-        search.begin()?;
+    let mut search = Search::of(job, cluster, fix, (top, *options))?;
+    search.run()?;
+    if search.guessed_wrong() {
+        search = Search::of(job, cluster, fix, (top, SearchOptions { guesses: false, ..*options }))?;
         search.run()?;
-        let Search { considered, rejected, best, simulated, proved, .. } = search;
-        Ok::<_, PlanError>(Found { best, considered, rejected, simulated, seconds: 0.0, bound: proved })
-    };
-    let mut found = looked(*options, false)?;
-    let step = found.best.first().map(|(_, figures)| figures.step_time_s);
-    if options.idle && cluster.pools.len() == 1 && !options.enough(step) {
-        let below = step.map_or(f64::INFINITY, |step| step * (1.0 - options.tolerance)).min(options.below);
-        let told = |progress: &Progress| {
-            let best = progress.best.or(step);
-            options.watch.iter().for_each(|watch| watch(&Progress { best, ..*progress }));
-        };
-        found.take_in(looked(SearchOptions { below, watch: Some(&told), ..*options }, true)?, top);
     }
+    let Search { considered, rejected, best, simulated, proved, .. } = search;
+    let mut found = Found { best, considered, rejected, simulated, seconds: 0.0, bound: proved };
     let Some((_, first)) = found.best.first() else {
         return Err(PlanError::Infeasible { considered: found.considered, rejected: found.rejected });
     };
@@ -149,18 +126,10 @@ pub fn search_with(
 pub fn fits(job: &Job, cluster: &Cluster, fix: &Fix) -> Result<bool, PlanError> {
     let options = SearchOptions { unsimulated: true, ..SearchOptions::FULL };
     let job = &job.under(&cluster.stack);
-    for idle in [false, true] {
-        let mut search = Search::of(job, cluster, fix, (1, options), idle)?;
-        search.begin()?;
-        search.look()?;
-        if search.fitting.is_some() {
-            return Ok(true);
-        }
-        if cluster.pools.len() > 1 {
-            break;
-        }
-    }
-    Ok(false)
+    let mut search = Search::of(job, cluster, fix, (1, options))?;
+    search.begin()?;
+    search.look()?;
+    Ok(search.fits)
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
-//! Shapes and their combinations: floors, from coarse to fine, by which they wait in the queue.
+//! Shapes: floors, from coarse to fine, by which they wait in the queue.
 //!
 //! In: shapes of the space. Out: nodes of the queue.
 //!
 //! A shape waits by its matmuls ([`super::shape_bound`]), then by its priced passes, each with what ranks share on the mesh of each of
-//! its combinations; then its combinations wait by their own floors, in the usual order of axes and in all others.
+//! its combinations; then these wait by their own floors ([`super::refine`]), in the usual order of axes and in all others.
 //!
 //! Invariant: a floor never decreases on the way, and no plan of what it is of undercuts it.
 
@@ -12,82 +12,66 @@ use std::sync::Arc;
 use meshwright_hardware::mesh::{Axis, Mesh, Order};
 
 use crate::error::PlanError;
-use crate::lower::PieceSizes;
+use crate::lower::Formats;
 use crate::schedule::Schedule;
 
 use super::bound::Whole;
 use super::cost::ShapeWork;
 use super::memory_bound::Trade;
-use super::pool_assignment::PoolAssignment;
 use super::space::{Combination, KernelShape};
-use super::state::{Group, Known, Search};
-use super::times::Costs;
-use super::{shape_bound, stages};
+use super::state::{Known, Search};
 
 impl Search<'_> {
     /// Queues all shapes.
     pub(super) fn begin(&mut self) -> Result<(), PlanError> {
-        // What no mesh of all devices can be, none of fewer need be counted for again.
-        let mut again = Default::default();
-        let rejected = if self.space.idle.is_some() { &mut again } else { &mut self.rejected };
-        self.shapes = self.space.shapes(rejected);
+        let shapes = self.space.shapes(&mut self.rejected);
         self.considered = self.rejected.values().sum();
-        self.idle_lists.resize_with(self.shapes.len(), Default::default);
-        self.work.resize_with(self.shapes.len(), Vec::new);
-        self.quick.resize_with(self.shapes.len(), Vec::new);
-        self.trades.resize_with(self.shapes.len(), Vec::new);
-        self.passes.resize_with(self.shapes.len(), Whole::default);
+        self.kernels = (0..shapes.len()).collect();
+        self.add(shapes);
         for index in 0..self.shapes.len() {
-            let shape = self.shapes[index];
-            if self.space.idle.is_some() && !self.may_leave_idle(index)? {
-                self.considered += 1;
-                self.reject("slower by its bound", 1);
-                continue;
-            }
-            let (usual, others) = self.count(index);
-            self.considered += usual + others;
-            if self.least_bytes(&shape) > self.capacity.iter().copied().max().unwrap_or(0) {
-                self.reject("out of memory", usual + others);
-                continue;
-            }
             let floor = self.even_work(index)?;
-            self.push(floor, Known::Bare(index));
+            self.begin_shape(index, floor);
         }
         Ok(())
     }
 
-    /// Lists the combinations of a shape that leave devices idle and may be of use all the same; whether there are any.
-    fn may_leave_idle(&mut self, index: usize) -> Result<bool, PlanError> {
-        let (floor, cut) = (self.even_work(index)?, self.cut());
-        self.proved = self.proved.min(cut);
-        // Fewer devices take longer for their work, not until it starts.
-        let starts = self.passes[index].starts;
-        let least = (self.space.devices as f64 * (floor - starts) / (cut - starts).max(0.0)).ceil();
-        if least >= self.space.devices as f64 {
-            return Ok(false);
+    /// Makes room for what will be known of shapes.
+    pub(super) fn add(&mut self, mut shapes: Vec<KernelShape>) {
+        self.shapes.append(&mut shapes);
+        let count = self.shapes.len();
+        self.work.resize_with(count, Vec::new);
+        self.quick.resize_with(count, Vec::new);
+        self.trades.resize_with(count, Vec::new);
+        self.passes.resize_with(count, Whole::default);
+        self.streams.resize_with(count, Default::default);
+    }
+
+    /// Queues a shape by a floor.
+    pub(super) fn begin_shape(&mut self, index: usize, floor: f64) {
+        let (usual, others) = self.count(index);
+        self.considered += usual + others;
+        if self.least_bytes(&self.shapes[index]) > self.capacity.iter().copied().max().unwrap_or(0) {
+            self.reject("out of memory", usual + others);
+        } else if floor >= self.cut() {
+            self.leave(floor, usual + others);
+        } else {
+            self.push(floor, Known::Bare(index));
         }
-        let mut list = self.space.idle_combinations(&self.shapes[index], least.max(1.0) as usize);
-        let all = list.len();
-        list.retain(|of| self.passes_floor(index, of) < cut);
-        self.considered += all - list.len();
-        self.reject("slower by its bound", all - list.len());
-        self.idle_lists[index] = Arc::new(list);
-        Ok(!self.idle_lists[index].is_empty())
     }
 
     /// A floor of a combination by what is known of its shape's passes.
-    fn passes_floor(&mut self, index: usize, of: &Combination) -> f64 {
+    pub(super) fn passes_floor(&mut self, index: usize, of: &Combination) -> f64 {
         let (shape, passes) = (self.shapes[index], self.passes[index]);
         passes.floor(&self.pipeline(&shape, of), self.ratio(&shape, of))
     }
 
     /// A step in which all devices work all the time.
-    fn even_work(&mut self, index: usize) -> Result<f64, PlanError> {
+    pub(super) fn even_work(&mut self, index: usize) -> Result<f64, PlanError> {
         let shape = self.shapes[index];
         let (mut rate, mut starts) = (0.0, f64::INFINITY);
         let cluster = self.cluster;
         for (at, pool) in cluster.pools.iter().enumerate() {
-            let mut passes = shape_bound::of_shape(self.space.job, &shape, &mut self.links[at])?;
+            let mut passes = self.floors[at].passes(&shape, &mut self.links[at])?;
             passes.times.issue = self.issued(&shape, at)?;
             passes.starts = self.links[at].prices.host_starts().0;
             starts = starts.min(passes.starts);
@@ -132,37 +116,45 @@ impl Search<'_> {
 
     /// Combinations of a shape in the usual order of axes.
     pub(super) fn list(&mut self, index: usize) -> Arc<Vec<Combination>> {
-        if self.space.idle.is_some() {
-            return self.idle_lists[index].clone();
+        if let Some(list) = self.idle_list(index) {
+            return list.clone();
         }
-        let shape = &self.shapes[index];
-        let KernelShape { tp, cp, ep, microbatch, splits, whole_experts, .. } = *shape;
-        let among = if ep > 1 { cp * if whole_experts { tp } else { 1 } } else { 1 };
-        let key = (tp * cp, among, ep, microbatch, splits);
-        let space = &self.space;
-        self.lists.entry(key).or_insert_with(|| Arc::new(space.combinations(shape).collect())).clone()
+        let (shape, space) = (&self.shapes[index], &self.space);
+        self.lists.entry(shape.list_key()).or_insert_with(|| Arc::new(space.combinations(shape).collect())).clone()
     }
 
     /// The other orders of axes in which a mesh differs from the usual one.
-    pub(super) fn orders(&mut self, mesh: &Mesh) -> Arc<Vec<Order>> {
+    pub(super) fn orders(&mut self, index: usize, of: &Combination) -> Arc<Vec<Order>> {
+        let mesh = &self.space.mesh(&self.shapes[index], of);
         let several = [Axis::Tp, Axis::Data, Axis::Pp].map(|axis| mesh.size(axis) > 1);
         let space = &self.space;
-        let all = self.orders.entry((several, mesh.spread() > 1)).or_insert_with(|| Arc::new(space.orders(mesh)));
-        if space.idle.is_none() {
-            return all.clone();
+        let known = self.orders.entry((several, mesh.spread() > 1));
+        let all = known.or_insert_with(|| Arc::new(space.orders(mesh))).clone();
+        if self.idle_list(index).is_none() {
+            return all;
         }
-        Arc::new(all.iter().copied().filter(|&order| space.fills_nodes(&Mesh { order, ..*mesh })).collect())
+        let fills = |order: &Order| self.idle_space.fills_nodes(&Mesh { order: *order, ..*mesh });
+        Arc::new(all.iter().copied().filter(fills).collect())
     }
 
     /// Combinations of a shape in the usual order of axes, and in all others.
     pub(super) fn count(&mut self, index: usize) -> (usize, usize) {
-        let (shape, list) = (self.shapes[index], self.list(index));
+        let shape = self.shapes[index];
+        let key = (shape.list_key(), [shape.tp > 1, shape.cp > 1, shape.whole_experts && shape.tp > 1]);
+        let known = self.counts.get(&key).filter(|_| self.idle_list(index).is_none());
+        if let Some(&known) = known {
+            return known;
+        }
+        let list = self.list(index);
         let (mut others, mut last) = (0, (0, 0));
         for of in list.iter() {
             if last.0 != of.pp {
-                last = (of.pp, self.orders(&self.space.mesh(&shape, of)).len());
+                last = (of.pp, self.orders(index, of).len());
             }
             others += last.1;
+        }
+        if self.idle_list(index).is_none() {
+            self.counts.insert(key, (list.len(), others));
         }
         (list.len(), others)
     }
@@ -183,11 +175,11 @@ impl Search<'_> {
         let (shape, work) = (self.shapes[index], self.passes[index]);
         let (list, cut) = (self.list(index), self.cut());
         let mut least = None;
-        let mut known = [None; 4];
+        let mut known = [const { None }; 4];
         let mut pp = 0;
         for of in list.iter() {
             if of.pp != pp {
-                (pp, known) = (of.pp, [None; 4]);
+                (pp, known) = (of.pp, [const { None }; 4]);
             }
             if cut.is_finite() {
                 // What ranks share is priced only of what its passes do not rule out.
@@ -197,42 +189,15 @@ impl Search<'_> {
                     continue;
                 }
             }
-            let rest = match known[of.zero as usize] {
+            let rest = match &known[of.zero as usize] {
                 Some(rest) => rest,
-                None => *known[of.zero as usize].insert(self.rest(&shape, of)?),
+                None => known[of.zero as usize].insert(self.rest(&shape, of, false)?),
             };
             let Some(rest) = rest else { continue };
-            let floor = work.with(&rest).floor(&self.pipeline(&shape, of), self.ratio(&shape, of));
+            let floor = work.with(&rest.whole).floor(&self.pipeline(&shape, of), self.ratio(&shape, of));
             least = Some(least.map_or(floor, |least: f64| least.min(floor)));
         }
         Ok(least)
-    }
-
-    /// What ranks share in a step of a shape's mesh and ZeRO stage, whose passes take nothing; none if it cannot fit.
-    pub(super) fn rest(&mut self, shape: &KernelShape, of: &Combination) -> Result<Option<Whole>, PlanError> {
-        let &KernelShape { tp, cp, ep, whole_experts, sequence_parallel, splits, .. } = shape;
-        let key = (
-            KernelShape { tp, cp, ep, whole_experts, microbatch: 1, sequence_parallel, ring: false, splits },
-            of.pp,
-            of.zero,
-        );
-        if let Some(known) = self.rests.get(&key) {
-            return Ok(*known);
-        }
-        let plan = self.space.plan(&key.0, of);
-        let idle = match self.idle.take() {
-            Some((same, idle)) if same == key.0 => idle,
-            _ => ShapeWork::idle(&plan),
-        };
-        let sizes = PieceSizes::of(&plan, &idle.frames);
-        let rest = if stages::hopeless(&plan, &sizes, self.capacity[0] * of.pp as u64) {
-            None
-        } else {
-            Some(Whole::of(&plan, &Costs::of(&plan, &idle, &sizes, &mut self.links[0])?))
-        };
-        self.idle = Some((key.0, idle));
-        self.rests.insert(key, rest);
-        Ok(rest)
     }
 
     /// Prices a shape and queues it again by that.
@@ -241,11 +206,15 @@ impl Search<'_> {
         let list = self.list(index);
         let Some(first) = list.first() else { return Ok(()) };
         let plan = self.space.plan(&shape, first);
-        let quick = self.links.iter_mut().map(|links| ShapeWork::quick(&plan, &mut links.prices));
-        self.quick[index] = quick.collect::<Result<Vec<_>, _>>()?;
+        let kernels = self.kernels[index];
+        if self.quick[kernels].is_empty() {
+            let quick = self.links.iter_mut().map(|links| ShapeWork::quick(&plan, &mut links.prices));
+            self.quick[kernels] = quick.collect::<Result<Vec<_>, _>>()?;
+            self.streams[kernels] = plan.stream_elems() as u64 * Formats::of(&plan.job).model.bytes();
+        }
         if let [links] = &mut self.links[..] {
             let starts = links.prices.host_starts().0;
-            self.passes[index] = Whole { starts, ..Whole::of(&plan, &self.quick[index][0].passes(&plan, links)?) };
+            self.passes[index] = Whole { starts, ..Whole::of(&plan, &self.quick[kernels][0].passes(&plan, links)?) };
             let least = self.floor_of_shape(index)?.map_or(least, |floor| floor.max(least));
             self.push(least, Known::Priced(index));
             return Ok(());
@@ -260,101 +229,15 @@ impl Search<'_> {
         // Of all that there are, the one on most devices.
         let Some(widest) = list.iter().min_by_key(|of| std::cmp::Reverse(of.dp * of.pp)) else { return Ok(()) };
         let plan = self.space.plan(&shape, widest);
-        let trades = self.links.iter_mut().map(|links| Trade::of(&plan, &mut links.prices));
-        self.trades[index] = trades.collect::<Result<Vec<_>, _>>()?;
-        let kernels = self.quick[index][0].kernels(&plan) * plan.microbatches() as f64 / plan.mesh.pp as f64;
+        let kernels = self.kernels[index];
+        if self.trades[kernels].is_empty() {
+            let trades = self.links.iter_mut().map(|links| Trade::of(&plan, &mut links.prices));
+            self.trades[kernels] = trades.collect::<Result<Vec<_>, _>>()?;
+        }
+        let kernels = self.quick[kernels][0].kernels(&plan) * plan.microbatches() as f64 / plan.mesh.pp as f64;
         self.queue_all(index, &list, least)?;
         if self.count(index).1 > 0 {
             self.push(least.max(kernels), Known::Orders(index));
-        }
-        Ok(())
-    }
-
-    /// Queues a shape's combinations in whichever unusual order of axes: by a floor with all axes as near as can be.
-    pub(super) fn open_orders(&mut self, index: usize, least: f64) -> Result<(), PlanError> {
-        let shape = self.shapes[index];
-        let list = self.list(index);
-        let mut last: Option<(usize, u8, Group)> = None;
-        let mut others = (0, 0);
-        let (cut, single) = (self.cut(), self.links.len() == 1);
-        for of in list.iter() {
-            if others.0 != of.pp {
-                others = (of.pp, self.orders(&self.space.mesh(&shape, of)).len());
-            }
-            let others = others.1;
-            if others == 0 {
-                continue;
-            }
-            if single {
-                let floor = self.passes_floor(index, of);
-                if floor >= cut {
-                    self.reject("slower by its bound", others);
-                    self.proved = self.proved.min(floor);
-                    continue;
-                }
-            }
-            if !matches!(&last, Some((pp, zero, _)) if (*pp, *zero) == (of.pp, of.zero)) {
-                last = Some((of.pp, of.zero, self.group(index, of, true, true)?));
-            }
-            let group = &last.as_ref().expect("it was just made").2;
-            let floor = self.floor(index, of, group).max(least);
-            if floor < cut {
-                self.push(floor, Known::AnyOrder(index, *of));
-            } else {
-                self.reject("slower by its bound", others);
-                self.proved = self.proved.min(floor);
-            }
-        }
-        Ok(())
-    }
-
-    /// Queues a combination in each unusual order of axes.
-    pub(super) fn order(&mut self, index: usize, of: Combination, least: f64) -> Result<(), PlanError> {
-        let mesh = self.space.mesh(&self.shapes[index], &of);
-        let orders = self.orders(&mesh);
-        let all = orders.iter().map(|&order| Combination { order, ..of }).collect::<Vec<_>>();
-        self.queue_all(index, &all, least)
-    }
-
-    pub(super) fn queue_all(&mut self, index: usize, all: &[Combination], least: f64) -> Result<(), PlanError> {
-        let mut groups: Vec<((usize, u8, Order), Option<Group>)> = Vec::new();
-        let cut = self.cut();
-        let single = self.links.len() == 1;
-        for of in all {
-            if single && cut.is_finite() {
-                let floor = self.passes_floor(index, of);
-                if floor >= cut {
-                    self.reject("slower by its bound", 1);
-                    self.proved = self.proved.min(floor);
-                    continue;
-                }
-            }
-            let mesh = self.space.mesh(&self.shapes[index], of);
-            let key = (of.pp, of.zero, of.order);
-            let at = match groups.iter().rposition(|(other, _)| *other == key) {
-                Some(at) => at,
-                None => {
-                    let seated = PoolAssignment::of(self.cluster, &mesh).is_some();
-                    let group = if seated { Some(self.group(index, of, false, true)?) } else { None };
-                    groups.push((key, group));
-                    groups.len() - 1
-                }
-            };
-            let Some(group) = &groups[at].1 else {
-                self.reject("a stage or a replica would straddle two pools", 1);
-                continue;
-            };
-            if group.hopeless {
-                self.reject("out of memory", 1);
-                continue;
-            }
-            let floor = self.floor(index, of, group).max(least);
-            if floor < cut {
-                self.push(floor, Known::Combination(index, *of, false));
-            } else {
-                self.reject("slower by its bound", 1);
-                self.proved = self.proved.min(floor);
-            }
         }
         Ok(())
     }

@@ -17,8 +17,12 @@ pub struct SearchOptions<'a> {
     pub tolerance: f64,
     /// Shapes that it opens at the most, once it has a plan.
     pub effort: usize,
+    /// Whether plans count by their bounds, so that only the best of them is simulated.
+    pub rough: bool,
     /// Whether it also looks at meshes that leave devices idle.
     pub idle: bool,
+    /// Whether plans that are not simulated yet rule others out, by how long they hardly ever take.
+    pub guesses: bool,
     /// Whether it ends with the first plan that fits, unsimulated.
     pub unsimulated: bool,
     /// Is told how far it is.
@@ -45,7 +49,9 @@ impl SearchOptions<'_> {
         below: f64::INFINITY,
         tolerance: TOLERANCE,
         effort: EFFORT,
+        rough: false,
         idle: true,
+        guesses: true,
         unsimulated: false,
         watch: None,
     };

@@ -32,13 +32,14 @@ type KnownWays = FxHashMap<(usize, usize), Rc<Vec<(Stage, LeastTime)>>>;
 /// The ways in which so many layers fit on a stage.
 struct Ways<'a> {
     undecided: &'a Undecided<'a>,
+    played: bool,
     known: RefCell<KnownWays>,
 }
 
 impl Ways<'_> {
     fn of(&self, stage: usize, layers: usize) -> Rc<Vec<(Stage, LeastTime)>> {
         let mut known = self.known.borrow_mut();
-        known.entry((stage, layers)).or_insert_with(|| Rc::new(self.undecided.ways(stage, layers))).clone()
+        known.entry((stage, layers)).or_insert_with(|| Rc::new(self.undecided.ways(stage, layers, self.played))).clone()
     }
 
     /// Spreadings in each way that may end before a time, played; none if they are too many.
@@ -120,17 +121,20 @@ impl Search<'_> {
             capacity: &capacity,
             orders: Default::default(),
         };
-        let ways = Ways { undecided: &undecided, known: Default::default() };
-        let takes = |stage: usize, layers: usize| {
+        let [sooner, ways] =
+            [false, true].map(|played| Ways { undecided: &undecided, played, known: Default::default() });
+        let of = |ways: &Ways, stage: usize, layers: usize| {
             problem.choices[stage].get(layers - 1)?;
             let (ways, never) = (ways.of(stage, layers), LeastTime { busy: f64::INFINITY, kernels: f64::INFINITY });
             let less =
                 |a: LeastTime, b: &LeastTime| LeastTime { busy: a.busy.min(b.busy), kernels: a.kernels.min(b.kernels) };
             (!ways.is_empty()).then(|| ways.iter().map(|(_, takes)| takes).fold(never, less))
         };
+        let takes = |stage: usize, layers: usize| of(&ways, stage, layers);
         let (model, pipeline) = (&plan.job.model, plan.pipeline());
         let may_end = |before: f64| earliest_finish::may_end(model, &pipeline, &costs, &takes, before).is_some();
-        if !may_end(wanted) {
+        let known_sooner = |stage: usize, layers: usize| of(&sooner, stage, layers);
+        if earliest_finish::may_end(model, &pipeline, &costs, &known_sooner, wanted).is_none() || !may_end(wanted) {
             return Ok(wanted);
         }
         let all = earliest_finish::all(model, &pipeline, &costs, &takes, (wanted, PLAYS));

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 
 use meshwright_hardware::mesh::{Axis, Mesh, Order};
+use rustc_hash::FxHashMap;
 
 use crate::job::{Fix, Job, LayerKind};
 use crate::limits;
@@ -38,6 +39,19 @@ pub struct KernelShape {
     pub ring: bool,
     /// Whether backward is split.
     pub splits: bool,
+}
+
+/// What combinations in the usual order of axes follow from: ranks of TP and CP, ranks that experts may spread over beside data,
+/// EP, microbatch, whether backward is split.
+pub(super) type ListKey = (usize, usize, usize, usize, bool);
+
+impl KernelShape {
+    /// What its combinations follow from.
+    pub(super) fn list_key(&self) -> ListKey {
+        let &KernelShape { tp, cp, ep, microbatch, splits, whole_experts, .. } = self;
+        let among = if ep > 1 { cp * if whole_experts { tp } else { 1 } } else { 1 };
+        (tp * cp, among, ep, microbatch, splits)
+    }
 }
 
 /// The other decisions.
@@ -76,7 +90,7 @@ impl Space<'_> {
     pub fn shapes(&self, rejected: &mut BTreeMap<String, usize>) -> Vec<KernelShape> {
         let (job, fix) = (self.job, self.fix);
         let mut reject = |reason: String| *rejected.entry(reason).or_default() += 1;
-        let mut all = Vec::new();
+        let (mut all, mut known) = (Vec::new(), FxHashMap::default());
         for tp in self.sizes(self.devices, job.model.heads).filter(|tp| allows(&fix.tp, tp)) {
             if fix.max_tp.is_some_and(|most| tp > most) {
                 reject("more tensor parallelism than allowed".to_owned());
@@ -91,7 +105,7 @@ impl Space<'_> {
                     reject("context parallelism does not divide the sequence".to_owned());
                     continue;
                 }
-                self.shapes_of(tp, cp, &mut all, &mut reject);
+                self.shapes_of((tp, cp), &mut all, &mut known, &mut reject);
             }
         }
         all
@@ -102,7 +116,13 @@ impl Space<'_> {
         divisors(if self.idle.is_some() { sharded } else { among }).filter(move |&size| size <= among)
     }
 
-    fn shapes_of(&self, tp: usize, cp: usize, all: &mut Vec<KernelShape>, reject: &mut impl FnMut(String)) {
+    fn shapes_of(
+        &self,
+        (tp, cp): (usize, usize),
+        all: &mut Vec<KernelShape>,
+        known: &mut FxHashMap<ListKey, bool>,
+        reject: &mut impl FnMut(String),
+    ) {
         let (job, fix) = (self.job, self.fix);
         let experts = job.model.experts().map_or(1, |experts| experts.count);
         let rest = self.devices / (tp * cp);
@@ -121,7 +141,11 @@ impl Space<'_> {
                 for ep in divisors(experts).filter(|ep| allows(&fix.ep, ep) && holds(*ep)) {
                     let shape = KernelShape { tp, cp, ep, whole_experts, microbatch, sequence_parallel, ring, splits };
                     // Where devices may be idle, the search asks for combinations once it knows how many.
-                    if self.idle.is_some() || self.combinations(&shape).next().is_some() {
+                    let mut any = || {
+                        let known = known.entry(shape.list_key());
+                        *known.or_insert_with(|| self.combinations(&shape).next().is_some())
+                    };
+                    if self.idle.is_some() || any() {
                         all.push(shape);
                     } else if !splits {
                         reject("no number of replicas and stages goes with it".to_owned());

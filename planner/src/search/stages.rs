@@ -40,9 +40,28 @@ impl Undecided<'_> {
         if self.plan.chunks > 1 {
             return self.even().map(|stages| (stages, None));
         }
-        let problem = self.problem()?;
-        let stages = problem.solve().filter(|stages| self.fits(stages))?;
+        let mut problem = self.partitions(false)?;
+        let stages = self.solve(&mut problem).filter(|stages| self.fits(stages))?;
         Some((stages, (self.plan.mesh.pp > 1).then_some(problem)))
+    }
+
+    /// The best stages of a problem whose moves were not played yet: what is chosen is played until nothing more is.
+    fn solve(&self, problem: &mut Problem) -> Option<Vec<Stage>> {
+        let mut played = Vec::new();
+        loop {
+            let stages = problem.solve()?;
+            let new = |(stage, way): &(usize, &Stage)| way.offload > 0 && !played.contains(&(*stage, way.layers));
+            let moving: Vec<(usize, usize)> =
+                stages.iter().enumerate().filter(new).map(|(stage, way)| (stage, way.layers)).collect();
+            if moving.is_empty() {
+                return Some(stages);
+            }
+            for &(stage, layers) in &moving {
+                let choice = problem.choices[stage].iter_mut().find(|choice| choice.stage.layers == layers)?;
+                *choice = self.fastest(stage, layers, true)?;
+            }
+            played.extend(moving);
+        }
     }
 
     /// Whether stages fit, exactly.
@@ -53,8 +72,13 @@ impl Undecided<'_> {
 
     /// The partitioning problem; `None` if a stage holds no layer at all.
     pub fn problem(&self) -> Option<Problem> {
+        self.partitions(true)
+    }
+
+    /// The same, moves to the host played or by their own time alone.
+    fn partitions(&self, played: bool) -> Option<Problem> {
         let (layers, stages) = (self.plan.job.model.depth(), self.plan.mesh.pp);
-        let choices: Vec<Vec<Choice>> = (0..stages).map(|stage| self.choices(stage)).collect();
+        let choices: Vec<Vec<Choice>> = (0..stages).map(|stage| self.choices(stage, played)).collect();
         if choices.iter().any(Vec::is_empty) {
             return None;
         }
@@ -62,25 +86,25 @@ impl Undecided<'_> {
     }
 
     /// The fastest way that fits for each number of layers of a stage.
-    fn choices(&self, stage: usize) -> Vec<Choice> {
+    fn choices(&self, stage: usize, played: bool) -> Vec<Choice> {
         let (layers, stages) = (self.plan.job.model.depth(), self.plan.mesh.pp);
         let most = layers + 1 - stages;
         let least = if stages == 1 { layers } else { 1 };
         // A stage of so many even shares alone takes longer than a step of even ones, bubble included.
         let longest = 2 + stages.div_ceil(self.plan.microbatches());
         let most = most.min(longest * layers.div_ceil(stages) + 3);
-        (least..=most).map_while(|count| self.fastest(stage, count)).collect()
+        (least..=most).map_while(|count| self.fastest(stage, count, played)).collect()
     }
 
     /// The fastest way that fits for so many layers.
-    fn fastest(&self, stage: usize, count: usize) -> Option<Choice> {
+    fn fastest(&self, stage: usize, count: usize, played: bool) -> Option<Choice> {
         let window = Window::of(self, stage, count);
         let ways = window.ways(self.capacity[stage]);
         let mut timed: Vec<Choice> =
             ways.into_iter().map(|stage| Choice { seconds: window.seconds(&stage), stage }).collect();
         let here = timed.iter().filter(|way| way.stage.offload == 0).map(|way| way.seconds).reduce(f64::min);
-        for way in timed.iter_mut().filter(|way| way.stage.offload > 0 && here.is_some_and(|here| way.seconds <= here))
-        {
+        let moving = |way: &&mut Choice| way.stage.offload > 0 && here.is_some_and(|here| way.seconds <= here);
+        for way in timed.iter_mut().filter(|_| played).filter(moving) {
             // Moves come in each other's way: the warm-up and a few rounds show how much.
             way.seconds = way.seconds.max(self.alone(&window, way.stage, false));
         }
@@ -100,11 +124,13 @@ impl Undecided<'_> {
         super::timeline::alone(&plan, self.costs[stage], stage, &orders[stage]) / microbatches as f64
     }
 
-    /// All ways in which so many layers fit on a stage, and what they take a microbatch at the least: played alone.
-    pub fn ways(&self, stage: usize, count: usize) -> Vec<(Stage, LeastTime)> {
+    /// All ways in which so many layers fit on a stage, and what they take a microbatch at the least: `played` alone, or sooner
+    /// known.
+    pub fn ways(&self, stage: usize, count: usize, played: bool) -> Vec<(Stage, LeastTime)> {
         let window = Window::of(self, stage, count);
         let timed = |way: Stage| {
-            let busy = self.alone(&window, way, true).max(window.seconds(&way));
+            let alone = if played { self.alone(&window, way, true) } else { 0.0 };
+            let busy = alone.max(window.seconds(&way));
             (way, LeastTime { busy, kernels: window.kernels(&way) })
         };
         window.ways(self.capacity[stage]).into_iter().map(timed).collect()

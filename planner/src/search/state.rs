@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use rustc_hash::FxHashMap;
 
 use crate::error::PlanError;
-use crate::job::{Fix, Job};
+use crate::job::{Fix, Job, LayerKind};
 use crate::lower::{InFlight, PieceSizes};
 use crate::plan::Plan;
 use crate::predict::{Figures, predict_figures};
@@ -26,7 +26,9 @@ use super::cost::ShapeWork;
 use super::memory_bound::{LayerCapacity, Trade};
 use super::partition::Problem;
 use super::pool_assignment::{self, PoolAssignment};
-use super::space::{Combination, KernelShape, Space};
+use super::quick_groups::{Held, HeldKey, PartCosts, PassesKey, RestKey};
+use super::shape_bound::ShapeFloors;
+use super::space::{Combination, KernelShape, ListKey, Space};
 use super::times::Costs;
 use super::{AT_ONCE, Progress, SearchOptions};
 
@@ -40,12 +42,23 @@ pub(super) enum Known {
     Priced(usize),
     /// The same in all other orders.
     Orders(usize),
-    /// A combination in all other orders.
-    AnyOrder(usize, Combination),
-    /// One combination, and whether its floor is already over every way to partition its layers.
-    Combination(usize, Combination, bool),
+    /// A combination in all other orders, and what its floor is of.
+    AnyOrder(usize, Combination, FloorOf),
+    /// One combination, and what its floor is of.
+    Combination(usize, Combination, FloorOf),
     /// One plan.
     Plan(Box<Plan>),
+}
+
+/// What a combination's floor is of, from coarse to fine.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum FloorOf {
+    /// Its work, spread as even as can be.
+    Work,
+    /// That, and what its memory makes of it.
+    Memory,
+    /// That, over every way to partition its layers.
+    Partitions,
 }
 
 /// A part of the space with the least its steps can take.
@@ -96,19 +109,24 @@ pub(super) struct DecidedCombination {
     pub(super) problem: Option<Problem>,
 }
 
-/// What combinations in the usual order of axes follow from: ranks of TP and CP, ranks that experts may spread over beside data,
-/// EP, microbatch, whether backward is split.
-pub(super) type ListKey = (usize, usize, usize, usize, bool);
+/// What a step takes longer than the played bound of its plan, and hardly ever more: a search looks again where it does.
+pub(super) const GUESS: f64 = 1.06;
+/// Combinations that are decided as soon as their shape is opened.
+const TRIES: usize = 32;
 
 /// A search in flight.
 pub(super) struct Search<'a> {
     pub(super) space: Space<'a>,
+    /// The same where meshes leave devices idle.
+    pub(super) idle_space: Space<'a>,
     pub(super) cluster: &'a Cluster,
     /// By pool.
     pub(super) links: Vec<CachedPrices<'a>>,
     /// Bytes that a plan may declare on a device, by pool.
     pub(super) capacity: Vec<u64>,
     pub(super) shapes: Vec<KernelShape>,
+    /// By shape: the first that has the same kernels, under which they are known.
+    pub(super) kernels: Vec<usize>,
     /// Best plans to keep.
     pub(super) top: usize,
     /// By shape and pool, of shapes that were opened: for floors.
@@ -121,28 +139,43 @@ pub(super) struct Search<'a> {
     pub(super) passes: Vec<Whole>,
     /// By kind of shape and pool: seconds in which hosts issue a microbatch's passes.
     pub(super) issues: FxHashMap<(KernelShape, usize), f64>,
-    pub(super) rests: FxHashMap<(KernelShape, usize, u8), Option<Whole>>,
-    pub(super) idle: Option<(KernelShape, ShapeWork)>,
+    /// By shape: bytes of what stages pass on.
+    pub(super) streams: Vec<u64>,
+    pub(super) held: FxHashMap<HeldKey, Arc<Held>>,
+    pub(super) rests: FxHashMap<RestKey, Option<Arc<PartCosts>>>,
+    pub(super) passes_by_group: FxHashMap<PassesKey, Arc<PartCosts>>,
+    pub(super) even_layers: FxHashMap<(usize, LayerKind), Arc<Vec<usize>>>,
+    pub(super) idle: FxHashMap<KernelShape, Arc<ShapeWork>>,
+    /// By pool.
+    pub(super) floors: Vec<ShapeFloors<'a>>,
+    pub(super) counts: FxHashMap<(ListKey, [bool; 3]), (usize, usize)>,
     pub(super) lists: FxHashMap<ListKey, Arc<Vec<Combination>>>,
-    /// By shape: combinations that leave devices idle, where they are looked at.
+    /// The first shape whose combinations leave devices idle, once they are looked at.
+    pub(super) idle_from: Option<usize>,
+    /// Combinations of such shapes.
     pub(super) idle_lists: Vec<Arc<Vec<Combination>>>,
     pub(super) orders: FxHashMap<([bool; 3], bool), Arc<Vec<Order>>>,
     pub(super) flights: FxHashMap<Pipeline, Arc<Vec<InFlight>>>,
     pub(super) ratios: FxHashMap<Pipeline, f64>,
-    pub(super) groups: FxHashMap<(usize, usize, u8, Order), Arc<Group>>,
+    /// By shape, stages, ZeRO stage, order of axes, and whether the last chunk is on the first stage.
+    pub(super) groups: FxHashMap<(usize, usize, u8, Order, bool), Arc<Group>>,
     pub(super) queue: BinaryHeap<Node>,
     pub(super) pushed: usize,
     pub(super) considered: usize,
     pub(super) rejected: BTreeMap<String, usize>,
     pub(super) best: Vec<(Plan, Figures)>,
+    /// The least bounds of plans that are known, simulated or not: as many as are wanted.
+    pub(super) known: Vec<f64>,
+    /// How many more combinations may be decided as soon as their shape is opened.
+    pub(super) tries: usize,
     pub(super) simulated: usize,
     /// The least bound of what was left out.
     pub(super) proved: f64,
     /// Combinations of which one partition of layers was chosen.
     pub(super) decided: Vec<DecidedCombination>,
     pub(super) options: SearchOptions<'a>,
-    /// A plan that fits, where that is all that is asked for.
-    pub(super) fitting: Option<Box<Plan>>,
+    /// Whether a plan is known to fit.
+    pub(super) fits: bool,
 }
 
 impl<'a> Search<'a> {
@@ -152,25 +185,34 @@ impl<'a> Search<'a> {
         cluster: &'a Cluster,
         fix: &'a Fix,
         (top, options): (usize, SearchOptions<'a>),
-        idle: bool,
     ) -> Result<Self, PlanError> {
-        let idle = idle.then(|| cluster.pools[0].system.count);
+        let pools = cluster.pools.len() > 1;
+        let space = |idle: Option<usize>| Space { job, devices: cluster.devices(), idle, fix, pools };
         let capacity = |memory: u64| job.goal.usable(memory, &cluster.stack);
         Ok(Search {
-            space: Space { job, devices: cluster.devices(), idle, fix, pools: cluster.pools.len() > 1 },
+            space: space(None),
+            idle_space: space(Some(cluster.pools[0].system.count)),
             cluster,
             links: pool_assignment::prices(cluster, job.precision)?.into_iter().map(CachedPrices::new).collect(),
             capacity: cluster.pools.iter().map(|pool| capacity(pool.device.memory.value.0)).collect(),
             shapes: Vec::new(),
+            kernels: Vec::new(),
             top,
             quick: Vec::new(),
             trades: Vec::new(),
             work: Vec::new(),
             passes: Vec::new(),
             issues: FxHashMap::default(),
+            streams: Vec::new(),
+            held: FxHashMap::default(),
             rests: FxHashMap::default(),
-            idle: None,
+            passes_by_group: FxHashMap::default(),
+            even_layers: FxHashMap::default(),
+            idle: FxHashMap::default(),
+            floors: cluster.pools.iter().map(|_| ShapeFloors::of(job)).collect(),
+            counts: FxHashMap::default(),
             lists: FxHashMap::default(),
+            idle_from: None,
             idle_lists: Vec::new(),
             orders: FxHashMap::default(),
             flights: FxHashMap::default(),
@@ -181,11 +223,13 @@ impl<'a> Search<'a> {
             considered: 0,
             rejected: BTreeMap::new(),
             best: Vec::new(),
+            known: Vec::new(),
+            tries: TRIES,
             simulated: 0,
             proved: f64::INFINITY,
             decided: Vec::new(),
             options,
-            fitting: None,
+            fits: false,
         })
     }
 
@@ -222,8 +266,35 @@ impl<'a> Search<'a> {
 
     /// From where on a floor rules out what it is of.
     pub(super) fn cut(&self) -> f64 {
-        let near = self.best_step().map_or(f64::INFINITY, |best| best * (1.0 - self.options.tolerance));
+        self.near().min(self.guess())
+    }
+
+    /// The same by what was simulated; where rough answers will do, by what is known.
+    pub(super) fn near(&self) -> f64 {
+        let known = self.known.first().copied().filter(|_| self.options.rough);
+        let near = self.best_step().or(known).map_or(f64::INFINITY, |best| best * (1.0 - self.options.tolerance));
         near.min(self.options.below)
+    }
+
+    /// Takes in that a plan is known by its bound.
+    pub(super) fn know(&mut self, bound: f64) {
+        let at = self.known.partition_point(|other| *other <= bound);
+        if at < self.top {
+            self.known.insert(at, bound);
+            self.known.truncate(self.top);
+        }
+    }
+
+    /// What the wanted plans will hardly take longer than when they are simulated: of as many as are known a little more than their
+    /// bounds. [`Search::guessed_wrong`] says whether they do.
+    pub(super) fn guess(&self) -> f64 {
+        let known = self.known.get(self.top - 1).filter(|_| self.options.guesses);
+        known.map_or(f64::INFINITY, |bound| bound * GUESS)
+    }
+
+    /// Whether something was ruled out by the guess that the best plan does not rule out.
+    pub(super) fn guessed_wrong(&self) -> bool {
+        self.guess() < self.near()
     }
 
     pub(super) fn tell(&self, bound: f64) {

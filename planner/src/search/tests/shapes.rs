@@ -20,7 +20,7 @@ fn floors_of(job: &Job, stack: Arc<Stack>, step: usize, least: f64) {
     for shape in space.shapes(&mut BTreeMap::new()).into_iter().step_by(step) {
         let of = space.combinations(&shape).next().unwrap();
         let plan = space.plan(&shape, &of);
-        let floor = shape_bound::of_shape(job, &shape, &mut links).unwrap();
+        let floor = shape_bound::ShapeFloors::of(job).passes(&shape, &mut links).unwrap();
         let work = ShapeWork::quick(&plan, &mut links.prices).unwrap();
         let priced = Whole::of(&plan, &work.passes(&plan, &mut links).unwrap());
         let passes = |whole: &Whole| {
