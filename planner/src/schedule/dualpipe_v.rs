@@ -19,8 +19,10 @@ impl PipelineSchedule for DualPipeV {
         let mut lists = vec![Vec::new(); stages];
         // By virtual stage: microbatches done forward, backward and weights, and what was done before this tick.
         let mut done = vec![[0usize; 3]; depth];
-        while done.iter().any(|passes| passes[2] < microbatches) {
-            let before = done.clone();
+        let mut before = done.clone();
+        let mut left = depth * microbatches;
+        while left > 0 {
+            before.clone_from(&done);
             for (stage, list) in lists.iter_mut().enumerate() {
                 let virtual_stages = [stage, depth - 1 - stage];
                 let ready = |k: usize, pass: usize| {
@@ -40,6 +42,7 @@ impl PipelineSchedule for DualPipeV {
                 {
                     let mb = before[virtual_stages[chunk]][pass];
                     done[virtual_stages[chunk]][pass] += 1;
+                    left -= usize::from(pass == 2);
                     list.push([Action::Forward, Action::Backward, Action::Weights][pass](chunk, mb));
                 }
             }

@@ -8,130 +8,19 @@
 //!
 //! Invariant: bound ≤ simulated step (tests over every schedule).
 
+mod chunk;
 mod late;
 mod update;
 
+use std::rc::Rc;
+
 use crate::lower::AWAY;
-use crate::plan::{Plan, Recompute};
+use crate::plan::Plan;
 use crate::schedule::{Action, Pipeline};
 
-use super::times::{Costs, Moves, PieceCost, ShareIssue};
+use super::times::Costs;
+use chunk::{Chunk, Item};
 use late::Late;
-
-/// A piece's part of an action, in seconds.
-#[derive(Clone, Copy, Debug, Default)]
-struct Item {
-    /// Which piece of the stage, where weights are gathered for passes.
-    gathers: Option<usize>,
-    /// Gathering them, and copying shards to where they are gathered.
-    gather: f64,
-    copy: f64,
-    kernels: f64,
-    /// What the host takes to issue them.
-    issue: f64,
-    /// Of kernels, forward's after the last that makes what is kept, and backward's before the first that needs it.
-    apart: f64,
-    /// What goes round a ring meanwhile.
-    ring: f64,
-    /// Scattering its gradients; adding up what came of them.
-    scatter: f64,
-    settle: f64,
-    /// Moving its activations to the host, or back.
-    moves: Option<Moves>,
-    /// Which piece of the stage, and how long summing its gradients takes, after the last microbatch: in all, and of this what
-    /// need not wait for these kernels.
-    piece: usize,
-    reduce: f64,
-    parts: f64,
-    /// Summing what was scattered over replicas, once that is added up.
-    replicate: f64,
-    /// Whether its part of a tied table's gradient is whole then.
-    table: bool,
-    /// What the host takes to issue what is gathered, scattered or summed, and added up.
-    shared: ShareIssue,
-}
-
-/// A chunk's passes.
-struct Chunk {
-    /// Forward, backward, weights; of the last microbatch apart, after which gradients are summed.
-    passes: [[Vec<Item>; 2]; 3],
-}
-
-impl Chunk {
-    fn of(plan: &Plan, costs: &Costs, stage: usize, chunk: usize) -> Chunk {
-        let place = plan.virtual_stage(stage, chunk);
-        let (first, decided) = (plan.first_layer(place), plan.stages[place]);
-        let model = &plan.job.model;
-        let mut passes: [[Vec<Item>; 2]; 3] = Default::default();
-        // A piece whose own weights stay whole takes a bucket too.
-        let gathered = costs.layers.iter().any(|(_, piece)| piece.share.gather > 0.0);
-        let before: usize = (0..chunk).map(|chunk| pieces_of(plan, plan.virtual_stage(stage, chunk))).sum();
-        let mut add = |table: bool, piece: &PieceCost, mode: Recompute, moves: Option<Moves>| {
-            let PieceCost { pass, share, .. } = piece;
-            let number = before + passes[1][0].len();
-            let gathers = gathered.then_some(number);
-            let (gather, copy, shared) = (share.gather, share.copy, share.issue);
-            let base = Item { gathers, piece: number, gather, copy, shared, moves, ..Item::default() };
-            let apart = pass.weights > 0.0;
-            let issue = pass.issue.forward;
-            let forward = Item { kernels: pass.forward, issue, apart: pass.tail, ring: pass.ring[0], ..base };
-            let kernels = pass.backward[mode as usize] + share.empty;
-            let reduce = if apart { 0.0 } else { share.reduce };
-            let (scatter, settle) = (share.scatter, share.settle);
-            let issue = pass.issue.backward[mode as usize] + share.issue.empty;
-            let parts = share.copies;
-            let backward =
-                Item { kernels, issue, apart: share.empty, ring: pass.ring[1], scatter, settle, parts, ..base };
-            let issue = pass.issue.weights;
-            let weights = Item { piece: number, kernels: pass.weights, issue, shared, ..Item::default() };
-            // The head's forward is a part of its backward.
-            if pass.forward > 0.0 {
-                passes[0].iter_mut().for_each(|list| list.push(forward));
-            }
-            passes[1][0].push(backward);
-            passes[1][1].push(Item { reduce, replicate: share.replicate, table, ..backward });
-            if apart {
-                passes[2][0].push(weights);
-                passes[2][1].push(Item { reduce: share.reduce, parts: share.parts, ..weights });
-            }
-        };
-        if place == 0 {
-            add(model.tied, &costs.embed, Recompute::None, None);
-        }
-        for i in 0..decided.layers {
-            let piece = costs.layer(model.kind(first + i));
-            let moves = (i < decided.offload).then_some(piece.moves);
-            add(false, piece, decided.mode(i), moves);
-        }
-        if place + 1 == plan.mesh.pp * plan.chunks {
-            add(model.tied, &costs.head, Recompute::None, None);
-        }
-        for list in passes[1..].iter_mut().flatten() {
-            list.reverse();
-        }
-        passes.iter_mut().flatten().for_each(merge);
-        Chunk { passes }
-    }
-}
-
-/// Pieces of a virtual stage.
-fn pieces_of(plan: &Plan, place: usize) -> usize {
-    usize::from(place == 0) + plan.stages[place].layers + usize::from(place + 1 == plan.mesh.pp * plan.chunks)
-}
-
-/// What runs one after another, with nothing beside, is one.
-fn merge(list: &mut Vec<Item>) {
-    let beside = |item: &Item| item.ring + item.scatter + item.reduce > 0.0 || item.table;
-    let alone = |item: &Item| item.gathers.is_none() && item.moves.is_none() && !beside(item);
-    list.dedup_by(|later, item| {
-        let both = alone(later) && alone(item);
-        if both {
-            item.kernels += later.kernels;
-            item.issue += later.issue;
-        }
-        both
-    });
-}
 
 /// A stage's state.
 #[derive(Clone, Default)]
@@ -166,7 +55,7 @@ struct Play<'a> {
     pipeline: Pipeline,
     costs: &'a [&'a Costs],
     hop: f64,
-    chunks: Vec<Vec<Chunk>>,
+    chunks: Vec<Vec<Rc<Chunk>>>,
     orders: Vec<Vec<Action>>,
     stages: Vec<StageState>,
     /// By place and microbatch: when what forward and backward made has come where it is needed; never, before.
@@ -200,7 +89,7 @@ pub fn step(plan: &Plan, costs: &[&Costs]) -> f64 {
 /// How long a stage of one chunk is busy with its actions, were the others endlessly fast.
 pub fn alone(plan: &Plan, costs: &Costs, stage: usize, actions: &[Action]) -> f64 {
     let (first, last) = (stage == 0, stage + 1 == plan.mesh.pp);
-    let chunk = [Chunk::of(plan, costs, stage, 0)];
+    let chunk = [Rc::new(Chunk::of(plan, costs, stage, 0))];
     let mut state = StageState::of(costs);
     for (at, action) in actions.iter().enumerate() {
         let (what, arrives, sends) = match action {
@@ -218,13 +107,13 @@ pub fn alone(plan: &Plan, costs: &Costs, stage: usize, actions: &[Action]) -> f6
 }
 
 /// The first piece that needs weights in later actions.
-fn upcoming(chunks: &[Chunk], later: &[Action]) -> Option<Item> {
+fn upcoming<'a>(chunks: &'a [Rc<Chunk>], later: &[Action]) -> Option<&'a Item> {
     let mut firsts = later.iter().filter_map(|action| match *action {
         Action::Forward(chunk, _) => chunks[chunk].passes[0][0].first(),
         Action::Backward(chunk, _) => chunks[chunk].passes[1][0].first(),
         Action::Weights(..) => None,
     });
-    firsts.next().copied()
+    firsts.next()
 }
 
 impl<'a> Play<'a> {
@@ -232,14 +121,16 @@ impl<'a> Play<'a> {
         let pipeline = plan.pipeline();
         let stages = pipeline.stages;
         let never = || vec![f64::INFINITY; stages * pipeline.chunks * pipeline.microbatches];
-        let of_stage =
-            |stage: usize| (0..plan.chunks).map(|chunk| Chunk::of(plan, costs[stage], stage, chunk)).collect();
+        let mut known = Vec::new();
+        let mut of_stage = |stage: usize| -> Vec<Rc<Chunk>> {
+            (0..plan.chunks).map(|chunk| Chunk::known(&mut known, plan, costs[stage], (stage, chunk))).collect()
+        };
         Play {
             plan,
             pipeline,
             costs,
             hop: costs.iter().map(|costs| costs.hop).fold(f64::INFINITY, f64::min),
-            chunks: (0..stages).map(of_stage).collect(),
+            chunks: (0..stages).map(&mut of_stage).collect(),
             orders: pipeline.orders(),
             stages: costs.iter().map(|costs| StageState::of(costs)).collect(),
             came: [never(), never()],
@@ -303,9 +194,9 @@ impl StageState {
     }
 
     /// Runs an action's pieces; `after` is the first piece of a later one.
-    fn run_all(&mut self, items: &[Item], after: Option<Item>, what: usize) {
+    fn run_all(&mut self, items: &[Item], after: Option<&Item>, what: usize) {
         for (i, item) in items.iter().enumerate() {
-            let next = items[i + 1..].iter().find(|item| item.kernels > 0.0).copied().or(after);
+            let next = items[i + 1..].iter().find(|item| item.kernels > 0.0).or(after);
             self.run(item, next, what);
         }
     }
@@ -328,13 +219,13 @@ impl StageState {
     }
 
     /// Runs a piece's part of an action; `next` is the piece that is gathered meanwhile.
-    fn run(&mut self, item: &Item, next: Option<Item>, what: usize) {
+    fn run(&mut self, item: &Item, next: Option<&Item>, what: usize) {
         // What runs nothing needs no weights.
         if let Some(piece) = item.gathers.filter(|_| what < 2 && item.kernels > 0.0) {
             let turn = self.gather(piece, item, None);
             let next = next.and_then(|next| Some((next.gathers?, next)));
             if let Some((next, item)) = next.filter(|(next, _)| *next != piece) {
-                self.gather(next, &item, Some(turn));
+                self.gather(next, item, Some(turn));
             }
             let (_, since) = self.loaded[turn].expect("it was just gathered");
             self.free[0] = self.free[0].max(since);
