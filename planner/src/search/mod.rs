@@ -2,9 +2,10 @@
 //!
 //! In: a job, a cluster, what is fixed. Out: [`Found`]: the best plans with their predictions, a bound, counted rejections.
 //!
-//! Branch and bound, best first: shapes (what kernels see) by a floor of FLOPs and traffic; their combinations by a floor of
-//! priced passes; those by a bound once their stages are decided; and only then a simulation. It ends when nothing left is
-//! below the best simulation by more than the tolerance, or after so many shapes; what is left then is in the gap.
+//! Branch and bound, best first: shapes (what kernels see) by a floor of FLOPs and traffic; their combinations by floors of
+//! priced passes, of memory, of partitions; those by a bound once their stages are decided; and only then a simulation. It ends
+//! when nothing left is below the best simulation by more than the tolerance, or after so many shapes; what is left then is in the
+//! gap.
 //!
 //! Invariant: no combination that simulates faster than the best kept one, by more than the stated gap, was left out; equal
 //! inputs give equal answers on any number of cores.
@@ -18,6 +19,7 @@ mod earliest_finish;
 mod engine;
 mod groups;
 mod idle;
+mod known_parts;
 mod memory_bound;
 pub mod milp;
 mod open;

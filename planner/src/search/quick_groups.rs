@@ -10,12 +10,12 @@
 
 use std::sync::Arc;
 
-use meshwright_hardware::mesh::{Axis, Mesh, Order};
-use meshwright_hardware::price::AxisGroup;
+use meshwright_hardware::mesh::{Axis, Mesh};
 use meshwright_hardware::units::Bytes;
 
 use super::bound::Whole;
 use super::cost::ShapeWork;
+use super::known_parts::{Held, HeldKey, PartCosts};
 use super::memory_bound::{self, LayerCapacity};
 use super::space::{Combination, KernelShape};
 use super::stages;
@@ -23,26 +23,6 @@ use super::state::Search;
 use super::times::{Costs, PieceCost};
 use crate::error::PlanError;
 use crate::lower::PieceSizes;
-
-/// A shape but for its microbatch, replicas and stages, ZeRO stage.
-pub(super) type HeldKey = (KernelShape, [usize; 2], u8);
-/// The same with an order of axes; with none they are as near as can be.
-pub(super) type RestKey = (HeldKey, Option<Order>);
-/// A shape, and where the groups of its passes' axes lie.
-pub(super) type PassesKey = (usize, [AxisGroup; 3]);
-
-/// Banks of a mesh's ranks.
-pub(super) struct Held {
-    sizes: PieceSizes,
-    /// Whether they cannot fit.
-    hopeless: bool,
-}
-
-/// Costs of a part of a step, by piece and in all.
-pub(super) struct PartCosts {
-    pub(super) costs: Costs,
-    pub(super) whole: Whole,
-}
 
 /// What combinations of a shape, mesh and ZeRO stage have in common, on one pool.
 pub(super) struct QuickGroup {
