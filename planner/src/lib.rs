@@ -23,6 +23,7 @@ pub mod limits;
 pub mod lower;
 pub mod model;
 pub mod models;
+mod parallel;
 pub mod plan;
 pub mod predict;
 pub mod schedule;

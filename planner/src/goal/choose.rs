@@ -15,7 +15,6 @@ use std::time::Instant;
 
 use meshwright_hardware::profile::Cluster;
 use meshwright_hardware::units::Seconds;
-use rayon::prelude::*;
 
 use super::could_fit::could_fit;
 use super::front::front;
@@ -24,6 +23,7 @@ use super::parts::parts;
 use crate::error::PlanError;
 use crate::goodput::{TrainingFloor, dollars_per_hour, kilowatts, least_training};
 use crate::job::{Fix, Goal, Job, Objective};
+use crate::parallel::at_once;
 use crate::search::sites::decide_with;
 use crate::search::{Found, Progress, SearchOptions, TOLERANCE};
 
@@ -253,7 +253,7 @@ impl<'a> Chooser<'a> {
             let possible = below > 0.0 && could_fit(&job, &look.cluster);
             possible.then(|| self.search(&job, &look.cluster, &SearchOptions { below, ..options }))
         };
-        let found: Vec<_> = asked.par_iter().map(search).collect();
+        let found = at_once(&asked, search);
         for ((look, below), found) in asked.into_iter().zip(found) {
             let answers = !self.wants_time_alone() && !look.roomier;
             let bound = match found {

@@ -6,12 +6,12 @@
 
 use std::sync::Arc;
 
-use rayon::prelude::*;
 use rustc_hash::FxHashMap;
 
 use super::partition::Problem;
 use crate::error::PlanError;
 use crate::lower::InFlight;
+use crate::parallel::at_once;
 use crate::plan::Plan;
 use crate::schedule::Pipeline;
 
@@ -94,7 +94,7 @@ impl Search<'_> {
     /// Decides the stages of these combinations, and queues the plans by their bounds.
     pub(super) fn decide_these(&mut self, all: Vec<Wanted>) -> Result<(), PlanError> {
         let questions = all.into_iter().map(|wanted| self.question(wanted)).collect::<Result<Vec<_>, _>>()?;
-        let answers: Vec<_> = questions.par_iter().map(Question::answer).collect();
+        let answers: Vec<_> = at_once(&questions, Question::answer);
         for (question, answer) in questions.into_iter().zip(answers) {
             self.take(question, answer);
         }

@@ -72,6 +72,8 @@ pub(super) struct Paths<'a> {
     /// By pool, and of each stage which of them.
     sums: Vec<Sums>,
     own: Vec<usize>,
+    /// Embedding and head of each stage, its loads and receives.
+    ends: Vec<Times>,
     /// Running sums of the fastest pool.
     pub(super) low: Vec<Times>,
     pub(super) hop: f64,
@@ -122,14 +124,17 @@ impl<'a> Paths<'a> {
         let renews = least(&|costs| shared(model, costs, &|piece| piece.share.renew));
         let rest = norm + updates.max(renews) / pipeline.stages as f64;
         let summed = summed(costs[0]);
-        Paths { pipeline, costs, sums, own, low, hop, summed, rest }
+        let ends = (0..pipeline.stages).map(|stage| {
+            let mut times = Times::default();
+            super::bound::ends(&mut times, (stage, pipeline.stages), costs[stage]);
+            times
+        });
+        Paths { pipeline, costs, sums, own, ends: ends.collect(), low, hop, summed, rest }
     }
 
     /// Embedding and head of a stage, its loads and receives.
     pub(super) fn ends(&self, stage: usize) -> Times {
-        let mut times = Times::default();
-        super::bound::ends(&mut times, (stage, self.pipeline.stages), self.costs[stage]);
-        times
+        self.ends[stage]
     }
 
     /// The earliest ends of a stage that has layers `from..to` and takes `least` or more a microbatch; a trip through those behind it

@@ -10,7 +10,7 @@
 use std::cell::OnceCell;
 
 use super::partition::{Choice, Problem};
-use crate::lower::{InFlight, Once, PieceSizes, places_away};
+use crate::lower::{InFlight, Once, PieceSize, PieceSizes, places_away};
 use crate::plan::{Plan, Recompute, Stage};
 use crate::schedule::{Action, Pipeline};
 
@@ -170,6 +170,8 @@ struct Window<'a> {
     stage: usize,
     first: usize,
     count: usize,
+    /// Of each layer, by recompute mode.
+    sizes: Vec<&'a [PieceSize; 3]>,
     fixed: u64,
     once: Once,
 }
@@ -177,10 +179,12 @@ struct Window<'a> {
 impl<'a> Window<'a> {
     /// Unlike layers count as those around the stage's share of the model.
     fn of(undecided: &'a Undecided, stage: usize, count: usize) -> Self {
-        let (layers, stages) = (undecided.plan.job.model.depth(), undecided.plan.mesh.pp);
+        let model = &undecided.plan.job.model;
+        let (layers, stages) = (model.depth(), undecided.plan.mesh.pp);
         let first = (stage * layers / stages).min(layers - count);
         let (fixed, once) = undecided.sizes.fixed(undecided.plan, &undecided.flights[stage], stage);
-        Window { undecided, stage, first, count, fixed, once }
+        let sizes = (first..first + count).map(|layer| &undecided.sizes.layers[&model.kind(layer)]).collect();
+        Window { undecided, stage, first, count, sizes, fixed, once }
     }
 
     fn kinds(&self) -> impl Iterator<Item = crate::job::LayerKind> + '_ {
@@ -192,8 +196,8 @@ impl<'a> Window<'a> {
     fn bytes(&self, mix: &Stage) -> u64 {
         let flight = &self.undecided.flights[self.stage];
         let (mut bytes, mut once, mut away) = (self.fixed, self.once, [0u64; 4]);
-        for (i, kind) in self.kinds().enumerate() {
-            let piece = &self.undecided.sizes.layers[&kind][mix.mode(i) as usize];
+        for (i, modes) in self.sizes.iter().enumerate() {
+            let piece = &modes[mix.mode(i) as usize];
             bytes += piece.state;
             once = once.max(piece.once);
             if i < mix.offload {

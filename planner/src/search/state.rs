@@ -10,12 +10,12 @@ use std::sync::Arc;
 
 use meshwright_hardware::mesh::Order;
 use meshwright_hardware::profile::Cluster;
-use rayon::prelude::*;
 use rustc_hash::FxHashMap;
 
 use crate::error::PlanError;
 use crate::job::{Fix, Job, LayerKind};
 use crate::lower::{InFlight, PieceSizes};
+use crate::parallel::at_once;
 use crate::plan::Plan;
 use crate::predict::{Figures, predict_figures};
 use crate::schedule::Pipeline;
@@ -111,8 +111,8 @@ pub(super) struct DecidedCombination {
 
 /// What a step takes longer than the played bound of its plan, and hardly ever more: a search looks again where it does.
 pub(super) const GUESS: f64 = 1.06;
-/// Combinations that are decided as soon as their shape is opened.
-const TRIES: usize = 32;
+/// Combinations that are decided as soon as their shape is opened; and where rough answers will do.
+const TRIES: [usize; 2] = [8, 64];
 
 /// A search in flight.
 pub(super) struct Search<'a> {
@@ -224,7 +224,7 @@ impl<'a> Search<'a> {
             rejected: BTreeMap::new(),
             best: Vec::new(),
             known: Vec::new(),
-            tries: TRIES,
+            tries: TRIES[usize::from(options.rough)],
             simulated: 0,
             proved: f64::INFINITY,
             decided: Vec::new(),
@@ -313,7 +313,7 @@ impl<'a> Search<'a> {
         }
         self.simulated += batch.len();
         let cluster = self.cluster;
-        let all: Vec<_> = batch.par_iter().map(|plan| predict_figures(plan, cluster)).collect();
+        let all: Vec<_> = at_once(&batch, |plan| predict_figures(plan, cluster));
         for (plan, figures) in batch.into_iter().zip(all) {
             let figures = figures?;
             let at = self.best.partition_point(|(_, other)| other.step_time_s <= figures.step_time_s);
