@@ -12,7 +12,7 @@ struct Crate {
     layers: &'static [(&'static str, &'static [&'static str])],
 }
 
-const CRATES: [Crate; 5] = [
+const CRATES: [Crate; 6] = [
     Crate {
         src: "hardware/src",
         layers: &[
@@ -32,6 +32,15 @@ const CRATES: [Crate; 5] = [
             ("price and predict", &["predict", "goodput"]),
             ("search", &["search"]),
             ("explain, goal", &["explain", "goal"]),
+        ],
+    },
+    Crate {
+        src: "engines/src",
+        layers: &[
+            ("words", &["setting"]),
+            ("plans", &["launch", "ability"]),
+            ("engines", &["engine"]),
+            ("folders", &["launcher", "export"]),
         ],
     },
     Crate {
