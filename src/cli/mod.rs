@@ -4,6 +4,7 @@
 
 mod demo;
 mod explain;
+mod export;
 mod gains;
 mod goal;
 mod hardware;
@@ -41,6 +42,8 @@ enum Command {
     Simulate(plan::Simulate),
     /// Say where a plan's time and memory go, what binds, what more is worth, and why the nearest alternatives lose
     Explain(explain::ExplainCommand),
+    /// Write a plan as a folder that another engine runs: Megatron-LM, torchtitan, DeepSpeed, MaxText, Accelerate
+    Export(Box<export::ExportCommand>),
     /// Train by a plan on this machine
     Run(train::RunCommand),
     /// Compare predicted, replayed and measured of a run
@@ -65,6 +68,7 @@ pub fn main() -> ExitCode {
         Command::Plan(plan) => plan.run(),
         Command::Simulate(simulate) => simulate.run(),
         Command::Explain(explain) => explain.run(),
+        Command::Export(export) => export.run(),
         Command::Run(run) => run.run(),
         Command::Report(report) => report.run(),
         Command::Validate(validate) => validate.run(),

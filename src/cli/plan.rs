@@ -13,6 +13,7 @@ use meshwright_planner::predict::{outer, predict};
 use meshwright_planner::{PlanError, models};
 use serde_json::json;
 
+use super::export::Target;
 use super::goal::{GoalArguments, Names, Solver, advice_text, chosen_json, print_front, print_gap, print_partition};
 use super::keys::print_keys;
 use super::progress::ProgressLine;
@@ -87,8 +88,13 @@ pub struct PlanCommand {
     /// Where to write the best plan
     #[arg(short, long)]
     output: Option<std::path::PathBuf>,
+    /// Folder to write the best plan to as an engine runs it (`meshwright export`)
+    #[arg(long, value_name = "DIR")]
+    export: Option<std::path::PathBuf>,
+    #[command(flatten)]
+    target: Target,
     /// Print JSON
-    #[arg(long)]
+    #[arg(long, conflicts_with = "export")]
     json: bool,
 }
 
@@ -126,10 +132,14 @@ impl PlanCommand {
                     let stack = self.stack.again();
                     println!("\nnext: meshwright simulate {} --cluster \"{cluster}\"{stack}", path.display())
                 }
+                None if self.export.is_some() => println!(),
                 None => println!("\nnext: add -o plan.toml to keep the best one"),
             }
         }
-        Ok(())
+        match &self.export {
+            Some(folder) => self.target.write(&first.plan, Some((&first.cluster, Some(first.figures.clone()))), folder),
+            None => Ok(()),
+        }
     }
 
     /// Searches. Where nothing fits, or nothing keeps the limits, the failure says what would do.

@@ -1,0 +1,186 @@
+//! `export`: a plan as a folder that another engine runs.
+//!
+//! In: a plan, an engine, a launcher, the cluster if one is named. Out: files, and on the screen what was lost and how to start.
+//!
+//! Invariant: nothing is written where an engine cannot express the plan, unless `--force` asks for the nearest that it can.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use meshwright_engines::ability::{Ability, Loss, Reach};
+use meshwright_engines::engine::{self, ENGINES, Engine};
+use meshwright_engines::export::{Export, Refusal, export};
+use meshwright_engines::launch::Launch;
+use meshwright_engines::launcher::{self, LAUNCHERS};
+use meshwright_hardware::exit::Exit;
+use meshwright_hardware::profile::Cluster;
+use meshwright_planner::plan::Plan;
+use meshwright_planner::predict::{Figures, predict_figures};
+
+use super::stack::StackArgument;
+use crate::failure::Failure;
+use crate::out::write_whole;
+
+/// Which engine runs a plan, and what starts it.
+#[derive(Args)]
+pub struct Target {
+    /// Engine (`meshwright export --list`); by default that of the plan's software stack
+    #[arg(long, value_name = "ENGINE")]
+    to: Option<String>,
+    /// What starts it on every node: torchrun (by hand), slurm, kubernetes, trainjob or skypilot
+    #[arg(long, default_value = "torchrun")]
+    launcher: String,
+    /// Where the engine cannot express the plan, write the nearest that it can, and list what is lost
+    #[arg(long)]
+    force: bool,
+}
+
+/// Arguments of `export`.
+#[derive(Args)]
+pub struct ExportCommand {
+    /// A plan file
+    #[arg(required_unless_present = "list")]
+    plan: Option<String>,
+    /// Folder to write
+    #[arg(short, long, value_name = "DIR", required_unless_present = "list")]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    target: Target,
+    /// The cluster it is for: devices a node, and what is predicted there
+    #[arg(long)]
+    cluster: Option<String>,
+    #[command(flatten)]
+    stack: StackArgument,
+    /// Show engines, their releases, and what each can express
+    #[arg(long)]
+    list: bool,
+}
+
+impl ExportCommand {
+    /// Writes the folder, or shows the list.
+    pub fn run(self) -> Result<(), Failure> {
+        let (Some(path), Some(output), false) = (&self.plan, &self.output, self.list) else {
+            list();
+            return Ok(());
+        };
+        let plan = Plan::read(path)?;
+        let Some(text) = &self.cluster else { return self.target.write(&plan, None, output) };
+        let cluster = self.stack.on(Cluster::parse(text)?, &plan.job)?;
+        let figures = predict_figures(&plan, &cluster)?;
+        self.target.write(&plan, Some((&cluster, Some(figures))), output)
+    }
+}
+
+impl Target {
+    /// Writes a plan's folder, and says how to start it.
+    pub fn write(&self, plan: &Plan, on: Option<(&Cluster, Option<Figures>)>, folder: &Path) -> Result<(), Failure> {
+        let stack = on.as_ref().map(|(cluster, _)| cluster.stack.name.clone()).or(plan.job.stack.clone());
+        let engine = self.engine(stack.as_deref())?;
+        let launcher = launcher::find(&self.launcher).map_err(Failure::input)?;
+        let launch = Launch::new(plan.clone(), on);
+        let title = engine.about().title;
+        let done = export(&launch, engine, launcher, self.force).map_err(|refusal| refused(title, &refusal))?;
+        let Export { files, losses, usage, .. } = done;
+        std::fs::create_dir_all(folder).map_err(Failure::io(folder))?;
+        for file in &files {
+            write_whole(&folder.join(&file.name), &file.text)?;
+        }
+        let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
+        println!("{} ({}): {}", title, engine.about().version, launch.plan.summary());
+        if !losses.is_empty() {
+            println!("not as planned:\n{}", lines(&losses).trim_end());
+        }
+        println!("wrote {} to {}", names.join(", "), folder.display());
+        println!("\nnext: cd {} && {usage}", folder.display());
+        Ok(())
+    }
+
+    fn engine(&self, stack: Option<&str>) -> Result<&'static dyn Engine, Failure> {
+        if let Some(name) = &self.to {
+            return engine::find(name).map_err(Failure::input);
+        }
+        stack.and_then(engine::of_stack).ok_or_else(|| {
+            let known: Vec<&str> = ENGINES.iter().map(|engine| engine.about().name).collect();
+            let is = stack.map_or("the plan names no software stack".to_owned(), |stack| {
+                format!("the plan's software stack, `{stack}`, is none of these engines")
+            });
+            Failure::input(format!("{is}: name one by --to, of {}", known.join(", ")))
+        })
+    }
+}
+
+/// A line a loss.
+fn lines(losses: &[Loss]) -> String {
+    losses.iter().fold(String::new(), |mut text, Loss { what, instead }| {
+        let _ = writeln!(text, "   {what}: {}", instead.as_deref().unwrap_or("nothing like it"));
+        text
+    })
+}
+
+fn refused(engine: &str, Refusal { losses, nearest }: &Refusal) -> Failure {
+    let way = match nearest {
+        Ok(plan) => format!("nearest that it can: {}; --force writes that", plan.summary()),
+        Err(why) => why.clone(),
+    };
+    Failure::new(Exit::Infeasible, format!("{engine} cannot express the plan:\n{}{way}", lines(losses)))
+}
+
+/// Engines, launchers, and what they can.
+fn list() {
+    for engine in ENGINES {
+        let about = engine.about();
+        println!("{:12} {} ({}, read {})", about.name, about.title, about.version, about.dated);
+        for (what, can) in abilities(&about.ability) {
+            println!("   {what:13} {can}");
+        }
+    }
+    println!("\nlaunchers");
+    for launcher in LAUNCHERS {
+        println!("   {:12} {}", launcher.name(), launcher.title());
+    }
+}
+
+/// What an engine can express, in a few words each.
+fn abilities(ability: &Ability) -> Vec<(&'static str, String)> {
+    let some = |words: Vec<&str>| if words.is_empty() { "none".to_owned() } else { words.join(", ") };
+    let pick = |has: [bool; 2], words: [&'static str; 2]| {
+        some(words.into_iter().zip(has).filter(|(_, has)| *has).map(|(word, _)| word).collect())
+    };
+    let schedules = ability.schedules.iter().map(|(schedule, chunks)| {
+        if *chunks { format!("{} of any chunks", schedule.name()) } else { schedule.name().to_owned() }
+    });
+    let schedules: Vec<String> = schedules.collect();
+    let zero: Vec<String> = ability.zero.iter().map(u8::to_string).collect();
+    let reach = |reach: Reach| match reach {
+        Reach::Nowhere => "none",
+        Reach::Everywhere => "all layers or none",
+        Reach::Leading => "the first layers of each stage",
+    };
+    let precisions: Vec<String> = ability.precisions.iter().map(ToString::to_string).collect();
+    let optimizers: Vec<&str> = ability.optimizers.iter().map(|name| name.name()).collect();
+    let models = ability.models;
+    let models = [
+        (models.gpt2, "GPT"),
+        (models.llama, "LLaMA"),
+        (models.experts, "experts"),
+        (models.latent, "latent attention"),
+        (models.encoder, "encoders"),
+        (models.encoder_decoder, "encoder-decoders"),
+    ];
+    let models = models.into_iter().filter(|(has, _)| *has).map(|(_, name)| name).collect();
+    vec![
+        ("models", some(models)),
+        ("tensor", pick(ability.tp, ["plain", "with sequence parallelism"])),
+        ("context", pick(ability.cp, ["gathered", "ring"])),
+        ("expert", pick(ability.ep, ["cut by tensor parallelism", "whole"])),
+        (
+            "pipeline",
+            some(schedules.iter().map(String::as_str).collect()) + if ability.uneven { ", uneven stages" } else { "" },
+        ),
+        ("ZeRO", zero.join(", ") + if ability.hybrid { ", hybrid" } else { "" }),
+        ("recompute", format!("full: {}; selective: {}", reach(ability.full), reach(ability.selective))),
+        ("formats", precisions.join(", ")),
+        ("optimizers", optimizers.join(", ") + if ability.optimizer_on_host { ", on the host too" } else { "" }),
+    ]
+}
