@@ -30,7 +30,7 @@ const CRATES: [Crate; 6] = [
             ("plan", &["plan"]),
             ("lower", &["lower"]),
             ("price and predict", &["predict", "goodput"]),
-            ("search", &["search"]),
+            ("search", &["parallel", "search"]),
             ("explain, goal", &["explain", "goal"]),
         ],
     },

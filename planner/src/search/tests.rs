@@ -18,6 +18,7 @@ use crate::schedule::{Action, Pipeline, PipelineSchedule, Schedule};
 use crate::testing::{tiny_job, tiny_model};
 
 mod jobs;
+mod parts;
 mod shapes;
 
 fn cluster(text: &str) -> Cluster {
