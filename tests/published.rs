@@ -204,7 +204,7 @@ fn what_a_table_says_is_not_passed_over() {
         "{said}"
     );
     let (code, said) = run("a,H100-SXM5-80GB,8,2,512,512,4,0,\n", &[]);
-    assert!(code == Some(2) && said.contains(":2:35: `tp` is 0: it must be above zero, or be left empty"), "{said}");
+    assert!(code == Some(2) && said.contains(":2:32: `tp` is 0: it must be above zero, or be left empty"), "{said}");
     let twice = "a/b,H100-SXM5-80GB,8,2,512,512,4,1,\na_b,H100-SXM5-80GB,8,2,512,512,4,2,\n";
     let (code, said) = run(twice, &["--plans", plans.to_str().unwrap()]);
     assert!(code == Some(2) && said.contains("the rows `a/b` and `a_b`") && !plans.exists(), "{said}");

@@ -116,7 +116,7 @@ fn what_comes_next_and_what_fails_name_the_stack() {
     place.refused(
         &[&["plan"], &MODEL[..], &cluster, &["--stack", "torchtitn"]].concat(),
         2,
-        &["unknown stack `torchtitn`; near names: torchtitan; `meshwright stacks` shows all"],
+        &["unknown stack `torchtitn`; near names: torchtitan", "`meshwright stacks` shows all"],
     );
     let small = place.run(&["simulate", "plan.toml", "--cluster", "64x rtx4090", "--stack", "torchtune"]);
     let said = String::from_utf8_lossy(&small.stderr).into_owned();
