@@ -22,7 +22,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use order::{Passes, PipelineSchedule, StageWork, StepWork};
-pub use peaks::{Peaks, Span};
+pub use peaks::{Peaks, SlotSpan};
 
 /// Makes of the registry the enum, its names in files, and the way to each schedule's [`PipelineSchedule`].
 macro_rules! registry {

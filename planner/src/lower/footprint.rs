@@ -18,7 +18,7 @@ use super::update::BankRule;
 use crate::job::LayerKind;
 use crate::model::{ParamDecl, Store, Tape};
 use crate::plan::{Plan, Recompute};
-use crate::schedule::{Action, Peaks, Pipeline, Span};
+use crate::schedule::{Action, Peaks, Pipeline, SlotSpan};
 
 /// Sizes of a bank on one rank.
 #[derive(Clone, Debug)]
@@ -360,7 +360,7 @@ impl InFlight {
     /// Of a stage that runs `actions`.
     pub fn of(pipeline: &Pipeline, stage: usize, actions: &[Action]) -> InFlight {
         let depth = pipeline.stages * pipeline.chunks;
-        let [slots, brief, held] = [Span::Whole, Span::Brief, Span::PutOff]
+        let [slots, brief, held] = [SlotSpan::Whole, SlotSpan::Brief, SlotSpan::PutOff]
             .map(|span| Peaks::of(actions, pipeline.chunks, span, pipeline.schedule.splits()));
         let streams = (0..pipeline.chunks).map(|chunk| {
             let (out, flow) = turns(pipeline, (stage, chunk), actions);

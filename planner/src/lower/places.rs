@@ -1,6 +1,6 @@
 //! Places: which buffer what is kept of a microbatch lies in, of pieces that keep as much.
 //!
-//! In: a stage's actions, its pieces. Out: [`Places`].
+//! In: a stage's actions, its pieces. Out: [`SlotPlaces`].
 //!
 //! A place is taken as something begins to be kept and given back as it ends; the one that was given back first is taken first, so
 //! that a stage of one chunk goes round its places. Chunks of a stage share them.
@@ -10,21 +10,21 @@
 
 use std::collections::VecDeque;
 
-use crate::schedule::{Action, Span};
+use crate::schedule::{Action, SlotSpan};
 
 /// The places of pieces that keep as much, and who has which.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Places {
+pub(super) struct SlotPlaces {
     /// By place: the piece that took it first.
     pub(super) first: Vec<usize>,
     /// By piece, as given, and microbatch: its place.
     pub(super) of: Vec<Vec<usize>>,
 }
 
-impl Places {
+impl SlotPlaces {
     /// Of `pieces`, each with its chunk.
-    pub(super) fn of(actions: &[Action], pieces: &[(usize, usize)], span: Span, splits: bool) -> Places {
-        let mut places = Places { first: Vec::new(), of: vec![Vec::new(); pieces.len()] };
+    pub(super) fn of(actions: &[Action], pieces: &[(usize, usize)], span: SlotSpan, splits: bool) -> SlotPlaces {
+        let mut places = SlotPlaces { first: Vec::new(), of: vec![Vec::new(); pieces.len()] };
         let mut free = VecDeque::new();
         let of_chunk = |at: usize| pieces.iter().enumerate().filter(move |(_, (_, chunk))| *chunk == at);
         for &action in actions {
@@ -59,8 +59,8 @@ mod tests {
             // Two layers of the first chunk, one of each other.
             let pieces: Vec<(usize, usize)> = (0..=chunks).map(|piece| (piece, piece.saturating_sub(1))).collect();
             for actions in pipeline.orders() {
-                for span in [Span::Whole, Span::Brief] {
-                    let places = Places::of(&actions, &pieces, span, splits);
+                for span in [SlotSpan::Whole, SlotSpan::Brief] {
+                    let places = SlotPlaces::of(&actions, &pieces, span, splits);
                     let peaks = Peaks::of(&actions, chunks, span, splits);
                     assert_eq!(places.first.len(), peaks.together(|chunk| if chunk == 0 { 2 } else { 1 }));
                     let mut taken = vec![false; places.first.len()];
@@ -83,7 +83,7 @@ mod tests {
     #[test]
     fn one_chunk_goes_round_its_places() {
         let pipeline = Pipeline { schedule: Schedule::OneFOneB, stages: 4, chunks: 1, microbatches: 8 };
-        let places = Places::of(&pipeline.orders()[1], &[(7, 0), (9, 0)], Span::Whole, false);
+        let places = SlotPlaces::of(&pipeline.orders()[1], &[(7, 0), (9, 0)], SlotSpan::Whole, false);
         assert_eq!(places.first, [7, 9, 7, 9, 7, 9]);
         assert_eq!(places.of, [[0, 2, 4, 0, 2, 4, 0, 2], [1, 3, 5, 1, 3, 5, 1, 3]]);
     }

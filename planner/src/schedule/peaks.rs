@@ -13,7 +13,7 @@ use super::Action;
 
 /// The passes between which something is kept of a microbatch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Span {
+pub enum SlotSpan {
     /// From forward to its end: backward, or the gradients of weights where they are apart.
     Whole,
     /// From forward to backward, which makes gradients of inputs alone where it is split.
@@ -22,23 +22,23 @@ pub enum Span {
     PutOff,
 }
 
-impl Span {
+impl SlotSpan {
     /// The chunk and microbatch of which it begins with an action, of a schedule that `splits` backward or does not.
     pub fn begins(self, action: Action, splits: bool) -> Option<(usize, usize)> {
         match (self, action) {
-            (Span::Whole | Span::Brief, Action::Forward(chunk, mb)) => Some((chunk, mb)),
-            (Span::PutOff, Action::Backward(chunk, mb)) if splits => Some((chunk, mb)),
-            (Span::Whole | Span::Brief | Span::PutOff, _) => None,
+            (SlotSpan::Whole | SlotSpan::Brief, Action::Forward(chunk, mb)) => Some((chunk, mb)),
+            (SlotSpan::PutOff, Action::Backward(chunk, mb)) if splits => Some((chunk, mb)),
+            (SlotSpan::Whole | SlotSpan::Brief | SlotSpan::PutOff, _) => None,
         }
     }
 
     /// The same of its end.
     pub fn ends(self, action: Action, splits: bool) -> Option<(usize, usize)> {
         match (self, action) {
-            (Span::Whole, Action::Backward(chunk, mb)) if !splits => Some((chunk, mb)),
-            (Span::Brief, Action::Backward(chunk, mb)) => Some((chunk, mb)),
-            (Span::Whole | Span::PutOff, Action::Weights(chunk, mb)) => Some((chunk, mb)),
-            (Span::Whole | Span::Brief | Span::PutOff, _) => None,
+            (SlotSpan::Whole, Action::Backward(chunk, mb)) if !splits => Some((chunk, mb)),
+            (SlotSpan::Brief, Action::Backward(chunk, mb)) => Some((chunk, mb)),
+            (SlotSpan::Whole | SlotSpan::PutOff, Action::Weights(chunk, mb)) => Some((chunk, mb)),
+            (SlotSpan::Whole | SlotSpan::Brief | SlotSpan::PutOff, _) => None,
         }
     }
 }
@@ -49,7 +49,7 @@ pub struct Peaks(Vec<Vec<usize>>);
 
 impl Peaks {
     /// Of a stage of so many chunks.
-    pub fn of(actions: &[Action], chunks: usize, span: Span, splits: bool) -> Peaks {
+    pub fn of(actions: &[Action], chunks: usize, span: SlotSpan, splits: bool) -> Peaks {
         let mut now = vec![0; chunks];
         let (mut grew, mut all) = (false, HashSet::new());
         for &action in actions {
@@ -100,7 +100,7 @@ mod tests {
         let (stages, chunks) = (8, 5);
         let pipeline = Pipeline { schedule: Schedule::OneFOneB, stages, chunks, microbatches: 64 };
         for (stage, actions) in pipeline.orders().iter().enumerate() {
-            let peaks = Peaks::of(actions, chunks, Span::Whole, false);
+            let peaks = Peaks::of(actions, chunks, SlotSpan::Whole, false);
             assert_eq!(peaks.together(|_| 1), 2 * (stages - stage - 1) + (chunks - 1) * stages + 1);
             let apart: usize = (0..chunks).map(|chunk| peaks.of_chunk(chunk)).sum();
             assert!(apart > peaks.together(|_| 1), "{apart}");
@@ -111,9 +111,9 @@ mod tests {
     fn a_peak_is_of_one_time() {
         use Action::{Backward, Forward};
         let actions = [Forward(0, 0), Forward(0, 1), Backward(0, 0), Forward(1, 0), Backward(0, 1), Backward(1, 0)];
-        let peaks = Peaks::of(&actions, 2, Span::Whole, false);
+        let peaks = Peaks::of(&actions, 2, SlotSpan::Whole, false);
         assert_eq!([peaks.of_chunk(0), peaks.of_chunk(1)], [2, 1]);
         assert_eq!([peaks.together(|_| 1), peaks.together(|chunk| 1 + 2 * chunk)], [2, 4]);
-        assert_eq!(Peaks::of(&actions, 2, Span::PutOff, false).together(|_| 1), 0);
+        assert_eq!(Peaks::of(&actions, 2, SlotSpan::PutOff, false).together(|_| 1), 0);
     }
 }

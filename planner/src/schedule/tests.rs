@@ -96,11 +96,11 @@ proptest! {
         prop_assert!(settled.check().is_ok() || pipeline.check().is_err());
         for (stage, (list, few)) in pipeline.orders().iter().zip(settled.orders()).enumerate() {
             let peaks = |list: &[Action], span| Peaks::of(list, form.1, span, splits);
-            for span in [Span::Whole, Span::Brief, Span::PutOff] {
+            for span in [SlotSpan::Whole, SlotSpan::Brief, SlotSpan::PutOff] {
                 prop_assert_eq!(peaks(list, span), peaks(&few, span));
             }
             if form.1 == 1 {
-                prop_assert!(order.least_in_flight(&pipeline, stage) <= peaks(list, Span::Brief).of_chunk(0));
+                prop_assert!(order.least_in_flight(&pipeline, stage) <= peaks(list, SlotSpan::Brief).of_chunk(0));
                 let last = list.iter().rposition(|action| matches!(action, Action::Backward(..)));
                 let left = list.len() - 1 - last.unwrap();
                 prop_assert!(left as f64 <= order.weights_left(&pipeline, stage), "{} left of {:?}", left, pipeline);
@@ -156,7 +156,7 @@ fn interleaved_chunks_take_turns_after_longer_groups_where_microbatches_are_no_w
 fn as_many_microbatches_are_in_flight_as_the_papers_say() {
     let most = |schedule: Schedule, chunks, stage: usize| {
         let actions = &pipeline((schedule, chunks), 4, 8).orders()[stage];
-        Peaks::of(actions, chunks, Span::Whole, schedule.splits()).of_chunk(0)
+        Peaks::of(actions, chunks, SlotSpan::Whole, schedule.splits()).of_chunk(0)
     };
     assert_eq!([0, 1, 2, 3].map(|stage| most(Schedule::OneFOneB, 1, stage)), [4, 3, 2, 1]);
     assert_eq!([0, 1, 2, 3].map(|stage| most(Schedule::ZeroBubble, 1, stage)), [4, 4, 4, 4]);
@@ -166,8 +166,8 @@ fn as_many_microbatches_are_in_flight_as_the_papers_say() {
     // As many chunks, each of half a stage's layers, as 1F1B's first stage has in whole stages.
     for (stage, actions) in pipeline((Schedule::ZbV, 2), 4, 16).orders().iter().enumerate() {
         let peaks = |span| Peaks::of(actions, 2, span, true).together(|_| 1);
-        assert_eq!(peaks(Span::Whole), 8, "stage {stage}");
-        assert!(peaks(Span::PutOff) <= 1 + 2 * stage, "stage {stage}: {}", peaks(Span::PutOff));
+        assert_eq!(peaks(SlotSpan::Whole), 8, "stage {stage}");
+        assert!(peaks(SlotSpan::PutOff) <= 1 + 2 * stage, "stage {stage}: {}", peaks(SlotSpan::PutOff));
     }
 }
 

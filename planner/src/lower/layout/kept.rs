@@ -14,10 +14,10 @@ use super::{Brief, Hosted, Slot, StageLayout};
 use crate::lower::at::At;
 use crate::lower::code::Pieces;
 use crate::lower::format::{Class, Formats};
-use crate::lower::places::Places;
+use crate::lower::places::SlotPlaces;
 use crate::lower::turns::places_away;
 use crate::plan::Plan;
-use crate::schedule::{Action, Peaks, Span};
+use crate::schedule::{Action, Peaks, SlotSpan};
 
 /// A piece's slots of a kind.
 #[derive(Clone, Debug, Default)]
@@ -41,9 +41,10 @@ impl StageLayout {
         let pool = |chunk| self.add_pool(plan, pieces, chunk, width);
         let away: HashMap<usize, [Vec<Slot>; 2]> = (0..plan.chunks).flat_map(pool).collect();
         let turns = |span, here: &dyn Fn(usize) -> bool| self.turns_of(plan, pieces, (actions, span), here);
-        let brief = turns(Span::Brief, &|_| true);
-        let [whole, late] = [Span::Whole, Span::PutOff].map(|span| turns(span, &|index| !away.contains_key(&index)));
-        let under_way = Peaks::of(actions, plan.chunks, Span::Whole, plan.schedule.splits());
+        let brief = turns(SlotSpan::Brief, &|_| true);
+        let [whole, late] =
+            [SlotSpan::Whole, SlotSpan::PutOff].map(|span| turns(span, &|index| !away.contains_key(&index)));
+        let under_way = Peaks::of(actions, plan.chunks, SlotSpan::Whole, plan.schedule.splits());
         let names =
             |what: &str, turn: usize, at: At| Class::SUFFIX.map(|of| format!("{what}{of}.{turn}.{}", at.name()));
         let (mut briefs, mut slots, mut held) = (Vec::new(), Vec::new(), Vec::new());
@@ -78,7 +79,7 @@ impl StageLayout {
         &self,
         plan: &Plan,
         pieces: &Pieces,
-        (actions, span): (&[Action], Span),
+        (actions, span): (&[Action], SlotSpan),
         here: &dyn Fn(usize) -> bool,
     ) -> Vec<PieceTurns> {
         let mut alike: BTreeMap<_, Vec<(usize, usize)>> = BTreeMap::new();
@@ -89,7 +90,7 @@ impl StageLayout {
             let piece = at.piece(plan, pieces);
             // Of layers alone there are several.
             let only = at.layer().is_none().then_some(index);
-            let needs = span != Span::PutOff || piece.held_elems > 0;
+            let needs = span != SlotSpan::PutOff || piece.held_elems > 0;
             if needs && here(index) {
                 let key = (only, piece.slot_elems, piece.brief_elems, piece.held_elems);
                 alike.entry(key).or_default().push((index, chunk));
@@ -97,7 +98,7 @@ impl StageLayout {
         }
         let mut turns = vec![PieceTurns::default(); self.pieces.len()];
         for members in alike.values() {
-            let places = Places::of(actions, members, span, plan.schedule.splits());
+            let places = SlotPlaces::of(actions, members, span, plan.schedule.splits());
             let named = places.first.iter().map(|&owner| {
                 turns[owner].own += 1;
                 (owner, turns[owner].own - 1)
