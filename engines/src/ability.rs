@@ -1,6 +1,6 @@
 //! What an engine can express, and the nearest plan that it can.
 //!
-//! In: a plan, and an engine's [`Ability`]. Out: the plan changed where it had to be, and a [`Loss`] for each change.
+//! In: a plan, and an engine's [`Ability`]. Out: the plan changed where it had to be, and a [`Lost`] for each change.
 //!
 //! Invariant: a plan without losses is unchanged, and what was changed has no losses any more. Memory never grows: what cannot
 //! recompute less than another layer recomputes more.
@@ -15,7 +15,7 @@ mod model;
 
 /// A decision that an engine cannot express.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Loss {
+pub struct Lost {
     /// What the plan says.
     pub what: String,
     /// What stands in its place; none where nothing can.
@@ -89,17 +89,17 @@ pub struct Families {
 
 /// The changes that an engine asks of a plan.
 #[derive(Debug, Default)]
-pub struct Losses(pub Vec<Loss>);
+pub struct Losses(pub Vec<Lost>);
 
 impl Losses {
     /// A decision that another takes the place of.
     pub fn instead(&mut self, what: impl Into<String>, instead: impl Into<String>) {
-        self.0.push(Loss { what: what.into(), instead: Some(instead.into()) });
+        self.0.push(Lost { what: what.into(), instead: Some(instead.into()) });
     }
 
     /// A decision in whose place nothing can stand.
     pub fn never(&mut self, what: impl Into<String>) {
-        self.0.push(Loss { what: what.into(), instead: None });
+        self.0.push(Lost { what: what.into(), instead: None });
     }
 
     /// Whether some plan near by can be expressed.

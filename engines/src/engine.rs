@@ -4,6 +4,7 @@
 //!
 //! Invariant: an engine is its file beside this one and its line in [`ENGINES`]; nothing else in the project names one.
 
+use meshwright_hardware::profile::DeviceKind;
 use meshwright_planner::plan::Plan;
 
 use crate::ability::{Ability, Losses};
@@ -42,6 +43,8 @@ pub struct About {
     pub dated: &'static str,
     /// How names of software stacks that are this engine begin.
     pub stacks: &'static [&'static str],
+    /// Devices that it runs on.
+    pub devices: &'static [DeviceKind],
     /// What it can express.
     pub ability: Ability,
     /// Where a measured step stands in its log, and how it reads.
@@ -129,9 +132,13 @@ pub fn of_stack(stack: &str) -> Option<&'static dyn Engine> {
     best.copied()
 }
 
-/// A plan made to fit an engine, with what that takes.
-pub fn fit(engine: &dyn Engine, plan: &Plan) -> (Plan, Losses) {
-    let (mut near, mut losses) = (plan.clone(), Losses::default());
+/// A launch's plan made to fit an engine, with what that takes.
+pub fn fit(engine: &dyn Engine, launch: &Launch) -> (Plan, Losses) {
+    let (mut near, mut losses) = (launch.plan.clone(), Losses::default());
+    let on = launch.hardware.as_ref().filter(|hardware| !engine.about().devices.contains(&hardware.kind));
+    if let Some(hardware) = on {
+        losses.never(format!("devices of this kind (`{}`)", hardware.device));
+    }
     engine.about().ability.fit(&mut near, &mut losses);
     if losses.have_a_way() {
         engine.fit(&mut near, &mut losses);

@@ -9,7 +9,7 @@ use std::fmt::Write;
 use meshwright_planner::plan::Plan;
 use meshwright_planner::predict::FIGURES;
 
-use crate::ability::Loss;
+use crate::ability::Lost;
 use crate::engine::{Engine, TextFile, fit, stamp};
 use crate::launch::Launch;
 use crate::launcher::Launcher;
@@ -24,7 +24,7 @@ pub struct Export {
     /// In no order.
     pub files: Vec<TextFile>,
     /// What the plan says and the folder does not.
-    pub losses: Vec<Loss>,
+    pub losses: Vec<Lost>,
     /// The plan that the folder runs.
     pub plan: Plan,
     /// What to type to start it.
@@ -35,7 +35,7 @@ pub struct Export {
 #[derive(Clone, Debug)]
 pub struct Refusal {
     /// What it cannot.
-    pub losses: Vec<Loss>,
+    pub losses: Vec<Lost>,
     /// The nearest plan that it can; none where there is none, with the reason.
     pub nearest: Result<Box<Plan>, String>,
 }
@@ -45,7 +45,7 @@ pub struct Refusal {
 /// # Errors
 /// What cannot be expressed, where there is anything and it is not accepted, or nothing stands in its place.
 pub fn export(launch: &Launch, engine: &dyn Engine, launcher: &dyn Launcher, force: bool) -> Result<Export, Refusal> {
-    let (near, losses) = fit(engine, &launch.plan);
+    let (near, losses) = fit(engine, launch);
     if !losses.0.is_empty() {
         let sound = if losses.have_a_way() {
             near.check().map_err(|fault| format!("the nearest plan cannot be: {fault}"))
@@ -68,7 +68,7 @@ pub fn export(launch: &Launch, engine: &dyn Engine, launcher: &dyn Launcher, for
 }
 
 /// `PLAN.md`.
-fn story(launch: &Launch, engine: &dyn Engine, launcher: &dyn Launcher, told: (&[Section], &[Loss])) -> String {
+fn story(launch: &Launch, engine: &dyn Engine, launcher: &dyn Launcher, told: (&[Section], &[Lost])) -> String {
     let (about, plan) = (engine.about(), &launch.plan);
     let (settings, losses) = told;
     let mut text = format!("# {} by {}\n\n{}\n\n", plan.job.model.name, about.title, plan.summary());
@@ -90,7 +90,7 @@ fn story(launch: &Launch, engine: &dyn Engine, launcher: &dyn Launcher, told: (&
     }
     if !losses.is_empty() {
         text += "\n## What is not as it was planned\n\n";
-        for Loss { what, instead } in losses {
+        for Lost { what, instead } in losses {
             let _ = writeln!(text, "- {what}: {}", instead.as_deref().unwrap_or("nothing"));
         }
     }

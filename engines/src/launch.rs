@@ -22,18 +22,20 @@ pub struct Launch {
     /// Ranks on each of them.
     pub per_node: usize,
     /// What is known of them.
-    pub hardware: Option<Hardware>,
+    pub hardware: Option<Machinery>,
 }
 
 /// The machines and what was predicted on them.
 #[derive(Clone, Debug)]
-pub struct Hardware {
+pub struct Machinery {
     /// The cluster as it was named.
     pub cluster: String,
     /// Device, by its profile.
     pub device: String,
     /// What kind of device.
     pub kind: DeviceKind,
+    /// Who makes it.
+    pub vendor: String,
     /// Whether it multiplies in blocks of four bits: NVIDIA's Blackwell and later.
     pub narrow: bool,
     /// Name of the software stack that was priced.
@@ -46,14 +48,15 @@ pub struct Hardware {
     pub figures: Option<Figures>,
 }
 
-impl Hardware {
+impl Machinery {
     /// Of a cluster under its stack.
-    pub fn of(cluster: &Cluster, figures: Option<Figures>) -> Hardware {
+    pub fn of(cluster: &Cluster, figures: Option<Figures>) -> Machinery {
         let device = &cluster.pools[0].device;
-        Hardware {
+        Machinery {
             cluster: cluster.to_string(),
             device: device.name.clone(),
             kind: device.kind,
+            vendor: device.vendor.clone(),
             narrow: device.peak.contains_key(&Precision::Fp4),
             stack: cluster.stack.name.clone(),
             dropout: cluster.stack.dropout,
@@ -71,7 +74,7 @@ impl Launch {
         let most = on.as_ref().and_then(|(cluster, _)| cluster.pools.iter().map(count).min());
         let most = most.unwrap_or(USUAL_PER_NODE).min(ranks);
         let per_node = (1..=most).rev().find(|per_node| ranks.is_multiple_of(*per_node)).unwrap_or(1);
-        let hardware = on.map(|(cluster, figures)| Hardware::of(cluster, figures));
+        let hardware = on.map(|(cluster, figures)| Machinery::of(cluster, figures));
         Launch { plan, nodes: ranks / per_node, per_node, hardware }
     }
 
@@ -96,6 +99,15 @@ impl Launch {
     /// Whether devices are TPUs.
     pub fn on_tpus(&self) -> bool {
         self.hardware.as_ref().is_some_and(|hardware| hardware.kind == DeviceKind::Tpu)
+    }
+
+    /// What Kubernetes calls the devices.
+    pub fn resource(&self) -> &'static str {
+        match &self.hardware {
+            Some(Machinery { kind: DeviceKind::Tpu, .. }) => "google.com/tpu",
+            Some(Machinery { vendor, .. }) if vendor == "AMD" => "amd.com/gpu",
+            _ => "nvidia.com/gpu",
+        }
     }
 
     /// Dropout's probability: Megatron-LM's usual one under a stack that has dropout.

@@ -9,7 +9,7 @@
 //! 3. [`engine`]s, a file each; [`launcher`]s, a file each.
 //! 4. [`export`]: a launch by an engine and a launcher as a folder.
 //!
-//! Invariant: no decision of a plan is dropped in silence: what an engine cannot express is a [`ability::Loss`]. Nothing here reads or writes files.
+//! Invariant: no decision of a plan is dropped in silence: what an engine cannot express is a [`ability::Lost`]. Nothing here reads or writes files.
 
 pub mod ability;
 pub mod engine;

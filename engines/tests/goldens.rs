@@ -5,7 +5,7 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use meshwright_engines::ability::Loss;
+use meshwright_engines::ability::Lost;
 use meshwright_engines::engine::{ENGINES, TextFile, find};
 use meshwright_engines::export::{Refusal, export};
 use meshwright_engines::launch::Launch;
@@ -62,7 +62,7 @@ fn what_an_engine_cannot_express_is_said_with_the_nearest_plan() {
             let launch = Launch::new(plan.clone(), None);
             let Err(Refusal { losses, nearest }) = export(&launch, *engine, by_hand(), false) else { continue };
             let _ = writeln!(text, "  {}", engine.about().name);
-            for Loss { what, instead } in losses {
+            for Lost { what, instead } in losses {
                 let _ = writeln!(text, "    {what}: {}", instead.as_deref().unwrap_or("nothing"));
             }
             match nearest {
@@ -117,4 +117,16 @@ fn engines_are_given_what_is_no_code_to_a_shell() {
             }
         }
     }
+}
+
+#[test]
+fn an_engine_is_not_given_devices_that_it_does_not_run_on() {
+    let (_, plan) = cases().into_iter().find(|(case, _)| case == "llama-fsdp").unwrap();
+    let tpus = Cluster::parse("64x tpu-v5p").unwrap();
+    let launch = Launch::new(plan, Some((&tpus, None)));
+    let refused = export(&launch, find("torchtitan").unwrap(), by_hand(), true).unwrap_err();
+    assert!(refused.losses[0].what.contains("devices of this kind") && refused.nearest.is_err());
+    let kubernetes = launcher::find("kubernetes").unwrap();
+    let done = export(&launch, find("maxtext").unwrap(), kubernetes, false).unwrap();
+    assert!(done.files.iter().any(|file| file.text.contains("google.com/tpu")));
 }

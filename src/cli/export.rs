@@ -8,7 +8,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use meshwright_engines::ability::{Ability, Loss, Reach};
+use meshwright_engines::ability::{Ability, Lost, Reach};
 use meshwright_engines::engine::{self, ENGINES, Engine};
 use meshwright_engines::export::{Export, Refusal, export};
 use meshwright_engines::launch::Launch;
@@ -24,7 +24,7 @@ use crate::out::write_whole;
 
 /// Which engine runs a plan, and what starts it.
 #[derive(Args)]
-pub struct Target {
+pub struct ExportTarget {
     /// Engine (`meshwright export --list`); by default that of the plan's software stack
     #[arg(long, value_name = "ENGINE")]
     to: Option<String>,
@@ -46,7 +46,7 @@ pub struct ExportCommand {
     #[arg(short, long, value_name = "DIR", required_unless_present = "list")]
     output: Option<PathBuf>,
     #[command(flatten)]
-    target: Target,
+    target: ExportTarget,
     /// The cluster it is for: devices a node, and what is predicted there
     #[arg(long)]
     cluster: Option<String>,
@@ -72,7 +72,7 @@ impl ExportCommand {
     }
 }
 
-impl Target {
+impl ExportTarget {
     /// Writes a plan's folder, and says how to start it.
     pub fn write(&self, plan: &Plan, on: Option<(&Cluster, Option<Figures>)>, folder: &Path) -> Result<(), Failure> {
         let stack = on.as_ref().map(|(cluster, _)| cluster.stack.name.clone()).or(plan.job.stack.clone());
@@ -111,8 +111,8 @@ impl Target {
 }
 
 /// A line a loss.
-fn lines(losses: &[Loss]) -> String {
-    losses.iter().fold(String::new(), |mut text, Loss { what, instead }| {
+fn lines(losses: &[Lost]) -> String {
+    losses.iter().fold(String::new(), |mut text, Lost { what, instead }| {
         let _ = writeln!(text, "   {what}: {}", instead.as_deref().unwrap_or("nothing like it"));
         text
     })

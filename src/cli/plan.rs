@@ -13,7 +13,7 @@ use meshwright_planner::predict::{outer, predict};
 use meshwright_planner::{PlanError, models};
 use serde_json::json;
 
-use super::export::Target;
+use super::export::ExportTarget;
 use super::goal::{GoalArguments, Names, Solver, advice_text, chosen_json, print_front, print_gap, print_partition};
 use super::keys::print_keys;
 use super::progress::ProgressLine;
@@ -92,7 +92,7 @@ pub struct PlanCommand {
     #[arg(long, value_name = "DIR")]
     export: Option<std::path::PathBuf>,
     #[command(flatten)]
-    target: Target,
+    target: ExportTarget,
     /// Print JSON
     #[arg(long, conflicts_with = "export")]
     json: bool,

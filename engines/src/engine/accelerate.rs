@@ -6,6 +6,7 @@
 //! parallelism is left out: transformers cuts weights over it only as it loads them.
 
 use meshwright_hardware::mesh::{Axis, Order};
+use meshwright_hardware::profile::DeviceKind;
 use meshwright_hardware::units::Precision;
 use meshwright_planner::job::OptimizerName;
 use meshwright_planner::plan::Plan;
@@ -29,6 +30,7 @@ static ABOUT: About = About {
     version: "accelerate 1.15.0 and transformers 5.23.0",
     dated: "2026-11",
     stacks: &["fsdp", "torchtune", "llm-foundry", "nemo-automodel"],
+    devices: &[DeviceKind::Gpu],
     ability: Ability {
         tp: [false, false],
         cp: [true, false],

@@ -5,6 +5,7 @@
 //! Batch, precision, clipping and ZeRO are DeepSpeed's to say; the model, its axes and the learning rate are the script's.
 
 use meshwright_hardware::mesh::Order;
+use meshwright_hardware::profile::DeviceKind;
 use meshwright_hardware::units::Precision;
 use meshwright_planner::job::{Architecture, OptimizerName};
 use meshwright_planner::plan::Plan;
@@ -28,6 +29,7 @@ static ABOUT: About = About {
     version: "deepspeed 0.19.8",
     dated: "2026-11",
     stacks: &["deepspeed", "megatron-deepspeed"],
+    devices: &[DeviceKind::Gpu],
     ability: Ability {
         tp: [true, true],
         cp: [false, false],

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::ability::Losses;
 
 /// What transformers calls a model.
-pub struct Classes {
+pub struct ModelClasses {
     /// `model_type`.
     pub kind: &'static str,
     /// What trains it.
@@ -20,8 +20,8 @@ pub struct Classes {
 }
 
 /// What a model is called.
-pub fn classes(job: &Job) -> Classes {
-    let of = |kind, trains, layer| Classes { kind, trains, layer };
+pub fn classes(job: &Job) -> ModelClasses {
+    let of = |kind, trains, layer| ModelClasses { kind, trains, layer };
     let model = &job.model;
     match model.architecture {
         _ if job.target() > 0 => of("t5", "T5ForConditionalGeneration", "T5Block"),
@@ -60,7 +60,7 @@ pub fn fit(job: &mut Job, losses: &mut Losses) {
 
 /// The configuration.
 pub fn config(job: &Job, dropout: f32) -> Value {
-    let (model, Classes { kind, trains, .. }) = (&job.model, classes(job));
+    let (model, ModelClasses { kind, trains, .. }) = (&job.model, classes(job));
     let mut all = match kind {
         "t5" => t5(job, dropout),
         "bert" => json!({

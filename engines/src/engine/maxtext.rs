@@ -5,6 +5,7 @@
 //! ZeRO-3 is the fsdp axis, ZeRO-1 the data axis with its optimizer sharded. A pipeline is one program over all stages: GPipe.
 
 use meshwright_hardware::mesh::{Axis, Mesh, Order};
+use meshwright_hardware::profile::DeviceKind;
 use meshwright_hardware::units::Precision;
 use meshwright_planner::job::{Architecture, DROPLESS, OptimizerName};
 use meshwright_planner::plan::Plan;
@@ -28,6 +29,7 @@ static ABOUT: About = About {
     version: "maxtext 0.2.5",
     dated: "2026-11",
     stacks: &["maxtext", "t5x"],
+    devices: &[DeviceKind::Gpu, DeviceKind::Tpu],
     ability: Ability {
         tp: [true, true],
         cp: [true, true],
@@ -76,6 +78,12 @@ impl Engine for MaxText {
                 losses.instead("ZeRO over a part of a context's or of the experts' ranks", "ZeRO over all replicas");
                 plan.mesh.shard = None;
             }
+        }
+        if !plan.mesh.dp.is_multiple_of(ep) {
+            losses.never(format!(
+                "experts over {ep} ranks, some of one context: they have to divide the {} replicas",
+                plan.mesh.dp
+            ));
         }
         if plan.zero < 3 && cp * ep > 1 {
             losses.instead("context or expert parallelism without sharded weights", "ZeRO-3");

@@ -5,6 +5,7 @@
 //! Uneven stages are `--pipeline-model-parallel-layout`, ZeRO-1 the distributed optimizer, ZeRO-2 and 3 Megatron-FSDP.
 
 use meshwright_hardware::mesh::{Axis, Order};
+use meshwright_hardware::profile::DeviceKind;
 use meshwright_hardware::units::Precision;
 use meshwright_planner::job::OptimizerName;
 use meshwright_planner::plan::Plan;
@@ -27,6 +28,7 @@ static ABOUT: About = About {
     version: "megatron-core 0.19.2",
     dated: "2026-11",
     stacks: &["megatron", "megascale", "nemo-20"],
+    devices: &[DeviceKind::Gpu],
     ability: Ability {
         tp: [true, true],
         cp: [true, true],
@@ -140,6 +142,9 @@ impl Engine for MegatronLm {
                  which the plan makes again: memory may be higher by these."
                     .to_owned(),
             );
+        }
+        if model::entry(launch) != "pretrain_gpt.py" {
+            notes.push(format!("`{}` has no mock data: set DATA_PATH and TOKENIZER.", model::entry(launch)));
         }
         if launch.plan.job.seed == 0 {
             notes.push("Megatron-LM's seeds begin at 1; the plan's 0 is written as 1.".to_owned());

@@ -6,6 +6,7 @@
 //! said. Experts are Qwen3's, the only ones without shared experts.
 
 use meshwright_hardware::mesh::{Mesh, Order};
+use meshwright_hardware::profile::DeviceKind;
 use meshwright_hardware::units::Precision;
 use meshwright_planner::job::OptimizerName;
 use meshwright_planner::plan::Plan;
@@ -31,6 +32,7 @@ static ABOUT: About = About {
     version: "torchtitan 0.3.0",
     dated: "2026-11",
     stacks: &["torchtitan"],
+    devices: &[DeviceKind::Gpu],
     ability: Ability {
         tp: [true, true],
         cp: [true, false],

@@ -29,7 +29,7 @@ impl Launcher for JobSet {
     }
 
     fn file(&self, launch: &Launch, stamp: &str) -> Option<TextFile> {
-        let (name, nodes, per_node) = (launch.name(), launch.nodes, launch.per_node);
+        let (name, nodes, per_node, resource) = (launch.name(), launch.nodes, launch.per_node, launch.resource());
         let command = command("JOB_COMPLETION_INDEX", &format!("{name}-workers-0-0.{name}"));
         let text = format!(
             "# {stamp}\napiVersion: jobset.x-k8s.io/v1alpha2\nkind: JobSet\nmetadata:\n  name: {name}\nspec:\n  failurePolicy:\n    maxRestarts: 3\n  \
@@ -38,7 +38,7 @@ impl Launcher for JobSet {
              volumes:\n            - name: plan\n              configMap: {{name: {name}-plan}}\n            - name: shm\n              emptyDir: {{medium: Memory}}\n            \
              containers:\n            - name: trainer\n              image: YOUR-IMAGE\n              ports: [{{containerPort: 29500}}]\n              \
              command: [bash, -c]\n              args:\n              - {command}\n              volumeMounts:\n              - {{name: plan, mountPath: /plan}}\n              \
-             - {{name: shm, mountPath: /dev/shm}}\n              resources:\n                limits: {{nvidia.com/gpu: \"{per_node}\"}}\n"
+             - {{name: shm, mountPath: /dev/shm}}\n              resources:\n                limits: {{{resource}: \"{per_node}\"}}\n"
         );
         Some(TextFile::new("jobset.yaml", text))
     }
@@ -58,13 +58,13 @@ impl Launcher for TrainJob {
     }
 
     fn file(&self, launch: &Launch, stamp: &str) -> Option<TextFile> {
-        let (name, nodes, per_node) = (launch.name(), launch.nodes, launch.per_node);
+        let (name, nodes, per_node, resource) = (launch.name(), launch.nodes, launch.per_node, launch.resource());
         let command = command("PET_NODE_RANK", "$PET_MASTER_ADDR");
         let text = format!(
             "# {stamp}\napiVersion: trainer.kubeflow.org/v1alpha1\nkind: TrainJob\nmetadata:\n  name: {name}\nspec:\n  runtimeRef:\n    \
              name: torch-distributed\n    apiGroup: trainer.kubeflow.org\n    kind: ClusterTrainingRuntime\n  trainer:\n    image: YOUR-IMAGE  # with this folder at /plan\n    \
              command: [bash, -c]\n    args:\n    - {command}\n    numNodes: {nodes}\n    numProcPerNode: {per_node}\n    \
-             resourcesPerNode:\n      limits: {{nvidia.com/gpu: \"{per_node}\"}}\n"
+             resourcesPerNode:\n      limits: {{{resource}: \"{per_node}\"}}\n"
         );
         Some(TextFile::new("trainjob.yaml", text))
     }
