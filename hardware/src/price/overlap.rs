@@ -10,8 +10,7 @@
 //! Invariant: a pass takes its kernels, and of what it may hide what is longer than they.
 
 use super::Prices;
-use crate::op::Op;
-use crate::program::{Kind, Phase, Program, RankProgram, Stream};
+use crate::program::{Call, Kind, Phase, Program, RankProgram, Stream};
 
 /// Of what a pass could hide, the share that kernels of this length do hide.
 pub fn hiding(kernels: f64, hideable: f64) -> f64 {
@@ -74,6 +73,6 @@ impl Prices<'_> {
 
 /// Whether a block only keeps buffers in order: it is no part of a pass that prices know.
 fn keeps(program: &Program, block: u32) -> bool {
-    let only = |op: &Op| matches!(op, Op::Zero { .. } | Op::Copy { .. } | Op::Accumulate { .. });
-    program.blocks[block as usize].calls.iter().all(|call| only(&call.op))
+    let only = |call: &Call| matches!(call.op.class(), "zero" | "copy" | "accumulate");
+    program.blocks[block as usize].calls.iter().all(only)
 }
