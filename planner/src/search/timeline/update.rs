@@ -27,23 +27,23 @@ impl<'a> Play<'a> {
         self.sum_table();
         let mut summed = 0.0f64;
         let mut issued: Vec<f64> = self.stages.iter().map(|state| state.issued).collect();
-        for (stage, state) in self.stages.iter().enumerate() {
+        for (stage, (state, issued)) in self.stages.iter().zip(&mut issued).enumerate() {
             let mut compute = state.free[0];
             for (piece, share) in self.shares(stage).enumerate() {
                 // The norm of a piece's last bank waits for the last sum.
                 let came = state.summed.get(piece).copied().unwrap_or(0.0);
-                issued[stage] += share.issue.norm;
-                compute = (compute + share.norm).max(came + share.last_norm).max(issued[stage]);
+                *issued += share.issue.norm;
+                compute = (compute + share.norm).max(came + share.last_norm).max(*issued);
             }
             summed = summed.max(compute);
         }
         summed += self.costs.iter().map(|costs| costs.norm_sum).fold(f64::INFINITY, f64::min);
         let mut end = summed;
-        for stage in 0..self.stages.len() {
+        for (stage, mut issued) in issued.into_iter().enumerate() {
             let (mut updated, mut renewed) = (summed, summed);
             for share in self.shares(stage) {
-                issued[stage] += share.issue.update;
-                updated = (updated + share.update).max(issued[stage]);
+                issued += share.issue.update;
+                updated = (updated + share.update).max(issued);
                 end = end.max(updated);
                 renewed = renewed.max(updated) + share.renew;
                 updated += self.costs[stage].shown * share.renew;
