@@ -243,6 +243,7 @@ pub const COLUMNS: &[Column] = &[
     needed(text("id", "name of the run")),
     text("group", "table or paper it is from"),
     text("publisher", "who measured it; the group where it is left out"),
+    text("source_url", "where it is published; not used"),
     number("year", 1e4, "year of the run"),
     text("model_name", "the model"),
     text("arch", "dense-decoder, moe-decoder, encoder or enc-dec"),
