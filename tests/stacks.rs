@@ -122,3 +122,22 @@ fn what_comes_next_and_what_fails_name_the_stack() {
     let said = String::from_utf8_lossy(&small.stderr).into_owned();
     assert!(small.status.code() == Some(3) && said.contains("under stack torchtune"), "{said}");
 }
+
+/// DGX H100 has 2 TB of memory for eight devices, of which a tenth is not a job's.
+#[test]
+fn activations_go_to_the_host_no_further_than_it_has_memory() {
+    let (place, cluster) = (place("stack-host"), ["--cluster", "16x dgx-h100"]);
+    let job = ["plan", "llama3-70b", "--seq", "8192", "--global-batch", "256", "-o", "plan.toml", "--json"];
+    let found = json(&place.run(&[&job[..], &cluster].concat()));
+    let kept = found["host_bytes"].as_f64().unwrap();
+    assert!((1e9..225e9).contains(&kept), "{kept}");
+    let plan = std::fs::read_to_string(place.0.join("plan.toml")).unwrap();
+    assert!(plan.contains("microbatch = 1\n"), "{plan}");
+    let offload = plan.lines().find(|line| line.starts_with("offload = ")).unwrap();
+    place.write("more.toml", &plan.replace("microbatch = 1\n", "microbatch = 2\n").replace(offload, "offload = 79"));
+    let output = place.run(&[&["simulate", "more.toml", "--json"], &cluster[..]].concat());
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&told["fits"], told["headroom_bytes"].as_i64().unwrap() > 0), (&false.into(), true));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("in its host's memory, which has 210 GiB"), "{output:?}");
+}

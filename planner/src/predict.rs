@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use meshwright_hardware::price::{PriceError, RankGroup, peak_of, price, rank_groups};
+use meshwright_hardware::price::{PriceError, RankGroup, host_memory, peak_of, price, rank_groups};
 use meshwright_hardware::profile::{Cluster, Machine, Stack};
 use meshwright_hardware::program::{Program, Stream};
 use meshwright_hardware::simulate::{Durations, Rounds, simulate};
@@ -49,11 +49,18 @@ pub struct Figures {
     /// Bytes that the fullest rank leaves of what may be used of its device ([`crate::job::Goal::usable`]); below zero by
     /// what is missing.
     pub headroom_bytes: i64,
+    /// Bytes of the rank that keeps most in its host's memory.
+    #[serde(skip_serializing_if = "is_none")]
+    pub host_bytes: u64,
     /// Share of the ranks' time in which their compute queue waits: for other stages, for what is exposed, for its host.
     pub bubble_fraction: f64,
     /// Pool by pool, where the plan's ranks sit in several.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub pools: Vec<PoolFigures>,
+}
+
+fn is_none(bytes: &u64) -> bool {
+    *bytes == 0
 }
 
 /// Bytes on the device of a rank that declares so many (see [`meshwright_hardware::profile::Allocator`]).
@@ -264,6 +271,7 @@ fn figures(
     let pools = pools(cluster, lowered)?;
     let headroom = headroom(plan, cluster, &lowered.program)?;
     let peak_memory_bytes = lowered.program.roles.iter().map(|role| role.bytes()).max().unwrap_or(0);
+    let host_bytes = lowered.program.roles.iter().map(|role| role.hosted_bytes()).max().unwrap_or(0);
     let mut figures = Figures {
         step_time_s: step.0,
         tokens_per_s,
@@ -271,8 +279,9 @@ fn figures(
         mfu: plan.job.model_flops_per_step() / (step.0 * peak),
         peak_memory_bytes,
         device_memory: DeviceMemory::of(peak_memory_bytes, &cluster.stack),
-        fits: headroom >= 0,
+        fits: headroom >= 0 && host_bytes <= host_memory(cluster).0,
         headroom_bytes: headroom,
+        host_bytes,
         bubble_fraction: bubble,
         pools: if pools.len() > 1 { pools } else { Vec::new() },
     };
@@ -342,7 +351,7 @@ impl Figures {
             (self.headroom_bytes + self.peak_memory_bytes as i64).saturating_sub_unsigned(peak_memory.0);
         Figures {
             step_time_s: step.0,
-            fits: headroom_bytes >= 0,
+            fits: headroom_bytes >= 0 && (self.fits || self.headroom_bytes < 0),
             headroom_bytes,
             tokens_per_s: self.tokens_per_s / longer,
             tokens_per_s_per_device: self.tokens_per_s_per_device / longer,

@@ -5,6 +5,7 @@
 //! Invariant: figures are those of [`FIGURES`] and [`TRAINING_FIGURES`], in their order.
 
 use meshwright_hardware::exit::Exit;
+use meshwright_hardware::price::host_memory;
 use meshwright_hardware::profile::{Cluster, Machine, Sourced, assumed};
 use meshwright_hardware::units::{Bytes, Seconds};
 use meshwright_planner::goal::Offer;
@@ -76,7 +77,14 @@ pub fn assumed_text(cluster: &Cluster) -> String {
 
 /// What a plan lacks that does not fit, and under which stack.
 pub fn missing_memory(figures: &Figures, cluster: &Cluster) -> Option<String> {
-    let missing = Bytes(u64::try_from(-figures.headroom_bytes).ok().filter(|_| !figures.fits)?);
+    if figures.fits {
+        return None;
+    }
+    let Ok(missing @ 1..) = u64::try_from(-figures.headroom_bytes) else {
+        let (kept, room) = (Bytes(figures.host_bytes), host_memory(cluster));
+        return Some(format!("a rank keeps {kept} in its host's memory, which has {room} for each"));
+    };
+    let missing = Bytes(missing);
     let fullest = figures.pools.iter().min_by(|a, b| a.headroom.total_cmp(&b.headroom));
     let (peak, device) = match fullest {
         Some(pool) => (pool.peak_memory_bytes, pool.device.as_str()),

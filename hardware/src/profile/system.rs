@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Sourced;
 use crate::input::Fault;
-use crate::units::{ByteRate, Dollars, Seconds, Watts};
+use crate::units::{ByteRate, Bytes, Dollars, Seconds, Watts};
 
 /// A node, pod or instance: the devices that scale-up links join.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,6 +33,9 @@ pub struct System {
     /// What host, fans and network cards draw for each device, beside the device's own power.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_power: Option<Sourced<Watts>>,
+    /// Memory of a node's host, or hosts, for each device of the node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_memory: Option<Sourced<Bytes>>,
     /// What a device writes of a checkpoint, or reads, while all others do too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub storage: Option<Sourced<ByteRate>>,

@@ -278,12 +278,15 @@ impl<'a> Window<'a> {
     /// The fewest layers on the host that make the rest fit.
     fn away(&self, capacity: u64) -> Option<Stage> {
         let plan = self.undecided.plan;
-        if plan.schedule.splits() || !self.undecided.costs[self.stage].hosted {
+        let room = self.undecided.costs[self.stage].host_memory;
+        if plan.schedule.splits() || room == 0 {
             return None;
         }
         let mix = |offload: usize| Stage { layers: self.count, full: 0, selective: 0, offload };
         let offload = least(1, self.count, &|offload| self.bytes(&mix(offload)) <= capacity);
-        Some(mix(offload)).filter(|way| self.bytes(way) <= capacity)
+        let moved: u64 =
+            self.sizes[..offload].iter().map(|modes| self.undecided.flights[self.stage].kept(&modes[0], |_| 1)).sum();
+        Some(mix(offload)).filter(|way| self.bytes(way) <= capacity && moved <= room)
     }
 }
 

@@ -147,8 +147,8 @@ pub struct Costs {
     pub norm_sum: f64,
     /// What becomes of a tied table's gradient; nothing where embedding and head are one chunk.
     pub tied: Tied,
-    /// Whether activations can go to the host.
-    pub hosted: bool,
+    /// Bytes of activations that a rank may move to the host.
+    pub host_memory: u64,
     /// Of a collective's time beside compute, what it takes from compute.
     pub shown: f64,
     /// Before the host issues the first kernel of a step.
