@@ -203,7 +203,7 @@ fn machine(share: Share, precision: Precision, found: &LocalDevice, curves: BTre
         scale_up,
         scale_out: None,
         price: None,
-        host_memory: None,
+        host_capacity: None,
         host_power: None,
         storage: None,
         restart: None,

@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use meshwright_hardware::price::{PriceError, RankGroup, host_memory, peak_of, price, rank_groups};
+use meshwright_hardware::price::{PriceError, RankGroup, host_capacity, peak_of, price, rank_groups};
 use meshwright_hardware::profile::{Cluster, Machine, Stack};
 use meshwright_hardware::program::{Program, Stream};
 use meshwright_hardware::simulate::{Durations, Rounds, simulate};
@@ -279,7 +279,7 @@ fn figures(
         mfu: plan.job.model_flops_per_step() / (step.0 * peak),
         peak_memory_bytes,
         device_memory: DeviceMemory::of(peak_memory_bytes, &cluster.stack),
-        fits: headroom >= 0 && host_bytes <= host_memory(cluster).0,
+        fits: headroom >= 0 && host_bytes <= host_capacity(cluster).0,
         headroom_bytes: headroom,
         host_bytes,
         bubble_fraction: bubble,

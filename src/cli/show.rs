@@ -5,7 +5,7 @@
 //! Invariant: figures are those of [`FIGURES`] and [`TRAINING_FIGURES`], in their order.
 
 use meshwright_hardware::exit::Exit;
-use meshwright_hardware::price::host_memory;
+use meshwright_hardware::price::host_capacity;
 use meshwright_hardware::profile::{Cluster, Machine, Sourced, assumed};
 use meshwright_hardware::units::{Bytes, Seconds};
 use meshwright_planner::goal::Offer;
@@ -81,7 +81,7 @@ pub fn missing_memory(figures: &Figures, cluster: &Cluster) -> Option<String> {
         return None;
     }
     let Ok(missing @ 1..) = u64::try_from(-figures.headroom_bytes) else {
-        let (kept, room) = (Bytes(figures.host_bytes), host_memory(cluster));
+        let (kept, room) = (Bytes(figures.host_bytes), host_capacity(cluster));
         return Some(format!("a rank keeps {kept} in its host's memory, which has {room} for each"));
     };
     let missing = Bytes(missing);

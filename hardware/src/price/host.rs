@@ -21,8 +21,8 @@ const HOST_BYTES: u64 = 128_000_000_000;
 const OF_HOST: f64 = 0.9;
 
 /// Bytes that a rank may keep in the memory of its host; on several pools what it may on all. A processor's own memory is the host's.
-pub fn host_memory(cluster: &Cluster) -> Bytes {
-    let all = cluster.pools.iter().map(|pool| match (&pool.system.host_memory, pool.device.kind) {
+pub fn host_capacity(cluster: &Cluster) -> Bytes {
+    let all = cluster.pools.iter().map(|pool| match (&pool.system.host_capacity, pool.device.kind) {
         (Some(memory), _) => memory.value.0,
         (None, DeviceKind::Cpu) => pool.device.memory.value.0,
         (None, _) => HOST_BYTES,
@@ -32,8 +32,8 @@ pub fn host_memory(cluster: &Cluster) -> Bytes {
 
 impl Prices<'_> {
     /// Bytes that a rank may move to the host: none where there is no way to it.
-    pub fn host_memory(&self) -> Bytes {
-        if self.moved(Bytes(0)).is_ok() { host_memory(self.cluster) } else { Bytes(0) }
+    pub fn host_capacity(&self) -> Bytes {
+        if self.moved(Bytes(0)).is_ok() { host_capacity(self.cluster) } else { Bytes(0) }
     }
 
     /// The time of an op on the host, over what is in its memory: its bytes at the share of one device.

@@ -30,7 +30,7 @@ use crate::simulate::{Durations, LaneDurations, SimulateError};
 use crate::topology::{GroupLinks, Topology, TopologyError};
 use crate::units::{Bytes, FlopRate, Precision, Seconds};
 
-pub use host::host_memory;
+pub use host::host_capacity;
 pub use op::{issue_time, op_time, stream};
 pub use placement::AxisGroup;
 pub use rank_group::{RankGroup, rank_groups};

@@ -35,7 +35,7 @@ pub struct System {
     pub host_power: Option<Sourced<Watts>>,
     /// Memory of a node's host, or hosts, for each device of the node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub host_memory: Option<Sourced<Bytes>>,
+    pub host_capacity: Option<Sourced<Bytes>>,
     /// What a device writes of a checkpoint, or reads, while all others do too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub storage: Option<Sourced<ByteRate>>,

@@ -243,8 +243,8 @@ impl Costs {
         let head = piece(&work.head, &sizes.head)?;
         let layers = work.layers.iter().map(|(kind, work)| Ok((*kind, piece(work, &sizes.layers[kind][0])?)));
         let mut layers: Vec<(LayerKind, PieceCost)> = layers.collect::<Result<_, PriceError>>()?;
-        let host_memory = links.prices.host_memory().0;
-        if host_memory > 0 {
+        let host_capacity = links.prices.host_capacity().0;
+        if host_capacity > 0 {
             for (kind, piece) in &mut layers {
                 piece.moves = moves(work.frames.moves(*kind), width, &links.prices)?;
             }
@@ -286,7 +286,7 @@ impl Costs {
             load: [links.prices.load(plan.rows())?.0, links.prices.load(plan.target_rows())?.0],
             norm_sum,
             tied,
-            host_memory,
+            host_capacity,
             shown: links.prices.shown_beside(),
             starts: links.prices.host_starts().0,
             issue_once: links.prices.issue_once().0,

@@ -278,7 +278,7 @@ impl<'a> Window<'a> {
     /// The fewest layers on the host that make the rest fit.
     fn away(&self, capacity: u64) -> Option<Stage> {
         let plan = self.undecided.plan;
-        let room = self.undecided.costs[self.stage].host_memory;
+        let room = self.undecided.costs[self.stage].host_capacity;
         if plan.schedule.splits() || room == 0 {
             return None;
         }

@@ -148,7 +148,7 @@ pub struct Costs {
     /// What becomes of a tied table's gradient; nothing where embedding and head are one chunk.
     pub tied: Tied,
     /// Bytes of activations that a rank may move to the host.
-    pub host_memory: u64,
+    pub host_capacity: u64,
     /// Of a collective's time beside compute, what it takes from compute.
     pub shown: f64,
     /// Before the host issues the first kernel of a step.
