@@ -72,3 +72,38 @@ fn a_plan_is_exported_as_it_is_found() {
     let simulated = json(&place.run(&["simulate", "out/plan.toml", "--cluster", "1x dgx-h100", "--json"]));
     assert_eq!((&simulated["fits"], &simulated["plan"]["zero"]), (&true.into(), &3.into()));
 }
+
+#[test]
+fn plans_keep_to_the_engine_of_the_stack_or_to_the_named_one() {
+    let place = Place::new("kept", "none", "");
+    let job = ["plan", "llama3-8b", "--cluster", "2x dgx-h100", "--seq", "8192", "--global-batch", "64", "--json"];
+    let of = |more: &[&str]| json(&place.run(&[&job[..], more].concat()));
+    let (usual, any) = (of(&[]), of(&["--any-engine"]));
+    assert_eq!((&usual["engine"], &any["engine"]), (&"torchtitan".into(), &serde_json::Value::Null));
+    let step = |plan: &serde_json::Value| plan["step_time_s"].as_f64().unwrap();
+    assert!(step(&any) <= step(&usual) * 1.005);
+    // DeepSpeed's pipelines have no interleaving, and no ZeRO beyond 1 beside them.
+    let deepspeed = of(&["--to", "deepspeed", "--pp", "4"]);
+    assert_eq!(deepspeed["engine"], "deepspeed");
+    let plan = &deepspeed["plan"];
+    assert!(plan["zero"].as_u64().unwrap_or(0) < 2 && plan["chunks"].as_u64().unwrap_or(1) == 1, "{plan}");
+    place.refused(
+        &[&job[..8], &["--to", "deepspeed", "--pp", "4", "--dp", "4", "--zero", "3"]].concat(),
+        3,
+        &["--any-engine"],
+    );
+}
+
+#[test]
+fn decisions_are_fixed_on_the_command_line() {
+    let place = Place::new("fixed", "none", "");
+    let job =
+        ["plan", "llama3-8b", "--cluster", "2x dgx-h100", "--seq", "8192", "--global-batch", "64", "--any-engine"];
+    let of = |more: &[&str]| json(&place.run(&[&job[..], more, &["--json"]].concat()));
+    let fixed = of(&["--schedule", "zb-h1", "--pp", "4", "--chunks", "1", "--tp", "2", "--sp"]);
+    let plan = &fixed["plan"];
+    assert_eq!((&plan["schedule"], &plan["sequence_parallel"]), (&"zb-h1".into(), &true.into()), "{plan}");
+    let low = of(&["--max-pp", "1"]);
+    assert_eq!(low["plan"]["mesh"]["pp"].as_u64().unwrap_or(1), 1, "{}", low["plan"]);
+    place.refused(&[&job[..], &["--schedule", "1f2b"]].concat(), 2, &["unknown schedule `1f2b`; known: 1f1b, gpipe"]);
+}

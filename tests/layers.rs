@@ -27,7 +27,7 @@ const CRATES: [Crate; 6] = [
         src: "planner/src",
         layers: &[
             ("job and model", &["error", "limits", "schedule", "job", "models", "model"]),
-            ("plan", &["plan"]),
+            ("plan", &["plan", "ability"]),
             ("lower", &["lower"]),
             ("price and predict", &["predict", "goodput"]),
             ("search", &["parallel", "search"]),
@@ -38,7 +38,7 @@ const CRATES: [Crate; 6] = [
         src: "engines/src",
         layers: &[
             ("words", &["setting"]),
-            ("plans", &["launch", "ability"]),
+            ("plans", &["launch"]),
             ("engines", &["engine"]),
             ("folders", &["launcher", "export"]),
         ],

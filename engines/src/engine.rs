@@ -7,9 +7,9 @@
 use meshwright_hardware::profile::DeviceKind;
 use meshwright_planner::plan::Plan;
 
-use crate::ability::{Ability, Losses};
 use crate::launch::Launch;
 use crate::setting::Section;
+use meshwright_planner::ability::{Ability, Losses};
 
 mod accelerate;
 mod deepspeed;
@@ -94,9 +94,6 @@ pub trait Engine: Sync {
     /// What is to be known of it.
     fn about(&self) -> &'static About;
 
-    /// What its [`Ability`] does not say: decisions that cannot stand beside each other.
-    fn fit(&self, _plan: &mut Plan, _losses: &mut Losses) {}
-
     /// The plan in its words.
     fn settings(&self, launch: &Launch) -> Vec<Section>;
 
@@ -140,9 +137,6 @@ pub fn fit(engine: &dyn Engine, launch: &Launch) -> (Plan, Losses) {
         losses.never(format!("devices of this kind (`{}`)", hardware.device));
     }
     engine.about().ability.fit(&mut near, &mut losses);
-    if losses.have_a_way() {
-        engine.fit(&mut near, &mut losses);
-    }
     (near, losses)
 }
 

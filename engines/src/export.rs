@@ -9,11 +9,11 @@ use std::fmt::Write;
 use meshwright_planner::plan::Plan;
 use meshwright_planner::predict::FIGURES;
 
-use crate::ability::Lost;
 use crate::engine::{Engine, TextFile, fit, stamp};
 use crate::launch::Launch;
 use crate::launcher::Launcher;
 use crate::setting::{Section, Whence};
+use meshwright_planner::ability::Lost;
 
 /// What is told of a plan.
 const STORY: &str = "PLAN.md";

@@ -5,13 +5,12 @@
 //! Layers, each of which knows only those before it:
 //!
 //! 1. [`setting`]: names and values as engines spell them, in shell, YAML, JSON and Python.
-//! 2. [`launch`]: a plan on so many nodes; [`ability`]: what an engine can express, and the nearest plan that it can.
+//! 2. [`launch`]: a plan on so many nodes.
 //! 3. [`engine`]s, a file each; [`launcher`]s, a file each.
 //! 4. [`export`]: a launch by an engine and a launcher as a folder.
 //!
-//! Invariant: no decision of a plan is dropped in silence: what an engine cannot express is a [`ability::Lost`]. Nothing here reads or writes files.
+//! Invariant: no decision of a plan is dropped in silence: what an engine cannot express is a [`meshwright_planner::ability::Lost`]. Nothing here reads or writes files.
 
-pub mod ability;
 pub mod engine;
 pub mod export;
 pub mod launch;

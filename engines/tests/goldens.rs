@@ -5,12 +5,12 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use meshwright_engines::ability::Lost;
 use meshwright_engines::engine::{ENGINES, TextFile, find};
 use meshwright_engines::export::{Refusal, export};
 use meshwright_engines::launch::Launch;
 use meshwright_engines::launcher::{self, LAUNCHERS};
 use meshwright_hardware::profile::Cluster;
+use meshwright_planner::ability::Lost;
 use meshwright_planner::plan::Plan;
 use meshwright_planner::predict::predict;
 

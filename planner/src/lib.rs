@@ -6,7 +6,7 @@
 //!
 //! 1. job and model: [`schedule`]s by name; the [`job`] with its model, what is fixed and what is wanted; [`models`] by name;
 //!    architectures as tapes ([`model`]). No decision is known here.
-//! 2. [`plan`]: the decisions for a job. It knows of no cluster.
+//! 2. [`plan`]: the decisions for a job, and what engines can express of them ([`ability`]). It knows of no cluster.
 //! 3. [`lower`]: a plan to the program that is priced and run. It knows no time.
 //! 4. price and predict: what the program does on a cluster ([`predict`]), and training with failures ([`goodput`]).
 //! 5. [`search`]: plans for a job on a cluster, and what none undercuts.
@@ -14,6 +14,7 @@
 //!
 //! Invariant: nothing here knows how an instruction is timed or run; the hardware crate prices, the executor runs.
 
+pub mod ability;
 pub mod error;
 pub mod explain;
 pub mod goal;

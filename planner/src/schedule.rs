@@ -67,6 +67,16 @@ registry! {
     ZbV = "zb-v" => zb_v::ZbV;
 }
 
+impl std::str::FromStr for Schedule {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let known = || Schedule::ALL.iter().map(|schedule| schedule.name()).collect::<Vec<_>>().join(", ");
+        let found = Schedule::ALL.iter().copied().find(|schedule| schedule.name() == text);
+        found.ok_or_else(|| format!("unknown schedule `{text}`; known: {}", known()))
+    }
+}
+
 impl Schedule {
     /// Whether the gradients of weights are a pass of their own.
     pub fn splits(self) -> bool {

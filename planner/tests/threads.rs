@@ -2,7 +2,7 @@
 
 use meshwright_hardware::profile::Cluster;
 use meshwright_planner::explain::explain;
-use meshwright_planner::goal::choose;
+use meshwright_planner::goal::{Case, choose};
 use meshwright_planner::job::Job;
 use rayon::ThreadPoolBuilder;
 
@@ -14,7 +14,7 @@ fn answers(threads: usize) -> String {
     let (job, cluster) = (Job::from_toml("job.toml", JOB).unwrap(), Cluster::parse("4x dgx-a100-80gb").unwrap());
     let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     pool.install(|| {
-        let mut chosen = choose(&job, &cluster, &job.fix, 3, &|_, _| {}).unwrap();
+        let mut chosen = choose(&Case { fix: job.fix.clone(), ..Case::of(&job, &cluster) }, 3, &|_, _| {}).unwrap();
         chosen.seconds = 0.0;
         let explained = explain(&chosen.best[0].plan, &chosen.best[0].cluster, true).unwrap();
         format!("{chosen:?} {explained:?}")

@@ -8,13 +8,14 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use meshwright_engines::ability::{Ability, Lost, Reach};
 use meshwright_engines::engine::{self, ENGINES, Engine};
 use meshwright_engines::export::{Export, Refusal, export};
 use meshwright_engines::launch::Launch;
 use meshwright_engines::launcher::{self, LAUNCHERS};
 use meshwright_hardware::exit::Exit;
 use meshwright_hardware::profile::Cluster;
+use meshwright_planner::ability::{Ability, Lost, Reach};
+use meshwright_planner::job::Job;
 use meshwright_planner::plan::Plan;
 use meshwright_planner::predict::{Figures, predict_figures};
 
@@ -96,11 +97,16 @@ impl ExportTarget {
         Ok(())
     }
 
-    fn engine(&self, stack: Option<&str>) -> Result<&'static dyn Engine, Failure> {
-        if let Some(name) = &self.to {
-            return engine::find(name).map_err(Failure::input);
+    /// The engine that is named, or else the stack's, if it is one.
+    pub fn known_engine(&self, stack: Option<&str>) -> Result<Option<&'static dyn Engine>, Failure> {
+        match &self.to {
+            Some(name) => engine::find(name).map(Some).map_err(Failure::input),
+            None => Ok(stack.and_then(engine::of_stack)),
         }
-        stack.and_then(engine::of_stack).ok_or_else(|| {
+    }
+
+    fn engine(&self, stack: Option<&str>) -> Result<&'static dyn Engine, Failure> {
+        self.known_engine(stack)?.ok_or_else(|| {
             let known: Vec<&str> = ENGINES.iter().map(|engine| engine.about().name).collect();
             let is = stack.map_or("the plan names no software stack".to_owned(), |stack| {
                 format!("the plan's software stack, `{stack}`, is none of these engines")
@@ -108,6 +114,18 @@ impl ExportTarget {
             Failure::input(format!("{is}: name one by --to, of {}", known.join(", ")))
         })
     }
+}
+
+/// What plans keep to that are for an engine, in a line; nothing where they are for any.
+pub fn engine_line(engine: Option<&'static dyn Engine>, job: &Job) -> Option<String> {
+    let about = engine?.about();
+    let lacks = about.ability.lacks(job);
+    let but = if lacks.is_empty() {
+        String::new()
+    } else {
+        format!("; it has no {}", lacks.iter().map(|lost| lost.what.as_str()).collect::<Vec<_>>().join(", no "))
+    };
+    Some(format!("engine {} ({}): plans that it can express{but}", about.title, about.version))
 }
 
 /// A line a loss.

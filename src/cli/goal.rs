@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use meshwright_hardware::profile::{Cluster, Sourced};
 use meshwright_hardware::units::{Dollars, Seconds, Tokens};
 use meshwright_planner::PlanError;
-use meshwright_planner::goal::{Advice, Chosen, Offer};
+use meshwright_planner::goal::{Advice, Case, Chosen, Offer};
 use meshwright_planner::goodput::TRAINING_FIGURES;
 use meshwright_planner::job::{Goal, Job, Objective};
 use meshwright_planner::search::milp::{Repartitioned, repartition};
@@ -73,14 +73,14 @@ pub enum Solver {
 
 impl Solver {
     /// Decides the stages of the best plan again, where there are several; what the program says of it.
-    pub fn decide(self, job: &Job, chosen: &mut Chosen) -> Result<Option<Repartitioned>, PlanError> {
+    pub fn decide(self, case: &Case, chosen: &mut Chosen) -> Result<Option<Repartitioned>, PlanError> {
         let first = &mut chosen.best[0];
         let decided = match self {
             Solver::Paths => None,
-            Solver::Milp => repartition(&first.plan, &first.cluster)?,
+            Solver::Milp => repartition(&first.plan, &first.cluster, case.engine)?,
         };
         if let Some(Repartitioned { plan, figures, .. }) = &decided {
-            *first = Offer::of(job, plan.clone(), figures.clone(), &first.cluster);
+            *first = Offer::of(&case.job, plan.clone(), figures.clone(), &first.cluster);
         }
         Ok(decided)
     }

@@ -5,6 +5,7 @@
 mod demo;
 mod explain;
 mod export;
+mod fix;
 mod gains;
 mod goal;
 mod hardware;

@@ -1,19 +1,21 @@
 //! `plan` and `simulate`: search and prediction, as text or JSON.
 
 use clap::Args;
+use meshwright_engines::engine::Engine;
 use meshwright_hardware::exit::Exit;
 use meshwright_hardware::files::read_text;
 use meshwright_hardware::profile::Cluster;
 use meshwright_hardware::units::Precision;
 use meshwright_planner::error::Fault;
-use meshwright_planner::goal::{Chosen, advise, advise_limits, choose, missed};
-use meshwright_planner::job::{Fix, Job, is_job, says_length};
-use meshwright_planner::plan::{Plan, check_tp};
+use meshwright_planner::goal::{Case, Chosen, advise, advise_limits, choose, missed};
+use meshwright_planner::job::{Job, is_job, says_length};
+use meshwright_planner::plan::Plan;
 use meshwright_planner::predict::{outer, predict};
 use meshwright_planner::{PlanError, models};
 use serde_json::json;
 
-use super::export::ExportTarget;
+use super::export::{ExportTarget, engine_line};
+use super::fix::{FixArguments, check_fix};
 use super::goal::{GoalArguments, Names, Solver, advice_text, chosen_json, print_front, print_gap, print_partition};
 use super::keys::print_keys;
 use super::progress::ProgressLine;
@@ -48,33 +50,8 @@ pub struct PlanCommand {
     /// Steps to train
     #[arg(long)]
     steps: Option<usize>,
-    /// Only plans with this data parallelism
-    #[arg(long)]
-    dp: Option<usize>,
-    /// Only plans with this many pipeline stages
-    #[arg(long)]
-    pp: Option<usize>,
-    /// Only plans with this tensor parallelism
-    #[arg(long)]
-    tp: Option<usize>,
-    /// Only plans with this context parallelism
-    #[arg(long)]
-    cp: Option<usize>,
-    /// Only plans with this expert parallelism
-    #[arg(long)]
-    ep: Option<usize>,
-    /// Only plans with this ZeRO stage
-    #[arg(long)]
-    zero: Option<u8>,
-    /// Only plans whose ZeRO shards over this many ranks; the others hold the same shards (HSDP)
-    #[arg(long)]
-    shard: Option<usize>,
-    /// Only plans with at most this tensor parallelism
-    #[arg(long)]
-    max_tp: Option<usize>,
-    /// Only plans with this many sequences a microbatch
-    #[arg(long)]
-    microbatch: Option<usize>,
+    #[command(flatten)]
+    fix: FixArguments,
     #[command(flatten)]
     stack: StackArgument,
     #[command(flatten)]
@@ -93,6 +70,9 @@ pub struct PlanCommand {
     export: Option<std::path::PathBuf>,
     #[command(flatten)]
     target: ExportTarget,
+    /// Also plans that the stack's engine, or that of --to, cannot express
+    #[arg(long)]
+    any_engine: bool,
     /// Print JSON
     #[arg(long, conflicts_with = "export")]
     json: bool,
@@ -110,19 +90,24 @@ impl PlanCommand {
         let mut cluster = self.stack.on(Cluster::parse(text)?, &job)?;
         job.stack = Some(cluster.stack.name.clone());
         self.goal.amend(&mut cluster);
-        let fix = self.fix(&job.fix);
+        let fix = self.fix.over(&job.fix);
         check_fix(&job, &cluster, &fix)?;
-        let mut chosen = self.choose(&job, &cluster, &fix)?;
-        let decided = self.solver.decide(&job, &mut chosen)?;
+        let engine = self.engine(&cluster)?;
+        let ability = engine.map(|engine| &engine.about().ability);
+        let case = Case { job: job.clone(), cluster: cluster.clone(), fix, engine: ability };
+        let mut chosen = self.choose(&case)?;
+        let decided = self.solver.decide(&case, &mut chosen)?;
         let first = &chosen.best[0];
         if let Some(path) = &self.output {
             write_whole(path, &first.plan.to_toml())?;
         }
         let names = Names { whole: &cluster, text };
         if self.json {
-            println!("{}", chosen_json(&chosen, &job.goal, &names, decided.as_ref()));
+            let mut all = chosen_json(&chosen, &job.goal, &names, decided.as_ref());
+            all["engine"] = json!(engine.map(|engine| engine.about().name));
+            println!("{all}");
         } else {
-            self.print(&job, known, &chosen, &names);
+            self.print((&job, engine), known, &chosen, &names);
             if self.solver == Solver::Milp {
                 print_partition(decided.as_ref());
             }
@@ -143,20 +128,21 @@ impl PlanCommand {
     }
 
     /// Searches. Where nothing fits, or nothing keeps the limits, the failure says what would do.
-    fn choose(&self, job: &Job, cluster: &Cluster, fix: &Fix) -> Result<Chosen, Failure> {
+    fn choose(&self, case: &Case) -> Result<Chosen, Failure> {
+        let Case { job, cluster, .. } = case;
         let line = ProgressLine::new();
         let help = "looking for what would do …";
         let (message, rejected, advice) =
-            match choose(job, cluster, fix, self.top, &|cluster, progress| line.show(cluster, progress)) {
+            match choose(case, self.top, &|cluster, progress| line.show(cluster, progress)) {
                 Ok(chosen) if !chosen.best.is_empty() => return Ok(chosen),
                 Ok(chosen) => {
                     line.say(help);
-                    let advice = advise_limits(job, cluster, fix, &chosen);
+                    let advice = advise_limits(case, &chosen);
                     (missed(job, &chosen), chosen.rejected, advice)
                 }
                 Err(PlanError::Infeasible { considered, rejected }) => {
                     line.say(help);
-                    let advice = advise(job, cluster, fix);
+                    let advice = advise(case);
                     let error = PlanError::Infeasible { considered, rejected: rejected.clone() };
                     (error.to_string(), rejected, advice)
                 }
@@ -170,7 +156,14 @@ impl PlanCommand {
         Err(Failure::new(Exit::Infeasible, format!("{message}\n{stack}{}", advice_text(&advice, job))))
     }
 
-    fn print(&self, job: &Job, known: bool, chosen: &Chosen, names: &Names) {
+    /// The engine that plans are for: none with several pools or sites, which none spans.
+    fn engine(&self, cluster: &Cluster) -> Result<Option<&'static dyn Engine>, Failure> {
+        let one = cluster.pools.len() == 1 && cluster.wan.is_none();
+        let engine = self.target.known_engine(Some(&cluster.stack.name))?;
+        Ok(engine.filter(|_| one && !self.any_engine))
+    }
+
+    fn print(&self, (job, engine): (&Job, Option<&'static dyn Engine>), known: bool, chosen: &Chosen, names: &Names) {
         let parameters = job.model.parameters(job.positions()) as f64 / 1e9;
         let idle = names.idle(&chosen.best[0]);
         let trained = if job.tuning.is_some() {
@@ -183,6 +176,9 @@ impl PlanCommand {
             job.model.name, job.global_batch, job.seq, job.precision, names.text
         );
         println!("{}", stack_line(names.whole));
+        if let Some(line) = engine_line(engine, job) {
+            println!("{line}");
+        }
         let in_part = chosen.best.iter().any(|offer| offer.ranks() < names.devices());
         for (place, offer) in chosen.best.iter().enumerate() {
             println!("\n{}. {}", place + 1, offer.plan.summary());
@@ -206,22 +202,6 @@ impl PlanCommand {
             println!("  {count:>6} {reason}");
         }
         print_front(chosen, names);
-    }
-
-    /// What the job fixes, and the command line over it.
-    fn fix(&self, job: &Fix) -> Fix {
-        Fix {
-            dp: self.dp.or(job.dp),
-            pp: self.pp.or(job.pp),
-            tp: self.tp.or(job.tp),
-            cp: self.cp.or(job.cp),
-            ep: self.ep.or(job.ep),
-            zero: self.zero.or(job.zero),
-            shard: self.shard.or(job.shard),
-            max_tp: self.max_tp.or(job.max_tp),
-            microbatch: self.microbatch.or(job.microbatch),
-            ..job.clone()
-        }
     }
 
     /// The job, and whether it is known how long to train.
@@ -265,35 +245,6 @@ fn read_job(name: &str, seq: Option<usize>, global_batch: Option<usize>) -> Resu
     let needs = |what: &str| Failure::input(format!("`{name}` is a model, not a job: give --{what}"));
     let (seq, batch) = (seq.ok_or_else(|| needs("seq"))?, global_batch.ok_or_else(|| needs("global-batch"))?);
     Ok((Job::of(model, seq, batch), false))
-}
-
-/// A fixed decision that can never be is the user's mistake, not an empty search.
-fn check_fix(job: &Job, cluster: &Cluster, fix: &Fix) -> Result<(), Failure> {
-    // A job file's were checked as it was read: these are the command line's.
-    fix.check().map_err(|Fault { key, value, problem }| {
-        Failure::input(format!("--{} is {value}: {problem}", key.replace('_', "-")))
-    })?;
-    let devices = cluster.devices();
-    let axes = [("--dp", fix.dp), ("--pp", fix.pp), ("--tp", fix.tp), ("--cp", fix.cp), ("--shard", fix.shard)];
-    for (key, size) in axes {
-        if let Some(n) = size.filter(|n| *n > devices) {
-            return Err(Failure::input(format!("{key} is {n}: the cluster has {devices} devices")));
-        }
-    }
-    if let (Some(shard), Some(0)) = (fix.shard, fix.zero) {
-        return Err(Failure::input(format!(
-            "--shard is {shard}: ZeRO-0 shards nothing; leave one of --shard and --zero 0 out"
-        )));
-    }
-    let experts = job.model.experts().map_or(1, |experts| experts.count);
-    if let Some(ep) = fix.ep.filter(|ep| !experts.is_multiple_of(*ep)) {
-        return Err(Failure::input(format!("--ep is {ep}: it must divide the model's experts, {experts}")));
-    }
-    if let Some(tp) = fix.tp {
-        let model = &job.model.name;
-        check_tp(job, tp).map_err(|problem| Failure::input(format!("--tp is {tp}: {problem} (`{model}`)")))?;
-    }
-    Ok(())
 }
 
 /// Arguments of `simulate`.

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use clap::Args;
+use meshwright_engines::engine::of_stack;
 use meshwright_hardware::profile::{Cluster, Overheads, Stack, catalog};
 use meshwright_planner::job::Job;
 use serde_json::json;
@@ -116,6 +117,9 @@ fn one(stack: &Stack, as_json: bool) {
     }
     println!("{}: {}", stack.name, stack.title);
     println!("   from {}", stack.source);
+    if let Some(engine) = of_stack(&stack.name) {
+        println!("   plans keep to what {} can express (`meshwright export --list`)", engine.about().title);
+    }
     for (device, runs) in &stack.measured {
         println!("   {runs:>5} measured runs on {device}");
     }

@@ -2,10 +2,12 @@
 //!
 //! In: a [`Run`]. Out: its [`Gain`], or why there is none.
 //!
-//! Invariant: the search may choose the published plan, or one as fast, wherever that one fits.
+//! Invariant: the search may choose the published plan, or one as fast, wherever that one fits and its engine is not known to
+//! lack it.
 
+use meshwright_engines::engine;
 use meshwright_planner::job::Fix;
-use meshwright_planner::search::search;
+use meshwright_planner::search::{SearchOptions, search_with};
 
 use super::record::Skip;
 use super::row::Run;
@@ -41,7 +43,9 @@ pub fn gain(run: &Run) -> Result<Gain, Skip> {
     let published = predict(run)?;
     let (job, cluster) = (&published.plan.job, cluster(run, &published.plan));
     let none = |error| Skip::error("nothing fits as simulated", &error);
-    let found = search(job, &cluster, &Fix::default(), 1).map_err(none)?;
+    let engine = engine::of_stack(&cluster.stack.name).map(|engine| &engine.about().ability);
+    let options = SearchOptions { engine, ..SearchOptions::FULL };
+    let found = search_with(job, &cluster, &Fix::default(), 1, &options).map_err(none)?;
     let (best, figures) = &found.best[0];
     Ok(Gain {
         found_s: figures.step_time_s,

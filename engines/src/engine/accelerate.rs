@@ -14,9 +14,9 @@ use meshwright_planner::plan::Plan;
 use super::hugging_face;
 use super::script::{script, stamp, tf32};
 use super::{About, Engine, Placeholder, TextFile, Variable};
-use crate::ability::{Ability, Families, Losses, Reach};
 use crate::launch::Launch;
 use crate::setting::{Section, Whence, json_object};
+use meshwright_planner::ability::{Ability, Families, Losses, Reach};
 
 /// The engine.
 pub struct Accelerate;
@@ -32,6 +32,7 @@ static ABOUT: About = About {
     stacks: &["fsdp", "torchtune", "llm-foundry", "nemo-automodel"],
     devices: &[DeviceKind::Gpu],
     ability: Ability {
+        engine: "Hugging Face Accelerate, FSDP2",
         tp: [false, false],
         cp: [true, false],
         ep: [false, false],
@@ -55,36 +56,38 @@ static ABOUT: About = About {
             encoder_decoder: true,
             parallel_block: false,
         },
+        rules,
     },
     log: "`step_time` on each line",
 };
 
+/// Decisions that cannot stand beside each other.
+fn rules(plan: &mut Plan, losses: &mut Losses) {
+    hugging_face::fit(&mut plan.job, losses);
+    let cp = plan.mesh.cp;
+    if plan.zero == 0 && cp > 1 {
+        losses.instead("context parallelism without sharded weights", "ZeRO-2");
+        plan.zero = 2;
+    }
+    if plan.zero == 0 && plan.stages.iter().any(|stage| stage.full > 0) && plan.mesh.ranks() > 1 {
+        losses.instead("recomputation without sharded weights", "ZeRO-2");
+        plan.zero = 2;
+    }
+    if plan.zero > 0 && plan.mesh.is_hybrid() && !plan.mesh.shard.is_none_or(|shard| shard.is_multiple_of(cp)) {
+        losses.instead("ZeRO over a part of a context's ranks", "ZeRO over all replicas");
+        plan.mesh.shard = None;
+    }
+    if cp > 1 && (!plan.job.model.causal() || plan.job.target() > 0) {
+        losses.never("context parallelism of what is no decoder");
+    }
+    if std::mem::take(&mut plan.job.cuda_graphs) {
+        losses.instead("CUDA graphs", "kernels launched one by one");
+    }
+}
+
 impl Engine for Accelerate {
     fn about(&self) -> &'static About {
         &ABOUT
-    }
-
-    fn fit(&self, plan: &mut Plan, losses: &mut Losses) {
-        hugging_face::fit(&mut plan.job, losses);
-        let cp = plan.mesh.cp;
-        if plan.zero == 0 && cp > 1 {
-            losses.instead("context parallelism without sharded weights", "ZeRO-2");
-            plan.zero = 2;
-        }
-        if plan.zero == 0 && plan.stages.iter().any(|stage| stage.full > 0) && plan.mesh.ranks() > 1 {
-            losses.instead("recomputation without sharded weights", "ZeRO-2");
-            plan.zero = 2;
-        }
-        if plan.zero > 0 && plan.mesh.is_hybrid() && !plan.mesh.shard.is_none_or(|shard| shard.is_multiple_of(cp)) {
-            losses.instead("ZeRO over a part of a context's ranks", "ZeRO over all replicas");
-            plan.mesh.shard = None;
-        }
-        if cp > 1 && (!plan.job.model.causal() || plan.job.target() > 0) {
-            losses.never("context parallelism of what is no decoder");
-        }
-        if std::mem::take(&mut plan.job.cuda_graphs) {
-            losses.instead("CUDA graphs", "kernels launched one by one");
-        }
     }
 
     fn settings(&self, launch: &Launch) -> Vec<Section> {

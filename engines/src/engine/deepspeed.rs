@@ -13,9 +13,9 @@ use meshwright_planner::schedule::Schedule;
 
 use super::script::{script, tf32, torchrun};
 use super::{About, Engine, Placeholder, TextFile, Variable};
-use crate::ability::{Ability, Families, Losses, Reach};
 use crate::launch::Launch;
 use crate::setting::{Section, Whence, bash_arrays, bash_words, json_object};
+use meshwright_planner::ability::{Ability, Families, Losses, Reach};
 
 /// The engine.
 pub struct DeepSpeed;
@@ -31,6 +31,7 @@ static ABOUT: About = About {
     stacks: &["deepspeed", "megatron-deepspeed"],
     devices: &[DeviceKind::Gpu],
     ability: Ability {
+        engine: "DeepSpeed, by Megatron-DeepSpeed",
         tp: [true, true],
         cp: [false, false],
         ep: [false, false],
@@ -54,30 +55,32 @@ static ABOUT: About = About {
             encoder_decoder: false,
             parallel_block: false,
         },
+        rules,
     },
     log: "`elapsed time per iteration (ms)` of the last rank's output",
 };
 
+/// Decisions that cannot stand beside each other.
+fn rules(plan: &mut Plan, losses: &mut Losses) {
+    let model = &plan.job.model;
+    if model.head_dim() * model.heads != model.hidden {
+        losses.never("heads that together are not as wide as the model");
+    }
+    if !model.kv_heads.is_multiple_of(plan.mesh.tp) {
+        losses.never(format!("tensor parallelism of {} over {} key/value heads", plan.mesh.tp, model.kv_heads));
+    }
+    if plan.job.optimizer.offload && plan.zero == 0 {
+        losses.instead("an optimizer on the host without ZeRO", "one on the device");
+        plan.job.optimizer.offload = false;
+    }
+    if std::mem::take(&mut plan.job.cuda_graphs) {
+        losses.instead("CUDA graphs", "kernels launched one by one");
+    }
+}
+
 impl Engine for DeepSpeed {
     fn about(&self) -> &'static About {
         &ABOUT
-    }
-
-    fn fit(&self, plan: &mut Plan, losses: &mut Losses) {
-        let model = &plan.job.model;
-        if model.head_dim() * model.heads != model.hidden {
-            losses.never("heads that together are not as wide as the model");
-        }
-        if !model.kv_heads.is_multiple_of(plan.mesh.tp) {
-            losses.never(format!("tensor parallelism of {} over {} key/value heads", plan.mesh.tp, model.kv_heads));
-        }
-        if plan.job.optimizer.offload && plan.zero == 0 {
-            losses.instead("an optimizer on the host without ZeRO", "one on the device");
-            plan.job.optimizer.offload = false;
-        }
-        if std::mem::take(&mut plan.job.cuda_graphs) {
-            losses.instead("CUDA graphs", "kernels launched one by one");
-        }
     }
 
     fn settings(&self, launch: &Launch) -> Vec<Section> {

@@ -7,7 +7,7 @@
 use meshwright_planner::job::{Architecture, DROPLESS, Job, Model};
 use serde_json::{Value, json};
 
-use crate::ability::Losses;
+use meshwright_planner::ability::Losses;
 
 /// What transformers calls a model.
 pub struct ModelClasses {

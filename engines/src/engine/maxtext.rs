@@ -13,9 +13,9 @@ use meshwright_planner::schedule::Schedule;
 
 use super::script::{script, stamp};
 use super::{About, Engine, Placeholder, TextFile, Variable};
-use crate::ability::{Ability, Families, Losses, Reach};
 use crate::launch::Launch;
 use crate::setting::{Section, Whence, Word, yaml};
+use meshwright_planner::ability::{Ability, Families, Losses, Reach};
 
 /// The engine.
 pub struct MaxText;
@@ -31,6 +31,7 @@ static ABOUT: About = About {
     stacks: &["maxtext", "t5x"],
     devices: &[DeviceKind::Gpu, DeviceKind::Tpu],
     ability: Ability {
+        engine: "MaxText",
         tp: [true, true],
         cp: [true, true],
         ep: [true, false],
@@ -54,53 +55,55 @@ static ABOUT: About = About {
             encoder_decoder: false,
             parallel_block: false,
         },
+        rules,
     },
     log: "`seconds`, on lines that begin with `completed step:`",
 };
 
+/// Decisions that cannot stand beside each other.
+fn rules(plan: &mut Plan, losses: &mut Losses) {
+    fit_model(plan, losses);
+    let Mesh { cp, ep, pp, .. } = plan.mesh;
+    if pp > 1 && !plan.microbatches().is_multiple_of(pp) {
+        losses.never(format!("{} microbatches over {pp} stages: they have to be a multiple", plan.microbatches()));
+    }
+    if plan.zero > 0 && plan.mesh.is_hybrid() {
+        if plan.zero == 1 {
+            losses.instead("ZeRO-1 over a part of the replicas", "ZeRO-3 over it");
+            plan.zero = 3;
+        }
+        if !plan.mesh.shard.is_none_or(|shard| shard.is_multiple_of(cp * ep)) {
+            losses.instead("ZeRO over a part of a context's or of the experts' ranks", "ZeRO over all replicas");
+            plan.mesh.shard = None;
+        }
+    }
+    if !plan.mesh.dp.is_multiple_of(ep) {
+        losses.never(format!(
+            "experts over {ep} ranks, some of one context: they have to divide the {} replicas",
+            plan.mesh.dp
+        ));
+    }
+    if plan.zero < 3 && cp * ep > 1 {
+        losses.instead("context or expert parallelism without sharded weights", "ZeRO-3");
+        plan.zero = 3;
+    }
+    if std::mem::take(&mut plan.job.cuda_graphs) {
+        losses.instead("CUDA graphs", "what XLA makes of kernels");
+    }
+    if plan.job.precision == Precision::Fp8 && pp == 1 && plan.microbatches() > 1 {
+        losses.instead("fp8 beside gradient accumulation", "bf16");
+        plan.job.precision = Precision::Bf16;
+    }
+    let (warmup, steps) = (plan.job.optimizer.warmup_steps, plan.job.steps);
+    if warmup > steps {
+        losses.instead(format!("warm-up of {warmup} steps of {steps}"), format!("of {steps}"));
+        plan.job.optimizer.warmup_steps = steps;
+    }
+}
+
 impl Engine for MaxText {
     fn about(&self) -> &'static About {
         &ABOUT
-    }
-
-    fn fit(&self, plan: &mut Plan, losses: &mut Losses) {
-        fit_model(plan, losses);
-        let Mesh { cp, ep, pp, .. } = plan.mesh;
-        if pp > 1 && !plan.microbatches().is_multiple_of(pp) {
-            losses.never(format!("{} microbatches over {pp} stages: they have to be a multiple", plan.microbatches()));
-        }
-        if plan.zero > 0 && plan.mesh.is_hybrid() {
-            if plan.zero == 1 {
-                losses.instead("ZeRO-1 over a part of the replicas", "ZeRO-3 over it");
-                plan.zero = 3;
-            }
-            if !plan.mesh.shard.is_none_or(|shard| shard.is_multiple_of(cp * ep)) {
-                losses.instead("ZeRO over a part of a context's or of the experts' ranks", "ZeRO over all replicas");
-                plan.mesh.shard = None;
-            }
-        }
-        if !plan.mesh.dp.is_multiple_of(ep) {
-            losses.never(format!(
-                "experts over {ep} ranks, some of one context: they have to divide the {} replicas",
-                plan.mesh.dp
-            ));
-        }
-        if plan.zero < 3 && cp * ep > 1 {
-            losses.instead("context or expert parallelism without sharded weights", "ZeRO-3");
-            plan.zero = 3;
-        }
-        if std::mem::take(&mut plan.job.cuda_graphs) {
-            losses.instead("CUDA graphs", "what XLA makes of kernels");
-        }
-        if plan.job.precision == Precision::Fp8 && pp == 1 && plan.microbatches() > 1 {
-            losses.instead("fp8 beside gradient accumulation", "bf16");
-            plan.job.precision = Precision::Bf16;
-        }
-        let (warmup, steps) = (plan.job.optimizer.warmup_steps, plan.job.steps);
-        if warmup > steps {
-            losses.instead(format!("warm-up of {warmup} steps of {steps}"), format!("of {steps}"));
-            plan.job.optimizer.warmup_steps = steps;
-        }
     }
 
     fn settings(&self, launch: &Launch) -> Vec<Section> {

@@ -13,9 +13,9 @@ use meshwright_planner::schedule::Schedule;
 
 use super::script::{script, tf32, torchrun};
 use super::{About, Engine, Placeholder, TextFile, Variable};
-use crate::ability::{Ability, Families, Losses, Reach};
 use crate::launch::Launch;
 use crate::setting::{Section, Whence, bash_arrays, bash_words};
+use meshwright_planner::ability::{Ability, Families, Losses, Reach};
 
 mod model;
 
@@ -30,6 +30,7 @@ static ABOUT: About = About {
     stacks: &["megatron", "megascale", "nemo-20"],
     devices: &[DeviceKind::Gpu],
     ability: Ability {
+        engine: "Megatron-LM",
         tp: [true, true],
         cp: [true, true],
         ep: [true, true],
@@ -60,37 +61,38 @@ static ABOUT: About = About {
             encoder_decoder: true,
             parallel_block: false,
         },
+        rules,
     },
     log: "`elapsed time per iteration (ms)` of the last rank's output",
 };
 
+/// Decisions that cannot stand beside each other.
+fn rules(plan: &mut Plan, losses: &mut Losses) {
+    if plan.job.target() > 0 && plan.mesh.pp > 1 {
+        losses.never("pipeline stages of an encoder-decoder, which megatron-core has none of since 0.12");
+    }
+    if plan.mesh.order == Order::TpPpData && plan.mesh.cp > 1 {
+        losses.instead("context parallelism outside the pipeline", "ranks by tp-data-pp");
+        plan.mesh.order = Order::default();
+    }
+    if plan.chunks > 1 && !plan.microbatches().is_multiple_of(plan.mesh.pp) {
+        let (microbatches, pp) = (plan.microbatches(), plan.mesh.pp);
+        losses.never(format!("{microbatches} microbatches interleaved over {pp} stages: they have to be a multiple"));
+    }
+    if plan.mesh.ep > 1 && plan.mesh.tp > 1 && !plan.sequence_parallel {
+        losses.instead("experts beside tensor parallelism without sequence parallelism", "sequence parallelism");
+        plan.sequence_parallel = true;
+    }
+    let (warmup, steps) = (plan.job.optimizer.warmup_steps, plan.job.steps);
+    if warmup >= steps && warmup > 0 {
+        losses.instead(format!("warm-up of {warmup} steps of {steps}"), format!("of {}", steps - 1));
+        plan.job.optimizer.warmup_steps = steps - 1;
+    }
+}
+
 impl Engine for MegatronLm {
     fn about(&self) -> &'static About {
         &ABOUT
-    }
-
-    fn fit(&self, plan: &mut Plan, losses: &mut Losses) {
-        if plan.job.target() > 0 && plan.mesh.pp > 1 {
-            losses.never("pipeline stages of an encoder-decoder, which megatron-core has none of since 0.12");
-        }
-        if plan.mesh.order == Order::TpPpData && plan.mesh.cp > 1 {
-            losses.instead("context parallelism outside the pipeline", "ranks by tp-data-pp");
-            plan.mesh.order = Order::default();
-        }
-        if plan.chunks > 1 && !plan.microbatches().is_multiple_of(plan.mesh.pp) {
-            let (microbatches, pp) = (plan.microbatches(), plan.mesh.pp);
-            losses
-                .never(format!("{microbatches} microbatches interleaved over {pp} stages: they have to be a multiple"));
-        }
-        if plan.mesh.ep > 1 && plan.mesh.tp > 1 && !plan.sequence_parallel {
-            losses.instead("experts beside tensor parallelism without sequence parallelism", "sequence parallelism");
-            plan.sequence_parallel = true;
-        }
-        let (warmup, steps) = (plan.job.optimizer.warmup_steps, plan.job.steps);
-        if warmup >= steps && warmup > 0 {
-            losses.instead(format!("warm-up of {warmup} steps of {steps}"), format!("of {}", steps - 1));
-            plan.job.optimizer.warmup_steps = steps - 1;
-        }
     }
 
     fn settings(&self, launch: &Launch) -> Vec<Section> {

@@ -14,9 +14,9 @@ use meshwright_planner::schedule::Schedule;
 
 use super::script::{script, stamp, tf32, torchrun};
 use super::{About, Engine, Placeholder, TextFile, Variable};
-use crate::ability::{Ability, Families, Losses, Reach};
 use crate::launch::Launch;
 use crate::setting::{Section, Setting, Whence, Word};
+use meshwright_planner::ability::{Ability, Families, Losses, Reach};
 
 mod model;
 
@@ -34,6 +34,7 @@ static ABOUT: About = About {
     stacks: &["torchtitan"],
     devices: &[DeviceKind::Gpu],
     ability: Ability {
+        engine: "torchtitan",
         tp: [true, true],
         cp: [true, false],
         ep: [false, true],
@@ -57,52 +58,54 @@ static ABOUT: About = About {
             encoder_decoder: false,
             parallel_block: false,
         },
+        rules,
     },
     log: "`tps` a device, on lines that begin with `step:`",
 };
 
+/// Decisions that cannot stand beside each other.
+fn rules(plan: &mut Plan, losses: &mut Losses) {
+    model::fit(plan, losses);
+    let Mesh { tp, cp, ep, pp, .. } = plan.mesh;
+    if plan.zero == 0 && cp * ep > 1 {
+        losses.instead("context or expert parallelism without sharded weights", "ZeRO-2");
+        plan.zero = 2;
+    }
+    if plan.zero > 0 && plan.mesh.is_hybrid() && !plan.mesh.shard.is_none_or(|shard| shard.is_multiple_of(cp)) {
+        losses.instead("ZeRO over a part of a context's ranks", "ZeRO over all replicas");
+        plan.mesh.shard = None;
+    }
+    if plan.job.optimizer.offload && plan.zero == 0 {
+        losses.instead("an optimizer on the host without sharded weights", "one on the device");
+        plan.job.optimizer.offload = false;
+    }
+    let kv = plan.job.model.kv_heads;
+    if !kv.is_multiple_of(tp) {
+        losses.never(format!("tensor parallelism of {tp} over {kv} key/value heads: it has to divide them"));
+    }
+    if pp > 1 && plan.job.model.tied {
+        losses.never("a head tied to the embedding, on several pipeline stages");
+    }
+    if pp > 1 && std::mem::take(&mut plan.job.cuda_graphs) {
+        losses.instead("CUDA graphs beside pipeline stages", "kernels launched one by one");
+    }
+    let rounds = (plan.microbatches() / pp).max(1);
+    if plan.chunks > 1 && plan.schedule == Schedule::OneFOneB && !plan.microbatches().is_multiple_of(rounds) {
+        losses.never(format!(
+            "{} microbatches interleaved over {pp} stages: not {rounds} equal rounds",
+            plan.microbatches()
+        ));
+    }
+    let (warmup, steps) = (plan.job.optimizer.warmup_steps, plan.job.steps);
+    if warmup > steps {
+        losses.instead(format!("warm-up of {warmup} steps of {steps}"), format!("of {steps}"));
+        plan.job.optimizer.warmup_steps = steps;
+    }
+}
+
 impl Engine for Torchtitan {
     fn about(&self) -> &'static About {
         &ABOUT
-    }
-
-    fn fit(&self, plan: &mut Plan, losses: &mut Losses) {
-        model::fit(plan, losses);
-        let Mesh { tp, cp, ep, pp, .. } = plan.mesh;
-        if plan.zero == 0 && cp * ep > 1 {
-            losses.instead("context or expert parallelism without sharded weights", "ZeRO-2");
-            plan.zero = 2;
-        }
-        if plan.zero > 0 && plan.mesh.is_hybrid() && !plan.mesh.shard.is_none_or(|shard| shard.is_multiple_of(cp)) {
-            losses.instead("ZeRO over a part of a context's ranks", "ZeRO over all replicas");
-            plan.mesh.shard = None;
-        }
-        if plan.job.optimizer.offload && plan.zero == 0 {
-            losses.instead("an optimizer on the host without sharded weights", "one on the device");
-            plan.job.optimizer.offload = false;
-        }
-        let kv = plan.job.model.kv_heads;
-        if !kv.is_multiple_of(tp) {
-            losses.never(format!("tensor parallelism of {tp} over {kv} key/value heads: it has to divide them"));
-        }
-        if pp > 1 && plan.job.model.tied {
-            losses.never("a head tied to the embedding, on several pipeline stages");
-        }
-        if pp > 1 && std::mem::take(&mut plan.job.cuda_graphs) {
-            losses.instead("CUDA graphs beside pipeline stages", "kernels launched one by one");
-        }
-        let rounds = (plan.microbatches() / pp).max(1);
-        if plan.chunks > 1 && plan.schedule == Schedule::OneFOneB && !plan.microbatches().is_multiple_of(rounds) {
-            losses.never(format!(
-                "{} microbatches interleaved over {pp} stages: not {rounds} equal rounds",
-                plan.microbatches()
-            ));
-        }
-        let (warmup, steps) = (plan.job.optimizer.warmup_steps, plan.job.steps);
-        if warmup > steps {
-            losses.instead(format!("warm-up of {warmup} steps of {steps}"), format!("of {steps}"));
-            plan.job.optimizer.warmup_steps = steps;
-        }
     }
 
     fn settings(&self, launch: &Launch) -> Vec<Section> {

@@ -7,21 +7,20 @@
 //!
 //! Invariant: every advice was followed by the search, which found a plan that fits and keeps the limits.
 
-use meshwright_hardware::profile::Cluster;
 use meshwright_hardware::units::{Dollars, Seconds, Tokens};
 
 use super::Chosen;
 use super::case::Case;
 use super::offer::{Advice, Offer};
-use crate::job::{Fix, Goal, Job};
+use crate::job::{Goal, Job};
 
 /// Advices that are given at the most.
 const MOST: usize = 6;
 
 /// What would make a job fit that no plan fits: changes of decisions and of the job first, then more hardware.
-pub fn advise(job: &Job, cluster: &Cluster, fix: &Fix) -> Vec<Advice> {
-    let case = Case { job: job.clone(), cluster: cluster.clone(), fix: fix.clone() };
+pub fn advise(case: &Case) -> Vec<Advice> {
     let mut all = case.lifted();
+    all.extend(case.any_engine());
     all.extend(case.less_headroom());
     all.extend(case.fewer_nodes());
     all.extend(case.other_batch());
@@ -35,8 +34,8 @@ pub fn advise(job: &Job, cluster: &Cluster, fix: &Fix) -> Vec<Advice> {
 }
 
 /// What would make a job keep its limits that some plans fit, but none keeps.
-pub fn advise_limits(job: &Job, cluster: &Cluster, fix: &Fix, chosen: &Chosen) -> Vec<Advice> {
-    let case = Case { job: job.clone(), cluster: cluster.clone(), fix: fix.clone() };
+pub fn advise_limits(case: &Case, chosen: &Chosen) -> Vec<Advice> {
+    let Case { job, cluster, .. } = case;
     let goal = &job.goal;
     let mut all = Vec::new();
     // The offer that comes nearest to one limit and keeps the other.
@@ -60,7 +59,7 @@ pub fn advise_limits(job: &Job, cluster: &Cluster, fix: &Fix, chosen: &Chosen) -
             all.push(Advice::of(format!("a budget of {dollars}"), how, &offer));
         }
     }
-    all.extend(fewer_tokens(&case, chosen));
+    all.extend(fewer_tokens(case, chosen));
     all.extend(case.lifted().into_iter().filter(|advice| advice.keeps(goal)));
     if let Some(deadline) = goal.deadline {
         // Twice the nodes take half the time at the best.

@@ -1,6 +1,6 @@
 //! Choosing: the plans that serve a goal best, on all of a cluster or on a part of it.
 //!
-//! In: a job with its goal, a cluster, what is fixed. Out: [`Chosen`]: the best plans, a bound, the Pareto front.
+//! In: a [`Case`]. Out: [`Chosen`]: the best plans, a bound, the Pareto front.
 //!
 //! Parts of the cluster are searched for their fastest plans, largest first, each only as far as it can still better what was
 //! found: a step above some length cannot, as [`least_training`] says. Prices are a part's own, so that its fastest plan is
@@ -16,13 +16,14 @@ use std::time::Instant;
 use meshwright_hardware::profile::Cluster;
 use meshwright_hardware::units::Seconds;
 
+use super::case::Case;
 use super::could_fit::could_fit;
 use super::front::front;
 use super::offer::{Offer, keeps, measure};
 use super::parts::parts;
 use crate::error::PlanError;
 use crate::goodput::{TrainingFloor, dollars_per_hour, kilowatts, least_training};
-use crate::job::{Fix, Goal, Job, Objective};
+use crate::job::{Goal, Job, Objective};
 use crate::parallel::at_once;
 use crate::search::sites::decide_with;
 use crate::search::{Found, Progress, SearchOptions, TOLERANCE};
@@ -77,9 +78,10 @@ pub struct Chosen {
 /// # Errors
 /// [`PlanError::Infeasible`] if nothing fits on the cluster, nor, unless time alone is wanted, on any part of it;
 /// [`PlanError::Unknown`] if what is wanted needs a price or a power that the cluster's profiles lack.
-pub fn choose(job: &Job, cluster: &Cluster, fix: &Fix, top: usize, watch: &Watch) -> Result<Chosen, PlanError> {
+pub fn choose(case: &Case, top: usize, watch: &Watch) -> Result<Chosen, PlanError> {
+    let Case { job, cluster, .. } = case;
     known(&job.goal, cluster)?;
-    let mut choice = Chooser::of(job, cluster, fix, top.max(1), watch);
+    let mut choice = Chooser::of(case, top.max(1), watch);
     choice.whole(cluster)?;
     if choice.wants_time_alone() {
         choice.pools_alone(cluster)?;
@@ -127,8 +129,7 @@ fn known(goal: &Goal, cluster: &Cluster) -> Result<(), PlanError> {
 }
 
 struct Chooser<'a> {
-    job: &'a Job,
-    fix: &'a Fix,
+    case: &'a Case,
     top: usize,
     watch: &'a Watch<'a>,
     started: Instant,
@@ -148,14 +149,13 @@ struct Chooser<'a> {
 }
 
 impl<'a> Chooser<'a> {
-    fn of(job: &'a Job, cluster: &Cluster, fix: &'a Fix, top: usize, watch: &'a Watch) -> Self {
+    fn of(case: &'a Case, top: usize, watch: &'a Watch) -> Self {
         Chooser {
-            job,
-            fix,
+            case,
             top,
             watch,
             started: Instant::now(),
-            bounds: vec![(cluster.clone(), f64::INFINITY)],
+            bounds: vec![(case.cluster.clone(), f64::INFINITY)],
             offers: Vec::new(),
             own: 0,
             considered: 0,
@@ -167,7 +167,7 @@ impl<'a> Chooser<'a> {
     }
 
     fn goal(&self) -> &'a Goal {
-        &self.job.goal
+        &self.case.job.goal
     }
 
     /// Whether plans are to be fast, whatever they cost: then fewer nodes than there are do no better, since every search
@@ -179,7 +179,8 @@ impl<'a> Chooser<'a> {
     fn search(&self, job: &Job, cluster: &Cluster, options: &SearchOptions) -> Result<Found, PlanError> {
         let watch = |progress: &Progress| (self.watch)(cluster, progress);
         let top = if options.rough { 1 } else { self.top };
-        decide_with(job, cluster, None, self.fix, top, &SearchOptions { watch: Some(&watch), ..*options })
+        let options = SearchOptions { watch: Some(&watch), engine: self.case.engine, ..*options };
+        decide_with(job, cluster, None, &self.case.fix, top, &options)
     }
 
     /// Takes in what was found on a cluster, for the answer or for the front alone; returns its bound.
@@ -192,14 +193,14 @@ impl<'a> Chooser<'a> {
             self.for_front += found.considered;
         }
         for (plan, figures) in found.best {
-            self.offers.push(Offer::of(self.job, plan, figures, cluster));
+            self.offers.push(Offer::of(&self.case.job, plan, figures, cluster));
         }
         found.bound
     }
 
     /// Searches the whole.
     fn whole(&mut self, cluster: &Cluster) -> Result<(), PlanError> {
-        match self.search(self.job, cluster, &SearchOptions::FULL) {
+        match self.search(&self.case.job, cluster, &SearchOptions::FULL) {
             Ok(found) => self.bounds[0].1 = self.take(found, cluster, true),
             Err(error @ PlanError::Infeasible { .. }) if !self.wants_time_alone() || cluster.pools.len() > 1 => {
                 self.infeasible = Some(error);
@@ -216,7 +217,7 @@ impl<'a> Chooser<'a> {
             let alone = Cluster { pools: vec![pool.clone()], ..cluster.clone() };
             let fastest = self.offers.iter().map(|offer| offer.figures.step_time_s).fold(f64::INFINITY, f64::min);
             let below = fastest * (1.0 - TOLERANCE);
-            let bound = match self.search(self.job, &alone, &SearchOptions { below, ..SearchOptions::FULL }) {
+            let bound = match self.search(&self.case.job, &alone, &SearchOptions { below, ..SearchOptions::FULL }) {
                 Ok(found) => self.take(found, &alone, true),
                 Err(PlanError::Infeasible { .. } | PlanError::Price(_)) => below,
                 Err(error) => return Err(error),
@@ -237,7 +238,7 @@ impl<'a> Chooser<'a> {
     }
 
     fn roomier(&self) -> Job {
-        let mut job = self.job.clone();
+        let mut job = self.case.job.clone();
         job.goal.headroom += ROOMIER;
         job
     }
@@ -249,7 +250,7 @@ impl<'a> Chooser<'a> {
         let search = |&(look, below): &(&Look, f64)| {
             let answers = !self.wants_time_alone() && !look.roomier;
             let options = if answers { SearchOptions::FULL } else { ROUGH };
-            let job = if look.roomier { self.roomier() } else { self.job.clone() };
+            let job = if look.roomier { self.roomier() } else { self.case.job.clone() };
             let possible = below > 0.0 && could_fit(&job, &look.cluster);
             possible.then(|| self.search(&job, &look.cluster, &SearchOptions { below, ..options }))
         };
@@ -287,7 +288,7 @@ impl<'a> Chooser<'a> {
         };
         let targets: Vec<(Objective, f64)> =
             better.iter().map(|&objective| (objective, self.value(objective) * (1.0 - TOLERANCE))).collect();
-        longest_step(self.job, part, &|least| {
+        longest_step(&self.case.job, part, &|least| {
             let betters =
                 |&(objective, target): &(Objective, f64)| measure(objective, least).is_some_and(|v| v < target);
             keeps(self.goal(), least) && targets.iter().any(betters)
@@ -297,7 +298,7 @@ impl<'a> Chooser<'a> {
     /// What no plan undercuts that keeps the limits.
     fn bound(&self) -> f64 {
         let of = |(cluster, step): &(Cluster, f64)| {
-            let least = least_training(Seconds(*step), self.job, cluster);
+            let least = least_training(Seconds(*step), &self.case.job, cluster);
             let value = measure(self.goal().objective, &least).unwrap_or(f64::INFINITY);
             if keeps(self.goal(), &least) { value } else { f64::INFINITY }
         };
@@ -337,7 +338,7 @@ impl<'a> Chooser<'a> {
             None => (self.bound(), f64::INFINITY, 0.0),
             Some(first) if self.wants_time_alone() => {
                 let step = self.bounds[0].1;
-                let days = least_training(Seconds(step), self.job, &first.cluster).days;
+                let days = least_training(Seconds(step), &self.case.job, &first.cluster).days;
                 (days.min(value(first)), step, (1.0 - step / first.figures.step_time_s).max(0.0))
             }
             Some(first) => {

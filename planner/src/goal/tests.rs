@@ -25,7 +25,7 @@ fn job(goal: Goal) -> Job {
 }
 
 fn chosen(job: &Job, text: &str) -> Chosen {
-    choose(job, &cluster(text), &Fix::default(), 3, &|_, _| {}).unwrap()
+    choose(&Case::of(job, &cluster(text)), 3, &|_, _| {}).unwrap()
 }
 
 /// The offers of full searches on the whole and on every part.
@@ -122,7 +122,7 @@ fn limits_are_kept_or_what_would_keep_them_is_said() {
         let job = job(goal.clone());
         let missed = chosen(&job, text);
         assert!(missed.best.is_empty() && missed.front.is_empty());
-        let advice = advise_limits(&job, &cluster(text), &Fix::default(), &missed);
+        let advice = advise_limits(&Case::of(&job, &cluster(text)), &missed);
         let of = |start: &str| {
             let found = advice.iter().find_map(|advice| advice.how.strip_prefix(start));
             found.unwrap_or_else(|| panic!("{start} in {advice:?}")).trim_matches('\'').to_owned()
@@ -147,20 +147,20 @@ fn what_does_not_fit_is_told_the_least_changes_that_do() {
     (job.model.hidden, job.model.ffn, job.model.layers) = (8192, 32768, 16);
     (job.model.heads, job.model.kv_heads, job.precision) = (64, 64, Precision::Fp32);
     let small = cluster("1x dgx-1v");
-    let unfit = choose(&job, &small, &Fix::default(), 1, &|_, _| {}).unwrap_err();
+    let unfit = choose(&Case::of(&job, &small), 1, &|_, _| {}).unwrap_err();
     assert!(matches!(unfit, PlanError::Infeasible { .. }), "{unfit}");
-    let advice = advise(&job, &small, &Fix::default());
+    let advice = advise(&Case::of(&job, &small));
     let nodes = advice.iter().find(|advice| advice.how.starts_with("--cluster")).unwrap();
     let larger = nodes.how.trim_start_matches("--cluster ").trim_matches('"');
-    assert!(fits(&job, &cluster(larger), &Fix::default()).unwrap(), "{larger}");
+    assert!(fits(&job, &cluster(larger), &Fix::default(), None).unwrap(), "{larger}");
     let count = cluster(larger).pools[0].nodes;
-    assert!(count == 2 || !fits(&job, &cluster(&format!("{}x dgx-1v", count - 1)), &Fix::default()).unwrap());
+    assert!(count == 2 || !fits(&job, &cluster(&format!("{}x dgx-1v", count - 1)), &Fix::default(), None).unwrap());
     let memory = advice.iter().find(|advice| advice.change.contains("memory a device")).unwrap();
     let gib: u64 = memory.change.split(' ').next().unwrap().parse().unwrap();
     let with = |gib: u64| {
         let mut cluster = small.clone();
         cluster.pools[0].device.memory.value.0 = gib << 30;
-        fits(&job, &cluster, &Fix::default()).unwrap()
+        fits(&job, &cluster, &Fix::default(), None).unwrap()
     };
     assert!(with(gib) && !with(gib - 1), "{gib}");
 }
@@ -169,7 +169,7 @@ fn what_does_not_fit_is_told_the_least_changes_that_do() {
 fn a_fixed_decision_that_is_in_the_way_is_named() {
     let (job, cluster) = (job(Goal::default()), cluster("1x dgx-a100-80gb"));
     let fix = Fix { tp: Some(1), microbatch: Some(32), dp: Some(8), ..Fix::default() };
-    let advice = advise(&job, &cluster, &fix);
+    let advice = advise(&Case { fix, ..Case::of(&job, &cluster) });
     let changes: Vec<&str> = advice.iter().map(|advice| advice.how.as_str()).collect();
     assert!(changes.contains(&"leave microbatch open") && changes.contains(&"leave dp open"), "{changes:?}");
     assert!(!changes.contains(&"leave tp open"), "{changes:?}");
@@ -225,7 +225,7 @@ fn the_longest_step_is_where_the_test_turns() {
 fn what_could_never_fit_is_known_beforehand() {
     let job = job(Goal::default());
     for text in ["1x dgx-h100", "1x h100", "8x cpu-generic"] {
-        let fitting = fits(&job, &cluster(text), &Fix::default()).unwrap_or(false);
+        let fitting = fits(&job, &cluster(text), &Fix::default(), None).unwrap_or(false);
         assert!(could_fit(&job, &cluster(text)) || !fitting, "{text}");
     }
     let mut large = job;
@@ -259,6 +259,6 @@ fn goals_are_read_checked_and_settled() {
         let error = Job::from_toml("j.toml", &text(goal, steps)).unwrap_err().to_string();
         assert!(error.contains(says) && error.contains("j.toml:"), "{error}");
     }
-    let nowhere = choose(&job, &cluster("8x cpu-generic"), &Fix::default(), 1, &|_, _| {}).unwrap_err();
+    let nowhere = choose(&Case::of(&job, &cluster("8x cpu-generic")), 1, &|_, _| {}).unwrap_err();
     assert!(nowhere.to_string().contains("needs a price") && nowhere.exit_code() == 2, "{nowhere}");
 }

@@ -224,6 +224,7 @@ impl Fix {
             ("cp", self.cp),
             ("ep", self.ep),
             ("max_tp", self.max_tp),
+            ("max_pp", self.max_pp),
             ("microbatch", self.microbatch),
             ("chunks", self.chunks),
         ];

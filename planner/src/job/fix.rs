@@ -57,6 +57,9 @@ pub struct Fix {
     /// The most tensor parallelism.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_tp: Option<usize>,
+    /// The most pipeline stages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_pp: Option<usize>,
 }
 
 impl Fix {

@@ -12,7 +12,7 @@ use super::partition::Problem;
 use crate::error::PlanError;
 use crate::lower::InFlight;
 use crate::parallel::at_once;
-use crate::plan::Plan;
+use crate::plan::{Plan, Stage};
 use crate::schedule::Pipeline;
 
 use super::bound::{Whole, least_ratio};
@@ -21,12 +21,13 @@ use super::space::Combination;
 use super::stages::{Undecided, least};
 use super::state::{DecidedCombination, FloorOf, Group, Known, Node, Search};
 use super::times::Costs;
+use super::within::{UniformRecompute, Within};
 use super::{partition_bound, shares, timeline};
 
 /// Combinations whose stages are decided at a time, whatever the number of cores, so that answers do not depend on it.
 const DECIDED_AT_ONCE: usize = 8;
 
-impl Search<'_> {
+impl<'a> Search<'a> {
     /// A floor of a combination over every way to partition its layers over stages, no lower than `least`.
     pub(super) fn partitions_floor(&mut self, index: usize, of: &Combination, least: f64) -> Result<f64, PlanError> {
         let partitioned = of.pp > 1 && of.chunks == 1;
@@ -102,7 +103,7 @@ impl Search<'_> {
     }
 
     /// All that the stages of a combination depend on.
-    fn question(&mut self, wanted: Wanted) -> Result<Question, PlanError> {
+    fn question(&mut self, wanted: Wanted) -> Result<Question<'a>, PlanError> {
         let Wanted { index, of, .. } = wanted;
         let group = self.exact_group(index, &of)?;
         let plan = self.space.plan(&self.shapes[index], &of);
@@ -115,11 +116,12 @@ impl Search<'_> {
             PoolAssignment::Replicas(_) => vec![self.capacity.iter().copied().min().unwrap_or(0); of.pp],
         };
         let flights = self.flights(plan.pipeline());
-        Ok(Question { wanted, group, plan, pools, capacity, flights })
+        let within = self.space.within.clone();
+        Ok(Question { wanted, group, plan, pools, capacity, flights, within })
     }
 
     /// Queues the plan of an answer, or counts why there is none.
-    fn take(&mut self, question: Question, answer: Result<Decision, &'static str>) {
+    fn take(&mut self, question: Question<'a>, answer: Result<Decision, &'static str>) {
         let Question { wanted: Wanted { index, of, floor }, group, .. } = question;
         let Decision { plan, bound, problem } = match answer {
             Ok(decision) => decision,
@@ -128,7 +130,8 @@ impl Search<'_> {
         if !self.fits_in(&plan, &group) {
             return self.reject("out of memory", 1);
         }
-        if of.pp > 1 && of.chunks == 1 {
+        let one = self.space.within.as_ref().is_some_and(|within| !within.ability.uneven);
+        if of.pp > 1 && of.chunks == 1 && !one {
             self.decided.push(DecidedCombination { floor, index, of, problem });
         }
         self.fits = true;
@@ -158,7 +161,7 @@ pub(super) struct Wanted {
 }
 
 /// The same with all that they depend on.
-struct Question {
+struct Question<'a> {
     wanted: Wanted,
     group: Arc<Group>,
     /// Without stages.
@@ -167,6 +170,7 @@ struct Question {
     pools: Vec<usize>,
     capacity: Vec<u64>,
     flights: Arc<Vec<InFlight>>,
+    within: Option<Arc<Within<'a>>>,
 }
 
 /// A plan with its stages.
@@ -176,16 +180,34 @@ struct Decision {
     problem: Option<Problem>,
 }
 
-impl Question {
+impl Question<'_> {
     /// The best stages, or why there are none.
     fn answer(&self) -> Result<Decision, &'static str> {
-        let Question { group, plan, pools, capacity, flights, .. } = self;
+        let Question { group, plan, pools, capacity, flights, within, .. } = self;
+        let within = within.as_deref();
         let costs: Vec<&Costs> = pools.iter().map(|&pool| &group.costs[pool]).collect();
-        let undecided =
-            Undecided { plan, costs: &costs, sizes: &group.sizes, flights, capacity, orders: Default::default() };
+        let undecided = Undecided {
+            plan,
+            costs: &costs,
+            sizes: &group.sizes,
+            flights,
+            capacity,
+            orders: Default::default(),
+            within,
+        };
+        let lacks = |stages: Vec<Stage>| {
+            let plan = Plan { stages, ..plan.clone() };
+            if within.is_none_or(|within| within.plan(&plan)) {
+                Ok(plan)
+            } else {
+                Err("not what the engine can express")
+            }
+        };
+        let even = crate::plan::layers_of(plan.job.model.depth(), plan.stages.len());
+        lacks(even.into_iter().map(|layers| UniformRecompute::Nothing.stage(layers)).collect())?;
         let found = if group.hopeless { None } else { undecided.decide() };
         let (stages, problem) = found.ok_or("out of memory")?;
-        let mut plan = Plan { stages, ..plan.clone() };
+        let mut plan = lacks(stages)?;
         let bound = match &group.assignment {
             PoolAssignment::Stages(_) => timeline::step(&plan, &costs),
             PoolAssignment::Replicas(replicas) => shared_out(&mut plan, group, replicas)?,

@@ -16,6 +16,7 @@
 use meshwright_hardware::price::{PriceError, Prices};
 use meshwright_hardware::units::Bytes;
 
+use crate::ability::{Ability, Reach};
 use crate::job::LayerKind;
 use crate::lower::{Formats, InFlight, PieceSize, Tapes, ValueFormats, kept, kept_elems};
 use crate::model::Step;
@@ -31,15 +32,16 @@ pub struct Trade {
     pub kind: LayerKind,
     /// Layers of it.
     count: f64,
-    /// Corners of the convex hull: seconds of making again, bytes kept; the first takes none, each keeps less than the one before.
-    corners: Vec<[f64; 2]>,
+    /// Convex hulls of the modes that layers may have beside each other, by their corners: seconds of making again, bytes kept;
+    /// each keeps less than the one before.
+    hulls: Vec<Vec<[f64; 2]>>,
     /// Seconds of moving what is kept to the host or back, if that can be.
     moves: Option<f64>,
 }
 
 impl Trade {
-    /// Of a plan's shape on a pool.
-    pub fn of(plan: &Plan, prices: &mut Prices) -> Result<Trade, PriceError> {
+    /// Of a plan's shape on a pool; in the modes of an engine.
+    pub fn of(plan: &Plan, prices: &mut Prices, within: Option<&Ability>) -> Result<Trade, PriceError> {
         let tapes = Tapes::of(plan);
         let model = &plan.job.model;
         let count = |kind: LayerKind| (0..model.depth()).filter(|&layer| model.kind(layer) == kind).count();
@@ -59,19 +61,41 @@ impl Trade {
                     seconds += prices.op(op, uses.iter().map(|used| formats.elem(used.value)))?.0;
                 }
             }
-            if mode == Recompute::None && !plan.schedule.splits() {
+            if mode == Recompute::None && !plan.schedule.splits() && within.is_none() {
                 moves = prices.moved(Bytes(bytes[0])).ok().map(|seconds| seconds.0);
             }
             all.push([seconds, bytes.iter().sum::<u64>() as f64]);
         }
         let none = all[0][0];
         all.iter_mut().for_each(|corner| corner[0] = (corner[0] - none).max(0.0));
-        Ok(Trade { kind, count: count(kind) as f64, corners: hull(all), moves })
+        let hulls = match within {
+            None => vec![hull(all)],
+            Some(ability) => {
+                beside(ability).into_iter().map(|modes| hull(modes.iter().map(|&m| all[m as usize]))).collect()
+            }
+        };
+        Ok(Trade { kind, count: count(kind) as f64, hulls, moves })
     }
 }
 
+/// Modes that layers of one plan of an engine may have beside each other.
+fn beside(ability: &Ability) -> Vec<Vec<Recompute>> {
+    let mut all = match ability.full {
+        Reach::Nowhere => vec![vec![Recompute::None]],
+        Reach::Everywhere => vec![vec![Recompute::None], vec![Recompute::Full]],
+        Reach::Leading => vec![vec![Recompute::None, Recompute::Full]],
+    };
+    match ability.selective {
+        Reach::Nowhere => {}
+        Reach::Everywhere => all.push(vec![Recompute::Selective]),
+        Reach::Leading => all.push(vec![Recompute::None, Recompute::Selective]),
+    }
+    all
+}
+
 /// The lower left hull of points.
-fn hull(mut all: Vec<[f64; 2]>) -> Vec<[f64; 2]> {
+fn hull(all: impl IntoIterator<Item = [f64; 2]>) -> Vec<[f64; 2]> {
+    let mut all: Vec<[f64; 2]> = all.into_iter().collect();
     all.sort_by(|a, b| a[0].total_cmp(&b[0]).then(a[1].total_cmp(&b[1])));
     let mut corners: Vec<[f64; 2]> = Vec::new();
     for point in all {
@@ -118,7 +142,13 @@ impl LayerCapacity {
 
     /// Layers it can hold at the most, with so many microbatches in flight and so many seconds for each.
     fn most(&self, slots: f64, budget: f64) -> f64 {
-        let most = (budget / self.layer).min(self.trade.count).min(self.capacity / self.state);
+        let ways = self.trade.hulls.iter().map(|corners| self.most_of(corners, slots, budget));
+        ways.fold(0.0, f64::max)
+    }
+
+    /// The same in modes of one hull.
+    fn most_of(&self, corners: &[[f64; 2]], slots: f64, budget: f64) -> f64 {
+        let most = (budget / (self.layer + corners[0][0])).min(self.trade.count).min(self.capacity / self.state);
         let away = self.trade.moves.map_or(0.0, |moves| budget / (2.0 * moves));
         if most <= away {
             return most;
@@ -129,7 +159,6 @@ impl LayerCapacity {
             let room = self.capacity / slots + away * kept + slope * budget;
             room / (kept + slope * self.layer + self.state / slots)
         };
-        let corners = &self.trade.corners;
         let edges = corners.windows(2).map(|pair| {
             let slope = (pair[0][1] - pair[1][1]) / (pair[1][0] - pair[0][0]);
             edge(pair[0][1] + slope * pair[0][0], slope)
@@ -140,14 +169,18 @@ impl LayerCapacity {
 
     /// Seconds of making again that keep so few bytes, if any do.
     fn again(&self, bytes: f64) -> Option<f64> {
-        let corners = &self.trade.corners;
-        let at = corners.iter().position(|corner| corner[1] <= bytes)?;
-        if at == 0 {
-            return Some(0.0);
-        }
-        let ([from, more], [to, less]) = (corners[at - 1], corners[at]);
-        Some(from + (to - from) * (more - bytes) / (more - less))
+        self.trade.hulls.iter().filter_map(|corners| again_of(corners, bytes)).reduce(f64::min)
     }
+}
+
+/// The same in modes of one hull.
+fn again_of(corners: &[[f64; 2]], bytes: f64) -> Option<f64> {
+    let at = corners.iter().position(|corner| corner[1] <= bytes)?;
+    if at == 0 {
+        return Some(corners[0][0]);
+    }
+    let ([from, more], [to, less]) = (corners[at - 1], corners[at]);
+    Some(from + (to - from) * (more - bytes) / (more - less))
 }
 
 /// A step of stages of one chunk, each on its layer_capacity, that is no shorter than `least`.

@@ -16,6 +16,8 @@ use super::partition::Problem;
 use super::pool_assignment::{self, PoolAssignment};
 use super::stages::Undecided;
 use super::times::Costs;
+use super::within::Within;
+use crate::ability::Ability;
 use crate::error::PlanError;
 use crate::lower::{InFlight, PieceSizes};
 use crate::plan::{Plan, Stage};
@@ -34,13 +36,18 @@ pub struct Repartitioned {
     pub relaxation_s: f64,
 }
 
-/// Decides a plan's stages by the program; none where it has no partition to decide (one stage, several chunks a stage, or
+/// Decides a plan's stages by the program, as an engine can express them; none where it has no partition to decide (one stage, several chunks a stage, or
 /// replicas in unlike pools), or where the solver's time is over.
 ///
 /// # Errors
 /// [`PlanError::Price`] if the cluster lacks a price that the plan needs.
-pub fn repartition(plan: &Plan, cluster: &Cluster) -> Result<Option<Repartitioned>, PlanError> {
-    let solved = with_problem(plan, cluster, |undecided, problem| {
+pub fn repartition(
+    plan: &Plan,
+    cluster: &Cluster,
+    engine: Option<&Ability>,
+) -> Result<Option<Repartitioned>, PlanError> {
+    let within = engine.map(|ability| Within::of(ability, &plan.job));
+    let solved = with_problem(plan, cluster, within.as_ref(), |undecided, problem| {
         let stages = problem.milp().filter(|stages| undecided.fits(stages))?;
         Some((problem.seconds_of(&stages), problem.relaxation()?, stages))
     })?;
@@ -54,6 +61,7 @@ pub fn repartition(plan: &Plan, cluster: &Cluster) -> Result<Option<Repartitione
 fn with_problem<T>(
     plan: &Plan,
     cluster: &Cluster,
+    within: Option<&Within>,
     ask: impl FnOnce(&Undecided, &Problem) -> Option<T>,
 ) -> Result<Option<T>, PlanError> {
     let pools = match PoolAssignment::of(cluster, &plan.mesh) {
@@ -80,8 +88,9 @@ fn with_problem<T>(
         flights: &flights,
         capacity: &capacity,
         orders: Default::default(),
+        within,
     };
-    Ok(undecided.problem().and_then(|problem| ask(&undecided, &problem)))
+    Ok(undecided.alike_problem().and_then(|problem| ask(&undecided, &problem)))
 }
 
 #[cfg(test)]
@@ -105,14 +114,14 @@ mod tests {
     #[test]
     fn the_program_finds_the_searchs_stages_or_as_good_ones() {
         let (plan, cluster) = tight();
-        let found = repartition(&plan, &cluster).unwrap().expect("four stages of one chunk");
-        let paths = with_problem(&plan, &cluster, |_, problem| Some(problem.seconds_of(&problem.solve()?)));
+        let found = repartition(&plan, &cluster, None).unwrap().expect("four stages of one chunk");
+        let paths = with_problem(&plan, &cluster, None, |_, problem| Some(problem.seconds_of(&problem.solve()?)));
         let paths = paths.unwrap().unwrap();
         assert!((found.objective_s / paths - 1.0).abs() < 1e-3, "{} for {paths}", found.objective_s);
         assert!(found.relaxation_s <= paths * (1.0 + 1e-6), "{} above {paths}", found.relaxation_s);
         let step = predict_figures(&plan, &cluster).unwrap().step_time_s;
         assert!((found.figures.step_time_s / step - 1.0).abs() < 0.01, "{} for {step}", found.figures.step_time_s);
         let single = Plan { mesh: meshwright_hardware::mesh::Mesh::ONE, stages: plan.stages[..1].to_vec(), ..plan };
-        assert!(repartition(&single, &cluster).unwrap().is_none());
+        assert!(repartition(&single, &cluster, None).unwrap().is_none());
     }
 }

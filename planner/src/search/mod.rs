@@ -41,12 +41,14 @@ mod stages;
 mod state;
 mod timeline;
 mod times;
+mod within;
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
 use meshwright_hardware::profile::Cluster;
 
+use crate::ability::Ability;
 use crate::error::PlanError;
 use crate::job::{Fix, Job, Software};
 use crate::plan::Plan;
@@ -124,9 +126,9 @@ pub fn search_with(
     Ok(found)
 }
 
-/// Whether any plan fits: the search up to the first whose stages have the memory, without its simulation.
-pub fn fits(job: &Job, cluster: &Cluster, fix: &Fix) -> Result<bool, PlanError> {
-    let options = SearchOptions { unsimulated: true, ..SearchOptions::FULL };
+/// Whether any plan fits that an engine can express: the search up to the first whose stages have the memory, without its simulation.
+pub fn fits(job: &Job, cluster: &Cluster, fix: &Fix, engine: Option<&Ability>) -> Result<bool, PlanError> {
+    let options = SearchOptions { unsimulated: true, engine, ..SearchOptions::FULL };
     let job = &job.under(&cluster.stack);
     let mut search = Search::of(job, cluster, fix, (1, options))?;
     search.begin()?;

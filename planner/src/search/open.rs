@@ -231,7 +231,8 @@ impl Search<'_> {
         let plan = self.space.plan(&shape, widest);
         let kernels = self.kernels[index];
         if self.trades[kernels].is_empty() {
-            let trades = self.links.iter_mut().map(|links| Trade::of(&plan, &mut links.prices));
+            let ability = self.space.within.as_ref().map(|within| within.ability);
+            let trades = self.links.iter_mut().map(|links| Trade::of(&plan, &mut links.prices, ability));
             self.trades[kernels] = trades.collect::<Result<Vec<_>, _>>()?;
         }
         let kernels = self.quick[kernels][0].kernels(&plan) * plan.microbatches() as f64 / plan.mesh.pp as f64;

@@ -1,10 +1,11 @@
-//! The options of a search: when it has seen enough, and who watches.
+//! The options of a search: when it has seen enough, and who watches, what it keeps to.
 //!
-//! In: limits in seconds a step, a watcher. Out: [`SearchOptions`], which [`super::search_with`] asks at every turn.
+//! In: limits in seconds a step, an engine, a watcher. Out: [`SearchOptions`], which [`super::search_with`] asks at every turn.
 //!
 //! Invariant: the watcher changes nothing.
 
 use super::{EFFORT, TOLERANCE};
+use crate::ability::Ability;
 
 /// When a search has seen enough, and who watches it.
 #[derive(Clone, Copy)]
@@ -25,6 +26,8 @@ pub struct SearchOptions<'a> {
     pub guesses: bool,
     /// Whether it ends with the first plan that fits, unsimulated.
     pub unsimulated: bool,
+    /// It keeps to what this engine can express.
+    pub engine: Option<&'a Ability>,
     /// Is told how far it is.
     pub watch: Option<&'a (dyn Fn(&Progress) + Sync)>,
 }
@@ -53,6 +56,7 @@ impl SearchOptions<'_> {
         idle: true,
         guesses: true,
         unsimulated: false,
+        engine: None,
         watch: None,
     };
 

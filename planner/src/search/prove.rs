@@ -47,6 +47,8 @@ impl Ways<'_> {
         let Undecided { plan, costs, .. } = self.undecided;
         let (mut played, mut left) = (Vec::new(), PLAYS);
         for held in all {
+            let within = self.undecided.within;
+            let alike = within.map(|within| self.undecided.least_alike(within, &held));
             let mut some = vec![Vec::with_capacity(held.len())];
             for (stage, &layers) in held.iter().enumerate() {
                 let ways = self.of(stage, layers);
@@ -60,6 +62,7 @@ impl Ways<'_> {
                 }
             }
             left -= some.len();
+            let some = alike.map_or(some, |stages| stages.into_iter().collect());
             for stages in some.into_iter().filter(|stages| self.undecided.fits(stages)) {
                 let plan = Plan { stages, ..Plan::clone(plan) };
                 let seconds = timeline::step(&plan, costs);
@@ -109,7 +112,7 @@ impl Search<'_> {
     ) -> Result<f64, PlanError> {
         let group = self.exact_group(index, of)?;
         let costs: Vec<&Costs> = pools.iter().map(|&pool| &group.costs[pool]).collect();
-        let plan = self.space.plan(&self.shapes[index], of);
+        let (plan, within) = (self.space.plan(&self.shapes[index], of), self.space.within.clone());
         let flights = self.flights(plan.pipeline());
         let capacity: Vec<u64> = pools.iter().map(|&pool| self.capacity[pool]).collect();
         let sizes = &group.sizes;
@@ -120,6 +123,7 @@ impl Search<'_> {
             flights: &flights,
             capacity: &capacity,
             orders: Default::default(),
+            within: within.as_deref(),
         };
         let [sooner, ways] =
             [false, true].map(|played| Ways { undecided: &undecided, played, known: Default::default() });
@@ -167,7 +171,7 @@ impl Search<'_> {
         if of.pp == 1 || of.chunks > 1 {
             return false;
         }
-        let shape = self.shapes[index];
+        let (shape, within) = (self.shapes[index], self.space.within.clone());
         let (plan, pipeline) = (self.space.plan(&shape, of), self.pipeline(&shape, of));
         let batch = self.space.job.global_batch / shape.microbatch;
         let flights = self.flights(plan.pipeline());
@@ -183,6 +187,7 @@ impl Search<'_> {
                 flights: &flights,
                 capacity: &capacity,
                 orders: Default::default(),
+                within: within.as_deref(),
             };
             let Some(problem) = undecided.problem() else { continue };
             let takes = |stage: usize, layers: usize| {

@@ -6,14 +6,18 @@
 //! with its reason.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use meshwright_hardware::mesh::{Axis, Mesh, Order};
 use rustc_hash::FxHashMap;
 
+use crate::ability::Ability;
 use crate::job::{Fix, Job, LayerKind};
 use crate::limits;
 use crate::plan::{Plan, Stage, check_tp};
 use crate::schedule::Schedule;
+
+use super::within::Within;
 
 /// Whether a value is as fixed, or nothing is.
 fn allows<T: PartialEq>(fixed: &Option<T>, value: &T) -> bool {
@@ -52,6 +56,16 @@ impl KernelShape {
         let among = if ep > 1 { cp * if whole_experts { tp } else { 1 } } else { 1 };
         (tp * cp, among, ep, microbatch, splits)
     }
+
+    /// Whether an engine can express it.
+    fn is_within(&self, ability: &Ability) -> bool {
+        let &KernelShape { tp, cp, ep, whole_experts, sequence_parallel, ring, splits, .. } = self;
+        let experts = if tp > 1 { ability.ep[usize::from(whole_experts)] } else { ability.ep.contains(&true) };
+        (tp == 1 || ability.tp[usize::from(sequence_parallel)])
+            && (cp == 1 || ability.cp[usize::from(ring)])
+            && (ep == 1 || experts)
+            && (!splits || ability.schedules.iter().any(|(schedule, _)| schedule.splits()))
+    }
 }
 
 /// The other decisions.
@@ -83,6 +97,8 @@ pub struct Space<'a> {
     pub fix: &'a Fix,
     /// Whether the devices are in several pools, on which replicas may take unlike shares of the batch.
     pub pools: bool,
+    /// The engine to plan for.
+    pub within: Option<Arc<Within<'a>>>,
 }
 
 impl Space<'_> {
@@ -140,6 +156,9 @@ impl Space<'_> {
                 let holds = |ep: usize| if self.idle.is_some() { ep <= spread } else { spread.is_multiple_of(ep) };
                 for ep in divisors(experts).filter(|ep| allows(&fix.ep, ep) && holds(*ep)) {
                     let shape = KernelShape { tp, cp, ep, whole_experts, microbatch, sequence_parallel, ring, splits };
+                    if self.within.as_ref().is_some_and(|within| !shape.is_within(within.ability)) {
+                        continue;
+                    }
                     // Where devices may be idle, the search asks for combinations once it knows how many.
                     let mut any = || {
                         let known = known.entry(shape.list_key());
@@ -223,7 +242,8 @@ impl Space<'_> {
         let &KernelShape { cp, microbatch, splits, .. } = shape;
         let shape = *shape;
         let fits = move |&(dp, pp): &(usize, usize)| {
-            allows(&fix.pp, &pp) && allows(&fix.dp, &dp) && pp <= job.model.depth() && self.holds_experts(&shape, dp)
+            let stages = allows(&fix.pp, &pp) && pp <= fix.max_pp.unwrap_or(pp).min(job.model.depth());
+            stages && allows(&fix.dp, &dp) && self.holds_experts(&shape, dp)
         };
         let even = move |dp: usize| job.global_batch.is_multiple_of(dp * microbatch);
         // With several pools, stages or replicas lie in one each: whichever of them is outermost.
@@ -232,6 +252,7 @@ impl Space<'_> {
             Some(order) => vec![order],
             None => both[..if self.pools { 2 } else { 1 }].to_vec(),
         };
+        let within = self.within.as_deref();
         let meshes = meshes.filter(fits).flat_map(move |mesh| orders.clone().into_iter().map(move |o| (mesh, o)));
         meshes.flat_map(move |((dp, pp), order)| {
             // Unlike shares need not divide evenly.
@@ -247,7 +268,9 @@ impl Space<'_> {
             ways.into_iter().flat_map(move |(schedule, chunks)| {
                 // Ranks to shard over are fixed of plans that shard.
                 let least = u8::from(fix.shard.is_some());
+                let can = move |zero: &u8| within.is_none_or(|within| dp * cp == 1 || within.zero(pp, *zero));
                 let zeros = self.zeros(dp * cp, schedule).into_iter().filter(move |zero| (least..=most).contains(zero));
+                let zeros = zeros.filter(can);
                 zeros.map(move |zero| Combination { dp, pp, schedule, chunks, zero, order })
             })
         })
@@ -283,6 +306,9 @@ impl Space<'_> {
             };
             all.extend(allowed.iter().copied().filter(finer).map(|chunks| (schedule, chunks)));
         }
+        if let Some(within) = &self.within {
+            all.retain(|&(schedule, chunks)| within.pipeline((pp, layers), schedule, chunks));
+        }
         all.sort_by_key(|&(_, chunks)| chunks);
         all.retain(|(schedule, chunks)| allows(&self.fix.schedule, schedule) && allows(&self.fix.chunks, chunks));
         all
@@ -310,7 +336,8 @@ impl Space<'_> {
             if mesh.spread() > 1 && !order.spreads() {
                 continue;
             }
-            if !seen.contains(&axes) {
+            let can = self.within.as_ref().is_none_or(|within| within.order(order));
+            if can && !seen.contains(&axes) {
                 seen.push(axes);
                 all.push(order);
             }

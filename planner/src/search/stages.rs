@@ -10,6 +10,7 @@
 use std::cell::OnceCell;
 
 use super::partition::{Choice, Problem};
+use super::within::{UniformRecompute, Within};
 use crate::lower::{InFlight, Once, PieceSize, PieceSizes, places_away};
 use crate::plan::{Plan, Recompute, Stage};
 use crate::schedule::{Action, Pipeline};
@@ -17,6 +18,9 @@ use crate::schedule::{Action, Pipeline};
 use super::bound::ends;
 use super::partition_bound::LeastTime;
 use super::times::{Costs, Times};
+
+/// Numbers of layers recomputed in full that are tried, from the fewest that fit.
+const TRIED: usize = 3;
 
 /// A candidate whose stages are to be decided.
 pub struct Undecided<'a> {
@@ -32,17 +36,23 @@ pub struct Undecided<'a> {
     pub capacity: &'a [u64],
     /// What stages do in a few microbatches, and in all.
     pub orders: [OnceCell<Vec<Vec<Action>>>; 2],
+    /// The engine to plan for.
+    pub within: Option<&'a Within<'a>>,
 }
 
 impl Undecided<'_> {
     /// The best stages that fit; and of which problem, where layers may be partitioned over several.
     pub fn decide(&self) -> Option<(Vec<Stage>, Option<Problem>)> {
-        if self.plan.chunks > 1 {
+        if self.plan.chunks > 1 || self.within.is_some_and(|within| !within.ability.uneven) {
             return self.even().map(|stages| (stages, None));
         }
         let mut problem = self.partitions(false)?;
-        let stages = self.solve(&mut problem).filter(|stages| self.fits(stages))?;
-        Some((stages, (self.plan.mesh.pp > 1).then_some(problem)))
+        let mut stages = self.solve(&mut problem)?;
+        if let Some(within) = self.within.filter(|within| !within.recomputes(&stages)) {
+            stages = self.alike(within, &problem)?.0;
+        }
+        let problem = (self.plan.mesh.pp > 1).then_some(problem);
+        Some((stages, problem)).filter(|(stages, _)| self.fits(stages))
     }
 
     /// The best stages of a problem whose moves were not played yet: what is chosen is played until nothing more is.
@@ -64,6 +74,39 @@ impl Undecided<'_> {
         }
     }
 
+    /// The best stages of those that recompute alike, as an engine does; and of which problem.
+    fn alike(&self, within: &Within, problem: &Problem) -> Option<(Vec<Stage>, Problem)> {
+        let most = problem.choices.iter().flatten().map(|choice| choice.stage.layers).max()?;
+        let solve = |way: UniformRecompute| {
+            let choices = problem.choices.iter().enumerate().map(|(stage, all)| {
+                let windows = all.iter().map(|choice| Window::of(self, stage, choice.stage.layers));
+                let fitting = windows.filter(|window| window.bytes(&way.stage(window.count)) <= self.capacity[stage]);
+                let choice = |window: Window| {
+                    let stage = way.stage(window.count);
+                    Choice { seconds: window.seconds(&stage), stage }
+                };
+                fitting.map(choice).collect()
+            });
+            let alike = Problem { choices: choices.collect(), ..*problem };
+            alike.solve().map(|stages| (stages, alike))
+        };
+        let (full, less): (Vec<UniformRecompute>, Vec<UniformRecompute>) = UniformRecompute::all(within.ability, most)
+            .into_iter()
+            .partition(|way| matches!(way, UniformRecompute::Full(_)));
+        // The fewest that make a partition fit, and those that leave more choice of it.
+        let fewest = least(0, full.len(), |at| solve(full[at]).is_some());
+        let best = less.into_iter().chain(full.into_iter().skip(fewest).take(TRIED)).filter_map(solve);
+        let seconds = |(stages, problem): &(Vec<Stage>, Problem)| problem.seconds_of(stages);
+        best.min_by(|a, b| seconds(a).total_cmp(&seconds(b)))
+    }
+
+    /// Stages of so many layers that recompute alike, and no more than makes them fit.
+    pub fn least_alike(&self, within: &Within, held: &[usize]) -> Option<Vec<Stage>> {
+        let most = held.iter().copied().max()?;
+        let stages = |way: UniformRecompute| held.iter().map(|&layers| way.stage(layers)).collect::<Vec<_>>();
+        UniformRecompute::all(within.ability, most).into_iter().map(stages).find(|stages| self.fits(stages))
+    }
+
     /// Whether stages fit, exactly.
     pub fn fits(&self, stages: &[Stage]) -> bool {
         let plan = Plan { stages: stages.to_vec(), ..self.plan.clone() };
@@ -75,7 +118,17 @@ impl Undecided<'_> {
         self.partitions(true)
     }
 
-    /// The same, moves to the host played or by their own time alone.
+    /// The problem of the best stages: where an engine recomputes alike on all, that of its best way.
+    pub fn alike_problem(&self) -> Option<Problem> {
+        let problem = self.problem()?;
+        match self.within {
+            Some(within) if within.ability.uneven => self.alike(within, &problem).map(|(_, problem)| problem),
+            Some(_) => None,
+            None => Some(problem),
+        }
+    }
+
+    /// The partitioning problem, moves to the host played or by their own time alone.
     fn partitions(&self, played: bool) -> Option<Problem> {
         let (layers, stages) = (self.plan.job.model.depth(), self.plan.mesh.pp);
         let choices: Vec<Vec<Choice>> = (0..stages).map(|stage| self.choices(stage, played)).collect();
@@ -141,8 +194,10 @@ impl Undecided<'_> {
         let plan = self.plan;
         let (depth, layers) = (plan.mesh.pp * plan.chunks, plan.job.model.depth());
         let held = crate::plan::layers_of(layers, depth);
-        let mut all: Vec<Stage> =
-            held.iter().map(|&layers| Stage { layers, full: 0, selective: 0, offload: 0 }).collect();
+        if let Some(within) = self.within {
+            return self.least_alike(within, &held);
+        }
+        let mut all: Vec<Stage> = held.iter().map(|&layers| UniformRecompute::Nothing.stage(layers)).collect();
         let mut whole = Plan { stages: all.clone(), ..plan.clone() };
         for stage in 0..plan.mesh.pp {
             let places: Vec<usize> = (0..plan.chunks).map(|chunk| plan.virtual_stage(stage, chunk)).collect();
@@ -256,6 +311,11 @@ impl<'a> Window<'a> {
             return vec![mix(0, 0)];
         }
         let mut ways = Vec::new();
+        if let Some(within) = self.undecided.within {
+            // What recomputes least: another may be needed beside other stages, but takes longer.
+            let all = UniformRecompute::all(within.ability, layers);
+            return all.into_iter().map(|way| way.stage(layers)).find(fits).into_iter().collect();
+        }
         if let Some(offload) = self.away(capacity) {
             ways.push(offload);
         }

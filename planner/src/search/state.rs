@@ -30,6 +30,7 @@ use super::pool_assignment::{self, PoolAssignment};
 use super::shape_bound::ShapeFloors;
 use super::space::{Combination, KernelShape, ListKey, Space};
 use super::times::Costs;
+use super::within::Within;
 use super::{AT_ONCE, Progress, SearchOptions};
 
 /// What is known of a part of the space.
@@ -187,7 +188,12 @@ impl<'a> Search<'a> {
         (top, options): (usize, SearchOptions<'a>),
     ) -> Result<Self, PlanError> {
         let pools = cluster.pools.len() > 1;
-        let space = |idle: Option<usize>| Space { job, devices: cluster.devices(), idle, fix, pools };
+        // Engines know of no unlike pools: on those plans are for whatever runs them.
+        let within = options.engine.filter(|_| !pools).map(|ability| Arc::new(Within::of(ability, job)));
+        let space = |idle: Option<usize>| {
+            let (devices, within) = (cluster.devices(), within.clone());
+            Space { job, devices, idle, fix, pools, within }
+        };
         let capacity = |memory: u64| job.goal.usable(memory, &cluster.stack);
         Ok(Search {
             space: space(None),

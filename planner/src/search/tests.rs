@@ -254,7 +254,7 @@ fn what_moves_to_the_host_is_played_as_it_is_simulated() {
 
 fn what_moves_is_played(job: Job) {
     let (cluster, fix) = (cluster("1x dgx-h100"), Fix::default());
-    let space = Space { job: &job, devices: 8, idle: None, fix: &fix, pools: false };
+    let space = Space { job: &job, devices: 8, idle: None, fix: &fix, pools: false, within: None };
     let mut looked = 0;
     for shape in space.shapes(&mut BTreeMap::new()).into_iter().filter(|shape| shape.microbatch == 1 && !shape.splits) {
         for of in space.combinations(&shape).filter(|of| of.pp <= 4 && of.chunks == 1) {
@@ -276,7 +276,7 @@ fn what_moves_is_played(job: Job) {
 fn no_plan_that_hardly_fits_is_below_its_floor_by_memory() {
     let (job, cluster, fix) = (job_of_eight(16), cluster("1x dgx-h100"), Fix::default());
     let mut links = CachedPrices::new(pool_assignment::prices(&cluster, job.precision).unwrap().remove(0));
-    let space = Space { job: &job, devices: 8, idle: None, fix: &fix, pools: false };
+    let space = Space { job: &job, devices: 8, idle: None, fix: &fix, pools: false, within: None };
     let (mut looked, mut higher) = (0, 0);
     for shape in space.shapes(&mut BTreeMap::new()).into_iter().filter(|shape| shape.microbatch <= 2) {
         for of in space.combinations(&shape) {
@@ -302,8 +302,9 @@ fn no_plan_that_hardly_fits_is_below_its_floor_by_memory() {
                 flights: &flights,
                 capacity: &vec![capacity; of.pp],
                 orders: Default::default(),
+                within: None,
             };
-            let trade = memory_bound::Trade::of(&plan, &mut links.prices).unwrap();
+            let trade = memory_bound::Trade::of(&plan, &mut links.prices, None).unwrap();
             let kind = trade.kind;
             let layer_capacity =
                 memory_bound::LayerCapacity::of(&trade, costs.layer(kind), &sizes.layers[&kind][0], capacity);
@@ -353,7 +354,7 @@ fn no_spreading_of_layers_is_below_its_floor() {
     job.global_batch = 24;
     let cluster = cluster("2x dgx-h100");
     let mut links = CachedPrices::new(pool_assignment::prices(&cluster, job.precision).unwrap().remove(0));
-    let space = Space { job: &job, devices: 16, idle: None, fix: &Fix::default(), pools: false };
+    let space = Space { job: &job, devices: 16, idle: None, fix: &Fix::default(), pools: false, within: None };
     let mut looked = 0;
     for shape in space.shapes(&mut BTreeMap::new()).into_iter().filter(|shape| shape.microbatch <= 2) {
         for of in space.combinations(&shape).filter(|of| of.pp > 1 && of.chunks == 1) {

@@ -6,7 +6,7 @@ use meshwright_hardware::units::Precision;
 use meshwright_planner::job::{Experts, Job, Model};
 use meshwright_planner::plan::Plan;
 
-use crate::ability::Losses;
+use meshwright_planner::ability::Losses;
 
 /// What of a model these layers have not.
 pub fn fit(plan: &mut Plan, losses: &mut Losses) {

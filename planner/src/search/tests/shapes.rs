@@ -15,7 +15,7 @@ fn floors_of(job: &Job, stack: Arc<Stack>, step: usize, least: f64) {
     let (model, precision) = (&job.model.name, job.precision);
     let cluster = cluster("16x dgx-h100").under(stack);
     let mut links = CachedPrices::new(pool_assignment::prices(&cluster, precision).unwrap().remove(0));
-    let space = Space { job, devices: 128, idle: None, fix: &Fix::default(), pools: false };
+    let space = Space { job, devices: 128, idle: None, fix: &Fix::default(), pools: false, within: None };
     let (mut looked, mut share) = (0, 0.0);
     for shape in space.shapes(&mut BTreeMap::new()).into_iter().step_by(step) {
         let of = space.combinations(&shape).next().unwrap();

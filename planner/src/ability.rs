@@ -7,9 +7,10 @@
 
 use meshwright_hardware::mesh::{Mesh, Order};
 use meshwright_hardware::units::Precision;
-use meshwright_planner::job::OptimizerName;
-use meshwright_planner::plan::{Plan, Stage};
-use meshwright_planner::schedule::Schedule;
+
+use crate::job::{Job, OptimizerName};
+use crate::plan::{Plan, Stage};
+use crate::schedule::Schedule;
 
 mod model;
 
@@ -36,6 +37,8 @@ pub enum Reach {
 /// What an engine can express.
 #[derive(Clone, Copy, Debug)]
 pub struct Ability {
+    /// The engine's name, for people.
+    pub engine: &'static str,
     /// Tensor parallelism without sequence parallelism, and with it.
     pub tp: [bool; 2],
     /// Context parallelism that gathers keys and values, and that passes them round a ring.
@@ -66,6 +69,8 @@ pub struct Ability {
     pub orders: &'static [Order],
     /// Models.
     pub models: Families,
+    /// Decisions that cannot stand beside each other, for what the rest lets pass: makes the nearest plan that it can.
+    pub rules: fn(&mut Plan, &mut Losses),
 }
 
 /// Which models an engine can train.
@@ -109,6 +114,20 @@ impl Losses {
 }
 
 impl Ability {
+    /// What a job asks that the engine lacks whatever the plan.
+    pub fn lacks(&self, job: &Job) -> Vec<Lost> {
+        let (mut plan, mut losses) = (Plan::single(job.clone(), job.global_batch), Losses::default());
+        self.fit(&mut plan, &mut losses);
+        losses.0
+    }
+
+    /// Whether a plan's decisions can be expressed, whatever its job `lacks`.
+    pub fn can(&self, plan: &Plan, lacks: &[Lost]) -> bool {
+        let mut losses = Losses::default();
+        self.fit(&mut plan.clone(), &mut losses);
+        losses.0.iter().all(|loss| lacks.contains(loss))
+    }
+
     /// Makes of a plan the nearest that can be expressed.
     pub fn fit(&self, plan: &mut Plan, losses: &mut Losses) {
         self.models.fit(&plan.job, losses);
@@ -117,6 +136,9 @@ impl Ability {
         self.fit_pipeline(plan, losses);
         self.fit_zero(plan, losses);
         self.fit_recompute(plan, losses);
+        if losses.have_a_way() {
+            (self.rules)(plan, losses);
+        }
     }
 
     fn fit_job(&self, plan: &mut Plan, losses: &mut Losses) {
@@ -317,6 +339,3 @@ fn one_chunk(plan: &mut Plan) {
     let stages: Vec<Stage> = (0..plan.mesh.pp).filter_map(merged).collect();
     (plan.stages, plan.chunks) = (stages, 1);
 }
-
-#[cfg(test)]
-mod tests;

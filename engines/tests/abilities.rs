@@ -1,8 +1,12 @@
-use meshwright_planner::job::Job;
-use meshwright_planner::models;
+//! Abilities of engines: the nearest plan loses nothing more, and what can be expressed is left as it is.
 
-use super::*;
-use crate::engine::ENGINES;
+use meshwright_engines::engine::ENGINES;
+use meshwright_hardware::mesh::Order;
+use meshwright_planner::ability::Losses;
+use meshwright_planner::job::{Job, OptimizerName};
+use meshwright_planner::models;
+use meshwright_planner::plan::{Plan, Stage};
+use meshwright_planner::schedule::Schedule;
 
 fn plan(layers: &[usize]) -> Plan {
     let mut model = models::load("llama3-8b").unwrap();

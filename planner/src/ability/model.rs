@@ -2,7 +2,7 @@
 //!
 //! In: a job, an engine's [`Families`]. Out: a loss where it has none like it; no other model stands in its place.
 
-use meshwright_planner::job::{Architecture, Job};
+use crate::job::{Architecture, Job};
 
 use super::{Families, Losses};
 
