@@ -22,9 +22,10 @@ json.dump({"argv": sys.argv, "env": dict(os.environ)}, open(os.environ["CAPTURED
 """
 
 
-def plan_of(case):
-    """A plan, with what files leave out filled in as Meshwright does."""
-    with open(CASES / f"{case}.toml", "rb") as file:
+def plan_of(folder):
+    """A folder's plan, with what files leave out filled in as Meshwright does: the case it was made of, or what was found for it."""
+    case = CASES / f"{folder.name}.toml"
+    with open(case if case.exists() else folder / "plan.toml", "rb") as file:
         plan = tomllib.load(file)
     mesh = plan["mesh"]
     for axis in ("dp", "pp", "tp", "cp", "ep"):
@@ -107,24 +108,29 @@ def in_child(work):
     return json.loads(text) if text else {"accepted": False, "error": "the parser ended the process"}
 
 
+def folders_of_plans(root):
+    """Whether a folder holds what was planned, not the cases."""
+    return root.parent.name == "planned"
+
+
 def check(look, negatives=()):
-    """Looks at every folder under the first argument, then at what has to be refused, and prints what was found.
+    """Looks at every folder under the first argument, then at what has to be refused of the cases, and prints what was found.
 
     `look(plan, folder)` gives what was wanted and what was found; `negatives` are a name, a case, and a change of its folder.
     """
 
-    def answer(case, folder):
-        wanted, found = look(plan_of(case), folder)
+    def answer(folder):
+        wanted, found = look(plan_of(folder), folder)
         return {"accepted": True, "compared": len(wanted), "unequal": differences(wanted, found)}
 
     root = pathlib.Path(sys.argv[1])
     for folder in sorted(path for path in root.iterdir() if path.is_dir()):
-        print(json.dumps({"case": folder.name, **in_child(lambda: answer(folder.name, folder))}), flush=True)
-    for name, case, change in negatives:
+        print(json.dumps({"case": folder.name, **in_child(lambda: answer(folder))}), flush=True)
+    for name, case, change in () if folders_of_plans(root) else negatives:
         with tempfile.TemporaryDirectory() as copy:
             subprocess.run(["cp", "-r", str(root / case), copy], check=True)
             change(pathlib.Path(copy) / case)
-            found = in_child(lambda: answer(case, pathlib.Path(copy) / case))
+            found = in_child(lambda: answer(pathlib.Path(copy) / case))
         print(json.dumps({"negative": name, "refused": not found["accepted"], "error": found.get("error")}), flush=True)
 
 

@@ -24,6 +24,17 @@ in the release that is named, on a CPU. *Values* are compared with the plan afte
 | engine | release | read by | folders | accepted | values equal | refused by export | bad files refused |
 |---|---|---|---|---|---|---|---|"""
 
+PLANNED = """
+## What is planned for an engine
+
+`meshwright plan --to ENGINE --export` for jobs drawn by a fixed seed (`scripts/engine_checks/planned.py`): models, systems, sequences
+and batches that somebody may ask for, under a stack of the engine. Folders go to the same parsers.
+
+| engine | plans exported | jobs that nothing fits | refused by export | accepted by the parser | values equal |
+|---|---|---|---|---|---|"""
+COMPARED = lambda line: line["compared"]
+UNEQUAL = lambda line: len(line["unequal"])
+
 
 def main():
     lines, tables, faults = [], [], []
@@ -53,6 +64,21 @@ def main():
         faults += [f"- {engine}: {line['negative']} was accepted" for line in bad if not line["refused"]]
     print(HEAD)
     print("\n".join(lines))
+    print(PLANNED)
+    for engine in READERS:
+        path = pathlib.Path(sys.argv[1]) / f"{engine}.planned.jsonl"
+        if path.exists():
+            first, *found = [json.loads(line) for line in path.read_text().splitlines()]
+            accepted = [line for line in found if line["accepted"]]
+            compared, unequal = (sum(of(line) for line in accepted) for of in (COMPARED, UNEQUAL))
+            print(
+                f"| {engine} | {first['planned']} | {first['nothing_fits']} | {first['refused']} | {len(accepted)} "
+                f"| {compared - unequal} of {compared} |"
+            )
+            for line in found:
+                if not line["accepted"]:
+                    faults.append(f"- {engine}, {line['case']}: {line['error'].splitlines()[0]}")
+                faults += [f"- {engine}, {line['case']}: {k} is {got}, not {w}" for k, w, got in line.get("unequal", [])]
     print("\n## Cases\n\n" + "\n".join(tables))
     print("\n## Not as it should be\n\n" + ("\n".join(faults) or "Nothing."))
 

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use super::architectures::{Halves, KnownArchitecture, known, notes, refuse_unmodelled};
 use super::keys::Config;
 use crate::error::{Fault, PlanError};
-use crate::job::{Architecture, Experts, Family, Latent, Model};
+use crate::job::{Architecture, DROPLESS, Experts, Family, Latent, Model};
 
 /// Reads a `config.json`: the model, and what of it is left out.
 pub(super) fn parse(file: &str, text: &str) -> Result<(Model, Vec<String>), PlanError> {
@@ -157,7 +157,8 @@ fn experts(config: &Config, known: &KnownArchitecture, layers: usize) -> Result<
         shared_ffn: stated.or(shared).unwrap_or(0),
         dense_layers: dense,
         every,
-        capacity: 1.25,
+        // Their layers have none: every token reaches its experts.
+        capacity: DROPLESS,
         balance: 0.0,
     }))
 }
