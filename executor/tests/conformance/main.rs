@@ -2,8 +2,9 @@
 //!
 //! In: for each device, how it is made. Out: for each, a module of the same tests, one a family of ops.
 //!
-//! Invariant: ops are the vocabulary's own samples, and operands come from fixed seeds.
+//! Invariant: ops are the vocabulary's own samples.
 
+mod cases;
 mod suite;
 
 use std::collections::BTreeMap;

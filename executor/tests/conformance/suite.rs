@@ -8,10 +8,10 @@ use meshwright_executor::ExecutorError;
 use meshwright_executor::device::{Access, Device, Region, StepArgs};
 use meshwright_executor::kernels::AdamWSettings;
 use meshwright_hardware::mesh::{Axis, Coord, Rank};
-use meshwright_hardware::op::{DtypeClass, Mode, NONE, Op, Param, Sizes, StepSettings, Values};
+use meshwright_hardware::op::{Mode, Op, Param};
 use meshwright_hardware::program::{Buffer, Elem, Lifetime};
-use rand_xoshiro::SplitMix64;
-use rand_xoshiro::rand_core::{RngCore, SeedableRng};
+
+use super::cases::{Case, each_case, is_ids, rounded};
 
 /// How a device is made.
 pub type Make<'a> = &'a dyn Fn(Rank, &[Buffer]) -> Result<Box<dyn Device>, ExecutorError>;
@@ -41,25 +41,6 @@ fn tolerance(elem: Elem) -> f64 {
 /// Half the distance between the smallest numbers of fp16.
 const TINY: f64 = 1.0 / (1 << 25) as f64;
 
-/// Operands by chance.
-pub struct Random(SplitMix64);
-
-impl Random {
-    pub fn new(seed: u64) -> Self {
-        Random(SplitMix64::seed_from_u64(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
-    }
-
-    /// In `low ..= high`.
-    pub fn from(&mut self, low: usize, high: usize) -> usize {
-        low + (self.0.next_u64() % (high - low + 1) as u64) as usize
-    }
-
-    /// `n` values in -1..1 that an `f32` holds.
-    fn values(&mut self, n: usize) -> Vec<f64> {
-        (0..n).map(|_| f64::from((self.0.next_u64() >> 40) as f32 / (1 << 23) as f32 - 1.0)).collect()
-    }
-}
-
 /// An optimizer step, with clipping or without, and scaled gradients.
 pub fn step(clip: f32) -> StepArgs {
     let (bias1, bias2, grad_scale) = (0.271, 0.0975, 1.0);
@@ -68,59 +49,9 @@ pub fn step(clip: f32) -> StepArgs {
     StepArgs { adamw, clip, loss_scale: 4.0 }
 }
 
-/// Operands that an op can be given: ids in range, statistics that belong to their rows, squares above zero.
-fn operands(op: &Op, random: &mut Random) -> Vec<Vec<f64>> {
-    let draw = |param: Param| match param.values {
-        Values::Any => random.values(param.elems),
-        Values::Below(most) => (0..param.elems).map(|_| random.from(0, most - 1) as f64).collect(),
-        Values::Distinct(most) => slots(random, param.elems, most),
-    };
-    let mut all: Vec<Vec<f64>> = op.signature().into_iter().map(draw).collect();
-    op.settle(&mut all);
-    // What an `f32` buffer can hold of it.
-    all.iter_mut().zip(op.signature()).filter(|(_, param)| !is_ids(param)).for_each(|(values, _)| {
-        values.iter_mut().for_each(|x| *x = f64::from(*x as f32));
-    });
-    all
-}
-
-fn is_ids(param: &Param) -> bool {
-    param.takes == DtypeClass::Ids
-}
-
-/// Different slots for as many choices as there are slots for, in any order; the others get none.
-fn slots(random: &mut Random, choices: usize, slots: usize) -> Vec<f64> {
-    let mut free: Vec<usize> = (0..slots).collect();
-    let slot = |_| {
-        let wanted = random.from(0, 1 << 20);
-        if free.is_empty() || wanted % 7 == 3 {
-            return f64::from(NONE);
-        }
-        free.swap_remove(wanted % free.len()) as f64
-    };
-    (0..choices).map(slot).collect()
-}
-
 /// An argument's elements as the host gives them.
 fn held(param: &Param, values: &[f64]) -> Vec<f32> {
     values.iter().map(|&x| if is_ids(param) { f32::from_bits(x as u32) } else { x as f32 }).collect()
-}
-
-/// The nearest number of a format, the even one of two, by arithmetic.
-pub fn rounded(elem: Elem, x: f64) -> f64 {
-    let (digits, least) = match elem {
-        Elem::F32 | Elem::U32 => return x,
-        Elem::Bf16 => (8, -126),
-        Elem::F16 => (11, -14),
-        Elem::F8 => (4, -6),
-    };
-    if !x.is_finite() {
-        return x;
-    }
-    let exponent = x.abs().log2().floor().max(f64::from(least));
-    let unit = (exponent - f64::from(digits - 1)).exp2();
-    let near = (x / unit).round_ties_even() * unit;
-    if elem == Elem::F16 && near.abs() > 65504.0 { f64::INFINITY.copysign(x) } else { near }
 }
 
 fn buffer(elems: usize, elem: Elem) -> Buffer {
@@ -148,28 +79,20 @@ fn read(device: &mut dyn Device, region: Region) -> Vec<f32> {
 /// Runs every op of a family once with its arguments on cache lines, once wherever they fall, twice each; weights and
 /// activations are of `elem`.
 pub fn family(make: Make, elem: Elem, scores: Scores, name: &str) {
-    let ops = Op::samples(&Sizes::edges()).into_iter().find(|(family, _)| *family == name);
-    let ops = ops.unwrap_or_else(|| panic!("no op is of the family {name}")).1;
-    for (i, op) in ops.iter().enumerate() {
+    each_case(name, elem, |Case { op, given, want, step }| {
         for line in [16, 1] {
-            let mut random = Random::new(100 + i as u64);
-            let (mut given, at, step) = (operands(op, &mut random), op.second_shard(), step([0.5, 0.0][i % 2]));
-            for (values, _) in given.iter_mut().zip(op.signature()).filter(|(_, p)| p.takes.may_be_narrow()) {
-                values.iter_mut().for_each(|x| *x = rounded(elem, *x));
-            }
-            let mut want = given.clone();
-            op.reference(&mut want, at, &StepSettings::from(&step));
-            let first = run_op(make, elem, op, &given, line, at, &step);
-            compare(op, elem, scores, &want, &first);
-            let again = run_op(make, elem, op, &given, line, at, &step);
+            let at = op.second_shard();
+            let first = run_op(make, elem, op, given, line, at, step);
+            compare(op, elem, scores, want, &first);
+            let again = run_op(make, elem, op, given, line, at, step);
             if scores == Scores::Narrow && elem != Elem::F32 && matches!(op, Op::AttentionGrad(_)) {
                 // cuDNN adds gradients of queries in whatever order blocks of keys are done.
-                compare(op, elem, scores, &want, &again);
+                compare(op, elem, scores, want, &again);
             } else {
                 assert!(first == again, "{op:?} in {elem:?} gave other bits the second time");
             }
         }
-    }
+    });
 }
 
 /// The arguments' bits after the op; checks that nothing else changed.
