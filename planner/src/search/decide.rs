@@ -19,7 +19,8 @@ use super::bound::{Whole, least_ratio};
 use super::pool_assignment::PoolAssignment;
 use super::space::Combination;
 use super::stages::{Undecided, least};
-use super::state::{DecidedCombination, FloorOf, Group, Known, Node, Search};
+use super::queue::Node;
+use super::state::{DecidedCombination, FloorOf, Group, Known, Search};
 use super::times::Costs;
 use super::within::{UniformRecompute, Within};
 use super::{partition_bound, shares, timeline};
@@ -34,7 +35,7 @@ impl<'a> Search<'a> {
         let over = |search: &Search, costs: &[&Costs]| {
             let pipeline = search.pipeline(&search.shapes[index], of);
             let any = |_: usize, _: usize| Some(Default::default());
-            least.max(partition_bound::floor(&search.space.job.model, &pipeline, costs, &any))
+            least.max(partition_bound::floor(&search.space.job.model, &pipeline, costs, &any, search.cut()))
         };
         if self.links.len() == 1 {
             let group = if partitioned { self.quick_group(index, of, false)? } else { None };
@@ -83,8 +84,9 @@ impl<'a> Search<'a> {
     pub(super) fn decide(&mut self, first: Wanted) -> Result<(), PlanError> {
         let mut batch = vec![first];
         let cut = self.cut();
-        let next =
-            |node: &Node| node.seconds < cut && matches!(node.known, Known::Combination(_, _, FloorOf::Partitions));
+        let next = |(seconds, known): (f64, &Known)| {
+            seconds < cut && matches!(known, Known::Combination(_, _, FloorOf::Partitions))
+        };
         while batch.len() < DECIDED_AT_ONCE && self.queue.peek().is_some_and(next) {
             let Some(Node { known: Known::Combination(index, of, _), seconds, .. }) = self.queue.pop() else { break };
             batch.push(Wanted { index, of, floor: seconds });
@@ -95,11 +97,17 @@ impl<'a> Search<'a> {
     /// Decides the stages of these combinations, and queues the plans by their bounds.
     pub(super) fn decide_these(&mut self, all: Vec<Wanted>) -> Result<(), PlanError> {
         let questions = all.into_iter().map(|wanted| self.question(wanted)).collect::<Result<Vec<_>, _>>()?;
-        let answers: Vec<_> = at_once(&questions, Question::answer);
+        let before = self.worth_playing();
+        let answers: Vec<_> = at_once(&questions, |question| question.answer(before));
         for (question, answer) in questions.into_iter().zip(answers) {
-            self.take(question, answer);
+            self.take(question, answer, before);
         }
         Ok(())
+    }
+
+    /// From where on a step's exact bound is of no use: it is ruled out, and as many plans are known as are wanted.
+    fn worth_playing(&self) -> f64 {
+        self.known.get(self.top - 1).map_or(f64::INFINITY, |known| known.max(self.cut()))
     }
 
     /// All that the stages of a combination depend on.
@@ -120,8 +128,8 @@ impl<'a> Search<'a> {
         Ok(Question { wanted, group, plan, pools, capacity, flights, within })
     }
 
-    /// Queues the plan of an answer, or counts why there is none.
-    fn take(&mut self, question: Question<'a>, answer: Result<Decision, &'static str>) {
+    /// Queues the plan of an answer whose bound is below a time, or counts why there is none.
+    fn take(&mut self, question: Question<'a>, answer: Result<Decision, &'static str>, before: f64) {
         let Question { wanted: Wanted { index, of, floor }, group, .. } = question;
         let Decision { plan, bound, problem } = match answer {
             Ok(decision) => decision,
@@ -135,6 +143,9 @@ impl<'a> Search<'a> {
             self.decided.push(DecidedCombination { floor, index, of, problem });
         }
         self.fits = true;
+        if bound >= before {
+            return self.leave(bound.max(floor), 1);
+        }
         self.know(bound.max(floor));
         self.push(bound.max(floor), Known::Plan(Box::new(plan)));
     }
@@ -181,8 +192,8 @@ struct Decision {
 }
 
 impl Question<'_> {
-    /// The best stages, or why there are none.
-    fn answer(&self) -> Result<Decision, &'static str> {
+    /// The best stages, or why there are none; their bound as far as it is below a time.
+    fn answer(&self, before: f64) -> Result<Decision, &'static str> {
         let Question { group, plan, pools, capacity, flights, within, .. } = self;
         let within = within.as_deref();
         let costs: Vec<&Costs> = pools.iter().map(|&pool| &group.costs[pool]).collect();
@@ -209,7 +220,7 @@ impl Question<'_> {
         let (stages, problem) = found.ok_or("out of memory")?;
         let mut plan = lacks(stages)?;
         let bound = match &group.assignment {
-            PoolAssignment::Stages(_) => timeline::step(&plan, &costs),
+            PoolAssignment::Stages(_) => timeline::step_before(&plan, &costs, before),
             PoolAssignment::Replicas(replicas) => shared_out(&mut plan, group, replicas)?,
         };
         Ok(Decision { plan, bound, problem })

@@ -7,7 +7,7 @@
 use crate::error::PlanError;
 
 use super::decide::Wanted;
-use super::state::{FloorOf, Known, Node, Search};
+use super::state::{FloorOf, Known, Search};
 
 impl Search<'_> {
     /// Finds the best plans, and what no other undercuts.
@@ -17,7 +17,7 @@ impl Search<'_> {
         self.fill()?;
         let cut = self.cut();
         let (mut slower, mut open, mut left) = (0, 0, f64::INFINITY);
-        for node in std::mem::take(&mut self.queue).into_vec() {
+        for node in self.queue.drain() {
             let held = self.combinations_of(&node.known);
             left = left.min(node.seconds);
             if node.seconds < cut { open += held } else { slower += held }
@@ -34,7 +34,7 @@ impl Search<'_> {
     pub(super) fn look(&mut self) -> Result<f64, PlanError> {
         let (mut effort, mut reached) = (0, 0.0);
         loop {
-            if self.idle_waits() && self.queue.peek().is_none_or(|first| first.seconds >= self.cut()) {
+            if self.idle_waits() && self.queue.peek().is_none_or(|(first, _)| first >= self.cut()) {
                 self.begin_idle()?;
                 effort = 0;
             }
@@ -45,7 +45,7 @@ impl Search<'_> {
             let tired = effort > self.options.effort && self.near() < self.options.below;
             let enough = self.options.enough(self.best_step()) || (self.options.unsimulated && self.fits);
             if tired || node.seconds >= self.cut() || enough {
-                self.queue.push(node);
+                self.push(node.seconds, node.known);
                 if tired && self.idle_waits() && !enough {
                     effort = 0;
                     self.begin_idle()?;
@@ -84,17 +84,13 @@ impl Search<'_> {
 
     /// Simulates the most promising plans that are known beside the best, until there are as many as wanted.
     pub(super) fn fill(&mut self) -> Result<(), PlanError> {
-        let nodes = std::mem::take(&mut self.queue).into_sorted_vec();
-        let (mut plans, mut rest): (Vec<Node>, Vec<Node>) =
-            nodes.into_iter().partition(|node| matches!(node.known, Known::Plan(_)));
-        let below = self.options.below;
-        while let Some(Node { known: Known::Plan(plan), .. }) =
-            plans.pop_if(|node| self.best.len() < self.top && node.seconds < below)
-        {
-            self.simulate(*plan)?;
+        for (seconds, plan) in self.queue.take_plans() {
+            if self.best.len() < self.top && seconds < self.options.below {
+                self.simulate(*plan)?;
+            } else {
+                self.push(seconds, Known::Plan(plan));
+            }
         }
-        rest.append(&mut plans);
-        self.queue = rest.into();
         Ok(())
     }
 }

@@ -16,7 +16,7 @@ use super::pool_assignment::PoolAssignment;
 use super::space::Combination;
 use super::state::{Group, Search};
 use super::times::Costs;
-use super::{memory_bound, stages};
+use super::{even_bound, memory_bound, stages};
 
 impl Search<'_> {
     /// What combinations of a shape's mesh and ZeRO stage share; `quick` if it is for floors alone.
@@ -83,8 +83,12 @@ impl Search<'_> {
         if pipeline.chunks == 1 {
             return memory_bound::floor(&pipeline, layer_capacity, floor);
         }
-        let flights = self.flights(pipeline);
-        let layers = self.space.layers_of_kind(pipeline.stages * pipeline.chunks, any.kind());
-        floor.max(memory_bound::even(&pipeline, layer_capacity, &flights, &layers))
+        let (flights, kind) = (self.flights(pipeline), any.kind());
+        let layers = self.even_layers(&pipeline, &group.costs[0]);
+        let own = layers.iter().position(|(other, _)| *other == kind).expect("it is one of the model's");
+        let again = |stage: usize| {
+            memory_bound::again(&pipeline, stage, layer_capacity(stage), &flights[stage], &layers[own].1)
+        };
+        floor.max(even_bound::floor(&pipeline, |stage| &group.costs[pools[stage]], &layers, again))
     }
 }

@@ -204,25 +204,20 @@ pub fn floor<'a>(pipeline: &Pipeline, layer_capacity: impl Fn(usize) -> &'a Laye
     ends[0]
 }
 
-/// A step of stages of several chunks, whose layers are even: `layers` are those of the layer_capacities' kind, by place; endless if
-/// they do not fit.
-pub fn even<'a>(
+/// Seconds a microbatch that a stage of several chunks makes again, or more; none if it does not fit. `layers` are those of the
+/// capacity's kind, by place.
+pub fn again(
     pipeline: &Pipeline,
-    layer_capacity: impl Fn(usize) -> &'a LayerCapacity,
-    flights: &[InFlight],
+    stage: usize,
+    layer_capacity: &LayerCapacity,
+    flight: &InFlight,
     layers: &[usize],
-) -> f64 {
-    let mut longest = 0.0f64;
-    for (stage, flight) in flights.iter().enumerate() {
-        let layer_capacity = layer_capacity(stage);
-        let own = |chunk: usize| layers[pipeline.virtual_stage(stage, chunk)];
-        let (held, in_flight) = ((0..pipeline.chunks).map(own).sum::<usize>(), flight.brief.together(own));
-        let left = layer_capacity.capacity - held as f64 * layer_capacity.state;
-        let again = if in_flight > 0 { layer_capacity.again(left / in_flight as f64) } else { Some(0.0) };
-        let Some(again) = again.filter(|_| left >= 0.0) else { return f64::INFINITY };
-        longest = longest.max(held as f64 * (layer_capacity.layer + again));
-    }
-    pipeline.microbatches as f64 * longest
+) -> Option<f64> {
+    let own = |chunk: usize| layers[pipeline.virtual_stage(stage, chunk)];
+    let (held, in_flight) = ((0..pipeline.chunks).map(own).sum::<usize>(), flight.brief.together(own));
+    let left = layer_capacity.capacity - held as f64 * layer_capacity.state;
+    let again = if in_flight > 0 { layer_capacity.again(left / in_flight as f64)? } else { 0.0 };
+    (left >= 0.0).then_some(held as f64 * again)
 }
 
 /// Layers that all stages together hold at the most in a step that ends at a time.

@@ -179,6 +179,20 @@ impl<'a> Paths<'a> {
         (reduce - own.backward - own.weights).max(0.0)
     }
 
+    /// Layers that a stage can have in a step that ends at a time, or more.
+    fn most(&self, stage: usize, end: f64) -> usize {
+        let layers = self.low.len() - 1;
+        let kinds = self.costs[stage].layers.iter().map(|(_, piece)| {
+            let mut one = Times::default();
+            one.layer(piece, Recompute::None);
+            one.total()
+        });
+        let each = kinds.fold(f64::INFINITY, f64::min);
+        let left = end / self.pipeline.microbatches as f64 - self.ends(stage).total();
+        // One more than there is time for, so that nothing depends on how the last digit is rounded.
+        if each > 0.0 { ((left / each).max(0.0) as usize + 1).min(layers) } else { layers }
+    }
+
     /// The longest path through a stage, and all its work.
     fn through(&self, stage: usize, span: (usize, usize), least: LeastTime) -> (f64, f64) {
         let passed = self.pass(stage, span, least, 0.0);
@@ -219,41 +233,48 @@ fn summed(costs: &Costs) -> f64 {
     if layer > 0.0 { (layer + late(&costs.embed)).max(0.0) } else { 0.0 }
 }
 
-/// A step of any partition of layers over stages; `costs` are by stage.
-pub fn floor(model: &Model, pipeline: &Pipeline, costs: &[&Costs], least: &Least) -> f64 {
+/// A step of any partition of layers over stages, as far as it ends before a time: else that. `costs` are by stage.
+pub fn floor(model: &Model, pipeline: &Pipeline, costs: &[&Costs], least: &Least, before: f64) -> f64 {
     let (stages, layers) = (pipeline.stages, model.depth());
     let paths = Paths::of(model, pipeline, costs);
     let through = |stage: usize, from: usize, to: usize| match least(stage, to - from) {
         Some(least) => paths.through(stage, (from, to), least),
         None => (f64::INFINITY, f64::INFINITY),
     };
-    // Nothing above an even spreading is of use.
+    // Nothing above an even spreading, or above the time, is of use.
     let (mut even, mut from) = (0.0f64, 0);
     for (stage, held) in crate::plan::layers_of(layers, stages).into_iter().enumerate() {
         even = even.max(through(stage, from, from + held).0);
         from += held;
     }
+    let end = even.min(before);
+    // Layers that stages from each one on can hold.
+    let mut hold = vec![0; stages + 1];
+    for stage in (0..stages).rev() {
+        hold[stage] = hold[stage + 1] + paths.most(stage, end);
+    }
     let mut best = vec![f64::INFINITY; layers + 1];
     best[0] = 0.0;
+    let mut next = best.clone();
     for stage in 0..stages {
-        let mut next = vec![f64::INFINITY; layers + 1];
+        next.fill(f64::INFINITY);
         let most = layers + 1 + stage - stages;
         for (from, &so_far) in best.iter().enumerate().take(most) {
             if so_far.is_infinite() {
                 continue;
             }
-            let fewest = if stage + 1 == stages { layers } else { from + 1 };
+            let fewest = (from + 1).max(layers.saturating_sub(hold[stage + 1]));
             for (to, longest) in next.iter_mut().enumerate().take(most + 1).skip(fewest) {
                 let (path, busy) = through(stage, from, to);
-                if busy > even {
+                if busy > end {
                     break;
                 }
-                if path <= even {
+                if path <= end {
                     *longest = longest.min(path.max(so_far));
                 }
             }
         }
-        best = next;
+        std::mem::swap(&mut best, &mut next);
     }
-    best[layers]
+    best[layers].min(before)
 }

@@ -15,6 +15,7 @@ use meshwright_hardware::units::Bytes;
 
 use super::bound::Whole;
 use super::cost::ShapeWork;
+use super::even_bound::{self, EvenLayers};
 use super::known_parts::{Held, HeldKey, PartCosts};
 use super::memory_bound::{self, LayerCapacity};
 use super::space::{Combination, KernelShape};
@@ -23,6 +24,7 @@ use super::state::Search;
 use super::times::{Costs, PieceCost};
 use crate::error::PlanError;
 use crate::lower::PieceSizes;
+use crate::schedule::Pipeline;
 
 /// What combinations of a shape, mesh and ZeRO stage have in common, on one pool.
 pub(super) struct QuickGroup {
@@ -152,9 +154,17 @@ impl Search<'_> {
         if pipeline.chunks == 1 {
             return memory_bound::floor(&pipeline, |_| &holds, least);
         }
-        let flights = self.flights(pipeline);
-        let layers = self.layers_of_kind(pipeline.stages * pipeline.chunks, kind);
-        least.max(memory_bound::even(&pipeline, |_| &holds, &flights, &layers))
+        let costs = group.costs();
+        let (flights, layers) = (self.flights(pipeline), self.even_layers(&pipeline, &costs));
+        let own = layers.iter().position(|(other, _)| *other == kind).expect("it is one of the model's");
+        let again = |stage: usize| memory_bound::again(&pipeline, stage, &holds, &flights[stage], &layers[own].1);
+        least.max(even_bound::floor(&pipeline, |_| &costs, &layers, again))
+    }
+
+    /// Layers of each kind on each virtual stage of a pipeline of several chunks.
+    pub(super) fn even_layers(&mut self, pipeline: &Pipeline, costs: &Costs) -> Vec<EvenLayers> {
+        let depth = pipeline.stages * pipeline.chunks;
+        costs.layers.iter().map(|&(kind, _)| (kind, self.layers_of_kind(depth, kind))).collect()
     }
 
     /// Layers of a kind on each of so many virtual stages, as even as can be.

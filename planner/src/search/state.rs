@@ -2,10 +2,9 @@
 //!
 //! In: a job, a cluster, what is fixed. Out: parts of the space by the least their steps can take; the best plans so far.
 //!
-//! Invariant: the queue gives the part of least seconds, of equals the first enumerated.
+//! Invariant: what is kept is the best of what was simulated.
 
-use std::cmp::Ordering;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use meshwright_hardware::mesh::Order;
@@ -27,6 +26,7 @@ use super::known_parts::{Held, HeldKey, PartCosts, PassesKey, RestKey};
 use super::memory_bound::{LayerCapacity, Trade};
 use super::partition::Problem;
 use super::pool_assignment::{self, PoolAssignment};
+use super::queue::{Node, Queue};
 use super::shape_bound::ShapeFloors;
 use super::space::{Combination, KernelShape, ListKey, Space};
 use super::times::Costs;
@@ -60,32 +60,6 @@ pub(super) enum FloorOf {
     Memory,
     /// That, over every way to partition its layers.
     Partitions,
-}
-
-/// A part of the space with the least its steps can take.
-pub(super) struct Node {
-    pub(super) seconds: f64,
-    pub(super) known: Known,
-    /// Place in the enumeration, which breaks ties.
-    pub(super) order: usize,
-}
-
-impl PartialEq for Node {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-impl Eq for Node {}
-impl PartialOrd for Node {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Node {
-    /// The heap's greatest is the one of least seconds, then the first enumerated.
-    fn cmp(&self, other: &Self) -> Ordering {
-        other.seconds.total_cmp(&self.seconds).then(other.order.cmp(&self.order))
-    }
 }
 
 /// What combinations of one shape, mesh and ZeRO stage share.
@@ -160,8 +134,7 @@ pub(super) struct Search<'a> {
     pub(super) ratios: FxHashMap<Pipeline, f64>,
     /// By shape, stages, ZeRO stage, order of axes, and whether the last chunk is on the first stage.
     pub(super) groups: FxHashMap<(usize, usize, u8, Order, bool), Arc<Group>>,
-    pub(super) queue: BinaryHeap<Node>,
-    pub(super) pushed: usize,
+    pub(super) queue: Queue,
     pub(super) considered: usize,
     pub(super) rejected: BTreeMap<String, usize>,
     pub(super) best: Vec<(Plan, Figures)>,
@@ -224,8 +197,7 @@ impl<'a> Search<'a> {
             flights: FxHashMap::default(),
             ratios: FxHashMap::default(),
             groups: FxHashMap::default(),
-            queue: BinaryHeap::new(),
-            pushed: 0,
+            queue: Queue::default(),
             considered: 0,
             rejected: BTreeMap::new(),
             best: Vec::new(),
@@ -246,8 +218,7 @@ impl<'a> Search<'a> {
     }
 
     pub(super) fn push(&mut self, seconds: f64, known: Known) {
-        self.pushed += 1;
-        self.queue.push(Node { seconds, known, order: self.pushed });
+        self.queue.push(seconds, known);
     }
 
     pub(super) fn pipeline(&self, shape: &KernelShape, of: &Combination) -> Pipeline {
@@ -313,7 +284,7 @@ impl<'a> Search<'a> {
     /// Simulates a plan, with the next ones if they are as far, and keeps the best.
     pub(super) fn simulate(&mut self, plan: Plan) -> Result<(), PlanError> {
         let mut batch = vec![plan];
-        while batch.len() < AT_ONCE && matches!(self.queue.peek(), Some(Node { known: Known::Plan(_), .. })) {
+        while batch.len() < AT_ONCE && matches!(self.queue.peek(), Some((_, Known::Plan(_)))) {
             let Some(Node { known: Known::Plan(plan), .. }) = self.queue.pop() else { break };
             batch.push(*plan);
         }

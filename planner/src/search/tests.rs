@@ -312,7 +312,12 @@ fn no_plan_that_hardly_fits_is_below_its_floor_by_memory() {
                 .floor(&plan.pipeline(), least_ratio(&plan.pipeline(), &mut Default::default()));
             let floor = match of.chunks {
                 1 => memory_bound::floor(&plan.pipeline(), |_| &layer_capacity, plain),
-                _ => memory_bound::even(&plan.pipeline(), |_| &layer_capacity, &flights, &even),
+                _ => {
+                    let pipeline = plan.pipeline();
+                    let again = |stage| memory_bound::again(&pipeline, stage, &layer_capacity, &flights[stage], &even);
+                    let layers = [(kind, Arc::new(even.clone()))];
+                    even_bound::floor(&pipeline, |_| &costs, &layers, again)
+                }
             };
             let Some((stages, _)) = undecided.decide() else { continue };
             let step = timeline::step(&Plan { stages, ..plan.clone() }, &all);
@@ -363,7 +368,7 @@ fn no_spreading_of_layers_is_below_its_floor() {
             let costs = Costs::of(&plan, &work, &PieceSizes::of(&plan, &work.frames), &mut links).unwrap();
             let (all, model) = (vec![&costs; of.pp], &job.model);
             let any = |_: usize, _: usize| Some(Default::default());
-            let floor = partition_bound::floor(model, &plan.pipeline(), &all, &any);
+            let floor = partition_bound::floor(model, &plan.pipeline(), &all, &any, f64::INFINITY);
             let play = |held: Vec<usize>| {
                 let stage = |&layers: &usize| Stage { layers, full: 0, selective: 0, offload: 0 };
                 let stages = held.iter().map(stage).collect();

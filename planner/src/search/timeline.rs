@@ -41,6 +41,8 @@ struct StageState {
     table: f64,
     /// The action to play next.
     next: usize,
+    /// Kernels and arrivals of the actions that are left.
+    left: f64,
     /// When the host has issued all so far.
     issued: f64,
     /// Of a collective's time beside compute, what it takes from compute.
@@ -64,8 +66,17 @@ struct Play<'a> {
 
 /// A step of decided stages, each with its own costs.
 pub fn step(plan: &Plan, costs: &[&Costs]) -> f64 {
+    step_before(plan, costs, f64::INFINITY)
+}
+
+/// The same as far as it ends before a time: else no less than that, and no more than the step.
+pub fn step_before(plan: &Plan, costs: &[&Costs], before: f64) -> f64 {
     let mut play = Play::of(plan, costs);
     let stages = plan.mesh.pp;
+    if let Some(late) = (0..stages).map(|stage| play.least(stage)).find(|least| *least >= before) {
+        return late;
+    }
+    play.begin();
     for stage in 0..stages {
         let clear: f64 = play.shares(stage).map(|share| share.clear).sum();
         let issue = play.shares(stage).map(|share| share.issue.clear).sum();
@@ -80,6 +91,10 @@ pub fn step(plan: &Plan, costs: &[&Costs]) -> f64 {
         for stage in 0..stages {
             while play.act(stage) {
                 moved = true;
+            }
+            let least = play.least(stage);
+            if least >= before {
+                return least;
             }
         }
     }
@@ -120,20 +135,59 @@ impl<'a> Play<'a> {
     fn of(plan: &'a Plan, costs: &'a [&'a Costs]) -> Play<'a> {
         let pipeline = plan.pipeline();
         let stages = pipeline.stages;
-        let never = || vec![f64::INFINITY; stages * pipeline.chunks * pipeline.microbatches];
         let mut known = Vec::new();
         let mut of_stage = |stage: usize| -> Vec<Rc<Chunk>> {
             (0..plan.chunks).map(|chunk| Chunk::known(&mut known, plan, costs[stage], (stage, chunk))).collect()
         };
-        Play {
+        let mut play = Play {
             plan,
             pipeline,
             costs,
             hop: costs.iter().map(|costs| costs.hop).fold(f64::INFINITY, f64::min),
             chunks: (0..stages).map(&mut of_stage).collect(),
-            orders: pipeline.orders(),
+            orders: Vec::new(),
             stages: costs.iter().map(|costs| StageState::of(costs)).collect(),
-            came: [never(), never()],
+            came: Default::default(),
+        };
+        for stage in 0..stages {
+            play.stages[stage].left = play.work(stage);
+        }
+        play
+    }
+
+    /// Before the first action.
+    fn begin(&mut self) {
+        let Pipeline { stages, chunks, microbatches, .. } = self.pipeline;
+        self.orders = self.pipeline.orders();
+        self.came = [(); 2].map(|_| vec![f64::INFINITY; stages * chunks * microbatches]);
+    }
+
+    /// Seconds of all kernels and arrivals of a stage.
+    fn work(&self, stage: usize) -> f64 {
+        let (each, last) = ((self.pipeline.microbatches - 1) as f64, self.pipeline.microbatches as f64);
+        let of = |(chunk, passes): (usize, &Rc<Chunk>)| {
+            let place = self.pipeline.virtual_stage(stage, chunk);
+            let kernels: f64 = passes.kernels.iter().map(|[other, final_one]| each * other + final_one).sum();
+            kernels + last * (self.arrival(stage, place, 0) + self.arrival(stage, place, 1))
+        };
+        self.chunks[stage].iter().enumerate().map(of).sum()
+    }
+
+    /// What a stage takes at the least from what it has played; a little less, for sums that are rounded.
+    fn least(&self, stage: usize) -> f64 {
+        let state = &self.stages[stage];
+        (state.free[0] + state.left) * (1.0 - 1e-9)
+    }
+
+    /// Seconds in which what forward (0) or backward (1) at a place needs is loaded or received.
+    fn arrival(&self, stage: usize, place: usize, what: usize) -> f64 {
+        let (costs, depth) = (self.costs[stage], self.pipeline.stages * self.pipeline.chunks);
+        match what {
+            0 if place == 0 => costs.load[0],
+            0 => self.received(stage, place - 1, costs),
+            1 if place + 1 == depth => costs.load[1],
+            1 => self.received(stage, place + 1, costs),
+            _ => 0.0,
         }
     }
 
@@ -148,16 +202,17 @@ impl<'a> Play<'a> {
         let (place, depth) = (self.pipeline.virtual_stage(stage, chunk), self.plan.mesh.pp * self.plan.chunks);
         let at = |place: usize| place * self.pipeline.microbatches + mb;
         let costs = self.costs[stage];
-        let (needs, arrival) = match what {
-            0 if place == 0 => (0.0, costs.load[0]),
-            0 => (self.came[0][at(place - 1)], self.received(stage, place - 1, costs)),
-            1 if place + 1 == depth => (self.came[0][at(place)], costs.load[1]),
-            1 => (self.came[1][at(place + 1)], self.received(stage, place + 1, costs)),
-            _ => (0.0, 0.0),
+        let needs = match what {
+            0 if place == 0 => 0.0,
+            0 => self.came[0][at(place - 1)],
+            1 if place + 1 == depth => self.came[0][at(place)],
+            1 => self.came[1][at(place + 1)],
+            _ => 0.0,
         };
         if needs.is_infinite() {
             return false;
         }
+        let arrival = self.arrival(stage, place, what);
         let state = &mut self.stages[stage];
         state.free[0] = state.free[0].max(needs).max(state.issued) + arrival;
         state.done = state.free[0];
@@ -165,6 +220,7 @@ impl<'a> Play<'a> {
             state.issue(costs.issue_once);
         }
         let last = usize::from(mb + 1 == self.pipeline.microbatches);
+        self.stages[stage].left -= arrival + self.chunks[stage][chunk].kernels[what][last];
         let next = upcoming(&self.chunks[stage], &self.orders[stage][self.stages[stage].next + 1..]);
         self.stages[stage].run_all(&self.chunks[stage][chunk].passes[what][last], next, what);
         let to = if what == 0 { place + 1 } else { place.wrapping_sub(1) };

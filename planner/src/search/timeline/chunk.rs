@@ -46,6 +46,8 @@ pub(super) struct Item {
 pub(super) struct Chunk {
     /// Forward, backward, weights; of the last microbatch apart, after which gradients are summed.
     pub(super) passes: [[Vec<Item>; 2]; 3],
+    /// Seconds of their kernels.
+    pub(super) kernels: [[f64; 2]; 3],
 }
 
 /// What a chunk's passes follow from where all layers are of one kind: its costs and stage, pieces of the stage before it, and
@@ -125,7 +127,9 @@ impl Chunk {
             list.reverse();
         }
         passes.iter_mut().flatten().for_each(merge);
-        Chunk { passes }
+        let sum = |list: &Vec<Item>| list.iter().map(|item| item.kernels).sum();
+        let kernels = passes.each_ref().map(|lists| lists.each_ref().map(sum));
+        Chunk { passes, kernels }
     }
 }
 
