@@ -12,7 +12,7 @@
 
 mod rounds;
 
-use std::collections::HashMap;
+use rustc_hash::FxHashMap;
 
 use crate::mesh::{Axis, Coord, Rank};
 use crate::program::{Kind, Program, Stream};
@@ -134,8 +134,8 @@ struct State<'a> {
     /// Start and end of the latest collective beside compute.
     beside: (u64, u64),
     /// By stage and line: ends of sends, in order, and receives so far.
-    sent: HashMap<(usize, u32), Vec<u64>>,
-    received: HashMap<(usize, u32), usize>,
+    sent: FxHashMap<(usize, u32), Vec<u64>>,
+    received: FxHashMap<(usize, u32), usize>,
     /// Collectives passed on each axis.
     met: [usize; AXES],
     /// Whether it has reached the meeting it stands at.
@@ -184,8 +184,8 @@ impl<'a> Simulation<'a> {
                 spans: Vec::with_capacity(wanted),
                 free: [0; Stream::COUNT],
                 beside: (0, 0),
-                sent: HashMap::new(),
-                received: HashMap::new(),
+                sent: FxHashMap::default(),
+                received: FxHashMap::default(),
                 met: [0; AXES],
                 arrived: false,
             });

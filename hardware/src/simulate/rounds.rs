@@ -9,8 +9,6 @@
 //!
 //! Invariant: a program with `more` rounds has the step time of the program that lists them all (tests over every schedule).
 
-use std::hash::{Hash, Hasher};
-
 use super::{Durations, LaneDurations};
 use crate::program::{Instr, Kind, Program, Stream};
 use crate::units::Nanos;
@@ -83,11 +81,10 @@ fn round(instrs: &[Instr], nanos: &[u64], microbatches: usize) -> Option<(usize,
     let middle = (last / 2) as u32;
     let served = middle..middle + microbatches as u32;
     let len = instrs.iter().filter(|instr| instr.microbatch.is_some_and(|mb| served.contains(&mb))).count();
-    let looks: Vec<u64> = (0..instrs.len()).map(|at| look(at, &instrs[at], nanos[at])).collect();
     // The longest run of instructions that look like those a round later.
     let (mut run, mut longest) = (0, (0, 0));
-    for at in 0..looks.len().saturating_sub(len) {
-        run = if looks[at] == looks[at + len] { run + 1 } else { 0 };
+    for at in 0..instrs.len().saturating_sub(len) {
+        run = if nanos[at] == nanos[at + len] && alike(instrs, at, at + len) { run + 1 } else { 0 };
         longest = longest.max((run, at + 1));
     }
     let (run, from) = longest;
@@ -96,15 +93,17 @@ fn round(instrs: &[Instr], nanos: &[u64], microbatches: usize) -> Option<(usize,
     (len > 0 && run >= len && after.min().is_none_or(|&wait| wait as usize >= from - run)).then_some((from, len))
 }
 
-/// All of an instruction that a simulation sees.
-fn look(at: usize, instr: &Instr, nanos: u64) -> u64 {
-    let mut hasher = std::hash::DefaultHasher::new();
-    (instr.stream as usize, nanos, std::mem::discriminant(&instr.kind)).hash(&mut hasher);
-    match &instr.kind {
-        Kind::Recv { from: peer, tag, .. } | Kind::Send { to: peer, tag, .. } => (peer, tag).hash(&mut hasher),
-        Kind::Collective { op, axis, .. } => (op, axis).hash(&mut hasher),
-        Kind::Load { .. } | Kind::Run { .. } | Kind::Move { .. } | Kind::Free { .. } => {}
-    }
-    instr.waits.iter().for_each(|&wait| (at - wait as usize).hash(&mut hasher));
-    hasher.finish()
+/// Whether a simulation sees two instructions as one, that take as long.
+fn alike(instrs: &[Instr], at: usize, later: usize) -> bool {
+    let [(a, from), (b, to)] = [at, later].map(|at| (&instrs[at], at));
+    let back = |(&wait, &other): (&u32, &u32)| from - wait as usize == to - other as usize;
+    let meets = match (&a.kind, &b.kind) {
+        (Kind::Recv { from: peer, tag, .. }, Kind::Recv { from: other, tag: line, .. })
+        | (Kind::Send { to: peer, tag, .. }, Kind::Send { to: other, tag: line, .. }) => (peer, tag) == (other, line),
+        (Kind::Collective { op, axis, .. }, Kind::Collective { op: other, axis: over, .. }) => {
+            (op, axis) == (other, over)
+        }
+        (first, second) => std::mem::discriminant(first) == std::mem::discriminant(second),
+    };
+    a.stream == b.stream && meets && a.waits.len() == b.waits.len() && a.waits.iter().zip(&b.waits).all(back)
 }

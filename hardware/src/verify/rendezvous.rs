@@ -4,7 +4,7 @@
 //! pipeline those of a class, over replicas those of a stage. Other collectives join ranks of one role, which all run the
 //! same list.
 
-use std::collections::HashMap;
+use rustc_hash::FxHashMap;
 
 use super::{ProgramFault, ProgramPlace, VerifyError, at};
 use crate::mesh::Axis;
@@ -14,9 +14,9 @@ struct Role {
     /// Next instruction.
     next: usize,
     /// By receiving stage and line, messages sent.
-    sent: HashMap<(usize, u32), Vec<Vector>>,
+    sent: FxHashMap<(usize, u32), Vec<Vector>>,
     /// By sending stage and line, messages received.
-    received: HashMap<(usize, u32), usize>,
+    received: FxHashMap<(usize, u32), usize>,
     /// The collective it stands at.
     meeting: Option<(Axis, Collective, Vector)>,
 }
@@ -32,7 +32,7 @@ struct Rendezvous<'a> {
 }
 
 pub(super) fn check(program: &Program) -> Result<(), VerifyError> {
-    let fresh = || Role { next: 0, sent: HashMap::new(), received: HashMap::new(), meeting: None };
+    let fresh = || Role { next: 0, sent: FxHashMap::default(), received: FxHashMap::default(), meeting: None };
     let roles: Vec<Role> = program.roles.iter().map(|_| fresh()).collect();
     let mut run = Rendezvous { program, roles, groups: Axis::ALL.map(|axis| groups(program, axis)) };
     loop {

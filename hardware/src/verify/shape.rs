@@ -13,6 +13,14 @@ struct Apart {
     exact: bool,
 }
 
+/// What a block wants of its arguments.
+#[derive(Default)]
+struct Wants {
+    /// Formals with the elements that calls take of them, each pair once, in the order of calls.
+    elems: Vec<(u32, DtypeClass)>,
+    apart: Vec<Apart>,
+}
+
 pub(super) fn check(program: &Program) -> Result<(), VerifyError> {
     let (roles, stages, classes) = (program.roles.len(), program.mesh.pp, program.classes.count());
     if roles != stages * classes {
@@ -26,14 +34,14 @@ pub(super) fn check(program: &Program) -> Result<(), VerifyError> {
         let fault = ProgramFault::Classes { replicas, dp: program.mesh.dp };
         return Err(VerifyError { place: ProgramPlace::Program, fault });
     }
-    let mut apart = Vec::with_capacity(program.blocks.len());
+    let mut wants = Vec::with_capacity(program.blocks.len());
     for (number, block) in program.blocks.iter().enumerate() {
         let of_call = |(call, fault)| VerifyError { place: ProgramPlace::Block { block: number, call }, fault };
-        apart.push(check_block(block).map_err(of_call)?);
+        wants.push(check_block(block).map_err(of_call)?);
     }
     for (number, role) in program.roles.iter().enumerate() {
         for (index, instr) in role.instrs.iter().enumerate() {
-            let checked = check_instr(program, number, &instr.kind, &apart);
+            let checked = check_instr(program, number, &instr.kind, &wants);
             checked.map_err(|fault| at(program, number, index, fault))?;
             if let Some(&wait) = instr.waits.iter().find(|&&wait| wait as usize >= index) {
                 return Err(at(program, number, index, ProgramFault::Wait { wait }));
@@ -43,9 +51,9 @@ pub(super) fn check(program: &Program) -> Result<(), VerifyError> {
     Ok(())
 }
 
-/// Checks calls against signatures; gives the formals that must be apart.
-fn check_block(block: &Block) -> Result<Vec<Apart>, (usize, ProgramFault)> {
-    let mut apart: Vec<Apart> = Vec::new();
+/// Checks calls against signatures; gives what they want of actual arguments.
+fn check_block(block: &Block) -> Result<Wants, (usize, ProgramFault)> {
+    let Wants { mut elems, mut apart } = Wants::default();
     for (index, call) in block.calls.iter().enumerate() {
         let signature = call.op.signature();
         if signature.len() != call.args.len() {
@@ -56,6 +64,9 @@ fn check_block(block: &Block) -> Result<Vec<Apart>, (usize, ProgramFault)> {
             let end = arg.offset + param.elems;
             if end > formal.elems {
                 return Err((index, ProgramFault::Bounds { name: formal.name.clone(), elems: formal.elems, end }));
+            }
+            if !elems.contains(&(arg.param, param.takes)) {
+                elems.push((arg.param, param.takes));
             }
         }
         for (i, (arg, param)) in call.args.iter().zip(&signature).enumerate() {
@@ -81,10 +92,10 @@ fn check_block(block: &Block) -> Result<Vec<Apart>, (usize, ProgramFault)> {
             }
         }
     }
-    Ok(apart)
+    Ok(Wants { elems, apart })
 }
 
-fn check_instr(program: &Program, role: usize, kind: &Kind, apart: &[Vec<Apart>]) -> Result<(), ProgramFault> {
+fn check_instr(program: &Program, role: usize, kind: &Kind, wants: &[Wants]) -> Result<(), ProgramFault> {
     let buffers = &program.roles[role].buffers;
     let view = |view: &View| check_view(program, buffers, view);
     match kind {
@@ -144,21 +155,13 @@ fn check_instr(program: &Program, role: usize, kind: &Kind, apart: &[Vec<Apart>]
                     });
                 }
             }
-            check_elems(buffers, callee, args)?;
-            check_apart(program, callee, args, &apart[*block as usize])
+            let Wants { elems, apart } = &wants[*block as usize];
+            elems
+                .iter()
+                .try_for_each(|&(formal, takes)| taken(&buffers[args[formal as usize].buffer as usize], takes))?;
+            check_apart(program, callee, args, apart)
         }
     }
-}
-
-/// Whether every call gets elements that its op takes.
-fn check_elems(buffers: &[Buffer], block: &Block, args: &[View]) -> Result<(), ProgramFault> {
-    block.calls.iter().try_for_each(|call| {
-        let signature = call.op.signature();
-        call.args
-            .iter()
-            .zip(&signature)
-            .try_for_each(|(arg, param)| taken(&buffers[args[arg.param as usize].buffer as usize], param.takes))
-    })
 }
 
 fn taken(buffer: &Buffer, takes: DtypeClass) -> Result<(), ProgramFault> {

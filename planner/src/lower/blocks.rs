@@ -16,6 +16,8 @@ pub struct Blocks {
     list: Vec<Block>,
     /// Their numbers, by hash.
     known: FxHashMap<u64, Vec<u32>>,
+    /// Those of one op, by that and their name.
+    singles: FxHashMap<(Op, &'static str), u32>,
     /// Whether equal blocks are written twice, which is quicker where nobody runs them.
     pub(super) apart: bool,
 }
@@ -41,11 +43,16 @@ impl Blocks {
     }
 
     /// A block of one op whose formals are its signature's.
-    pub fn single(&mut self, name: &str, op: Op) -> u32 {
+    pub fn single(&mut self, name: &'static str, op: Op) -> u32 {
+        if let Some(&known) = self.singles.get(&(op, name)) {
+            return known;
+        }
         let signature = op.signature();
         let params = signature.iter().map(|p| BlockParam { name: p.name.to_owned(), elems: p.elems }).collect();
         let args = (0..signature.len() as u32).map(|param| ArgView { param, offset: 0 }).collect();
-        self.add(Block { name: name.to_owned(), params, calls: vec![Call { op, args }] })
+        let number = self.add(Block { name: name.to_owned(), params, calls: vec![Call { op, args }] });
+        self.singles.insert((op, name), number);
+        number
     }
 
     /// All blocks, by number.

@@ -4,11 +4,12 @@
 //!
 //! Invariant: two values alive at the same time never share working memory.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use meshwright_hardware::mesh::{Axis, Mesh};
 use meshwright_hardware::program::{ArgView, Block, BlockParam, Call, Collective, Phase};
+use rustc_hash::FxHashMap;
 
 use super::blocks::Blocks;
 use super::format::{ALIGN, ByClass, Class, Formats, ValueFormats};
@@ -41,7 +42,7 @@ pub struct Code {
     /// Its instructions.
     pub segments: Vec<Segment>,
     /// Where its working values start in the memory of their class, in elements.
-    pub work: HashMap<Value, usize>,
+    pub work: FxHashMap<Value, usize>,
     /// Working memory it needs, in elements.
     pub work_elems: ByClass<usize>,
 }

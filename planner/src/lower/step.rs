@@ -8,11 +8,10 @@
 //! Invariant: collectives that kernels wait for and receives stand where kernels need them (compute stream); collectives that
 //! something can run beside are on the comm stream, what goes to one other rank (sends, rings) and moves to the host on their own.
 
-use std::collections::HashMap;
-
 use meshwright_hardware::mesh::Axis;
 use meshwright_hardware::op::Op;
 use meshwright_hardware::program::{Collective, Input, Instr, Kind, Phase, RankProgram, Stream, View};
+use rustc_hash::FxHashMap;
 
 use super::blocks::Blocks;
 use super::code::{Code, Piece, Pieces, Segment};
@@ -80,7 +79,7 @@ impl StepWriter<'_> {
     }
 
     /// One op on whole views.
-    pub(super) fn single(&mut self, name: &str, op: Op, phase: Phase, args: Vec<View>, layer: Option<u32>) {
+    pub(super) fn single(&mut self, name: &'static str, op: Op, phase: Phase, args: Vec<View>, layer: Option<u32>) {
         let block = self.blocks.single(name, op);
         self.push(Kind::Run { block, phase, args }, Stream::Compute, layer);
     }
@@ -141,7 +140,7 @@ impl StepWriter<'_> {
         &self,
         index: usize,
         piece: &Piece,
-        work: &HashMap<Value, usize>,
+        work: &FxHashMap<Value, usize>,
         at: Use,
         mb: usize,
         elems: usize,

@@ -4,9 +4,8 @@
 //!
 //! Invariant: within a pass a value has one view.
 
-use std::collections::HashMap;
-
 use meshwright_hardware::program::View;
+use rustc_hash::FxHashMap;
 
 use super::{Hosted, StageLayout};
 use crate::lower::at::At;
@@ -35,8 +34,8 @@ impl StageLayout {
 
     /// Where a piece's parameter lies: its bank and first element.
     fn param(&self, index: usize, decl: &ParamDecl) -> (usize, usize) {
-        let banks =
-            if decl.tied { vec![self.tied.expect("a tied table has a bank")] } else { self.banks_of[index].clone() };
+        let tied = decl.tied.then(|| [self.tied.expect("a tied table has a bank")]);
+        let banks = tied.as_ref().map_or(&self.banks_of[index][..], |tied| &tied[..]);
         let start = |&bank: &usize| {
             let found = self.banks[bank].offsets.iter().find(|(_, other, _)| other.name == decl.name);
             found.map(|(_, _, start)| (bank, *start))
@@ -49,7 +48,7 @@ impl StageLayout {
         &self,
         index: usize,
         piece: &Piece,
-        work: &HashMap<Value, usize>,
+        work: &FxHashMap<Value, usize>,
         value: Value,
         mb: usize,
         elems: usize,
