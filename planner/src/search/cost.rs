@@ -32,7 +32,7 @@ enum PassPart {
 
 /// A pass over a piece: seconds of kernels, and what travels.
 #[derive(Clone, Debug, Default)]
-struct PassWork {
+pub(super) struct PassWork {
     kernels: f64,
     /// What the host takes to issue them.
     issue: f64,
@@ -41,7 +41,7 @@ struct PassWork {
 }
 
 impl PassWork {
-    fn of(ops: &PassOps, prices: &mut Prices) -> Result<PassWork, PriceError> {
+    pub(super) fn of(ops: &PassOps, prices: &mut Prices) -> Result<PassWork, PriceError> {
         let (mut work, mut awaited) = (PassWork::default(), 0);
         for op in &ops.list {
             match op {
@@ -75,7 +75,7 @@ impl PassWork {
     }
 
     /// Seconds in all, were nothing else on the way, and of what goes round a ring.
-    fn seconds(&self, links: &mut CachedPrices, mesh: &Mesh) -> Result<(f64, f64), PriceError> {
+    pub(super) fn seconds(&self, links: &mut CachedPrices, mesh: &Mesh) -> Result<(f64, f64), PriceError> {
         let hiding = overlap::hiding(self.kernels, self.hideable(links, mesh)?);
         let (mut end, mut beside, mut ring) = (0.0f64, 0.0f64, 0.0);
         let mut came = Vec::new();

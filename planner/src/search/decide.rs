@@ -17,9 +17,9 @@ use crate::schedule::Pipeline;
 
 use super::bound::{Whole, least_ratio};
 use super::pool_assignment::PoolAssignment;
+use super::queue::Node;
 use super::space::Combination;
 use super::stages::{Undecided, least};
-use super::queue::Node;
 use super::state::{DecidedCombination, FloorOf, Group, Known, Search};
 use super::times::Costs;
 use super::within::{UniformRecompute, Within};
@@ -138,8 +138,7 @@ impl<'a> Search<'a> {
         if !self.fits_in(&plan, &group) {
             return self.reject("out of memory", 1);
         }
-        let one = self.space.within.as_ref().is_some_and(|within| !within.ability.uneven);
-        if of.pp > 1 && of.chunks == 1 && !one {
+        if self.after_memory(&of) == FloorOf::Memory {
             self.decided.push(DecidedCombination { floor, index, of, problem });
         }
         self.fits = true;

@@ -99,7 +99,8 @@ pub(super) fn floor<'a>(
             (cleared, norm) = (times.clear, times.norm);
         }
         let begins = (cleared + came).max(times.clear);
-        let ends = own.starts + (begins + microbatches * (times.all.total() + again)).max(microbatches * times.all.issue);
+        let ends =
+            own.starts + (begins + microbatches * (times.all.total() + again)).max(microbatches * times.all.issue);
         let late = if splits { 0.0 } else { times.sums[1] - times.first.backward - again };
         let own_sums = times.norm + own.shown * times.sums[0];
         summed = summed.max(ends + own_sums.max(late));

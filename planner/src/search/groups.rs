@@ -11,7 +11,7 @@ use crate::lower::PieceSizes;
 
 use super::bound::Whole;
 use super::cost::ShapeWork;
-use super::memory_bound::LayerCapacity;
+use super::memory_bound::{Beside, LayerCapacity};
 use super::pool_assignment::PoolAssignment;
 use super::space::Combination;
 use super::state::{Group, Search};
@@ -35,11 +35,14 @@ impl Search<'_> {
             PoolAssignment::Replicas(_) => self.capacity.iter().copied().min().unwrap_or(0) * of.pp as u64,
         };
         let hopeless = stages::hopeless(&plan, &sizes, capacity);
-        let trades = self.trades[self.kernels[index]].iter().zip(&costs).zip(&self.capacity);
-        let layer_capacities = trades.map(|((trade, costs), capacity)| {
-            LayerCapacity::of(trade, costs.layer(trade.kind), &sizes.layers[&trade.kind][0], *capacity)
-        });
-        Ok(Group { assignment, layer_capacities: layer_capacities.collect(), costs, wholes, sizes, hopeless })
+        let mut layer_capacities = Vec::new();
+        let pools = self.trades[self.kernels[index]].iter().zip(&costs).zip(&mut self.links).zip(&self.capacity);
+        for (((trade, costs), links), &capacity) in pools {
+            let hulls = trade.hulls(&plan.mesh, links)?;
+            let (layer, size) = (costs.layer(trade.kind), &sizes.layers[&trade.kind][0]);
+            layer_capacities.push(LayerCapacity::of((trade, hulls), layer, size, (capacity, costs.shown)));
+        }
+        Ok(Group { assignment, layer_capacities, costs, wholes, sizes, hopeless })
     }
 
     /// The same for the combination's own plans.
@@ -81,9 +84,9 @@ impl Search<'_> {
         };
         let layer_capacity = |stage: usize| &group.layer_capacities[pools[stage]];
         if pipeline.chunks == 1 {
-            return memory_bound::floor(&pipeline, layer_capacity, floor);
+            return memory_bound::floor(&pipeline, layer_capacity, &Beside::default(), (floor, self.cut()));
         }
-        let (flights, kind) = (self.flights(pipeline), any.kind());
+        let (flights, kind) = (self.flights(pipeline), any.kind);
         let layers = self.even_layers(&pipeline, &group.costs[0]);
         let own = layers.iter().position(|(other, _)| *other == kind).expect("it is one of the model's");
         let again = |stage: usize| {

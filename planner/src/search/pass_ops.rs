@@ -74,6 +74,12 @@ impl<'a> PieceValues<'a> {
         PieceValues { tape, back, split: splits.then(|| back.split()), formats }
     }
 
+    /// Backward, of inputs alone where it is split, after what is made again.
+    fn backward(&self, again: &[Step]) -> PassOps {
+        let steps = self.split.as_ref().map_or(&self.back.steps, |split| &split.inputs);
+        PassOps::of(&again.iter().chain(steps).collect::<Vec<_>>(), self)
+    }
+
     fn bytes(&self, value: Value) -> u64 {
         let elems = match value {
             Value::Grad(g) => self.back.made[g].1,
@@ -85,6 +91,18 @@ impl<'a> PieceValues<'a> {
 }
 
 impl PassOps {
+    /// Backward over a tape after each of these has been made again.
+    pub(super) fn backward(
+        tape: &Tape,
+        back: &Backward,
+        splits: bool,
+        model: Formats,
+        again: &[Vec<Step>],
+    ) -> Vec<PassOps> {
+        let values = PieceValues::of(tape, back, splits, model);
+        again.iter().map(|again| values.backward(again)).collect()
+    }
+
     /// Of steps over a piece's values.
     fn of(steps: &[&Step], values: &PieceValues) -> PassOps {
         let ringed = steps.iter().any(|step| matches!(step, Step::Collective(Collective::Rotate, ..)));
@@ -110,12 +128,8 @@ impl PassOps {
 impl PieceOps {
     /// One piece in each of its modes: nothing made again, and what else is given.
     fn of(values: &PieceValues, again: &[Vec<Step>]) -> PieceOps {
-        let PieceValues { tape, back, split, .. } = values;
-        let steps = split.as_ref().map_or(&back.steps, |split| &split.inputs);
-        let backward = again.iter().map(|again| {
-            let all: Vec<&Step> = again.iter().chain(steps).collect();
-            PassOps::of(&all, values)
-        });
+        let PieceValues { tape, split, .. } = values;
+        let backward = again.iter().map(|again| values.backward(again));
         let forward: Vec<Step> = tape.forward();
         let weights = split.as_ref().map_or(&[][..], |split| &split.weights);
         PieceOps {

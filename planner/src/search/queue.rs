@@ -95,8 +95,9 @@ impl Queue {
     /// All that wait, in no order, which are gone then.
     pub(super) fn drain(&mut self) -> impl Iterator<Item = Node> + use<> {
         let Queue { heap, mut parts, .. } = std::mem::take(self);
-        heap.into_vec().into_iter().map(move |Waiting { seconds, place, .. }| {
-            Node { seconds, known: parts[place as usize].take().expect("it waits") }
+        heap.into_vec().into_iter().map(move |Waiting { seconds, place, .. }| Node {
+            seconds,
+            known: parts[place as usize].take().expect("it waits"),
         })
     }
 }

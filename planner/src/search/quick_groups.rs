@@ -17,7 +17,7 @@ use super::bound::Whole;
 use super::cost::ShapeWork;
 use super::even_bound::{self, EvenLayers};
 use super::known_parts::{Held, HeldKey, PartCosts};
-use super::memory_bound::{self, LayerCapacity};
+use super::memory_bound::{self, Beside, LayerCapacity, TradeHulls};
 use super::space::{Combination, KernelShape};
 use super::stages;
 use super::state::Search;
@@ -32,6 +32,7 @@ pub(super) struct QuickGroup {
     passes: Arc<PartCosts>,
     rest: Arc<PartCosts>,
     held: Arc<Held>,
+    hulls: Option<TradeHulls>,
 }
 
 impl QuickGroup {
@@ -101,19 +102,31 @@ impl Search<'_> {
         Ok(rest)
     }
 
-    /// A priced shape's passes on a mesh.
-    fn passes_on(&mut self, index: usize, mesh: &Mesh, nearest: bool) -> Result<Arc<PartCosts>, PlanError> {
+    /// A priced shape's passes on a mesh, and what keeping less takes there, once that is known of the shape.
+    fn passes_on(
+        &mut self,
+        index: usize,
+        mesh: &Mesh,
+        nearest: bool,
+    ) -> Result<(Arc<PartCosts>, Option<TradeHulls>), PlanError> {
         let (links, kernels) = (&mut self.links[0], self.kernels[index]);
         links.nearest = nearest;
         let key = (kernels, [Axis::Tp, Axis::Cp, Axis::Ep].map(|axis| links.group(mesh, axis)));
         let known = self.passes_by_group.get(&key).cloned();
         let costs = known.is_none().then(|| self.quick[kernels][0].on(mesh, links));
+        let trade = self.trades[kernels].first();
+        let known_hulls = self.hulls_by_group.get(&key).cloned();
+        let hulls = trade.filter(|_| known_hulls.is_none()).map(|trade| trade.hulls(mesh, links));
         links.nearest = false;
-        let Some(costs) = costs else { return Ok(known.expect("one of both")) };
+        let hulls = match hulls.transpose()? {
+            Some(hulls) => Some(self.hulls_by_group.entry(key).or_insert(hulls).clone()),
+            None => known_hulls,
+        };
+        let Some(costs) = costs else { return Ok((known.expect("one of both"), hulls)) };
         let costs = costs?;
         let part = Arc::new(PartCosts { whole: Whole::of_passes(&self.space.job.model, &costs), costs });
         self.passes_by_group.insert(key, part.clone());
-        Ok(part)
+        Ok((part, hulls))
     }
 
     /// What combinations of a priced shape's mesh and ZeRO stage have in common; none if nothing of them can fit.
@@ -127,13 +140,13 @@ impl Search<'_> {
         let Some(rest) = self.rest(&shape, of, nearest)? else { return Ok(None) };
         let held = self.held(&Self::held_key(&shape, of), of);
         let mesh = self.space.mesh(&shape, of);
-        let passes = self.passes_on(index, &mesh, nearest)?;
+        let (passes, hulls) = self.passes_on(index, &mesh, nearest)?;
         let mut whole = passes.whole.with(&rest.whole);
         if of.pp > 1 {
             let stride = if nearest { 1 } else { mesh.stride(Axis::Pp) };
             whole.hop = self.links[0].prices.message_over(Bytes(self.streams[self.kernels[index]]), stride)?.0;
         }
-        Ok(Some(QuickGroup { whole, passes, rest, held }))
+        Ok(Some(QuickGroup { whole, passes, rest, held, hulls }))
     }
 
     /// A floor of a combination by its work.
@@ -145,16 +158,19 @@ impl Search<'_> {
     /// The same by its memory too, no lower than `least`.
     pub(super) fn memory_floor(&mut self, index: usize, of: &Combination, group: &QuickGroup, least: f64) -> f64 {
         let pipeline = self.pipeline(&self.shapes[index], of);
-        let trade = &self.trades[self.kernels[index]][0];
+        let (trade, costs, before) = (&self.trades[self.kernels[index]][0], group.costs(), self.cut());
         let kind = trade.kind;
-        let [pass, share] = [&group.passes, &group.rest].map(|part| part.costs.layer(kind));
-        let cost = PieceCost { pass: pass.pass, ..*share };
         let size = &group.held.sizes.layers[&kind][0];
-        let holds = LayerCapacity::of(trade, &cost, size, self.capacity[0]);
+        let hulls = group.hulls.clone().expect("its shape was opened");
+        let holds = LayerCapacity::of((trade, hulls), costs.layer(kind), size, (self.capacity[0], costs.shown));
+        let mut least = least;
         if pipeline.chunks == 1 {
-            return memory_bound::floor(&pipeline, |_| &holds, least);
+            let beside = Beside::of(&self.space.job.model, &costs, &group.whole, (pipeline.stages, kind));
+            least = memory_bound::floor(&pipeline, |_| &holds, &beside, (least, before));
+            if !self.even_alone() || least >= before {
+                return least;
+            }
         }
-        let costs = group.costs();
         let (flights, layers) = (self.flights(pipeline), self.even_layers(&pipeline, &costs));
         let own = layers.iter().position(|(other, _)| *other == kind).expect("it is one of the model's");
         let again = |stage: usize| memory_bound::again(&pipeline, stage, &holds, &flights[stage], &layers[own].1);

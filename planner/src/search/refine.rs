@@ -43,9 +43,10 @@ impl Search<'_> {
                 self.reject("out of memory", others);
                 continue;
             };
-            let floor = self.work_floor(index, of, group).max(least);
+            let (floor, floor_of) = self.known_floor(index, of, (group, cut), least);
+            let floor_of = if floor_of == FloorOf::Work { floor_of } else { FloorOf::Memory };
             match floor < cut {
-                true => self.push(floor, Known::AnyOrder(index, *of, FloorOf::Work)),
+                true => self.push(floor, Known::AnyOrder(index, *of, floor_of)),
                 false => self.leave(floor, others),
             }
         }
@@ -97,26 +98,41 @@ impl Search<'_> {
                 self.reject("out of memory", 1);
                 continue;
             };
-            let floor = self.work_floor(index, of, group).max(least);
+            let (floor, floor_of) = self.known_floor(index, of, (group, cut), least);
             match floor < cut {
-                true => queued.push((floor, *of)),
+                true => queued.push((floor, *of, floor_of)),
                 false => self.leave(floor, 1),
             }
         }
         self.try_first(index, &mut queued)?;
-        queued.into_iter().for_each(|(floor, of)| self.push(floor, Known::Combination(index, of, FloorOf::Work)));
+        queued.into_iter().for_each(|(floor, of, floor_of)| self.push(floor, Known::Combination(index, of, floor_of)));
         Ok(())
     }
 
+    /// A combination's floor by its work; where that may rule it out by its memory too, while its group is at hand.
+    fn known_floor(
+        &mut self,
+        index: usize,
+        of: &Combination,
+        (group, cut): (&QuickGroup, f64),
+        least: f64,
+    ) -> (f64, FloorOf) {
+        let floor = self.work_floor(index, of, group).max(least);
+        if floor >= cut || cut.is_infinite() {
+            return (floor, FloorOf::Work);
+        }
+        (self.memory_floor(index, of, group, floor), self.after_memory(of))
+    }
+
     /// Decides the most promising of a shape's combinations, if it may better what is guessed.
-    fn try_first(&mut self, index: usize, queued: &mut Vec<(f64, Combination)>) -> Result<(), PlanError> {
+    fn try_first(&mut self, index: usize, queued: &mut Vec<(f64, Combination, FloorOf)>) -> Result<(), PlanError> {
         let better = self.guess() / GUESS;
         if self.tries == 0 || !self.options.guesses || queued.is_empty() {
             return Ok(());
         }
         queued.sort_by(|a, b| a.0.total_cmp(&b.0));
         let mut first: Option<(f64, usize)> = None;
-        for (at, &(floor, of)) in queued.iter().enumerate().take(PROMISING) {
+        for (at, &(floor, of, _)) in queued.iter().enumerate().take(PROMISING) {
             if floor >= first.map_or(better, |(least, _)| least) {
                 break;
             }
@@ -128,7 +144,7 @@ impl Search<'_> {
         }
         let Some((floor, at)) = first else { return Ok(()) };
         self.tries -= 1;
-        let (_, of) = queued.remove(at);
+        let (_, of, _) = queued.remove(at);
         let floor = self.partitions_floor(index, &of, floor)?;
         self.decide_these(vec![Wanted { index, of, floor }])
     }
@@ -143,8 +159,7 @@ impl Search<'_> {
         let (floor, next) = match floor_of {
             FloorOf::Work => {
                 let group = self.quick_group(index, &of, false)?.expect("it was queued by its work");
-                let next = if of.pp > 1 && of.chunks == 1 { FloorOf::Memory } else { FloorOf::Partitions };
-                (self.memory_floor(index, &of, &group, least), next)
+                (self.memory_floor(index, &of, &group, least), self.after_memory(&of))
             }
             FloorOf::Memory | FloorOf::Partitions => (self.partitions_floor(index, &of, least)?, FloorOf::Partitions),
         };

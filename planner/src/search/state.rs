@@ -23,7 +23,7 @@ use super::bound::{Whole, least_ratio};
 use super::cached_prices::CachedPrices;
 use super::cost::ShapeWork;
 use super::known_parts::{Held, HeldKey, PartCosts, PassesKey, RestKey};
-use super::memory_bound::{LayerCapacity, Trade};
+use super::memory_bound::{LayerCapacity, Trade, TradeHulls};
 use super::partition::Problem;
 use super::pool_assignment::{self, PoolAssignment};
 use super::queue::{Node, Queue};
@@ -119,6 +119,7 @@ pub(super) struct Search<'a> {
     pub(super) held: FxHashMap<HeldKey, Arc<Held>>,
     pub(super) rests: FxHashMap<RestKey, Option<Arc<PartCosts>>>,
     pub(super) passes_by_group: FxHashMap<PassesKey, Arc<PartCosts>>,
+    pub(super) hulls_by_group: FxHashMap<PassesKey, TradeHulls>,
     pub(super) even_layers: FxHashMap<(usize, LayerKind), Arc<Vec<usize>>>,
     pub(super) idle: FxHashMap<KernelShape, Arc<ShapeWork>>,
     /// By pool.
@@ -186,6 +187,7 @@ impl<'a> Search<'a> {
             held: FxHashMap::default(),
             rests: FxHashMap::default(),
             passes_by_group: FxHashMap::default(),
+            hulls_by_group: FxHashMap::default(),
             even_layers: FxHashMap::default(),
             idle: FxHashMap::default(),
             floors: cluster.pools.iter().map(|_| ShapeFloors::of(job)).collect(),
@@ -224,6 +226,17 @@ impl<'a> Search<'a> {
     pub(super) fn pipeline(&self, shape: &KernelShape, of: &Combination) -> Pipeline {
         let microbatches = self.space.job.global_batch / (of.dp * shape.microbatch);
         Pipeline { schedule: of.schedule, stages: of.pp, chunks: of.chunks, microbatches }
+    }
+
+    /// Whether the engine to plan for has even stages alone.
+    pub(super) fn even_alone(&self) -> bool {
+        self.space.within.as_ref().is_some_and(|within| !within.ability.uneven)
+    }
+
+    /// What the floor is of that is known of a combination with its memory: layers of one stage, and those that are even, are not
+    /// partitioned.
+    pub(super) fn after_memory(&self, of: &Combination) -> FloorOf {
+        if of.pp > 1 && of.chunks == 1 && !self.even_alone() { FloorOf::Memory } else { FloorOf::Partitions }
     }
 
     /// What a schedule takes of its work at the least (see [`crate::schedule::PipelineSchedule::least_ratio`]).
