@@ -7,6 +7,7 @@
 use crate::error::PlanError;
 
 use super::decide::Wanted;
+use super::queue::Node;
 use super::state::{FloorOf, Known, Search};
 
 impl Search<'_> {
@@ -84,11 +85,12 @@ impl Search<'_> {
 
     /// Simulates the most promising plans that are known beside the best, until there are as many as wanted.
     pub(super) fn fill(&mut self) -> Result<(), PlanError> {
-        for (seconds, plan) in self.queue.take_plans() {
-            if self.best.len() < self.top && seconds < self.options.below {
-                self.simulate(*plan)?;
-            } else {
-                self.push(seconds, Known::Plan(plan));
+        for Node { seconds, known } in self.queue.take(|known| matches!(known, Known::Plan(_))) {
+            match known {
+                Known::Plan(plan) if self.best.len() < self.top && seconds < self.options.below => {
+                    self.simulate(*plan)?
+                }
+                other => self.push(seconds, other),
             }
         }
         Ok(())

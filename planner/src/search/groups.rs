@@ -11,7 +11,7 @@ use crate::lower::PieceSizes;
 
 use super::bound::Whole;
 use super::cost::ShapeWork;
-use super::memory_bound::{Beside, LayerCapacity};
+use super::memory_bound::{LayerCapacity, StepRest};
 use super::pool_assignment::PoolAssignment;
 use super::space::Combination;
 use super::state::{Group, Search};
@@ -84,7 +84,7 @@ impl Search<'_> {
         };
         let layer_capacity = |stage: usize| &group.layer_capacities[pools[stage]];
         if pipeline.chunks == 1 {
-            return memory_bound::floor(&pipeline, layer_capacity, &Beside::default(), (floor, self.cut()));
+            return memory_bound::floor(&pipeline, layer_capacity, &StepRest::default(), (floor, self.cut()));
         }
         let (flights, kind) = (self.flights(pipeline), any.kind);
         let layers = self.even_layers(&pipeline, &group.costs[0]);

@@ -235,16 +235,16 @@ fn again_of(corners: &[[f64; 2]], bytes: f64) -> Option<f64> {
 
 /// What a step of stages of one chunk has beside layers of the kind that counts.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Beside {
+pub struct StepRest {
     /// Once, whatever stages do.
     once: f64,
     /// A microbatch, on the first stage, on those between, and on the last.
     ends: [f64; 3],
 }
 
-impl Beside {
+impl StepRest {
     /// Of costs on a mesh of so many stages.
-    pub fn of(model: &Model, costs: &Costs, whole: &Whole, (stages, kind): (usize, LayerKind)) -> Beside {
+    pub fn of(model: &Model, costs: &Costs, whole: &Whole, (stages, kind): (usize, LayerKind)) -> StepRest {
         let end = |place: (usize, usize)| {
             let mut times = Times::default();
             super::bound::ends(&mut times, place, costs);
@@ -253,13 +253,13 @@ impl Beside {
         let share = &whole.once;
         let once = whole.starts + whole.norm_sum + share.update.max(share.renew) / stages as f64;
         if stages > 1 {
-            return Beside { once, ends: [end((0, stages)), end((1, 3)), end((stages - 1, stages))] };
+            return StepRest { once, ends: [end((0, stages)), end((1, 3)), end((stages - 1, stages))] };
         }
         let mut others = Times::default();
         for layer in (0..model.depth()).map(|layer| model.kind(layer)).filter(|other| *other != kind) {
             others.layer(costs.layer(layer), Recompute::None);
         }
-        Beside { once: once + share.clear + share.norm, ends: [end((0, 1)) + others.total(); 3] }
+        StepRest { once: once + share.clear + share.norm, ends: [end((0, 1)) + others.total(); 3] }
     }
 }
 
@@ -267,7 +267,7 @@ impl Beside {
 pub fn floor<'a>(
     pipeline: &Pipeline,
     layer_capacity: impl Fn(usize) -> &'a LayerCapacity,
-    beside: &Beside,
+    beside: &StepRest,
     (least, before): (f64, f64),
 ) -> f64 {
     let all = layer_capacity(0).count;
@@ -315,7 +315,7 @@ pub fn again(
 fn held<'a>(
     pipeline: &Pipeline,
     layer_capacity: &impl Fn(usize) -> &'a LayerCapacity,
-    beside: &Beside,
+    beside: &StepRest,
     end: f64,
 ) -> f64 {
     let (p, m) = (pipeline.stages, pipeline.microbatches);

@@ -9,35 +9,32 @@
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
-use super::state::Known;
-use crate::plan::Plan;
-
 /// A part of the space with the least its steps can take.
-pub(super) struct Node {
+pub(super) struct Node<T> {
     pub(super) seconds: f64,
-    pub(super) known: Known,
+    pub(super) known: T,
 }
 
 /// A part's place, and what it is sorted by.
-struct Waiting {
+struct QueuePlace {
     seconds: f64,
     /// Place in the enumeration, which breaks ties.
     order: u32,
     place: u32,
 }
 
-impl PartialEq for Waiting {
+impl PartialEq for QueuePlace {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other) == Ordering::Equal
     }
 }
-impl Eq for Waiting {}
-impl PartialOrd for Waiting {
+impl Eq for QueuePlace {}
+impl PartialOrd for QueuePlace {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
-impl Ord for Waiting {
+impl Ord for QueuePlace {
     /// The heap's greatest is the one of least seconds, then the first enumerated.
     fn cmp(&self, other: &Self) -> Ordering {
         other.seconds.total_cmp(&self.seconds).then(other.order.cmp(&self.order))
@@ -45,57 +42,62 @@ impl Ord for Waiting {
 }
 
 /// Parts of the space that wait.
-#[derive(Default)]
-pub(super) struct Queue {
-    heap: BinaryHeap<Waiting>,
-    parts: Vec<Option<Known>>,
+pub(super) struct Queue<T> {
+    heap: BinaryHeap<QueuePlace>,
+    parts: Vec<Option<T>>,
     /// Places that are free again.
     free: Vec<u32>,
     pushed: u32,
 }
 
-impl Queue {
-    pub(super) fn push(&mut self, seconds: f64, known: Known) {
+impl<T> Queue<T> {
+    /// Nothing yet.
+    pub(super) fn new() -> Self {
+        Queue { heap: BinaryHeap::new(), parts: Vec::new(), free: Vec::new(), pushed: 0 }
+    }
+
+    pub(super) fn push(&mut self, seconds: f64, known: T) {
         let place = self.free.pop().unwrap_or_else(|| {
             self.parts.push(None);
             self.parts.len() as u32 - 1
         });
         self.parts[place as usize] = Some(known);
         self.pushed += 1;
-        self.heap.push(Waiting { seconds, order: self.pushed, place });
+        self.heap.push(QueuePlace { seconds, order: self.pushed, place });
     }
 
     /// The least seconds that any part can take, and the part.
-    pub(super) fn peek(&self) -> Option<(f64, &Known)> {
+    pub(super) fn peek(&self) -> Option<(f64, &T)> {
         let first = self.heap.peek()?;
         Some((first.seconds, self.parts[first.place as usize].as_ref().expect("it waits")))
     }
 
-    pub(super) fn pop(&mut self) -> Option<Node> {
-        let Waiting { seconds, place, .. } = self.heap.pop()?;
+    pub(super) fn pop(&mut self) -> Option<Node<T>> {
+        let QueuePlace { seconds, place, .. } = self.heap.pop()?;
         self.free.push(place);
         let known = self.parts[place as usize].take().expect("it waits");
         Some(Node { seconds, known })
     }
 
-    /// All plans that wait, the most promising first, which are gone then.
-    pub(super) fn take_plans(&mut self) -> Vec<(f64, Box<Plan>)> {
+    /// All that wait and are wanted, the most promising first, which are gone then.
+    pub(super) fn take(&mut self, wanted: impl Fn(&T) -> bool) -> Vec<Node<T>> {
         let all = std::mem::take(&mut self.heap).into_vec().into_iter();
-        let (mut plans, rest): (Vec<Waiting>, Vec<Waiting>) =
-            all.partition(|waiting| matches!(self.parts[waiting.place as usize], Some(Known::Plan(_))));
+        let (mut taken, rest): (Vec<QueuePlace>, Vec<QueuePlace>) =
+            all.partition(|waiting| self.parts[waiting.place as usize].as_ref().is_some_and(&wanted));
         self.heap = rest.into();
-        plans.sort_by(|a, b| b.cmp(a));
-        let plan = |Waiting { seconds, place, .. }| match self.parts[place as usize].take() {
-            Some(Known::Plan(plan)) => Some((seconds, plan)),
-            _ => None,
+        taken.sort_by(|a, b| b.cmp(a));
+        self.free.extend(taken.iter().map(|waiting| waiting.place));
+        let node = |QueuePlace { seconds, place, .. }| Node {
+            seconds,
+            known: self.parts[place as usize].take().expect("it waits"),
         };
-        plans.into_iter().filter_map(plan).collect()
+        taken.into_iter().map(node).collect()
     }
 
     /// All that wait, in no order, which are gone then.
-    pub(super) fn drain(&mut self) -> impl Iterator<Item = Node> + use<> {
-        let Queue { heap, mut parts, .. } = std::mem::take(self);
-        heap.into_vec().into_iter().map(move |Waiting { seconds, place, .. }| Node {
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = Node<T>> + use<T> {
+        let Queue { heap, mut parts, .. } = std::mem::replace(self, Queue::new());
+        heap.into_vec().into_iter().map(move |QueuePlace { seconds, place, .. }| Node {
             seconds,
             known: parts[place as usize].take().expect("it waits"),
         })

@@ -17,7 +17,7 @@ use super::bound::Whole;
 use super::cost::ShapeWork;
 use super::even_bound::{self, EvenLayers};
 use super::known_parts::{Held, HeldKey, PartCosts};
-use super::memory_bound::{self, Beside, LayerCapacity, TradeHulls};
+use super::memory_bound::{self, LayerCapacity, StepRest, TradeHulls};
 use super::space::{Combination, KernelShape};
 use super::stages;
 use super::state::Search;
@@ -165,7 +165,7 @@ impl Search<'_> {
         let holds = LayerCapacity::of((trade, hulls), costs.layer(kind), size, (self.capacity[0], costs.shown));
         let mut least = least;
         if pipeline.chunks == 1 {
-            let beside = Beside::of(&self.space.job.model, &costs, &group.whole, (pipeline.stages, kind));
+            let beside = StepRest::of(&self.space.job.model, &costs, &group.whole, (pipeline.stages, kind));
             least = memory_bound::floor(&pipeline, |_| &holds, &beside, (least, before));
             if !self.even_alone() || least >= before {
                 return least;

@@ -135,7 +135,7 @@ pub(super) struct Search<'a> {
     pub(super) ratios: FxHashMap<Pipeline, f64>,
     /// By shape, stages, ZeRO stage, order of axes, and whether the last chunk is on the first stage.
     pub(super) groups: FxHashMap<(usize, usize, u8, Order, bool), Arc<Group>>,
-    pub(super) queue: Queue,
+    pub(super) queue: Queue<Known>,
     pub(super) considered: usize,
     pub(super) rejected: BTreeMap<String, usize>,
     pub(super) best: Vec<(Plan, Figures)>,
@@ -199,7 +199,7 @@ impl<'a> Search<'a> {
             flights: FxHashMap::default(),
             ratios: FxHashMap::default(),
             groups: FxHashMap::default(),
-            queue: Queue::default(),
+            queue: Queue::new(),
             considered: 0,
             rejected: BTreeMap::new(),
             best: Vec::new(),

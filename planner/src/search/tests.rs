@@ -307,16 +307,14 @@ fn no_plan_that_hardly_fits_is_below_its_floor_by_memory() {
             let trade = memory_bound::Trade::of(&plan, &mut links.prices, None).unwrap();
             let kind = trade.kind;
             let hulls = trade.hulls(&plan.mesh, &mut links).unwrap();
-            let size = &sizes.layers[&kind][0];
-            let layer_capacity =
-                memory_bound::LayerCapacity::of((&trade, hulls), costs.layer(kind), size, (capacity, costs.shown));
-            let whole = Whole::of(&plan, &costs);
-            let plain = whole.floor(&plan.pipeline(), least_ratio(&plan.pipeline(), &mut Default::default()));
-            let beside = memory_bound::Beside::of(&job.model, &costs, &whole, (of.pp, kind));
+            let (layer, size) = (costs.layer(kind), &sizes.layers[&kind][0]);
+            let layer_capacity = memory_bound::LayerCapacity::of((&trade, hulls), layer, size, (capacity, costs.shown));
+            let (whole, pipeline) = (Whole::of(&plan, &costs), plan.pipeline());
+            let plain = whole.floor(&pipeline, least_ratio(&pipeline, &mut Default::default()));
+            let beside = memory_bound::StepRest::of(&job.model, &costs, &whole, (of.pp, kind));
             let floor = match of.chunks {
-                1 => memory_bound::floor(&plan.pipeline(), |_| &layer_capacity, &beside, (plain, f64::INFINITY)),
+                1 => memory_bound::floor(&pipeline, |_| &layer_capacity, &beside, (plain, f64::INFINITY)),
                 _ => {
-                    let pipeline = plan.pipeline();
                     let again = |stage| memory_bound::again(&pipeline, stage, &layer_capacity, &flights[stage], &even);
                     let layers = [(kind, Arc::new(even.clone()))];
                     even_bound::floor(&pipeline, |_| &costs, &layers, again)
