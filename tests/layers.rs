@@ -41,6 +41,7 @@ const CRATES: [Crate; 6] = [
             ("plans", &["launch"]),
             ("engines", &["engine"]),
             ("folders", &["launcher", "export"]),
+            ("files and logs of theirs", &["import", "log"]),
         ],
     },
     Crate {

@@ -33,10 +33,18 @@ pub fn load(name: &str) -> Result<Model, PlanError> {
 /// The same, and what of a `config.json` is left out or taken for granted, a sentence each.
 pub fn load_noted(name: &str) -> Result<(Model, Vec<String>), PlanError> {
     if name.ends_with(".json") {
-        return config::parse(name, &PlanError::text_of(name)?);
+        return parse_configuration(name, &PlanError::text_of(name)?);
     }
     let model = if name.ends_with(".toml") { parse(name, &PlanError::text_of(name)?)? } else { embedded(name)? };
     Ok((model, Vec::new()))
+}
+
+/// The model of a `config.json`'s text, and what of it is left out or taken for granted, a sentence each.
+///
+/// # Errors
+/// [`PlanError`] naming file, line, key and value, where it is no model that is known.
+pub fn parse_configuration(file: &str, text: &str) -> Result<(Model, Vec<String>), PlanError> {
+    config::parse(file, text)
 }
 
 fn embedded(name: &str) -> Result<Model, PlanError> {
