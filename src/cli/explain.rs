@@ -1,12 +1,18 @@
 //! `explain`: where a plan's time and bytes go, what binds, what more is worth, what loses, as tables or JSON.
 
 use clap::Args;
+use meshwright_engines::engine::fit;
+use meshwright_engines::import::Imported;
+use meshwright_engines::launch::Launch;
 use meshwright_hardware::profile::{Cluster, Machine, Sourced};
 use meshwright_hardware::units::{ByteRate, Bytes, Seconds};
 use meshwright_planner::explain::{Alternative, Cause, Decided, Explanation, Limit, ShadowPrice, StageTime, explain};
+use meshwright_planner::goal::{Case, choose};
 use meshwright_planner::goodput::Training;
 use meshwright_planner::plan::Plan;
+use meshwright_planner::predict::predict_figures;
 
+use super::launch_file::{KnownArguments, changes, engine_of, plan_of};
 use super::show::{
     assumed_text, does_not_fit, missing_memory, money, print_beyond, print_figures, print_sites, print_training,
 };
@@ -16,8 +22,10 @@ use crate::failure::Failure;
 /// Arguments of `explain`.
 #[derive(Args)]
 pub struct ExplainCommand {
-    /// A plan file
+    /// A plan file, or another engine's launch file
     plan: String,
+    #[command(flatten)]
+    known: KnownArguments,
     /// `512x dgx-a100-80gb`, `8x h100`, `4x(16x dgx-h100) @ 10 Gbit/s 50 ms`, or a calibrated machine's .toml
     #[arg(long)]
     cluster: String,
@@ -43,8 +51,9 @@ pub struct ExplainCommand {
 impl ExplainCommand {
     /// Explains and prints.
     pub fn run(self) -> Result<(), Failure> {
-        let plan = Plan::read(&self.plan)?;
-        let mut cluster = self.stack.on(Cluster::parse(&self.cluster)?, &plan.job)?;
+        let cluster = Cluster::parse(&self.cluster)?;
+        let (plan, imported) = plan_of(&self.plan, &self.known, &cluster)?;
+        let mut cluster = self.stack.on(cluster, &plan.job)?;
         self.amend(&mut cluster)?;
         let explained = explain(&plan, &cluster, !self.no_search)?;
         self.check_training(&explained.training)?;
@@ -73,7 +82,9 @@ impl ExplainCommand {
             if let Some(outer) = &explained.sites {
                 print_sites(&plan, outer);
             }
-            if missing.is_none() {
+            if let Some(imported) = &imported {
+                self.print_changes(imported, &plan, &cluster, explained.figures.step_time_s)?;
+            } else if missing.is_none() {
                 self.print_next(&explained);
             }
         }
@@ -112,6 +123,35 @@ impl ExplainCommand {
             system.restart = self.restart.map(|value| Sourced::new(value, source)).or(system.restart.take());
         };
         cluster.pools.iter_mut().for_each(amend);
+        Ok(())
+    }
+
+    /// What to change in a launch file, in its engine's own words.
+    fn print_changes(&self, imported: &Imported, plan: &Plan, cluster: &Cluster, step_s: f64) -> Result<(), Failure> {
+        imported.draft.notes.iter().for_each(|note| println!("note: {note}"));
+        let Some(engine) = engine_of(&imported.draft).filter(|_| !self.no_search) else { return Ok(()) };
+        let mut job = plan.job.clone();
+        job.stack = Some(cluster.stack.name.clone());
+        let case = Case { engine: Some(&engine.about().ability), ..Case::of(&job, cluster) };
+        let best = match choose(&case, 1, &|_, _| {}) {
+            Ok(chosen) => chosen.best.into_iter().next(),
+            Err(_) => None,
+        };
+        let title = engine.about().title;
+        let Some(best) = best.filter(|best| best.ranks() == plan.mesh.ranks()) else {
+            println!("\nnext: nothing that fits all of these devices is known to be faster");
+            return Ok(());
+        };
+        // As the engine can run it.
+        let near = fit(engine, &Launch::new(best.plan, Some((cluster, None)))).0;
+        let step = near.check().ok().and_then(|()| predict_figures(&near, cluster).ok()).filter(|figures| figures.fits);
+        let faster = step.map(|figures| 1.0 - figures.step_time_s / step_s).filter(|share| *share > 0.001);
+        let Some(share) = faster else {
+            println!("\nnext: no plan that {title} can run was found to be faster");
+            return Ok(());
+        };
+        println!("\nnext: a step {:.1} % shorter by {}; in {title}'s words", 100.0 * share, near.summary());
+        changes(engine, plan, &near, cluster).iter().for_each(|line| println!("{line}"));
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Figures go to stdout, progress and errors to stderr; `--json` prints one JSON document and nothing else to stdout.
 
+mod capture;
 mod demo;
 mod explain;
 mod export;
@@ -9,7 +10,10 @@ mod fix;
 mod gains;
 mod goal;
 mod hardware;
+mod import;
 mod keys;
+mod launch_file;
+mod measured;
 mod plan;
 mod progress;
 mod report;
@@ -45,6 +49,12 @@ enum Command {
     Explain(explain::ExplainCommand),
     /// Write a plan as a folder that another engine runs: Megatron-LM, torchtitan, DeepSpeed, MaxText, Accelerate
     Export(Box<export::ExportCommand>),
+    /// Read launch files of Megatron-LM, DeepSpeed, torchtitan, MaxText, Accelerate and others as a plan
+    Import(import::ImportCommand),
+    /// Say every rule that a launch file breaks, with legal values near
+    Check(import::CheckCommand),
+    /// Read what a launch script would start, by running it among stubs
+    Capture(capture::CaptureCommand),
     /// Train by a plan on this machine
     Run(train::RunCommand),
     /// Compare predicted, replayed and measured of a run
@@ -70,6 +80,9 @@ pub fn main() -> ExitCode {
         Command::Simulate(simulate) => simulate.run(),
         Command::Explain(explain) => explain.run(),
         Command::Export(export) => export.run(),
+        Command::Import(import) => import.run(),
+        Command::Check(check) => check.run(),
+        Command::Capture(capture) => capture.run(),
         Command::Run(run) => run.run(),
         Command::Report(report) => report.run(),
         Command::Validate(validate) => validate.run(),

@@ -2,6 +2,7 @@
 
 use clap::Args;
 use meshwright_engines::engine::Engine;
+use meshwright_engines::import::Imported;
 use meshwright_hardware::exit::Exit;
 use meshwright_hardware::files::read_text;
 use meshwright_hardware::profile::Cluster;
@@ -18,6 +19,7 @@ use super::export::{ExportTarget, engine_line};
 use super::fix::{FixArguments, check_fix};
 use super::goal::{GoalArguments, Names, Solver, advice_text, chosen_json, print_front, print_gap, print_partition};
 use super::keys::print_keys;
+use super::launch_file::{KnownArguments, engine_of, job_of, launch_on, plan_of, print_words};
 use super::progress::ProgressLine;
 use super::show::{
     assumed_text, does_not_fit, figures_json, missing_memory, print_beyond, print_figures, print_sites,
@@ -30,7 +32,7 @@ use crate::out::write_whole;
 /// Arguments of `plan`.
 #[derive(Args)]
 pub struct PlanCommand {
-    /// A model's name (`meshwright models`), a model file, or a job file with a [model] table
+    /// A model's name (`meshwright models`), a model file, a job file with a [model] table, or another engine's launch file
     #[arg(required_unless_present = "keys")]
     job: Option<String>,
     /// `512x dgx-a100-80gb`, `8x h100`, or a calibrated machine's .toml
@@ -54,6 +56,8 @@ pub struct PlanCommand {
     fix: FixArguments,
     #[command(flatten)]
     stack: StackArgument,
+    #[command(flatten)]
+    known: KnownArguments,
     #[command(flatten)]
     goal: GoalArguments,
     /// What decides which layers go to which stage, and what stages recompute
@@ -86,13 +90,16 @@ impl PlanCommand {
             print_keys();
             return Ok(());
         };
-        let (mut job, known) = self.job(job)?;
-        let mut cluster = self.stack.on(Cluster::parse(text)?, &job)?;
+        let mut cluster = Cluster::parse(text)?;
+        let imported = launch_on(job, &self.known, &cluster)?;
+        let (mut job, known) = self.job(job, imported.as_ref())?;
+        cluster = self.stack.on(cluster, &job)?;
         job.stack = Some(cluster.stack.name.clone());
         self.goal.amend(&mut cluster);
         let fix = self.fix.over(&job.fix);
         check_fix(&job, &cluster, &fix)?;
-        let engine = self.engine(&cluster)?;
+        let theirs = imported.as_ref().and_then(|imported| engine_of(&imported.draft)).filter(|_| !self.any_engine);
+        let engine = theirs.or(self.engine(&cluster)?);
         let ability = engine.map(|engine| &engine.about().ability);
         let case = Case { job: job.clone(), cluster: cluster.clone(), fix, engine: ability };
         let mut chosen = self.choose(&case)?;
@@ -120,6 +127,9 @@ impl PlanCommand {
                 None if self.export.is_some() => println!(),
                 None => println!("\nnext: add -o plan.toml to keep the best one"),
             }
+        }
+        if let Some(imported) = imported.as_ref().filter(|_| !self.json) {
+            print_words(imported, &first.plan, &first.cluster);
         }
         match &self.export {
             Some(folder) => self.target.write(&first.plan, Some((&first.cluster, Some(first.figures.clone()))), folder),
@@ -205,8 +215,16 @@ impl PlanCommand {
     }
 
     /// The job, and whether it is known how long to train.
-    fn job(&self, name: &str) -> Result<(Job, bool), Failure> {
-        let (mut job, known) = read_job(name, self.seq, self.global_batch)?;
+    fn job(&self, name: &str, imported: Option<&Imported>) -> Result<(Job, bool), Failure> {
+        let (mut job, known) = match imported {
+            Some(imported) => {
+                let mut job = job_of(imported, name)?;
+                job.seq = self.seq.unwrap_or(job.seq);
+                job.global_batch = self.global_batch.unwrap_or(job.global_batch);
+                (job, !imported.draft.lacks("steps"))
+            }
+            None => read_job(name, self.seq, self.global_batch)?,
+        };
         job.precision = self.precision.unwrap_or(job.precision);
         job.goal = self.goal.over(&job.goal);
         let fault = |f: Fault| Failure::input(f.to_string());
@@ -250,8 +268,10 @@ fn read_job(name: &str, seq: Option<usize>, global_batch: Option<usize>) -> Resu
 /// Arguments of `simulate`.
 #[derive(Args)]
 pub struct Simulate {
-    /// A plan file
+    /// A plan file, or another engine's launch file
     plan: String,
+    #[command(flatten)]
+    known: KnownArguments,
     /// `512x dgx-a100-80gb`, `8x h100`, or a calibrated machine's .toml
     #[arg(long)]
     cluster: String,
@@ -271,8 +291,9 @@ pub struct Simulate {
 impl Simulate {
     /// Predicts and prints.
     pub fn run(self) -> Result<(), Failure> {
-        let plan = Plan::read(&self.plan)?;
-        let cluster = self.stack.on(Cluster::parse(&self.cluster)?, &plan.job)?;
+        let cluster = Cluster::parse(&self.cluster)?;
+        let (plan, imported) = plan_of(&self.plan, &self.known, &cluster)?;
+        let cluster = self.stack.on(cluster, &plan.job)?;
         let predicted = predict(&plan, &cluster)?;
         if let Some(path) = &self.trace {
             write_whole(path, &predicted.trace.to_chrome_json(&predicted.lowered.program))?;
@@ -292,6 +313,7 @@ impl Simulate {
             print_figures(figures);
             print_beyond(&plan, figures, &cluster);
             print!("{}", assumed_text(&cluster));
+            imported.iter().flat_map(|imported| &imported.draft.notes).for_each(|note| println!("note: {note}"));
             if let Some(outer) = outer(&plan, &cluster, predicted.trace.step_time().seconds())? {
                 print_sites(&plan, &outer);
             }

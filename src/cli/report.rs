@@ -1,4 +1,4 @@
-//! `report`: a run's folder to its table, CSV and page.
+//! `report`: a run's folder to its table, CSV and page; another engine's log beside its plan.
 
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,7 @@ use meshwright_hardware::trace::{Origin, Trace};
 use meshwright_hardware::units::{Bytes, FlopRate};
 use meshwright_planner::predict::{bubble, predict};
 
+use super::measured::MeasuredArguments;
 use crate::failure::Failure;
 use crate::out::write_whole;
 use crate::report::{self, Inputs};
@@ -19,8 +20,10 @@ use crate::runs::RunDir;
 /// Arguments of `report`.
 #[derive(Args)]
 pub struct ReportCommand {
-    /// A run's folder
+    /// A run's folder; with --measured a plan or launch file
     dir: PathBuf,
+    #[command(flatten)]
+    measured: MeasuredArguments,
     /// Exit with code 5 if step time is predicted further off than this many per cent
     #[arg(long)]
     within: Option<f64>,
@@ -34,6 +37,9 @@ impl ReportCommand {
     pub fn run(self) -> Result<(), Failure> {
         if let Some(within) = self.within.filter(|within| !(within.is_finite() && *within >= 0.0)) {
             return Err(Failure::input(format!("--within is {within}: it must be a number of per cent from 0 on")));
+        }
+        if self.measured.report(&self.dir.to_string_lossy(), self.within, self.json)? {
+            return Ok(());
         }
         let report = of_run(&self.dir)?;
         if self.json {
