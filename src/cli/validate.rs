@@ -339,9 +339,13 @@ fn write_stacks(folder: &Path, fitted: &FittedOverheads, runs: &[&Run]) -> Resul
         let memory = allocators.get(name).copied().unwrap_or(stack.memory);
         write_stack(folder, &Stack { source, errors, overheads, memory, measured, ..stack })?;
     }
-    let typical = catalog().stack(Stack::TYPICAL)?;
-    let source = "meshwright validate runs.csv --fit: all stacks together".to_owned();
-    write_stack(folder, &Stack { source, overheads: fitted.typical.clone(), ..Stack::clone(typical) })
+    [Stack::TYPICAL, Stack::TYPICAL_2021].into_iter().try_for_each(|name| {
+        let source = "meshwright validate runs.csv --fit: all stacks together".to_owned();
+        write_stack(
+            folder,
+            &Stack { source, overheads: fitted.typical.clone(), ..Stack::clone(catalog().stack(name)?) },
+        )
+    })
 }
 
 /// Writes a stack into its file of a folder of profiles.

@@ -119,7 +119,7 @@ fn numbers(text: &str) -> Vec<(f64, &str)> {
 }
 
 /// The stack whose longest word stands in a framework's description, of a fitting year; of several, one whose words stand in
-/// the model's name; else the newest of that family of hardware; of an unknown framework on GPUs the typical one.
+/// the model's name; else the newest of that family of hardware; of an unknown framework on GPUs the typical one of its time.
 pub fn stack(framework: &str, model: &str, year: u16, device: &DeviceProfile) -> Arc<Stack> {
     let dated = |stack: &Stack| stack.years.is_none_or(|[first, last]| (first..=last).contains(&year));
     let named = |stack: &Stack| stack.models.iter().all(|word| model.contains(word.as_str()));
@@ -136,6 +136,7 @@ pub fn stack(framework: &str, model: &str, year: u16, device: &DeviceProfile) ->
             _ if framework.to_lowercase().contains("megatron") || framework.to_lowercase().contains("nemo") => {
                 "megatron-core"
             }
+            _ if year < 2022 => Stack::TYPICAL_2021,
             _ => Stack::TYPICAL,
         };
         Arc::clone(catalog().stack(usual).expect("it is embedded"))
@@ -170,6 +171,7 @@ mod tests {
         assert_eq!(name("Megatron-LM fork (zero-bubble), schedule ZB-V", 2024), "megatron-zero-bubble");
         assert_eq!(name("Megatron-Bridge/Megatron-Core 26.04", 2026), "megatron-bridge-2026");
         assert_eq!(name("something new", 2026), Stack::TYPICAL);
+        assert_eq!(name("something old", 2021), Stack::TYPICAL_2021);
         let test = |model| stack("Megatron-Core main", model, 2025, a100).name.clone();
         assert_eq!(test("gpt3_mcore_te_tp2_pp2_resume_torch_dist"), "megatron-core-ci");
         assert_eq!(test("gpt3_mcore_te_tp2_pp2"), "megatron-core-ci-unfused");

@@ -87,6 +87,8 @@ impl Stack {
     pub const EXECUTOR: &str = "meshwright";
     /// Name of the stack with what all stacks have in common, for accelerators on which none was measured.
     pub const TYPICAL: &str = "typical";
+    /// Name of the same before attention was tiled (Dao et al. 2022).
+    pub const TYPICAL_2021: &str = "typical-2021";
 
     /// Whether it adds nothing to a machine.
     pub fn is_ideal(&self) -> bool {
