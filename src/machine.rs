@@ -15,7 +15,7 @@ use meshwright_hardware::profile::{
     Curve, DeviceKind, DeviceProfile, Efficiency, EfficiencyCurve, Link, LinkKind, Machine, Provenance, Sample,
     Sourced, System,
 };
-use meshwright_hardware::program::{Elem, Program};
+use meshwright_hardware::program::Elem;
 use meshwright_hardware::units::{ByteRate, Bytes, FlopRate, Precision, Seconds};
 use time::OffsetDateTime;
 
@@ -89,55 +89,21 @@ impl Share {
 
 /// Measures this machine for about `budget`, in a format.
 pub fn measure(share: Share, precision: Precision, budget: Duration) -> Result<Machine, Failure> {
-    let all = default_ops(Elem::of(precision), share.device.entry().large);
-    Ok(machine(share, precision, &share.device.find()?, timed(share, precision, all, budget)?))
-}
-
-/// The same machine with the very ops of a program measured for about `budget` more: at their sizes nothing is read between those
-/// of a calibration, and the machine is as it is just before it runs them.
-pub fn refined(
-    known: &Machine,
-    share: Share,
-    precision: Precision,
-    program: &Program,
-    budget: Duration,
-) -> Result<Machine, Failure> {
-    let mut ops: Vec<Op> = Vec::new();
-    for call in program.blocks.iter().flat_map(|block| &block.calls) {
-        if !ops.contains(&call.op) {
-            ops.push(call.op);
-        }
-    }
-    let mut curves = known.device.curves.clone();
-    for (class, curve) in timed(share, precision, ops, budget)? {
-        let again = |old: &&Sample| curve.samples().iter().any(|new| (&new.dims, new.work) == (&old.dims, old.work));
-        let before = curves.get(&class).into_iter().flat_map(Curve::samples).filter(|old| !again(old));
-        let samples = before.chain(curve.samples()).cloned().collect();
-        curves.insert(class, Curve::new(samples).expect("samples of one class have as many dims"));
-    }
-    Ok(machine(share, precision, &share.device.find()?, curves))
-}
-
-/// Curves of ops, and of what ranks exchange.
-fn timed(
-    share: Share,
-    precision: Precision,
-    ops: Vec<Op>,
-    budget: Duration,
-) -> Result<BTreeMap<String, Curve>, Failure> {
     let found = share.device.find()?;
     let Share { device, ranks, threads } = share;
     let emulator = found.software && !device.entry().shares_cores;
-    let room = if device.entry().large { found.memory_bytes / (SHARE_OF_MEMORY * ranks as u64) } else { u64::MAX };
+    let elem = Elem::of(precision);
+    let large = device.entry().large;
+    let room = if large { found.memory_bytes / (SHARE_OF_MEMORY * ranks as u64) } else { u64::MAX };
     let fits = |op: &Op| (!emulator || op.flops() <= EMULATED_FLOPS) && op.bytes() <= room;
-    let ops = ops.into_iter().filter(fits).collect();
+    let ops = default_ops(elem, large).into_iter().filter(fits).collect();
     let (at_once, turns) = (share.at_once(), share.turns(share.at_once()));
     if at_once < ranks {
         eprintln!("{at_once} of the {ranks} ranks are measured at once, and what they take counts {turns}-fold");
     }
-    let elem = Elem::of(precision);
     let config = CalibrateConfig { device, ranks: at_once, threads_per_rank: threads, elem, ops, budget };
-    Ok(calibrate(&config)?.into_iter().map(|(class, curve)| (class, slower(&curve, turns))).collect())
+    let curves = calibrate(&config)?.into_iter().map(|(class, curve)| (class, slower(&curve, turns))).collect();
+    Ok(machine(share, precision, &found, curves))
 }
 
 /// A curve of times so many times as long.

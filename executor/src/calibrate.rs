@@ -6,9 +6,8 @@
 //! gradients of weights, statistics and optimizer state, and the collectives that sum gradients, are fp32, as in programs.
 //!
 //! All ranks run the same op at the same time, as they do in training, so that what they take from each other (memory
-//! bandwidth, shared caches, clock) is in the figures. So is what they wait for each other: cores are not equally fast from one
-//! moment to the next, and what ranks of a step meet at comes when the slowest is there. Operands rotate through an arena
-//! larger than private caches, as a model's do.
+//! bandwidth, shared caches, clock) is in the figures. Operands rotate through an arena larger than private caches, as
+//! a model's do.
 //!
 //! Invariant: whole models are never run here, so a prediction from these curves is one.
 
@@ -135,13 +134,13 @@ struct Measurement {
     times: Vec<f64>,
 }
 
-/// Of every repeat what it took the slowest rank, of these the median, as curves.
+/// Means over ranks, as curves.
 fn curves(ranks: Vec<Vec<Measurement>>) -> Result<BTreeMap<String, Curve>, ExecutorError> {
     let mut samples: BTreeMap<String, Vec<Sample>> = BTreeMap::new();
     for (i, first) in ranks[0].iter().enumerate() {
-        let took: Vec<&Vec<f64>> = ranks.iter().map(|rank| &rank[i].times).filter(|times| !times.is_empty()).collect();
-        let slowest = |repeat| took.iter().map(|times| times[repeat]).fold(0.0, f64::max);
-        let seconds = middle((0..took[0].len()).map(slowest).collect());
+        let medians = ranks.iter().map(|rank| &rank[i].times).filter(|times| !times.is_empty());
+        let times: Vec<f64> = medians.map(|times| middle(times.clone())).collect();
+        let seconds = times.iter().sum::<f64>() / times.len() as f64;
         let sample = Sample { dims: first.dims.clone(), work: first.work, seconds };
         samples.entry(first.class.to_owned()).or_default().push(sample);
     }

@@ -8,25 +8,21 @@ use meshwright_executor::device::Backend;
 use meshwright_hardware::profile::Cluster;
 use meshwright_hardware::units::Precision;
 use meshwright_planner::job::{Fix, Job, Optimizer};
-use meshwright_planner::lower::lower;
 use meshwright_planner::models;
 use meshwright_planner::plan::Plan;
-use meshwright_planner::predict::predict;
 use meshwright_planner::search::search;
 
 use super::report::of_run;
 use super::show::print_figures;
 use super::train::{Options, corpus, ready, train};
 use crate::failure::Failure;
-use crate::machine::{Share, measure, refined};
+use crate::machine::{Share, measure};
 use crate::runs::{RunDir, free_folder};
 
 /// Tokens a sequence.
 const SEQ: usize = 256;
-/// How long the machine is measured, at sizes of many models, so that a plan is found.
-const CALIBRATION: Duration = Duration::from_secs(12);
-/// And the ops of that plan.
-const REFINEMENT: Duration = Duration::from_secs(8);
+/// How long the machine is measured.
+const CALIBRATION: Duration = Duration::from_secs(18);
 
 /// Arguments of `demo`.
 #[derive(Args)]
@@ -62,15 +58,9 @@ impl Demo {
         eprintln!("1/4 measuring single ops on {}, about {} s …", share.words(), CALIBRATION.as_secs());
         let machine = measure(share, Precision::Fp32, CALIBRATION)?;
 
-        eprintln!("2/4 planning, and measuring that plan's own ops, about {} s …", REFINEMENT.as_secs());
-        let (mut plan, considered) = found(&Cluster::from(machine.clone()), share)?;
+        let cluster = Cluster::from(machine.clone());
+        let (plan, considered) = self.plan(share, &cluster)?;
         println!("plan: {} (best of {considered} considered)", plan.summary());
-        let program = lower(&plan)?.program;
-        let machine = refined(&machine, share, plan.job.precision, &program, REFINEMENT)?;
-        let figures = predict(&plan, &Cluster::from(machine.clone()))?.figures;
-        println!("predicted:");
-        print_figures(&figures);
-        plan.job.steps = ((self.seconds / figures.step_time_s) as usize).max(5);
 
         let output = self.output.unwrap_or_else(|| free_folder("demo"));
         ready(&plan, share, &text)?;
@@ -93,15 +83,18 @@ impl Demo {
         println!("next: meshwright plan llama3-8b --cluster \"8x h100\" --seq 8192 --global-batch 128");
         Ok(())
     }
-}
 
-/// The best plan for the demo's job, and how many there were.
-fn found(cluster: &Cluster, share: Share) -> Result<(Plan, usize), Failure> {
-    let optimizer = Optimizer { lr: 2e-3, min_lr: 2e-4, warmup_steps: 10, ..Optimizer::default() };
-    let usual = Job::of(models::load("demo-10m")?, SEQ, 4.max(share.ranks));
-    let job = Job { precision: Precision::Fp32, steps: 1, optimizer, ..usual };
-    let found = search(&job, cluster, &Fix::default(), 1)?;
-    let considered = found.considered;
-    let (plan, _) = found.best.into_iter().next().expect("a search that succeeds has a plan");
-    Ok((plan, considered))
+    fn plan(&self, share: Share, cluster: &Cluster) -> Result<(Plan, usize), Failure> {
+        eprintln!("2/4 planning …");
+        let optimizer = Optimizer { lr: 2e-3, min_lr: 2e-4, warmup_steps: 10, ..Optimizer::default() };
+        let usual = Job::of(models::load("demo-10m")?, SEQ, 4.max(share.ranks));
+        let job = Job { precision: Precision::Fp32, steps: 1, optimizer, ..usual };
+        let found = search(&job, cluster, &Fix::default(), 1)?;
+        let considered = found.considered;
+        let (mut plan, figures) = found.best.into_iter().next().expect("a search that succeeds has a plan");
+        println!("predicted:");
+        print_figures(&figures);
+        plan.job.steps = ((self.seconds / figures.step_time_s) as usize).max(5);
+        Ok((plan, considered))
+    }
 }
