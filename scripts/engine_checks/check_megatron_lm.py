@@ -9,10 +9,10 @@ warnings.filterwarnings("ignore")
 os.environ.update(RANK="0", CUDA_DEVICE_MAX_CONNECTIONS="1")
 import torch
 
-# The parser asks which device it is on.
+# The parser asks which device it is on: one of Hopper, or of Blackwell where the plan is for that.
 device = types.SimpleNamespace(major=9, minor=0, name="H100", multi_processor_count=132, total_memory=80 << 30)
 torch.cuda.get_device_properties = lambda *_, **__: device
-torch.cuda.get_device_capability = lambda *_, **__: (9, 0)
+torch.cuda.get_device_capability = lambda *_, **__: (device.major, device.minor)
 import megatron.core.utils
 from packaging.version import Version
 
@@ -36,6 +36,7 @@ def stages(config, plan):
 
 def look(plan, folder):
     argv, environment = common.captured(folder)
+    device.major = 10 if any(name in (folder / "PLAN.md").read_text() for name in ("b200", "b300")) else 9
     script = next(i for i, word in enumerate(argv) if word.endswith(".py"))
     mesh, job = plan["mesh"], plan["job"]
     model, o = job["model"], job["optimizer"]
