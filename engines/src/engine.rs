@@ -43,6 +43,8 @@ pub struct About {
     pub dated: &'static str,
     /// How names of software stacks that are this engine begin.
     pub stacks: &'static [&'static str],
+    /// The stack of its newest measured runs: what a launch file of it is priced by where none is named.
+    pub usual_stack: &'static str,
     /// Devices that it runs on.
     pub devices: &'static [DeviceKind],
     /// What it can express.
@@ -152,6 +154,10 @@ mod tests {
         assert_eq!(of("megatron-core"), Some("megatron-lm"));
         assert_eq!(of("megatron-deepspeed-2023"), Some("deepspeed"));
         assert_eq!((of("torchtitan"), of("maxtext"), of("typical")), (Some("torchtitan"), Some("maxtext"), None));
+        for engine in ENGINES.iter().map(|engine| engine.about()) {
+            assert_eq!(of(engine.usual_stack), Some(engine.name));
+            assert!(catalog().stack(engine.usual_stack).is_ok());
+        }
         for start in ENGINES.iter().flat_map(|engine| engine.about().stacks) {
             assert!(
                 catalog().stacks.iter().any(|stack| stack.name.starts_with(start)),

@@ -123,9 +123,15 @@ pub fn plan_of(path: &str, known: &KnownArguments, cluster: &Cluster) -> Result<
 /// What a launch file trains, however it is laid out.
 pub fn job_of(imported: &Imported, path: &str) -> Result<Job, Failure> {
     if let Some(job) = &imported.job {
-        return Ok(job.clone());
+        return Ok(under_its_engine(job.clone(), imported));
     }
     Err(whole(imported, path).err().unwrap_or_else(|| Failure::input(format!("{path}: what it trains is not known"))))
+}
+
+/// A job that names no stack, under the usual one of the engine whose launch file was read.
+fn under_its_engine(job: Job, imported: &Imported) -> Job {
+    let usual = || engine_of(&imported.draft).map(|engine| engine.about().usual_stack.to_owned());
+    Job { stack: job.stack.clone().or_else(usual), ..job }
 }
 
 /// The best plan in the words of the engine whose launch file was read.
@@ -145,7 +151,7 @@ pub fn print_words(imported: &Imported, best: &Plan, cluster: &Cluster) {
 /// Code 2 where a value is not known, 3 where rules are broken; each with all of them.
 pub fn whole(imported: &Imported, path: &str) -> Result<Plan, Failure> {
     if let Some(plan) = &imported.plan {
-        return Ok(plan.clone());
+        return Ok(Plan { job: under_its_engine(plan.job.clone(), imported), ..plan.clone() });
     }
     let lines: Vec<String> = imported.missing.iter().map(|key| lacking(&imported.draft, key)).collect();
     let broken = violation_lines(imported);

@@ -30,6 +30,7 @@ static ABOUT: About = About {
     version: "accelerate 1.15.0 and transformers 5.23.0",
     dated: "2026-11",
     stacks: &["fsdp", "torchtune", "llm-foundry", "nemo-automodel"],
+    usual_stack: "nemo-automodel",
     devices: &[DeviceKind::Gpu],
     ability: Ability {
         engine: "Hugging Face Accelerate, FSDP2",

@@ -29,6 +29,7 @@ static ABOUT: About = About {
     version: "deepspeed 0.19.8",
     dated: "2026-11",
     stacks: &["deepspeed", "megatron-deepspeed"],
+    usual_stack: "megatron-deepspeed-2023",
     devices: &[DeviceKind::Gpu],
     ability: Ability {
         engine: "DeepSpeed, by Megatron-DeepSpeed",

@@ -29,6 +29,7 @@ static ABOUT: About = About {
     version: "maxtext 0.2.5",
     dated: "2026-11",
     stacks: &["maxtext", "t5x"],
+    usual_stack: "maxtext",
     devices: &[DeviceKind::Gpu, DeviceKind::Tpu],
     ability: Ability {
         engine: "MaxText",

@@ -28,6 +28,7 @@ static ABOUT: About = About {
     version: "megatron-core 0.19.2",
     dated: "2026-11",
     stacks: &["megatron", "megascale", "nemo-20"],
+    usual_stack: "megatron-core",
     devices: &[DeviceKind::Gpu],
     ability: Ability {
         engine: "Megatron-LM",

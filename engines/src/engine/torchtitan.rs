@@ -32,6 +32,7 @@ static ABOUT: About = About {
     version: "torchtitan 0.3.0",
     dated: "2026-11",
     stacks: &["torchtitan"],
+    usual_stack: "torchtitan",
     devices: &[DeviceKind::Gpu],
     ability: Ability {
         engine: "torchtitan",
