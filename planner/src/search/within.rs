@@ -51,21 +51,9 @@ impl<'a> Within<'a> {
 
     /// Whether it can express what stages recompute.
     pub fn recomputes(&self, stages: &[Stage]) -> bool {
-        let modes = |of: fn(&Stage) -> usize| {
-            let most = stages.iter().map(of).max().unwrap_or(0);
-            let all = stages.iter().all(|stage| of(stage) == stage.layers);
-            let leading = stages.iter().all(|stage| of(stage) == most.min(stage.layers));
-            move |reach: Reach| match reach {
-                _ if most == 0 => true,
-                Reach::Nowhere => false,
-                Reach::Everywhere => all,
-                Reach::Leading => leading,
-            }
-        };
-        let (full, selective) = (modes(|stage| stage.full), modes(|stage| stage.selective));
-        let both = stages.iter().any(|stage| stage.full > 0) && stages.iter().any(|stage| stage.selective > 0);
-        let away = stages.iter().any(|stage| stage.offload > 0);
-        !both && !away && full(self.ability.full) && selective(self.ability.selective)
+        let most = stages.iter().map(|stage| stage.layers).max().unwrap_or(0);
+        let alike = |way: UniformRecompute| stages.iter().all(|stage| *stage == way.stage(stage.layers));
+        UniformRecompute::all(self.ability, most).into_iter().any(alike)
     }
 }
 
