@@ -2,8 +2,9 @@
 //!
 //! The same cases go to the engines' own parsers by `scripts/engines check`.
 
+mod plans;
+
 use std::fmt::Write;
-use std::path::PathBuf;
 
 use meshwright_engines::engine::{ENGINES, TextFile, find};
 use meshwright_engines::export::{Refusal, export};
@@ -11,16 +12,8 @@ use meshwright_engines::launch::Launch;
 use meshwright_engines::launcher::{self, LAUNCHERS};
 use meshwright_hardware::profile::Cluster;
 use meshwright_planner::ability::Lost;
-use meshwright_planner::plan::Plan;
 use meshwright_planner::predict::predict;
-
-fn cases() -> Vec<(String, Plan)> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/cases");
-    let mut paths: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    paths.sort();
-    let read = |path: &PathBuf| Plan::read(path.to_str().unwrap()).unwrap_or_else(|error| panic!("{error}"));
-    paths.iter().map(|path| (path.file_stem().unwrap().to_str().unwrap().to_owned(), read(path))).collect()
-}
+use plans::cases;
 
 fn by_hand() -> &'static dyn launcher::Launcher {
     LAUNCHERS[0]

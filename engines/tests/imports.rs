@@ -1,7 +1,8 @@
 //! What is exported is read back as the plan that it was; what others write is read value by value.
 
+mod plans;
+
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use meshwright_engines::engine::{ENGINES, TextFile};
 use meshwright_engines::export::export;
@@ -9,14 +10,7 @@ use meshwright_engines::import::{Imported, Knowledge, ValueOrigin, import};
 use meshwright_engines::launch::Launch;
 use meshwright_engines::launcher::LAUNCHERS;
 use meshwright_planner::plan::Plan;
-
-fn cases() -> Vec<(String, Plan)> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/cases");
-    let mut paths: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    paths.sort();
-    let read = |path: &PathBuf| Plan::read(path.to_str().unwrap()).unwrap_or_else(|error| panic!("{error}"));
-    paths.iter().map(|path| (path.file_stem().unwrap().to_str().unwrap().to_owned(), read(path))).collect()
-}
+use plans::cases;
 
 /// Files by name, and what is known of them.
 fn read(files: &[(&str, &str)], known: &Knowledge) -> Result<Imported, String> {

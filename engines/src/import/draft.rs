@@ -91,6 +91,18 @@ impl Draft {
         }
     }
 
+    /// Several of these: keys, the engine's words, values.
+    pub fn usuals<T: Into<Value>, const N: usize>(&mut self, all: [(&'static str, &str, T); N]) {
+        for (key, word, value) in all {
+            self.usual(key, word, value);
+        }
+    }
+
+    /// An optimizer whose states and update are not known.
+    pub fn lack_optimizer(&mut self, word: &str, name: &str) {
+        self.lack("optimizer", word, format!("`{name}` is no optimizer that is modelled"));
+    }
+
     /// It follows from others, where nothing else is said.
     pub fn compute(&mut self, key: &'static str, value: impl Into<Value>, why: impl Into<String>) {
         if !self.facts.contains_key(key) {

@@ -75,7 +75,10 @@ pub fn read(tree: &Tree, files: FilesBeside) -> Draft {
         _ => {}
     }
     if let Some(name) = tree.text("deepspeed") {
-        deep(&mut draft, name, files);
+        let brought = deepspeed::named_by(&mut draft, name, files, ("axolotl", BROUGHT));
+        if brought && name.contains("cpuoffload") {
+            draft.unprice(format!("{name}: weights in the host's memory are not modelled"));
+        }
     }
     fsdp(&mut draft, tree);
     if tree.flag("sample_packing") {
@@ -125,35 +128,16 @@ pub fn targets(draft: &mut Draft, tree: &Tree, name: &str, all: bool) {
     draft.state("targets", name, known);
 }
 
-/// A named configuration of DeepSpeed, as axolotl brings them: `deepspeed_configs/zero3_bf16.json`.
-fn deep(draft: &mut Draft, name: &str, files: FilesBeside) {
-    if let Some(Ok(value)) = files(name).map(|text| crate::import::tree::json(&text)) {
-        return deepspeed::configuration(draft, &Tree(&value), name);
-    }
-    let last = name.rsplit('/').next().unwrap_or(name);
-    let known = [
-        ("zero1.json", 1, false),
-        ("zero2.json", 2, false),
-        ("zero3.json", 3, false),
-        ("zero3_bf16.json", 3, false),
-        ("zero1_torch_compile.json", 1, false),
-        ("zero3_bf16_cpuoffload_all.json", 3, true),
-        ("zero3_bf16_cpuoffload_params.json", 3, false),
-    ];
-    match known.iter().find(|(known, _, _)| *known == last) {
-        Some((_, zero, offload)) => {
-            draft.compute("zero", *zero, format!("of axolotl's {last}"));
-            draft.compute("offload", *offload, format!("of axolotl's {last}"));
-            if last.contains("cpuoffload") {
-                draft.unprice(format!("{last}: weights in the host's memory are not modelled"));
-            }
-        }
-        None => {
-            draft.note(format!("`{name}` is not beside it: give it as a further file"));
-            draft.lack("zero", "deepspeed", format!("`{name}` is not there"));
-        }
-    }
-}
+/// Configurations of DeepSpeed that come with axolotl: `deepspeed_configs/zero3_bf16.json`.
+const BROUGHT: &[(&str, usize, bool)] = &[
+    ("zero1.json", 1, false),
+    ("zero2.json", 2, false),
+    ("zero3.json", 3, false),
+    ("zero3_bf16.json", 3, false),
+    ("zero1_torch_compile.json", 1, false),
+    ("zero3_bf16_cpuoffload_all.json", 3, true),
+    ("zero3_bf16_cpuoffload_params.json", 3, false),
+];
 
 fn fsdp(draft: &mut Draft, tree: &Tree) {
     let on = tree.get("fsdp").is_some_and(|value| value.as_array().is_some_and(|all| !all.is_empty()))

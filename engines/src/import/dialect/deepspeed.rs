@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::{TrainCommand, Tree, megatron, training_arguments};
 use crate::import::draft::Draft;
+use crate::import::shell::FilesBeside;
 
 /// The release whose defaults hold.
 pub const VERSION: &str = "deepspeed 0.19.8";
@@ -35,6 +36,31 @@ const READ: &str = "
     steps_per_print wall_clock_breakdown comment data_types.grad_accum_dtype zero_optimization.overlap_comm
     zero_optimization.contiguous_gradients tensorboard wandb csv_monitor flops_profiler comms_logger
 ";
+
+/// Reads the JSON that another configuration names; where no file is, what `owner` brings under that name: its ZeRO stage, and
+/// whether the optimizer is the host's. Whether it was one of those.
+pub fn named_by(
+    draft: &mut Draft,
+    name: &str,
+    files: FilesBeside,
+    (owner, brought): (&str, &[(&str, usize, bool)]),
+) -> bool {
+    match files(name).map(|text| crate::import::tree::json(&text)) {
+        Some(Ok(value)) => configuration(draft, &Tree(&value), name),
+        Some(Err(problem)) => draft.fault(format!("{name} cannot be read: {problem}")),
+        None => {
+            let last = name.rsplit('/').next().unwrap_or(name);
+            if let Some((_, zero, offload)) = brought.iter().find(|(known, _, _)| *known == last) {
+                draft.compute("zero", *zero, format!("of {owner}'s {last}"));
+                draft.compute("offload", *offload, format!("of {owner}'s {last}"));
+                return true;
+            }
+            draft.note(format!("`{name}` is not beside it: give it as a further file"));
+            draft.lack("zero", "deepspeed", format!("`{name}` is not there"));
+        }
+    }
+    false
+}
 
 /// Reads what the JSON says.
 pub fn configuration(draft: &mut Draft, tree: &Tree, file: &str) {
@@ -120,7 +146,7 @@ fn optimizer(draft: &mut Draft, tree: &Tree) {
         };
         match known {
             Some(known) => draft.state("optimizer", "optimizer.type", known),
-            None => draft.lack("optimizer", "optimizer.type", format!("`{name}` is no optimizer that is modelled")),
+            None => draft.lack_optimizer("optimizer.type", name),
         }
     }
     let numbers = [("lr", "lr"), ("eps", "eps"), ("weight_decay", "weight_decay")];
@@ -184,15 +210,13 @@ pub fn megatron_deepspeed(command: &TrainCommand) -> Draft {
         draft.compute("steps", tokens / (batch * seq), "--train-tokens / tokens of a step");
     }
     draft.compute("optimizer", "adamw", "of --optimizer's default");
-    for (key, word, value) in [
+    draft.usuals([
         ("beta1", "--adam-beta1", 0.9),
         ("beta2", "--adam-beta2", 0.999),
         ("eps", "--adam-eps", 1e-8),
         ("weight_decay", "--weight-decay", 0.01),
         ("clip", "--clip-grad", 1.0),
-    ] {
-        draft.usual(key, word, value);
-    }
+    ]);
     draft.usual("min_lr", "--min-lr", 0);
     draft.usual("warmup", "--lr-warmup-iters", 0);
     draft.usual("seed", "--seed", 1234);

@@ -128,10 +128,7 @@ fn optimizer(draft: &mut Draft, tree: &Tree) {
     match tree.text("optimizer.name").unwrap_or("decoupled_adamw") {
         name if name.contains("lion") => draft.state("optimizer", "optimizer.name", "lion"),
         name if name.contains("adamw") => draft.compute("optimizer", "adamw", "of optimizer.name"),
-        other => {
-            let why = format!("`{other}` is no optimizer that is modelled");
-            draft.lack("optimizer", "optimizer.name", why);
-        }
+        other => draft.lack_optimizer("optimizer.name", other),
     }
     if let Some(Value::Array(betas)) = tree.get("optimizer.betas")
         && let [one, two] = &betas[..]

@@ -57,11 +57,7 @@ pub fn read(tree: &Tree, files: FilesBeside) -> Draft {
         draft.facts.remove("checkpointing");
     }
     if let Some(name) = tree.text("deepspeed") {
-        match files(name).map(|text| crate::import::tree::json(&text)) {
-            Some(Ok(value)) => deepspeed::configuration(&mut draft, &Tree(&value), name),
-            Some(Err(problem)) => draft.fault(format!("{name} cannot be read: {problem}")),
-            None => bundled(&mut draft, name),
-        }
+        deepspeed::named_by(&mut draft, name, files, ("LLaMA-Factory", BROUGHT));
     }
     if tree.get("stage").is_some_and(|stage| !["sft", "pt"].iter().any(|known| stage == known)) {
         draft.unprice(format!("stage: {}: priced as plain training of one model", tree.text("stage").unwrap_or("")));
@@ -77,24 +73,11 @@ pub fn read(tree: &Tree, files: FilesBeside) -> Draft {
     draft
 }
 
-/// Configurations that come with it: `examples/deepspeed/ds_z3_config.json`.
-fn bundled(draft: &mut Draft, name: &str) {
-    let last = name.rsplit('/').next().unwrap_or(name);
-    let known = [
-        ("ds_z0_config.json", 0, false),
-        ("ds_z2_config.json", 2, false),
-        ("ds_z2_offload_config.json", 2, true),
-        ("ds_z3_config.json", 3, false),
-        ("ds_z3_offload_config.json", 3, true),
-    ];
-    match known.iter().find(|(known, _, _)| *known == last) {
-        Some((_, zero, offload)) => {
-            draft.compute("zero", *zero, format!("of LLaMA-Factory's {last}"));
-            draft.compute("offload", *offload, format!("of LLaMA-Factory's {last}"));
-        }
-        None => {
-            draft.note(format!("`{name}` is not beside it: give it as a further file"));
-            draft.lack("zero", "deepspeed", format!("`{name}` is not there"));
-        }
-    }
-}
+/// Configurations of DeepSpeed that come with it: `examples/deepspeed/ds_z3_config.json`.
+const BROUGHT: &[(&str, usize, bool)] = &[
+    ("ds_z0_config.json", 0, false),
+    ("ds_z2_config.json", 2, false),
+    ("ds_z2_offload_config.json", 2, true),
+    ("ds_z3_config.json", 3, false),
+    ("ds_z3_offload_config.json", 3, true),
+];

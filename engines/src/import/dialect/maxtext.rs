@@ -136,7 +136,7 @@ fn model(draft: &mut Draft, tree: &Tree) {
             }
         }
     } else {
-        for (key, word, value) in [
+        draft.usuals([
             ("layers", "base_num_decoder_layers", 16),
             ("hidden", "base_emb_dim", 2048),
             ("ffn", "base_mlp_dim", 7168),
@@ -144,9 +144,7 @@ fn model(draft: &mut Draft, tree: &Tree) {
             ("kv_heads", "base_num_kv_heads", 16),
             ("head_dim", "head_dim", 128),
             ("vocab", "vocab_size", 32000),
-        ] {
-            draft.usual(key, word, value);
-        }
+        ]);
         draft.usual("tied", "logits_via_embedding", false);
         draft.usual("rope_theta", "rope_max_timescale", 10_000);
     }
@@ -369,21 +367,16 @@ fn optimizer(draft: &mut Draft, tree: &Tree) {
         "adamw" | "adam_pax" => draft.compute("optimizer", "adamw", "of opt_type"),
         "sgd" => draft.state("optimizer", "opt_type", "sgd"),
         "muon" => draft.state("optimizer", "opt_type", "muon"),
-        other => {
-            let why = format!("`{other}` is no optimizer that is modelled");
-            draft.lack("optimizer", "opt_type", why);
-        }
+        other => draft.lack_optimizer("opt_type", other),
     }
-    for (key, word, value) in [
+    draft.usuals([
         ("lr", "learning_rate", 3e-5),
         ("beta1", "adam_b1", 0.9),
         ("beta2", "adam_b2", 0.95),
         ("eps", "adam_eps", 1e-8),
         ("weight_decay", "adam_weight_decay", 0.1),
         ("clip", "gradient_clipping_threshold", 1.0),
-    ] {
-        draft.usual(key, word, value);
-    }
+    ]);
     let least = tree.any(&["learning_rate_final_fraction", "cosine_learning_rate_final_fraction"]);
     let least = least.and_then(|(_, value)| value.as_f64()).unwrap_or(0.1);
     if let Some(lr) = draft.float("lr") {

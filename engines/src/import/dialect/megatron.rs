@@ -338,7 +338,7 @@ pub fn precision(draft: &mut Draft) {
 }
 
 fn optimizer(draft: &mut Draft) {
-    match draft.text("optimizer_name").unwrap_or("adam") {
+    match draft.text("optimizer_name").unwrap_or("adam").to_owned().as_str() {
         "sgd" => {
             let momentum = draft.float("momentum").unwrap_or(0.9);
             draft.state("optimizer", "--optimizer", if momentum > 0.0 { "sgd-momentum" } else { "sgd" });
@@ -353,10 +353,7 @@ fn optimizer(draft: &mut Draft) {
         ),
         name if name.contains("muon") => draft.state("optimizer", "--optimizer", "muon"),
         name if name.contains("lion") => draft.state("optimizer", "--optimizer", "lion"),
-        name => {
-            let why = format!("`{name}` is no optimizer that is modelled");
-            draft.lack("optimizer", "--optimizer", why);
-        }
+        name => draft.lack_optimizer("--optimizer", name),
     }
     draft.usual("min_lr", "--min-lr", 0);
     draft.usual("beta1", "--adam-beta1", 0.9);

@@ -172,7 +172,7 @@ fn optimizer(draft: &mut Draft, tree: &Tree) {
         "adam" | "adamw" | "onebitadam" | "cpu_adam" => draft.compute("optimizer", "adamw", "of optimizer.type"),
         "lion" => draft.state("optimizer", "optimizer.type", "lion"),
         "sgd" => draft.state("optimizer", "optimizer.type", "sgd"),
-        _ => draft.lack("optimizer", "optimizer.type", format!("`{name}` is no optimizer that is modelled")),
+        _ => draft.lack_optimizer("optimizer.type", &name),
     }
     let names = [("optimizer.params.lr", "lr"), ("optimizer.params.eps", "eps")];
     tree.state_all(draft, &names);

@@ -180,7 +180,7 @@ fn precision(draft: &mut Draft, tree: &Tree) {
 
 /// What follows, and torchtitan's own.
 pub fn finish(draft: &mut Draft) {
-    for (key, word, value) in [
+    draft.usuals([
         ("tp", "parallelism.tensor_parallel_degree", 1),
         ("pp", "parallelism.pipeline_parallel_degree", 1),
         ("cp", "parallelism.context_parallel_degree", 1),
@@ -189,9 +189,7 @@ pub fn finish(draft: &mut Draft) {
         ("local_batch", "training.local_batch_size", 8),
         ("replicate", "parallelism.data_parallel_replicate_degree", 1),
         ("steps", "training.steps", 10_000),
-    ] {
-        draft.usual(key, word, value);
-    }
+    ]);
     let tp = draft.count("tp").unwrap_or(1);
     draft.compute("sequence_parallel", tp > 1, "torchtitan's tensor parallelism shards tokens too");
     if draft.count("ep").is_some_and(|ep| ep > 1) {
@@ -201,23 +199,18 @@ pub fn finish(draft: &mut Draft) {
     pipeline(draft);
     sharding(draft);
     recompute(draft);
-    match draft.text("optimizer_name").unwrap_or("AdamW") {
+    match draft.text("optimizer_name").unwrap_or("AdamW").to_owned().as_str() {
         "AdamW" | "Adam" => draft.compute("optimizer", "adamw", "of optimizer.name"),
-        name => {
-            let why = format!("`{name}` is no optimizer that is modelled");
-            draft.lack("optimizer", "optimizer.name", why);
-        }
+        name => draft.lack_optimizer("optimizer.name", name),
     }
-    for (key, word, value) in [
+    draft.usuals([
         ("lr", "optimizer.lr", 8e-4),
         ("beta1", "optimizer.beta1", 0.9),
         ("beta2", "optimizer.beta2", 0.95),
         ("eps", "optimizer.eps", 1e-8),
         ("weight_decay", "optimizer.weight_decay", 0.1),
         ("clip", "training.max_norm", 1.0),
-    ] {
-        draft.usual(key, word, value);
-    }
+    ]);
     draft.usual("warmup", "lr_scheduler.warmup_steps", 200);
     draft.usual("min_lr", "lr_scheduler.min_lr_factor", 0);
 }

@@ -97,9 +97,7 @@ pub fn finish(draft: &mut Draft) {
     warmup(draft);
     optimizer(draft);
     tuning(draft);
-    for (key, word, value) in [("tp", "", 1), ("pp", "", 1), ("cp", "", 1), ("ep", "", 1), ("zero", "", 0)] {
-        draft.usual(key, word, value);
-    }
+    draft.usuals([("tp", "", 1), ("pp", "", 1), ("cp", "", 1), ("ep", "", 1), ("zero", "", 0)]);
     draft.usual("recompute", "gradient_checkpointing", "none");
     draft.usual("clip", "max_grad_norm", 1);
     draft.usual("lr", "learning_rate", 5e-5);
@@ -142,7 +140,7 @@ pub fn optimizer(draft: &mut Draft) {
     };
     match known {
         Some(known) => draft.state("optimizer", "optim", known),
-        None => draft.lack("optimizer", "optim", format!("`{name}` is no optimizer that is modelled")),
+        None => draft.lack_optimizer("optim", &name),
     }
 }
 
