@@ -57,6 +57,9 @@ pub struct Stack {
     /// Whether a gate's activation is a kernel of its own, whose result is kept beside what it is multiplied with.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keeps_gate: bool,
+    /// Whether norms run op by op, each op a pass over memory of its own, rather than as one kernel.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub eager_norms: bool,
     /// What knobs were fitted on.
     pub source: String,
     /// Accelerators on which plans are priced with this stack unless another is named.
