@@ -21,6 +21,10 @@ pub struct Place {
     pub slices: usize,
 }
 
+/// What all-reduces of 4 GB reach of Omni-Path's line rate: 10.6 of 50 GB/s a node between V100s, 5.1 between A100s
+/// (bigscience-workshop/bigscience, experiments/bandwidth, Jean Zay), as no GPU's memory is read directly.
+const OMNI_PATH: f64 = 0.21;
+
 /// Finds the accelerator and builds nodes of it: of a TPU's torus a slice, along a side of which a group of `inner` neighbours
 /// lies; else as few equal nodes as hold so many devices, each whole or a part of one.
 pub fn place(
@@ -52,6 +56,10 @@ pub fn place(
     };
     if let (Some(stated), Some(out)) = (scale_out(interconnect, machine.system.count), &mut machine.system.scale_out) {
         out.bandwidth = Sourced::new(ByteRate(stated), "as the run's source states");
+    }
+    if let Some(out) = machine.system.scale_out.as_mut().filter(|_| interconnect.contains("Omni-Path")) {
+        let source = format!("{}; of which {OMNI_PATH} is reached", out.bandwidth.source);
+        out.bandwidth = Sourced::new(ByteRate(out.bandwidth.value.0 * OMNI_PATH), &source);
     }
     Ok(Place { machine, slices })
 }
