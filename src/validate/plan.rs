@@ -198,7 +198,7 @@ fn plan(stated: &Stated, choice: &RowChoice) -> Result<Plan, Skip> {
     let size = |column| record.size(column).unwrap_or(1);
     let (tp, pp, cp) = (choice.tp, size("pp"), size("cp"));
     let dp = devices / (tp * pp * cp);
-    let (schedule, chunks) = schedule(record, pp);
+    let (schedule, chunks) = schedule(record, stated.stack, (pp, model.depth()));
     let held = layers_of(model.depth(), pp * chunks);
     let away = offloaded(record.text("offload"), model.depth());
     let stage = |layers: usize| {
@@ -359,11 +359,25 @@ fn number_after(text: &str, word: &str) -> Option<usize> {
     after.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
+/// Chunks that a stage has at most where their number is not stated.
+const MOST_CHUNKS: usize = 8;
+
+/// Whether a pipeline whose chunks are not stated is interleaved: as Megatron's of 2022 and later usually are, two layers a chunk.
+fn interleaves(record: &Record, stack: &Stack) -> bool {
+    record.size("pp").is_some_and(|pp| pp > 1)
+        && ["megatron", "megatron-core"].contains(&stack.family.as_str())
+        && record.number("year").is_some_and(|year| year >= 2022.0)
+}
+
 /// The order of microbatches, and chunks a stage.
-fn schedule(record: &Record, pp: usize) -> (Schedule, usize) {
+fn schedule(record: &Record, stack: &Stack, (pp, layers): (usize, usize)) -> (Schedule, usize) {
     let framework = record.text("framework");
     let interleaved = framework.contains("Interleaved") && pp > 1;
-    let chunks = record.size("vpp").unwrap_or(if interleaved { 2 } else { 1 });
+    let chunks = record.size("vpp").unwrap_or(match () {
+        () if interleaved => 2,
+        () if interleaves(record, stack) => (layers / pp / 2).clamp(1, MOST_CHUNKS),
+        () => 1,
+    });
     match () {
         () if framework.contains("ZB-1p") || framework.contains("ZB-H1") => (Schedule::ZeroBubble, 1),
         () if framework.contains("ZB-2p") || framework.contains("ZB-H2") => (Schedule::ZeroBubble2p, 1),
