@@ -11,8 +11,8 @@ use crate::profile::{DeviceProfile, Gemm};
 use crate::units::{FlopRate, Precision, Seconds};
 
 /// What the last wave costs of a whole one when it is not full: measured waves overlap with the next (stream-K, split-K),
-/// so the true cost lies between none and all; half fits the sweeps of aiconfigurator (095f58a) on A100 to GB300.
-const LAST_WAVE: f64 = 0.5;
+/// so the true cost lies between none and all; a tenth fits the sweeps of aiconfigurator (095f58a) on A100 to GB300.
+const LAST_WAVE: f64 = 0.1;
 
 /// `batch` matmuls of `m × n × k` each, run as one grouped kernel: by the device's tiles, or where its profile has none, by
 /// its share of peak over FLOPs.
