@@ -247,7 +247,7 @@ knobs! {
     /// Bytes that kernels bound by memory move, relative to those of their op.
     stream = 1.2 in 0.2..6.0 by 0.3;
     /// Microseconds in which the host issues a kernel or a collective.
-    host = 25.0 in 0.0..120.0 by 0.4;
+    host = 34.0 in 0.0..120.0 by 0.4;
     /// Microseconds in which it routes a layer's tokens to experts, forward or backward.
     host_experts = 500.0 in 0.0..4000.0 by 0.6;
     /// Time that shows of collectives of tensor and context parallelism, relative to what links allow: below 1 where kernels of
