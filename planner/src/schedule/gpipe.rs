@@ -24,8 +24,10 @@ impl PipelineSchedule for GPipe {
     }
 
     fn floor(&self, work: &StepWork) -> f64 {
-        let p = work.pipeline.stages as f64;
-        (work.even + work.way * (1.0 - 1.0 / p)).max(work.even) + 2.0 * (p - 1.0) * work.hop
+        let Pipeline { stages, microbatches, .. } = *work.pipeline;
+        let (p, m) = (stages as f64, microbatches as f64);
+        // One microbatch's way through all stages, and the others' through the busiest.
+        (work.way + work.even * (1.0 - 1.0 / m)).max(work.even) + 2.0 * (p - 1.0) * work.hop
     }
 
     fn last_backward(&self, work: &StageWork) -> f64 {
