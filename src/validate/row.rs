@@ -270,7 +270,11 @@ pub const COLUMNS: &[Column] = &[
     text("interconnect", "links; scale-out as `8x400 Gb/s`, `400Gb per GPU` or `1600 Gbps per node`"),
     number("tp", 1e6, "tensor-parallel ranks; 1 where they are left out"),
     number("pp", 1e4, "pipeline stages; 1 where they are left out"),
-    number("vpp", 1e4, "chunks of a stage; where they are left out 1, in pipelines of Megatron since 2022 one of every two layers"),
+    number(
+        "vpp",
+        1e4,
+        "chunks of a stage; where they are left out 1, in pipelines of Megatron since 2022 one of every two layers",
+    ),
     number("dp", f64::MAX, "data-parallel replicas; devices / (tp pp cp) is what is taken"),
     number("cp", 1e6, "context-parallel ranks; 1 where they are left out"),
     number("ep", 1e6, "expert-parallel ranks; 1 where they are left out"),

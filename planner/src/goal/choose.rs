@@ -42,6 +42,8 @@ const AT_ONCE: usize = 2;
 const ALIKE: f64 = 0.001;
 /// Combinations that are looked at for the front alone: as many as for the answer itself, or these.
 const FOR_FRONT: usize = 1_000_000;
+/// Plans of a cluster that are compared by energy. A search orders them by time, and a slower one that waits more draws less power.
+const FOR_ENERGY: usize = 20;
 
 /// Is told which cluster is searched, and how far that is.
 pub type Watch<'a> = dyn Fn(&Cluster, &Progress) + Sync + 'a;
@@ -178,7 +180,11 @@ impl<'a> Chooser<'a> {
 
     fn search(&self, job: &Job, cluster: &Cluster, options: &SearchOptions) -> Result<Found, PlanError> {
         let watch = |progress: &Progress| (self.watch)(cluster, progress);
-        let top = if options.rough { 1 } else { self.top };
+        let top = match self.goal().objective {
+            _ if options.rough => 1,
+            Objective::Energy => self.top.max(FOR_ENERGY),
+            _ => self.top,
+        };
         let options = SearchOptions { watch: Some(&watch), engine: self.case.engine, ..*options };
         decide_with(job, cluster, None, &self.case.fix, top, &options)
     }
