@@ -7,17 +7,29 @@
 //!
 //! Invariant: no faster than the share of peak, and that only for whole tiles of endless depth.
 
-use crate::profile::{DeviceProfile, Gemm};
+use crate::profile::{DeviceKind, DeviceProfile, Gemm};
 use crate::units::{FlopRate, Precision, Seconds};
 
 /// What the last wave costs of a whole one when it is not full: measured waves overlap with the next (stream-K, split-K),
 /// so the true cost lies between none and all; a tenth fits the sweeps of aiconfigurator (095f58a) on A100 to GB300.
 const LAST_WAVE: f64 = 0.1;
 
+/// What products outside matrix units reach of their peak, whatever the stack: multiply-adds so slow that all else waits beside
+/// them. Assumption, after BERT in fp32 on V100 (NVIDIA DeepLearningExamples), whose model FLOPs alone are 0.82 of it.
+const PLAIN: f64 = 0.95;
+
+/// Whether a GPU multiplies a format outside its matrix units, whose tiles and waves its profile states.
+pub(super) fn is_plain(device: &DeviceProfile, precision: Precision) -> bool {
+    let measured = |gemm: &Gemm| gemm.share.contains_key(&Precision::Fp32);
+    let tiles = device.gemm.as_ref().is_some_and(|gemm| !measured(gemm));
+    precision == Precision::Fp32 && device.kind == DeviceKind::Gpu && tiles
+}
+
 /// `batch` matmuls of `m × n × k` each, run as one grouped kernel: by the device's tiles, or where its profile has none, by
 /// its share of peak over FLOPs.
 pub fn on(device: &DeviceProfile, peak: FlopRate, precision: Precision, batch: f64, m: f64, n: f64, k: f64) -> Seconds {
     match &device.gemm {
+        _ if is_plain(device, precision) => Seconds(2.0 * batch * m * n * k / (peak.0 * PLAIN)),
         Some(gemm) => time(gemm, peak, precision, batch, m, n, k),
         None => {
             let flops = 2.0 * batch * m * n * k;

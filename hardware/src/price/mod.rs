@@ -175,7 +175,9 @@ impl<'a> Prices<'a> {
         })?;
         let Overheads { matmul, narrow, experts, .. } = &self.stack().overheads;
         let gains = (narrow / matmul).max(1.0);
-        Ok(2.0 * side.powi(3) / seconds.0 * matmul.max(*experts) * gains)
+        let plain = self.devices.iter().all(|device| gemm::is_plain(device, self.precision));
+        let reached = if plain { 1.0 } else { matmul.max(*experts) * gains };
+        Ok(2.0 * side.powi(3) / seconds.0 * reached)
     }
 
     /// The time of moving so many bytes through memory in ops without launches; nothing where curves price them.

@@ -85,6 +85,7 @@ fn multiplied(device: &DeviceProfile, stack: &Stack, op: &Op, precision: Precisi
         return Ok(unfused(device, stack, (peak, precision), scores));
     }
     Ok(match *op {
+        Op::Matmul { m, n, k, .. } if gemm::is_plain(device, precision) => product(1, m, n, k),
         Op::Matmul { m, n, k, .. } => product(1, m, n, k) / (rates.matmul * gains),
         Op::ExpertMatmul { experts, sources, m, n, k, .. } => {
             product(experts * sources, m, n, k) / (rates.experts * gains)

@@ -41,6 +41,18 @@ fn a_big_matmul_takes_its_flops_and_a_thin_one_its_bytes() {
     close(time_of(&device, &matmul(1, 4096, 4096), Bf16).unwrap(), 2.0 * (n * n + 2.0 * n) / bandwidth + 1e-6);
 }
 
+/// The search's bound is no slower than what it bounds.
+#[test]
+fn products_in_fp32_outside_matrix_units_reach_nearly_their_peak_under_any_stack() {
+    let cluster = Cluster::parse("dgx-1v").unwrap().under(std::sync::Arc::new(stack(Overheads::default())));
+    let device = &cluster.pools[0].device;
+    let seconds = op_time(device, cluster.stack.as_ref(), &matmul(4096, 4096, 4096), Bytes(0), Fp32).unwrap();
+    let rate = 2.0 * 4096.0_f64.powi(3) / (seconds - device.launch.value).0;
+    close(Seconds(rate), 0.95 * device.peak_in(Fp32).unwrap().0);
+    let prices = Prices::new(&cluster, Mesh::ONE, Fp32).unwrap();
+    assert!(prices.fastest_flops().unwrap() >= rate * (1.0 - 1e-12));
+}
+
 #[test]
 fn a_matmul_pays_for_whole_tiles_and_a_tenth_of_an_idle_wave() {
     let gemm = catalog().device("a100-80gb").unwrap().gemm.clone().unwrap();
