@@ -12,6 +12,7 @@ pub mod gain;
 pub mod memory;
 mod model;
 pub mod overheads;
+mod pipeline;
 pub mod place;
 mod plan;
 mod record;

@@ -9,8 +9,8 @@ use meshwright_hardware::mesh::{Mesh, Order};
 use meshwright_hardware::profile::{AttentionKernel, Stack};
 use meshwright_planner::job::{AdapterTarget, Base, Job, Method, Model, Optimizer, OptimizerName, Tuning};
 use meshwright_planner::plan::{Plan, RecomputeModule, Stage, layers_of};
-use meshwright_planner::schedule::Schedule;
 
+use super::pipeline::schedule;
 use super::record::{Record, Skip};
 use super::words::{known_codes, precision, zero_said};
 
@@ -357,35 +357,6 @@ fn sequence_parallel(code: &str, stack: &Stack, (rows, tp): (usize, usize)) -> b
 fn number_after(text: &str, word: &str) -> Option<usize> {
     let (_, after) = text.split_once(word)?;
     after.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
-}
-
-/// Chunks that a stage has at most where their number is not stated.
-const MOST_CHUNKS: usize = 8;
-
-/// Whether a pipeline whose chunks are not stated is interleaved: as Megatron's of 2022 and later usually are, two layers a chunk.
-fn interleaves(record: &Record, stack: &Stack) -> bool {
-    record.size("pp").is_some_and(|pp| pp > 1)
-        && ["megatron", "megatron-core"].contains(&stack.family.as_str())
-        && record.number("year").is_some_and(|year| year >= 2022.0)
-}
-
-/// The order of microbatches, and chunks a stage.
-fn schedule(record: &Record, stack: &Stack, (pp, layers): (usize, usize)) -> (Schedule, usize) {
-    let framework = record.text("framework");
-    let interleaved = framework.contains("Interleaved") && pp > 1;
-    let chunks = record.size("vpp").unwrap_or(match () {
-        () if interleaved => 2,
-        () if interleaves(record, stack) => (layers / pp / 2).clamp(1, MOST_CHUNKS),
-        () => 1,
-    });
-    match () {
-        () if framework.contains("ZB-1p") || framework.contains("ZB-H1") => (Schedule::ZeroBubble, 1),
-        () if framework.contains("ZB-2p") || framework.contains("ZB-H2") => (Schedule::ZeroBubble2p, 1),
-        () if framework.contains("ZB-V") => (Schedule::ZbV, 2),
-        () if framework.contains("DualPipe") => (Schedule::DualPipeV, 2),
-        () if framework.contains("GPipe") => (Schedule::GPipe, 1),
-        () => (Schedule::OneFOneB, chunks),
-    }
 }
 
 /// The share of layers whose activations wait on the host.
