@@ -351,6 +351,8 @@ fn only_plain_files_are_read_and_those_that_cannot_be_end_with_1() {
     }
     place.refused(&["simulate", "plan.toml", "--cluster", "none.toml"], 1, &["none.toml"]);
     place.refused(&["validate", "none.csv"], 1, &["none.csv"]);
+    // Minutes of fitting are not begun for a folder that cannot take their result.
+    place.refused(&["validate", "none.csv", "--fit", "nowhere"], 2, &["nowhere", "no folder `stacks`"]);
     place.refused(&["gains", "none.csv"], 1, &["none.csv"]);
     if cfg!(unix) {
         place.refused(&["simulate", "/dev/zero", "--cluster", "2x h100"], 1, &["/dev/zero", "no plain file"]);

@@ -62,6 +62,9 @@ impl Validate {
             row::COLUMNS.iter().for_each(|column| println!("{column}"));
             return Ok(());
         };
+        for folder in self.fit.iter().chain(&self.fit_memory) {
+            holds_stacks(folder)?;
+        }
         let mut lines = read(runs)?;
         if let Some(name) = &self.stack {
             let stack = catalog().stack(name)?;
@@ -346,6 +349,17 @@ fn write_stacks(folder: &Path, fitted: &FittedOverheads, runs: &[&Run]) -> Resul
             &Stack { source, overheads: fitted.typical.clone(), ..Stack::clone(catalog().stack(name)?) },
         )
     })
+}
+
+/// Refuses, before minutes of fitting, a folder into which no stack could be written.
+fn holds_stacks(folder: &Path) -> Result<(), Failure> {
+    if folder.join("stacks").is_dir() {
+        return Ok(());
+    }
+    let path = folder.display();
+    Err(Failure::input(format!(
+        "{path} is no folder of profiles: it has no folder `stacks`; make it, or name one that has"
+    )))
 }
 
 /// Writes a stack into its file of a folder of profiles.
