@@ -46,6 +46,16 @@ pub enum ExecutorError {
         /// The rank that stopped.
         rank: Rank,
     },
+    /// Training gets nowhere any more.
+    #[error(
+        "training diverged at step {step}: {problem}; take a lower `lr` or a longer warm-up; checkpoints of earlier steps are kept"
+    )]
+    Diverged {
+        /// The step, from 1.
+        step: usize,
+        /// What is not finite, and since when.
+        problem: String,
+    },
     /// A file could not be read or written.
     #[error("{path}: {source}", path = path.display())]
     Io {
@@ -96,6 +106,7 @@ impl ExecutorError {
             ExecutorError::Device { .. } | ExecutorError::Transport { .. } | ExecutorError::PeerFailed { .. } => {
                 Exit::Device
             }
+            ExecutorError::Diverged { .. } => Exit::Diverged,
             ExecutorError::Io { .. } => Exit::Failed,
         }
     }

@@ -15,6 +15,8 @@ pub enum Exit {
     Device,
     /// A measured step is further from its prediction than asked for.
     Inaccurate,
+    /// Training diverged: its loss is no number any more, or it updates nothing.
+    Diverged,
     /// A signal of this number ended it: 128 and the number, as shells have it.
     Signal(u8),
 }
@@ -28,6 +30,7 @@ impl Exit {
             Exit::Infeasible => 3,
             Exit::Device => 4,
             Exit::Inaccurate => 5,
+            Exit::Diverged => 6,
             Exit::Signal(number) => 128 + number,
         }
     }

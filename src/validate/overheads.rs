@@ -3,7 +3,7 @@
 //! In: runs. Out: [`Overheads`] of all stacks together, and of each; errors of runs that were held out.
 //!
 //! First one set for a spread of all stacks' rows, pulled towards usual values, then each stack's, pulled towards that: a stack
-//! with few rows keeps to what all do. Stacks known by the names of tests teach all stacks nothing. The loss is the absolute
+//! with few rows keeps to what all do. Functional tests teach other stacks nothing. The loss is the absolute
 //! logarithm of a step played over the one measured.
 //!
 //! Invariant: deterministic; no constant belongs to a row; what a plan is does not depend on what is fitted.
@@ -128,8 +128,7 @@ fn held_out(rows: &[&Row], key: impl Fn(&Row) -> String + Sync) -> BTreeMap<Stri
 fn of_all(rows: &[&Row], start: &Overheads) -> Overheads {
     let some = |group: &Vec<&Row>| -> Vec<usize> { (0..group.len()).step_by(group.len().div_ceil(MOST)).collect() };
     let mut groups = by_stack(rows);
-    // Models of tests are so small that their steps are those of hosts and test machines.
-    groups.retain(|_, rows| rows[0].run.stack().models.is_empty());
+    groups.retain(|_, rows| !rows[0].run.stack().functional_tests);
     let chosen: Vec<&Row> = groups.values().flat_map(|group| some(group).into_iter().map(|at| group[at])).collect();
     pattern(&chosen, start, PULL)
 }

@@ -60,6 +60,9 @@ pub struct Stack {
     /// Whether norms run op by op, each op a pass over memory of its own, rather than as one kernel.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub eager_norms: bool,
+    /// Whether its runs are functional tests: of toy models, whose steps are those of hosts, so that they teach no other stack.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub functional_tests: bool,
     /// What knobs were fitted on.
     pub source: String,
     /// Accelerators on which plans are priced with this stack unless another is named.
