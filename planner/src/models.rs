@@ -7,6 +7,7 @@
 
 mod architectures;
 mod config;
+mod inert;
 mod keys;
 mod published;
 

@@ -9,6 +9,7 @@ use meshwright_hardware::input::InputError;
 use serde_json::{Map, Value};
 
 use super::architectures::{Halves, KnownArchitecture, known, notes, refuse_unmodelled};
+use super::inert::refuse_unread;
 use super::keys::Config;
 use crate::error::{Fault, PlanError};
 use crate::job::{Architecture, DROPLESS, Experts, Family, Latent, Model};
@@ -18,11 +19,12 @@ pub(super) fn parse(file: &str, text: &str) -> Result<(Model, Vec<String>), Plan
     let unreadable = |error: serde_json::Error| InputError::of_json(file, text, &error);
     let text = &plain_json(text);
     let config: Map<String, Value> = serde_json::from_str(text).map_err(unreadable)?;
-    let (config, refused) = (Config(&config), |fault: Fault| InputError::of_json_fault(file, text, &fault));
+    let (config, refused) = (Config::new(&config), |fault: Fault| InputError::of_json_fault(file, text, &fault));
     let known = known(&config).map_err(refused)?;
     let model = model(&config, known, name(file)).map_err(refused)?;
     model.check().map_err(|fault| refused(as_stated(&config, fault)))?;
     let mut notes = notes(&config, &known);
+    refuse_unread(&config).map_err(refused)?;
     if known.gated && FFN.iter().all(|key| config.get(key).is_none()) {
         notes.push(format!("`{}` is missing: {} is planned with, four times the layers' width", FFN[0], model.ffn));
     }
@@ -134,9 +136,10 @@ fn model(config: &Config, known: KnownArchitecture, name: String) -> Result<Mode
 
 /// Falcon's first models have one head of keys whatever else they state.
 fn kv_heads(config: &Config, known: &KnownArchitecture) -> Result<Option<usize>, Fault> {
+    let stated = config.count(KV_HEADS)?;
     let multi_query = config.flag("multi_query")?.unwrap_or(known.multi_query);
     let one = multi_query && config.flag("new_decoder_architecture")? != Some(true);
-    if one { Ok(Some(1)) } else { config.count(KV_HEADS) }
+    if one { Ok(Some(1)) } else { Ok(stated) }
 }
 
 fn experts(config: &Config, known: &KnownArchitecture, layers: usize) -> Result<Option<Experts>, Fault> {
@@ -223,6 +226,25 @@ fn latent(config: &Config) -> Result<Option<Latent>, Fault> {
 mod tests {
     use super::*;
     use crate::models::load;
+
+    #[test]
+    fn a_key_that_is_not_read_is_refused_by_name_and_one_that_changes_no_size_is_not() {
+        let of = |more: &str| {
+            let text = format!(
+                r#"{{"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2,
+                "intermediate_size": 128, "vocab_size": 100, {more}}}"#
+            );
+            parse("x/config.json", &text).map(|(model, _)| model.layers)
+        };
+        for key in ["\"mamba_d_state\": 16", "\"use_mixed_mlp_moe\": true", "\"compress_ratios\": [0, 4]"] {
+            let message = of(key).unwrap_err().to_string();
+            let name = key.split(':').next().unwrap().trim_matches('"');
+            assert!(message.contains(&format!("`{name}` is ")) && message.contains("not read"), "{message}");
+        }
+        for key in ["\"bos_token_id\": 1", "\"rms_norm_eps\": 1e-5", "\"mamba_d_state\": null", "\"use_x\": false"] {
+            assert_eq!(of(key).unwrap(), 2, "{key}");
+        }
+    }
 
     /// As the files on the hub have them, without the keys that say nothing of sizes.
     #[test]

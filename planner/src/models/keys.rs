@@ -4,17 +4,35 @@
 //!
 //! Invariant: a value of another type is never taken for a key that is absent.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value};
 
 use crate::error::Fault;
 
 /// The file's object. Keys whose value is `null` count as absent.
-pub(super) struct Config<'a>(pub(super) &'a Map<String, Value>);
+pub(super) struct Config<'a> {
+    object: &'a Map<String, Value>,
+    /// Keys that were asked for.
+    asked: RefCell<BTreeSet<String>>,
+}
 
-impl Config<'_> {
+impl<'a> Config<'a> {
+    pub(super) fn new(object: &'a Map<String, Value>) -> Self {
+        Config { object, asked: RefCell::default() }
+    }
+
+    /// The keys for which nobody asked.
+    pub(super) fn unread(&self) -> Vec<(&'a str, &'a Value)> {
+        let asked = self.asked.borrow();
+        self.object.iter().filter(|(key, _)| !asked.contains(*key)).map(|(key, value)| (key.as_str(), value)).collect()
+    }
+
     /// The value of a key that is there.
     pub(super) fn get(&self, key: &str) -> Option<&Value> {
-        self.0.get(key).filter(|value| !value.is_null())
+        self.asked.borrow_mut().insert(key.to_owned());
+        self.object.get(key).filter(|value| !value.is_null())
     }
 
     /// A key's value as `read` sees it, or a refusal that says what it should be.
@@ -36,6 +54,8 @@ impl Config<'_> {
             None => whole(value),
         };
         let what = "a count, a whole number from 0 up, and the same in every layer";
+        // The other names of a size are read by it too.
+        self.asked.borrow_mut().extend(keys.iter().map(|key| (*key).to_owned()));
         let Some(key) = keys.iter().find(|key| self.get(key).is_some()) else { return Ok(None) };
         self.typed(key, what, read)
     }
