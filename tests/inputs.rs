@@ -204,6 +204,8 @@ fn configurations_say_what_is_not_modelled() {
         (r#""model_type": "hunyuan_v1_moe", "num_experts": 8, "moe_topk": [2, 2, 2, 1]"#, "`moe_topk` is [2,2,2,1]"),
         (r#""model_type": "deepseek_v3", "num_nextn_predict_layers": 1"#, "`num_nextn_predict_layers` is 1"),
         (r#""model_type": "opt", "word_embed_proj_dim": 512"#, "`word_embed_proj_dim` is 512"),
+        (r#""model_type": "gemma""#, "`num_key_value_heads` is 16: it must divide"),
+        (r#""model_type": "llama", "ffn_dim_multiplier": 1.5"#, "`ffn_dim_multiplier` is 1.5: this key is not read"),
         (r#""model_type": "mpt", "attn_config": {"attn_type": "multiquery_attention"}"#, "`attn_config`"),
         (
             r#""model_type": "ernie4_5_moe", "moe_num_experts": 8, "moe_k": 2, "moe_layer_end_index": 2"#,
@@ -225,7 +227,7 @@ fn configurations_say_what_is_not_modelled() {
             "/plan/job/model/layers".to_owned(),
             "4",
         ),
-        (r#""model_type": "gemma""#, "/plan/job/model/tied".to_owned(), "true"),
+        (r#""model_type": "gemma", "num_key_value_heads": 8"#, "/plan/job/model/tied".to_owned(), "true"),
         (r#""model_type": "phi""#, "/plan/job/model/architecture".to_owned(), "\"gpt2\""),
         (r#""model_type": "gpt_bigcode""#, "/plan/job/model/kv_heads".to_owned(), "1"),
         (
@@ -248,7 +250,11 @@ fn configurations_say_what_is_not_modelled() {
     // What is left out is said.
     for (more, says) in [
         (r#""model_type": "glm4", "partial_rotary_factor": 0.5"#, "`partial_rotary_factor` is 0.5"),
-        (r#""model_type": "minimax_m2", "use_mtp": true"#, "`use_mtp` is true"),
+        (
+            r#""model_type": "minimax_m2", "num_experts_per_tok": 8, "num_local_experts": 8, "use_mtp": true"#,
+            "`use_mtp` is true",
+        ),
+        (r#""model_type": "gemma", "num_key_value_heads": 4"#, "`head_dim` is missing: 256"),
         (r#""model_type": "bert""#, "pooler"),
         (r#""model_type": "llama", "intermediate_size": null"#, "`intermediate_size` is missing: 4096"),
     ] {

@@ -7,6 +7,7 @@
 
 mod architectures;
 mod config;
+mod defaults;
 mod inert;
 mod keys;
 mod published;
@@ -106,6 +107,34 @@ mod tests {
         }
         let unsourced = text.replace("Mistral AI 2023, Mixtral of experts", " ");
         assert!(parse("mine.toml", &unsourced).unwrap_err().to_string().contains("empty `source`"));
+    }
+
+    /// A file that somebody published, or made up, as transformers builds it.
+    #[derive(Deserialize)]
+    struct Configuration {
+        of: String,
+        parameters: Option<f64>,
+        refused: Option<String>,
+        config: serde_json::Map<String, serde_json::Value>,
+    }
+
+    #[test]
+    fn configurations_are_counted_as_transformers_builds_them_or_refused_by_name() {
+        let all: Vec<Configuration> = serde_json::from_str(include_str!("../tests/configurations.json")).unwrap();
+        for Configuration { of, parameters, refused, config } in all {
+            let read = parse_configuration("hub/config.json", &serde_json::to_string(&config).unwrap());
+            match (parameters, refused) {
+                (Some(parameters), None) => {
+                    let ours = read.unwrap_or_else(|error| panic!("{of}: {error}")).0.parameters(0) as f64;
+                    assert!((ours / parameters - 1.0).abs() < 1e-3, "{of}: {ours}, not {parameters}: {config:?}");
+                }
+                (None, Some(key)) => {
+                    let said = read.expect_err(&key).to_string();
+                    assert!(said.contains(&format!("`{key}` is ")), "{of}: {said}");
+                }
+                other => panic!("{of}: {other:?}"),
+            }
+        }
     }
 
     #[test]

@@ -126,19 +126,28 @@ const UNMODELLED: &[(&str, &str)] = &[
 /// A part of a head.
 const PART: &str = "positions turn a part of a head: planned as if they turned all of it, which moves no parameters";
 
+/// Biases that a LLaMA does not have.
+const BIASES: &str =
+    "biases of linear layers are left out, which in layers so narrow may be over 0.1 % of the parameters";
+
 /// Keys that say something that is left out, and what that is; nothing where it hardly counts.
 const LEFT_OUT: &[(&str, &str)] = &[
     ("partial_rotary_factor", PART),
     ("rotary_pct", PART),
     ("rotary_dim", PART),
     ("no_rope_layers", "some layers have no positions: planned as if all had, which moves no parameters"),
+    ("attention_bias", BIASES),
+    ("qkv_bias", BIASES),
+    ("mlp_bias", BIASES),
     ("use_mtp", "layers that predict further tokens are left out, as they are of the published weights"),
 ];
 
 /// What of a model is left out, or taken for granted, in its plan.
-pub(super) fn notes(config: &Config, known: &KnownArchitecture) -> Vec<String> {
+pub(super) fn left_out(config: &Config, known: &KnownArchitecture) -> Vec<String> {
     let left_out = LEFT_OUT.iter().filter_map(|(key, what)| {
         let value = config.get(key).filter(|value| says(config, key, value))?;
+        let counted = *what == BIASES && known.architecture == Architecture::Gpt2;
+        (!counted).then_some(())?;
         Some(format!("`{key}` is {value}: {what}"))
     });
     let mut all: Vec<String> = left_out.collect();
@@ -180,6 +189,10 @@ fn says(config: &Config, key: &str, value: &Value) -> bool {
         }
         "embedding_size" | "word_embed_proj_dim" => config.get("hidden_size") == Some(value),
         "partial_rotary_factor" | "rotary_pct" => value.as_f64() == Some(1.0),
+        // They are one in about as many weights as layers are wide.
+        "attention_bias" | "qkv_bias" | "mlp_bias" => {
+            config.get("hidden_size").and_then(Value::as_u64).is_some_and(|hidden| hidden >= 1024)
+        }
         "rotary_dim" => config.get("head_dim") == Some(value),
         "expansion_ratio" => value.as_f64() == Some(4.0),
         "attn_config" => value.as_object().is_some_and(|attention| {

@@ -8,7 +8,8 @@
 use meshwright_hardware::input::InputError;
 use serde_json::{Map, Value};
 
-use super::architectures::{Halves, KnownArchitecture, known, notes, refuse_unmodelled};
+use super::architectures::{Halves, KnownArchitecture, known, left_out, refuse_unmodelled};
+use super::defaults::complete;
 use super::inert::refuse_unread;
 use super::keys::Config;
 use crate::error::{Fault, PlanError};
@@ -18,12 +19,13 @@ use crate::job::{Architecture, DROPLESS, Experts, Family, Latent, Model};
 pub(super) fn parse(file: &str, text: &str) -> Result<(Model, Vec<String>), PlanError> {
     let unreadable = |error: serde_json::Error| InputError::of_json(file, text, &error);
     let text = &plain_json(text);
-    let config: Map<String, Value> = serde_json::from_str(text).map_err(unreadable)?;
+    let mut config: Map<String, Value> = serde_json::from_str(text).map_err(unreadable)?;
+    let mut notes = complete(&mut config, &[KV_HEADS, HEAD_DIM, FFN, EXPERTS, SPARSE_ENCODER, SPARSE_DECODER]);
     let (config, refused) = (Config::new(&config), |fault: Fault| InputError::of_json_fault(file, text, &fault));
     let known = known(&config).map_err(refused)?;
     let model = model(&config, known, name(file)).map_err(refused)?;
     model.check().map_err(|fault| refused(as_stated(&config, fault)))?;
-    let mut notes = notes(&config, &known);
+    notes.extend(left_out(&config, &known));
     refuse_unread(&config).map_err(refused)?;
     if known.gated && FFN.iter().all(|key| config.get(key).is_none()) {
         notes.push(format!("`{}` is missing: {} is planned with, four times the layers' width", FFN[0], model.ffn));
@@ -32,7 +34,7 @@ pub(super) fn parse(file: &str, text: &str) -> Result<(Model, Vec<String>), Plan
 }
 
 /// The keys of each size, of which a file has one.
-const HIDDEN: &[&str] = &["hidden_size", "n_embd", "d_model"];
+const HIDDEN: &[&str] = &["hidden_size", "n_embd", "n_embed", "d_model"];
 const HEADS: &[&str] = &["num_attention_heads", "n_head", "num_heads", "n_heads"];
 const KV_HEADS: &[&str] = &["num_key_value_heads", "num_kv_heads"];
 const HEAD_DIM: &[&str] = &["head_dim", "attention_head_dim", "d_kv"];
@@ -41,7 +43,9 @@ const FFN: &[&str] = &["intermediate_size", "n_inner", "d_ff", "ffn_dim", "ffn_h
 const VOCAB: &[&str] = &["vocab_size"];
 const EXPERTS: &[&str] = &["num_local_experts", "n_routed_experts", "num_experts", "moe_num_experts"];
 const EXPERT_FFN: &[&str] = &["moe_intermediate_size", "expert_ffn_hidden_size", "intermediate_size", "d_ff"];
-const TOP_K: &[&str] = &["num_experts_per_tok", "num_selected_experts", "moe_k", "moe_topk"];
+const TOP_K: &[&str] = &["num_experts_per_tok", "experts_per_token", "num_selected_experts", "moe_k", "moe_topk"];
+const SPARSE_ENCODER: &[&str] = &["encoder_sparse_step", "num_sparse_encoder_layers"];
+const SPARSE_DECODER: &[&str] = &["decoder_sparse_step", "num_sparse_decoder_layers"];
 
 /// A size that a model cannot have, by the file's name for it.
 fn as_stated(config: &Config, fault: Fault) -> Fault {
@@ -118,7 +122,8 @@ fn model(config: &Config, known: KnownArchitecture, name: String) -> Result<Mode
         experts,
         latent: latent(config)?,
     };
-    let theta = config.typed("rope_theta", "a number", Value::as_f64)?.unwrap_or(10_000.0);
+    let turned = config.get("rope_parameters").and_then(|turned| turned.get("rope_theta")).and_then(Value::as_f64);
+    let theta = config.typed("rope_theta", "a number", Value::as_f64)?.or(turned).unwrap_or(10_000.0);
     Ok(Model {
         name,
         architecture,
@@ -185,7 +190,12 @@ fn sparse_layers(config: &Config, layers: usize) -> Result<(usize, usize), Fault
     if let Some(value) = config.get("moe_layer_freq").filter(|_| every > 1) {
         return Err(unlike("moe_layer_freq", value));
     }
-    let halves = [config.count(&["encoder_sparse_step"])?, config.count(&["decoder_sparse_step"])?];
+    // A step says how many layers are sparse too.
+    let half = |keys: &[&str]| match config.get(keys[0]) {
+        Some(_) => config.count(keys),
+        None => Ok(None),
+    };
+    let halves = [half(SPARSE_ENCODER)?, half(SPARSE_DECODER)?];
     if let (Some(value), [Some(encoder), Some(decoder)]) = (config.get("encoder_sparse_step"), halves)
         && encoder != decoder
     {
@@ -236,7 +246,7 @@ mod tests {
             );
             parse("x/config.json", &text).map(|(model, _)| model.layers)
         };
-        for key in ["\"mamba_d_state\": 16", "\"use_mixed_mlp_moe\": true", "\"compress_ratios\": [0, 4]"] {
+        for key in ["\"mamba_d_state\": 16", "\"ffn_dim_multiplier\": 1.5", "\"compress_ratios\": [0, 4]"] {
             let message = of(key).unwrap_err().to_string();
             let name = key.split(':').next().unwrap().trim_matches('"');
             assert!(message.contains(&format!("`{name}` is ")) && message.contains("not read"), "{message}");

@@ -10,99 +10,88 @@ use serde_json::Value;
 use super::keys::Config;
 use crate::error::Fault;
 
-/// Ends of keys of training, decoding and numerics.
+/// Ends of names that only training, decoding and numerics have.
 const ENDS: &[&str] = &[
     "_token_id",
-    "_token_index",
+    "dropout",
+    "_dropout_prob",
+    "dropout_rate",
+    "_pdrop",
+    "layerdrop",
     "_eps",
     "_epsilon",
-    "dropout",
-    "_pdrop",
-    "_drop",
-    "_prob",
-    "_coef",
+    "_loss_coef",
     "_std",
-    "_range",
-    "_act",
-    "_factor",
-    "_softcapping",
-    "_multiplier",
-    "_scaling",
-    "_version",
-    "_dtype",
-    "_theta",
-    "_limit",
 ];
 
-/// Starts of such keys.
-const STARTS: &[&str] = &["_", "output_", "time_step_", "summary_", "scale_attn", "router_", "rope_", "use_cache"];
-
-/// Other keys that change no size.
-const INERT: &[&str] = &[
-    "architectures",
-    "auto_map",
-    "attention_softmax_in_fp32",
-    "attention_bias",
-    "add_qkv_bias",
-    "qkv_bias",
-    "mlp_bias",
-    "use_bias",
-    "use_qk_norm",
-    "use_routing_bias",
-    "chunk_size_feed_forward",
-    "classifier_dropout",
-    "ep_size",
-    "eps",
-    "id2label",
-    "initial_context_length",
-    "is_encoder_decoder",
-    "is_gated_act",
-    "label2id",
-    "layer_norm_rms",
-    "max_position_embeddings",
-    "max_window_layers",
-    "mtp_transformer_layers",
-    "n_ctx",
-    "n_embed",
-    "n_group",
-    "n_positions",
-    "norm_topk_prob",
-    "num_mtp_modules",
-    "pretraining_tp",
-    "quantization_config",
-    "query_pre_attn_scalar",
-    "relative_attention_max_distance",
-    "relative_attention_num_buckets",
-    "reorder_and_upcast_attn",
-    "resid_mult",
-    "rotary_emb_base",
-    "seq_length",
-    "task_specific_params",
-    "tie_encoder_decoder",
-    "topk_group",
-    "torchscript",
-    "type_vocab_size",
-    "use_sliding_window",
-    "multi_query",
-    "new_decoder_architecture",
-    "attention_head_dim",
-    "do_layer_norm_before",
-    "logit_scale",
-    "max_seq_len",
-    "n_predict",
-    "slow_but_exact",
-    "unk_index",
-    "vocab_size_per_layer_input",
-    "bias_dropout_fusion",
-    "swiglu_alpha",
+/// Keys that change no size, or so little that no count shows it (a norm of heads, a bias of linear layers).
+const INERT: &[&[&str]] = &[
+    // Of the file.
+    &["architectures", "auto_map", "id2label", "label2id", "task_specific_params", "torchscript", "return_dict"],
+    &["quantization_config", "keys_to_ignore_at_inference", "transformers.js_config", "ep_size", "pretraining_tp"],
+    // Of decoding.
+    &["use_cache", "max_length", "min_length", "temperature", "top_k", "top_p", "typical_p", "repetition_penalty"],
+    &[
+        "num_beams",
+        "num_beam_groups",
+        "num_return_sequences",
+        "length_penalty",
+        "no_repeat_ngram_size",
+        "early_stopping",
+    ],
+    &[
+        "num_logits_to_keep",
+        "remove_invalid_values",
+        "output_attentions",
+        "output_hidden_states",
+        "output_router_logits",
+    ],
+    &["summary_use_proj", "summary_proj_to_labels", "is_encoder_decoder", "tf_legacy_loss"],
+    // Of positions.
+    &["max_position_embeddings", "original_max_position_embeddings", "initial_context_length", "n_positions", "n_ctx"],
+    &[
+        "model_max_length",
+        "max_seq_len",
+        "seq_length",
+        "max_window_layers",
+        "use_sliding_window",
+        "alibi",
+        "learned_pos_emb",
+    ],
+    &["rope_scaling", "rope_interleave", "rotary_emb_base", "relative_attention_num_buckets"],
+    &["relative_attention_max_distance", "type_vocab_size"],
+    // Of numerics.
+    &["initializer_range", "initializer_factor", "attn_logit_softcapping", "final_logit_softcapping", "logit_scale"],
+    &["embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling", "query_pre_attn_scalar"],
+    &["scale_attn_weights", "scale_attn_by_inverse_layer_idx", "scale_attention_softmax_in_fp32", "clip_qkv"],
+    &["attention_softmax_in_fp32", "reorder_and_upcast_attn", "scale_decoder_outputs", "slow_but_exact"],
+    &["swiglu_limit", "swiglu_alpha", "bias_dropout_fusion", "use_bfloat16", "is_gated_act", "chunk_size_feed_forward"],
+    &["time_step_limit", "time_step_min", "time_step_max", "time_step_floor", "time_step_scale"],
+    // Of norms and biases.
+    &["attention_bias", "qkv_bias", "add_qkv_bias", "mlp_bias", "use_bias", "bias", "no_bias", "enable_bias"],
+    &["use_qk_norm", "qk_layernorm", "qk_layer_norms", "layer_norm_elementwise_affine", "do_layer_norm_before"],
+    &["apply_residual_connection_post_layernorm", "num_ln_in_parallel_attn", "new_decoder_architecture"],
+    // Of how tokens choose experts, and of layers that are said to be left out.
+    &["norm_topk_prob", "n_group", "topk_group", "routed_scaling_factor", "router_jitter_noise", "moe_norm_min"],
+    &[
+        "seq_aux",
+        "aux_loss_alpha",
+        "router_ignore_padding_tokens",
+        "expert_capacity",
+        "use_routing_bias",
+        "moe_capacity",
+    ],
+    &["num_mtp_modules", "mtp_transformer_layers"],
+    // It says that the shared experts are there, whose number is read.
+    &["use_mixed_mlp_moe"],
+    // The sum of two widths that are read.
+    &["qk_head_dim"],
 ];
 
 /// Refuses a key that may be structural and was not read.
 pub(super) fn refuse_unread(config: &Config) -> Result<(), Fault> {
     for (key, value) in config.unread() {
-        let inert = INERT.contains(&key)
-            || ENDS.iter().any(|end| key.ends_with(end))
-            || STARTS.iter().any(|start| key.starts_with(start));
+        let inert = INERT.iter().any(|keys| keys.contains(&key)) || ENDS.iter().any(|end| key.ends_with(end));
         if !inert && speaks(value) {
             let problem = "this key is not read, and it may say how the model is built; without it the model is planned with \
                            the usual layers";
