@@ -28,10 +28,15 @@ pub enum PlanError {
     #[error(transparent)]
     Input(#[from] InputError),
     /// No model file has this name.
-    #[error("unknown model `{name}`; known: {known}; or give a path ending in .toml, or to a config.json")]
+    #[error(
+        "unknown model `{name}`{meant}; known: {known}; or give a path ending in .toml, one to a config.json or its folder, or \
+         `org/name` of the hub's local cache"
+    )]
     UnknownModel {
         /// The name as given.
         name: String,
+        /// Which near ones may be meant, as a question.
+        meant: String,
         /// All known names.
         known: String,
     },

@@ -1,6 +1,6 @@
 //! The model files that come with Meshwright, by name, and a user's.
 //!
-//! In: a name, a path ending in `.toml`, or one to a Hugging Face `config.json`. Out: a checked [`Model`].
+//! In: a name, a path ending in `.toml`, one to a Hugging Face `config.json` or its folder, or `org/name` of the hub's cache. Out: a checked [`Model`].
 //!
 //! Invariant: adding a model is adding one file to `models/`, which the build script lists; sizes give the parameters that the
 //! file says were published.
@@ -8,10 +8,12 @@
 mod architectures;
 mod config;
 mod defaults;
+mod hub;
 mod inert;
 mod keys;
 mod published;
 
+use meshwright_hardware::input::near;
 use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeTable, Deserializer};
@@ -37,8 +39,15 @@ pub fn load_noted(name: &str) -> Result<(Model, Vec<String>), PlanError> {
     if name.ends_with(".json") {
         return parse_configuration(name, &PlanError::text_of(name)?);
     }
-    let model = if name.ends_with(".toml") { parse(name, &PlanError::text_of(name)?)? } else { embedded(name)? };
-    Ok((model, Vec::new()))
+    if name.ends_with(".toml") {
+        return Ok((parse(name, &PlanError::text_of(name)?)?, Vec::new()));
+    }
+    if !names().any(|known| known == name)
+        && let Some(hub::HubFile { path, name }) = hub::find(name)
+    {
+        return parse_configuration(&name, &PlanError::text_of(&path.display().to_string())?);
+    }
+    Ok((embedded(name)?, Vec::new()))
 }
 
 /// The model of a `config.json`'s text, and what of it is left out or taken for granted, a sentence each.
@@ -54,7 +63,9 @@ fn embedded(name: &str) -> Result<Model, PlanError> {
         Some((_, text)) => parse(&format!("{name}.toml"), text),
         None => {
             let known = names().collect::<Vec<_>>().join(", ");
-            Err(PlanError::UnknownModel { name: name.to_owned(), known })
+            let near = near(name, names()).iter().take(3).map(|name| format!("`{name}`")).collect::<Vec<_>>();
+            let meant = if near.is_empty() { String::new() } else { format!(", did you mean {}?", near.join(" or ")) };
+            Err(PlanError::UnknownModel { name: name.to_owned(), meant, known })
         }
     }
 }
@@ -94,6 +105,15 @@ mod tests {
             assert!(routed || published.active_parameters.is_none(), "{name}: all parameters are active");
         }
         assert!(names().count() > 20);
+    }
+
+    #[test]
+    fn a_name_that_is_near_a_known_one_is_asked_for() {
+        for (name, meant) in [("llama3_8b", "llama3-8b"), ("mixtral-8x7", "mixtral-8x7b")] {
+            let said = load(name).unwrap_err().to_string();
+            assert!(said.contains(&format!("did you mean `{meant}`")), "{said}");
+        }
+        assert!(!load("nothing/like-it").unwrap_err().to_string().contains("did you mean"));
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub(super) fn parse(file: &str, text: &str) -> Result<(Model, Vec<String>), Plan
     let (config, refused) = (Config::new(&config), |fault: Fault| InputError::of_json_fault(file, text, &fault));
     let known = known(&config).map_err(refused)?;
     let model = model(&config, known, name(file)).map_err(refused)?;
-    model.check().map_err(|fault| refused(as_stated(&config, fault)))?;
+    model.check().map_err(|fault| refused(said_whence(as_stated(&config, fault), &notes)))?;
     notes.extend(left_out(&config, &known));
     refuse_unread(&config).map_err(refused)?;
     if known.gated && FFN.iter().all(|key| config.get(key).is_none()) {
@@ -64,6 +64,14 @@ fn as_stated(config: &Config, fault: Fault) -> Fault {
     };
     match names.iter().find(|key| config.get(key).is_some()) {
         Some(key) => Fault { key: (*key).to_owned(), ..fault },
+        None => fault,
+    }
+}
+
+/// The same, which also says so where the file does not state the size.
+fn said_whence(fault: Fault, defaults: &[String]) -> Fault {
+    match defaults.iter().find(|note| note.starts_with(&format!("`{}` ", fault.key))) {
+        Some(note) => Fault { problem: format!("{}; {note}", fault.problem), ..fault },
         None => fault,
     }
 }
