@@ -8,6 +8,7 @@ mod out;
 pub mod cli;
 pub mod failure;
 pub mod machine;
+pub mod prices;
 pub mod report;
 pub mod runs;
 mod signals;
