@@ -11,6 +11,7 @@ pub mod machine;
 pub mod prices;
 pub mod report;
 pub mod runs;
+pub mod scenario;
 mod signals;
 pub mod validate;
 

@@ -64,7 +64,10 @@ const CRATES: [Crate; 6] = [
     Crate {
         src: "src",
         layers: &[
-            ("what a command needs", &["failure", "out", "signals", "runs", "machine", "validate", "report"]),
+            (
+                "what a command needs",
+                &["failure", "out", "signals", "runs", "machine", "prices", "scenario", "validate", "report"],
+            ),
             ("commands", &["cli"]),
         ],
     },

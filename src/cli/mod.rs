@@ -3,6 +3,7 @@
 //! Figures go to stdout, progress and errors to stderr; `--json` prints one JSON document and nothing else to stdout.
 
 mod capture;
+mod compare;
 mod demo;
 mod explain;
 mod export;
@@ -63,6 +64,8 @@ enum Command {
     Validate(validate::Validate),
     /// Search for better plans than published runs had, and say how much faster, both simulated
     Gains(gains::Gains),
+    /// Plan scenarios of devices, software and prices, and lay time and cost side by side
+    Compare(Box<compare::CompareCommand>),
     /// Software stacks: on what runs their figures stand, how far off they are, where they are usual
     Stacks(stack::Stacks),
     /// Known accelerators and systems, and this machine
@@ -87,6 +90,7 @@ pub fn main() -> ExitCode {
         Command::Report(report) => report.run(),
         Command::Validate(validate) => validate.run(),
         Command::Gains(gains) => gains.run(),
+        Command::Compare(compare) => compare.run(),
         Command::Stacks(stacks) => stacks.run(),
         Command::Hardware(hardware) => hardware.run(),
         Command::Models => models(),

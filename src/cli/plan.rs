@@ -248,7 +248,7 @@ impl PlanCommand {
 }
 
 /// A job of a job file, or of a model and two figures; and whether it says how long to train.
-fn read_job(name: &str, seq: Option<usize>, global_batch: Option<usize>) -> Result<(Job, bool), Failure> {
+pub(super) fn read_job(name: &str, seq: Option<usize>, global_batch: Option<usize>) -> Result<(Job, bool), Failure> {
     if name.ends_with(".toml") {
         let text = read_text(name).map_err(Failure::io(name))?;
         if is_job(&text) {

@@ -23,6 +23,11 @@ pub struct StackArgument {
 }
 
 impl StackArgument {
+    /// As if given on the command line.
+    pub fn named(stack: Option<String>) -> Self {
+        StackArgument { stack }
+    }
+
     /// The cluster under the stack that is named here, else in the job, else usual on its devices, with its layers launched as the
     /// job says. A measured machine has the stack that was measured.
     pub fn on(&self, cluster: Cluster, job: &Job) -> Result<Cluster, Failure> {

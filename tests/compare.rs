@@ -1,0 +1,83 @@
+//! `compare` as its user runs it: scenarios from flags and from a file, in CSV, JSON and a table.
+
+mod place;
+
+use place::{Place, json};
+
+const JOB: &str = include_str!("cases/small-job.toml");
+
+fn place(name: &str) -> Place {
+    Place::new(name, "job.toml", JOB)
+}
+
+/// A CSV file's header and records.
+fn table(place: &Place, file: &str) -> (Vec<String>, Vec<Vec<String>>) {
+    let mut reader = csv::Reader::from_path(place.0.join(file)).unwrap();
+    let header = reader.headers().unwrap().iter().map(str::to_owned).collect();
+    (header, reader.records().map(|record| record.unwrap().iter().map(str::to_owned).collect()).collect())
+}
+
+fn cell<'a>((header, rows): &'a (Vec<String>, Vec<Vec<String>>), row: usize, name: &str) -> &'a str {
+    &rows[row][header.iter().position(|column| column == name).unwrap()]
+}
+
+#[test]
+fn columns_are_those_that_scripts_know() {
+    let output = place("compare-columns").run(&["compare", "--columns"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let names: Vec<&str> = text.lines().map(|line| line.split_whitespace().next().unwrap()).collect();
+    let known: Vec<&str> = include_str!("goldens/compare-columns.txt").lines().collect();
+    assert_eq!(names, known, "columns are stable: a new one goes to the end");
+}
+
+#[test]
+fn two_clusters_are_laid_side_by_side() {
+    let place = place("compare-flags");
+    let run = |file: &str| {
+        let (a, b) = ("1x dgx-a100-80gb", "1x dgx-h100");
+        place.run(&["compare", "job.toml", "--cluster", a, "--cluster", b, "--price", "$2", "-o", file])
+    };
+    let output = run("a.csv");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    assert!(text.contains("$ cheapest") && text.contains("* fastest") && text.contains(" %)"), "{text}");
+    assert!(text.contains("stack "), "with which software: {text}");
+    let rows = table(&place, "a.csv");
+    assert_eq!(rows.1.len(), 2);
+    for row in 0..2 {
+        let number = |name: &str| cell(&rows, row, name).parse::<f64>().unwrap();
+        assert!((number("device_hours") * 2.0 - number("usd")).abs() < 1e-9 * number("usd"), "all hours at the price");
+        assert!(number("days") >= number("days_without_failures") && number("goodput") <= 1.0);
+    }
+    run("b.csv");
+    let read = |file: &str| std::fs::read(place.0.join(file)).unwrap();
+    assert_eq!(read("a.csv"), read("b.csv"), "the same again, byte for byte");
+}
+
+#[test]
+fn what_fits_nowhere_and_what_has_no_price_are_rows() {
+    let place = place("compare-rows");
+    let scenarios = "[defaults]\njob = \"job.toml\"\n[[scenario]]\nname = \"=1+1\"\ncluster = \"1x dgx-h100\"\n\
+                     pricing = \"aws on-demand\"\n[[scenario]]\nname = \"too large\"\njob = \"gpt3-175b\"\nseq = 2048\n\
+                     global_batch = 64\nsteps = 10\ncluster = \"1x a100-40gb\"\n[[scenario]]\nname = \"no price\"\n\
+                     cluster = \"1x dgx-a100-80gb\"\npricing = \"lambda 3y\"\n";
+    place.write("scenarios.toml", scenarios);
+    let rows = json(&place.run(&["compare", "scenarios.toml", "--json", "-o", "out.csv"]));
+    let out = table(&place, "out.csv");
+    assert_eq!(cell(&out, 0, "scenario"), "'=1+1", "no spreadsheet takes it for a formula");
+    assert!(rows[0]["usd"].as_f64().unwrap() > 0.0 && rows[0]["price_date"].is_string(), "{rows}");
+    assert_eq!(rows[1]["status"], "none");
+    assert!(cell(&out, 1, "reason").contains("fits") && cell(&out, 1, "usd").is_empty(), "{rows}");
+    assert!(rows[2]["status"] == "planned" && rows[2]["usd"].is_null(), "no price, no dollars: {rows}");
+}
+
+#[test]
+fn a_mistake_is_refused_by_name_before_anything_is_planned() {
+    let place = place("compare-refused");
+    place.write("key.toml", "[[scenario]]\njob = \"job.toml\"\ncluster = \"1x dgx-h100\"\ndevise = 1\n");
+    place.refused(&["compare", "key.toml"], 2, &["key.toml", "devise"]);
+    place.write("cloud.toml", "[[scenario]]\njob = \"job.toml\"\ncluster = \"1x dgx-h100\"\npricing = \"awz 1y\"\n");
+    place.refused(&["compare", "cloud.toml"], 2, &["awz", "Amazon Web Services"]);
+    place.refused(&["compare", "job.toml", "--cluster", "1x no-such"], 2, &["scenario `1x no-such`"]);
+}
