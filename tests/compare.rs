@@ -81,3 +81,18 @@ fn a_mistake_is_refused_by_name_before_anything_is_planned() {
     place.refused(&["compare", "cloud.toml"], 2, &["awz", "Amazon Web Services"]);
     place.refused(&["compare", "job.toml", "--cluster", "1x no-such"], 2, &["scenario `1x no-such`"]);
 }
+
+#[test]
+fn prices_are_shown_with_date_and_source() {
+    let place = place("prices");
+    let all = json(&place.run(&["prices", "list", "--json"]));
+    let of = json(&place.run(&["prices", "show", "h100", "--json"]));
+    let (all, of) = (all.as_array().unwrap(), of.as_array().unwrap());
+    assert_eq!(all.iter().filter(|rent| rent["device"] == "h100").count(), of.len());
+    let text = String::from_utf8(place.run(&["prices", "show", "h100"]).stdout).unwrap();
+    for rent in of {
+        let says = |key: &str| text.contains(rent[key].as_str().unwrap());
+        assert!(says("date") && says("source") && says("kind") && says("cloud"), "{rent} in {text}");
+    }
+    place.refused(&["prices", "show", "h1000"], 2, &["h1000", "h100"]);
+}

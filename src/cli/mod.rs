@@ -16,6 +16,7 @@ mod keys;
 mod launch_file;
 mod measured;
 mod plan;
+mod prices;
 mod progress;
 mod report;
 mod show;
@@ -66,6 +67,9 @@ enum Command {
     Gains(gains::Gains),
     /// Plan scenarios of devices, software and prices, and lay time and cost side by side
     Compare(Box<compare::CompareCommand>),
+    /// What devices cost, by cloud, region and term, each with its date and source
+    #[command(subcommand)]
+    Prices(prices::PricesCommand),
     /// Software stacks: on what runs their figures stand, how far off they are, where they are usual
     Stacks(stack::Stacks),
     /// Known accelerators and systems, and this machine
@@ -91,6 +95,7 @@ pub fn main() -> ExitCode {
         Command::Validate(validate) => validate.run(),
         Command::Gains(gains) => gains.run(),
         Command::Compare(compare) => compare.run(),
+        Command::Prices(prices) => prices.run(),
         Command::Stacks(stacks) => stacks.run(),
         Command::Hardware(hardware) => hardware.run(),
         Command::Models => models(),

@@ -75,7 +75,7 @@ pub const COLUMNS: &[ScenarioColumn] = &[
     column("global_batch_sequences", "sequences a step", |p| json!(p.case.job.global_batch)),
     column("precision", "format of matmuls", |p| json!(p.case.job.precision)),
     column("steps", "steps to train", |p| json!(p.case.job.steps)),
-    column("tokens", "tokens to train on", |p| json!(p.case.job.tokens().0)),
+    column("tokens", "tokens to train on", |p| json!(p.case.job.tokens_per_step() * p.case.job.steps as u64)),
     column("plan", "the plan in a line", |p| of(p, |o| json!(o.plan.summary()))),
     column("step_s", "a step, s", |p| of(p, |o| json!(o.figures.step_time_s))),
     column("tokens_per_s", "of all devices, failures left out", |p| of(p, |o| json!(o.figures.tokens_per_s))),

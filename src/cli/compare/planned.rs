@@ -6,6 +6,7 @@
 
 use meshwright_engines::engine;
 use meshwright_hardware::profile::{Cluster, Sourced};
+use meshwright_hardware::units::Dollars;
 use meshwright_planner::PlanError;
 use meshwright_planner::goal::{Case, Offer, choose, missed};
 use meshwright_planner::job::Goal;
@@ -104,8 +105,7 @@ fn priced(mut cluster: Cluster, scenario: &Scenario, rents: &[Rent]) -> Result<(
             found.push(PriceOrigin { kind: kind.to_owned(), source: price.source.clone(), ..PriceOrigin::default() });
         } else {
             let rent = latest(&rents, &pool.device.name);
-            pool.system.price = rent
-                .map(|rent| Sourced::new(meshwright_hardware::units::Dollars(rent.usd_per_device_hour), &rent.source));
+            pool.system.price = rent.map(|rent| Sourced::new(Dollars(rent.usd_per_device_hour), &rent.source));
             found.extend(rent.map(|rent| PriceOrigin {
                 kind: rent.kind.name().to_owned(),
                 date: rent.date.clone(),

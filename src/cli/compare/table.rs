@@ -23,7 +23,7 @@ pub fn table(all: &[Planned]) -> String {
     );
     for (place, planned) in all.iter().enumerate() {
         let marks = [(cheapest, '$'), (fastest, '*')].map(|(at, mark)| if at == Some(place) { mark } else { ' ' });
-        let head = format!("{:>3}{}{}{:<27}", place + 1, marks[0], marks[1], short(&planned.scenario.name, 27));
+        let head = format!("{:>3}{}{}{:<27}", place + 1, marks[0], marks[1], both_ends(&planned.scenario.name, 27));
         let line = match &planned.offer {
             Err(reason) => format!("{head}  no plan: {}", reason.split_whitespace().collect::<Vec<_>>().join(" ")),
             Ok(offer) => {
@@ -115,9 +115,30 @@ fn short(text: &str, most: usize) -> String {
     text.chars().take(most - 1).chain(['…']).collect()
 }
 
+/// At most so many characters, cut in the middle: a sweep's names differ at either end.
+fn both_ends(text: &str, most: usize) -> String {
+    let all: Vec<char> = text.chars().collect();
+    if all.len() <= most {
+        return text.to_owned();
+    }
+    let tail = (most - 1) / 2;
+    let head = most - 1 - tail;
+    all[..head].iter().chain(&['…']).chain(&all[all.len() - tail..]).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_name_keeps_both_ends() {
+        let name = both_ends("128x dgx-a100-80gb, aws on-demand", 27);
+        assert!(
+            name.chars().count() == 27 && name.starts_with("128x dgx-a100") && name.ends_with("on-demand"),
+            "{name}"
+        );
+        assert_eq!(both_ends("8x h100", 27), "8x h100");
+    }
 
     #[test]
     fn dollars_have_three_digits() {
