@@ -31,7 +31,7 @@ const LEAST_ROWS: f64 = 512.0;
 const BOUNDS: [(&str, f64, f64); 6] = [
     ("gemm bf16", 12.0, 32.0),
     ("gemm fp8", 16.0, 45.0),
-    ("gemm fp8_block", 12.0, 38.0),
+    ("gemm fp8_block", 13.0, 37.0),
     ("gemm nvfp4", 33.0, 56.0),
     ("collective below 1 MiB", 25.0, 60.0),
     ("collective from 1 MiB", 35.0, 60.0),

@@ -3,7 +3,6 @@
 //! In: a program, a cluster with its stack, a format to multiply in. Out: [`Durations`].
 //!
 //! Bytes are those of buffers: as many as a view's elements have in the format that its buffer declares.
-//!
 //! An op's time is its class's measured curve where the device has one; else the roofline of Williams et al. 2009: the
 //! greater of FLOPs over the reached share of peak and bytes over the reached share of bandwidth, plus a launch.
 //!

@@ -54,9 +54,9 @@ fn cast_of_experts(precision: Precision, layout: Layout, [groups, m, n, k]: [usi
 
 /// How often an op bound by memory moves its bytes.
 fn passes(stack: &Stack, op: &Op) -> f64 {
-    match op {
-        Op::Norm { .. } if stack.eager_norms => EAGER_NORM[0],
-        Op::NormGrad { .. } if stack.eager_norms => EAGER_NORM[1],
+    match op.class() {
+        "layer-norm" | "rms-norm" if stack.eager_norms => EAGER_NORM[0],
+        "layer-norm-grad" | "rms-norm-grad" if stack.eager_norms => EAGER_NORM[1],
         _ => 1.0,
     }
 }
