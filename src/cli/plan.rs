@@ -168,9 +168,8 @@ impl PlanCommand {
 
     /// The engine that plans are for: none with several pools or sites, which none spans.
     fn engine(&self, cluster: &Cluster) -> Result<Option<&'static dyn Engine>, Failure> {
-        let one = cluster.pools.len() == 1 && cluster.wan.is_none();
         let engine = self.target.known_engine(Some(&cluster.stack.name))?;
-        Ok(engine.filter(|_| one && !self.any_engine))
+        Ok(engine.filter(|_| is_spanned(cluster) && !self.any_engine))
     }
 
     fn print(&self, (job, engine): (&Job, Option<&'static dyn Engine>), known: bool, chosen: &Chosen, names: &Names) {
@@ -227,15 +226,7 @@ impl PlanCommand {
         };
         job.precision = self.precision.unwrap_or(job.precision);
         job.goal = self.goal.over(&job.goal);
-        let fault = |f: Fault| Failure::input(f.to_string());
-        job.goal.check().map_err(fault)?;
-        match self.steps {
-            Some(steps) => (job.steps, job.goal.tokens) = (steps, None),
-            None => job.settle(),
-        }
-        // Steps say it from here on.
-        job.goal.tokens = None;
-        job.check().map_err(fault)?;
+        settle(&mut job, self.steps)?;
         let known = known || self.steps.is_some() || self.goal.says_tokens();
         if job.goal.limits_training() && !known {
             let what = if job.goal.deadline.is_some() { "deadline" } else { "budget" };
@@ -245,6 +236,24 @@ impl PlanCommand {
         }
         Ok((job, known))
     }
+}
+
+/// Checks a job with its goal, and takes its length in steps: these, or those of its goal's tokens.
+pub(super) fn settle(job: &mut Job, steps: Option<usize>) -> Result<(), Failure> {
+    let fault = |f: Fault| Failure::input(f.to_string());
+    job.goal.check().map_err(fault)?;
+    match steps {
+        Some(steps) => job.steps = steps,
+        None => job.settle(),
+    }
+    // Steps say it from here on.
+    job.goal.tokens = None;
+    job.check().map_err(fault)
+}
+
+/// Whether engines span a cluster: of one pool, at one site.
+pub(super) fn is_spanned(cluster: &Cluster) -> bool {
+    cluster.pools.len() == 1 && cluster.wan.is_none()
 }
 
 /// A job of a job file, or of a model and two figures; and whether it says how long to train.

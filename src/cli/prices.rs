@@ -2,6 +2,8 @@
 //!
 //! In: [`rents`]. Out: lines, or JSON.
 
+use std::collections::BTreeSet;
+
 use clap::Subcommand;
 use meshwright_hardware::profile::catalog;
 use serde_json::json;
@@ -35,10 +37,10 @@ impl PricesCommand {
         let json = match &self {
             PricesCommand::List { json } => *json,
             PricesCommand::Show { device, json } => {
-                all.retain(|rent| rent.device == *device);
-                if all.is_empty() {
-                    return Err(unknown(device)?);
+                if all.iter().all(|rent| rent.device != *device) {
+                    return Err(unknown(device, &all));
                 }
+                all.retain(|rent| rent.device == *device);
                 *json
             }
         };
@@ -60,13 +62,12 @@ impl PricesCommand {
     }
 }
 
-/// Why nothing is known of a device.
-fn unknown(device: &str) -> Result<Failure, Failure> {
+/// Why there is no rent of a device among all.
+fn unknown(device: &str, all: &[Rent]) -> Failure {
     if catalog().devices.iter().any(|known| known.name == device) {
-        return Ok(Failure::input(format!("no rent of {device} is known; `compare` and `plan` take yours by --price")));
+        return Failure::input(format!("no rent of {device} is known; `compare` and `plan` take yours by --price"));
     }
-    let all = rents()?;
-    let known: std::collections::BTreeSet<&str> = all.iter().map(|rent| rent.device.as_str()).collect();
+    let known: BTreeSet<&str> = all.iter().map(|rent| rent.device.as_str()).collect();
     let known = known.into_iter().collect::<Vec<_>>().join(", ");
-    Ok(Failure::input(format!("unknown device `{device}`; rents are known of {known}")))
+    Failure::input(format!("unknown device `{device}`; rents are known of {known}"))
 }

@@ -12,7 +12,7 @@ use meshwright_planner::goal::{Case, Offer, choose, missed};
 use meshwright_planner::job::Goal;
 
 use super::super::fix::check_fix;
-use super::super::plan::read_job;
+use super::super::plan::{is_spanned, read_job, settle};
 use super::super::stack::StackArgument;
 use crate::failure::Failure;
 use crate::prices::{Rent, latest, rents_of};
@@ -69,14 +69,7 @@ fn read(scenario: Scenario, rents: &[Rent]) -> Result<Ready, Failure> {
         deadline: scenario.deadline.or(job.goal.deadline),
         budget: scenario.budget.or(job.goal.budget),
     };
-    job.goal.check().map_err(|fault| Failure::input(fault.to_string()))?;
-    match scenario.steps {
-        Some(steps) => job.steps = steps,
-        None => job.settle(),
-    }
-    // Steps say it from here on.
-    job.goal.tokens = None;
-    job.check().map_err(|fault| Failure::input(fault.to_string()))?;
+    settle(&mut job, scenario.steps)?;
     known |= scenario.steps.is_some() || scenario.tokens.is_some();
     if !known {
         return Err(Failure::input("how long to train is not said: give tokens, as `300G`, or steps"));
@@ -84,8 +77,8 @@ fn read(scenario: Scenario, rents: &[Rent]) -> Result<Ready, Failure> {
     let cluster = StackArgument::named(scenario.stack.clone()).on(Cluster::parse(&scenario.cluster)?, &job)?;
     let (cluster, origin) = priced(cluster, &scenario, rents)?;
     job.stack = Some(cluster.stack.name.clone());
-    let one = cluster.pools.len() == 1 && cluster.wan.is_none();
-    let engine = engine::of_stack(&cluster.stack.name).filter(|_| one).map(|engine| &engine.about().ability);
+    let engine =
+        engine::of_stack(&cluster.stack.name).filter(|_| is_spanned(&cluster)).map(|engine| &engine.about().ability);
     let fix = job.fix.clone();
     Ok(Ready { case: Case { job, cluster, fix, engine }, scenario, origin })
 }
