@@ -17,11 +17,13 @@ use crate::lower::{Lowered, lower};
 use crate::plan::Plan;
 
 mod beyond;
+mod interval;
 mod memory;
 mod outer;
 mod steady;
 
 pub use beyond::{Beyond, beyond};
+pub use interval::{Interval, interval, memory_margin};
 pub use memory::declared;
 pub use outer::{Outer, outer};
 pub use steady::predict_figures;

@@ -93,7 +93,7 @@ impl Demo {
         let considered = found.considered;
         let (mut plan, figures) = found.best.into_iter().next().expect("a search that succeeds has a plan");
         println!("predicted:");
-        print_figures(&figures);
+        print_figures(&plan, &figures, cluster);
         plan.job.steps = ((self.seconds / figures.step_time_s) as usize).max(5);
         Ok((plan, considered))
     }

@@ -14,7 +14,7 @@ use meshwright_planner::predict::predict_figures;
 
 use super::launch_file::{KnownArguments, changes, engine_of, plan_of};
 use super::show::{
-    assumed_text, does_not_fit, missing_memory, money, print_beyond, print_figures, print_sites, print_training,
+    add_support, assumed_text, does_not_fit, missing_memory, money, print_figures, print_sites, print_training,
 };
 use super::stack::{StackArgument, stack_json, stack_line};
 use crate::failure::Failure;
@@ -60,6 +60,7 @@ impl ExplainCommand {
         let missing = missing_memory(&explained.figures, &cluster);
         if self.json {
             let mut all = serde_json::to_value(&explained).expect("an explanation is numbers and text");
+            add_support(&mut all, &plan, &explained.figures, &cluster);
             all["version"] = env!("CARGO_PKG_VERSION").into();
             all["stack"] = stack_json(&cluster);
             all["plan"] = serde_json::to_value(&plan).expect("a plan is tables of strings and numbers");
@@ -70,8 +71,7 @@ impl ExplainCommand {
             }
             let (model, stack) = (&plan.job.model.name, stack_line(&cluster));
             println!("{model} on {}, predicted\n{stack}\n\n{}", self.cluster, plan.summary());
-            print_figures(&explained.figures);
-            print_beyond(&plan, &explained.figures, &cluster);
+            print_figures(&plan, &explained.figures, &cluster);
             print!("{}", assumed_text(&cluster));
             print_time(&explained);
             print_memory(&explained);

@@ -9,6 +9,7 @@ use meshwright_planner::PlanError;
 use meshwright_planner::goal::{Advice, Case, Chosen, Offer};
 use meshwright_planner::goodput::TRAINING_FIGURES;
 use meshwright_planner::job::{Goal, Job, Objective};
+use meshwright_planner::predict::interval;
 use meshwright_planner::search::milp::{Repartitioned, repartition};
 use serde_json::{Value, json};
 
@@ -41,6 +42,11 @@ impl GoalArguments {
     /// Whether they say how long to train.
     pub fn says_tokens(&self) -> bool {
         self.tokens.is_some()
+    }
+
+    /// Whether they say how much memory to leave free.
+    pub fn says_headroom(&self) -> bool {
+        self.headroom.is_some()
     }
 
     /// What the job wants, and the command line over it.
@@ -171,6 +177,14 @@ fn offer_json(offer: &Offer, names: &Names) -> Value {
     all["idle_devices"] = json!(names.devices() - offer.ranks());
     all["headroom"] = json!(offer.headroom);
     all["training"] = serde_json::to_value(&offer.training).expect("training is numbers and text");
+    if let Some(interval) = interval(&offer.plan, &offer.figures, &offer.cluster) {
+        // Failures and checkpoints take the share of the expected training.
+        for (end, step) in [("low", interval.step_time_low_s), ("high", interval.step_time_high_s)] {
+            let longer = step / offer.figures.step_time_s;
+            all["training"][format!("days_{end}")] = json!(offer.training.days * longer);
+            all["training"][format!("dollars_{end}")] = json!(offer.training.dollars.map(|dollars| dollars * longer));
+        }
+    }
     all
 }
 

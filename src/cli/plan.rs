@@ -12,6 +12,7 @@ use meshwright_planner::goal::{Case, Chosen, advise, advise_limits, choose, miss
 use meshwright_planner::job::{Job, is_job, says_length};
 use meshwright_planner::plan::Plan;
 use meshwright_planner::predict::{outer, predict};
+use meshwright_planner::search::Progress;
 use meshwright_planner::{PlanError, models};
 use serde_json::json;
 
@@ -22,8 +23,7 @@ use super::keys::print_keys;
 use super::launch_file::{KnownArguments, engine_of, job_of, launch_on, plan_of, print_words};
 use super::progress::ProgressLine;
 use super::show::{
-    assumed_text, does_not_fit, figures_json, missing_memory, print_beyond, print_figures, print_sites,
-    print_training_line,
+    assumed_text, does_not_fit, figures_json, missing_memory, print_figures, print_sites, print_training_line,
 };
 use super::stack::{StackArgument, stack_line};
 use crate::failure::Failure;
@@ -102,7 +102,7 @@ impl PlanCommand {
         let engine = theirs.or(self.engine(&cluster)?);
         let ability = engine.map(|engine| &engine.about().ability);
         let case = Case { job: job.clone(), cluster: cluster.clone(), fix, engine: ability };
-        let mut chosen = self.choose(&case)?;
+        let (case, mut chosen) = self.choose(case)?;
         let decided = self.solver.decide(&case, &mut chosen)?;
         let first = &chosen.best[0];
         if let Some(path) = &self.output {
@@ -110,11 +110,11 @@ impl PlanCommand {
         }
         let names = Names { whole: &cluster, text };
         if self.json {
-            let mut all = chosen_json(&chosen, &job.goal, &names, decided.as_ref());
+            let mut all = chosen_json(&chosen, &case.job.goal, &names, decided.as_ref());
             all["engine"] = json!(engine.map(|engine| engine.about().name));
             println!("{all}");
         } else {
-            self.print((&job, engine), known, &chosen, &names);
+            self.print((&case.job, engine), known, &chosen, &names);
             if self.solver == Solver::Milp {
                 print_partition(decided.as_ref());
             }
@@ -137,27 +137,35 @@ impl PlanCommand {
         }
     }
 
-    /// Searches. Where nothing fits, or nothing keeps the limits, the failure says what would do.
-    fn choose(&self, case: &Case) -> Result<Chosen, Failure> {
-        let Case { job, cluster, .. } = case;
+    /// Searches, first for plans that leave a margin of memory. Where nothing fits, or nothing keeps the limits, the failure says what
+    /// would do.
+    fn choose(&self, case: Case) -> Result<(Case, Chosen), Failure> {
         let line = ProgressLine::new();
-        let help = "looking for what would do …";
-        let (message, rejected, advice) =
-            match choose(case, self.top, &|cluster, progress| line.show(cluster, progress)) {
-                Ok(chosen) if !chosen.best.is_empty() => return Ok(chosen),
-                Ok(chosen) => {
-                    line.say(help);
-                    let advice = advise_limits(case, &chosen);
-                    (missed(job, &chosen), chosen.rejected, advice)
-                }
-                Err(PlanError::Infeasible { considered, rejected }) => {
-                    line.say(help);
-                    let advice = advise(case);
-                    let error = PlanError::Infeasible { considered, rejected: rejected.clone() };
-                    (error.to_string(), rejected, advice)
-                }
+        let watch = |cluster: &Cluster, progress: &Progress| line.show(cluster, progress);
+        if let Some(roomy) = case.with_margin().filter(|_| !self.goal.says_headroom()) {
+            match choose(&roomy, self.top, &watch) {
+                Ok(chosen) if !chosen.best.is_empty() => return Ok((roomy, chosen)),
+                Ok(_) | Err(PlanError::Infeasible { .. }) => {}
                 Err(error) => return Err(error.into()),
-            };
+            }
+        }
+        let Case { job, cluster, .. } = &case;
+        let help = "looking for what would do …";
+        let (message, rejected, advice) = match choose(&case, self.top, &watch) {
+            Ok(chosen) if !chosen.best.is_empty() => return Ok((case, chosen)),
+            Ok(chosen) => {
+                line.say(help);
+                let advice = advise_limits(&case, &chosen);
+                (missed(job, &chosen), chosen.rejected, advice)
+            }
+            Err(PlanError::Infeasible { considered, rejected }) => {
+                line.say(help);
+                let advice = advise(&case);
+                let error = PlanError::Infeasible { considered, rejected: rejected.clone() };
+                (error.to_string(), rejected, advice)
+            }
+            Err(error) => return Err(error.into()),
+        };
         drop(line);
         if self.json {
             println!("{}", json!({ "error": message, "rejected": rejected, "advice": advice }));
@@ -188,6 +196,12 @@ impl PlanCommand {
         if let Some(line) = engine_line(engine, job) {
             println!("{line}");
         }
+        if let Some(share) = Some(job.goal.headroom).filter(|share| *share > 0.0 && !self.goal.says_headroom()) {
+            println!(
+                "{:.1} % of memory stays free (--headroom 0 leaves none): one run in ten needs more than predicted",
+                100.0 * share
+            );
+        }
         let in_part = chosen.best.iter().any(|offer| offer.ranks() < names.devices());
         for (place, offer) in chosen.best.iter().enumerate() {
             println!("\n{}. {}", place + 1, offer.plan.summary());
@@ -195,8 +209,7 @@ impl PlanCommand {
                 let devices = format!("{} devices", offer.ranks());
                 println!("   on      {devices:>12}   {}", names.of(&offer.cluster));
             }
-            print_figures(&offer.figures);
-            print_beyond(&offer.plan, &offer.figures, &offer.cluster);
+            print_figures(&offer.plan, &offer.figures, &offer.cluster);
             print_training_line(offer, known);
         }
         let assumed = assumed_text(names.whole);
@@ -319,8 +332,7 @@ impl Simulate {
                 println!("does not fit: {missing}\n");
             }
             println!("{}\n{}", plan.summary(), stack_line(&cluster));
-            print_figures(figures);
-            print_beyond(&plan, figures, &cluster);
+            print_figures(&plan, figures, &cluster);
             print!("{}", assumed_text(&cluster));
             imported.iter().flat_map(|imported| &imported.draft.notes).for_each(|note| println!("note: {note}"));
             if let Some(outer) = outer(&plan, &cluster, predicted.trace.step_time().seconds())? {

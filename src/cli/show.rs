@@ -6,12 +6,12 @@
 
 use meshwright_hardware::exit::Exit;
 use meshwright_hardware::price::host_capacity;
-use meshwright_hardware::profile::{Cluster, Machine, Sourced, assumed};
+use meshwright_hardware::profile::{Cluster, Machine, Sourced, Support, assumed};
 use meshwright_hardware::units::{Bytes, Seconds};
 use meshwright_planner::goal::Offer;
 use meshwright_planner::goodput::{TRAINING_FIGURES, Training, TrainingFigure};
 use meshwright_planner::plan::Plan;
-use meshwright_planner::predict::{Beyond, DeviceMemory, FIGURES, Figures, Outer, beyond};
+use meshwright_planner::predict::{Beyond, DeviceMemory, FIGURES, Figures, Interval, Outer, Unit, beyond, interval};
 
 use super::stack::stack_json;
 use crate::failure::Failure;
@@ -21,28 +21,59 @@ pub fn figures_json(plan: &Plan, figures: &Figures, cluster: &Cluster) -> serde_
     let mut all = serde_json::to_value(figures).expect("figures are numbers");
     all["version"] = env!("CARGO_PKG_VERSION").into();
     all["stack"] = stack_json(cluster);
-    if let Some(beyond) = beyond(plan, figures, cluster) {
-        all["extrapolated"] = serde_json::to_value(beyond).expect("it is a number and a text");
-    }
+    add_support(&mut all, plan, figures, cluster);
     all["plan"] = serde_json::to_value(plan).expect("a plan is tables of strings and numbers");
     all
 }
 
-/// A prediction for people: [`FIGURES`] in lines, then the memory of each pool.
-pub fn print_figures(figures: &Figures) {
-    println!("{}", lines(figures));
+/// Adds to the figures of a plan, for scripts, how sure they are.
+pub fn add_support(all: &mut serde_json::Value, plan: &Plan, figures: &Figures, cluster: &Cluster) {
+    if let Some(interval) = interval(plan, figures, cluster) {
+        let keys = serde_json::to_value(interval).expect("it is numbers and a name");
+        all.as_object_mut().expect("figures are a table").extend(keys.as_object().cloned().unwrap_or_default());
+    }
+    if let Some(beyond) = beyond(plan, figures, cluster) {
+        all["extrapolated"] = serde_json::to_value(beyond).expect("it is a number and a text");
+    }
+}
+
+/// A prediction for people: [`FIGURES`] in lines, the memory of each pool, and how sure that is.
+pub fn print_figures(plan: &Plan, figures: &Figures, cluster: &Cluster) {
+    let interval = interval(plan, figures, cluster);
+    println!("{}", lines(figures, interval.as_ref()));
     if let Some(DeviceMemory { allocated_bytes, reserved_bytes, taken_bytes }) = figures.device_memory {
         let [allocated, reserved, taken] = [allocated_bytes, reserved_bytes, taken_bytes].map(Bytes);
-        println!("           {taken:>12}   of its device: {allocated} allocated, {reserved} reserved with fragments");
+        let range = interval.as_ref().map_or_else(String::new, |interval| {
+            format!(" ({} to {})", Bytes(interval.memory_low_bytes), Bytes(interval.memory_high_bytes))
+        });
+        println!(
+            "           {taken:>12}{range}   of its device: {allocated} allocated, {reserved} reserved with fragments"
+        );
     }
     for pool in &figures.pools {
         let (peak, left) = (Bytes(pool.peak_memory_bytes).to_string(), pool.headroom * 100.0);
         println!("           {peak:>12}   on {} × {}, {left:.1} % of its memory left", pool.ranks, pool.device);
     }
+    support_line(plan, figures, cluster).iter().for_each(|line| println!("{line}"));
 }
 
-/// A line for each figure with a label, the ones without behind it.
-fn lines(figures: &Figures) -> String {
+/// How sure a prediction is, in a line.
+fn support_line(plan: &Plan, figures: &Figures, cluster: &Cluster) -> Option<String> {
+    let Interval { support, at_risk, .. } = interval(plan, figures, cluster)?;
+    let because = match (support, beyond(plan, figures, cluster)) {
+        (_, Some(Beyond { reason, .. })) => reason,
+        (Support::Measured, None) => "eight in ten measured runs lie within the brackets".to_owned(),
+        (Support::Near, None) => "its stack was measured elsewhere, or its accelerators under others".to_owned(),
+        (Support::Extrapolated, None) => {
+            "neither its stack nor its accelerators in this format were measured".to_owned()
+        }
+    };
+    let risk = if at_risk { "; at risk: memory may not suffice" } else { "" };
+    Some(format!("   support {:>12}   {because}{risk}", support.name()))
+}
+
+/// A line for each figure with a label, the ones without behind it; of the step its interval too.
+fn lines(figures: &Figures, interval: Option<&Interval>) -> String {
     let mut lines: Vec<String> = Vec::new();
     for figure in FIGURES {
         let ([label, words], value) = (figure.line, figure.unit.show((figure.get)(figures)));
@@ -50,15 +81,12 @@ fn lines(figures: &Figures) -> String {
             Some(line) if label.is_empty() => *line += &format!("   {value} {words}"),
             _ => lines.push(format!("   {label:<7} {value:>12}   {words}").trim_end().to_owned()),
         }
+        if let (Some(interval), Some(line), "step_time_s") = (interval, lines.last_mut(), figure.key) {
+            let [low, high] = [interval.step_time_low_s, interval.step_time_high_s].map(Seconds);
+            *line += &format!("   ({low} to {high})");
+        }
     }
     lines.join("\n")
-}
-
-/// Says of a prediction that it lies beyond what was measured.
-pub fn print_beyond(plan: &Plan, figures: &Figures, cluster: &Cluster) {
-    if let Some(Beyond { reason, .. }) = beyond(plan, figures, cluster) {
-        println!("   extrapolated: {reason}");
-    }
 }
 
 /// Which figures that a prediction rests on are assumed, for people: a line for each device and system that has any.
@@ -122,7 +150,13 @@ pub fn print_training_line(offer: &Offer, known: bool) {
                 _ => "",
             }
     };
-    let values: Vec<String> = columns.map(value).collect();
+    let mut values: Vec<String> = columns.map(value).collect();
+    if let Some(range) = interval(&offer.plan, &offer.figures, &offer.cluster).map(|interval| {
+        let days = |step: f64| Unit::Days.show(training.days * step / offer.figures.step_time_s);
+        format!(" ({} to {})", days(interval.step_time_low_s), days(interval.step_time_high_s))
+    }) {
+        values[0] += &range;
+    }
     let yours = if known { "" } else { " (--tokens sets yours)" };
     println!(
         "   train   {:>12}   {}; {tokens} in {} steps{yours}, failures included",
@@ -208,7 +242,7 @@ mod tests {
         let plan = Plan::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cases/tiny.toml")).unwrap();
         let cluster = Cluster::parse("8x cpu-generic").unwrap();
         let figures = predict(&plan, &cluster).unwrap().figures;
-        let (text, json) = (lines(&figures), figures_json(&plan, &figures, &cluster));
+        let (text, json) = (lines(&figures, None), figures_json(&plan, &figures, &cluster));
         for figure in FIGURES {
             let value = figure.unit.show((figure.get)(&figures));
             let [label, words] = figure.line;

@@ -54,7 +54,7 @@ impl StackArgument {
 pub fn stack_line(cluster: &Cluster) -> String {
     let (stack, device) = (&cluster.stack, &cluster.pools[0].device);
     let others = || {
-        let runs = stack.measured.iter().map(|(device, runs)| format!("{runs} on {device}"));
+        let runs = stack.measured.keys().map(|device| format!("{} on {device}", stack.runs_on(device)));
         let runs = runs.collect::<Vec<_>>().join(", ");
         if runs.is_empty() { String::new() } else { format!(", {runs}") }
     };
@@ -106,7 +106,7 @@ fn all() {
             Some(errors) => [errors.fitted, errors.held_out].map(|[median, p90]| format!("{median:.1} / {p90:.1}")),
             None => ["", ""].map(str::to_owned),
         };
-        let runs: usize = stack.measured.values().sum();
+        let runs = stack.runs();
         let usual = stack.default_for.join(", ");
         println!("{:26} {runs:>5}  {fitted:>14}  {held:>14}  {usual}", stack.name);
     }
@@ -125,8 +125,10 @@ fn one(stack: &Stack, as_json: bool) {
     if let Some(engine) = of_stack(&stack.name) {
         println!("   plans keep to what {} can express (`meshwright export --list`)", engine.about().title);
     }
-    for (device, runs) in &stack.measured {
-        println!("   {runs:>5} measured runs on {device}");
+    for (device, formats) in &stack.measured {
+        for (precision, runs) in formats {
+            println!("   {runs:>5} measured runs on {device} in {precision}");
+        }
     }
     let mut overheads = stack.overheads.clone();
     for (index, knob) in Overheads::ALL.iter().enumerate() {

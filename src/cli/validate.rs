@@ -1,21 +1,23 @@
 //! `validate`: published runs predicted again.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use clap::Args;
 use meshwright_hardware::files::read_text;
 use meshwright_hardware::input::{Fault, InputError, near};
-use meshwright_hardware::profile::{FitErrors, Overheads, Stack, catalog};
+use meshwright_hardware::profile::catalog;
 use rayon::prelude::*;
 
 use super::progress::ProgressLine;
 use crate::failure::Failure;
 use crate::out::{write_csv, write_whole};
-use crate::validate::overheads::{FittedOverheads, fit};
-use crate::validate::summary::{self, Stats, Summary};
-use crate::validate::{Prediction, Run, Skip, chosen, memory, predict, row};
+use crate::validate::ranking::Ranking;
+use crate::validate::summary::{self, Summary};
+use crate::validate::{Prediction, Run, Skip, chosen, predict, row};
+
+mod fitting;
 
 /// Arguments of `validate`.
 #[derive(Args)]
@@ -63,7 +65,7 @@ impl Validate {
             return Ok(());
         };
         for folder in self.fit.iter().chain(&self.fit_memory) {
-            holds_stacks(folder)?;
+            fitting::holds_stacks(folder)?;
         }
         let mut lines = read(runs)?;
         if let Some(name) = &self.stack {
@@ -73,20 +75,12 @@ impl Validate {
         if let Some(folder) = &self.plans {
             write_plans(folder, &lines)?;
         }
+        let runs_of = || lines.iter().filter_map(|line| line.run.as_ref().ok()).collect::<Vec<&Run>>();
         if let Some(folder) = &self.fit_memory {
-            let runs: Vec<&Run> = lines.iter().filter_map(|line| line.run.as_ref().ok()).collect();
-            return memory::fit(&runs).into_iter().try_for_each(|(name, memory)| {
-                write_stack(folder, &Stack { memory, ..Stack::clone(catalog().stack(&name)?) })
-            });
+            return fitting::allocators(&runs_of(), folder);
         }
         if self.fit.is_some() || self.cross_validate {
-            let line = ProgressLine::new();
-            line.say("fitting …");
-            let runs: Vec<&Run> = lines.iter().filter_map(|line| line.run.as_ref().ok()).collect();
-            let fitted = fit(&runs);
-            drop(line);
-            print_fit(&fitted, &runs);
-            return self.fit.as_deref().map_or(Ok(()), |folder| write_stacks(folder, &fitted, &runs));
+            return fitting::overheads(&runs_of(), self.fit.as_deref(), self.output.as_deref());
         }
         let found = each(&lines, predict);
         let outcomes: Vec<_> = lines.iter().zip(&found).map(|(line, found)| outcome(line, found)).collect();
@@ -99,10 +93,14 @@ impl Validate {
             write_csv(output, &COLUMNS, records)?;
         }
         let summary = Summary::of(&outcomes);
+        let ranking = Ranking::of(outcomes.iter().flatten().copied());
         if self.json {
-            println!("{}", summary.json());
+            let mut all = summary.json();
+            all["ranking"] = ranking.json();
+            println!("{all}");
         } else {
             print!("{}", summary.table());
+            ranking.line().iter().for_each(|line| println!("\n{line}"));
         }
         Ok(())
     }
@@ -301,69 +299,4 @@ fn write_plans(folder: &Path, lines: &[Line]) -> Result<(), Failure> {
         write_whole(&folder.join(format!("{name}.cluster.toml")), &run.cluster.pools[0].to_toml())?;
     }
     Ok(())
-}
-
-fn print_fit(fitted: &FittedOverheads, runs: &[&Run]) {
-    let line = |name: &str, errors: &[[f64; 3]]| {
-        let stats = [0, 1, 2].map(|which| Stats::of(&errors.iter().map(|all| 100.0 * all[which]).collect::<Vec<_>>()));
-        let shown = stats.each_ref().map(|stats| format!("{:5.1} / {:5.1}", stats.median, stats.p90)).join("   ");
-        println!("{name:28} {:5}  {shown}", errors.len());
-    };
-    println!("{:28} {:>5}  fitted          rows held out   publishers held out", "|step / measured - 1|, %", "runs");
-    line("all", &fitted.errors.values().copied().collect::<Vec<_>>());
-    for name in fitted.stacks.keys() {
-        line(name, &errors_of(fitted, runs, name));
-    }
-    let (stacks, each) = (fitted.stacks.len(), Overheads::ALL.len());
-    println!("{} figures fitted: {each} of all stacks together, and of each of {stacks}", (stacks + 1) * each);
-}
-
-fn errors_of(fitted: &FittedOverheads, runs: &[&Run], stack: &str) -> Vec<[f64; 3]> {
-    let own = runs.iter().filter(|run| run.stack().name == stack);
-    own.filter_map(|run| fitted.errors.get(&run.id)).copied().collect()
-}
-
-/// Writes fitted overheads and allocators into the stacks' files of a folder of profiles.
-fn write_stacks(folder: &Path, fitted: &FittedOverheads, runs: &[&Run]) -> Result<(), Failure> {
-    let allocators = memory::fit(runs);
-    for (name, measured) in &fitted.measured {
-        let errors = errors_of(fitted, runs, name);
-        let of = |which: usize| {
-            let stats = Stats::of(&errors.iter().map(|all| 100.0 * all[which]).collect::<Vec<_>>());
-            [stats.median, stats.p90].map(|percent| (percent * 10.0).round() / 10.0)
-        };
-        let errors = Some(FitErrors { fitted: of(0), held_out: of(1) });
-        let (overheads, measured) = (fitted.stacks[name].clone(), measured.clone());
-        let publishers = runs.iter().filter(|run| run.stack().name == *name).map(|run| run.publisher.as_str());
-        let publishers = publishers.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(", ");
-        let source =
-            format!("meshwright validate runs.csv --fit: {} runs of {publishers}", measured.values().sum::<usize>());
-        let stack = Stack::clone(catalog().stack(name)?);
-        let memory = allocators.get(name).copied().unwrap_or(stack.memory);
-        write_stack(folder, &Stack { source, errors, overheads, memory, measured, ..stack })?;
-    }
-    [Stack::TYPICAL, Stack::TYPICAL_2021].into_iter().try_for_each(|name| {
-        let source = "meshwright validate runs.csv --fit: all stacks together".to_owned();
-        write_stack(
-            folder,
-            &Stack { source, overheads: fitted.typical.clone(), ..Stack::clone(catalog().stack(name)?) },
-        )
-    })
-}
-
-/// Refuses, before minutes of fitting, a folder into which no stack could be written.
-fn holds_stacks(folder: &Path) -> Result<(), Failure> {
-    if folder.join("stacks").is_dir() {
-        return Ok(());
-    }
-    let path = folder.display();
-    Err(Failure::input(format!(
-        "{path} is no folder of profiles: it has no folder `stacks`; make it, or name one that has"
-    )))
-}
-
-/// Writes a stack into its file of a folder of profiles.
-fn write_stack(folder: &Path, stack: &Stack) -> Result<(), Failure> {
-    let text = toml::to_string(stack).expect("a stack is tables of strings and numbers");
-    write_whole(&folder.join("stacks").join(format!("{}.toml", stack.name)), &text)
 }

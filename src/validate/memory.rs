@@ -7,10 +7,11 @@
 //!
 //! Invariant: what is declared is the program's; no run's own figure stays in a stack of fewer than [`FEW`] such runs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use meshwright_hardware::profile::Allocator;
 use meshwright_planner::predict::declared;
+use rayon::prelude::*;
 use statrs::statistics::{Data, OrderStatistics};
 
 use super::row::Measure;
@@ -28,16 +29,59 @@ const MOST_RESERVE: f64 = 12.0;
 
 /// The allocators of stacks of which memory was measured so.
 pub fn fit(runs: &[&Run]) -> BTreeMap<String, Allocator> {
+    let rows = rows(runs);
+    fit_from(&rows.iter().collect::<Vec<_>>(), |run| run.stack().memory)
+}
+
+/// A run with the bytes that its ranks declare.
+struct Row<'a> {
+    run: &'a Run,
+    /// Of the rank that declares most.
+    most: u64,
+    /// Of the rank whose memory the run's is.
+    shown: u64,
+}
+
+fn rows<'a>(runs: &[&'a Run]) -> Vec<Row<'a>> {
+    let of = |run: &&'a Run| {
+        let stages = declared(&chosen(run).under(run.stack()));
+        let most = stages.iter().copied().max().unwrap_or(0);
+        Row { run, most, shown: if run.last_rank { stages.last().copied().unwrap_or(0) } else { most } }
+    };
+    runs.par_iter().map(of).collect()
+}
+
+/// Relative errors of runs' memory by fits that have seen no run of the same key; a stack without others has `usual`.
+pub fn held_out(runs: &[&Run], usual: &Allocator, key: impl Fn(&Run) -> String) -> BTreeMap<String, f64> {
+    let start = |run: &Run| if run.stack().memory.is_none() { Allocator::default() } else { *usual };
+    let keys: BTreeSet<String> = runs.iter().map(|run| key(run)).collect();
+    let rows = rows(runs);
+    let without = |one: String| -> Vec<(String, f64)> {
+        let (held, others): (Vec<&Row>, Vec<&Row>) = rows.iter().partition(|row| key(row.run) == one);
+        let fitted = fit_from(&others, start);
+        let error = |Row { run, shown, .. }: &&Row| {
+            let measured = run.measured.memory_gb.filter(|gb| *gb > 0.0 && !run.measured.oom)?;
+            let allocator = fitted.get(&run.stack().name).copied().unwrap_or_else(|| start(run));
+            Some((run.id.clone(), run.measure.bytes(&allocator, *shown) as f64 / 1e9 / measured - 1.0))
+        };
+        held.iter().filter_map(error).collect()
+    };
+    keys.into_iter().flat_map(without).collect()
+}
+
+/// The same, where a run's stack has an allocator of `start` unless its runs say otherwise.
+fn fit_from(rows: &[&Row], start: impl Fn(&Run) -> Allocator) -> BTreeMap<String, Allocator> {
     let mut found: BTreeMap<String, Allocator> = BTreeMap::new();
     for how in [Measure::Reserved, Measure::Device] {
         let mut of_stacks: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
-        for run in runs.iter().filter(|run| run.measure == how && !run.measured.oom) {
+        for row in rows.iter().filter(|row| row.run.measure == how && !row.run.measured.oom) {
+            let run = row.run;
             let Some(gb) = run.measured.memory_gb.filter(|gb| *gb > 0.0) else { continue };
-            let known = found.get(&run.stack().name).unwrap_or(&run.stack().memory);
-            of_stacks.entry(&run.stack().name).or_default().push(added(run, how, known, gb));
+            let known = found.get(&run.stack().name).copied().unwrap_or_else(|| start(run));
+            of_stacks.entry(&run.stack().name).or_default().push(added(row.shown, how, &known, gb));
         }
         for (stack, all) in of_stacks.into_iter().filter(|(_, all)| all.len() >= FEW) {
-            let own = runs.iter().find(|run| run.stack().name == stack).map(|run| run.stack().memory);
+            let own = rows.iter().find(|row| row.run.stack().name == stack).map(|row| start(row.run));
             let allocator = found.entry(stack.to_owned()).or_insert(own.unwrap_or_default());
             let median = (Data::new(all).median() * 1e4).round() / 1e4;
             match how {
@@ -46,17 +90,20 @@ pub fn fit(runs: &[&Run]) -> BTreeMap<String, Allocator> {
             }
         }
     }
-    let mut unmeasured: BTreeMap<&str, Vec<&Run>> = BTreeMap::new();
+    let mut unmeasured: BTreeMap<&str, Vec<&Row>> = BTreeMap::new();
     let measured = |stack: &str| {
-        let held = |run: &&&Run| run.stack().name == stack && run.measure != Measure::Allocated;
-        runs.iter().filter(held).filter(|run| run.measured.memory_gb.is_some()).count()
+        let held = |run: &&Run| run.stack().name == stack && run.measure != Measure::Allocated;
+        rows.iter().map(|row| row.run).filter(held).filter(|run| run.measured.memory_gb.is_some()).count()
     };
-    for run in runs.iter().filter(|run| measured(&run.stack().name) < FEW && !run.stack().memory.is_none()) {
-        unmeasured.entry(&run.stack().name).or_default().push(run);
+    for row in rows.iter().filter(|row| !row.run.stack().memory.is_none()) {
+        let stack = &row.run.stack().name;
+        if measured(stack) < FEW {
+            unmeasured.entry(stack).or_default().push(row);
+        }
     }
     for (stack, own) in unmeasured.into_iter().filter(|(_, own)| own.len() >= FEW) {
-        let allocator = found.entry(stack.to_owned()).or_insert(own[0].stack().memory);
-        allocator.fragments = by_what_fitted(&own.iter().map(|run| Fitted::of(run)).collect::<Vec<_>>(), allocator);
+        let allocator = found.entry(stack.to_owned()).or_insert(start(own[0].run));
+        allocator.fragments = by_what_fitted(&own.iter().map(|row| Fitted::of(row)).collect::<Vec<_>>(), allocator);
     }
     found
 }
@@ -72,9 +119,8 @@ struct Fitted {
 }
 
 impl Fitted {
-    fn of(run: &Run) -> Fitted {
-        let declared = declared(&chosen(run).under(run.stack())).into_iter().max().unwrap_or(0);
-        Fitted { declared, device: run.device().memory.value.0, fits: !run.measured.oom }
+    fn of(row: &Row) -> Fitted {
+        Fitted { declared: row.most, device: row.run.device().memory.value.0, fits: !row.run.measured.oom }
     }
 }
 
@@ -96,12 +142,10 @@ fn by_what_fitted(runs: &[Fitted], allocator: &Allocator) -> f64 {
 }
 
 /// What a run shows of fragments (a share), or of the reserve (GB).
-fn added(run: &Run, how: Measure, known: &Allocator, gb: f64) -> f64 {
-    let stages = declared(&chosen(run).under(run.stack()));
-    let most = if run.last_rank { stages.last().copied() } else { stages.into_iter().max() }.unwrap_or(0);
+fn added(shown: u64, how: Measure, known: &Allocator, gb: f64) -> f64 {
     match how {
-        Measure::Reserved => gb * 1e9 / known.allocated(most) as f64 - 1.0,
-        _ => gb - known.reserved(most) as f64 / 1e9 - known.context,
+        Measure::Reserved => gb * 1e9 / known.allocated(shown) as f64 - 1.0,
+        _ => gb - known.reserved(shown) as f64 / 1e9 - known.context,
     }
 }
 

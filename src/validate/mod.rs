@@ -9,12 +9,14 @@
 mod accelerator;
 pub mod convention;
 pub mod gain;
+pub mod intervals;
 pub mod memory;
 mod model;
 pub mod overheads;
 mod pipeline;
 pub mod place;
 mod plan;
+pub mod ranking;
 mod record;
 pub mod row;
 pub mod summary;
@@ -29,7 +31,6 @@ use meshwright_planner::predict::{Figures, declared, predict as simulated};
 use meshwright_planner::search::played_step;
 
 pub use record::Skip;
-use row::Measure;
 pub use row::Run;
 
 /// What is said of a run.
@@ -84,11 +85,7 @@ pub fn predict(run: &Run) -> Result<Prediction, Skip> {
         true => roles[plan.mesh.pp - 1].bytes(),
         false => predicted.figures.peak_memory_bytes,
     };
-    let bytes = match run.measure {
-        Measure::Allocated => allocator.allocated(declared),
-        Measure::Reserved => allocator.reserved(declared),
-        Measure::Device => allocator.taken(declared),
-    };
+    let bytes = run.measure.bytes(allocator, declared);
     let ideal_step_s = played_step(plan, &run.cluster.clone().under(Stack::ideal())).ok();
     Ok(Prediction { plan: plan.clone(), figures: predicted.figures, ideal_step_s, memory_gb: bytes as f64 / 1e9 })
 }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use meshwright_hardware::hash::fnv1a;
 use meshwright_hardware::profile::{Overheads, Stack};
+use meshwright_hardware::units::Precision;
 use meshwright_planner::search::Compiled;
 use rayon::prelude::*;
 
@@ -52,8 +53,8 @@ pub struct FittedOverheads {
     pub typical: Overheads,
     /// By stack.
     pub stacks: BTreeMap<String, Overheads>,
-    /// By stack and accelerator: rows that were fitted.
-    pub measured: BTreeMap<String, BTreeMap<String, usize>>,
+    /// By stack, accelerator and format: rows that were fitted.
+    pub measured: BTreeMap<String, BTreeMap<String, BTreeMap<Precision, usize>>>,
     /// By run: its relative error as fitted, by a fit without its part of the rows, and by one without its publisher.
     pub errors: BTreeMap<String, [f64; 3]>,
 }
@@ -68,12 +69,13 @@ pub fn fit(runs: &[&Run]) -> FittedOverheads {
     let found: Vec<_> = list.par_iter().map(|(_, rows)| of_stack(rows, &typical)).collect();
     let stacks: BTreeMap<String, Overheads> =
         list.iter().zip(found).map(|((name, _), found)| ((*name).to_owned(), found)).collect();
-    let mut measured: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
+    let mut measured: BTreeMap<String, BTreeMap<String, BTreeMap<Precision, usize>>> = BTreeMap::new();
     for row in &rows {
         let devices = measured.entry(row.run.stack().name.clone()).or_default();
-        *devices.entry(row.run.device().name.clone()).or_default() += 1;
+        let formats = devices.entry(row.run.device().name.clone()).or_default();
+        *formats.entry(chosen(row.run).job.precision).or_default() += 1;
     }
-    let held = held_out(&all, |row| part_of(row.run, PARTS).to_string());
+    let held = held_out(&all, |row| part_of(row.run).to_string());
     let apart = held_out(&all, |row| row.run.publisher.clone());
     let errors = rows.iter().map(|row| {
         let fitted = row.error(&stacks[&row.run.stack().name]).exp() - 1.0;
@@ -99,9 +101,9 @@ fn grouped<'a, T>(all: &[&'a T], key: impl Fn(&'a T) -> &'a String) -> BTreeMap<
     groups
 }
 
-/// In which of `count` parts a run is held out: by its name, so that others beside it change nothing (FNV-1a).
-fn part_of(run: &Run, count: u64) -> u64 {
-    fnv1a(&run.id) % count
+/// In which part a run is held out: by its name, so that others beside it change nothing (FNV-1a).
+pub fn part_of(run: &Run) -> u64 {
+    fnv1a(&run.id) % PARTS
 }
 
 fn by_stack<'a>(rows: &[&'a Row]) -> BTreeMap<&'a str, Vec<&'a Row<'a>>> {

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use meshwright_hardware::profile::{Cluster, DeviceProfile, Stack};
+use meshwright_hardware::profile::{Allocator, Cluster, DeviceProfile, Stack};
 use meshwright_planner::plan::Plan;
 
 use super::convention::Convention;
@@ -41,6 +41,17 @@ pub enum Measure {
     Reserved,
     /// By the driver, context included.
     Device,
+}
+
+impl Measure {
+    /// Bytes that it shows of a rank that declares so many.
+    pub fn bytes(self, allocator: &Allocator, declared: u64) -> u64 {
+        match self {
+            Measure::Allocated => allocator.allocated(declared),
+            Measure::Reserved => allocator.reserved(declared),
+            Measure::Device => allocator.taken(declared),
+        }
+    }
 }
 
 /// A row that can be predicted.

@@ -36,7 +36,7 @@ impl Stats {
     }
 
     /// Median and 90th percentile, where there is an error.
-    fn shares(&self) -> [Option<f64>; 2] {
+    pub(super) fn shares(&self) -> [Option<f64>; 2] {
         [self.median, self.p90].map(|share| Some(share).filter(|_| self.count > 0))
     }
 }

@@ -1,6 +1,6 @@
 //! The profiles that are built in.
 //!
-//! In: `profiles/{devices,systems,stacks}/*.toml`, listed and embedded by the build script. Out: [`catalog`] and its look-ups.
+//! In: `profiles/{devices,systems,stacks}/*.toml`, listed and embedded by the build script, and `profiles/intervals.toml`. Out: [`catalog`] and its look-ups.
 //!
 //! Invariant: adding a profile is adding one file.
 
@@ -8,7 +8,7 @@ use std::sync::{Arc, LazyLock};
 
 use serde::de::DeserializeOwned;
 
-use super::{DeviceProfile, ProfileError, Stack, System};
+use super::{DeviceProfile, Intervals, ProfileError, Stack, System};
 use crate::input::near;
 
 include!(concat!(env!("OUT_DIR"), "/profiles.rs"));
@@ -22,6 +22,8 @@ pub struct Catalog {
     pub systems: Vec<System>,
     /// Every software stack, by name.
     pub stacks: Vec<Arc<Stack>>,
+    /// How far measured runs lie from predictions under these stacks.
+    pub intervals: Intervals,
 }
 
 /// The built-in profiles.
@@ -36,7 +38,8 @@ fn embedded() -> Result<Catalog, ProfileError> {
     let systems = SYSTEMS.iter().map(|(file, text)| System::from_toml(file, text)).collect::<Result<_, _>>()?;
     let stacks =
         STACKS.iter().map(|(file, text)| Stack::from_toml(file, text).map(Arc::new)).collect::<Result<_, _>>()?;
-    Ok(Catalog { devices, systems, stacks })
+    let intervals = strict("profiles/intervals.toml", include_str!("../../profiles/intervals.toml"))?;
+    Ok(Catalog { devices, systems, stacks, intervals })
 }
 
 fn strict<T: DeserializeOwned>(file: &str, text: &str) -> Result<T, ProfileError> {

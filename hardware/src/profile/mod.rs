@@ -11,6 +11,7 @@ mod cluster;
 mod curve;
 mod device;
 mod error;
+mod intervals;
 mod stack;
 mod system;
 
@@ -21,6 +22,7 @@ pub use cluster::{Cluster, Machine, Wan};
 pub use curve::{Curve, EfficiencyCurve, Sample};
 pub use device::{DeviceKind, DeviceProfile, Efficiency, Gemm, Provenance};
 pub use error::ProfileError;
+pub use intervals::{Band, CalibratedBands, Evidence, Intervals, Support};
 pub use stack::{AttentionKernel, FitErrors, GradientSums, Knob, Overheads, Stack};
 pub use system::{Link, LinkKind, System};
 

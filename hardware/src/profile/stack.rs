@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::Allocator;
 use crate::elem::Elem;
 use crate::hash::fnv1a;
+use crate::units::Precision;
 
 /// A framework generation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -77,9 +78,9 @@ pub struct Stack {
     /// How far predictions of these runs are off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub errors: Option<FitErrors>,
-    /// Measured runs on which `overheads` stand, by accelerator.
+    /// Measured runs on which `overheads` stand, by accelerator and format.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub measured: BTreeMap<String, usize>,
+    pub measured: BTreeMap<String, BTreeMap<Precision, usize>>,
 }
 
 fn is_zero(copies: &u8) -> bool {
@@ -117,9 +118,19 @@ impl Stack {
         self
     }
 
-    /// Measured runs on which its figures stand on an accelerator.
+    /// Measured runs on which its figures stand.
+    pub fn runs(&self) -> usize {
+        self.measured.values().flat_map(BTreeMap::values).sum()
+    }
+
+    /// The same on an accelerator.
     pub fn runs_on(&self, device: &str) -> usize {
-        self.measured.get(device).copied().unwrap_or(0)
+        self.measured.get(device).map_or(0, |formats| formats.values().sum())
+    }
+
+    /// The same on an accelerator in a format.
+    pub fn runs_in(&self, device: &str, precision: Precision) -> usize {
+        self.measured.get(device).and_then(|formats| formats.get(&precision)).copied().unwrap_or(0)
     }
 }
 
