@@ -8,8 +8,9 @@ use meshwright_hardware::profile::{Cluster, DeviceKind, DeviceProfile, Machine, 
 use meshwright_hardware::units::{Bytes, Precision};
 
 use super::case::Case;
-use super::choose::{QUICK, longest_step};
+use super::choose::QUICK;
 use super::could_fit::could_fit;
+use super::longest::longest_step;
 use super::offer::{Advice, Offer, keeps};
 use super::parts::parts;
 use crate::job::{Fix, Job};

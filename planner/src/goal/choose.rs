@@ -19,10 +19,11 @@ use meshwright_hardware::units::Seconds;
 use super::case::Case;
 use super::could_fit::could_fit;
 use super::front::front;
+use super::longest::longest_step;
 use super::offer::{Offer, keeps, measure};
 use super::parts::parts;
 use crate::error::PlanError;
-use crate::goodput::{TrainingFloor, dollars_per_hour, kilowatts, least_training};
+use crate::goodput::{dollars_per_hour, kilowatts, least_training};
 use crate::job::{Goal, Job, Objective};
 use crate::parallel::at_once;
 use crate::search::sites::decide_with;
@@ -81,18 +82,33 @@ pub struct Chosen {
 /// [`PlanError::Infeasible`] if nothing fits on the cluster, nor, unless time alone is wanted, on any part of it;
 /// [`PlanError::Unknown`] if what is wanted needs a price or a power that the cluster's profiles lack.
 pub fn choose(case: &Case, top: usize, watch: &Watch) -> Result<Chosen, PlanError> {
+    choose_with(case, top, true, watch)
+}
+
+/// Chooses the best plan alone: nothing is searched for the front.
+///
+/// # Errors
+/// As [`choose`].
+pub fn choose_best(case: &Case, watch: &Watch) -> Result<Chosen, PlanError> {
+    choose_with(case, 1, false, watch)
+}
+
+fn choose_with(case: &Case, top: usize, front: bool, watch: &Watch) -> Result<Chosen, PlanError> {
     let Case { job, cluster, .. } = case;
     known(&job.goal, cluster)?;
     let mut choice = Chooser::of(case, top.max(1), watch);
     choice.whole(cluster)?;
     if choice.wants_time_alone() {
         choice.pools_alone(cluster)?;
+        if !front {
+            return choice.end();
+        }
     }
     // For the front alone halves will do.
     let mut parts = parts(cluster, !choice.wants_time_alone());
     parts.retain(|part| choice.bounds.iter().all(|(searched, _)| searched != part));
     let mut looks: Vec<Look> = parts.into_iter().map(|cluster| Look { cluster, roomier: false }).collect();
-    if choice.gets_roomier() {
+    if front && choice.gets_roomier() {
         looks.insert(looks.len().min(1), Look { cluster: cluster.clone(), roomier: true });
     }
     for some in looks.chunks(AT_ONCE) {
@@ -368,25 +384,4 @@ impl<'a> Chooser<'a> {
             seconds: self.started.elapsed().as_secs_f64(),
         })
     }
-}
-
-/// The longest step on a cluster at which what no training undercuts still passes a test that longer ones fail; zero if none.
-pub fn longest_step(job: &Job, cluster: &Cluster, passes: &dyn Fn(&TrainingFloor) -> bool) -> f64 {
-    const SHORTEST: f64 = 1e-9;
-    let passes = |step: f64| passes(&least_training(Seconds(step), job, cluster));
-    if !passes(SHORTEST) {
-        return 0.0;
-    }
-    let (mut low, mut high) = (SHORTEST, 1.0);
-    while passes(high) {
-        if high > 1e30 {
-            return f64::INFINITY;
-        }
-        (low, high) = (high, high * 2.0);
-    }
-    for _ in 0..60 {
-        let middle = (low + high) / 2.0;
-        if passes(middle) { low = middle } else { high = middle }
-    }
-    high
 }

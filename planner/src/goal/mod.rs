@@ -10,12 +10,13 @@ mod changes;
 mod choose;
 mod could_fit;
 mod front;
+mod longest;
 mod offer;
 mod parts;
 
 pub use advice::{advise, advise_limits, missed};
 pub use case::Case;
-pub use choose::{Chosen, Watch, choose};
+pub use choose::{Chosen, Watch, choose, choose_best};
 pub use front::MOST as MOST_IN_FRONT;
 pub use offer::{Advice, Offer};
 

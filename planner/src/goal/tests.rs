@@ -3,9 +3,9 @@
 use meshwright_hardware::profile::Cluster;
 use meshwright_hardware::units::{Dollars, Precision, Seconds, Tokens};
 
-use super::choose::longest_step;
 use super::could_fit::could_fit;
 use super::front::front;
+use super::longest::longest_step;
 use super::parts::parts;
 use super::*;
 use crate::error::PlanError;
@@ -79,6 +79,16 @@ fn equal_questions_get_equal_answers() {
         (plans, chosen.bound, chosen.considered)
     };
     assert_eq!(ask(), ask());
+}
+
+#[test]
+fn without_a_front_the_answer_is_the_same() {
+    for objective in [Objective::Time, Objective::Cost] {
+        let case = Case::of(&job(Goal { objective, ..Goal::default() }), &cluster("4x dgx-a100-80gb"));
+        let [with, without] =
+            [choose(&case, 1, &|_, _| {}), choose_best(&case, &|_, _| {})].map(|chosen| chosen.unwrap().best.remove(0));
+        assert_eq!((with.plan, with.training), (without.plan, without.training), "{objective:?}");
+    }
 }
 
 #[test]

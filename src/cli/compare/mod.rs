@@ -7,17 +7,18 @@
 mod columns;
 mod planned;
 mod table;
+mod together;
 
 use std::path::PathBuf;
 
 use clap::Args;
 use meshwright_hardware::exit::Exit;
 use meshwright_hardware::files::read_text;
-use rayon::prelude::*;
 use serde_json::json;
 
 use self::columns::{COLUMNS, record, row_json};
 use self::planned::{Planned, Ready, ready};
+use self::together::plan_together;
 use crate::failure::Failure;
 use crate::out::write_csv;
 use crate::prices::rents;
@@ -56,7 +57,7 @@ impl CompareCommand {
         let rents = rents()?;
         let scenarios = self.scenarios(input)?;
         let ready = scenarios.into_iter().map(|scenario| ready(scenario, &rents)).collect::<Result<Vec<Ready>, _>>()?;
-        let planned: Vec<Planned> = ready.into_par_iter().map(Ready::plan).collect();
+        let planned: Vec<Planned> = plan_together(ready);
         if let Some(path) = &self.output {
             let names: Vec<&str> = COLUMNS.iter().map(|column| column.name).collect();
             write_csv(path, &names, planned.iter().map(record))?;

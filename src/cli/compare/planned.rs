@@ -1,17 +1,15 @@
-//! A scenario planned: the whole search that `plan` makes, with failures, at the scenario's price.
+//! A scenario as it is searched, with the price of its devices; and what came of it.
 //!
-//! In: a [`Scenario`] and rents. Out: [`Planned`]: the best offer, or why there is none.
+//! In: a [`Scenario`] and rents. Out: [`Ready`], and [`Planned`]: the best offer, or why there is none.
 //!
 //! Invariant: a mistake of the user ends the command before anything is searched; what only fits nowhere is an answer.
 
 use meshwright_engines::engine;
 use meshwright_hardware::profile::{Cluster, Sourced};
 use meshwright_hardware::units::Dollars;
-use meshwright_planner::PlanError;
-use meshwright_planner::goal::{Case, Offer, choose, missed};
+use meshwright_planner::goal::{Case, Offer};
 use meshwright_planner::job::Goal;
 
-use super::super::fix::check_fix;
 use super::super::plan::{is_spanned, read_job, settle};
 use super::super::stack::StackArgument;
 use crate::failure::Failure;
@@ -33,9 +31,12 @@ pub struct PriceOrigin {
 
 /// A scenario as it is searched.
 pub struct Ready {
-    scenario: Scenario,
-    case: Case,
-    origin: PriceOrigin,
+    /// What is asked.
+    pub scenario: Scenario,
+    /// The job, the cluster under its stack and its prices.
+    pub case: Case,
+    /// Of the price.
+    pub origin: PriceOrigin,
 }
 
 /// A scenario and its answer.
@@ -120,22 +121,4 @@ fn priced(mut cluster: Cluster, scenario: &Scenario, rents: &[Rent]) -> Result<(
         source: all(|origin| &origin.source),
     };
     Ok((cluster, origin))
-}
-
-impl Ready {
-    /// Searches.
-    pub fn plan(self) -> Planned {
-        let Ready { scenario, case, origin } = self;
-        let offer = best(&case);
-        Planned { scenario, case, origin, offer }
-    }
-}
-
-fn best(case: &Case) -> Result<Offer, String> {
-    check_fix(&case.job, &case.cluster, &case.fix).map_err(|failure| failure.to_string())?;
-    let mut chosen = choose(case, 1, &|_, _| {}).map_err(|error: PlanError| error.to_string())?;
-    if chosen.best.is_empty() {
-        return Err(missed(&case.job, &chosen));
-    }
-    Ok(chosen.best.swap_remove(0))
 }
