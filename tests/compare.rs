@@ -41,7 +41,7 @@ fn two_clusters_are_laid_side_by_side() {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
-    assert!(text.contains("$ cheapest") && text.contains("* fastest") && text.contains(" %)"), "{text}");
+    assert!(text.contains("$ cheapest") && text.contains("> fastest") && text.contains(" %)"), "{text}");
     assert!(text.contains("stack "), "with which software: {text}");
     let rows = table(&place, "a.csv");
     assert_eq!(rows.1.len(), 2);
@@ -70,6 +70,104 @@ fn what_fits_nowhere_and_what_has_no_price_are_rows() {
     assert_eq!(rows[1]["status"], "none");
     assert!(cell(&out, 1, "reason").contains("fits") && cell(&out, 1, "usd").is_empty(), "{rows}");
     assert!(rows[2]["status"] == "planned" && rows[2]["usd"].is_null(), "no price, no dollars: {rows}");
+}
+
+#[test]
+fn what_was_planned_before_is_kept_and_the_same() {
+    let place = place("compare-resume");
+    let scenarios = |seq: &str| {
+        format!(
+            "[defaults]\njob = \"job.toml\"\ncluster = \"1x dgx-h100\"\n[sweep]\nseq = [{seq}]\nterm = [\"on-demand\", \"own\"]\n\
+             [own]\nutilisation = 0.5\n"
+        )
+    };
+    let compare = |seq: &str, more: &[&str]| {
+        place.write("s.toml", &scenarios(seq));
+        let output = place.run(&[&["compare", "s.toml", "-o", "out.csv"], more].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        (std::fs::read_to_string(place.0.join("out.csv")).unwrap(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (whole, shown) = compare("128, 256", &[]);
+    let (part, _) = compare("128", &[]);
+    assert!(whole.starts_with(&part) && part.lines().count() == 3, "{part}");
+    // A row that is planned again would not say this.
+    place.write("out.csv", &part.replacen(",planned,", ",planned,kept", 1));
+    let (resumed, again) = compare("128, 256", &["--resume"]);
+    assert!(resumed.contains("planned,kept"));
+    assert_eq!((resumed.replace("planned,kept", "planned,"), again), (whole, shown));
+    let rows = table(&place, "out.csv");
+    let number = |name: &str| cell(&rows, 1, name).parse::<f64>().unwrap();
+    let parts = ["hardware", "interest", "electricity", "space", "staff", "maintenance"];
+    let sum: f64 = parts.iter().map(|part| number(&format!("usd_{part}"))).sum();
+    assert!((sum / number("usd") - 1.0).abs() < 1e-9 && number("utilisation") == 0.5, "an owner's parts are all of it");
+    place.write("out.csv", "a,b\n1,2\n");
+    place.refused(&["compare", "s.toml", "-o", "out.csv", "--resume"], 2, &["out.csv", "columns"]);
+}
+
+#[test]
+fn a_cost_above_the_most_ends_a_pipeline_with_its_table_written() {
+    let place = place("compare-max-cost");
+    let run = |most: &str| {
+        place.run(&[
+            "compare",
+            "job.toml",
+            "--cluster",
+            "1x dgx-h100",
+            "--price",
+            "$2",
+            "--max-cost",
+            most,
+            "-o",
+            "out.csv",
+        ])
+    };
+    assert_eq!(run("$900M").status.code(), Some(0));
+    std::fs::remove_file(place.0.join("out.csv")).unwrap();
+    let output = run("$0.01");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(3) && message.contains("--max-cost"), "{message}");
+    assert_eq!(table(&place, "out.csv").1.len(), 1);
+}
+
+#[test]
+fn a_users_prices_count_and_doubtful_ones_are_marked() {
+    let place = place("compare-prices");
+    let rent = "[[rent]]\ndevice = \"h100\"\ncloud = \"Ours\"\nterm = \"1y\"\nusd_per_device_hour = 1.5\ndate = \"2020-01-01\"\n";
+    place.write("prices.toml", rent);
+    let of = |pricing: &str, more: &[&str]| {
+        let all = ["compare", "job.toml", "--cluster", "1x dgx-h100", "--prices", "prices.toml", "--pricing", pricing];
+        json(&place.run(&[&all, more, &["--json"]].concat()))[0].clone()
+    };
+    let ours = of("Ours 1y", &["--objective", "cost"]);
+    assert!(
+        ours["usd_per_device_hour"] == 1.5 && ours["price_kind"] == "given" && ours["price_doubt"].is_null(),
+        "{ours}"
+    );
+    assert_eq!(of("Ours 1y", &["--max-age", "180d"])["price_doubt"], "old");
+    let own = ["compare", "job.toml", "--cluster", "1x dgx-h100", "--pricing", "own", "--objective", "cost"];
+    let refused = place.run(&own);
+    assert!(refused.status.code() == Some(3) && String::from_utf8_lossy(&refused.stdout).contains("would be decided"));
+    let taken = place.run(&[&own[..], &["--any-price"]].concat());
+    let text = String::from_utf8_lossy(&taken.stdout).into_owned();
+    assert!(taken.status.success() && text.contains("* at a price that is assumed; it decides"), "{text}");
+    place.write("old.toml", &rent.replace("1.5", "0.0"));
+    place.refused(&["prices", "check", "old.toml"], 2, &["old.toml", "above zero"]);
+    let checked = place.run(&["prices", "check", "prices.toml", "--max-age", "180d"]);
+    let said = String::from_utf8_lossy(&checked.stdout).into_owned();
+    assert!(checked.status.success() && said.contains("1 rents") && said.contains("old, of 2020-01-01"), "{said}");
+}
+
+#[test]
+fn what_owning_takes_is_shown_by_part() {
+    let place = place("prices-own");
+    let own = json(&place.run(&["prices", "show", "h100", "--own", "--json"]));
+    let parts: f64 = own["parts"].as_object().unwrap().values().map(|part| part.as_f64().unwrap()).sum();
+    assert!((parts / own["usd_per_device_hour"].as_f64().unwrap() - 1.0).abs() < 1e-9, "{own}");
+    let text = String::from_utf8(place.run(&["prices", "show", "h100", "--own"]).stdout).unwrap();
+    for says in ["servers", "electricity", "interest_rate", "CoreWeave", "assumed"] {
+        assert!(text.contains(says), "{says} in {text}");
+    }
+    place.refused(&["prices", "show", "tpu-v5p", "--own"], 2, &["tpu-v5p-pod", "[[server]]"]);
 }
 
 #[test]

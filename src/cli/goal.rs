@@ -14,6 +14,8 @@ use meshwright_planner::search::milp::{Repartitioned, repartition};
 use serde_json::{Value, json};
 
 use super::show::figures_json;
+use crate::failure::Failure;
+use crate::prices::Evidence;
 
 /// Arguments that say what a plan is to be good at; over a job's `[goal]`.
 #[derive(Args)]
@@ -36,6 +38,9 @@ pub struct GoalArguments {
     /// Price of a device-hour, as `$2.50`, instead of its system's
     #[arg(long)]
     price: Option<Dollars>,
+    /// Let a price decide that is assumed
+    #[arg(long)]
+    any_price: bool,
 }
 
 impl GoalArguments {
@@ -66,6 +71,31 @@ impl GoalArguments {
             cluster.pools.iter_mut().for_each(|pool| pool.system.price = Some(Sourced::new(price, "the command line")));
         }
     }
+
+    /// Refuses a goal that an assumed price would decide.
+    pub fn check_prices(&self, goal: &Goal, cluster: &Cluster) -> Result<(), Failure> {
+        let prices = cluster.pools.iter().filter_map(|pool| pool.system.price.as_ref());
+        match prices.filter(|price| price.is_assumed() && !self.any_price).map(|price| &price.source).next() {
+            Some(source) => decided(goal, Evidence::Assumed, source).map_err(Failure::input),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Where dollars decide, a price that neither a seller lists nor the user gives is taken only when asked for: why it is not.
+pub fn decided(goal: &Goal, kind: Evidence, source: &str) -> Result<(), String> {
+    let wanted = match goal {
+        Goal { budget: Some(_), .. } => "a budget",
+        Goal { objective: Objective::Cost, .. } => "the objective cost",
+        _ => return Ok(()),
+    };
+    if !kind.is_doubtful() {
+        return Ok(());
+    }
+    let kind = kind.name();
+    Err(format!(
+        "{wanted} would be decided by a price that is {kind} ({source}); --any-price lets it, --price gives yours"
+    ))
 }
 
 /// What decides which layers go to which stage, and what stages recompute.

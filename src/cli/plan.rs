@@ -96,6 +96,7 @@ impl PlanCommand {
         cluster = self.stack.on(cluster, &job)?;
         job.stack = Some(cluster.stack.name.clone());
         self.goal.amend(&mut cluster);
+        self.goal.check_prices(&job.goal, &cluster)?;
         let fix = self.fix.over(&job.fix);
         check_fix(&job, &cluster, &fix)?;
         let theirs = imported.as_ref().and_then(|imported| engine_of(&imported.draft)).filter(|_| !self.any_engine);

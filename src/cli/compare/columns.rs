@@ -1,4 +1,4 @@
-//! The columns of `compare`: one list for the table, JSON and `--columns`.
+//! The columns of `compare`: one list for rows and `--columns`.
 //!
 //! In: [`Planned`]. Out: a value a column; nothing where it is not known.
 //!
@@ -11,6 +11,7 @@ use meshwright_planner::predict::beyond;
 use serde_json::{Value, json};
 
 use super::planned::Planned;
+use super::price::RENT;
 
 /// A column.
 pub struct ScenarioColumn {
@@ -37,7 +38,7 @@ fn text(text: &str) -> Value {
 
 /// Dollars of a device-hour, the mean over all devices.
 fn price(planned: &Planned) -> Value {
-    let cluster = &planned.case.cluster;
+    let cluster = &planned.asked.case.cluster;
     json!(dollars_per_hour(cluster).map(|all| all / (cluster.devices() * cluster.sites()) as f64))
 }
 
@@ -45,9 +46,20 @@ fn device_hours(offer: &Offer) -> f64 {
     offer.training.days * 24.0 * (offer.cluster.devices() * offer.cluster.sites()) as f64
 }
 
+/// Dollars of some parts of the price.
+fn part(planned: &Planned, names: &[&str]) -> Value {
+    let parts = &planned.asked.origin.parts;
+    let sum = |named: &dyn Fn(&str) -> bool| parts.iter().filter(|(n, _)| named(n)).map(|(_, d)| d).sum::<f64>();
+    let (some, all) = (sum(&|name| names.contains(&name)), sum(&|_| true));
+    if !parts.iter().any(|(name, _)| names.contains(name)) {
+        return Value::Null;
+    }
+    of(planned, |offer| json!(offer.training.dollars.map(|dollars| dollars * some / all)))
+}
+
 fn assumed_keys(planned: &Planned) -> Value {
     let keys = |pool: &Machine| [assumed(&pool.device), assumed(&pool.system)].concat();
-    let mut keys: Vec<String> = planned.case.cluster.pools.iter().flat_map(keys).collect();
+    let mut keys: Vec<String> = planned.asked.case.cluster.pools.iter().flat_map(keys).collect();
     keys.sort();
     keys.dedup();
     text(&keys.join("; "))
@@ -55,27 +67,31 @@ fn assumed_keys(planned: &Planned) -> Value {
 
 /// All columns, in their order.
 pub const COLUMNS: &[ScenarioColumn] = &[
-    column("scenario", "its name", |p| json!(p.scenario.name)),
+    column("scenario", "its name", |p| json!(p.asked.scenario.name)),
     column("status", "planned, or none: no plan fits and keeps the limits", |p| {
         json!(if p.offer.is_ok() { "planned" } else { "none" })
     }),
     column("reason", "why there is no plan", |p| json!(p.offer.as_ref().err())),
-    column("model", "the model's name", |p| json!(p.case.job.model.name)),
-    column("cluster", "the devices, as given", |p| json!(p.scenario.cluster)),
-    column("devices", "devices of the cluster", |p| json!(p.case.cluster.devices() * p.case.cluster.sites())),
+    column("model", "the model's name", |p| json!(p.asked.case.job.model.name)),
+    column("cluster", "the devices, as given", |p| json!(p.asked.scenario.cluster)),
+    column("devices", "devices of the cluster", |p| {
+        json!(p.asked.case.cluster.devices() * p.asked.case.cluster.sites())
+    }),
     column("devices_paid", "devices that the plan needs, paid for whole nodes", |p| {
         of(p, |o| json!(o.cluster.devices() * o.cluster.sites()))
     }),
-    column("stack", "software that runs the plan", |p| json!(p.case.cluster.stack.name)),
+    column("stack", "software that runs the plan", |p| json!(p.asked.case.cluster.stack.name)),
     column("stack_measured_runs", "runs on the first device that the stack's figures stand on", |p| {
-        json!(p.case.cluster.stack.runs_on(&p.case.cluster.pools[0].device.name))
+        json!(p.asked.case.cluster.stack.runs_on(&p.asked.case.cluster.pools[0].device.name))
     }),
-    column("objective", "what is least: time, cost or energy", |p| json!(p.case.job.goal.objective)),
-    column("sequence_tokens", "tokens a sequence", |p| json!(p.case.job.seq)),
-    column("global_batch_sequences", "sequences a step", |p| json!(p.case.job.global_batch)),
-    column("precision", "format of matmuls", |p| json!(p.case.job.precision)),
-    column("steps", "steps to train", |p| json!(p.case.job.steps)),
-    column("tokens", "tokens to train on", |p| json!(p.case.job.tokens_per_step() * p.case.job.steps as u64)),
+    column("objective", "what is least: time, cost or energy", |p| json!(p.asked.case.job.goal.objective)),
+    column("sequence_tokens", "tokens a sequence", |p| json!(p.asked.case.job.seq)),
+    column("global_batch_sequences", "sequences a step", |p| json!(p.asked.case.job.global_batch)),
+    column("precision", "format of matmuls", |p| json!(p.asked.case.job.precision)),
+    column("steps", "steps to train", |p| json!(p.asked.case.job.steps)),
+    column("tokens", "tokens to train on", |p| {
+        json!(p.asked.case.job.tokens_per_step() * p.asked.case.job.steps as u64)
+    }),
     column("plan", "the plan in a line", |p| of(p, |o| json!(o.plan.summary()))),
     column("step_s", "a step, s", |p| of(p, |o| json!(o.figures.step_time_s))),
     column("tokens_per_s", "of all devices, failures left out", |p| of(p, |o| json!(o.figures.tokens_per_s))),
@@ -88,15 +104,15 @@ pub const COLUMNS: &[ScenarioColumn] = &[
     column("goodput", "useful time over all time, a share", |p| of(p, |o| json!(o.training.goodput))),
     column("failures", "failures to expect", |p| of(p, |o| json!(o.training.failures))),
     column("device_hours", "paid for", |p| of(p, |o| json!(device_hours(o)))),
-    column("pricing", "whose price was asked for", |p| match p.scenario.price {
+    column("pricing", "whose price was asked for", |p| match p.asked.scenario.price {
         Some(_) => json!("given"),
-        None => json!(p.scenario.pricing.as_deref().unwrap_or("list")),
+        None => json!(p.asked.scenario.pricing.as_deref().unwrap_or("list")),
     }),
     column("usd_per_device_hour", "price, the mean over devices", price),
-    column("price_kind", "who says so: list, secondary, assumed, profile, given", |p| text(&p.origin.kind)),
-    column("price_date", "when it was so", |p| text(&p.origin.date)),
-    column("price_region", "where it was so", |p| text(&p.origin.region)),
-    column("price_source", "where it is written", |p| text(&p.origin.source)),
+    column("price_kind", "who says so: list, secondary, assumed, profile, given", |p| text(&p.asked.origin.kind)),
+    column("price_date", "when it was so", |p| text(&p.asked.origin.date)),
+    column("price_region", "where it was so", |p| text(&p.asked.origin.region)),
+    column("price_source", "where it is written", |p| text(&p.asked.origin.source)),
     column("usd", "device-hours at that price", |p| of(p, |o| json!(o.training.dollars))),
     column("energy_kwh", "devices and hosts, without the building's overhead", |p| {
         of(p, |o| json!(o.training.energy_kwh))
@@ -105,23 +121,31 @@ pub const COLUMNS: &[ScenarioColumn] = &[
     column("extrapolated", "why it lies beyond what was measured", |p| {
         of(p, |o| json!(beyond(&o.plan, &o.figures, &o.cluster).map(|beyond| beyond.reason)))
     }),
+    column("price_cloud", "who lets it", |p| text(&p.asked.origin.cloud)),
+    column("price_doubt", "what speaks against the price: secondary, assumed, old", |p| text(&p.asked.origin.doubt)),
+    column("usd_rent", "of usd: rent", |p| part(p, &[RENT])),
+    column(
+        "usd_hardware",
+        "of usd: an owner's servers, network, storage and racks, less what they are sold for",
+        |p| part(p, &["servers", "network", "storage", "racks"]),
+    ),
+    column("usd_interest", "of usd: on an owner's capital", |p| part(p, &["interest"])),
+    column("usd_electricity", "of usd: an owner's", |p| part(p, &["electricity"])),
+    column("usd_space", "of usd: an owner's", |p| part(p, &["space"])),
+    column("usd_staff", "of usd: an owner's", |p| part(p, &["staff"])),
+    column("usd_maintenance", "of usd: an owner's, taxes on property among it", |p| {
+        part(p, &["maintenance and taxes"])
+    }),
+    column("utilisation", "share of hours in which an owner's devices are used", |p| json!(p.asked.origin.utilisation)),
+    column("pue", "power of an owner's building over that of servers", |p| json!(p.asked.origin.pue)),
+    column("device_memory_bytes", "of the first pool's device", |p| {
+        json!(p.asked.case.cluster.pools[0].device.memory.value.0)
+    }),
+    column("mtbf_s", "between failures of all devices together, s", |p| of(p, |o| json!(o.training.mtbf_s))),
+    column("checkpoint_write_s", "for which training stands still, s", |p| {
+        of(p, |o| json!(o.training.checkpoint_write_s))
+    }),
+    column("restart_s", "from a failure until training goes on, s", |p| of(p, |o| json!(o.training.restart_s))),
+    column("checkpoint_every_steps", "between checkpoints", |p| of(p, |o| json!(o.training.checkpoint_every_steps))),
+    column("inputs_hash", "of all that the row depends on; --resume keeps rows by it", |p| json!(p.asked.hash())),
 ];
-
-/// A row as CSV has it.
-pub fn record(planned: &Planned) -> Vec<String> {
-    let cell = |column: &ScenarioColumn| match (column.get)(planned) {
-        Value::Null => String::new(),
-        Value::String(text) => text,
-        other => other.to_string(),
-    };
-    COLUMNS.iter().map(cell).collect()
-}
-
-/// A row as JSON has it.
-pub fn row_json(planned: &Planned) -> Value {
-    COLUMNS
-        .iter()
-        .map(|column| (column.name.to_owned(), (column.get)(planned)))
-        .collect::<serde_json::Map<_, _>>()
-        .into()
-}

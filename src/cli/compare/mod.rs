@@ -6,6 +6,8 @@
 
 mod columns;
 mod planned;
+mod price;
+mod rows;
 mod table;
 mod together;
 
@@ -14,15 +16,18 @@ use std::path::PathBuf;
 use clap::Args;
 use meshwright_hardware::exit::Exit;
 use meshwright_hardware::files::read_text;
+use meshwright_hardware::units::{Dollars, Seconds};
 use serde_json::json;
 
-use self::columns::{COLUMNS, record, row_json};
-use self::planned::{Planned, Ready, ready};
+use self::columns::COLUMNS;
+use self::planned::{Ready, ready};
+use self::rows::{RowsSoFar, ScenarioRow};
+use self::table::{least, table};
 use self::together::plan_together;
+use super::stack::stack_line;
 use crate::failure::Failure;
-use crate::out::write_csv;
-use crate::prices::rents;
-use crate::scenario::{Scenario, read_scenarios};
+use crate::prices::PriceBook;
+use crate::scenario::{Asked, Scenario, read_scenarios};
 
 /// Arguments of `compare`.
 #[derive(Args)]
@@ -35,9 +40,21 @@ pub struct CompareCommand {
     cluster: Vec<String>,
     #[command(flatten)]
     shared: Scenario,
+    /// A file of prices over those that ship (`meshwright prices check`)
+    #[arg(long, value_name = "FILE")]
+    prices: Option<String>,
+    /// Mark prices older than this, as `180d`
+    #[arg(long)]
+    max_age: Option<Seconds>,
+    /// End with code 3 where even the cheapest costs more, as `$2M`
+    #[arg(long)]
+    max_cost: Option<Dollars>,
     /// Where to write one row a scenario (CSV)
     #[arg(short, long)]
     output: Option<PathBuf>,
+    /// Keep the rows of -o whose scenarios are the same
+    #[arg(long, requires = "output")]
+    resume: bool,
     /// List the columns of CSV and JSON
     #[arg(long, exclusive = true)]
     columns: bool,
@@ -54,27 +71,43 @@ impl CompareCommand {
             COLUMNS.iter().for_each(|column| println!("{:<24} {}", column.name, column.about));
             return Ok(());
         };
-        let rents = rents()?;
-        let scenarios = self.scenarios(input)?;
-        let ready = scenarios.into_iter().map(|scenario| ready(scenario, &rents)).collect::<Result<Vec<Ready>, _>>()?;
-        let planned: Vec<Planned> = plan_together(ready);
-        if let Some(path) = &self.output {
-            let names: Vec<&str> = COLUMNS.iter().map(|column| column.name).collect();
-            write_csv(path, &names, planned.iter().map(record))?;
-        }
+        let Asked { scenarios, own } = self.asked(input)?;
+        let book = PriceBook::read(self.prices.as_deref())?.owning_over(input, own)?;
+        let ready = |scenario: Scenario| ready(scenario, &book, self.max_age);
+        let all = scenarios.into_iter().map(ready).collect::<Result<Vec<Ready>, _>>()?;
+        let rows = RowsSoFar::new(&all, self.output.as_deref(), self.resume)?;
+        plan_together(&all, &rows.missing(), &|at, planned| rows.take(at, ScenarioRow::of(&planned)));
+        let rows = rows.end()?;
         if self.json {
-            println!("{}", json!(planned.iter().map(row_json).collect::<Vec<_>>()));
+            println!("{}", json!(rows.iter().map(ScenarioRow::json).collect::<Vec<_>>()));
         } else {
-            print!("{}", table::table(&planned));
+            let stacks: Vec<String> = all.iter().map(|ready| stack_line(&ready.case.cluster)).collect();
+            print!("{}", table(&rows, &stacks));
         }
-        if planned.iter().all(|planned| planned.offer.is_err()) {
+        if rows.iter().all(|row| !row.is_planned()) {
             let help = "`meshwright plan` says for each what would do";
             return Err(Failure::new(Exit::Infeasible, format!("no scenario has a plan; {help}")));
         }
-        Ok(())
+        self.check_cost(&rows)
     }
 
-    fn scenarios(&self, input: &str) -> Result<Vec<Scenario>, Failure> {
+    /// Whether the cheapest costs no more than it may.
+    fn check_cost(&self, rows: &[ScenarioRow]) -> Result<(), Failure> {
+        let Some(most) = self.max_cost else { return Ok(()) };
+        let cheapest = least(rows, "usd").map(|at| (rows[at].text("scenario"), rows[at].number("usd")));
+        let problem = match cheapest {
+            Some((_, Some(usd))) if usd <= most.0 => return Ok(()),
+            Some((name, Some(usd))) => {
+                format!("the cheapest, `{name}`, costs {}, above --max-cost {most}", Dollars(usd))
+            }
+            _ => format!(
+                "no scenario has a price, to be at most --max-cost {most}: give one by price, pricing or --prices"
+            ),
+        };
+        Err(Failure::new(Exit::Infeasible, problem))
+    }
+
+    fn asked(&self, input: &str) -> Result<Asked, Failure> {
         if self.cluster.is_empty() {
             if !input.ends_with(".toml") {
                 return Err(Failure::input(format!(
@@ -87,6 +120,6 @@ impl CompareCommand {
             let (name, job, cluster) = (cluster.clone(), input.to_owned(), cluster.clone());
             Scenario { name, job, cluster, ..self.shared.clone() }
         };
-        Ok(self.cluster.iter().map(of).collect())
+        Ok(Asked { scenarios: self.cluster.iter().map(of).collect(), ..Asked::default() })
     }
 }

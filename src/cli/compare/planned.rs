@@ -1,33 +1,24 @@
 //! A scenario as it is searched, with the price of its devices; and what came of it.
 //!
-//! In: a [`Scenario`] and rents. Out: [`Ready`], and [`Planned`]: the best offer, or why there is none.
+//! In: a [`Scenario`] and prices. Out: [`Ready`], and [`Planned`]: the best offer, or why there is none.
 //!
 //! Invariant: a mistake of the user ends the command before anything is searched; what only fits nowhere is an answer.
 
 use meshwright_engines::engine;
-use meshwright_hardware::profile::{Cluster, Sourced};
-use meshwright_hardware::units::Dollars;
+use meshwright_hardware::hash::fnv1a;
+use meshwright_hardware::profile::Cluster;
+use meshwright_hardware::units::Seconds;
 use meshwright_planner::goal::{Case, Offer};
 use meshwright_planner::job::Goal;
+use serde_json::json;
 
+use super::super::goal::decided;
 use super::super::plan::{is_spanned, read_job, settle};
 use super::super::stack::StackArgument;
+use super::price::{PriceOrigin, priced};
 use crate::failure::Failure;
-use crate::prices::{Rent, latest, rents_of};
+use crate::prices::PriceBook;
 use crate::scenario::Scenario;
-
-/// Where the price of a scenario's devices is from.
-#[derive(Clone, Debug, Default)]
-pub struct PriceOrigin {
-    /// Who says so: list, secondary, assumed, profile or given.
-    pub kind: String,
-    /// When it was so.
-    pub date: String,
-    /// Where it was so.
-    pub region: String,
-    /// Where it is written.
-    pub source: String,
-}
 
 /// A scenario as it is searched.
 pub struct Ready {
@@ -37,16 +28,14 @@ pub struct Ready {
     pub case: Case,
     /// Of the price.
     pub origin: PriceOrigin,
+    /// Why it is not searched.
+    pub refused: Option<String>,
 }
 
 /// A scenario and its answer.
-pub struct Planned {
+pub struct Planned<'a> {
     /// What was asked.
-    pub scenario: Scenario,
-    /// The job, the cluster under its stack and its prices.
-    pub case: Case,
-    /// Of the price.
-    pub origin: PriceOrigin,
+    pub asked: &'a Ready,
     /// The best plan, or why there is none.
     pub offer: Result<Offer, String>,
 }
@@ -55,12 +44,13 @@ pub struct Planned {
 ///
 /// # Errors
 /// The user's mistakes, with the scenario's name.
-pub fn ready(scenario: Scenario, rents: &[Rent]) -> Result<Ready, Failure> {
+pub fn ready(scenario: Scenario, book: &PriceBook, max_age: Option<Seconds>) -> Result<Ready, Failure> {
     let name = scenario.name.clone();
-    read(scenario, rents).map_err(|failure| Failure { message: format!("scenario `{name}`: {failure}"), ..failure })
+    read(scenario, book, max_age)
+        .map_err(|failure| Failure { message: format!("scenario `{name}`: {failure}"), ..failure })
 }
 
-fn read(scenario: Scenario, rents: &[Rent]) -> Result<Ready, Failure> {
+fn read(scenario: Scenario, book: &PriceBook, max_age: Option<Seconds>) -> Result<Ready, Failure> {
     let (mut job, mut known) = read_job(&scenario.job, scenario.seq, scenario.global_batch)?;
     job.precision = scenario.precision.unwrap_or(job.precision);
     job.goal = Goal {
@@ -76,49 +66,33 @@ fn read(scenario: Scenario, rents: &[Rent]) -> Result<Ready, Failure> {
         return Err(Failure::input("how long to train is not said: give tokens, as `300G`, or steps"));
     }
     let cluster = StackArgument::named(scenario.stack.clone()).on(Cluster::parse(&scenario.cluster)?, &job)?;
-    let (cluster, origin) = priced(cluster, &scenario, rents)?;
+    let (cluster, origin) = priced(cluster, &scenario, book, max_age)?;
+    let doubtful = origin.evidence.filter(|_| !scenario.any_price);
+    let refused = doubtful.and_then(|worst| decided(&job.goal, worst, &origin.source).err());
     job.stack = Some(cluster.stack.name.clone());
     let engine =
         engine::of_stack(&cluster.stack.name).filter(|_| is_spanned(&cluster)).map(|engine| &engine.about().ability);
     let fix = job.fix.clone();
-    Ok(Ready { case: Case { job, cluster, fix, engine }, scenario, origin })
+    Ok(Ready { case: Case { job, cluster, fix, engine }, scenario, origin, refused })
 }
 
-/// The cluster at the scenario's price: none where that is not known.
-fn priced(mut cluster: Cluster, scenario: &Scenario, rents: &[Rent]) -> Result<(Cluster, PriceOrigin), Failure> {
-    let mut found: Vec<PriceOrigin> = Vec::new();
-    let pricing = scenario.pricing.as_deref().unwrap_or("list");
-    let rents = if pricing == "list" { Vec::new() } else { rents_of(rents, pricing)? };
-    for pool in &mut cluster.pools {
-        if let Some(price) = scenario.price {
-            pool.system.price = Some(Sourced::new(price, "the scenario"));
-            found.push(PriceOrigin { kind: "given".to_owned(), ..PriceOrigin::default() });
-        } else if pricing == "list" {
-            let Some(price) = &pool.system.price else { continue };
-            let kind = if price.is_assumed() { "assumed" } else { "profile" };
-            found.push(PriceOrigin { kind: kind.to_owned(), source: price.source.clone(), ..PriceOrigin::default() });
-        } else {
-            let rent = latest(&rents, &pool.device.name);
-            pool.system.price = rent.map(|rent| Sourced::new(Dollars(rent.usd_per_device_hour), &rent.source));
-            found.extend(rent.map(|rent| PriceOrigin {
-                kind: rent.kind.name().to_owned(),
-                date: rent.date.clone(),
-                region: rent.region.clone().unwrap_or_default(),
-                source: rent.source.clone(),
-            }));
-        }
+impl Ready {
+    /// A hash of all that the answer depends on, this version among it.
+    pub fn hash(&self) -> String {
+        let Ready { scenario, case, origin, refused } = self;
+        let all = json!([
+            env!("CARGO_PKG_VERSION"),
+            scenario.name,
+            scenario.cluster,
+            scenario.pricing,
+            case.job,
+            case.fix,
+            case.cluster.pools,
+            case.cluster.to_string(),
+            case.cluster.stack.hash(),
+            origin,
+            refused
+        ]);
+        format!("{:016x}", fnv1a(&all.to_string()))
     }
-    let all = |get: fn(&PriceOrigin) -> &String| {
-        let mut values: Vec<&str> = found.iter().map(|origin| get(origin).as_str()).collect();
-        values.retain(|value| !value.is_empty());
-        values.dedup();
-        values.join("; ")
-    };
-    let origin = PriceOrigin {
-        kind: all(|origin| &origin.kind),
-        date: all(|origin| &origin.date),
-        region: all(|origin| &origin.region),
-        source: all(|origin| &origin.source),
-    };
-    Ok((cluster, origin))
 }

@@ -1,43 +1,41 @@
 //! The table of `compare` on a terminal: 80 columns, what is least marked, differences from the first.
 //!
-//! In: [`Planned`]. Out: text.
+//! In: [`ScenarioRow`]s. Out: text.
 //!
 //! Invariant: no line is longer than 80 characters; a scenario without a price has no dollars and is never the cheapest.
 
 use meshwright_hardware::units::Seconds;
-use meshwright_planner::goal::Offer;
 
-use super::super::stack::stack_line;
-use super::planned::Planned;
+use super::rows::ScenarioRow;
 
 const WIDTH: usize = 80;
 
-/// All scenarios, then which is the cheapest and which the fastest.
-pub fn table(all: &[Planned]) -> String {
-    let cheapest = least(all, |offer| offer.training.dollars);
-    let fastest = least(all, |offer| Some(offer.training.days));
-    let baseline = all.first().and_then(|planned| planned.offer.as_ref().ok());
+/// All scenarios, then which is the cheapest and which the fastest; `stacks` has a line for each.
+pub fn table(all: &[ScenarioRow], stacks: &[String]) -> String {
+    let (cheapest, fastest) = (least(all, "usd"), least(all, "days"));
+    let baseline = all.first().filter(|row| row.is_planned());
     let mut text = format!(
         "{:>3}   {:<27} {:>7} {:>9} {:>9} {:>18}\n",
         "", "scenario", "devices", "time", "cost", "over the first"
     );
-    for (place, planned) in all.iter().enumerate() {
-        let marks = [(cheapest, '$'), (fastest, '*')].map(|(at, mark)| if at == Some(place) { mark } else { ' ' });
-        let head = format!("{:>3}{}{}{:<27}", place + 1, marks[0], marks[1], both_ends(&planned.scenario.name, 27));
-        let line = match &planned.offer {
-            Err(reason) => format!("{head}  no plan: {}", reason.split_whitespace().collect::<Vec<_>>().join(" ")),
-            Ok(offer) => {
-                let devices = offer.cluster.devices() * offer.cluster.sites();
-                let (time, cost) = (Seconds(offer.training.days * 86400.0).to_string(), offer.training.dollars);
-                let cost = cost.map_or("no price".to_owned(), dollars);
-                let over = baseline.filter(|_| place > 0).map_or(String::new(), |first| over(offer, first));
-                format!("{head} {devices:>8} {time:>9} {cost:>9} {over:>18}")
-            }
+    for (place, row) in all.iter().enumerate() {
+        let marks = [(cheapest, '$'), (fastest, '>')].map(|(at, mark)| if at == Some(place) { mark } else { ' ' });
+        let head = format!("{:>3}{}{}{:<27}", place + 1, marks[0], marks[1], both_ends(&row.text("scenario"), 27));
+        let line = if row.is_planned() {
+            let days = row.number("days").unwrap_or(f64::INFINITY);
+            let (devices, time) = (row.text("devices_paid"), Seconds(days * 86400.0).to_string());
+            let cost = row.number("usd").map_or("no price".to_owned(), dollars);
+            let doubt = if row.number("usd").is_some() && !row.text("price_doubt").is_empty() { '*' } else { ' ' };
+            let over = baseline.filter(|_| place > 0).map_or(String::new(), |first| over(row, first));
+            format!("{head} {devices:>8} {time:>9} {cost:>9}{doubt}{over:>18}")
+        } else {
+            let reason = row.text("reason");
+            format!("{head}  no plan: {}", reason.split_whitespace().collect::<Vec<_>>().join(" "))
         };
         text += short(&line, WIDTH).trim_end();
         text.push('\n');
     }
-    let legend: Vec<&str> = [(cheapest, "$ cheapest"), (fastest, "* fastest")]
+    let legend: Vec<&str> = [(cheapest, "$ cheapest"), (fastest, "> fastest")]
         .iter()
         .filter(|(at, _)| at.is_some())
         .map(|of| of.1)
@@ -45,59 +43,59 @@ pub fn table(all: &[Planned]) -> String {
     if !legend.is_empty() {
         text += &format!("\n{}; all devices paid first step to last, failures included\n", legend.join(", "));
     }
-    text += &uncertain(all);
-    text += &stacks(all);
-    text
+    text + &doubtful(all, cheapest) + &by_stack(stacks)
 }
 
 /// The software that each is predicted under, and on what that stands.
-fn stacks(all: &[Planned]) -> String {
-    let mut by_line: Vec<(String, Vec<String>)> = Vec::new();
-    for (place, planned) in (1..).zip(all) {
-        let line = stack_line(&planned.case.cluster);
+fn by_stack(stacks: &[String]) -> String {
+    let mut by_line: Vec<(&String, Vec<String>)> = Vec::new();
+    for (place, line) in (1..).zip(stacks) {
         match by_line.iter_mut().find(|(other, _)| *other == line) {
             Some((_, places)) => places.push(place.to_string()),
             None => by_line.push((line, vec![place.to_string()])),
         }
     }
-    let line = |(line, places): &(String, Vec<String>)| {
+    let line = |(line, places): &(&String, Vec<String>)| {
         short(&format!("{}: {line}", short(&places.join(", "), WIDTH / 4)), WIDTH) + "\n"
     };
     by_line.iter().map(line).collect()
 }
 
-/// Which prices are no seller's.
-fn uncertain(all: &[Planned]) -> String {
-    let doubtful = |planned: &Planned| ["secondary", "assumed"].iter().any(|kind| planned.origin.kind.contains(kind));
-    let places: Vec<String> =
-        (1..).zip(all).filter(|(_, planned)| doubtful(planned)).map(|(place, _)| place.to_string()).collect();
-    if places.is_empty() {
+/// What the mark behind a cost means; and that the cheapest is so by such a price.
+fn doubtful(all: &[ScenarioRow], cheapest: Option<usize>) -> String {
+    let mut kinds: Vec<String> =
+        all.iter().map(|row| row.text("price_doubt")).filter(|doubt| !doubt.is_empty()).collect();
+    kinds.sort();
+    kinds.dedup();
+    if kinds.is_empty() {
         return String::new();
     }
-    let line = format!("prices that no seller lists (secondary or assumed): {}", places.join(", "));
-    format!("{}\n", short(&line, WIDTH))
+    let decides = cheapest.is_some_and(|at| !all[at].text("price_doubt").is_empty());
+    let decides = if decides { "; it decides which is cheapest" } else { "" };
+    format!("{}\n", short(&format!("* at a price that is {}{decides}", kinds.join(", or ")), WIDTH))
 }
 
-/// Where something is least; the first of equals.
-fn least(all: &[Planned], get: fn(&Offer) -> Option<f64>) -> Option<usize> {
-    let known = all.iter().enumerate().filter_map(|(place, p)| Some((place, get(p.offer.as_ref().ok()?)?)));
+/// Where a number is least; the first of equals.
+pub fn least(all: &[ScenarioRow], name: &str) -> Option<usize> {
+    let known = all.iter().enumerate().filter_map(|(place, row)| Some((place, row.number(name)?)));
     known.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(place, _)| place)
 }
 
 /// The difference in dollars; in time where a price is unknown.
-fn over(offer: &Offer, first: &Offer) -> String {
+fn over(row: &ScenarioRow, first: &ScenarioRow) -> String {
     let percent = |value: f64, first: f64| format!("{:+.0} %", 100.0 * (value / first - 1.0));
-    match (offer.training.dollars, first.training.dollars) {
+    let days = |row: &ScenarioRow| row.number("days").unwrap_or(f64::INFINITY);
+    match (row.number("usd"), first.number("usd")) {
         (Some(cost), Some(before)) => {
             let sign = if cost < before { '-' } else { '+' };
             format!("{sign}{} ({})", dollars((cost - before).abs()), percent(cost, before))
         }
-        _ => format!("{} time", percent(offer.training.days, first.training.days)),
+        _ => format!("{} time", percent(days(row), days(first))),
     }
 }
 
 /// Dollars in three digits and a letter.
-fn dollars(dollars: f64) -> String {
+pub fn dollars(dollars: f64) -> String {
     let (scale, letter) = [(1e9, "G"), (1e6, "M"), (1e3, "k")]
         .into_iter()
         .find(|(scale, _)| dollars >= 0.9995 * scale)

@@ -1,6 +1,6 @@
 //! Scenarios planned together: those that ask the same search share it, and each is priced on its own.
 //!
-//! In: [`Ready`] scenarios. Out: [`Planned`], in their order.
+//! In: [`Ready`] scenarios. Out: [`Planned`], each told as soon as it is there.
 //!
 //! A search depends on prices only where dollars decide. Where time or energy alone is wanted, what a device costs does not enter
 //! it; on one pool all costs grow with its price alike, so that the cheapest plan is the same at any. How many steps are trained
@@ -21,40 +21,56 @@ use super::super::fix::check_fix;
 use super::super::progress::ProgressLine;
 use super::planned::{Planned, Ready};
 
-/// Plans all, every question once, and tells a terminal how far it is.
-pub fn plan_together(all: Vec<Ready>) -> Vec<Planned> {
-    let (questions, asks) = questions(&all);
+/// Is told of each answer as soon as it is there: whose it is, and what it is.
+pub type Told<'a> = dyn Fn(usize, Planned) + Sync + 'a;
+
+/// Plans those of all that are named, every question once, and tells a terminal how far it is.
+pub fn plan_together(all: &[Ready], named: &[usize], told: &Told) {
+    let questions = questions(all, named);
+    let searches = questions.iter().filter(|question| question.search.is_some()).count();
     let (line, done) = (ProgressLine::new(), AtomicUsize::new(0));
-    let say = |done: usize| {
-        line.say(&format!("{done} of {} searches for {} scenarios done", questions.len(), all.len()));
-    };
+    let say = |done: usize| line.say(&format!("{done} of {searches} searches for {} scenarios done", named.len()));
     say(0);
-    let answer = |question: &Case| {
-        let answer = best(question);
-        say(1 + done.fetch_add(1, Ordering::Relaxed));
-        answer
-    };
-    let answers: Vec<Result<Offer, String>> = questions.par_iter().with_max_len(1).map(answer).collect();
-    drop(line);
-    let priced = |(ready, at): (Ready, usize)| {
-        let offer = answers[at].as_ref().map(|offer| at_price(offer, &ready.case)).map_err(String::clone);
-        Planned { scenario: ready.scenario, case: ready.case, origin: ready.origin, offer }
-    };
-    all.into_par_iter().zip(asks).map(priced).collect()
+    questions.par_iter().with_max_len(1).for_each(|AskedAlike { search, askers }| {
+        let answer = search.as_ref().map(best);
+        for &at in askers {
+            let asked = &all[at];
+            let offer = match (&asked.refused, &answer) {
+                (Some(refused), _) => Err(refused.clone()),
+                (None, Some(answer)) => answer.as_ref().map(|o| at_price(o, &asked.case)).map_err(String::clone),
+                (None, None) => unreachable!("what is not refused is searched"),
+            };
+            told(at, Planned { asked, offer });
+        }
+        if answer.is_some() {
+            say(1 + done.fetch_add(1, Ordering::Relaxed));
+        }
+    });
 }
 
-/// What is searched, each once, and which of them each scenario asks.
-fn questions(all: &[Ready]) -> (Vec<Case>, Vec<usize>) {
-    let mut questions: Vec<Case> = Vec::new();
-    let ask = |ready: &Ready| {
-        let own = question(&ready.case);
-        questions.iter().position(|other| is_same(other, &own)).unwrap_or_else(|| {
-            questions.push(own);
-            questions.len() - 1
-        })
-    };
-    let asks = all.iter().map(ask).collect();
-    (questions, asks)
+/// What some scenarios ask alike.
+struct AskedAlike {
+    /// None where they are refused.
+    search: Option<Case>,
+    /// Who they are.
+    askers: Vec<usize>,
+}
+
+/// What is searched, each once, and who asks it.
+fn questions(all: &[Ready], named: &[usize]) -> Vec<AskedAlike> {
+    let mut questions: Vec<AskedAlike> = Vec::new();
+    for &at in named {
+        let own = all[at].refused.is_none().then(|| question(&all[at].case));
+        let same = |other: &&mut AskedAlike| match (&other.search, &own) {
+            (Some(other), Some(own)) => is_same(other, own),
+            (other, own) => other.is_none() && own.is_none(),
+        };
+        match questions.iter_mut().find(same) {
+            Some(known) => known.askers.push(at),
+            None => questions.push(AskedAlike { search: own, askers: vec![at] }),
+        }
+    }
+    questions
 }
 
 /// A case without what its search does not depend on.
@@ -109,17 +125,22 @@ fn at_price(offer: &Offer, case: &Case) -> Offer {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::super::planned::ready;
     use super::*;
-    use crate::prices::rents;
+    use crate::prices::PriceBook;
     use crate::scenario::read_scenarios;
 
     fn all(defaults: &str, sweep: &str) -> Vec<Ready> {
-        let text = format!(
-            "[defaults]\njob = \"gpt2-124m\"\nseq = 1024\nglobal_batch = 64\nsteps = 9\n{defaults}\n[sweep]\n{sweep}\n"
-        );
-        let rents = rents().unwrap();
-        read_scenarios("s.toml", &text).unwrap().into_iter().map(|scenario| ready(scenario, &rents).unwrap()).collect()
+        let job = "job = \"gpt2-124m\"\nseq = 1024\nglobal_batch = 64\nsteps = 9\n";
+        let text = format!("[defaults]\n{job}{defaults}\n[sweep]\n{sweep}\n");
+        let (book, asked) = (PriceBook::shipped().unwrap(), read_scenarios("s.toml", &text).unwrap());
+        asked.scenarios.into_iter().map(|scenario| ready(scenario, &book, None).unwrap()).collect()
+    }
+
+    fn count(all: &[Ready]) -> usize {
+        questions(all, &(0..all.len()).collect::<Vec<_>>()).len()
     }
 
     #[test]
@@ -129,25 +150,33 @@ mod tests {
             [("", 2), ("objective = \"energy\"", 2), ("objective = \"cost\"", 2), ("budget = \"$9\"", 6)]
         {
             let all = all(defaults, prices);
-            assert_eq!((all.len(), questions(&all).0.len()), (6, expected), "{defaults}");
+            assert_eq!((all.len(), count(&all)), (6, expected), "{defaults}");
         }
-        let lengths = all("cluster = \"1x dgx-h100\"", "seq = [512, 1024]");
-        assert_eq!(questions(&lengths).0.len(), 2);
+        assert_eq!(count(&all("cluster = \"1x dgx-h100\"", "seq = [512, 1024]")), 2);
     }
 
     #[test]
     fn an_answer_is_the_same_alone_and_together() {
         for objective in ["time", "cost"] {
-            let ask =
-                || all(&format!("cluster = \"2x dgx-h100\"\nobjective = \"{objective}\""), "price = [\"$1\", \"$7\"]");
-            let together = plan_together(ask());
-            for (at, planned) in together.iter().enumerate() {
-                let alone = best(&ask()[at].case).unwrap();
-                let shared = planned.offer.as_ref().unwrap();
+            let defaults = format!("cluster = \"2x dgx-h100\"\nobjective = \"{objective}\"");
+            let all = all(&defaults, "price = [\"$1\", \"$7\"]");
+            let dollars = Mutex::new([0.0; 2]);
+            plan_together(&all, &[0, 1], &|at, planned| {
+                let (alone, shared) = (best(&all[at].case).unwrap(), planned.offer.unwrap());
                 assert_eq!((&alone.plan, &alone.training), (&shared.plan, &shared.training), "{objective} {at}");
-            }
-            let dollars = |at: usize| together[at].offer.as_ref().unwrap().training.dollars.unwrap();
-            assert!((dollars(1) / dollars(0) - 7.0).abs() < 1e-9);
+                dollars.lock().unwrap()[at] = shared.training.dollars.unwrap();
+            });
+            let [one, seven] = dollars.into_inner().unwrap();
+            assert!((seven / one - 7.0).abs() < 1e-9);
         }
+    }
+
+    #[test]
+    fn where_dollars_decide_a_doubtful_price_is_taken_only_when_asked_for() {
+        let own = "cluster = \"1x dgx-h100\"\npricing = \"own\"\nobjective = \"cost\"";
+        let refused = all(own, "seq = [512]").remove(0).refused.unwrap();
+        assert!(refused.contains("assumed") && refused.contains("--any-price"), "{refused}");
+        assert!(all(&format!("{own}\nany_price = true"), "seq = [512]")[0].refused.is_none());
+        assert!(all(&own.replace("cost", "time"), "seq = [512]")[0].refused.is_none());
     }
 }
