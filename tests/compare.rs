@@ -105,6 +105,56 @@ fn what_was_planned_before_is_kept_and_the_same() {
 }
 
 #[test]
+fn a_page_stands_alone_and_charges_sum_to_the_cost() {
+    let place = place("compare-page");
+    let scenarios = "[defaults]\njob = \"job.toml\"\ncluster = \"1x dgx-h100\"\n[[scenario]]\nname = \"<script>alert(1)</script>\"\n\
+                     pricing = \"own\"\n[[scenario]]\nname = \"rent\"\npricing = \"aws on-demand\"\n[[scenario]]\nname = \"large\"\n\
+                     job = \"gpt3-175b\"\nseq = 2048\nglobal_batch = 64\nsteps = 10\ncluster = \"1x a100-40gb\"\n";
+    place.write("s.toml", scenarios);
+    let more = ["--html", "page.html", "--line-items", "items.csv", "-o", "out.csv"];
+    let output = place.run(&[&["compare", "s.toml"], &more[..]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let page = std::fs::read_to_string(place.0.join("page.html")).unwrap();
+    for outside in ["<script", "src=", "href=", "@import", "url("] {
+        assert!(!page.contains(outside), "{outside}");
+    }
+    for says in
+        ["&lt;script&gt;", "<svg", "Cheapest:", "utilisation", "Thinkmate", "Scenarios without a plan", "pricing_aws"]
+    {
+        assert!(page.contains(says), "{says} in {page}");
+    }
+    let (rows, items) = (table(&place, "out.csv"), table(&place, "items.csv"));
+    let names: Vec<&str> = include_str!("goldens/line-items.txt").lines().collect();
+    assert_eq!(items.0, names, "columns of FOCUS 1.2");
+    for (row, scenario) in [(0, "script"), (1, "rent")] {
+        let of = |at: &usize| cell(&items, *at, "Tags").contains(scenario);
+        let charged = (0..items.1.len()).filter(of).map(|at| cell(&items, at, "EffectiveCost").parse::<f64>().unwrap());
+        let usd: f64 = cell(&rows, row, "usd").parse().unwrap();
+        assert!((charged.sum::<f64>() / usd - 1.0).abs() < 1e-9, "{scenario}");
+    }
+    let rent = (0..items.1.len()).find(|at| cell(&items, *at, "Tags").contains("rent")).unwrap();
+    assert_eq!(cell(&items, rent, "ProviderName"), "Amazon Web Services");
+    assert_eq!((cell(&items, rent, "PricingCategory"), cell(&items, rent, "BillingCurrency")), ("Standard", "USD"));
+}
+
+#[test]
+fn the_buyers_example_is_read_and_expands() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/buy-or-rent.toml");
+    let file = path.to_str().unwrap();
+    let text = std::fs::read_to_string(&path).unwrap();
+    let asked = meshwright::scenario::read_scenarios(file, &text).unwrap();
+    let mut clusters: Vec<&str> = asked.scenarios.iter().map(|scenario| scenario.cluster.as_str()).collect();
+    clusters.dedup();
+    assert_eq!((asked.scenarios.len(), clusters.len()), (24, 6));
+    for scenario in &asked.scenarios {
+        let cluster = meshwright_hardware::profile::Cluster::parse(&scenario.cluster).unwrap();
+        assert!((2000..2300).contains(&cluster.devices()), "{}: about as many of each", scenario.cluster);
+    }
+    let book = meshwright::prices::PriceBook::shipped().unwrap();
+    book.owning_over(file, asked.own).unwrap();
+}
+
+#[test]
 fn a_cost_above_the_most_ends_a_pipeline_with_its_table_written() {
     let place = place("compare-max-cost");
     let run = |most: &str| {
@@ -150,6 +200,11 @@ fn a_users_prices_count_and_doubtful_ones_are_marked() {
     let taken = place.run(&[&own[..], &["--any-price"]].concat());
     let text = String::from_utf8_lossy(&taken.stdout).into_owned();
     assert!(taken.status.success() && text.contains("* at a price that is assumed; it decides"), "{text}");
+    let plan = ["plan", "job.toml", "--cluster", "1x gh200-4", "--objective", "cost"];
+    place.refused(&plan, 2, &["assumed", "--any-price", "Lambda"]);
+    for more in [&["--any-price"][..], &["--price", "$2"]] {
+        assert!(place.run(&[&plan[..], more].concat()).status.success(), "{more:?}");
+    }
     place.write("old.toml", &rent.replace("1.5", "0.0"));
     place.refused(&["prices", "check", "old.toml"], 2, &["old.toml", "above zero"]);
     let checked = place.run(&["prices", "check", "prices.toml", "--max-age", "180d"]);

@@ -5,11 +5,10 @@
 //! With C the capital a device (server, network, storage, racks), n years of life, i interest, s the residual share, u the share
 //! of hours in which devices are used and P the power a device at its limit with its host, kW:
 //!
-//! - capital recovery with residual value, a year (Grant, Ireson & Leavenworth, Principles of Engineering Economy, 8th edition,
-//!   chapter 4): C · ((1 − s) · i / (1 − (1 + i)^−n) + s · i); without interest C · (1 − s) / n, which is what the parts of
+//! - capital recovery with residual value, a year (Grant, Ireson & Leavenworth, Principles of Engineering Economy; recalled): C · ((1 − s) · i / (1 − (1 + i)^−n) + s · i); without interest C · (1 − s) / n, which is what the parts of
 //!   capital show, and the rest is the part `interest`;
 //! - space, staff, maintenance and taxes are paid a kW of P, whether devices are used or not;
-//! - electricity of a used hour: P · mean over peak power · PUE · $/kWh (Cottier et al. 2024, arXiv 2405.21015, section 2.2);
+//! - electricity of a used hour: P · mean over peak power · PUE · $/kWh (Cottier et al. 2024, arXiv 2405.21015);
 //! - what is paid whether devices are used or not is spread over 8,760 · u hours a year.
 //!
 //! Invariant: parts sum to the price; what a figure is not known for has no price.

@@ -82,7 +82,7 @@ impl Report {
 }
 
 /// The page with a value in each `{{place}}`; what values hold stays as it is.
-fn fill(page: &str, values: &[(&str, String)]) -> String {
+pub(crate) fn fill(page: &str, values: &[(&str, String)]) -> String {
     let mut parts = page.split("{{");
     let mut filled = parts.next().unwrap_or_default().to_owned();
     for part in parts {
@@ -106,7 +106,8 @@ fn label(row: &InstrTimes) -> String {
     format!("{}{}{}", row.name, of("microbatch", row.microbatch), of("layer", row.layer))
 }
 
-fn escape(text: &str) -> String {
+/// A text as HTML shows it.
+pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 

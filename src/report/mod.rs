@@ -14,6 +14,7 @@ use meshwright_hardware::program::{Kind, Program};
 use meshwright_hardware::trace::{Lane, Trace};
 use meshwright_planner::predict::{Figure, Figures};
 
+pub(crate) use html::{escape, fill};
 pub use spread::Spread;
 
 /// What a report is made from.

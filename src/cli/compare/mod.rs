@@ -1,13 +1,17 @@
-//! `compare`: scenarios planned in full, side by side in a table and in CSV.
+//! `compare`: scenarios planned in full, side by side in a table, in CSV and on a page.
 //!
 //! In: a file of scenarios, or a job and clusters. Out: a row a scenario.
 //!
 //! Invariant: equal scenarios give equal rows, byte for byte; a scenario that fits nowhere is a row with its reason.
 
+mod chart;
 mod columns;
+mod line_items;
+mod page;
 mod planned;
 mod price;
 mod rows;
+mod sensitivity;
 mod table;
 mod together;
 
@@ -20,12 +24,15 @@ use meshwright_hardware::units::{Dollars, Seconds};
 use serde_json::json;
 
 use self::columns::COLUMNS;
+use self::line_items::write_line_items;
+use self::page::page;
 use self::planned::{Ready, ready};
 use self::rows::{RowsSoFar, ScenarioRow};
 use self::table::{least, table};
 use self::together::plan_together;
 use super::stack::stack_line;
 use crate::failure::Failure;
+use crate::out::write_whole;
 use crate::prices::PriceBook;
 use crate::scenario::{Asked, Scenario, read_scenarios};
 
@@ -55,6 +62,12 @@ pub struct CompareCommand {
     /// Keep the rows of -o whose scenarios are the same
     #[arg(long, requires = "output")]
     resume: bool,
+    /// Where to write a page that stands alone (HTML)
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Where to write what would be charged, in columns of FOCUS 1.2 (CSV)
+    #[arg(long, value_name = "FILE")]
+    line_items: Option<PathBuf>,
     /// List the columns of CSV and JSON
     #[arg(long, exclusive = true)]
     columns: bool,
@@ -78,6 +91,8 @@ impl CompareCommand {
         let rows = RowsSoFar::new(&all, self.output.as_deref(), self.resume)?;
         plan_together(&all, &rows.missing(), &|at, planned| rows.take(at, ScenarioRow::of(&planned)));
         let rows = rows.end()?;
+        self.html.as_ref().map_or(Ok(()), |path| write_whole(path, &page(input, &rows)))?;
+        self.line_items.as_ref().map_or(Ok(()), |path| write_line_items(path, &rows))?;
         if self.json {
             println!("{}", json!(rows.iter().map(ScenarioRow::json).collect::<Vec<_>>()));
         } else {

@@ -9,7 +9,7 @@ use meshwright_hardware::hash::fnv1a;
 use meshwright_hardware::profile::Cluster;
 use meshwright_hardware::units::Seconds;
 use meshwright_planner::goal::{Case, Offer};
-use meshwright_planner::job::Goal;
+use meshwright_planner::job::{Goal, Objective};
 use serde_json::json;
 
 use super::super::goal::decided;
@@ -69,11 +69,25 @@ fn read(scenario: Scenario, book: &PriceBook, max_age: Option<Seconds>) -> Resul
     let (cluster, origin) = priced(cluster, &scenario, book, max_age)?;
     let doubtful = origin.evidence.filter(|_| !scenario.any_price);
     let refused = doubtful.and_then(|worst| decided(&job.goal, worst, &origin.source).err());
+    let refused = refused.or_else(|| priceless(&job.goal, &cluster, &scenario));
     job.stack = Some(cluster.stack.name.clone());
     let engine =
         engine::of_stack(&cluster.stack.name).filter(|_| is_spanned(&cluster)).map(|engine| &engine.about().ability);
     let fix = job.fix.clone();
     Ok(Ready { case: Case { job, cluster, fix, engine }, scenario, origin, refused })
+}
+
+/// Where dollars decide and a price is not known: whose.
+fn priceless(goal: &Goal, cluster: &Cluster, scenario: &Scenario) -> Option<String> {
+    let pool = cluster.pools.iter().find(|pool| pool.system.price.is_none())?;
+    let decides = goal.budget.is_some() || goal.objective == Objective::Cost;
+    let (device, asked) = (&pool.device.name, scenario.pricing.as_deref().unwrap_or("list"));
+    let place = scenario.region.as_ref().map_or(String::new(), |region| format!(" in {region}"));
+    decides.then(|| {
+        format!(
+            "no price of {device} is known for `{asked}`{place}, and dollars decide; a file of --prices gives yours"
+        )
+    })
 }
 
 impl Ready {

@@ -82,7 +82,7 @@ pub fn least(all: &[ScenarioRow], name: &str) -> Option<usize> {
 }
 
 /// The difference in dollars; in time where a price is unknown.
-fn over(row: &ScenarioRow, first: &ScenarioRow) -> String {
+pub fn over(row: &ScenarioRow, first: &ScenarioRow) -> String {
     let percent = |value: f64, first: f64| format!("{:+.0} %", 100.0 * (value / first - 1.0));
     let days = |row: &ScenarioRow| row.number("days").unwrap_or(f64::INFINITY);
     match (row.number("usd"), first.number("usd")) {
