@@ -12,6 +12,7 @@ use codespan_reporting::files::{Error as FilesError, Files};
 use codespan_reporting::term;
 use meshwright_executor::ExecutorError;
 use meshwright_hardware::exit::Exit;
+use meshwright_hardware::files::FileError;
 use meshwright_hardware::input::InputError;
 use meshwright_hardware::price::PriceError;
 use meshwright_hardware::profile::ProfileError;
@@ -39,12 +40,6 @@ impl Failure {
     /// The user's mistake.
     pub fn input(message: impl Into<String>) -> Self {
         Failure::new(Exit::Input, message)
-    }
-
-    /// For `map_err`: a system error with its file.
-    pub fn io(path: impl AsRef<std::path::Path>) -> impl FnOnce(std::io::Error) -> Self {
-        let path = path.as_ref().display().to_string();
-        move |error| Failure::new(Exit::Failed, format!("{path}: {error}"))
     }
 
     /// What stderr shows: the line of the file too, if it is a terminal.
@@ -107,6 +102,12 @@ impl<'a> Files<'a> for SourceLine<'_> {
 impl From<InputError> for Failure {
     fn from(error: InputError) -> Self {
         Failure { message: error.to_string(), exit: Exit::Input, input: Some(Box::new(error)) }
+    }
+}
+
+impl From<FileError> for Failure {
+    fn from(error: FileError) -> Self {
+        Failure::new(Exit::Failed, error.to_string())
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use meshwright_executor::calibrate::{CalibrateConfig, calibrate, default_ops};
 use meshwright_executor::device::{Backend, LocalDevice, device_info};
+use meshwright_hardware::files::read_text;
 use meshwright_hardware::op::Op;
 use meshwright_hardware::profile::{
     Curve, DeviceKind, DeviceProfile, Efficiency, EfficiencyCurve, Link, LinkKind, Machine, Provenance, Sample,
@@ -118,7 +119,7 @@ pub fn cached(share: Share, precision: Precision, budget: Duration) -> Result<Ma
     let week = Duration::from_secs(7 * 24 * 3600);
     let age = |path: &PathBuf| path.metadata().ok()?.modified().ok()?.elapsed().ok();
     if let Some(path) = path.as_ref().filter(|path| age(path).is_some_and(|age| age < week))
-        && let Ok(text) = std::fs::read_to_string(path)
+        && let Ok(text) = read_text(path)
         && let Ok(machine) = Machine::from_toml(&path.display().to_string(), &text)
     {
         return Ok(machine);

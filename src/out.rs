@@ -13,6 +13,7 @@ use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use meshwright_hardware::exit::Exit;
+use meshwright_hardware::files::FileError;
 
 use crate::failure::Failure;
 
@@ -49,7 +50,7 @@ pub fn write_whole(path: &Path, text: &str) -> Result<(), Failure> {
         Destination::Through => OpenOptions::new().write(true).open(path)?.write_all(text.as_bytes()),
         Destination::Replace(file) => replace(&file, text),
     };
-    write().map_err(Failure::io(path))
+    Ok(write().map_err(FileError::write(path))?)
 }
 
 /// Writes a table as CSV, whole or not at all. A text that a spreadsheet would take for a formula stands behind a quote.
@@ -80,12 +81,12 @@ fn no_formula(field: String) -> String {
 /// Code 1, with the file.
 pub fn delete_unfinished(folder: &Path) -> Result<(), Failure> {
     let entries = fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>);
-    for entry in entries.map_err(Failure::io(folder))? {
+    for entry in entries.map_err(FileError::read(folder))? {
         let (name, path) = (entry.file_name(), entry.path());
         let process = name.to_str().and_then(|name| name.rsplit_once(UNFINISHED)).map(|(_, process)| process);
         let left = process.is_some_and(|process| !process.is_empty() && process.bytes().all(|c| c.is_ascii_digit()));
         if left && path.is_file() {
-            fs::remove_file(&path).map_err(Failure::io(&path))?;
+            fs::remove_file(&path).map_err(FileError::write(&path))?;
         }
     }
     Ok(())

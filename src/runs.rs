@@ -6,12 +6,13 @@
 //! `lock`, in which its number stands. What is read was checked against the program of the folder's plan.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use meshwright_executor::device::Backend;
 use meshwright_executor::train::{CheckpointConfig, TrainConfig};
 use meshwright_hardware::exit::Exit;
+use meshwright_hardware::files::{FileError, read_bytes};
 use meshwright_hardware::profile::{Cluster, Machine};
 use meshwright_hardware::program::Program;
 use meshwright_hardware::trace::Trace;
@@ -77,6 +78,9 @@ impl Measured {
     }
 }
 
+/// The largest trace that is read.
+const MOST_BYTES: u64 = 4 << 30;
+
 /// A run's folder.
 #[derive(Debug)]
 pub struct RunDir {
@@ -117,7 +121,7 @@ impl RunDir {
     /// As [`RunDir::check`]; code 2 where another process trains into it; code 1 where it cannot be written.
     pub fn create(path: &Path, plan: &Plan, machine: &Machine, resume: bool) -> Result<RunDir, Failure> {
         RunDir::check(path, plan, resume)?;
-        std::fs::create_dir_all(path).map_err(Failure::io(path))?;
+        std::fs::create_dir_all(path).map_err(FileError::write(path))?;
         let dir = RunDir { path: path.to_owned(), _lock: lock(path)? };
         // Another process may have been here until now.
         RunDir::check(path, plan, resume)?;
@@ -176,15 +180,12 @@ impl RunDir {
         let damaged = |why: String| {
             Failure::input(format!("{what} is damaged: {why}; `meshwright run --resume` measures it again"))
         };
-        let text = std::fs::read_to_string(&path).map_err(|error| match error.kind() {
-            ErrorKind::NotFound => {
-                let why = "the run has not finished: go on with `meshwright run --resume`";
-                Failure::input(format!("{what}: {error}; {why}"))
-            }
-            ErrorKind::InvalidData => damaged(error.to_string()),
-            _ => Failure::io(&path)(error),
-        })?;
-        let measured: Measured = serde_json::from_str(&text).map_err(|error| damaged(error.to_string()))?;
+        if !path.exists() {
+            let why = "the run has not finished: go on with `meshwright run --resume`";
+            return Err(Failure::input(format!("{what} is not there: {why}")));
+        }
+        let bytes = read_bytes(&path, MOST_BYTES)?;
+        let measured: Measured = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
         measured.check(program).map_err(damaged)?;
         Ok(measured)
     }
@@ -194,11 +195,11 @@ impl RunDir {
 fn lock(folder: &Path) -> Result<Option<File>, Failure> {
     let path = folder.join("lock");
     let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-    let mut file = open.map_err(Failure::io(&path))?;
+    let mut file = open.map_err(FileError::write(&path))?;
     match file.try_lock() {
         Ok(()) => {
             let process = std::process::id().to_string();
-            file.set_len(0).and_then(|()| file.write_all(process.as_bytes())).map_err(Failure::io(&path))?;
+            file.set_len(0).and_then(|()| file.write_all(process.as_bytes())).map_err(FileError::write(&path))?;
             Ok(Some(file))
         }
         Err(TryLockError::WouldBlock) => {

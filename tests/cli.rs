@@ -139,7 +139,7 @@ fn bad_input_is_refused_with_file_key_and_value_and_nothing_is_written() {
     place.refused(&run("format.toml"), 2, &["format.toml", "fp8", "fp32, bf16 and fp16"]);
     place.refused(&run("missing.toml"), 1, &["missing.toml"]);
     place.write("tiny.toml", &tiny());
-    place.refused(&["run", "tiny.toml", "--data", "nothing-here", "-o", "out"], 2, &["nothing-here"]);
+    place.refused(&["run", "tiny.toml", "--data", "nothing-here", "-o", "out"], 1, &["nothing-here"]);
     place.refused(&["run", "tiny.toml", "--device", "abacus"], 2, &["abacus", "cpu"]);
     place.refused(&["report", "no-run"], 1, &["no-run"]);
     place.refused(&["report", "."], 2, &["no run's folder"]);

@@ -369,6 +369,39 @@ fn only_plain_files_are_read_and_those_that_cannot_be_end_with_1() {
 }
 
 #[test]
+fn a_missing_file_is_told_in_the_same_words_everywhere() {
+    let place = Place::new("inputs-missing", "plan.toml", &tiny(&[]));
+    place.write("job.toml", include_str!("cases/small-job.toml"));
+    let commands: &[&[&str]] = &[
+        &["plan", "none.toml", "--cluster", "2x h100", "--seq", "64", "--global-batch", "8"],
+        &["plan", "job.toml", "--cluster", "none.toml"],
+        &["plan", "job.toml", "--cluster", "2x h100 + none.toml"],
+        &["simulate", "none.toml", "--cluster", "2x h100"],
+        &["explain", "none.toml", "--cluster", "2x h100"],
+        &["export", "none.toml", "--to", "megatron-lm", "-o", "launch"],
+        &["import", "none.sh"],
+        &["check", "none.yaml"],
+        &["run", "none.toml"],
+        &["run", "plan.toml", "--data", "none.txt"],
+        &["run", "plan.toml", "--cluster", "none.toml"],
+        &["demo", "--data", "none"],
+        &["report", "plan.toml", "--measured", "none.log", "--cluster", "2x h100"],
+        &["validate", "none.csv"],
+        &["gains", "none.csv"],
+        &["compare", "none.toml"],
+        &["compare", "none.toml", "--cluster", "2x h100"],
+    ];
+    for command in commands {
+        let file = command.iter().find_map(|word| Some(&word[word.find("none")?..])).unwrap();
+        place.refused(command, 1, &[&format!("cannot read {file}: there is no such file")]);
+    }
+    place.refused(&["report", "none"], 1, &["none", "no run's folder"]);
+    if cfg!(unix) {
+        place.refused(&["run", "plan.toml", "--data", "/dev/zero"], 1, &["cannot read /dev/zero", "no plain file"]);
+    }
+}
+
+#[test]
 fn what_does_not_fit_is_said_first() {
     let place = Place::new("inputs-fits", "plan.toml", &tiny(&[]));
     place.write("job.toml", include_str!("cases/does-not-fit.toml"));

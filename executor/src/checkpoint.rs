@@ -14,6 +14,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use meshwright_hardware::files::{FileError, read_bytes};
 use serde::{Deserialize, Serialize};
 
 use crate::error::ExecutorError;
@@ -80,16 +81,16 @@ impl Checkpoints {
     /// Makes the folder, and those it lies in.
     ///
     /// # Errors
-    /// [`ExecutorError::Io`] naming the folder.
+    /// [`ExecutorError::File`] naming the folder.
     pub fn make(self) -> Result<Checkpoints, ExecutorError> {
-        fs::create_dir_all(&self.dir).map_err(ExecutorError::io(&self.dir))?;
+        fs::create_dir_all(&self.dir).map_err(FileError::write(&self.dir))?;
         Ok(self)
     }
 
     /// Saves the state before `step`, then deletes what is left of killed runs and all but the last checkpoints.
     ///
     /// # Errors
-    /// [`ExecutorError::Io`] naming the file, or the folder if what it lies in is gone; the checkpoints that were there are there
+    /// [`ExecutorError::File`] naming the file, or the folder if what it lies in is gone; the checkpoints that were there are there
     /// still, and nothing of this one.
     pub fn save(&self, step: usize, meta: &serde_json::Value, ranks: &[RankTensors]) -> Result<(), ExecutorError> {
         self.present()?;
@@ -103,7 +104,7 @@ impl Checkpoints {
         if finished.exists() {
             self.delete(step, "replaced")?;
         }
-        fs::rename(&unfinished, &finished).map_err(ExecutorError::io(&finished))?;
+        fs::rename(&unfinished, &finished).map_err(FileError::write(&finished))?;
         sync_folder(&self.dir)?;
         self.delete_before(step)
     }
@@ -114,9 +115,9 @@ impl Checkpoints {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let why = "the folder it lies in is gone: was it renamed or deleted? Name it as it was";
-                Err(ExecutorError::io(&self.dir)(std::io::Error::new(ErrorKind::NotFound, why)))
+                Err(FileError::write(&self.dir)(std::io::Error::new(ErrorKind::NotFound, why)).into())
             }
-            made => made.map_err(ExecutorError::io(&self.dir)),
+            made => Ok(made.map_err(FileError::write(&self.dir))?),
         }
     }
 
@@ -128,7 +129,7 @@ impl Checkpoints {
         meta: &serde_json::Value,
         ranks: &[RankTensors],
     ) -> Result<(), ExecutorError> {
-        fs::create_dir(unfinished).map_err(ExecutorError::io(unfinished))?;
+        fs::create_dir(unfinished).map_err(FileError::write(unfinished))?;
         let mut files = BTreeMap::new();
         for rank in ranks {
             let name = rank_file(rank.rank);
@@ -171,7 +172,7 @@ impl Checkpoints {
     /// The steps of all complete checkpoints, rising.
     ///
     /// # Errors
-    /// [`ExecutorError::Io`] if the folder is there and cannot be read.
+    /// [`ExecutorError::File`] if the folder is there and cannot be read.
     pub fn steps(&self) -> Result<Vec<usize>, ExecutorError> {
         // Only names as a save writes them: `step-5` and `step-+7` are somebody else's.
         let step = |name: &String| {
@@ -186,10 +187,10 @@ impl Checkpoints {
     fn names(&self) -> Result<Vec<String>, ExecutorError> {
         let entries = match fs::read_dir(&self.dir) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.map_err(ExecutorError::io(&self.dir))?,
+            entries => entries.map_err(FileError::read(&self.dir))?,
         };
         let name = |entry: std::io::Result<fs::DirEntry>| Ok(entry?.file_name().to_string_lossy().into_owned());
-        entries.map(name).collect::<Result<_, _>>().map_err(ExecutorError::io(&self.dir))
+        Ok(entries.map(name).collect::<Result<_, _>>().map_err(FileError::read(&self.dir))?)
     }
 
     fn folder(&self, step: usize) -> PathBuf {
@@ -206,7 +207,7 @@ impl Checkpoints {
         let names = self.names()?;
         for name in names.iter().filter(|name| name.starts_with("step-") && name.contains(UNFINISHED)) {
             let folder = self.dir.join(name);
-            fs::remove_dir_all(&folder).map_err(ExecutorError::io(&folder))?;
+            fs::remove_dir_all(&folder).map_err(FileError::write(&folder))?;
         }
         Ok(())
     }
@@ -222,8 +223,8 @@ impl Checkpoints {
     fn delete(&self, step: usize, why: &str) -> Result<(), ExecutorError> {
         let mut aside = self.unfinished(step).into_os_string();
         aside.push(format!("-{why}"));
-        fs::rename(self.folder(step), &aside).map_err(ExecutorError::io(self.folder(step)))?;
-        fs::remove_dir_all(&aside).map_err(ExecutorError::io(&aside))
+        fs::rename(self.folder(step), &aside).map_err(FileError::write(self.folder(step)))?;
+        Ok(fs::remove_dir_all(&aside).map_err(FileError::write(&aside))?)
     }
 }
 
@@ -243,7 +244,9 @@ fn rank_file(rank: usize) -> String {
 }
 
 fn read_file(file: &Path) -> Result<Vec<u8>, Damage> {
-    fs::read(file).map_err(|e| Damage { file: file.to_owned(), why: format!("it cannot be read: {e}") })
+    let unread =
+        |error: FileError| Damage { file: file.to_owned(), why: format!("it cannot be read: {}", error.problem) };
+    read_bytes(file, u64::MAX).map_err(unread)
 }
 
 fn read_manifest(file: &Path, step: usize) -> Result<Manifest, Damage> {

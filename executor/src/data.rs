@@ -6,8 +6,9 @@
 //! drawn before; and no training sample touches the tail that is held out for validation.
 
 use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+
+use meshwright_hardware::files::{FileError, read_bytes};
 
 use crate::error::ExecutorError;
 use crate::random::mixed;
@@ -17,6 +18,9 @@ pub const VOCAB: usize = 256;
 
 /// The text found on a machine is cut off here, in bytes: enough that a demo never sees a sequence twice.
 const FOUND_LIMIT: usize = 32 << 20;
+
+/// The largest file that is read: text lies in memory.
+const MOST_BYTES: u64 = 16 << 30;
 
 /// The held-out tail is one part in so many.
 const VALIDATION_PART: usize = 50;
@@ -35,17 +39,13 @@ impl Corpus {
     /// text (that hold a NUL byte) are passed over.
     ///
     /// # Errors
-    /// [`ExecutorError::BadInput`] naming the path that is missing or not text, or if there is no text at all;
-    /// [`ExecutorError::Io`] if something cannot be read.
+    /// [`ExecutorError::BadInput`] naming the path that is not text, or if there is no text at all; [`ExecutorError::File`] if
+    /// something is missing or cannot be read.
     pub fn from_paths(paths: &[PathBuf]) -> Result<Corpus, ExecutorError> {
         let origin = paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
         let mut bytes = Vec::new();
         for path in paths {
-            let about = fs::metadata(path).map_err(|source| match source.kind() {
-                ErrorKind::NotFound => bad_text(path.display(), "there is no such file or folder"),
-                _ => ExecutorError::Io { path: path.clone(), source },
-            })?;
-            if about.is_dir() {
+            if fs::metadata(path).map_err(FileError::read(path))?.is_dir() {
                 for file in files_below(path)? {
                     append(&mut bytes, &file)?;
                 }
@@ -147,12 +147,12 @@ impl Corpus {
 /// Every file below a folder, in the order of the names. Links to folders are not followed, for they may lead in circles.
 fn files_below(folder: &Path) -> Result<Vec<PathBuf>, ExecutorError> {
     let entries = fs::read_dir(folder).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let mut entries = entries.map_err(ExecutorError::io(folder))?;
+    let mut entries = entries.map_err(FileError::read(folder))?;
     entries.sort_by_key(fs::DirEntry::file_name);
     let mut files = Vec::new();
     for entry in entries {
         let path = entry.path();
-        if entry.file_type().map_err(ExecutorError::io(&path))?.is_dir() {
+        if entry.file_type().map_err(FileError::read(&path))?.is_dir() {
             files.extend(files_below(&path)?);
         } else if path.is_file() {
             files.push(path);
@@ -163,7 +163,7 @@ fn files_below(folder: &Path) -> Result<Vec<PathBuf>, ExecutorError> {
 
 /// Adds a file that is text, with a line's end to part it from the next one; tells whether it is text.
 fn append(bytes: &mut Vec<u8>, file: &Path) -> Result<bool, ExecutorError> {
-    let text = fs::read(file).map_err(ExecutorError::io(file))?;
+    let text = read_bytes(file, MOST_BYTES)?;
     let is_text = !text.contains(&0);
     if is_text && !text.is_empty() {
         bytes.extend_from_slice(&text);
@@ -239,17 +239,20 @@ mod tests {
     #[test]
     fn what_is_wrong_with_the_text_is_said_with_its_path() {
         let root = folder("wrong");
-        let refused = |paths: &[PathBuf], why: &str| {
+        let refused = |paths: &[PathBuf], code: u8, why: &str| {
             let error = Corpus::from_paths(paths).unwrap_err();
             let text = error.to_string();
             let named = paths.last().is_none_or(|path| text.contains(&path.display().to_string()));
-            assert!(error.exit_code() == 2 && named && text.contains(why), "{text}");
+            assert!(error.exit_code() == code && named && text.contains(why), "{text}");
         };
-        refused(&[root.join("missing")], "no such file");
-        refused(std::slice::from_ref(&root), "no text");
-        refused(&[], "no text");
+        refused(&[root.join("missing")], 1, "no such file");
+        refused(std::slice::from_ref(&root), 2, "no text");
+        refused(&[], 2, "no text");
+        if cfg!(unix) {
+            refused(&[PathBuf::from("/dev/zero")], 1, "no plain file");
+        }
         fs::write(root.join("weights.bin"), [1, 0, 2]).unwrap();
-        refused(&[root.join("weights.bin")], "NUL");
+        refused(&[root.join("weights.bin")], 2, "NUL");
         fs::write(root.join("short.txt"), "short\n").unwrap();
         let short = Corpus::from_paths(&[root.join("short.txt")]).unwrap();
         assert!(short.check(2).is_ok());

@@ -2,9 +2,8 @@
 //!
 //! Invariant: a message names the thing, where it is and why it is wrong; the user's mistakes also say what to do.
 
-use std::path::{Path, PathBuf};
-
 use meshwright_hardware::exit::Exit;
+use meshwright_hardware::files::FileError;
 use meshwright_hardware::mesh::Rank;
 
 /// Any failure of the executor.
@@ -57,13 +56,8 @@ pub enum ExecutorError {
         problem: String,
     },
     /// A file could not be read or written.
-    #[error("{path}: {source}", path = path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
 }
 
 impl ExecutorError {
@@ -75,12 +69,6 @@ impl ExecutorError {
         fix: impl Into<String>,
     ) -> Self {
         ExecutorError::BadInput { what: what.into(), place: place.into(), why: why.into(), fix: fix.into() }
-    }
-
-    /// For `map_err`: a system error with its file.
-    pub fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
-        let path = path.as_ref().to_owned();
-        move |source| ExecutorError::Io { path, source }
     }
 
     /// Of a rank for which the system has no thread.
@@ -107,7 +95,7 @@ impl ExecutorError {
                 Exit::Device
             }
             ExecutorError::Diverged { .. } => Exit::Diverged,
-            ExecutorError::Io { .. } => Exit::Failed,
+            ExecutorError::File(_) => Exit::Failed,
         }
     }
 }

@@ -6,9 +6,10 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use meshwright_hardware::files::{FileError, read_bytes};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::ExecutorError;
@@ -67,7 +68,7 @@ impl MetricsLog {
     /// lines that a checkpoint counts on: [`MetricsLog::missing`] says how many.
     ///
     /// # Errors
-    /// As [`read`], and [`ExecutorError::Io`] if the file cannot be written.
+    /// As [`read`], and [`ExecutorError::File`] if the file cannot be written.
     pub fn open(path: &Path, from_step: usize) -> Result<MetricsLog, ExecutorError> {
         // A fresh run needs nothing of what was there, readable or not.
         let bytes = if from_step > 0 && path.exists() { read_file(path)? } else { Vec::new() };
@@ -79,9 +80,9 @@ impl MetricsLog {
             .collect();
         let len = kept.len() as u64;
         let aside = path.with_extension(format!("tmp-{}", std::process::id()));
-        fs::write(&aside, kept).map_err(ExecutorError::io(&aside))?;
-        fs::rename(&aside, path).map_err(ExecutorError::io(path))?;
-        let file = OpenOptions::new().append(true).open(path).map_err(ExecutorError::io(path))?;
+        fs::write(&aside, kept).map_err(FileError::write(&aside))?;
+        fs::rename(&aside, path).map_err(FileError::write(path))?;
+        let file = OpenOptions::new().append(true).open(path).map_err(FileError::write(path))?;
         let there: BTreeSet<usize> = earlier.iter().map(|(metrics, _)| metrics.step).collect();
         let missing = from_step - there.range(..from_step).count();
         Ok(MetricsLog { path: path.to_owned(), file, missing, len, pending: Vec::new() })
@@ -96,7 +97,7 @@ impl MetricsLog {
     /// written, as on a full disk, is kept and written with the next one.
     ///
     /// # Errors
-    /// [`ExecutorError::Io`] if the file cannot be written.
+    /// [`ExecutorError::File`] if the file cannot be written.
     pub fn append(&mut self, metrics: &StepMetrics) -> Result<(), ExecutorError> {
         self.pending.extend_from_slice(line(metrics).as_bytes());
         self.flush()
@@ -105,12 +106,12 @@ impl MetricsLog {
     /// Writes the lines that could not be written before.
     ///
     /// # Errors
-    /// [`ExecutorError::Io`] if the file still cannot be written.
+    /// [`ExecutorError::File`] if the file still cannot be written.
     pub fn flush(&mut self) -> Result<(), ExecutorError> {
         if let Err(error) = self.file.write_all(&self.pending) {
             // No half line: what comes next would be joined to it. If even that fails, a reader says which line is torn.
             let _ = self.file.set_len(self.len);
-            return Err(ExecutorError::io(&self.path)(error));
+            return Err(FileError::write(&self.path)(error).into());
         }
         self.len += self.pending.len() as u64;
         self.pending.clear();
@@ -125,8 +126,8 @@ fn line(metrics: &StepMetrics) -> String {
 /// The steps in a file. A last line that a killed run left half-written is dropped.
 ///
 /// # Errors
-/// [`ExecutorError::BadInput`] if there is no such file or another line is not a step's, with its number;
-/// [`ExecutorError::Io`] if the file cannot be read.
+/// [`ExecutorError::BadInput`] if another line is not a step's, with its number; [`ExecutorError::File`] if the file cannot be
+/// read.
 pub fn read(path: &Path) -> Result<Vec<StepMetrics>, ExecutorError> {
     Ok(lines(path, &read_file(path)?)?.into_iter().map(|(metrics, _)| metrics).collect())
 }
@@ -135,13 +136,9 @@ fn bad(place: String, why: String, fix: &str) -> ExecutorError {
     ExecutorError::bad_input("metrics", place, why, fix)
 }
 
-fn read_file(path: &Path) -> Result<Vec<u8>, ExecutorError> {
-    fs::read(path).map_err(|source| match source.kind() {
-        ErrorKind::NotFound => {
-            bad(path.display().to_string(), "there is no such file".to_owned(), "give the folder of a run")
-        }
-        _ => ExecutorError::Io { path: path.to_owned(), source },
-    })
+fn read_file(path: &Path) -> Result<Vec<u8>, FileError> {
+    const MOST_BYTES: u64 = 16 << 30;
+    read_bytes(path, MOST_BYTES)
 }
 
 /// Every step of a file with its line.

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use meshwright_hardware::exit::Exit;
-use meshwright_hardware::files::read_text;
+use meshwright_hardware::files::FileError;
 use meshwright_hardware::input::InputError;
 use meshwright_hardware::price::PriceError;
 use meshwright_hardware::profile::ProfileError;
@@ -17,13 +17,8 @@ pub use meshwright_hardware::input::Fault;
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
     /// The file cannot be read.
-    #[error("cannot read {file}: {problem}")]
-    Read {
-        /// Path as given.
-        file: String,
-        /// The operating system's reason.
-        problem: String,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The text does not parse, or a value in it is refused.
     #[error(transparent)]
     Input(#[from] InputError),
@@ -85,9 +80,7 @@ impl PlanError {
     pub fn exit_code(&self) -> Exit {
         match self {
             PlanError::Infeasible { .. } => Exit::Infeasible,
-            PlanError::Read { .. } | PlanError::Profile(ProfileError::Read { .. }) | PlanError::Unsound(_) => {
-                Exit::Failed
-            }
+            PlanError::File(_) | PlanError::Profile(ProfileError::File(_)) | PlanError::Unsound(_) => Exit::Failed,
             PlanError::Input(_)
             | PlanError::UnknownModel { .. }
             | PlanError::Unknown { .. }
@@ -95,11 +88,6 @@ impl PlanError {
             | PlanError::Profile(_)
             | PlanError::Price(_) => Exit::Input,
         }
-    }
-
-    /// The text of a file.
-    pub(crate) fn text_of(file: &str) -> Result<String, PlanError> {
-        read_text(file).map_err(|error| PlanError::Read { file: file.to_owned(), problem: error.to_string() })
     }
 
     /// Of TOML's complaint about `text`.

@@ -13,6 +13,7 @@ mod inert;
 mod keys;
 mod published;
 
+use meshwright_hardware::files::read_text;
 use meshwright_hardware::input::near;
 use serde::Deserialize;
 use toml::Spanned;
@@ -37,15 +38,15 @@ pub fn load(name: &str) -> Result<Model, PlanError> {
 /// The same, and what of a `config.json` is left out or taken for granted, a sentence each.
 pub fn load_noted(name: &str) -> Result<(Model, Vec<String>), PlanError> {
     if name.ends_with(".json") {
-        return parse_configuration(name, &PlanError::text_of(name)?);
+        return parse_configuration(name, &read_text(name)?);
     }
     if name.ends_with(".toml") {
-        return Ok((parse(name, &PlanError::text_of(name)?)?, Vec::new()));
+        return Ok((parse(name, &read_text(name)?)?, Vec::new()));
     }
     if !names().any(|known| known == name)
         && let Some(hub::HubFile { path, name }) = hub::find(name)
     {
-        return parse_configuration(&name, &PlanError::text_of(&path.display().to_string())?);
+        return parse_configuration(&name, &read_text(&path)?);
     }
     Ok((embedded(name)?, Vec::new()))
 }

@@ -5,6 +5,7 @@
 //! Invariant: a plan that was read satisfies [`Plan::check`], and then [`crate::lower::lower`] succeeds.
 
 use meshwright_hardware::classes::Classes;
+use meshwright_hardware::files::read_text;
 use meshwright_hardware::mesh::Mesh;
 use meshwright_hardware::profile::Stack;
 use serde::{Deserialize, Serialize};
@@ -110,7 +111,7 @@ impl Plan {
 
     /// Reads a plan file by its path.
     pub fn read(path: &str) -> Result<Plan, PlanError> {
-        Plan::from_toml(path, &PlanError::text_of(path)?)
+        Plan::from_toml(path, &read_text(path)?)
     }
 
     /// The plan as a file that [`Plan::from_toml`] reads back.

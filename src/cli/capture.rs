@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use meshwright_engines::import::import_commands;
+use meshwright_hardware::exit::Exit;
 
 use super::import::show;
 use super::launch_file::{KnownArguments, beside};
@@ -52,8 +53,9 @@ impl CaptureCommand {
         let commands = recorded.and_then(|()| read(&folder));
         // What is left of it is of no use to anybody.
         let _ = std::fs::remove_dir_all(&folder);
-        let commands = commands.map_err(Failure::io(&folder))?;
         let shown = self.command.join(" ");
+        let commands =
+            commands.map_err(|error| Failure::new(Exit::Failed, format!("cannot run `{shown}`: {error}")))?;
         if commands.is_empty() {
             return Err(Failure::input(format!(
                 "`{shown}` started none of {}",

@@ -13,6 +13,7 @@ use meshwright_engines::export::{Export, Refusal, export};
 use meshwright_engines::launch::Launch;
 use meshwright_engines::launcher::{self, LAUNCHERS};
 use meshwright_hardware::exit::Exit;
+use meshwright_hardware::files::FileError;
 use meshwright_hardware::profile::Cluster;
 use meshwright_planner::ability::{Ability, Lost, Reach};
 use meshwright_planner::job::Job;
@@ -83,7 +84,7 @@ impl ExportTarget {
         let title = engine.about().title;
         let done = export(&launch, engine, launcher, self.force).map_err(|refusal| refused(title, &refusal))?;
         let Export { files, losses, usage, .. } = done;
-        std::fs::create_dir_all(folder).map_err(Failure::io(folder))?;
+        std::fs::create_dir_all(folder).map_err(FileError::write(folder))?;
         for file in &files {
             write_whole(&folder.join(&file.name), &file.text)?;
         }

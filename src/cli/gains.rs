@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use super::validate::{count, each, nothing, read};
+use super::validate::{each, read};
 use crate::failure::Failure;
 use crate::out::write_csv;
 use crate::validate::Skip;
 use crate::validate::gain::{Gain, gain};
+use crate::validate::table::{count, nothing};
 
 /// Arguments of `gains`.
 #[derive(Args)]

@@ -80,9 +80,7 @@ pub fn is_launch(path: &str) -> bool {
 pub fn read_launch(paths: &[String], known: &Knowledge) -> Result<Imported, Failure> {
     let mut files = Vec::new();
     for path in paths {
-        let text =
-            read_text(path).map_err(|problem| Failure::new(Exit::Failed, format!("cannot read {path}: {problem}")))?;
-        files.push(TextFile::new(path.clone(), text));
+        files.push(TextFile::new(path.clone(), read_text(path)?));
     }
     let folder = Path::new(&paths[0]).parent().map_or(PathBuf::from("."), Path::to_path_buf);
     import(&files, known, &|name| beside(&folder, name)).map_err(Failure::input)

@@ -7,6 +7,7 @@
 use clap::Args;
 use meshwright_engines::log::{Logged, Steady, StepSize, read};
 use meshwright_hardware::exit::Exit;
+use meshwright_hardware::files::{FileError, read_bytes};
 use meshwright_hardware::profile::Cluster;
 use meshwright_hardware::units::{Bytes, Seconds};
 use meshwright_planner::plan::Plan;
@@ -73,18 +74,9 @@ impl MeasuredArguments {
 }
 
 /// A log's text: larger than other files, and not all of it text.
-fn text_of(path: &str) -> Result<String, Failure> {
-    use std::io::Read;
-    const MOST_BYTES: u64 = 64 << 20;
-    let plain = std::fs::metadata(path).map_err(Failure::io(path))?.is_file();
-    if !plain {
-        return Err(Failure::input(format!("{path}: it is no plain file but a folder, device or pipe; give a file")));
-    }
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)
-        .and_then(|file| file.take(MOST_BYTES).read_to_end(&mut bytes))
-        .map_err(Failure::io(path))?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+fn text_of(path: &str) -> Result<String, FileError> {
+    const MOST_BYTES: u64 = 256 << 20;
+    Ok(String::from_utf8_lossy(&read_bytes(path, MOST_BYTES)?).into_owned())
 }
 
 fn size_of(plan: &Plan) -> StepSize {

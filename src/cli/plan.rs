@@ -273,7 +273,7 @@ pub(super) fn is_spanned(cluster: &Cluster) -> bool {
 /// A job of a job file, or of a model and two figures; and whether it says how long to train.
 pub(super) fn read_job(name: &str, seq: Option<usize>, global_batch: Option<usize>) -> Result<(Job, bool), Failure> {
     if name.ends_with(".toml") {
-        let text = read_text(name).map_err(Failure::io(name))?;
+        let text = read_text(name)?;
         if is_job(&text) {
             let mut job = Job::from_toml(name, &text)?;
             job.seq = seq.unwrap_or(job.seq);

@@ -132,7 +132,7 @@ fn show_own(device: &str, book: &PriceBook, json: bool) -> Result<(), Failure> {
 
 /// Says what of a file is doubtful.
 fn check(file: &str, max_age: Option<Seconds>) -> Result<(), Failure> {
-    let text = read_text(file).map_err(Failure::io(file))?;
+    let text = read_text(file)?;
     let book = PriceBook::shipped()?.over(file, &text)?;
     let read = toml::from_str::<toml::Table>(&text).unwrap_or_default();
     let count = |key: &str| read.get(key).and_then(toml::Value::as_array).map_or(0, Vec::len);

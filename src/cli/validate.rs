@@ -1,12 +1,11 @@
 //! `validate`: published runs predicted again.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use clap::Args;
-use meshwright_hardware::files::read_text;
-use meshwright_hardware::input::{Fault, InputError, near};
+use meshwright_hardware::files::{FileError, read_text};
 use meshwright_hardware::profile::catalog;
 use rayon::prelude::*;
 
@@ -15,6 +14,7 @@ use crate::failure::Failure;
 use crate::out::{write_csv, write_whole};
 use crate::validate::ranking::Ranking;
 use crate::validate::summary::{self, Summary};
+use crate::validate::table::{Line, count, nothing, read_table};
 use crate::validate::{Prediction, Run, Skip, chosen, predict, row};
 
 mod fitting;
@@ -49,12 +49,6 @@ pub struct Validate {
     /// List the columns that a table may have
     #[arg(long)]
     columns: bool,
-}
-
-/// A line of the input: its name, and its run or why there is none.
-pub(super) struct Line {
-    pub(super) id: String,
-    pub(super) run: Result<Run, Skip>,
 }
 
 impl Validate {
@@ -110,6 +104,14 @@ fn outcome<'a, T>(line: &'a Line, found: &'a Result<T, Skip>) -> Result<(&'a Run
     Ok((line.run.as_ref()?, found.as_ref()?))
 }
 
+/// Every line of a file: at least one has a run.
+pub(super) fn read(path: &Path) -> Result<Vec<Line>, Failure> {
+    let file = path.display().to_string();
+    let (lines, note) = read_table(&file, &read_text(path)?)?;
+    note.iter().for_each(|note| eprintln!("note: {file}: {note}"));
+    Ok(lines)
+}
+
 /// What is found of every line's run; equal plans on equal clusters are looked at once.
 pub(super) fn each<T: Clone + Send>(
     lines: &[Line],
@@ -133,93 +135,6 @@ pub(super) fn each<T: Clone + Send>(
     };
     let found: Vec<_> = distinct.par_iter().map(one).collect();
     places.into_iter().map(|place| found[place?].clone()).collect()
-}
-
-/// Every line of the file: at least one has a run.
-pub(super) fn read(path: &Path) -> Result<Vec<Line>, Failure> {
-    let what = path.display().to_string();
-    let text = read_text(path).map_err(Failure::io(path))?;
-    let mut rows = rows(&what, &text)?;
-    row::complete(&mut rows);
-    let line = |columns: &HashMap<String, String>| Line {
-        id: columns.get("id").cloned().unwrap_or_default(),
-        run: row::read(columns),
-    };
-    let lines: Vec<Line> = rows.iter().map(line).collect();
-    if lines.iter().all(|line| line.run.is_err()) {
-        return Err(nothing(&what, "predicted", &count(lines.iter().filter_map(|line| line.run.as_ref().err()))));
-    }
-    Ok(lines)
-}
-
-/// Every row of a table of runs by column, whose numbers are such.
-fn rows(what: &str, text: &str) -> Result<Vec<HashMap<String, String>>, Failure> {
-    let fault = |error: csv::Error| Failure::input(format!("{what}: {error}; a table of runs is CSV with a header"));
-    let body = text.trim_start_matches('\u{feff}'); // spreadsheets write it
-    let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(body.as_bytes());
-    let header: Vec<String> = reader.headers().map_err(fault)?.iter().map(str::to_owned).collect();
-    for column in row::COLUMNS.iter().filter(|column| column.needed) {
-        if !header.iter().any(|name| name == column.name) {
-            let (name, columns) = (column.name, header.len());
-            return Err(Failure::input(format!(
-                "{what}: column `{name}` is missing; the header has {columns} columns, `validate --columns` lists all"
-            )));
-        }
-    }
-    unread(what, &header);
-    let columns: Vec<_> = header.iter().map(|name| row::column(name)).collect();
-    let mut rows = Vec::new();
-    for record in reader.records() {
-        let record = record.map_err(fault)?;
-        for (at, value) in record.iter().map(str::trim).enumerate().filter(|(_, value)| !value.is_empty()) {
-            if let Some(problem) = columns.get(at).and_then(|column| column.as_ref()?.problem(value)) {
-                let start = record.position().map_or(0, |position| position.byte() as usize);
-                let fault = Fault::new(&header[at], value, problem);
-                return Err(InputError::of_csv_fault(what, body, (start, at), &fault).into());
-            }
-        }
-        rows.push(header.iter().zip(&record).map(|(name, value)| (name.clone(), value.to_owned())).collect());
-    }
-    Ok(rows)
-}
-
-/// Says which columns of a table are not read, and what they may have been meant to be.
-fn unread(what: &str, header: &[String]) {
-    let strange = header.iter().filter(|name| row::column(name).is_none());
-    let (mut misspelt, mut others) = (Vec::new(), Vec::new());
-    for name in strange {
-        let absent = row::COLUMNS
-            .iter()
-            .map(|column| column.name)
-            .filter(|known| known.len() > 2 && !header.iter().any(|h| h == known));
-        match near(name, absent).first() {
-            Some(meant) => misspelt.push(format!("`{name}` (did you mean `{meant}`?)")),
-            None => others.push(format!("`{name}`")),
-        }
-    }
-    misspelt.extend(others);
-    if !misspelt.is_empty() {
-        eprintln!("note: {what}: columns that are not read: {}", misspelt.join(", "));
-    }
-}
-
-/// How often each reason stands there.
-pub(super) fn count<'a>(skips: impl Iterator<Item = &'a Skip>) -> BTreeMap<&'static str, usize> {
-    let mut counts = BTreeMap::new();
-    for skip in skips {
-        *counts.entry(skip.reason).or_default() += 1;
-    }
-    counts
-}
-
-/// Of a table of which nothing can be said.
-pub(super) fn nothing(what: &str, done: &str, reasons: &BTreeMap<&str, usize>) -> Failure {
-    let rows: usize = reasons.values().sum();
-    let reasons: Vec<String> = reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-    Failure::input(match rows {
-        0 => format!("{what}: nothing can be {done}: below its header there is no row"),
-        _ => format!("{what}: nothing can be {done}, of {rows} rows: {}", reasons.join("; ")),
-    })
 }
 
 /// Columns of the output, in the order of [`csv_record`].
@@ -291,7 +206,7 @@ fn write_plans(folder: &Path, lines: &[Line]) -> Result<(), Failure> {
             )));
         }
     }
-    std::fs::create_dir_all(folder).map_err(Failure::io(folder))?;
+    std::fs::create_dir_all(folder).map_err(FileError::write(folder))?;
     for Line { id, run } in lines {
         let Ok(run) = run else { continue };
         let name: String = id.chars().map(safe).collect();

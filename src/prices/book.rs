@@ -146,7 +146,7 @@ impl PriceBook {
     pub fn read(file: Option<&str>) -> Result<PriceBook, Failure> {
         let book = PriceBook::shipped()?;
         match file {
-            Some(file) => book.over(file, &read_text(file).map_err(Failure::io(file))?),
+            Some(file) => book.over(file, &read_text(file)?),
             None => Ok(book),
         }
     }

@@ -20,6 +20,7 @@ pub mod ranking;
 mod record;
 pub mod row;
 pub mod summary;
+pub mod table;
 mod words;
 
 use std::sync::Arc;

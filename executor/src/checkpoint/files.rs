@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
+use meshwright_hardware::files::FileError;
 use safetensors::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 
@@ -99,14 +100,14 @@ pub(super) fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), ExecutorErro
         file.write_all(bytes)?;
         file.sync_all()
     };
-    write().map_err(ExecutorError::io(path))
+    Ok(write().map_err(FileError::write(path))?)
 }
 
 /// Waits until the names in a folder are on disk.
 pub(super) fn sync_folder(path: &Path) -> Result<(), ExecutorError> {
     // Elsewhere a folder cannot be opened as a file, and renames are ordered by the system.
     if cfg!(unix) {
-        File::open(path).and_then(|folder| folder.sync_all()).map_err(ExecutorError::io(path))?;
+        File::open(path).and_then(|folder| folder.sync_all()).map_err(FileError::write(path))?;
     }
     Ok(())
 }

@@ -97,7 +97,7 @@ impl Cpu {
     /// # Errors
     /// [`ExecutorError::Device`] if a buffer cannot be allocated.
     pub fn new(rank: Rank, buffers: &[Buffer], threads: usize) -> Result<Cpu, ExecutorError> {
-        let allocate = |buffer: &Buffer| {
+        let allocate = |buffer: &Buffer| -> Result<HostBuffer, ExecutorError> {
             let memory = HostBuffer::zeroed(buffer.elems, buffer.elem)
                 .map_err(|e| failed(rank, format!("buffer `{}`: {e}", buffer.name)))?;
             Ok(HostBuffer { hosted: buffer.lifetime == Lifetime::Hosted, ..memory })

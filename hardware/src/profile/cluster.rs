@@ -70,8 +70,7 @@ impl Machine {
     /// Reads the machine in a file, whatever the file's name.
     pub fn read(file: &Path) -> Result<Self, ProfileError> {
         let name = file.display().to_string();
-        let unread = |error: std::io::Error| ProfileError::Read { file: name.clone(), problem: error.to_string() };
-        Machine::from_toml(&name, &read_text(file).map_err(unread)?)
+        Machine::from_toml(&name, &read_text(file)?)
     }
 
     /// Reads a machine file; errors name `file`, line, key and value.

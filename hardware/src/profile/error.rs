@@ -2,19 +2,15 @@
 //!
 //! In: a file's text and TOML's complaint or a failed check. Out: one [`ProfileError`].
 
+use crate::files::FileError;
 use crate::input::{Fault, InputError};
 
 /// A profile that cannot be used, or a name that is none.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ProfileError {
     /// The file cannot be read.
-    #[error("cannot read {file}: {problem}")]
-    Read {
-        /// Path as given.
-        file: String,
-        /// The operating system's reason.
-        problem: String,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The text is no profile, or its figures contradict each other.
     #[error(transparent)]
     Input(#[from] InputError),

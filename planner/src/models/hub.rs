@@ -7,6 +7,8 @@
 use std::env::var_os;
 use std::path::{Path, PathBuf};
 
+use meshwright_hardware::files::read_text;
+
 /// A configuration that is there.
 pub(super) struct HubFile {
     /// Where.
@@ -40,7 +42,7 @@ fn cached(cache: &Path, name: &str) -> Option<HubFile> {
     }
     let folder = cache.join(format!("models--{org}--{model}"));
     let snapshots = folder.join("snapshots");
-    let main = std::fs::read_to_string(folder.join("refs/main")).ok();
+    let main = read_text(folder.join("refs/main")).ok();
     let main = main.map(|revision| snapshots.join(revision.trim()).join("config.json")).filter(|path| path.is_file());
     let path = main.or_else(|| {
         let all = std::fs::read_dir(&snapshots).ok()?.flatten().map(|entry| entry.path().join("config.json"));

@@ -129,7 +129,7 @@ impl CompareCommand {
                     "`{input}` is no file of scenarios: give its clusters by --cluster"
                 )));
             }
-            return read_scenarios(input, &read_text(input).map_err(Failure::io(input))?);
+            return read_scenarios(input, &read_text(input)?);
         }
         let of = |cluster: &String| {
             let (name, job, cluster) = (cluster.clone(), input.to_owned(), cluster.clone());
