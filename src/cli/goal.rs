@@ -208,9 +208,7 @@ fn offer_json(offer: &Offer, names: &Names) -> Value {
     all["headroom"] = json!(offer.headroom);
     all["training"] = serde_json::to_value(&offer.training).expect("training is numbers and text");
     if let Some(interval) = interval(&offer.plan, &offer.figures, &offer.cluster) {
-        // Failures and checkpoints take the share of the expected training.
-        for (end, step) in [("low", interval.step_time_low_s), ("high", interval.step_time_high_s)] {
-            let longer = step / offer.figures.step_time_s;
+        for (end, longer) in ["low", "high"].into_iter().zip(interval.of_predicted(&offer.figures)) {
             all["training"][format!("days_{end}")] = json!(offer.training.days * longer);
             all["training"][format!("dollars_{end}")] = json!(offer.training.dollars.map(|dollars| dollars * longer));
         }

@@ -151,11 +151,9 @@ pub fn print_training_line(offer: &Offer, known: bool) {
             }
     };
     let mut values: Vec<String> = columns.map(value).collect();
-    if let Some(range) = interval(&offer.plan, &offer.figures, &offer.cluster).map(|interval| {
-        let days = |step: f64| Unit::Days.show(training.days * step / offer.figures.step_time_s);
-        format!(" ({} to {})", days(interval.step_time_low_s), days(interval.step_time_high_s))
-    }) {
-        values[0] += &range;
+    if let Some(interval) = interval(&offer.plan, &offer.figures, &offer.cluster) {
+        let [low, high] = interval.of_predicted(&offer.figures).map(|longer| Unit::Days.show(training.days * longer));
+        values[0] += &format!(" ({low} to {high})");
     }
     let yours = if known { "" } else { " (--tokens sets yours)" };
     println!(

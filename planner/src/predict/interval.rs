@@ -29,6 +29,14 @@ pub struct Interval {
     pub at_risk: bool,
 }
 
+impl Interval {
+    /// Its shortest and its longest step over the predicted one. Days and dollars are off by as much: failures and checkpoints take
+    /// the share of the expected training.
+    pub fn of_predicted(&self, figures: &Figures) -> [f64; 2] {
+        [self.step_time_low_s, self.step_time_high_s].map(|step| step / figures.step_time_s)
+    }
+}
+
 /// The interval of a plan's figures on a cluster.
 pub fn interval(plan: &Plan, figures: &Figures, cluster: &Cluster) -> Option<Interval> {
     if cluster.stack.is_ideal() {

@@ -7,7 +7,7 @@
 use meshwright_hardware::profile::{Machine, assumed};
 use meshwright_planner::goal::Offer;
 use meshwright_planner::goodput::dollars_per_hour;
-use meshwright_planner::predict::beyond;
+use meshwright_planner::predict::{Interval, beyond, interval};
 use serde_json::{Value, json};
 
 use super::planned::Planned;
@@ -63,6 +63,11 @@ fn assumed_keys(planned: &Planned) -> Value {
     keys.sort();
     keys.dedup();
     text(&keys.join("; "))
+}
+
+/// Of the interval of a plan's prediction.
+fn sure(planned: &Planned, get: impl Fn(&Interval, &Offer) -> Value) -> Value {
+    of(planned, |o| interval(&o.plan, &o.figures, &o.cluster).map_or(Value::Null, |interval| get(&interval, o)))
 }
 
 /// All columns, in their order.
@@ -147,5 +152,24 @@ pub const COLUMNS: &[ScenarioColumn] = &[
     }),
     column("restart_s", "from a failure until training goes on, s", |p| of(p, |o| json!(o.training.restart_s))),
     column("checkpoint_every_steps", "between checkpoints", |p| of(p, |o| json!(o.training.checkpoint_every_steps))),
+    column("support", "how well what was measured supports the prediction: measured, near, extrapolated", |p| {
+        sure(p, |i, _| json!(i.support))
+    }),
+    column("step_low_s", "one measured step in ten is shorter", |p| sure(p, |i, _| json!(i.step_time_low_s))),
+    column("step_high_s", "one measured step in ten is longer", |p| sure(p, |i, _| json!(i.step_time_high_s))),
+    column("days_low", "with that step", |p| sure(p, |i, o| json!(o.training.days * i.of_predicted(&o.figures)[0]))),
+    column("days_high", "with that step", |p| sure(p, |i, o| json!(o.training.days * i.of_predicted(&o.figures)[1]))),
+    column("usd_low", "with that step", |p| {
+        sure(p, |i, o| json!(o.training.dollars.map(|usd| usd * i.of_predicted(&o.figures)[0])))
+    }),
+    column("usd_high", "with that step", |p| {
+        sure(p, |i, o| json!(o.training.dollars.map(|usd| usd * i.of_predicted(&o.figures)[1])))
+    }),
+    column("memory_low_bytes", "taken of the fullest device, less in one run of ten", |p| {
+        sure(p, |i, _| json!(i.memory_low_bytes))
+    }),
+    column("memory_high_bytes", "taken of the fullest device, more in one run of ten", |p| {
+        sure(p, |i, _| json!(i.memory_high_bytes))
+    }),
     column("inputs_hash", "of all that the row depends on; --resume keeps rows by it", |p| json!(p.asked.hash())),
 ];

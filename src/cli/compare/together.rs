@@ -103,6 +103,12 @@ fn is_same(a: &Case, b: &Case) -> bool {
 
 fn best(case: &Case) -> Result<Offer, String> {
     check_fix(&case.job, &case.cluster, &case.fix).map_err(|failure| failure.to_string())?;
+    // As `plan` does, first with a margin of memory.
+    if let Some(Ok(mut chosen)) = case.with_margin().map(|roomy| choose_best(&roomy, &|_, _| {}))
+        && !chosen.best.is_empty()
+    {
+        return Ok(chosen.best.swap_remove(0));
+    }
     let mut chosen = choose_best(case, &|_, _| {}).map_err(|error: PlanError| error.to_string())?;
     if chosen.best.is_empty() {
         return Err(missed(&case.job, &chosen));
