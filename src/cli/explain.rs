@@ -12,6 +12,7 @@ use meshwright_planner::goodput::Training;
 use meshwright_planner::plan::Plan;
 use meshwright_planner::predict::predict_figures;
 
+use super::against::{MeasuredStep, print_measured};
 use super::launch_file::{KnownArguments, changes, engine_of, plan_of};
 use super::show::{
     add_support, assumed_text, does_not_fit, missing_memory, money, print_figures, print_sites, print_training,
@@ -43,6 +44,8 @@ pub struct ExplainCommand {
     /// From a failure to reading the checkpoint, as `10 min`, instead of its system's
     #[arg(long)]
     restart: Option<Seconds>,
+    #[command(flatten)]
+    measured: MeasuredStep,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -58,9 +61,13 @@ impl ExplainCommand {
         let explained = explain(&plan, &cluster, !self.no_search)?;
         self.check_training(&explained.training)?;
         let missing = missing_memory(&explained.figures, &cluster);
+        let measured = self.measured.against(&plan, &explained.figures, &cluster)?;
         if self.json {
             let mut all = serde_json::to_value(&explained).expect("an explanation is numbers and text");
             add_support(&mut all, &plan, &explained.figures, &cluster);
+            if let Some(measured) = &measured {
+                all["measured"] = serde_json::to_value(measured).expect("it is numbers and names");
+            }
             all["version"] = env!("CARGO_PKG_VERSION").into();
             all["stack"] = stack_json(&cluster);
             all["plan"] = serde_json::to_value(&plan).expect("a plan is tables of strings and numbers");
@@ -72,6 +79,7 @@ impl ExplainCommand {
             let (model, stack) = (&plan.job.model.name, stack_line(&cluster));
             println!("{model} on {}, predicted\n{stack}\n\n{}", self.cluster, plan.summary());
             print_figures(&plan, &explained.figures, &cluster);
+            measured.iter().for_each(print_measured);
             print!("{}", assumed_text(&cluster));
             print_time(&explained);
             print_memory(&explained);

@@ -77,7 +77,7 @@ impl ExportCommand {
 impl ExportTarget {
     /// Writes a plan's folder, and says how to start it.
     pub fn write(&self, plan: &Plan, on: Option<(&Cluster, Option<Figures>)>, folder: &Path) -> Result<(), Failure> {
-        let stack = on.as_ref().map(|(cluster, _)| cluster.stack.name.clone()).or(plan.job.stack.clone());
+        let stack = on.as_ref().map(|(cluster, _)| cluster.stack.shipped().to_owned()).or(plan.job.stack.clone());
         let engine = self.engine(stack.as_deref())?;
         let launcher = launcher::find(&self.launcher).map_err(Failure::input)?;
         let launch = Launch::new(plan.clone(), on);

@@ -2,11 +2,13 @@
 //!
 //! Figures go to stdout, progress and errors to stderr; `--json` prints one JSON document and nothing else to stdout.
 
+mod against;
 mod capture;
 mod compare;
 mod demo;
 mod explain;
 mod export;
+mod fit_own;
 mod fix;
 mod gains;
 mod goal;

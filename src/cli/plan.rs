@@ -177,7 +177,7 @@ impl PlanCommand {
 
     /// The engine that plans are for: none with several pools or sites, which none spans.
     fn engine(&self, cluster: &Cluster) -> Result<Option<&'static dyn Engine>, Failure> {
-        let engine = self.target.known_engine(Some(&cluster.stack.name))?;
+        let engine = self.target.known_engine(Some(cluster.stack.shipped()))?;
         Ok(engine.filter(|_| is_spanned(cluster) && !self.any_engine))
     }
 

@@ -6,18 +6,19 @@
 
 use std::sync::Arc;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use meshwright_engines::engine::of_stack;
 use meshwright_hardware::profile::{Cluster, Overheads, Stack, catalog};
 use meshwright_planner::job::Job;
 use serde_json::json;
 
+use super::fit_own::FitOwn;
 use crate::failure::Failure;
 
 /// Which software runs the plan.
 #[derive(Args)]
 pub struct StackArgument {
-    /// Software that runs the plan (`meshwright stacks`); `ideal` is none: the hardware alone
+    /// Software that runs the plan (`meshwright stacks`), or a .toml of one's own; `ideal` is none: the hardware alone
     #[arg(long, value_name = "NAME")]
     stack: Option<String>,
 }
@@ -40,7 +41,7 @@ impl StackArgument {
             )));
         }
         let named = self.stack.as_deref().or(job.stack.as_deref()).filter(|_| !measured);
-        let stack = named.map_or(Ok(usual), |name| catalog().stack(name).cloned())?;
+        let stack = named.map_or(Ok(usual), Stack::named)?;
         Ok(cluster.under(Arc::new(Stack::clone(&stack).launching(job.cuda_graphs))))
     }
 
@@ -79,19 +80,32 @@ pub fn stack_json(cluster: &Cluster) -> serde_json::Value {
 
 /// Arguments of `stacks`.
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Stacks {
-    /// One stack, with its figures
+    #[command(subcommand)]
+    fit: Option<StacksCommand>,
+    /// One stack, or a .toml of one's own, with its figures
     name: Option<String>,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
+/// What else is done with stacks.
+#[derive(Subcommand)]
+enum StacksCommand {
+    /// Make a stack of one's own of runs of one's own cluster (`validate --columns`)
+    Fit(FitOwn),
+}
+
 impl Stacks {
     /// Prints.
     pub fn run(self) -> Result<(), Failure> {
+        if let Some(StacksCommand::Fit(fit)) = &self.fit {
+            return fit.run();
+        }
         match &self.name {
-            Some(name) => one(catalog().stack(name)?, self.json),
+            Some(name) => one(&*Stack::named(name)?, self.json),
             None if self.json => println!("{}", json!(catalog().stacks.iter().map(|s| &**s).collect::<Vec<_>>())),
             None => all(),
         }
@@ -122,7 +136,7 @@ fn one(stack: &Stack, as_json: bool) {
     }
     println!("{}: {}", stack.name, stack.title);
     println!("   from {}", stack.source);
-    if let Some(engine) = of_stack(&stack.name) {
+    if let Some(engine) = of_stack(stack.shipped()) {
         println!("   plans keep to what {} can express (`meshwright export --list`)", engine.about().title);
     }
     for (device, formats) in &stack.measured {
@@ -132,6 +146,6 @@ fn one(stack: &Stack, as_json: bool) {
     }
     let mut overheads = stack.overheads.clone();
     for (index, knob) in Overheads::ALL.iter().enumerate() {
-        println!("   {:14} {:>10}", knob.name, overheads.at(index));
+        println!("   {:14} {:>10}  {}", knob.name, overheads.at(index), knob.about.trim());
     }
 }

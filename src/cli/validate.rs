@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use clap::Args;
 use meshwright_hardware::files::{FileError, read_text};
-use meshwright_hardware::profile::catalog;
+use meshwright_hardware::profile::Stack;
 use rayon::prelude::*;
 
 use super::progress::ProgressLine;
@@ -63,8 +63,8 @@ impl Validate {
         }
         let mut lines = read(runs)?;
         if let Some(name) = &self.stack {
-            let stack = catalog().stack(name)?;
-            lines.iter_mut().filter_map(|line| line.run.as_mut().ok()).for_each(|run| run.set_stack(stack));
+            let stack = Stack::named(name)?;
+            lines.iter_mut().filter_map(|line| line.run.as_mut().ok()).for_each(|run| run.set_stack(&stack));
         }
         if let Some(folder) = &self.plans {
             write_plans(folder, &lines)?;

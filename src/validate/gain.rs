@@ -43,7 +43,7 @@ pub fn gain(run: &Run) -> Result<Gain, Skip> {
     let published = predict(run)?;
     let (job, cluster) = (&published.plan.job, cluster(run, &published.plan));
     let none = |error| Skip::error("nothing fits as simulated", &error);
-    let engine = engine::of_stack(&cluster.stack.name).map(|engine| &engine.about().ability);
+    let engine = engine::of_stack(cluster.stack.shipped()).map(|engine| &engine.about().ability);
     let options = SearchOptions { engine, ..SearchOptions::FULL };
     let found = search_with(job, &cluster, &Fix::default(), 1, &options).map_err(none)?;
     let (best, figures) = &found.best[0];

@@ -7,12 +7,14 @@
 //! and its cluster; what was measured is read only to compare.
 
 mod accelerator;
+pub mod causes;
 pub mod convention;
 pub mod gain;
 pub mod intervals;
 pub mod memory;
 mod model;
 pub mod overheads;
+pub mod own;
 mod pipeline;
 pub mod place;
 mod plan;

@@ -31,16 +31,17 @@ const SWEEPS: usize = 12;
 const PARTS: u64 = 5;
 
 /// A run whose step is compared.
-struct Row<'a> {
-    run: &'a Run,
+pub struct FittedRow<'a> {
+    /// The run.
+    pub run: &'a Run,
     compiled: Compiled,
     graphs: bool,
     measured: f64,
 }
 
-impl Row<'_> {
+impl FittedRow<'_> {
     /// The logarithm of the step with these overheads over the measured one.
-    fn error(&self, overheads: &Overheads) -> f64 {
+    pub fn error(&self, overheads: &Overheads) -> f64 {
         let stack = Stack { overheads: overheads.clone(), ..self.run.stack().clone() };
         let cluster = self.run.cluster.clone().under(Arc::new(stack.launching(self.graphs)));
         self.compiled.step(&cluster).map_or(f64::NAN, |step| (step / self.measured).ln())
@@ -61,11 +62,11 @@ pub struct FittedOverheads {
 
 /// Fits the overheads of all stacks; of runs that do not become plans nothing is learnt.
 pub fn fit(runs: &[&Run]) -> FittedOverheads {
-    let rows: Vec<Row> = runs.par_iter().filter_map(|run| row(run)).collect();
-    let all: Vec<&Row> = rows.iter().collect();
+    let rows = fitted_rows(runs);
+    let all: Vec<&FittedRow> = rows.iter().collect();
     let typical = of_all(&all, &Overheads::default());
     let groups = by_stack(&all);
-    let list: Vec<(&str, &Vec<&Row>)> = groups.iter().map(|(name, rows)| (*name, rows)).collect();
+    let list: Vec<(&str, &Vec<&FittedRow>)> = groups.iter().map(|(name, rows)| (*name, rows)).collect();
     let found: Vec<_> = list.par_iter().map(|(_, rows)| of_stack(rows, &typical)).collect();
     let stacks: BTreeMap<String, Overheads> =
         list.iter().zip(found).map(|((name, _), found)| ((*name).to_owned(), found)).collect();
@@ -84,11 +85,21 @@ pub fn fit(runs: &[&Run]) -> FittedOverheads {
     FittedOverheads { typical, errors: errors.collect(), stacks, measured }
 }
 
-fn row(run: &Run) -> Option<Row<'_>> {
+/// The runs that become plans with a measured step.
+pub fn fitted_rows<'a>(runs: &[&'a Run]) -> Vec<FittedRow<'a>> {
+    runs.par_iter().filter_map(|run| row(run)).collect()
+}
+
+/// Overheads fitted to rows, pulled towards a prior.
+pub fn fitted_near(rows: &[&FittedRow], prior: &Overheads) -> Overheads {
+    pattern(rows, prior, PULL)
+}
+
+fn row(run: &Run) -> Option<FittedRow<'_>> {
     let plan = chosen(run);
     let measured = summary::measured_step_s(run, plan)?;
     let compiled = Compiled::of(plan, run.stack());
-    let row = Row { run, compiled, graphs: plan.job.cuda_graphs, measured };
+    let row = FittedRow { run, compiled, graphs: plan.job.cuda_graphs, measured };
     row.error(&Overheads::default()).is_finite().then_some(row)
 }
 
@@ -106,18 +117,18 @@ pub fn part_of(run: &Run) -> u64 {
     fnv1a(&run.id) % PARTS
 }
 
-fn by_stack<'a>(rows: &[&'a Row]) -> BTreeMap<&'a str, Vec<&'a Row<'a>>> {
+fn by_stack<'a>(rows: &[&'a FittedRow]) -> BTreeMap<&'a str, Vec<&'a FittedRow<'a>>> {
     grouped(rows, |row| &row.run.stack().name)
 }
 
 /// Relative errors of rows by fits that have not seen those of the same key: neither their stack's nor that of all stacks.
-fn held_out(rows: &[&Row], key: impl Fn(&Row) -> String + Sync) -> BTreeMap<String, f64> {
+fn held_out(rows: &[&FittedRow], key: impl Fn(&FittedRow) -> String + Sync) -> BTreeMap<String, f64> {
     let keys: BTreeSet<String> = rows.iter().map(|row| key(row)).collect();
     let without = |one: &String| -> Vec<(String, f64)> {
-        let (held, others): (Vec<&Row>, Vec<&Row>) = rows.iter().partition(|row| key(row) == *one);
+        let (held, others): (Vec<&FittedRow>, Vec<&FittedRow>) = rows.iter().partition(|row| key(row) == *one);
         let (typical, known) = (of_all(&others, &Overheads::default()), by_stack(&others));
         let stacks = by_stack(&held);
-        let of = |(stack, held): (&str, Vec<&Row>)| {
+        let of = |(stack, held): (&str, Vec<&FittedRow>)| {
             let overheads = of_stack(known.get(stack).map_or(&[], Vec::as_slice), &typical);
             held.iter().map(|row| (row.run.id.clone(), row.error(&overheads).exp() - 1.0)).collect::<Vec<_>>()
         };
@@ -127,16 +138,18 @@ fn held_out(rows: &[&Row], key: impl Fn(&Row) -> String + Sync) -> BTreeMap<Stri
 }
 
 /// Of rows of several stacks of which none outweighs the others.
-fn of_all(rows: &[&Row], start: &Overheads) -> Overheads {
-    let some = |group: &Vec<&Row>| -> Vec<usize> { (0..group.len()).step_by(group.len().div_ceil(MOST)).collect() };
+fn of_all(rows: &[&FittedRow], start: &Overheads) -> Overheads {
+    let some =
+        |group: &Vec<&FittedRow>| -> Vec<usize> { (0..group.len()).step_by(group.len().div_ceil(MOST)).collect() };
     let mut groups = by_stack(rows);
     groups.retain(|_, rows| !rows[0].run.stack().functional_tests);
-    let chosen: Vec<&Row> = groups.values().flat_map(|group| some(group).into_iter().map(|at| group[at])).collect();
-    pattern(&chosen, start, PULL)
+    let chosen: Vec<&FittedRow> =
+        groups.values().flat_map(|group| some(group).into_iter().map(|at| group[at])).collect();
+    fitted_near(&chosen, start)
 }
 
-fn of_stack(rows: &[&Row], typical: &Overheads) -> Overheads {
-    if rows.len() < FEW { typical.clone() } else { pattern(rows, typical, PULL) }
+fn of_stack(rows: &[&FittedRow], typical: &Overheads) -> Overheads {
+    if rows.len() < FEW { typical.clone() } else { fitted_near(rows, typical) }
 }
 
 /// Of little weight where it is small, and of no more where it is absurd.
@@ -153,7 +166,7 @@ fn distance(overheads: &Overheads, prior: &Overheads) -> f64 {
 }
 
 /// Pattern search from a prior (Hooke & Jeeves 1961), a knob at a time.
-fn pattern(rows: &[&Row], prior: &Overheads, pull: f64) -> Overheads {
+fn pattern(rows: &[&FittedRow], prior: &Overheads, pull: f64) -> Overheads {
     let cost = |overheads: &Overheads| {
         let losses: Vec<f64> = rows.par_iter().map(|row| blunt(row.error(overheads))).collect();
         losses.iter().sum::<f64>() + pull * distance(overheads, prior)

@@ -9,6 +9,7 @@ use std::sync::{Arc, LazyLock};
 use serde::de::DeserializeOwned;
 
 use super::{DeviceProfile, Intervals, ProfileError, Stack, System};
+use crate::files::read_text;
 use crate::input::near;
 
 include!(concat!(env!("OUT_DIR"), "/profiles.rs"));
@@ -72,7 +73,21 @@ impl Stack {
 
     /// Reads a stack profile; errors name `file`, line, key and value.
     pub fn from_toml(file: &str, text: &str) -> Result<Self, ProfileError> {
-        strict(file, text)
+        let stack: Stack = strict(file, text)?;
+        stack.check().map_err(|fault| ProfileError::of_fault(file, text, fault))?;
+        Ok(stack)
+    }
+
+    /// The stack of a name, or of a path ending in `.toml`, which is its name then, so that what names it finds it again.
+    ///
+    /// # Errors
+    /// An unknown name, with near ones; what is wrong with the file.
+    pub fn named(name: &str) -> Result<Arc<Stack>, ProfileError> {
+        if !name.ends_with(".toml") {
+            return catalog().stack(name).cloned();
+        }
+        let stack = Stack::from_toml(name, &read_text(name)?)?;
+        Ok(Arc::new(Stack { name: name.to_owned(), ..stack }))
     }
 }
 

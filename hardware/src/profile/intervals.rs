@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Stack;
+use super::{Stack, catalog};
 use crate::units::Precision;
 
 /// How well what was measured supports a prediction.
@@ -52,19 +52,12 @@ pub struct Evidence {
 }
 
 impl Evidence {
-    /// Of the runs that stacks stand on, as their files count them.
-    pub fn of<'a>(
-        stacks: impl Iterator<Item = &'a Stack>,
-        stack: &str,
-        device: &str,
-        precision: Precision,
-    ) -> Evidence {
-        stacks.fold(Evidence::default(), |sum, other| {
-            let here = other.runs_in(device, precision);
-            let own = other.name == stack;
-            let all = if own { other.runs() } else { 0 };
-            Evidence { own: sum.own + if own { here } else { 0 }, stack: sum.stack + all, device: sum.device + here }
-        })
+    /// Of a stack on an accelerator in a format, beside the stacks that ship.
+    pub fn of(stack: &Stack, device: &str, precision: Precision) -> Evidence {
+        let others = catalog().stacks.iter().filter(|other| other.name != stack.shipped());
+        let own = stack.runs_in(device, precision);
+        let elsewhere: usize = others.map(|other| other.runs_in(device, precision)).sum();
+        Evidence { own, stack: stack.runs(), device: own + elsewhere }
     }
 
     /// What they support.

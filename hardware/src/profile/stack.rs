@@ -9,9 +9,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Allocator;
+use super::{Allocator, Band};
 use crate::elem::Elem;
 use crate::hash::fnv1a;
+use crate::input::Fault;
 use crate::units::Precision;
 
 /// A framework generation.
@@ -78,6 +79,12 @@ pub struct Stack {
     /// How far predictions of these runs are off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub errors: Option<FitErrors>,
+    /// The stack that ships of which this is a user's own, by the user's runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub based_on: Option<String>,
+    /// Where eight in ten of these runs' steps lie, as shares of predicted ones: of a user's own stack, instead of what all runs show.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step_band: Option<Band>,
     /// Measured runs on which `overheads` stand, by accelerator and format.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub measured: BTreeMap<String, BTreeMap<Precision, usize>>,
@@ -116,6 +123,31 @@ impl Stack {
             self.overheads.host_experts *= GRAPHS;
         }
         self
+    }
+
+    /// Refuses figures beyond what a stack can have.
+    pub(super) fn check(&self) -> Result<(), Fault> {
+        let mut overheads = self.overheads.clone();
+        for (index, knob) in Overheads::ALL.iter().enumerate() {
+            let value = *overheads.at(index);
+            if !(knob.low..=knob.high).contains(&value) {
+                let problem = format!("it must be {} to {}", knob.low, knob.high);
+                return Err(Fault::new(&format!("overheads.{}", knob.name), value, problem));
+            }
+        }
+        match self.step_band {
+            Some(Band { low, high, .. }) if !(low > 0.0 && low <= 1.0 && (1.0..=10.0).contains(&high)) => {
+                let problem =
+                    "a measured step is 0 to 1 times the predicted one at the low end, 1 to 10 at the high one";
+                Err(Fault::new("step_band", format!("{low} to {high}"), problem))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The stack that ships which this one is, or is based on.
+    pub fn shipped(&self) -> &str {
+        self.based_on.as_deref().unwrap_or(&self.name)
     }
 
     /// Measured runs on which its figures stand.
@@ -199,6 +231,8 @@ impl GradientSums {
 pub struct Knob {
     /// Name in files.
     pub name: &'static str,
+    /// What it is, with its unit.
+    pub about: &'static str,
     /// Least value.
     pub low: f64,
     /// Greatest value.
@@ -218,11 +252,11 @@ impl Knob {
 
 /// Declares the knobs once: names, usual values, bounds, spreads and docs; for files, for the fit, and for reading.
 macro_rules! knobs {
-    ($(#[$about:meta])* $group:ident: $($(#[$doc:meta])* $name:ident = $usual:literal in $low:literal .. $high:literal by $spread:literal;)*) => {
+    ($(#[$about:meta])* $group:ident: $($(#[doc = $doc:literal])* $name:ident = $usual:literal in $low:literal .. $high:literal by $spread:literal;)*) => {
         $(#[$about])*
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
         #[serde(deny_unknown_fields, default)]
-        pub struct $group { $($(#[$doc])* pub $name: f64,)* }
+        pub struct $group { $($(#[doc = $doc])* pub $name: f64,)* }
 
         impl Default for $group {
             fn default() -> Self { $group { $($name: $usual,)* } }
@@ -232,6 +266,7 @@ macro_rules! knobs {
             /// Every knob.
             pub const ALL: &[Knob] = &[$(Knob {
                 name: stringify!($name),
+                about: concat!($($doc),*),
                 low: $low,
                 high: $high,
                 spread: $spread,

@@ -47,7 +47,8 @@ pub fn interval(plan: &Plan, figures: &Figures, cluster: &Cluster) -> Option<Int
     let [step, memory] = if calibrated(cluster) {
         [all.executor.step, all.executor.memory]
     } else {
-        [all.step[&support], all.memory[&support]]
+        let own = cluster.stack.step_band.filter(|_| support == Support::Measured);
+        [own.unwrap_or(all.step[&support]), all.memory[&support]]
     };
     let taken = cluster.stack.memory.taken(figures.peak_memory_bytes);
     let bytes = |share: f64| (taken as f64 * share).round() as u64;
@@ -91,7 +92,6 @@ fn support(plan: &Plan, figures: &Figures, cluster: &Cluster) -> Support {
 
 /// What the runs behind stacks support, in a format on the pool of which least is known.
 fn evidence(precision: Precision, cluster: &Cluster) -> Support {
-    let stacks = || catalog().stacks.iter().map(|stack| &**stack);
-    let of = |pool: &Machine| Evidence::of(stacks(), &cluster.stack.name, &pool.device.name, precision).support();
+    let of = |pool: &Machine| Evidence::of(&cluster.stack, &pool.device.name, precision).support();
     cluster.pools.iter().map(of).max().unwrap_or(Support::Extrapolated)
 }

@@ -71,8 +71,9 @@ fn read(scenario: Scenario, book: &PriceBook, max_age: Option<Seconds>) -> Resul
     let refused = doubtful.and_then(|worst| decided(&job.goal, worst, &origin.source).err());
     let refused = refused.or_else(|| priceless(&job.goal, &cluster, &scenario));
     job.stack = Some(cluster.stack.name.clone());
-    let engine =
-        engine::of_stack(&cluster.stack.name).filter(|_| is_spanned(&cluster)).map(|engine| &engine.about().ability);
+    let engine = engine::of_stack(cluster.stack.shipped())
+        .filter(|_| is_spanned(&cluster))
+        .map(|engine| &engine.about().ability);
     let fix = job.fix.clone();
     Ok(Ready { case: Case { job, cluster, fix, engine }, scenario, origin, refused })
 }
