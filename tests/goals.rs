@@ -226,7 +226,7 @@ fn goals_that_make_no_sense_are_refused() {
     place.unwanted(&["--tokens", "1G", "--steps", "7"], &["--tokens", "--steps"]);
     place.unwanted(&["--headroom", "1.5"], &["`goal.headroom` is 1.5", "0.94"]);
     place.unwanted(&["--budget", "1000"], &["`1000` is not an amount of money: no unit", "USD"]);
-    place.unwanted(&["--budget", "$0"], &["`goal.budget` is $0: it must be above zero"]);
+    place.unwanted(&["--budget", "$0"], &["`goal.budget` is $0: it must be $0.01 to"]);
     place.unwanted(&["--deadline", "soon"], &["`soon` is not a duration"]);
     place.write("job.toml", &JOB.replace("steps = 100000", ""));
     place.unwanted(&["--deadline", "3d"], &["give --tokens"]);

@@ -54,9 +54,15 @@ fn exact(value: f64, units: &[&[NamedUnit]]) -> String {
     let tables = units.iter().flat_map(|table| table.iter());
     let written = tables.filter_map(|&(name, scale)| {
         let number = value / scale;
-        (number * scale == value).then(|| format!("{number} {name}"))
+        (number * scale == value).then(|| format!("{} {name}", digits(number)))
     });
-    written.min_by_key(String::len).unwrap_or_else(|| format!("{value} {}", units[0][0].0))
+    written.min_by_key(String::len).unwrap_or_else(|| format!("{} {}", digits(value), units[0][0].0))
+}
+
+/// A number that reads back, in a form that can be read: rows of zeros are counted.
+fn digits(number: f64) -> String {
+    let plain = number.to_string();
+    if plain.len() > 20 { format!("{number:e}") } else { plain }
 }
 
 /// Three significant digits in the largest unit that leaves at least one before the point.

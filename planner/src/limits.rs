@@ -60,7 +60,8 @@ pub(crate) fn number(key: &str, value: f64, may: RangeInclusive<f64>) -> Result<
     if may.contains(&value) {
         return Ok(());
     }
-    Err(Fault::new(key, value, format!("it must be {} to {}", may.start(), may.end())))
+    let shown = if value.abs() < 1e15 { value.to_string() } else { format!("{value:e}") };
+    Err(Fault::new(key, shown, format!("it must be {} to {}", may.start(), may.end())))
 }
 
 #[cfg(test)]

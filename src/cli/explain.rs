@@ -4,7 +4,7 @@ use clap::Args;
 use meshwright_engines::engine::fit;
 use meshwright_engines::import::Imported;
 use meshwright_engines::launch::Launch;
-use meshwright_hardware::profile::{Cluster, Machine, Sourced};
+use meshwright_hardware::profile::{Cluster, Machine};
 use meshwright_hardware::units::{ByteRate, Bytes, Seconds};
 use meshwright_planner::explain::{Alternative, Cause, Decided, Explanation, Limit, ShadowPrice, StageTime, explain};
 use meshwright_planner::goal::{Case, choose};
@@ -13,6 +13,7 @@ use meshwright_planner::plan::Plan;
 use meshwright_planner::predict::predict_figures;
 
 use super::against::{MeasuredStep, print_measured};
+use super::goal::given;
 use super::launch_file::{KnownArguments, changes, engine_of, plan_of};
 use super::show::{
     add_support, assumed_text, does_not_fit, missing_memory, money, print_figures, print_sites, print_training,
@@ -115,20 +116,13 @@ impl ExplainCommand {
 
     /// What the user knows better than the profiles.
     fn amend(&self, cluster: &mut Cluster) -> Result<(), Failure> {
-        let figures = [
-            ("mtbf", self.mtbf.map(|x| x.0)),
-            ("storage", self.storage.map(|x| x.0)),
-            ("restart", self.restart.map(|x| x.0)),
-        ];
-        if let Some((name, _)) = figures.iter().find(|(_, value)| *value == Some(0.0)) {
-            return Err(Failure::input(format!("--{name} is 0: it must be above zero")));
-        }
-        let source = "the command line";
+        let mtbf = given("--mtbf", self.mtbf)?;
+        let (storage, restart) = (given("--storage", self.storage)?, given("--restart", self.restart)?);
         let amend = |machine: &mut Machine| {
             let (device, system) = (&mut machine.device, &mut machine.system);
-            device.mtbf = self.mtbf.map(|value| Sourced::new(value, source)).or(device.mtbf.take());
-            system.storage = self.storage.map(|value| Sourced::new(value, source)).or(system.storage.take());
-            system.restart = self.restart.map(|value| Sourced::new(value, source)).or(system.restart.take());
+            device.mtbf = mtbf.clone().or(device.mtbf.take());
+            system.storage = storage.clone().or(system.storage.take());
+            system.restart = restart.clone().or(system.restart.take());
         };
         cluster.pools.iter_mut().for_each(amend);
         Ok(())

@@ -3,7 +3,7 @@
 //! In: arguments, [`Chosen`], [`Advice`]. Out: a job's goal; text and JSON.
 
 use clap::{Args, ValueEnum};
-use meshwright_hardware::profile::{Cluster, Sourced};
+use meshwright_hardware::profile::{Cluster, Plausible, Sourced};
 use meshwright_hardware::units::{Dollars, Seconds, Tokens};
 use meshwright_planner::PlanError;
 use meshwright_planner::goal::{Advice, Case, Chosen, Offer};
@@ -66,10 +66,10 @@ impl GoalArguments {
     }
 
     /// What the user knows better than the profiles.
-    pub fn amend(&self, cluster: &mut Cluster) {
-        if let Some(price) = self.price {
-            cluster.pools.iter_mut().for_each(|pool| pool.system.price = Some(Sourced::new(price, "the command line")));
-        }
+    pub fn amend(&self, cluster: &mut Cluster) -> Result<(), Failure> {
+        let price = given("--price", self.price)?;
+        cluster.pools.iter_mut().for_each(|pool| pool.system.price = price.clone().or(pool.system.price.take()));
+        Ok(())
     }
 
     /// Refuses a goal that an assumed price would decide.
@@ -96,6 +96,16 @@ pub fn decided(goal: &Goal, kind: Evidence, source: &str) -> Result<(), String> 
     Err(format!(
         "{wanted} would be decided by a price that is {kind} ({source}); --any-price lets it, --price gives yours"
     ))
+}
+
+/// A figure that an option gives, instead of a profile's.
+///
+/// # Errors
+/// Code 2 where it is none that a profile may have.
+pub fn given<T: Plausible>(option: &str, value: Option<T>) -> Result<Option<Sourced<T>>, Failure> {
+    let refused = |value: T| move |problem| Failure::input(format!("{option} is {}: {problem}", value.written()));
+    let checked = |value: T| value.check().map_err(refused(value)).map(|()| Sourced::new(value, "the command line"));
+    value.map(checked).transpose()
 }
 
 /// What decides which layers go to which stage, and what stages recompute.

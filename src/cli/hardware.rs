@@ -13,6 +13,9 @@ use crate::failure::Failure;
 use crate::machine::{Share, measure};
 use crate::out::write_whole;
 
+/// Ranks that a machine is measured as, at most.
+const MOST_RANKS: usize = 4096;
+
 /// Subcommands of `hardware`.
 #[derive(Subcommand)]
 pub enum Hardware {
@@ -49,8 +52,13 @@ impl Hardware {
             Hardware::List => list(),
             Hardware::Show { name } => show(&name),
             Hardware::Calibrate { device, ranks, precision, seconds, output } => {
-                if ranks == Some(0) || !(seconds > 0.0 && seconds < 3600.0) {
-                    return Err(Failure::input("--ranks must be above zero and --seconds between 0 and 3600"));
+                if let Some(ranks) = ranks.filter(|ranks| !(1..=MOST_RANKS).contains(ranks)) {
+                    return Err(Failure::input(format!("--ranks is {ranks}: it must be 1 to {MOST_RANKS}")));
+                }
+                if !(seconds > 0.0 && seconds <= 3600.0) {
+                    return Err(Failure::input(format!(
+                        "--seconds is {seconds}: it must be above 0, and 3600 at most"
+                    )));
                 }
                 if !runs_in(precision) {
                     return Err(Failure::input(format!(

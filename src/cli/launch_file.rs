@@ -43,8 +43,10 @@ impl KnownArguments {
             let pair = text.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
             pair.ok_or_else(|| Failure::input(format!("--{option} is `{text}`: give it as NAME=VALUE")))
         };
-        if self.gpus == Some(0) {
-            return Err(Failure::input("--gpus is 0: it must be above zero"));
+        for (option, count) in [("--gpus", self.gpus), ("--launch", self.launch)] {
+            if count == Some(0) {
+                return Err(Failure::input(format!("{option} is 0: it must be above zero")));
+            }
         }
         Ok(Knowledge {
             gpus: self.gpus,
@@ -102,10 +104,10 @@ pub fn beside(folder: &Path, name: &str) -> Option<String> {
 
 /// What a launch file says on a cluster's devices; nothing where a path is none.
 pub fn launch_on(path: &str, known: &KnownArguments, cluster: &Cluster) -> Result<Option<Imported>, Failure> {
+    let mut known = known.known(&[])?;
     if !is_launch(path) {
         return Ok(None);
     }
-    let mut known = known.known(&[])?;
     known.gpus = known.gpus.or(Some(cluster.devices()));
     read_launch(&[path.to_owned()], &known).map(Some)
 }

@@ -26,10 +26,12 @@ mod stack;
 mod train;
 mod validate;
 
+use std::any::TypeId;
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::failure::Failure;
 
@@ -81,9 +83,26 @@ enum Command {
     Models,
 }
 
+/// All commands with their arguments, as clap reads them: `-1` behind an option that takes a number is its value, and refused as such.
+pub fn command() -> clap::Command {
+    numbers(Arguments::command())
+}
+
+fn numbers(command: clap::Command) -> clap::Command {
+    let of_arg = |arg: clap::Arg| {
+        let kind = arg.get_value_parser().type_id();
+        let words =
+            [TypeId::of::<String>(), TypeId::of::<PathBuf>(), TypeId::of::<bool>()].iter().any(|word| kind == *word);
+        let takes = matches!(arg.get_action(), clap::ArgAction::Set | clap::ArgAction::Append);
+        if takes && !words && !arg.is_positional() { arg.allow_hyphen_values(true) } else { arg }
+    };
+    command.mut_args(of_arg).mut_subcommands(numbers)
+}
+
 /// Runs the command of the process's arguments.
 pub fn main() -> ExitCode {
-    let outcome = match Arguments::parse().command {
+    let arguments = Arguments::from_arg_matches(&command().get_matches()).unwrap_or_else(|error| error.exit());
+    let outcome = match arguments.command {
         Command::Demo(demo) => demo.run(),
         Command::Plan(plan) => plan.run(),
         Command::Simulate(simulate) => simulate.run(),

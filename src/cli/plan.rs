@@ -90,12 +90,15 @@ impl PlanCommand {
             print_keys();
             return Ok(());
         };
+        if self.top == 0 {
+            return Err(Failure::input("--top is 0: how many plans to show is 1 or more"));
+        }
         let mut cluster = Cluster::parse(text)?;
         let imported = launch_on(job, &self.known, &cluster)?;
         let (mut job, known) = self.job(job, imported.as_ref())?;
         cluster = self.stack.on(cluster, &job)?;
         job.stack = Some(cluster.stack.name.clone());
-        self.goal.amend(&mut cluster);
+        self.goal.amend(&mut cluster)?;
         self.goal.check_prices(&job.goal, &cluster)?;
         let fix = self.fix.over(&job.fix);
         check_fix(&job, &cluster, &fix)?;

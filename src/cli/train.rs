@@ -16,6 +16,7 @@ use meshwright_executor::train::{
 use meshwright_hardware::exit::Exit;
 use meshwright_hardware::profile::{Cluster, Machine};
 use meshwright_hardware::units::Precision;
+use meshwright_planner::error::Fault;
 use meshwright_planner::job::{Job, OptimizerName, masked};
 use meshwright_planner::lower::lower;
 use meshwright_planner::plan::Plan;
@@ -68,6 +69,9 @@ impl RunCommand {
     pub fn run(self) -> Result<(), Failure> {
         let mut plan = Plan::read(&self.plan)?;
         plan.job.steps = self.steps.unwrap_or(plan.job.steps);
+        // The file's own were checked as it was read.
+        let refused = |Fault { key, value, problem }| Failure::input(format!("--{key} is {value}: {problem}"));
+        plan.job.check().map_err(refused)?;
         check_runnable(&self.plan, &plan, self.device)?;
         let output = match (&self.output, self.resume) {
             (Some(output), _) => output.clone(),

@@ -26,7 +26,7 @@ pub struct Line {
 pub fn read_table(file: &str, text: &str) -> Result<(Vec<Line>, Option<String>), Failure> {
     let (mut rows, note) = rows(file, text)?;
     row::complete(&mut rows);
-    let line = |columns: &Row| Line { id: columns.get("id").cloned().unwrap_or_default(), run: row::read(columns) };
+    let line = |columns: &CsvRow| Line { id: columns.get("id").cloned().unwrap_or_default(), run: row::read(columns) };
     let lines: Vec<Line> = rows.iter().map(line).collect();
     if lines.iter().all(|line| line.run.is_err()) {
         return Err(nothing(file, "predicted", &count(lines.iter().filter_map(|line| line.run.as_ref().err()))));
@@ -34,11 +34,11 @@ pub fn read_table(file: &str, text: &str) -> Result<(Vec<Line>, Option<String>),
     Ok((lines, note))
 }
 
-/// A row by column.
-type Row = HashMap<String, String>;
+/// What a row has, by column.
+type CsvRow = HashMap<String, String>;
 
 /// Every row, whose numbers are such; and which columns are not read.
-fn rows(what: &str, text: &str) -> Result<(Vec<Row>, Option<String>), Failure> {
+fn rows(what: &str, text: &str) -> Result<(Vec<CsvRow>, Option<String>), Failure> {
     let fault = |error: csv::Error| Failure::input(format!("{what}: {error}; a table of runs is CSV with a header"));
     let body = text.trim_start_matches('\u{feff}'); // spreadsheets write it
     let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(body.as_bytes());

@@ -68,7 +68,7 @@ impl Tree<'_> {
     pub fn count(&self, path: &str) -> Option<usize> {
         let value = self.get(path)?;
         let whole = |x: f64| (x >= 0.0 && x.fract() == 0.0 && x < 1e15).then_some(x as usize);
-        value.as_u64().map(|n| n as usize).or_else(|| whole(value.as_f64()?))
+        value.as_u64().and_then(|n| usize::try_from(n).ok()).or_else(|| whole(value.as_f64()?))
     }
 
     /// A text.

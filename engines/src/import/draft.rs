@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use meshwright_planner::limits;
 use serde_json::Value;
 
 /// Where a value comes from.
@@ -74,8 +75,20 @@ impl Draft {
         Draft { engine: engine.to_owned(), version: version.to_owned(), ..Draft::default() }
     }
 
+    /// A count of more than is modelled is a fault, and not known: so no product of counts overflows.
     fn put(&mut self, key: &'static str, origin: ValueOrigin, word: &str, value: Value, why: String) {
-        self.facts.insert(key, Fact { origin, word: word.to_owned(), value, why });
+        let word = word.to_owned();
+        let beyond = most(key).filter(|most| value.as_f64().is_some_and(|value| value > *most as f64));
+        let fact = match beyond {
+            None => Fact { origin, word, value, why },
+            Some(most) => {
+                let named = if word.is_empty() { key } else { &word };
+                let why = format!("{named} is {value}: at most {most} is modelled");
+                self.fault(why.clone());
+                Fact { origin: ValueOrigin::Unknown, word, value: Value::Null, why }
+            }
+        };
+        self.facts.insert(key, fact);
     }
 
     /// It stands in a file.
@@ -215,6 +228,25 @@ impl Draft {
             self.faults.push(fault);
         }
     }
+}
+
+/// The most that a count may be; nothing where it is multiplied with none.
+fn most(key: &str) -> Option<usize> {
+    Some(match key {
+        "dp" | "tp" | "pp" | "cp" | "ep" | "etp" | "devices" | "shard" | "shard_degree" | "replicate" | "instances" => {
+            limits::RANKS
+        }
+        "layers" | "decoder_layers" | "chunks" => limits::LAYERS,
+        "microbatch" | "accumulation" | "global_batch" | "local_batch" | "device_batch" => limits::BATCH,
+        "hidden" => limits::HIDDEN,
+        "heads" | "kv_heads" => limits::HEADS,
+        "ffn" | "expert_ffn" | "shared_ffn" => limits::FFN,
+        "experts" | "top_k" => limits::EXPERTS,
+        "seq" | "target_seq" => limits::SEQ,
+        "vocab" => limits::VOCAB,
+        "seed" | "steps" | "tokens" | "samples" | "warmup" | "warmup_samples" | "rope_theta" => return None,
+        _ => 1 << 31,
+    })
 }
 
 /// A number as configurations and command lines write it: `8`, `1e-4`, `1_000`.

@@ -70,7 +70,8 @@ impl Breaches<'_> {
 fn near(value: usize, holds: &dyn Fn(usize) -> bool) -> Vec<usize> {
     const FAR: usize = 20_000;
     let below = (1..value).rev().take(FAR).find(|n| holds(*n));
-    let above: Vec<usize> = (value + 1..value.saturating_add(FAR)).filter(|n| holds(*n)).take(2).collect();
+    let above: Vec<usize> =
+        (value.saturating_add(1)..value.saturating_add(FAR)).filter(|n| holds(*n)).take(2).collect();
     below.into_iter().chain(above).collect()
 }
 
@@ -139,15 +140,15 @@ fn world(found: &mut Breaches) {
         .count("dp")
         .filter(|dp| dp.saturating_mul(others) != devices && draft.facts["dp"].origin == ValueOrigin::Stated)
     {
-        let problem =
-            format!("dp · tp · pp · cp = {dp} · {tp} · {pp} · {cp} = {} ranks, on {devices} devices", dp * others);
-        return found.silent("devices", devices, |n| n == dp * others, problem);
+        let ranks = dp.saturating_mul(others);
+        let problem = format!("dp · tp · pp · cp = {dp} · {tp} · {pp} · {cp} = {ranks} ranks, on {devices} devices");
+        return found.silent("devices", devices, |n| n == ranks, problem);
     }
     let problem = format!("{devices} devices are no multiple of tp · pp · cp = {tp} · {pp} · {cp} = {others}");
     found.rule("devices", devices, |n| divides(others, n), problem);
     let shards = draft.value("shard_degree").and_then(serde_json::Value::as_i64).filter(|shards| *shards > 0);
     if let (Some(shards), Some(replicate)) = (shards, draft.count("replicate")) {
-        let product = shards as usize * replicate * others;
+        let product = (shards as usize).saturating_mul(replicate).saturating_mul(others);
         let problem = format!(
             "replicate · shard · cp · tp · pp = {replicate} · {shards} · {cp} · {tp} · {pp} = {product}, on {devices} devices"
         );
@@ -189,7 +190,8 @@ fn pipeline(found: &mut Breaches) {
     let depth = layers + draft.count("decoder_layers").unwrap_or(0);
     let Some(chunks) = draft.count_or("chunks", 1).filter(|chunks| *chunks > 0) else { return };
     if let Some(serde_json::Value::Array(stages)) = draft.value("layout") {
-        let sum: u64 = stages.iter().filter_map(serde_json::Value::as_u64).sum();
+        let sizes = stages.iter().filter_map(serde_json::Value::as_u64);
+        let sum = sizes.fold(0, u64::saturating_add);
         if sum as usize != depth {
             found.silent("layers", depth, |n| n == sum as usize, format!("the layout has {sum} layers"));
         }

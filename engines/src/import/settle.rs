@@ -39,13 +39,13 @@ fn devices(draft: &mut Draft, gpus: Option<usize>, launched: Option<&Launched>) 
     }
     let axes = ["dp", "tp", "pp", "cp"].map(|axis| draft.count(axis));
     if let [Some(dp), Some(tp), Some(pp), Some(cp)] = axes {
-        draft.compute("devices", dp * tp * pp * cp, "the product of the axes");
+        draft.compute("devices", product(&[dp, tp, pp, cp]), "the product of the axes");
         return;
     }
     let shards = draft.value("shard_degree").and_then(Value::as_i64).filter(|shards| *shards > 0);
     if let (Some(shards), Some(replicate), [_, Some(tp), Some(pp), Some(cp)]) = (shards, draft.count("replicate"), axes)
     {
-        draft.compute("devices", shards as usize * replicate * tp * pp * cp, "the product of the degrees");
+        draft.compute("devices", product(&[shards as usize, replicate, tp, pp, cp]), "the product of the degrees");
         return;
     }
     // A batch in both words says how many replicas there are.
@@ -59,12 +59,17 @@ fn devices(draft: &mut Draft, gpus: Option<usize>, launched: Option<&Launched>) 
     {
         draft.compute(
             "devices",
-            global / micro / times * tp * pp * cp,
+            product(&[global / micro / times, tp, pp, cp]),
             "of the global batch, a device's and its repetitions",
         );
         return;
     }
     draft.lack("devices", "", "no file says on how many devices: give --gpus N");
+}
+
+/// A product of more than is modelled is refused where it is kept.
+fn product(factors: &[usize]) -> usize {
+    factors.iter().fold(1, |all: usize, factor| all.saturating_mul(*factor))
 }
 
 fn replicas(draft: &mut Draft) {

@@ -9,6 +9,7 @@
 //! Invariant: what cannot be priced is an error, never a guess.
 
 pub mod collective;
+mod error;
 pub mod gemm;
 mod host;
 mod op;
@@ -25,61 +26,15 @@ use crate::mesh::{Axis, Mesh, Rank};
 use crate::op::Op;
 use crate::profile::{Cluster, DeviceKind, DeviceProfile, Overheads};
 use crate::program::{Block, Call, Collective, Elem, Kind, Program, RankProgram};
-use crate::simulate::{Durations, LaneDurations, SimulateError};
-use crate::topology::{GroupLinks, Topology, TopologyError};
+use crate::simulate::{Durations, LaneDurations};
+use crate::topology::{GroupLinks, Topology};
 use crate::units::{Bytes, FlopRate, Precision, Seconds};
 
+pub use error::PriceError;
 pub use host::host_capacity;
 pub use op::{issue_time, op_time, stream};
 pub use placement::AxisGroup;
 pub use rank_group::{RankGroup, rank_groups};
-
-/// Why something has no price.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum PriceError {
-    /// The device multiplies neither this format nor one that stands in for it.
-    #[error("`{device}` does not multiply {precision}; its formats are {formats} (`peak` of its profile)")]
-    NoPeak {
-        /// The device.
-        device: String,
-        /// The format.
-        precision: Precision,
-        /// Those that it has.
-        formats: String,
-    },
-    /// A device that was measured in another format.
-    #[error("`{device}` was measured in {measured}; measure it with --precision {precision}, or plan in {measured}")]
-    Measured {
-        /// The device.
-        device: String,
-        /// In which format.
-        measured: Precision,
-        /// Wanted.
-        precision: Precision,
-    },
-    /// The mesh needs more devices than there are.
-    #[error("the plan has {ranks} ranks, the cluster {devices} devices; use a cluster of {ranks} or more")]
-    TooFew {
-        /// Ranks of the mesh.
-        ranks: usize,
-        /// Devices of the cluster.
-        devices: usize,
-    },
-    /// Nothing is known of the way to the host's memory.
-    #[error(
-        "`{device}` has no `host_link`, over which the plan moves activations; give its profile one, or offload none"
-    )]
-    NoHostLink {
-        /// The device.
-        device: String,
-    },
-    /// Two ranks have no way to each other.
-    #[error(transparent)]
-    Topology(#[from] TopologyError),
-    /// The program does not simulate.
-    #[error(transparent)]
-    Simulate(#[from] SimulateError),
-}
 
 /// A device's peak in a format.
 pub fn peak_of(device: &DeviceProfile, precision: Precision) -> Result<FlopRate, PriceError> {
@@ -393,8 +348,17 @@ pub fn price(program: &Program, cluster: &Cluster, precision: Precision) -> Resu
             host: prices.host(program, &program.roles[role]),
         });
     }
+    // All lanes one after the other are longer than any step.
+    let nanos: f64 = lanes.iter().flat_map(|lane| &lane.nanos).map(|nanos| *nanos as f64).sum();
+    if nanos > MOST_NANOS {
+        let device = cluster.pools[0].device.name.clone();
+        return Err(PriceError::Endless { device, years: nanos / 1e9 / 3600.0 / 24.0 / 365.0 });
+    }
     Ok(Durations { lanes })
 }
+
+/// What a step's instructions may take together: times add up in 64 bits, also what collectives take from kernels.
+const MOST_NANOS: f64 = (1_u64 << 58) as f64;
 
 #[cfg(test)]
 mod tests;

@@ -49,7 +49,7 @@ impl Prices<'_> {
                     if of != pass.of {
                         pass.end(nanos);
                     }
-                    (pass.of, pass.kernels) = (of, pass.kernels + nanos[at]);
+                    (pass.of, pass.kernels) = (of, pass.kernels.saturating_add(nanos[at]));
                 }
                 Kind::Collective { axis, .. } if instr.stream == Stream::Compute && self.hidden(*axis) > 0.0 => {
                     if of != pass.of {

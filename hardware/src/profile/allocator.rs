@@ -9,6 +9,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::input::Fault;
+
 /// A stack's allocator and what stands beside it; all zero where a program's buffers are all there is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -25,6 +27,18 @@ pub struct Allocator {
 }
 
 impl Allocator {
+    /// Refuses what no library takes.
+    pub(super) fn check(&self) -> Result<(), Fault> {
+        let gigabytes = [("workspace", self.workspace), ("reserve", self.reserve), ("context", self.context)];
+        if let Some((key, value)) = gigabytes.iter().find(|(_, value)| !(0.0..=1e3).contains(value)) {
+            return Err(Fault::new(key, value, "it must be 0 to 1000 GB"));
+        }
+        match (0.0..=10.0).contains(&self.fragments) {
+            true => Ok(()),
+            false => Err(Fault::new("fragments", self.fragments, "a share of what is allocated, 0 to 10")),
+        }
+    }
+
     /// Whether it adds nothing.
     pub fn is_none(&self) -> bool {
         *self == Allocator::default()

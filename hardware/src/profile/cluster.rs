@@ -12,7 +12,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DeviceKind, DeviceProfile, LinkKind, ProfileError, Stack, System, catalog};
+use super::system::MOST_DEVICES;
+use super::{DeviceKind, DeviceProfile, LinkKind, Plausible, ProfileError, Stack, System, catalog};
 use crate::files::read_text;
 use crate::input::Fault;
 use crate::units::{ByteRate, Seconds};
@@ -160,7 +161,7 @@ fn torus_slice(dims: &[usize], count: usize) -> Option<Vec<usize>> {
 
 impl Cluster {
     /// The most devices that are modelled, of all pools and sites.
-    pub const MOST_DEVICES: usize = 1 << 20;
+    pub const MOST_DEVICES: usize = MOST_DEVICES;
 
     /// Reads `COUNTx NAME [+ COUNTx NAME …]`, where NAME is a system or a device in its usual system, or a path ending in
     /// `.toml`; or several such sites, `COUNTx(POOLS) @ BANDWIDTH LATENCY`. A file of that very name is a machine's, whatever
@@ -287,7 +288,10 @@ fn wan_link(text: &str, link: &str) -> Result<(ByteRate, Seconds), ProfileError>
     let at = |split: usize| -> Option<(ByteRate, Seconds)> {
         Some((words[..split].join(" ").parse().ok()?, words[split..].join(" ").parse().ok()?))
     };
-    let found = (1..words.len()).find_map(at).filter(|(bandwidth, _)| bandwidth.0 > 0.0);
+    let found = (1..words.len()).find_map(at).filter(|(bandwidth, latency)| {
+        // A latency of nothing is an ideal network's.
+        bandwidth.check().is_ok() && *latency <= Seconds::MOST
+    });
     found.ok_or_else(|| {
         let problem = format!("`{}` is no bandwidth above zero and latency, such as `10 Gbit/s 50 ms`", link.trim());
         ProfileError::Cluster { text: text.to_owned(), problem }

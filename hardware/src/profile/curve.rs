@@ -113,6 +113,11 @@ impl TryFrom<CurveText> for Curve {
     }
 }
 
+/// What an op may take in all.
+const MOST_SECONDS: f64 = 1e5;
+/// What it may take for a FLOP or byte: the smallest ops are all fixed cost.
+const MOST_SECONDS_EACH: f64 = 1.0;
+
 /// Log-distance below which neighbours count alike when slopes are fitted: a factor of two.
 const REACH: f64 = std::f64::consts::LN_2;
 /// Share of the total weight by which slopes are held towards zero, so that a dim no sample varies has none.
@@ -130,6 +135,14 @@ impl Curve {
         let bad = samples.iter().find(|s| ![s.work, s.seconds].iter().chain(&s.dims).all(positive));
         if let Some(sample) = bad {
             return Err(format!("{sample:?}: work, seconds and dims are above 0"));
+        }
+        if let Some(sample) =
+            samples.iter().find(|s| s.seconds > MOST_SECONDS || s.seconds > s.work * MOST_SECONDS_EACH)
+        {
+            let (work, seconds) = (sample.work, sample.seconds);
+            return Err(format!(
+                "{seconds} s for a work of {work}: at most {MOST_SECONDS} s, and {MOST_SECONDS_EACH} s for a FLOP or byte"
+            ));
         }
         Ok(Curve { samples })
     }

@@ -130,10 +130,17 @@ pub struct Provenance {
 impl DeviceProfile {
     /// What serde cannot see: that figures are such as a device can have.
     pub(super) fn check(&self) -> Result<(), Fault> {
-        const MOST_MEMORY: Bytes = Bytes(1 << 50);
         let fault = |key: &str, value: String, problem: &str| Err(Fault::new(key, value, problem));
-        if self.memory.value > MOST_MEMORY {
-            return fault("memory", self.memory.value.exact(), "at most 1 PiB is modelled");
+        for (key, share) in self.measured_mfu.iter().map(|(key, share)| (format!("measured_mfu.{key}"), share)) {
+            if share.value > 1.0 {
+                return fault(&key, share.value.to_string(), "a utilisation is at most 1");
+            }
+        }
+        if let Some(contention) = self.contention.as_ref().filter(|figure| figure.value > 10.0) {
+            return fault("contention", contention.value.to_string(), "ten times as long is the most that is modelled");
+        }
+        if !(1970..=2100).contains(&self.year) {
+            return fault("year", self.year.to_string(), "the year it came out, 1970 to 2100");
         }
         let Some(gemm) = &self.gemm else { return Ok(()) };
         if gemm.units == 0 {
@@ -141,6 +148,13 @@ impl DeviceProfile {
         }
         if gemm.tile.contains(&0) {
             return fault("gemm.tile", format!("{:?}", gemm.tile), "rows and columns are above zero");
+        }
+        if gemm.units > 1 << 20 || gemm.tile.iter().any(|side| *side > 1 << 20) {
+            let value = format!("{} units of {:?}", gemm.units, gemm.tile);
+            return fault("gemm", value, "at most 1048576 of each is modelled");
+        }
+        if gemm.sustained.value > 1.2 {
+            return fault("gemm.sustained", gemm.sustained.value.to_string(), "a share of that rate is at most 1.2");
         }
         if !(0.0..=1e6).contains(&gemm.depth) {
             return fault("gemm.depth", gemm.depth.to_string(), "columns, 0 to 1000000");

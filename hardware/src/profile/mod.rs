@@ -12,6 +12,7 @@ mod curve;
 mod device;
 mod error;
 mod intervals;
+mod plausible;
 mod stack;
 mod system;
 
@@ -23,6 +24,7 @@ pub use curve::{Curve, EfficiencyCurve, Sample};
 pub use device::{DeviceKind, DeviceProfile, Efficiency, Gemm, Provenance};
 pub use error::ProfileError;
 pub use intervals::{Band, CalibratedBands, Evidence, Intervals, Support};
+pub use plausible::Plausible;
 pub use stack::{AttentionKernel, FitErrors, GradientSums, Knob, Overheads, Stack};
 pub use system::{Link, LinkKind, System};
 
@@ -30,9 +32,9 @@ use serde::{Deserialize, Serialize};
 
 /// A value and where it is from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "SourcedText<T>", bound(deserialize = "T: Deserialize<'de> + Default + PartialOrd"))]
+#[serde(try_from = "SourcedText<T>", bound(deserialize = "T: Deserialize<'de> + Plausible"))]
 pub struct Sourced<T> {
-    /// The value; above zero.
+    /// The value; within what its [`Plausible`] may be, so above zero.
     pub value: T,
     /// Publication, measurement or assumption it is from; never empty.
     pub source: String,
@@ -46,16 +48,15 @@ struct SourcedText<T> {
     source: String,
 }
 
-impl<T: Default + PartialOrd> TryFrom<SourcedText<T>> for Sourced<T> {
-    type Error = &'static str;
+impl<T: Plausible> TryFrom<SourcedText<T>> for Sourced<T> {
+    type Error = String;
 
     fn try_from(text: SourcedText<T>) -> Result<Self, Self::Error> {
         if text.source.trim().is_empty() {
-            return Err("empty `source`: say which document, measurement or assumption the value is from");
+            return Err("empty `source`: say which document, measurement or assumption the value is from".to_owned());
         }
-        if text.value.partial_cmp(&T::default()) != Some(std::cmp::Ordering::Greater) {
-            return Err("`value` must be above zero; leave an optional figure out instead");
-        }
+        let refused = |problem| format!("`value` is {}: {problem}; leave out what is not known", text.value.written());
+        text.value.check().map_err(refused)?;
         Ok(Sourced { value: text.value, source: text.source })
     }
 }

@@ -104,6 +104,28 @@ impl Stack {
     /// Name of the same before attention was tiled (Dao et al. 2022).
     pub const TYPICAL_2021: &str = "typical-2021";
 
+    /// What serde cannot see: that knobs lie within their bounds, and memory is such as libraries take.
+    pub(super) fn check(&self) -> Result<(), Fault> {
+        let mut overheads = self.overheads.clone();
+        for (index, knob) in Overheads::ALL.iter().enumerate() {
+            let value = *overheads.at(index);
+            if !(knob.low..=knob.high).contains(&value) {
+                let problem = format!("it must be {} to {}", knob.low, knob.high);
+                return Err(Fault::new(&format!("overheads.{}", knob.name), value, problem));
+            }
+        }
+        if self.zero > 3 {
+            return Err(Fault::new("zero", self.zero, "ZeRO has the stages 0 to 3"));
+        }
+        if let Some(Band { low, high, .. }) = self.step_band
+            && !(low > 0.0 && low <= 1.0 && (1.0..=10.0).contains(&high))
+        {
+            let problem = "a measured step is 0 to 1 times the predicted one at the low end, 1 to 10 at the high one";
+            return Err(Fault::new("step_band", format!("{low} to {high}"), problem));
+        }
+        self.memory.check().map_err(|fault| fault.within("memory"))
+    }
+
     /// Whether it adds nothing to a machine.
     pub fn is_ideal(&self) -> bool {
         self.name == Stack::IDEAL
@@ -123,26 +145,6 @@ impl Stack {
             self.overheads.host_experts *= GRAPHS;
         }
         self
-    }
-
-    /// Refuses figures beyond what a stack can have.
-    pub(super) fn check(&self) -> Result<(), Fault> {
-        let mut overheads = self.overheads.clone();
-        for (index, knob) in Overheads::ALL.iter().enumerate() {
-            let value = *overheads.at(index);
-            if !(knob.low..=knob.high).contains(&value) {
-                let problem = format!("it must be {} to {}", knob.low, knob.high);
-                return Err(Fault::new(&format!("overheads.{}", knob.name), value, problem));
-            }
-        }
-        match self.step_band {
-            Some(Band { low, high, .. }) if !(low > 0.0 && low <= 1.0 && (1.0..=10.0).contains(&high)) => {
-                let problem =
-                    "a measured step is 0 to 1 times the predicted one at the low end, 1 to 10 at the high one";
-                Err(Fault::new("step_band", format!("{low} to {high}"), problem))
-            }
-            _ => Ok(()),
-        }
     }
 
     /// The stack that ships which this one is, or is based on.

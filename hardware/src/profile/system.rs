@@ -10,6 +10,9 @@ use super::Sourced;
 use crate::input::Fault;
 use crate::units::{ByteRate, Bytes, Dollars, Seconds, Watts};
 
+/// The most devices that are modelled, of a system, and of all pools and sites.
+pub(super) const MOST_DEVICES: usize = 1 << 20;
+
 /// A node, pod or instance: the devices that scale-up links join.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -89,8 +92,9 @@ impl System {
     /// What serde cannot see: how figures fit together.
     pub(super) fn check(&self) -> Result<(), Fault> {
         let fault = |key: &str, value: String, problem: &str| Err(Fault::new(key, value, problem));
-        if self.count == 0 {
-            return fault("count", "0".to_owned(), "a system has at least one device");
+        if !(1..=MOST_DEVICES).contains(&self.count) {
+            let problem = format!("a system has at least one device, and at most {} are modelled", MOST_DEVICES);
+            return fault("count", self.count.to_string(), &problem);
         }
         for (key, link) in [("scale_up", Some(&self.scale_up)), ("scale_out", self.scale_out.as_ref())] {
             let Some(link) = link else { continue };

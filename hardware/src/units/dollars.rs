@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{MONEY, MONEY_READ, UnitError, parse};
+use super::{MONEY, MONEY_READ, UnitError, digits, parse};
 
 /// US dollars. Prints `$1.23`; reads that, `1.23 USD`, and `$1.5M` or `1.5 MUSD`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd, Serialize, Deserialize)]
@@ -22,7 +22,7 @@ arithmetic!(Dollars, f64);
 impl Dollars {
     /// The shortest text that reads back as this very value.
     pub fn exact(self) -> String {
-        format!("${}", self.0)
+        format!("${}", digits(self.0))
     }
 }
 

@@ -197,13 +197,14 @@ impl Job {
 impl Optimizer {
     /// Refuses numbers with which AdamW has no meaning.
     fn check(&self) -> Result<(), Fault> {
-        let at_least_zero =
-            [("lr", self.lr), ("min_lr", self.min_lr), ("weight_decay", self.weight_decay), ("clip", self.clip)];
-        if let Some((key, value)) = at_least_zero.iter().find(|(_, value)| !(*value >= 0.0 && value.is_finite())) {
-            return Err(Fault::new(key, value, "it must be zero or more"));
+        // How high a rate diverges, only a run tells.
+        for (key, rate) in [("lr", self.lr), ("min_lr", self.min_lr)] {
+            number(key, rate.into(), 0.0..=f32::MAX.into())?;
         }
-        if !(self.eps > 0.0 && self.eps.is_finite()) {
-            let problem = "it must be above zero, such as 1e-8: a moment of zero would divide by it";
+        number("weight_decay", self.weight_decay.into(), 0.0..=100.0)?;
+        number("clip", self.clip.into(), 0.0..=1e9)?;
+        if !(self.eps > 0.0 && self.eps <= 1.0) {
+            let problem = "it must be above zero, such as 1e-8, and at most 1: a moment of zero would divide by it";
             return Err(Fault::new("eps", self.eps, problem));
         }
         let betas = [("beta1", self.beta1), ("beta2", self.beta2)];

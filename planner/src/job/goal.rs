@@ -4,6 +4,8 @@
 //!
 //! Invariant: an empty goal is the fastest plan.
 
+use std::ops::RangeInclusive;
+
 use meshwright_hardware::profile::Stack;
 use meshwright_hardware::units::{Dollars, Seconds, Tokens};
 use schemars::JsonSchema;
@@ -106,17 +108,21 @@ impl Goal {
             );
             return Err(Fault::new("goal.headroom", self.headroom, problem));
         }
-        let above_zero = "it must be above zero";
+        // Less is a slip of units, and so is more.
+        const DEADLINES: RangeInclusive<Seconds> = Seconds(1.0)..=Seconds(1e11);
+        const BUDGETS: RangeInclusive<Dollars> = Dollars(0.01)..=Dollars(1e15);
         match self {
             Goal { tokens: Some(tokens), .. } if !(1.0..=limits::TOKENS).contains(&tokens.0) => {
                 let problem = format!("it must be one or more, and at most {}", Tokens(limits::TOKENS).exact());
                 Err(Fault::new("goal.tokens", tokens.exact(), problem))
             }
-            Goal { deadline: Some(deadline), .. } if deadline.0 <= 0.0 => {
-                Err(Fault::new("goal.deadline", deadline.exact(), above_zero))
+            Goal { deadline: Some(deadline), .. } if !DEADLINES.contains(deadline) => {
+                let problem = format!("it must be {} to {}", DEADLINES.start().exact(), DEADLINES.end().exact());
+                Err(Fault::new("goal.deadline", deadline.exact(), problem))
             }
-            Goal { budget: Some(budget), .. } if budget.0 <= 0.0 => {
-                Err(Fault::new("goal.budget", budget.exact(), above_zero))
+            Goal { budget: Some(budget), .. } if !BUDGETS.contains(budget) => {
+                let problem = format!("it must be {} to {}", BUDGETS.start().exact(), BUDGETS.end().exact());
+                Err(Fault::new("goal.budget", budget.exact(), problem))
             }
             _ => Ok(()),
         }

@@ -84,7 +84,7 @@ fn name(file: &str) -> String {
     if name.is_empty() { "config".to_owned() } else { name.to_owned() }
 }
 
-/// Python writes `NaN` and `Infinity`, which JSON does not have: as `null`, of as many characters.
+/// Python writes `NaN` and `Infinity`, which JSON does not have: as strings, which no number may be.
 fn plain_json(text: &str) -> String {
     let mut plain = text.to_owned();
     for word in ["-Infinity", "Infinity", "NaN"] {
@@ -94,7 +94,8 @@ fn plain_json(text: &str) -> String {
             // In a string an odd number of quotes stands before it on its line.
             let line = plain[..at].rfind('\n').map_or(0, |end| end + 1);
             if plain[line..at].replace("\\\"", "").matches('"').count().is_multiple_of(2) {
-                plain.replace_range(at..from, &format!("{:<1$}", "null", word.len()));
+                plain.replace_range(at..from, &format!("\"{word}\""));
+                from += 2;
             }
         }
     }

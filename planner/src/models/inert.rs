@@ -91,6 +91,7 @@ const INERT: &[&[&str]] = &[
 /// Refuses a key that may be structural and was not read.
 pub(super) fn refuse_unread(config: &Config) -> Result<(), Fault> {
     for (key, value) in config.unread() {
+        check_plain(key, value)?;
         let inert = INERT.iter().any(|keys| keys.contains(&key)) || ENDS.iter().any(|end| key.ends_with(end));
         if !inert && speaks(value) {
             let problem = "this key is not read, and it may say how the model is built; without it the model is planned with \
@@ -99,6 +100,26 @@ pub(super) fn refuse_unread(config: &Config) -> Result<(), Fault> {
         }
     }
     Ok(())
+}
+
+/// Ends of names of shares.
+const SHARES: &[&str] = &["dropout", "_dropout_prob", "dropout_rate", "_pdrop", "layerdrop"];
+
+/// Of what changes no size, refuses values that no training has.
+fn check_plain(key: &str, value: &Value) -> Result<(), Fault> {
+    let ends = |ends: &[&str]| ends.iter().any(|end| key.ends_with(end));
+    let (may, says): (fn(f64) -> bool, &str) = match key {
+        _ if value.is_null() => return Ok(()),
+        _ if ends(SHARES) => (|share| (0.0..=1.0).contains(&share), "a share, 0 to 1"),
+        _ if ends(&["_eps", "_epsilon"]) => (|eps| eps > 0.0 && eps <= 1.0, "above zero, such as 1e-6"),
+        "initializer_range" => (|width| width >= 0.0, "zero or more"),
+        "max_position_embeddings" | "n_positions" => (|count| count >= 1.0, "a count, one or more"),
+        _ => return Ok(()),
+    };
+    match value.as_f64() {
+        Some(number) if may(number) => Ok(()),
+        _ => Err(Fault::new(key, value, format!("it must be {says}"))),
+    }
 }
 
 /// Whether a value can change a size: names do not, nor do `null`, `false`, 0 and what is empty.

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use crate::error::Fault;
 use crate::job::{Model, Shape};
+use crate::limits::{self, number, sizes};
 
 /// How far a count may be from the published one, where the file does not say.
 const WITHIN: f64 = 0.01;
@@ -54,6 +55,11 @@ impl Published {
 
     /// Refuses sizes that give other counts.
     pub fn check(&self, model: &Model) -> Result<(), Fault> {
+        for (key, count) in [("parameters", &self.parameters), ("active_parameters", &self.active_parameters)] {
+            let Some(count) = count else { continue };
+            sizes(&[("positions", count.positions, 0..=limits::SEQ)]).map_err(|fault| fault.within(key))?;
+            number("within", count.within, 0.0..=1.0).map_err(|fault| fault.within(key))?;
+        }
         let shape = Shape::from(model);
         let tables = if model.tied { 1.0 } else { 2.0 } * shape.table_parameters();
         let active = shape.active_layer_parameters() + tables;

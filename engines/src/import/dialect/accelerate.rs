@@ -147,10 +147,11 @@ fn parallelism(draft: &mut Draft, tree: &Tree) {
     let (replicas, shards) = (of("dp_replicate").unwrap_or(1), of("dp_shard"));
     if let Some(shards) = shards {
         let cp = draft.count("cp").unwrap_or(1);
-        if replicas > 1 && shards * cp > 1 {
-            draft.state("shard", "parallelism_config_dp_shard_size", shards * cp);
+        let sharded = shards.saturating_mul(cp);
+        if replicas > 1 && sharded > 1 {
+            draft.state("shard", "parallelism_config_dp_shard_size", sharded);
         }
-        draft.state("dp", "parallelism_config_dp_shard_size", replicas * shards);
+        draft.state("dp", "parallelism_config_dp_shard_size", replicas.saturating_mul(shards));
     } else if replicas > 1 {
         draft.note("parallelism_config_dp_replicate_size without dp_shard_size: replicas alone");
     }

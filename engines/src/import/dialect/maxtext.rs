@@ -2,6 +2,7 @@
 //!
 //! In: the configuration's tree, and the command that names it. Out: facts.
 
+use meshwright_planner::limits;
 use serde_json::Value;
 
 use super::{TrainCommand, Tree};
@@ -186,18 +187,24 @@ fn axis(tree: &Tree, place: &str, axis: &str) -> i64 {
         ("ici", "fsdp") | ("dcn", "data") => -1,
         _ => 1,
     };
-    tree.get(&format!("{place}_{axis}_parallelism")).and_then(Value::as_i64).unwrap_or(usual)
+    // Beyond what is modelled, more is as good.
+    let size = tree.get(&format!("{place}_{axis}_parallelism")).and_then(Value::as_i64);
+    size.unwrap_or(usual).clamp(-1, limits::RANKS as i64)
 }
 
 fn axes(draft: &mut Draft, tree: &Tree) {
     // Where no file numbers slices, what lies between them does.
-    let between: i64 = AXES.split_whitespace().map(|name| axis(tree, "dcn", name)).filter(|size| *size > 0).product();
+    let between: i64 = AXES
+        .split_whitespace()
+        .map(|name| axis(tree, "dcn", name))
+        .filter(|size| *size > 0)
+        .fold(1, i64::saturating_mul);
     let slices =
         ["num_slices", "compile_topology_num_slices"].iter().find_map(|name| tree.count(name).filter(|n| *n > 0));
     let slices = slices.unwrap_or(between.max(1) as usize);
     let place = |draft: &mut Draft, place: &str, devices: Option<usize>| -> Option<Vec<usize>> {
         let sizes: Vec<i64> = AXES.split_whitespace().map(|name| axis(tree, place, name)).collect();
-        let stated: i64 = sizes.iter().filter(|size| **size > 0).product();
+        let stated = sizes.iter().filter(|size| **size > 0).fold(1, |all: i64, size| all.saturating_mul(*size));
         let open = sizes.iter().filter(|size| **size == -1).count();
         if open > 1 || stated < 1 {
             draft.fault(format!("{place}_*: more than one axis is -1, or one is 0"));
@@ -221,21 +228,25 @@ fn axes(draft: &mut Draft, tree: &Tree) {
     };
     let topology = tree.text("compile_topology").and_then(chips);
     if let Some(chips) = topology.filter(|_| !draft.says("devices")) {
-        draft.state("devices", "compile_topology", chips * slices);
+        draft.state("devices", "compile_topology", chips.saturating_mul(slices));
     }
     let devices = draft.count("devices");
     let ici = place(draft, "ici", devices.map(|devices| devices / slices));
     let dcn = place(draft, "dcn", Some(slices));
     let (Some(ici), Some(dcn)) = (ici, dcn) else {
-        if ici_missing(draft) {
+        if devices.is_none() {
             draft.note("an axis of -1 takes what devices are left: give their number by --gpus");
         }
         keep_stated(draft, tree);
         return;
     };
     let of = |name: &str| AXES.split_whitespace().position(|axis| axis == name).map_or(1, |at| ici[at] * dcn[at]);
-    let total: usize = ici.iter().product::<usize>() * dcn.iter().product::<usize>();
+    let total = ici.iter().chain(&dcn).fold(1, |all: usize, size| all.saturating_mul(*size));
     draft.compute("devices", total, "the product of the axes");
+    if total > limits::RANKS {
+        return draft
+            .fault(format!("the product of the axes is {total}: at most {} devices are modelled", limits::RANKS));
+    }
     let sequence = of("tensor_sequence");
     let tp = of("tensor") * of("tensor_transpose") * sequence;
     put(draft, tree, "tp", "tensor", tp);
@@ -287,16 +298,12 @@ fn put(draft: &mut Draft, tree: &Tree, key: &'static str, axis: &str, size: usiz
     }
 }
 
-fn ici_missing(draft: &Draft) -> bool {
-    draft.count("devices").is_none()
-}
-
 /// What axes say even where not all are known.
 fn keep_stated(draft: &mut Draft, tree: &Tree) {
     for (key, name) in [("tp", "tensor"), ("pp", "pipeline"), ("cp", "context"), ("ep", "expert")] {
         let (ici, dcn) = (axis(tree, "ici", name), axis(tree, "dcn", name));
         if ici > 0 && dcn > 0 {
-            draft.state(key, &format!("ici_{name}_parallelism"), ici * dcn);
+            draft.state(key, &format!("ici_{name}_parallelism"), ici.saturating_mul(dcn));
         } else {
             draft.lack(key, &format!("ici_{name}_parallelism"), "-1: what devices are left");
         }

@@ -251,8 +251,8 @@ impl<'a> Shell<'a> {
         };
         let gpus = of(&["--gpus-per-node"]).or(of(&["--gres"]).filter(|gres| gres.starts_with("gpu"))).and_then(count);
         let tasks = of(&["--ntasks-per-node", "--tasks-per-node"]).and_then(count);
-        let total = of(&["--ntasks", "-n"]).and_then(count).or(tasks.map(|tasks| tasks * nodes));
-        let tasks = tasks.or(total.filter(|total| total.is_multiple_of(nodes)).map(|total| total / nodes));
+        let total = of(&["--ntasks", "-n"]).and_then(count).or(tasks.map(|tasks| tasks.saturating_mul(nodes)));
+        let tasks = tasks.or(total.filter(|total| nodes > 0 && total.is_multiple_of(nodes)).map(|total| total / nodes));
         let mut set = |names: &[&str], value: Option<usize>| {
             for name in names.iter().filter(|_| value.is_some()) {
                 let value = ShellValue::One(value.unwrap_or_default().to_string());
@@ -265,7 +265,7 @@ impl<'a> Shell<'a> {
         set(&["SLURM_NTASKS", "SLURM_NPROCS"], total.or(Some(nodes)));
         let cpus = of(&["--cpus-per-task", "-c"]).and_then(count);
         set(&["SLURM_CPUS_PER_TASK"], cpus);
-        set(&["SLURM_GPUS"], gpus.map(|gpus| gpus * nodes));
+        set(&["SLURM_GPUS"], gpus.map(|gpus| gpus.saturating_mul(nodes)));
         if let Some(name) = of(&["--job-name", "-J"]) {
             self.variables.entry("SLURM_JOB_NAME".to_owned()).or_insert(ShellValue::One(name));
         }
