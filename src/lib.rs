@@ -5,6 +5,7 @@
 #[macro_use]
 mod out;
 
+pub mod busy;
 pub mod cli;
 pub mod failure;
 pub mod machine;

@@ -19,6 +19,7 @@ use meshwright_hardware::trace::Trace;
 use meshwright_planner::plan::Plan;
 use serde::{Deserialize, Serialize};
 
+use crate::busy::Busy;
 use crate::failure::Failure;
 use crate::out::{delete_unfinished, write_whole};
 
@@ -38,6 +39,9 @@ pub struct Measured {
     pub device: String,
     /// Whether ranks shared cores.
     pub emulated: bool,
+    /// Whether others used the machine meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub busy: Option<Busy>,
     /// When each instruction of the median step ran, on every rank.
     pub trace: Trace,
 }

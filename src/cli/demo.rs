@@ -56,7 +56,7 @@ impl Demo {
 
         let share = Share::usual(self.device);
         eprintln!("1/4 measuring single ops on {}, about {} s …", share.words(), CALIBRATION.as_secs());
-        let machine = measure(share, Precision::Fp32, CALIBRATION)?;
+        let (machine, busy) = measure(share, Precision::Fp32, CALIBRATION)?;
 
         let cluster = Cluster::from(machine.clone());
         let (plan, considered) = self.plan(share, &cluster)?;
@@ -79,6 +79,7 @@ impl Demo {
         eprintln!("4/4 comparing …");
         let report = of_run(&dir.path)?;
         print!("\n{}", report.table());
+        busy.iter().for_each(|busy| println!("\nwhile ops were measured {busy}"));
         println!("\nreport: {}", dir.file("report.html").display());
         println!("next: meshwright plan llama3-8b --cluster \"8x h100\" --seq 8192 --global-batch 128");
         Ok(())

@@ -67,10 +67,11 @@ impl Hardware {
                 }
                 let share = ranks.map_or_else(|| Share::usual(device), |ranks| Share::of_ranks(device, ranks));
                 eprintln!("measuring {device}, {}, {precision}, for about {seconds:.0} s …", share.words());
-                let machine = measure(share, precision, Duration::from_secs_f64(seconds))?;
+                let (machine, busy) = measure(share, precision, Duration::from_secs_f64(seconds))?;
                 write_whole(&output, &machine.to_toml())?;
                 let peak = machine.device.peak.values().next().map(|peak| peak.value.to_string()).unwrap_or_default();
                 println!("{}: {peak} and {} a rank", machine.system.title, machine.device.memory_bandwidth.value);
+                busy.iter().for_each(|busy| println!("while it was measured {busy}"));
                 println!(
                     "next: meshwright plan demo-10m --cluster {} --seq 256 --global-batch 8 --precision {precision}",
                     output.display()

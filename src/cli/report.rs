@@ -111,6 +111,7 @@ pub fn of_run(path: &Path) -> Result<report::Report, Failure> {
             ),
         ]
         .into_iter()
+        .chain(measured.busy.map(|busy| ("machine".to_owned(), busy.to_string())))
         .chain(troubles(plan.job.steps, &steps))
         .collect(),
     });

@@ -23,6 +23,7 @@ use meshwright_planner::plan::Plan;
 use meshwright_planner::predict::predict;
 
 use super::report::of_run;
+use crate::busy::LoadWatch;
 use crate::failure::Failure;
 use crate::machine::{Share, cached};
 use crate::runs::{Measured, RunDir, free_folder, train_config};
@@ -246,6 +247,7 @@ pub fn train(
     if log.missing() > 0 {
         warn(&format!("metrics.jsonl lacks {} of the {first} steps done before", log.missing()));
     }
+    let watch = LoadWatch::start();
     let mut report = watched(&mut trainer, &mut log, steps, options.checkpoint_every)?;
     if report.losses.is_empty() {
         if dir.measured(&program).is_ok() {
@@ -257,6 +259,8 @@ pub fn train(
         );
         report = trainer.measure()?;
     }
+    let busy = watch.busy();
+    busy.iter().for_each(|busy| warn(&busy.to_string()));
     let found = share.device.find()?;
     dir.write_measured(&Measured {
         step_time_s: report.trace.step_time().seconds().0,
@@ -265,6 +269,7 @@ pub fn train(
         unigram_entropy,
         device: format!("{}: {}, {}, {}", found.name, found.title, share.words(), found.driver),
         emulated: share.emulated(),
+        busy,
         trace: report.trace.clone(),
     })?;
     Ok(report)
