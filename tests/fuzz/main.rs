@@ -93,7 +93,7 @@ impl Cases {
                 self.accepted.fetch_add(1, Ordering::Relaxed);
             }
             match (answer, reader.predict) {
-                (Ok(()), Some(predict)) if case % PREDICTED == 0 => predict(&text),
+                (Ok(()), Some(predict)) if case.is_multiple_of(PREDICTED) => predict(&text),
                 (answer, _) => answer.or_else(|message| reader.refusal(&message)),
             }
         };

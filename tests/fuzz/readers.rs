@@ -24,6 +24,9 @@ use meshwright_planner::schedule::Schedule;
 use crate::mutate::Form;
 use crate::{accepted, seeds};
 
+/// What an input leads to: nothing, or what is said of it.
+pub type Answer = fn(&str) -> Result<(), String>;
+
 /// What reads one kind of input.
 pub struct Reader {
     pub name: &'static str,
@@ -32,9 +35,9 @@ pub struct Reader {
     /// Of how many cases among all.
     pub weight: usize,
     /// Reads; the error is what a user is told.
-    pub read: fn(&str) -> Result<(), String>,
+    pub read: Answer,
     /// What else follows from what was read.
-    pub predict: Option<fn(&str) -> Result<(), String>>,
+    pub predict: Option<Answer>,
     /// What a refusal names: the file.
     pub names: &'static str,
 }
@@ -75,7 +78,7 @@ pub fn readers() -> Vec<Reader> {
     let text =
         |name, seeds, weight, read| Reader { name, form: Form::Text, seeds, weight, read, predict: None, names: "" };
     vec![
-        file("job", "job.toml:", seeds::jobs(), 3, job, accepted::job as fn(&str) -> _),
+        file("job", "job.toml:", seeds::jobs(), 3, job, accepted::job as Answer),
         file("model", "model.toml:", seeds::files(&["planner/models"]), 3, model, accepted::model),
         file("plan", "plan.toml:", seeds::plans(), 5, plan, accepted::plan),
         file("machine", "machine.toml:", seeds::machines(), 2, machine, accepted::machine),
