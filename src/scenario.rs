@@ -139,6 +139,11 @@ pub fn read_scenarios(file: &str, text: &str) -> Result<Asked, Failure> {
 
 /// Every choice of one value a key; one choice of nothing where nothing is swept.
 fn combinations(file: &str, sweep: &Table) -> Result<Vec<Table>, Failure> {
+    const MOST: usize = 10_000;
+    let sizes = sweep.values().filter_map(Value::as_array).map(Vec::len);
+    if sizes.fold(1, usize::saturating_mul) > MOST {
+        return Err(Failure::input(format!("{file}: [sweep] makes more than {MOST} scenarios: leave values out")));
+    }
     let mut all = vec![Table::new()];
     for (key, values) in sweep {
         let Some(values) = values.as_array().filter(|values| !values.is_empty()) else {

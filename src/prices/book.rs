@@ -60,7 +60,9 @@ impl PriceFile {
             let (device, cloud) = (&rent.device, &rent.cloud);
             if !is_price(rent.usd_per_device_hour) || first_day(&rent.date).is_none() {
                 return Err(says(&format!(
-                    "rent of {device} at {cloud}: `usd_per_device_hour` must be above zero, and `date` as 2026-07-20"
+                    "rent of {device} at {cloud}: `usd_per_device_hour` is {}: it must be above zero, and `date` as 2026-07-20, \
+                     not `{}`",
+                    rent.usd_per_device_hour, rent.date
                 )));
             }
             if !catalog().devices.iter().any(|known| known.name == *device) {
@@ -70,7 +72,8 @@ impl PriceFile {
         for Server { system, usd_per_device, date, .. } in &read.server {
             if !is_price(*usd_per_device) || first_day(date).is_none() {
                 return Err(says(&format!(
-                    "server {system}: `usd_per_device` must be above zero, and `date` as 2026-07-20"
+                    "server {system}: `usd_per_device` is {usd_per_device}: it must be above zero, and `date` as 2026-07-20, not \
+                     `{date}`"
                 )));
             }
             if !catalog().systems.iter().any(|known| known.name == *system) {
@@ -189,7 +192,10 @@ fn owning(file: &str, table: Table) -> Result<Owning, Failure> {
         .try_into()
         .map_err(|error: toml::de::Error| Failure::input(format!("{file}: [own]: {}", error.message())))?;
     match own.wrong() {
-        Some((name, must)) => Err(Failure::input(format!("{file}: [own] `{name}` must be {must}"))),
+        Some((name, must)) => {
+            let value = own.facts().into_iter().find(|(own, _)| *own == name).map_or(f64::NAN, |(_, fact)| fact.value);
+            Err(Failure::input(format!("{file}: [own] `{name}` is {value}: it must be {must}")))
+        }
         None => Ok(own),
     }
 }

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use crate::mutate::set;
 use crate::readers::{Reader, readers};
-use crate::tables::{CLUSTERS, CONFIGURATION, FAMILY, JOB, MACHINE, MODEL, PLAN, QUANTITIES, RENT, STACK};
+use crate::tables::{CLUSTERS, CONFIGURATION, FAMILY, JOB, MACHINE, MODEL, OWN, PLAN, QUANTITIES, RENT, STACK};
 
 #[test]
 fn no_value_that_means_nothing_is_taken() {
@@ -20,6 +20,7 @@ fn no_value_that_means_nothing_is_taken() {
         ("machine", MACHINE),
         ("stack", STACK),
         ("configuration", CONFIGURATION),
+        ("prices", OWN),
     ];
     for (name, table) in tables {
         let reader = find(name);
@@ -55,6 +56,7 @@ fn base(reader: &Reader) -> String {
         "model" => reader.seeds.iter().find(|text| text.contains("\"llama2-7b\"")).unwrap().clone(),
         "stack" => reader.seeds.iter().find(|text| text.contains("\"torchtitan\"")).unwrap().clone(),
         "configuration" => tiny.to_owned(),
+        "prices" => reader.seeds.last().unwrap().clone(),
         _ => reader.seeds[0].clone(),
     };
     (reader.read)(&text).unwrap();

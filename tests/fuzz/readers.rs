@@ -3,9 +3,10 @@
 //! In: a text. Out: that it is read, or the refusal, whose words are held to what users need.
 
 use std::str::FromStr;
+use std::sync::LazyLock;
 
 use meshwright::failure::Failure;
-use meshwright::prices::read_rents;
+use meshwright::prices::PriceBook;
 use meshwright::scenario::read_scenarios;
 use meshwright::validate::table::read_table;
 use meshwright_engines::engine::TextFile;
@@ -145,7 +146,8 @@ fn scenarios(text: &str) -> Result<(), String> {
 }
 
 fn prices(text: &str) -> Result<(), String> {
-    read_rents("prices.toml", text).map(drop).map_err(|failure| failure.message)
+    static SHIPPED: LazyLock<PriceBook> = LazyLock::new(|| PriceBook::shipped().expect("tests read it"));
+    SHIPPED.clone().over("prices.toml", text).map(drop).map_err(|failure| failure.message)
 }
 
 /// What launch files say; the first of the folder is what is started.

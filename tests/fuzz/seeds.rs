@@ -126,7 +126,11 @@ pub fn scenarios() -> Vec<String> {
 /// Files of prices.
 pub fn prices() -> Vec<String> {
     let all = files(&["hardware/profiles/prices/rent.toml"]).remove(0);
-    all.split("\n\n").skip(1).take(20).map(str::to_owned).collect()
+    let mut all: Vec<String> = all.split("\n\n").skip(1).take(20).map(str::to_owned).collect();
+    let own = "[currency]\nname = \"EUR\"\nusd = 1.1\n[[rent]]\ndevice = \"h100\"\ncloud = \"mine\"\nterm = \"1y\"\nusd_per_device_hour = 2.0\n\
+               date = \"2026-11-01\"\n[[server]]\nsystem = \"dgx-h100\"\nper_device = 30000\ndate = \"2026\"\n[own]\npue = 1.1\nusd_per_kwh = 0.2\n";
+    all.push(own.to_owned());
+    all
 }
 
 /// What parts a launch file from what lies beside it, and a file's name from its text.

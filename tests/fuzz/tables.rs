@@ -271,15 +271,34 @@ pub const CONFIGURATION: Table = &[
     ("max_position_embeddings", &["-1", "0", "\"x\"", "NaN"]),
 ];
 
+/// Of a file of prices that has `[own]`.
+pub const OWN: Table = &[
+    ("own.pue", &["0.3", "0.0", "-1.0", "nan"]),
+    ("own.utilisation", &["0.0", "1.5", "-0.5", "nan"]),
+    ("own.power_share", &["0.0", "2.0"]),
+    ("own.life_years", &["0.0", "-4.0", "inf"]),
+    ("own.residual_share", &["1.0", "-0.1"]),
+    ("own.interest_rate", &["-0.1", "nan"]),
+    ("own.usd_per_kwh", &["-1.0", "inf", "\"x\""]),
+    ("currency", &["{ name = \"EUR\", usd = 0.0 }", "{ name = \"EUR\", usd = -1.0 }", "{ name = \"EUR\", usd = nan }"]),
+    (
+        "server",
+        &[
+            "[{ system = \"dgx-h100\", per_device = 0, date = \"2026\" }]",
+            "[{ system = \"x\", per_device = 1, date = \"2026\" }]",
+        ],
+    ),
+];
+
 /// Of the first rent of a file.
 pub const RENT: &[(&str, &str)] = &[
-    ("usd_per_device_hour = 4.1", "usd_per_device_hour = 0.0"),
-    ("usd_per_device_hour = 4.1", "usd_per_device_hour = -1.0"),
-    ("usd_per_device_hour = 4.1", "usd_per_device_hour = nan"),
-    ("usd_per_device_hour = 4.1", "usd_per_device_hour = inf"),
-    ("usd_per_device_hour = 4.1", "usd_per_device_hour = \"4.1\""),
-    ("term = \"on-demand\"", "term = \"2y\""),
-    ("date = \"2022-08-04\"", "date = \"\""),
+    ("usd_per_device_hour = 1.74", "usd_per_device_hour = 0.0"),
+    ("usd_per_device_hour = 1.74", "usd_per_device_hour = -1.0"),
+    ("usd_per_device_hour = 1.74", "usd_per_device_hour = nan"),
+    ("usd_per_device_hour = 1.74", "usd_per_device_hour = inf"),
+    ("usd_per_device_hour = 1.74", "usd_per_device_hour = \"4.1\""),
+    ("term = \"1y\"", "term = \"2y\""),
+    ("date = \"2026-09-19\"", "date = \"\""),
     ("kind = \"secondary\"", "kind = \"rumour\""),
 ];
 
