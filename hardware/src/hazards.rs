@@ -11,36 +11,10 @@
 
 use crate::mesh::Mesh;
 use crate::op::Mode;
-use crate::program::{Block, Buffer, Instr, Kind, Lifetime, Program, Stream, View};
+use crate::program::{Block, Buffer, Instr, Kind, Lifetime, Stream, View};
 
-/// By stream, its latest instruction that something depends on.
-pub(crate) type Latest = [Option<u32>; Stream::COUNT];
-
-/// Inserts the waits that a program needs between its streams, and none that an earlier one of the same streams makes idle.
-pub fn add_waits(program: &mut Program) {
-    let uses: Vec<Vec<FormalUse>> = program.blocks.iter().map(formal_uses).collect();
-    let mesh = program.mesh;
-    for role in &mut program.roles {
-        let mut tracker = Tracker::new(&role.buffers);
-        let mut covered = [Latest::default(); Stream::COUNT];
-        for (index, instr) in role.instrs.iter_mut().enumerate() {
-            let stream = instr.stream as usize;
-            let mut needed = Latest::default();
-            accesses(instr, &uses, &mesh, &role.buffers, |access| {
-                let others = tracker.touch(&access, stream, index as u32).others;
-                needed.iter_mut().zip(others).for_each(|(needed, other)| *needed = (*needed).max(other));
-            });
-            instr.waits.clear();
-            for (covered, needed) in covered[stream].iter_mut().zip(needed) {
-                if needed > *covered {
-                    *covered = needed;
-                    instr.waits.extend(needed);
-                }
-            }
-            instr.waits.sort_unstable();
-        }
-    }
-}
+/// By stream, one past its latest instruction that something depends on; 0 if there is none.
+pub(crate) type Latest = [u32; Stream::COUNT];
 
 /// How a block uses a formal argument.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -124,8 +98,8 @@ pub(crate) fn accesses(
 #[derive(Clone, Copy, Debug)]
 struct BufferSegment {
     start: usize,
-    /// Stream and index of the last write.
-    write: Option<(usize, u32)>,
+    /// By stream, the last write, if it was that stream's.
+    writes: Latest,
     /// By stream, the last read since.
     reads: Latest,
     /// Whether it holds anything.
@@ -153,7 +127,7 @@ impl Tracker {
     pub fn new(buffers: &[Buffer]) -> Self {
         let whole = |buffer: &Buffer| {
             let holds = matches!(buffer.lifetime, Lifetime::Persistent | Lifetime::HostPersistent);
-            vec![BufferSegment { start: 0, write: None, reads: Latest::default(), holds }]
+            vec![BufferSegment { start: 0, writes: Latest::default(), reads: Latest::default(), holds }]
         };
         Tracker { segments: buffers.iter().map(whole).collect(), elems: buffers.iter().map(|b| b.elems).collect() }
     }
@@ -170,27 +144,23 @@ impl Tracker {
         let last =
             if access.end >= self.elems[access.buffer as usize] { segments.len() } else { split(segments, access.end) };
         let mut found = Touch { others: Latest::default(), held: true, held_any: false };
+        let all = |latest: &mut Latest, of: &Latest| latest.iter_mut().zip(of).for_each(|(a, b)| *a = (*a).max(*b));
+        let mut before = Latest::default();
         for segment in &mut segments[first..last] {
-            if let Some((by, at)) = segment.write
-                && by != stream
-            {
-                found.others[by] = found.others[by].max(Some(at));
-            }
-            if access.writes {
-                let read = |other: usize| if other == stream { None } else { segment.reads[other] };
-                found.others = std::array::from_fn(|other| found.others[other].max(read(other)));
-            }
+            all(&mut before, &segment.writes);
             found.held &= segment.holds;
             found.held_any |= segment.holds;
-            if access.reads {
-                segment.reads[stream] = Some(index);
-            }
             if access.writes {
-                segment.write = Some((stream, index));
-                segment.reads = Latest::default();
+                all(&mut before, &segment.reads);
+                (segment.writes, segment.reads) = (Latest::default(), Latest::default());
+                segment.writes[stream] = index + 1;
                 segment.holds = !access.frees;
+            } else if access.reads {
+                segment.reads[stream] = index + 1;
             }
         }
+        before[stream] = 0;
+        found.others = before;
         found
     }
 }

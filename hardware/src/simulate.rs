@@ -11,16 +11,18 @@
 //! linear in instructions.
 
 mod rounds;
+mod spans;
 
 use rustc_hash::FxHashMap;
 
 use crate::mesh::{Axis, Coord, Rank};
-use crate::program::{Kind, Program, Stream};
+use crate::program::{Instr, Kind, Program, Stream};
 use crate::trace::{Lane, Origin, Span, Trace};
 use crate::units::Nanos;
 
 use rounds::Repeated;
 pub use rounds::Rounds;
+use spans::Spans;
 
 /// Number of axes.
 const AXES: usize = Axis::ALL.len();
@@ -109,10 +111,10 @@ pub fn step_time(program: &Program, durations: &Durations, rounds: &Rounds) -> R
     let mut simulation = Simulation::new(program, durations, true)?;
     for (lane, &repeated) in simulation.lanes.iter_mut().zip(&rounds.lanes) {
         lane.repeated = repeated;
+        lane.spans = Spans::as_far_as_waits(&program.roles[lane.role].instrs);
     }
     simulation.run()?;
-    let ends = simulation.lanes.iter().flat_map(|lane| lane.spans.iter().map(|span| span.end));
-    Ok(ends.max().unwrap_or_default())
+    Ok(simulation.lanes.iter().map(|lane| lane.spans.latest).max().unwrap_or_default())
 }
 
 /// What a lane has done.
@@ -128,14 +130,13 @@ struct State<'a> {
     /// When the host has issued all so far.
     issued: u64,
     /// Of what was played so far, which is what is listed unless something is repeated.
-    spans: Vec<Span>,
+    spans: Spans,
+    /// By instruction that is listed: the line that its message takes; none where it has no partner among the lanes.
+    lines: Vec<u32>,
     /// End of the last instruction of each stream.
     free: [u64; Stream::COUNT],
     /// Start and end of the latest collective beside compute.
     beside: (u64, u64),
-    /// By stage and line: ends of sends, in order, and receives so far.
-    sent: FxHashMap<(usize, u32), Vec<u64>>,
-    received: FxHashMap<(usize, u32), usize>,
     /// Collectives passed on each axis.
     met: [usize; AXES],
     /// Whether it has reached the meeting it stands at.
@@ -149,15 +150,54 @@ struct Meeting {
     start: u64,
 }
 
+/// Messages from one lane to another: ends of sends, in order, and receives so far.
+struct MessageLine {
+    to: usize,
+    sent: Vec<u64>,
+    received: usize,
+}
+
+/// No line.
+const NONE: u32 = u32::MAX;
+
 struct Simulation<'a> {
     program: &'a Program,
     lanes: Vec<State<'a>>,
-    /// The lane of each rank, if it has one.
-    lane_of: Vec<Option<usize>>,
+    lines: Vec<MessageLine>,
     /// By axis and first lane of the group: its meetings.
     meetings: [Vec<Vec<Meeting>>; AXES],
     /// By axis and lane: the lanes of its group.
     groups: [Vec<Vec<usize>>; AXES],
+}
+
+impl MessageLine {
+    /// When the next message was sent, if it was.
+    fn next(&mut self) -> Option<u64> {
+        let sent = *self.sent.get(self.received)?;
+        self.received += 1;
+        Some(sent)
+    }
+}
+
+/// Gives each message of each lane the line that it takes, by its sender, the stage it goes to and its tag.
+fn lines(program: &Program, lanes: &mut [State], lane_of: &[Option<usize>]) -> Vec<MessageLine> {
+    let (mut all, mut known) = (Vec::new(), FxHashMap::default());
+    for (lane, state) in lanes.iter_mut().enumerate() {
+        let partner = |stage: usize| lane_of[program.mesh.peer(state.coord, stage)];
+        let mut line = |from: usize, to: usize, stage: usize, tag: u32| {
+            *known.entry((from, stage, tag)).or_insert_with(|| {
+                all.push(MessageLine { to, sent: Vec::new(), received: 0 });
+                all.len() as u32 - 1
+            })
+        };
+        let of = |instr: &Instr| match instr.kind {
+            Kind::Send { to, tag, .. } => partner(to).map(|receiver| line(lane, receiver, to, tag)),
+            Kind::Recv { from, tag, .. } => partner(from).map(|sender| line(sender, lane, state.coord.pp, tag)),
+            _ => None,
+        };
+        state.lines = program.roles[state.role].instrs.iter().map(of).map(|line| line.unwrap_or(NONE)).collect();
+    }
+    all
 }
 
 impl<'a> Simulation<'a> {
@@ -181,11 +221,10 @@ impl<'a> Simulation<'a> {
                 share: given.beside,
                 host: &given.host.nanos,
                 issued: given.host.starts,
-                spans: Vec::with_capacity(wanted),
+                spans: Spans::all(wanted),
+                lines: Vec::new(),
                 free: [0; Stream::COUNT],
                 beside: (0, 0),
-                sent: FxHashMap::default(),
-                received: FxHashMap::default(),
                 met: [0; AXES],
                 arrived: false,
             });
@@ -195,7 +234,8 @@ impl<'a> Simulation<'a> {
         };
         let groups = Axis::ALL.map(|axis| lanes.iter().map(|lane| group(lane, axis)).collect());
         let meetings = Axis::ALL.map(|_| vec![Vec::new(); lanes.len()]);
-        Ok(Simulation { program, lanes, lane_of, meetings, groups })
+        let lines = lines(program, &mut lanes, &lane_of);
+        Ok(Simulation { program, lanes, lines, meetings, groups })
     }
 
     /// Runs a lane until it must wait for another; lanes it may have freed become ready.
@@ -208,24 +248,26 @@ impl<'a> Simulation<'a> {
             let listed = state.repeated.listed(at);
             let Some(instr) = instrs.get(listed) else { return };
             let stream = if state.overlap { instr.stream as usize } else { 0 };
-            let waited = instr.waits.iter().map(|&wait| state.spans[at - (listed - wait as usize)].end.0);
+            let waited = instr.waits.iter().map(|&wait| state.spans.end(at - (listed - wait as usize)));
             let begun = state.issued;
             let issued = begun + state.host.get(listed).copied().unwrap_or(0);
             let start = waited.fold(state.free[stream].max(begun), u64::max);
             let duration = state.nanos[listed];
             let end = match &instr.kind {
-                Kind::Recv { from, tag, .. } => {
-                    let Some(sent) = self.message(lane, *from, *tag) else { return };
-                    *self.lanes[lane].received.entry((*from, *tag)).or_default() += 1;
+                Kind::Recv { .. } => {
+                    let line = state.lines[listed];
+                    let Some(sent) = self.lines.get_mut(line as usize).and_then(MessageLine::next) else { return };
                     start.max(sent) + duration
                 }
                 Kind::Collective { axis, .. } => {
                     let Some(common) = self.meet(lane, *axis, start, ready) else { return };
                     common + duration
                 }
-                Kind::Send { to, tag, .. } => {
-                    self.lanes[lane].sent.entry((*to, *tag)).or_default().push(start + duration);
-                    ready.extend(self.partner(lane, *to));
+                Kind::Send { .. } => {
+                    if let Some(line) = self.lines.get_mut(state.lines[listed] as usize) {
+                        line.sent.push(start + duration);
+                        ready.push(line.to);
+                    }
                     start + duration
                 }
                 Kind::Run { .. } => (start + self.contended(lane, start, duration)).max(issued),
@@ -255,22 +297,12 @@ impl<'a> Simulation<'a> {
         duration + (together * contention / (1.0 + contention)).round() as u64
     }
 
-    /// The lane of another stage with the same other coordinates.
-    fn partner(&self, lane: usize, stage: usize) -> Option<usize> {
-        self.lane_of[self.program.mesh.peer(self.lanes[lane].coord, stage)]
-    }
-
-    /// When the next message of a line from a stage was sent, if it was.
-    fn message(&self, lane: usize, from: usize, tag: u32) -> Option<u64> {
-        let partner = self.partner(lane, from)?;
-        let state = &self.lanes[lane];
-        let received = state.received.get(&(from, tag)).copied().unwrap_or(0);
-        self.lanes[partner].sent.get(&(state.coord.pp, tag))?.get(received).copied()
-    }
-
     /// When all lanes of the group have reached this lane's next collective on the axis, if they have.
     fn meet(&mut self, lane: usize, axis: Axis, start: u64, ready: &mut Vec<usize>) -> Option<u64> {
         let group = &self.groups[axis as usize][lane];
+        if group.len() == 1 {
+            return Some(start);
+        }
         let ordinal = self.lanes[lane].met[axis as usize];
         let meetings = &mut self.meetings[axis as usize][group[0]];
         if meetings.len() <= ordinal {
@@ -313,7 +345,8 @@ impl<'a> Simulation<'a> {
     fn trace(self, origin: Origin) -> Trace {
         let mesh = self.program.mesh;
         let lanes = self.lanes.into_iter();
-        let lanes = lanes.map(|state| Lane { rank: mesh.rank_of(state.coord), role: state.role, spans: state.spans });
+        let lanes =
+            lanes.map(|state| Lane { rank: mesh.rank_of(state.coord), role: state.role, spans: state.spans.last });
         Trace { origin, lanes: lanes.collect() }
     }
 }

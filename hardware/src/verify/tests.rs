@@ -1,8 +1,7 @@
-//! One small program for each fault, and what `add_waits` owes to `verify`.
+//! One small program for each fault, and what waits that are inserted owe to `verify`.
 
 use super::*;
 use crate::classes::Classes;
-use crate::hazards::add_waits;
 use crate::mesh::{Axis, Mesh};
 use crate::op::Op;
 use crate::program::*;
@@ -194,10 +193,20 @@ fn two_streams() -> Program {
     program(mesh, vec![again.to_vec()])
 }
 
+fn with_waits(program: Program) -> Program {
+    Program::clone(&verify_with_waits(program).unwrap())
+}
+
+#[test]
+fn inserting_waits_finds_what_else_is_wrong() {
+    let fault = |list| verify_with_waits(one(list)).expect_err("it is unsound").fault;
+    assert!(matches!(fault(vec![accumulate(T(), W(0))]), ProgramFault::Unwritten { .. }));
+    assert!(matches!(fault(vec![clear(T()), accumulate(T(), view(0, 6, 4))]), ProgramFault::Bounds { .. }));
+}
+
 #[test]
 fn waits_are_added_where_streams_share_and_nowhere_else() {
-    let mut program = two_streams();
-    add_waits(&mut program);
+    let program = with_waits(two_streams());
     let waits: Vec<Vec<u32>> = program.roles[0].instrs.iter().map(|instr| instr.waits.clone()).collect();
     assert_eq!(waits, [vec![], vec![], vec![1], vec![], vec![3], vec![2], vec![4]]);
     verify(program).unwrap();
@@ -214,8 +223,7 @@ fn three_streams() -> Program {
 
 #[test]
 fn each_stream_waits_for_each_other_once() {
-    let mut program = three_streams();
-    add_waits(&mut program);
+    let program = with_waits(three_streams());
     let waits: Vec<Vec<u32>> = program.roles[0].instrs.iter().map(|instr| instr.waits.clone()).collect();
     assert_eq!(waits, [vec![], vec![], vec![], vec![1], vec![2], vec![3], vec![4]]);
     verify(program).unwrap();
@@ -226,8 +234,8 @@ fn every_wait_added_is_needed() {
     [two_streams(), three_streams()].into_iter().for_each(is_needed);
 }
 
-fn is_needed(mut whole: Program) {
-    add_waits(&mut whole);
+fn is_needed(program: Program) {
+    let whole = with_waits(program);
     for index in 0..whole.roles[0].instrs.len() {
         let mut less = whole.clone();
         if !std::mem::take(&mut less.roles[0].instrs[index].waits).is_empty() {

@@ -26,10 +26,9 @@ mod turns;
 mod unread;
 mod update;
 
-use meshwright_hardware::hazards::add_waits;
 use meshwright_hardware::params::Params;
 use meshwright_hardware::program::Program;
-use meshwright_hardware::verify::{Verified, verify};
+use meshwright_hardware::verify::{Verified, verify_with_waits};
 
 pub use bank::has_replicas;
 pub use blocks::Blocks;
@@ -68,9 +67,8 @@ pub fn lower(plan: &Plan) -> Result<Lowered, PlanError> {
             roles.push(step::role(&own, &pieces, layout, (stage, list), &mut blocks));
         }
     }
-    let mut program = Program { mesh: plan.mesh, classes, blocks: blocks.into_list(), roles };
-    add_waits(&mut program);
-    Ok(Lowered { program: verify(program)?, params })
+    let program = Program { mesh: plan.mesh, classes, blocks: blocks.into_list(), roles };
+    Ok(Lowered { program: verify_with_waits(program)?, params })
 }
 
 #[cfg(test)]
@@ -84,6 +82,7 @@ mod tests {
     use meshwright_hardware::profile::GradientSums;
     use meshwright_hardware::program::{Input, Kind, Lifetime};
     use meshwright_hardware::units::Precision;
+    use meshwright_hardware::verify::verify;
     use proptest::prelude::*;
 
     fn plans() -> Vec<Plan> {
@@ -152,9 +151,10 @@ mod tests {
         plans().iter().for_each(foretold);
     }
 
-    /// The plan lowers to a program that is sound, of the bytes that its sizes say.
+    /// The plan lowers to a program that is sound, waits and all, of the bytes that its sizes say.
     fn foretold(plan: &Plan) {
         let lowered = lower(plan).unwrap_or_else(|error| panic!("{}: {error}", plan.summary()));
+        verify(Program::clone(&lowered.program)).unwrap_or_else(|error| panic!("{}: {error}", plan.summary()));
         let pieces = Pieces::of(plan, &mut Blocks::default());
         let (sizes, flights) = (PieceSizes::of(plan, &Frames::of(&pieces)), InFlight::all(&plan.pipeline()));
         for (stage, role) in lowered.program.roles.iter().enumerate() {
