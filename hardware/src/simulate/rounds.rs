@@ -4,8 +4,9 @@
 //! [`super::step_time`] and [`Rounds::busy`] answer for any number of rounds more.
 //!
 //! Once the warm-up is over, a schedule does the same for every microbatch (GPipe, which has no such time, apart): the instructions
-//! of two rounds in a row are on the same streams, take as long, meet the same ranks and wait for the same instructions as far
-//! back. What is repeated is the second of two such rounds, so that its waits lie in the round or in the one before it.
+//! of two rounds in a row serve microbatches a round apart, are on the same streams, take as long, meet the same ranks and wait for
+//! the same instructions as far back. What is repeated is the second of two such rounds, so that its waits lie in the round or in
+//! the one before it.
 //!
 //! Invariant: a program with `more` rounds has the step time of the program that lists them all (tests over every schedule).
 
@@ -84,7 +85,8 @@ fn round(instrs: &[Instr], nanos: &[u64], microbatches: usize) -> Option<(usize,
     // The longest run of instructions that look like those a round later.
     let (mut run, mut longest) = (0, (0, 0));
     for at in 0..instrs.len().saturating_sub(len) {
-        run = if nanos[at] == nanos[at + len] && alike(instrs, at, at + len) { run + 1 } else { 0 };
+        let same = nanos[at] == nanos[at + len] && alike(instrs, (at, at + len), microbatches);
+        run = if same { run + 1 } else { 0 };
         longest = longest.max((run, at + 1));
     }
     let (run, from) = longest;
@@ -93,9 +95,13 @@ fn round(instrs: &[Instr], nanos: &[u64], microbatches: usize) -> Option<(usize,
     (len > 0 && run >= len && after.min().is_none_or(|&wait| wait as usize >= from - run)).then_some((from, len))
 }
 
-/// Whether a simulation sees two instructions as one, that take as long.
-fn alike(instrs: &[Instr], at: usize, later: usize) -> bool {
+/// Whether a simulation sees two instructions as one, that take as long, where the later one serves so many microbatches after. Warm-up
+/// and drain do the same for each microbatch too, but so many of their instructions serve more microbatches than a round does.
+fn alike(instrs: &[Instr], (at, later): (usize, usize), microbatches: usize) -> bool {
     let [(a, from), (b, to)] = [at, later].map(|at| (&instrs[at], at));
+    if a.microbatch.map(|served| served + microbatches as u32) != b.microbatch {
+        return false;
+    }
     let back = |(&wait, &other): (&u32, &u32)| from - wait as usize == to - other as usize;
     let meets = match (&a.kind, &b.kind) {
         (Kind::Recv { from: peer, tag, .. }, Kind::Recv { from: other, tag: line, .. })

@@ -21,6 +21,9 @@ use crate::plan::Plan;
 use crate::schedule::Pipeline;
 use meshwright_hardware::profile::Cluster;
 
+/// Microbatches beyond those in flight: more than twice as many as there are places that streams share in turns.
+const TURNS: usize = 8;
+
 /// Predicts a plan's figures on a cluster.
 ///
 /// # Errors
@@ -28,9 +31,9 @@ use meshwright_hardware::profile::Cluster;
 pub fn predict_figures(plan: &Plan, cluster: &Cluster) -> Result<Figures, PlanError> {
     let plan = &plan.under(&cluster.stack);
     let microbatches = plan.microbatches();
-    for few in enough(&plan.pipeline()) {
-        // Two programs of half the length would save nothing.
-        let worth_it = 2 * few <= microbatches && plan.shares.is_empty();
+    for few in enough(plan) {
+        // Hardly any is in vain.
+        let worth_it = 4 * few <= 3 * microbatches && plan.shares.is_empty();
         if let Some(figures) = if worth_it { in_rounds(plan, cluster, few)? } else { None } {
             return Ok(figures);
         }
@@ -53,15 +56,29 @@ fn step(
     figures(plan, cluster, lowered, (step, bubble_beside(&compute, durations, step)))
 }
 
-/// Numbers of microbatches, fewer than a pipeline's by a multiple of its stages, that are likely to show a round: warm-up, a time in
-/// which all that is kept of microbatches in flight comes round again, and drain.
-fn enough(pipeline: &Pipeline) -> Vec<usize> {
-    let Pipeline { stages, microbatches, .. } = *pipeline;
+/// Numbers of microbatches that are likely to show a round: warm-up, two rounds in which streams wait as in all that follow, and
+/// drain. Where a round is of as many microbatches as there are stages, they are fewer than a step's by a multiple of these.
+fn enough(plan: &Plan) -> Vec<usize> {
+    let pipeline = plan.pipeline();
+    let Pipeline { schedule, stages, chunks, microbatches } = pipeline;
     if pipeline.settled() == microbatches {
         return Vec::new();
     }
     let rounded = |least: usize| least + microbatches.saturating_sub(least) % stages;
-    [2 * stages + 4, 4 * stages + 8].map(rounded).to_vec()
+    let several = rounded(4 * stages + 8);
+    let few = match (chunks, plan.zero) {
+        _ if schedule.splits() => rounded(2 * stages + 4),
+        // It takes long until the same weights are found gathered in each round.
+        (1, 3) => rounded(2 * stages + 4),
+        (_, 3) => several,
+        // As many as there are stages are in flight, in places that warm-up fills.
+        (1, _) => stages + TURNS,
+        // Interleaved, warm-up alone is more than a round.
+        _ => rounded(3 * stages + 1),
+    };
+    let mut all = vec![few, several];
+    all.dedup();
+    all
 }
 
 /// The figures by a program of a few microbatches; none if its lanes show no round.
@@ -71,9 +88,11 @@ fn in_rounds(plan: &Plan, cluster: &Cluster, few: usize) -> Result<Option<Figure
     let short = lower(&Plan { job, ..plan.clone() })?;
     let durations = price(&short.program, cluster, plan.job.precision)?;
     // A microbatch, or as many as there are stages: so it is with interleaved chunks, and with the order of a V.
-    let mut lengths = [pipeline.round(), pipeline.stages].into_iter();
-    let repeated = |round: usize| Rounds::of(&short.program, &durations, round, (all - few) / round);
-    let Some(rounds) = lengths.find_map(repeated) else { return Ok(None) };
+    let lengths = [pipeline.round(), pipeline.stages].into_iter();
+    let left = all - few;
+    let repeated = |round: usize| Rounds::of(&short.program, &durations, round, left / round);
+    let fit = |round: &usize| left.is_multiple_of(*round);
+    let Some(rounds) = lengths.filter(fit).find_map(repeated) else { return Ok(None) };
     step(plan, cluster, &short, (&durations, &rounds)).map(Some)
 }
 
@@ -87,6 +106,21 @@ mod tests {
     use crate::testing::{tiny_job, tiny_model};
     use meshwright_hardware::mesh::Mesh;
     use proptest::prelude::*;
+
+    /// Warm-up is longer than all rounds of the few microbatches that are lowered, and repeats itself too.
+    #[test]
+    fn the_warm_up_of_a_deep_pipeline_is_no_round() {
+        let cluster = Cluster::parse("8x dgx-h100").unwrap();
+        for (zero, full) in (0..4).flat_map(|zero| (0..3).map(move |full| (zero, full))) {
+            let stages = vec![Stage { layers: 2, full, selective: 2 - full, offload: 0 }; 32];
+            let model = Model { layers: 64, ..tiny_model(Architecture::Llama) };
+            let mesh = Mesh { dp: 2, pp: 32, ..Mesh::ONE };
+            let plan = Plan { zero, mesh, stages, ..Plan::single(Job { global_batch: 2 * 80, ..tiny_job(model) }, 1) };
+            let (short, whole) = (in_rounds(&plan, &cluster, 32 + TURNS).unwrap(), predict(&plan, &cluster).unwrap());
+            assert!(zero == 3 || short.is_some(), "{}", plan.summary());
+            assert!(short.is_none_or(|figures| figures == whole.figures), "{}", plan.summary());
+        }
+    }
 
     proptest! {
         #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
@@ -121,7 +155,7 @@ mod tests {
                 if dp * pp > cluster.devices() || (offload > 0 && cluster.pools[0].device.host_link.is_none()) {
                     continue;
                 }
-                let found = enough(&plan.pipeline()).into_iter().find_map(|few| in_rounds(&plan, &cluster, few).unwrap());
+                let found = enough(&plan).into_iter().find_map(|few| in_rounds(&plan, &cluster, few).unwrap());
                 let whole = predict(&plan, &cluster).unwrap().figures;
                 prop_assert_eq!(found, Some(whole), "{}", plan.summary());
             }
