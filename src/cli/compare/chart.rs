@@ -62,8 +62,11 @@ pub fn scatter(all: &[ScenarioRow]) -> String {
     svg += &format!("<polyline class=\"front\" points=\"{}\"/>", path.join(" "));
     // Points that lie on one another share a label.
     let mut numbers: Vec<(f64, f64, String)> = Vec::new();
-    for (place, (at, days, usd)) in points.iter().enumerate() {
-        let on = front.contains(&place);
+    // The front lies on top.
+    let mut order: Vec<usize> = (0..points.len()).collect();
+    order.sort_by_key(|place| front.contains(place));
+    for place in order {
+        let ((at, days, usd), on) = (&points[place], front.contains(&place));
         let (px, py, class) = (x(*days), y(*usd), if on { " class=\"on\"" } else { "" });
         let title = format!("{} {}: {} in {days:.1} days", at + 1, escape(&all[*at].text("scenario")), dollars(*usd));
         svg += &format!("<circle{class} cx=\"{px:.1}\" cy=\"{py:.1}\" r=\"5\"><title>{title}</title></circle>");
@@ -106,13 +109,13 @@ fn front(points: &[(usize, f64, f64)]) -> Vec<usize> {
 pub struct Bars(String);
 
 impl Bars {
-    /// A bar of parts, each with its colour and its share of the whole width, and a mark.
-    pub fn add(&mut self, label: &str, parts: &[(usize, f64)], mark: Option<f64>, value: &str) {
+    /// A bar of parts, each with its colour and its share of the whole width, and marks.
+    pub fn add(&mut self, label: &str, parts: &[(usize, f64)], marks: &[f64], value: &str) {
         let parts: String = parts
             .iter()
             .map(|(colour, share)| format!("<i class=\"c{colour}\" style=\"width:{:.2}%\"></i>", 100.0 * share))
             .collect();
-        self.push(label, &(parts + &mark.map(marked).unwrap_or_default()), value);
+        self.push(label, &(parts + &marks.iter().map(|share| marked(*share)).collect::<String>()), value);
     }
 
     /// A bar from a share of the whole width to another, and a mark.

@@ -4,6 +4,8 @@
 //!
 //! Invariant: every text from outside is escaped; charts show at most [`MOST`] scenarios, the cheapest, and the page says so.
 
+use std::path::Path;
+
 use super::chart::{Bars, scatter};
 use super::rows::ScenarioRow;
 use super::sensitivity::{flips, variations};
@@ -26,6 +28,7 @@ const PARTS: [(&str, &str); 7] = [
 
 /// The page of these scenarios.
 pub fn page(input: &str, all: &[ScenarioRow]) -> String {
+    let name = Path::new(input).file_name().map_or(input.into(), |name| name.to_string_lossy());
     let shown = cheapest_first(all);
     let of = |value: &dyn Fn(&ScenarioRow) -> Option<f64>| -> Vec<(usize, f64)> {
         shown.iter().filter_map(|&at| Some((at, value(&all[at])?))).collect()
@@ -37,7 +40,7 @@ pub fn page(input: &str, all: &[ScenarioRow]) -> String {
     ];
     let legend: Vec<&str> = legend.iter().filter(|(holds, _)| *holds).map(|(_, words)| *words).collect();
     let values = [
-        ("title", escape(&format!("Scenarios of {input}"))),
+        ("title", escape(&format!("Scenarios of {name}"))),
         ("verdict", verdict(all)),
         ("scatter", scatter(all)),
         ("rows", all.iter().enumerate().map(|(at, row)| line(all, at, row)).collect()),
@@ -85,37 +88,43 @@ fn label(all: &[ScenarioRow], at: usize) -> String {
     format!("{}. {}", at + 1, escape(&all[at].text("scenario")))
 }
 
+/// A figure with its interval, where one is known.
+fn sure(row: &ScenarioRow, name: &str, show: impl Fn(f64) -> String) -> Option<String> {
+    let of = |end: &str| row.number(&format!("{name}{end}")).map(&show);
+    let interval = of("_low").zip(of("_high")).map_or(String::new(), |(low, high)| format!(" ({low} to {high})"));
+    Some(of("")? + &interval)
+}
+
 /// What is decided, in sentences.
 fn verdict(all: &[ScenarioRow]) -> String {
-    let days = |at: usize| format!("{:.1} days", all[at].number("days").unwrap_or(f64::INFINITY));
-    let cost = |at: usize| all[at].number("usd").map_or("no known price".to_owned(), dollars);
+    let days = |at: usize| sure(&all[at], "days", |days| format!("{days:.1}")).unwrap_or_default() + " days";
+    let cost = |at: usize| sure(&all[at], "usd", dollars).unwrap_or("no known price".to_owned());
     let on = |at: usize| format!("on {} devices", all[at].text("devices_paid"));
     let mut text = String::new();
     if let Some(at) = least(all, "usd") {
         let (name, cost, days, on) = (label(all, at), cost(at), days(at), on(at));
         text += &format!("<p>Cheapest: <b>{name}</b>, {cost} in {days} {on}.</p>");
         if is_doubtful(&all[at]) {
-            text +=
-                &format!("<p>Its price is {}: confirm it before it decides.</p>", escape(&all[at].text("price_doubt")));
+            let doubt = escape(&all[at].text("price_doubt"));
+            text += &format!("<p>Its price is {doubt}: confirm it before it decides.</p>");
+        }
+        if all[at].text("support") == "extrapolated" {
+            text += "<p>No measured run is like it: its prediction is extrapolated.</p>";
         }
     }
     if let Some(at) = least(all, "days") {
         text += &format!("<p>Fastest: <b>{}</b>, {} {} for {}.</p>", label(all, at), days(at), on(at), cost(at));
     }
-    let (planned, priced) = (
-        all.iter().filter(|row| row.is_planned()).count(),
-        all.iter().filter(|row| row.number("usd").is_some()).count(),
-    );
-    text + &format!(
-        "<p class=\"dim\">{} scenarios; {planned} have a plan, of {priced} the cost is known.</p>",
-        all.len()
-    )
+    let count = |holds: &dyn Fn(&ScenarioRow) -> bool| all.iter().filter(|row| holds(row)).count();
+    let (planned, priced) = (count(&ScenarioRow::is_planned), count(&|row| row.number("usd").is_some()));
+    let counts = format!("{} scenarios; {planned} have a plan, of {priced} the cost is known.", all.len());
+    text + &format!("<p class=\"dim\">{counts}</p>")
 }
 
 fn line(all: &[ScenarioRow], at: usize, row: &ScenarioRow) -> String {
     if !row.is_planned() {
         return format!(
-            "<tr><td>{}</td><td class=\"name\">{}</td><td colspan=\"8\" class=\"name dim\">no plan</td></tr>\n",
+            "<tr><td>{}</td><td class=\"name\">{}</td><td colspan=\"9\" class=\"name dim\">no plan</td></tr>\n",
             at + 1,
             escape(&row.text("scenario"))
         );
@@ -129,7 +138,7 @@ fn line(all: &[ScenarioRow], at: usize, row: &ScenarioRow) -> String {
     let first = all.first().filter(|first| at > 0 && first.is_planned());
     format!(
         "<tr><td>{}</td><td class=\"name\">{}</td><td{}>{}</td><td{}>{cost}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td>\
-         <td>{}</td></tr>\n",
+         <td>{}</td><td>{}</td></tr>\n",
         at + 1,
         escape(&row.text("scenario")),
         best("days"),
@@ -141,6 +150,7 @@ fn line(all: &[ScenarioRow], at: usize, row: &ScenarioRow) -> String {
         number("days_p90", 1),
         each.map_or(String::new(), |each| format!("{each:.3}")),
         row.number("mfu").map_or(String::new(), |mfu| format!("{:.0} %", 100.0 * mfu)),
+        escape(&row.text("support")),
     )
 }
 
@@ -153,13 +163,14 @@ fn costs(all: &[ScenarioRow], shown: &[(usize, f64)]) -> String {
         used.map(|(colour, (name, _))| format!("<span><i class=\"c{colour}\"></i>{name}</span>")).collect();
     let most = shown.iter().map(|(_, usd)| *usd).fold(0.0, f64::max);
     let mut bars = Bars::default();
-    for &(at, usd) in shown {
+    for &(at, _) in shown {
         let parts: Vec<(usize, f64)> = PARTS
             .iter()
             .enumerate()
             .filter_map(|(colour, (_, column))| Some((colour, all[at].number(column)? / most)))
             .collect();
-        bars.add(&label(all, at), &parts, None, &dollars(usd));
+        let value = sure(&all[at], "usd", dollars).unwrap_or_default();
+        bars.add(&label(all, at), &parts, &[], &value);
     }
     if shown.is_empty() {
         return "<p>No price is known.</p>".to_owned();
@@ -168,11 +179,13 @@ fn costs(all: &[ScenarioRow], shown: &[(usize, f64)]) -> String {
 }
 
 fn days(all: &[ScenarioRow], shown: &[(usize, f64)]) -> String {
-    let late = |at: usize| all[at].number("days_p90");
-    let most = shown.iter().map(|(at, days)| late(*at).unwrap_or(*days)).fold(0.0, f64::max);
+    let ends = |at: usize| ["days_low", "days_high"].into_iter().filter_map(move |name| all[at].number(name));
+    let most = shown.iter().flat_map(|(at, days)| ends(*at).chain([*days])).fold(0.0, f64::max);
     let mut bars = Bars::default();
     for &(at, days) in shown {
-        bars.add(&label(all, at), &[(0, days / most)], late(at).map(|late| late / most), &format!("{days:.1}"));
+        let marks: Vec<f64> = ends(at).map(|end| end / most).collect();
+        let value = sure(&all[at], "days", |days| format!("{days:.1}")).unwrap_or_default();
+        bars.add(&label(all, at), &[(0, days / most)], &marks, &value);
     }
     bars.html()
 }
@@ -183,7 +196,7 @@ fn memory(all: &[ScenarioRow], shown: &[(usize, f64)]) -> String {
         let bytes = all[at].number("peak_memory_bytes").unwrap_or(0.0);
         let of = all[at].number("device_memory_bytes").unwrap_or(0.0);
         let gib = |bytes: f64| bytes / f64::from(1 << 30);
-        bars.add(&label(all, at), &[(3, share)], None, &format!("{:.0} of {:.0} GiB", gib(bytes), gib(of)));
+        bars.add(&label(all, at), &[(3, share)], &[], &format!("{:.0} of {:.0} GiB", gib(bytes), gib(of)));
     }
     bars.html()
 }
