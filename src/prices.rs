@@ -18,7 +18,7 @@ pub use rent::{Pricing, Rent, Term, rent_of};
 /// Who says what something costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Evidence {
+pub enum PriceKind {
     /// The user.
     Given,
     /// The seller.
@@ -29,25 +29,25 @@ pub enum Evidence {
     Assumed,
 }
 
-impl Evidence {
+impl PriceKind {
     /// As price files say it.
     pub fn name(self) -> &'static str {
         match self {
-            Evidence::Given => "given",
-            Evidence::List => "list",
-            Evidence::Secondary => "secondary",
-            Evidence::Assumed => "assumed",
+            PriceKind::Given => "given",
+            PriceKind::List => "list",
+            PriceKind::Secondary => "secondary",
+            PriceKind::Assumed => "assumed",
         }
     }
 
     /// What stands in no price file: the user's own.
     pub fn given() -> Self {
-        Evidence::Given
+        PriceKind::Given
     }
 
     /// Whether neither the user nor a seller says so. Where dollars decide, such a price is taken only when asked for.
     pub fn is_doubtful(self) -> bool {
-        self > Evidence::List
+        self > PriceKind::List
     }
 }
 
@@ -61,7 +61,7 @@ pub struct CostFact {
     #[serde(default)]
     pub date: String,
     /// Who says so.
-    pub kind: Evidence,
+    pub kind: PriceKind,
     /// Where it is written.
     pub source: String,
 }

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::show::figures_json;
 use crate::failure::Failure;
-use crate::prices::Evidence;
+use crate::prices::PriceKind;
 
 /// Arguments that say what a plan is to be good at; over a job's `[goal]`.
 #[derive(Args)]
@@ -76,14 +76,14 @@ impl GoalArguments {
     pub fn check_prices(&self, goal: &Goal, cluster: &Cluster) -> Result<(), Failure> {
         let prices = cluster.pools.iter().filter_map(|pool| pool.system.price.as_ref());
         match prices.filter(|price| price.is_assumed() && !self.any_price).map(|price| &price.source).next() {
-            Some(source) => decided(goal, Evidence::Assumed, source).map_err(Failure::input),
+            Some(source) => decided(goal, PriceKind::Assumed, source).map_err(Failure::input),
             None => Ok(()),
         }
     }
 }
 
 /// Where dollars decide, a price that neither a seller lists nor the user gives is taken only when asked for: why it is not.
-pub fn decided(goal: &Goal, kind: Evidence, source: &str) -> Result<(), String> {
+pub fn decided(goal: &Goal, kind: PriceKind, source: &str) -> Result<(), String> {
     let wanted = match goal {
         Goal { budget: Some(_), .. } => "a budget",
         Goal { objective: Objective::Cost, .. } => "the objective cost",

@@ -14,7 +14,7 @@ use meshwright_hardware::profile::catalog;
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use super::Evidence;
+use super::PriceKind;
 use super::dates::first_day;
 use super::own::{Owning, Server};
 use super::rent::Rent;
@@ -106,7 +106,7 @@ impl PriceFile {
             if let Some(number) = number(value) {
                 *value = Table::from_iter([
                     ("value".to_owned(), Value::Float(number * rate)),
-                    ("kind".to_owned(), Value::String(Evidence::Given.name().to_owned())),
+                    ("kind".to_owned(), Value::String(PriceKind::Given.name().to_owned())),
                     ("source".to_owned(), Value::String(source.clone())),
                 ])
                 .into();
@@ -236,9 +236,9 @@ mod tests {
         };
         assert!(!of(&before).is_empty());
         let [rent] = &of(&book)[..] else { panic!("theirs alone") };
-        assert!((rent.usd_per_device_hour - 2.2).abs() < 1e-12 && rent.kind == Evidence::Given);
+        assert!((rent.usd_per_device_hour - 2.2).abs() < 1e-12 && rent.kind == PriceKind::Given);
         assert!(rent.source.contains("mine.toml") && rent.source.contains("EUR"), "{}", rent.source);
-        assert_eq!((book.own.pue.value, book.own.pue.kind), (1.1, Evidence::Given), "a share is in no currency");
+        assert_eq!((book.own.pue.value, book.own.pue.kind), (1.1, PriceKind::Given), "a share is in no currency");
         assert!((book.own.usd_per_kwh.value - 0.22).abs() < 1e-12);
         assert_eq!(book.own.life_years, before.own.life_years);
     }

@@ -16,7 +16,7 @@
 use meshwright_hardware::profile::Machine;
 use serde::{Deserialize, Serialize};
 
-use super::{CostFact, Evidence};
+use super::{CostFact, PriceKind};
 
 /// Hours of a year.
 const HOURS: f64 = 8760.0;
@@ -33,8 +33,8 @@ pub struct Server {
     /// When it was so.
     pub date: String,
     /// Who says so.
-    #[serde(default = "Evidence::given")]
-    pub kind: Evidence,
+    #[serde(default = "PriceKind::given")]
+    pub kind: PriceKind,
     /// Where it is written.
     #[serde(default)]
     pub source: String,

@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Evidence;
+use super::PriceKind;
 use super::dates::first_day;
 use crate::failure::Failure;
 
@@ -30,8 +30,8 @@ pub struct Rent {
     /// When it was so: `YYYY`, `YYYY-MM` or `YYYY-MM-DD`.
     pub date: String,
     /// Who says so.
-    #[serde(default = "Evidence::given")]
-    pub kind: Evidence,
+    #[serde(default = "PriceKind::given")]
+    pub kind: PriceKind,
     /// Where it is written.
     #[serde(default)]
     pub source: String,
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn of_all_clouds_the_least_that_a_seller_lists_is_meant() {
-        let rent = |cloud: &str, usd: f64, date: &str, kind: Evidence| Rent {
+        let rent = |cloud: &str, usd: f64, date: &str, kind: PriceKind| Rent {
             device: "d".to_owned(),
             cloud: cloud.to_owned(),
             region: None,
@@ -198,11 +198,11 @@ mod tests {
         };
         let of = |all: &[Rent]| rent_of(all, "d", None, Term::Year, None).map(|rent| rent.cloud.clone());
         let (old, new) = ("2022-01-01", "2026-01-01");
-        let mut all = vec![rent("a", 1.0, old, Evidence::List), rent("b", 3.0, new, Evidence::Secondary)];
+        let mut all = vec![rent("a", 1.0, old, PriceKind::List), rent("b", 3.0, new, PriceKind::Secondary)];
         assert_eq!(of(&all).as_deref(), Some("b"), "what is years older does not count");
-        all.push(rent("c", 5.0, new, Evidence::List));
+        all.push(rent("c", 5.0, new, PriceKind::List));
         assert_eq!(of(&all).as_deref(), Some("c"), "a list price before what others collected");
-        all.push(rent("d", 4.0, new, Evidence::Given));
+        all.push(rent("d", 4.0, new, PriceKind::Given));
         assert_eq!(of(&all).as_deref(), Some("d"), "the user's own counts as much");
     }
 }

@@ -12,7 +12,7 @@ use crate::failure::Failure;
 use crate::prices::dates::{date_in, is_older};
 use crate::prices::own::{OwnPrice, PARTS};
 use crate::prices::rent_of;
-use crate::prices::{Evidence, PriceBook, Pricing};
+use crate::prices::{PriceBook, PriceKind, Pricing};
 use crate::scenario::Scenario;
 
 /// What a rent is, beside the parts of an owner's cost.
@@ -34,7 +34,7 @@ pub struct PriceOrigin {
     /// What speaks against it: secondary, assumed, old.
     pub doubt: String,
     /// The worst that any part of it rests on.
-    pub evidence: Option<Evidence>,
+    pub evidence: Option<PriceKind>,
     /// Dollars a device-hour by part, the mean over devices.
     pub parts: Vec<(&'static str, f64)>,
     /// Share of hours in which owned devices are used.
@@ -48,7 +48,7 @@ struct FoundPrice {
     dollars: Sourced<Dollars>,
     parts: Vec<(&'static str, f64)>,
     kind: &'static str,
-    evidence: Evidence,
+    evidence: PriceKind,
     cloud: String,
     date: String,
     region: String,
@@ -86,7 +86,7 @@ fn given(price: Dollars) -> FoundPrice {
         dollars: Sourced::new(price, "the scenario"),
         parts: vec![(RENT, price.0)],
         kind: "given",
-        evidence: Evidence::Given,
+        evidence: PriceKind::Given,
         cloud: String::new(),
         date: String::new(),
         region: String::new(),
@@ -97,7 +97,7 @@ fn given(price: Dollars) -> FoundPrice {
 fn listed(pool: &Machine) -> Option<FoundPrice> {
     let price = pool.system.price.clone()?;
     let (kind, evidence) =
-        if price.is_assumed() { ("assumed", Evidence::Assumed) } else { ("profile", Evidence::List) };
+        if price.is_assumed() { ("assumed", PriceKind::Assumed) } else { ("profile", PriceKind::List) };
     let date = date_in(&price.source).unwrap_or_default().to_owned();
     let parts = vec![(RENT, price.value.0)];
     Some(FoundPrice { dollars: price, parts, kind, evidence, cloud: String::new(), date, region: String::new() })
@@ -123,7 +123,7 @@ fn owned(pool: &Machine, book: &PriceBook) -> Option<FoundPrice> {
     let facts = book.own.facts();
     let evidence = facts.iter().map(|(_, fact)| fact.kind).chain([server.kind]).max()?;
     let assumed: Vec<&str> =
-        facts.iter().filter(|(_, fact)| fact.kind == Evidence::Assumed).map(|(name, _)| *name).collect();
+        facts.iter().filter(|(_, fact)| fact.kind == PriceKind::Assumed).map(|(name, _)| *name).collect();
     let rests = if assumed.is_empty() { String::new() } else { format!("; assumed: {}", assumed.join(", ")) };
     Some(FoundPrice {
         dollars: Sourced::new(Dollars(price.total()), format!("{}{rests}", server.source)),
@@ -146,10 +146,10 @@ fn joined(found: &[(FoundPrice, f64)], max_age: Option<Seconds>) -> PriceOrigin 
     };
     let evidence = found.iter().map(|(one, _)| one.evidence).max();
     let old = |one: &FoundPrice| {
-        let undated = one.evidence == Evidence::Given && one.date.is_empty();
+        let undated = one.evidence == PriceKind::Given && one.date.is_empty();
         max_age.is_some_and(|age| !undated && is_older(&one.date, age.0 / 86400.0))
     };
-    let mut doubt: Vec<&str> = evidence.filter(|worst| worst.is_doubtful()).map(Evidence::name).into_iter().collect();
+    let mut doubt: Vec<&str> = evidence.filter(|worst| worst.is_doubtful()).map(PriceKind::name).into_iter().collect();
     doubt.extend(found.iter().any(|(one, _)| old(one)).then_some("old"));
     let mut parts: Vec<(&'static str, f64)> = Vec::new();
     for (name, dollars) in found.iter().flat_map(|(one, share)| one.parts.iter().map(move |(n, d)| (*n, d * share))) {
