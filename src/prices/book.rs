@@ -214,7 +214,7 @@ mod tests {
             (rent.replace("0.0", "1.0").replace("2026", "soon"), "`date`"),
             (rent.replace("0.0", "1.0").replace("h100", "h1000"), "h1000"),
             (rent.replace("1y", "monthly"), "monthly"),
-            ("[own]\npue = 0.9\n".to_owned(), "`pue` must be at least 1"),
+            ("[own]\npue = 0.9\n".to_owned(), "`pue` is 0.9: it must be at least 1"),
             ("[own]\npeu = 1.1\n".to_owned(), "peu"),
             ("[currency]\nname = \"EUR\"\nusd = 0\n".to_owned(), "EUR"),
             ("[[server]]\nsystem = \"dgx\"\nusd_per_device = 1.0\ndate = \"2026\"\n".to_owned(), "`dgx`"),

@@ -11,8 +11,9 @@ use statrs::statistics::{Data, OrderStatistics};
 
 use meshwright_hardware::units::Precision;
 use meshwright_planner::plan::Plan;
+use meshwright_planner::predict::interval;
 
-use super::{Prediction, Run, Skip};
+use super::{Prediction, Run, Skip, cluster};
 
 /// Median and 90th percentile of absolute errors in per cent.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -94,6 +95,8 @@ pub struct Summary<'a> {
     baselines: [(&'static str, Stats); 2],
     /// Runs out of memory, and how many of them were foretold; runs that fitted, and how many of those were.
     oom: [usize; 4],
+    /// By support: runs with a measured step, and how many lie within their prediction's interval.
+    intervals: BTreeMap<&'static str, [usize; 2]>,
 }
 
 impl<'a> Summary<'a> {
@@ -110,7 +113,15 @@ impl<'a> Summary<'a> {
             both().filter(|(run, p)| run.measured.oom == oom && fits.is_none_or(|fits| p.figures.fits == fits)).count()
         };
         let oom = [count(true, None), count(true, Some(false)), count(false, None), count(false, Some(true))];
-        Summary { rows: rows.len(), skipped, step, memory, baselines: baselines(both()), oom }
+        Summary {
+            rows: rows.len(),
+            skipped,
+            step,
+            memory,
+            baselines: baselines(both()),
+            oom,
+            intervals: intervals(both()),
+        }
     }
 
     /// Statistics of the step by publisher, accelerator, stack and model family.
@@ -155,6 +166,8 @@ impl<'a> Summary<'a> {
             "step_by_publisher_as_one": stats(&self.votes()),
             "baselines": serde_json::Value::Object(baselines),
             "memory": stats(&memory),
+            "intervals": self.intervals.iter().map(|(name, [runs, within])| json!({ "support": name, "runs": runs, "within": within }))
+                .collect::<Vec<_>>(),
             "oom": { "runs": self.oom[0], "foretold": self.oom[1], "fitted": self.oom[2], "fit_foretold": self.oom[3] },
             "groups": serde_json::Value::Object(groups),
         })
@@ -189,6 +202,11 @@ impl<'a> Summary<'a> {
         let [runs, foretold, fitted, fit] = self.oom;
         text +=
             &format!("\nout of memory: {foretold} of {runs} foretold; of {fitted} that fitted, {fit} were to fit\n");
+        let held = |(name, [runs, within]): (&&str, &[usize; 2])| format!("{name} {within} of {runs}");
+        text += &format!(
+            "80 % intervals of steps hold: {}\n",
+            self.intervals.iter().map(held).collect::<Vec<_>>().join(", ")
+        );
         text += "\nworst ten\n";
         let mut worst: Vec<_> = self.step.iter().collect();
         worst.sort_by(|a, b| b.1.abs().total_cmp(&a.1.abs()));
@@ -198,6 +216,19 @@ impl<'a> Summary<'a> {
         }
         text
     }
+}
+
+/// How many measured steps lie within the intervals of their predictions, by support.
+fn intervals<'a>(rows: impl Iterator<Item = (&'a Run, &'a Prediction)>) -> BTreeMap<&'static str, [usize; 2]> {
+    let mut counts: BTreeMap<&'static str, [usize; 2]> = BTreeMap::new();
+    for (run, p) in rows {
+        let Some(measured) = measured_step_s(run, &p.plan) else { continue };
+        let Some(interval) = interval(&p.plan, &p.figures, &cluster(run, &p.plan)) else { continue };
+        let within = (interval.step_time_low_s..=interval.step_time_high_s).contains(&measured);
+        let [runs, held] = counts.entry(interval.support.name()).or_default();
+        (*runs, *held) = (*runs + 1, *held + usize::from(within));
+    }
+    counts
 }
 
 /// What would be said of steps without a model of the machine: with each device's usual MFU; and of a machine without software,

@@ -126,7 +126,9 @@ fn at_price(offer: &Offer, case: &Case) -> Offer {
         pool
     };
     let cluster = Cluster { pools: offer.cluster.pools.iter().map(priced).collect(), ..offer.cluster.clone() };
-    Offer::of(&case.job, offer.plan.clone(), offer.figures.clone(), &cluster)
+    let mut job = case.job.clone();
+    job.goal.headroom = offer.plan.job.goal.headroom;
+    Offer::of(&job, offer.plan.clone(), offer.figures.clone(), &cluster)
 }
 
 #[cfg(test)]
