@@ -11,13 +11,14 @@ use clap::Args;
 use meshwright_hardware::input::InputError;
 use meshwright_hardware::units::{Dollars, Precision, Seconds, Tokens};
 use meshwright_planner::job::Objective;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use toml::{Table, Value};
 
 use crate::failure::Failure;
 
 /// One way to train. What it leaves open is the job's to say, and else usual.
-#[derive(Args, Clone, Debug, Default, Deserialize)]
+#[derive(Args, Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Scenario {
     /// What it is called.

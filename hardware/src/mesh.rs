@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A rank's number, `0..mesh.ranks()`.
@@ -70,7 +71,7 @@ impl Axis {
 }
 
 /// How the axes are laid over ranks: fastest varying first, so which of them ride the fastest links.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Order {
     /// Tensor parallelism inside, pipeline stages far apart.
@@ -124,7 +125,7 @@ impl Order {
 
 /// The sizes of the mesh's axes. `dp · cp · pp · tp` is the number of ranks; experts are spread over `ep` of the `dp · cp`
 /// ranks that hold the same dense weights, or, where tensor parallelism leaves them whole, over `ep` of `dp · cp · tp`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Mesh {
     /// Data-parallel replicas.

@@ -6,10 +6,12 @@
 //!
 //! Invariant: `x.exact().parse() == x` for every quantity, and a bare number never parses.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::{Add, AddAssign, Div, Mul, Sub};
 use std::str::FromStr;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 /// Text that is not the quantity it should be.
@@ -49,41 +51,6 @@ fn parse(text: &str, what: &'static str, units: &[&[NamedUnit]]) -> Result<f64, 
     if value.is_finite() { Ok(value) } else { Err(fail("too large")) }
 }
 
-/// The shortest number and unit that read back as `value`.
-fn exact(value: f64, units: &[&[NamedUnit]]) -> String {
-    let tables = units.iter().flat_map(|table| table.iter());
-    let written = tables.filter_map(|&(name, scale)| {
-        let number = value / scale;
-        (number * scale == value).then(|| format!("{} {name}", digits(number)))
-    });
-    written.min_by_key(String::len).unwrap_or_else(|| format!("{} {}", digits(value), units[0][0].0))
-}
-
-/// A number that reads back, in a form that can be read: rows of zeros are counted.
-fn digits(number: f64) -> String {
-    let plain = number.to_string();
-    if plain.len() > 20 { format!("{number:e}") } else { plain }
-}
-
-/// Three significant digits in the largest unit that leaves at least one before the point.
-fn rounded(value: f64, units: &[NamedUnit]) -> String {
-    let shown = if value == 0.0 { 1.0 } else { value };
-    let &(name, scale) = units.iter().rev().find(|unit| shown >= unit.1 * 0.9995).unwrap_or(&units[0]);
-    format!("{} {name}", three_digits(value / scale))
-}
-
-fn three_digits(number: f64) -> String {
-    let size = number.abs();
-    let places = match size {
-        _ if size >= 99.95 || size == 0.0 => 0,
-        _ if size >= 9.995 => 1,
-        _ if size >= 0.9995 => 2,
-        _ => 2 + (-size.log10()).ceil() as usize,
-    };
-    let text = format!("{number:.places$}");
-    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
-}
-
 /// `exact`, parsing and serde over it, for a newtype that knows its unit tables and how to become and come from f64.
 macro_rules! written {
     ($name:ident, $what:literal, [$($table:ident),+], $from:expr) => {
@@ -115,7 +82,27 @@ macro_rules! written {
                 value.exact()
             }
         }
+
+        impl JsonSchema for $name {
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                quantity($what, &[$($table),+])
+            }
+        }
     };
+}
+
+/// The schema of a quantity's text: a number and one of its units.
+fn quantity(what: &str, units: &[&[NamedUnit]]) -> Schema {
+    let names: Vec<&str> = units.iter().flat_map(|table| table.iter()).map(|unit| unit.0).collect();
+    json_schema!({ "type": "string", "description": what, "units": names })
 }
 
 /// What any quantity can do: add up and be scaled.
@@ -385,6 +372,8 @@ mod dollars;
 mod precision;
 #[cfg(test)]
 mod tests;
+mod written;
 
 pub use dollars::Dollars;
 pub use precision::{Precision, UnknownPrecision};
+use written::{exact, rounded};

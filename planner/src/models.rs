@@ -15,6 +15,7 @@ mod published;
 
 use meshwright_hardware::files::read_text;
 use meshwright_hardware::input::near;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeTable, Deserializer};
@@ -77,6 +78,19 @@ fn embedded(name: &str) -> Result<Model, PlanError> {
 /// [`PlanError`] naming file, line, key and value, if the text is no model, or its sizes do not give the parameters it states.
 pub fn parse(file: &str, text: &str) -> Result<Model, PlanError> {
     read(file, text).map(|(model, _)| model)
+}
+
+/// The schema of a model file: sizes, and the parameters that its publication counts.
+pub fn schema(generator: &mut SchemaGenerator) -> Schema {
+    let mut sizes = Model::json_schema(generator);
+    let published = Published::json_schema(generator);
+    if let (Some(keys), Some(more)) = (
+        sizes.get_mut("properties").and_then(|keys| keys.as_object_mut()),
+        published.get("properties").and_then(|keys| keys.as_object()),
+    ) {
+        keys.extend(more.clone());
+    }
+    sizes
 }
 
 fn read(file: &str, text: &str) -> Result<(Model, Published), PlanError> {

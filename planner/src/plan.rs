@@ -8,6 +8,7 @@ use meshwright_hardware::classes::Classes;
 use meshwright_hardware::files::read_text;
 use meshwright_hardware::mesh::Mesh;
 use meshwright_hardware::profile::Stack;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::PlanError;
@@ -28,7 +29,7 @@ pub use stage::{Recompute, Stage, layers_of};
 pub(crate) const ALIGN: usize = 16;
 
 /// All decisions, and the job they are for.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Plan {
     /// Sequences a microbatch.

@@ -21,6 +21,7 @@ mod plan;
 mod prices;
 mod progress;
 mod report;
+mod schema;
 mod show;
 mod stack;
 mod train;
@@ -81,6 +82,8 @@ enum Command {
     Hardware(hardware::Hardware),
     /// Known models
     Models,
+    /// What files and answers hold, as JSON Schema
+    Schema(schema::SchemaCommand),
 }
 
 /// All commands with their arguments, as clap reads them: `-1` behind an option that takes a number is its value, and refused as such.
@@ -120,6 +123,7 @@ pub fn main() -> ExitCode {
         Command::Stacks(stacks) => stacks.run(),
         Command::Hardware(hardware) => hardware.run(),
         Command::Models => models(),
+        Command::Schema(schema) => schema.run(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -110,6 +110,8 @@ impl PriceFile {
                     ("source".to_owned(), Value::String(source.clone())),
                 ])
                 .into();
+            } else if !value.is_table() {
+                return Err(Failure::input(format!("{file}: [own] `{name}` is {value}: it must be a number")));
             } else if let Some(number) = value.get("value").and_then(number) {
                 value.as_table_mut().and_then(|table| table.insert("value".to_owned(), Value::Float(number * rate)));
             }

@@ -6,7 +6,7 @@ pub type Table = &'static [(&'static str, &'static [&'static str])];
 /// Sizes: how many of something there are.
 const NO_COUNT: &[&str] = &["0", "-1", "1.5", "nan", "\"x\"", "2305843009213693952", "18446744073709551616"];
 /// Rates of learning.
-const NO_RATE_OF_LEARNING: &[&str] = &["-1.0", "nan", "inf", "-inf", "1e39", "\"x\""];
+const NO_RATE_OF_LEARNING: &[&str] = &["-1.0", "nan", "inf", "-inf", "\"x\""];
 /// Other numbers of an optimizer.
 const NO_NUMBER: &[&str] = &["-1.0", "nan", "inf", "1e30", "\"x\""];
 
@@ -279,7 +279,7 @@ pub const OWN: Table = &[
     ("own.life_years", &["0.0", "-4.0", "inf"]),
     ("own.residual_share", &["1.0", "-0.1"]),
     ("own.interest_rate", &["-0.1", "nan"]),
-    ("own.usd_per_kwh", &["-1.0", "inf", "\"x\""]),
+    ("own.usd_per_kwh", &["inf", "\"x\""]),
     ("currency", &["{ name = \"EUR\", usd = 0.0 }", "{ name = \"EUR\", usd = -1.0 }", "{ name = \"EUR\", usd = nan }"]),
     (
         "server",

@@ -7,12 +7,13 @@
 //!
 //! Invariant: a plan of no more than [`Allocator::declarable`] bytes takes no more than the memory that was asked of.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::input::Fault;
 
 /// A stack's allocator and what stands beside it; all zero where a program's buffers are all there is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Allocator {
     /// GB (1e9 bytes) that libraries take within it: cuBLAS's workspaces of 32 MiB on Hopper, 8 MiB before, a stream each (NVIDIA,

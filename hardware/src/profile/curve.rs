@@ -5,12 +5,13 @@
 //! Invariant: a [`Curve`] is exact at its samples, never leaves the range of cost a unit of work that its samples span
 //! above them, and below them falls towards a fixed cost, never under the smallest sample's proportion.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::units::Seconds;
 
 /// Share of peak reached over an op's work (FLOPs or bytes).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "EfficiencyText")]
 pub struct EfficiencyCurve {
     /// `(work, share)`, by increasing work; shares in (0, 1].
@@ -20,10 +21,12 @@ pub struct EfficiencyCurve {
 }
 
 /// [`EfficiencyCurve`] before it is checked.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct EfficiencyText {
+    /// `[work, share]`, by increasing work, FLOPs or bytes; shares of peak above 0 and at most 1.
     points: Vec<(f64, f64)>,
+    /// Where the points are from.
     source: String,
 }
 
@@ -61,7 +64,7 @@ impl EfficiencyCurve {
 }
 
 /// One measurement: an op of these dims did this much work in this time. In files `[work, seconds, dims…]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "Vec<f64>", into = "Vec<f64>")]
 pub struct Sample {
     /// What the cost depends on beside the work: m, n, k of a matmul; bytes of a row-wise op. Above zero.
@@ -92,16 +95,17 @@ impl From<Sample> for Vec<f64> {
 }
 
 /// Measured times of one op class.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "CurveText")]
 pub struct Curve {
     samples: Vec<Sample>,
 }
 
 /// [`Curve`] before it is checked.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct CurveText {
+    /// `[work, seconds, dims…]`: FLOPs or bytes, and what an op's time depends on beside them.
     samples: Vec<Sample>,
 }
 

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -14,7 +15,7 @@ use crate::input::Fault;
 use crate::units::{ByteRate, Bytes, FlopRate, Precision, Seconds, Watts};
 
 /// What sort of device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs)] // the kinds carry their names
 pub enum DeviceKind {
@@ -26,7 +27,7 @@ pub enum DeviceKind {
 }
 
 /// An accelerator SKU, or the part of one that is programmed as one device.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DeviceProfile {
     /// Name on the command line and of the file.
@@ -54,6 +55,7 @@ pub struct DeviceProfile {
     pub memory_bandwidth: Sourced<ByteRate>,
     /// Dense peak of the fastest unit that multiplies this format with fp32 accumulation.
     #[serde(deserialize_with = "some_peak")]
+    #[schemars(with = "BTreeMap<Precision, Sourced<FlopRate>>")]
     pub peak: BTreeMap<Precision, Sourced<FlopRate>>,
     /// Fixed cost of a kernel.
     pub launch: Sourced<Seconds>,
@@ -86,7 +88,7 @@ pub struct DeviceProfile {
 }
 
 /// Shares of peak by kind of kernel.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Efficiency {
     /// Matmuls: share of the format's peak over the op's FLOPs.
@@ -98,7 +100,7 @@ pub struct Efficiency {
 }
 
 /// How a matmul is cut into tiles that matrix units take in waves.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Gemm {
     /// Units that work at the same time: SMs, cores.
@@ -116,7 +118,7 @@ pub struct Gemm {
 }
 
 /// How a calibrated profile came to be.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Provenance {
     /// Day it was measured, `YYYY-MM-DD`.

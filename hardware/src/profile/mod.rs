@@ -28,10 +28,12 @@ pub use plausible::Plausible;
 pub use stack::{AttentionKernel, FitErrors, GradientSums, Knob, Overheads, Stack};
 pub use system::{Link, LinkKind, System};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A value and where it is from.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(bound = "T: JsonSchema")]
 #[serde(try_from = "SourcedText<T>", bound(deserialize = "T: Deserialize<'de> + Plausible"))]
 pub struct Sourced<T> {
     /// The value; within what its [`Plausible`] may be, so above zero.
@@ -41,10 +43,12 @@ pub struct Sourced<T> {
 }
 
 /// [`Sourced`] before it is checked.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct SourcedText<T> {
+    /// The value, with its unit.
     value: T,
+    /// Publication, measurement or assumption it is from.
     source: String,
 }
 

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Allocator, Band};
@@ -16,7 +17,7 @@ use crate::input::Fault;
 use crate::units::Precision;
 
 /// A framework generation.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Stack {
     /// Name on the command line and of the file.
@@ -176,7 +177,7 @@ const GRAPHS: f64 = 0.03;
 const AHEAD: f64 = 0.3;
 
 /// Errors of predicted steps, |predicted / measured − 1|, in per cent: median and 90th percentile.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FitErrors {
     /// Of the runs that were fitted.
@@ -186,7 +187,7 @@ pub struct FitErrors {
 }
 
 /// How attention runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum AttentionKernel {
     /// Scores in memory, masked, normalised and dropped by kernels of their own.
@@ -198,7 +199,7 @@ pub enum AttentionKernel {
 }
 
 /// How weights' gradients are kept between microbatches, where weights are of 16 bits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum GradientSums {
     /// In fp32.
@@ -256,7 +257,7 @@ impl Knob {
 macro_rules! knobs {
     ($(#[$about:meta])* $group:ident: $($(#[doc = $doc:literal])* $name:ident = $usual:literal in $low:literal .. $high:literal by $spread:literal;)*) => {
         $(#[$about])*
-        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
         #[serde(deny_unknown_fields, default)]
         pub struct $group { $($(#[doc = $doc])* pub $name: f64,)* }
 

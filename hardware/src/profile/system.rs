@@ -4,6 +4,7 @@
 //!
 //! Invariant: a torus has dims, and they multiply to the system's device count; nothing but a torus has dims.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Sourced;
@@ -14,7 +15,7 @@ use crate::units::{ByteRate, Bytes, Dollars, Seconds, Watts};
 pub(super) const MOST_DEVICES: usize = 1 << 20;
 
 /// A node, pod or instance: the devices that scale-up links join.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct System {
     /// Name on the command line and of the file.
@@ -48,7 +49,7 @@ pub struct System {
 }
 
 /// A tier of the network as one device sees it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Link {
     /// Its shape.
@@ -70,7 +71,7 @@ pub struct Link {
 }
 
 /// The shape of a tier.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum LinkKind {
     /// Any device reaches any other at full bandwidth.

@@ -4,13 +4,16 @@
 //!
 //! Invariant: `x.exact().parse() == x`, and a bare number never parses.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::{Add, AddAssign, Div, Mul, Sub};
 use std::str::FromStr;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use super::{MONEY, MONEY_READ, UnitError, digits, parse};
+use super::written::digits;
+use super::{MONEY, MONEY_READ, UnitError, parse};
 
 /// US dollars. Prints `$1.23`; reads that, `1.23 USD`, and `$1.5M` or `1.5 MUSD`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd, Serialize, Deserialize)]
@@ -53,6 +56,20 @@ impl TryFrom<String> for Dollars {
 impl From<Dollars> for String {
     fn from(value: Dollars) -> String {
         value.exact()
+    }
+}
+
+impl JsonSchema for Dollars {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Dollars".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "description": "an amount of money", "units": ["$", "USD", "kUSD", "MUSD", "BUSD"] })
     }
 }
 

@@ -61,18 +61,15 @@ pub struct Goal {
     pub objective: Objective,
     /// Tokens to train on, as `300G`, instead of the job's `steps`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
     pub tokens: Option<Tokens>,
     /// Share of a device's memory to leave free, beyond what the stack's allocator and libraries take: 0 to less than 0.94.
     #[serde(skip_serializing_if = "is_default")]
     pub headroom: f64,
     /// From the first step to the last, failures included: at most this long, as expected, such as `30d`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
     pub deadline: Option<Seconds>,
     /// For all devices over that time: at most this much, such as `$500k`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
     pub budget: Option<Dollars>,
 }
 

@@ -4,13 +4,14 @@
 //!
 //! Invariant: what a module is made again from is kept.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Fault;
 use crate::job::{LayerKind, Model};
 
 /// A part of a layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RecomputeModule {
     /// Attention between the projections: its scores (Korthikanti et al. 2022, §5).

@@ -4,6 +4,7 @@
 //! `active_parameters` likewise. Out: a refusal where the sizes give another count.
 
 use meshwright_hardware::units::Parameters;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::error::Fault;
@@ -14,7 +15,7 @@ use crate::limits::{self, number, sizes};
 const WITHIN: f64 = 0.01;
 
 /// What a model file says beside the model's sizes.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Published {
     /// All parameters.
@@ -24,7 +25,7 @@ pub(super) struct Published {
 }
 
 /// A published count.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Count {
     /// As published.

@@ -8,13 +8,14 @@
 //!
 //! Invariant: sites that were read share the batch evenly, and meet within `every` steps.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Fault;
 use crate::limits;
 
 /// How sites share their work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Sites {
     /// How many; each trains an equal share of the global batch.

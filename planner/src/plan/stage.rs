@@ -2,6 +2,7 @@
 //!
 //! In: a plan's `[[stages]]`. Out: [`Stage`], the [`Recompute`] of each of its layers.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What of a layer's activations is made again in backward.
@@ -23,7 +24,7 @@ impl Recompute {
 
 /// A chunk of a pipeline stage (all of it, but for interleaved schedules): how many layers, and how many recompute. The first,
 /// which has the embedding, and the last, which has the head, may do without layers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Stage {
     /// Layers in all.
