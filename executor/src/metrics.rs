@@ -248,13 +248,13 @@ mod tests {
     #[test]
     fn a_file_that_is_missing_or_spoilt_is_refused_by_name_and_line() {
         let path = path("spoilt");
-        let refused = |place: String| {
+        let refused = |code: u8, place: String| {
             let error = read(&path).unwrap_err();
-            assert!(error.exit_code() == 2 && error.to_string().contains(&place), "{error}");
+            assert!(error.exit_code() == code && error.to_string().contains(&place), "{error}");
         };
-        refused(path.display().to_string());
+        refused(1, path.display().to_string());
         fs::write(&path, format!("{}not json\n{}", line(&metrics(0)), line(&metrics(1)))).unwrap();
-        refused(format!("{}:2", path.display()));
+        refused(2, format!("{}:2", path.display()));
         fs::remove_file(path).unwrap();
     }
 }

@@ -35,19 +35,19 @@ pub fn residuals<'a>(
 ) -> Vec<Residual<'a>> {
     let known: Vec<(&'a Run, String, f64)> =
         runs.iter().filter_map(|run| Some((*run, key(run), error(run)?))).collect();
-    let mut counted: BTreeMap<(&str, Place), usize> = BTreeMap::new();
+    let mut counted: BTreeMap<(&str, CountedBy), usize> = BTreeMap::new();
     for (run, key, _) in &known {
-        for place in places(run) {
+        for place in counted_by(run) {
             *counted.entry((key, place)).or_default() += 1;
         }
     }
-    let mut all: BTreeMap<Place, usize> = BTreeMap::new();
+    let mut all: BTreeMap<CountedBy, usize> = BTreeMap::new();
     for ((_, place), runs) in &counted {
         *all.entry(place.clone()).or_default() += runs;
     }
     let of = |(run, key, error): &(&'a Run, String, f64)| {
         let [own, stack, device] =
-            places(run).map(|place| all[&place] - counted.get(&(key.as_str(), place)).copied().unwrap_or(0));
+            counted_by(run).map(|place| all[&place] - counted.get(&(key.as_str(), place)).copied().unwrap_or(0));
         let support = Evidence { own, stack, device }.support();
         Residual { publisher: &run.publisher, support, share: 1.0 / (1.0 + error) }
     };
@@ -55,10 +55,10 @@ pub fn residuals<'a>(
 }
 
 /// What runs are counted by.
-type Place = (String, String);
+type CountedBy = (String, String);
 
 /// Stack and accelerator with format; stack; accelerator with format.
-fn places(run: &Run) -> [Place; 3] {
+fn counted_by(run: &Run) -> [CountedBy; 3] {
     let stack = run.stack().name.clone();
     let device = format!("{} {}", run.device().name, run.plans[0].job.precision);
     [(stack.clone(), device.clone()), (stack, String::new()), (String::new(), device)]

@@ -34,7 +34,7 @@ pub fn fit(runs: &[&Run]) -> BTreeMap<String, Allocator> {
 }
 
 /// A run with the bytes that its ranks declare.
-struct Row<'a> {
+struct DeclaredRun<'a> {
     run: &'a Run,
     /// Of the rank that declares most.
     most: u64,
@@ -42,11 +42,11 @@ struct Row<'a> {
     shown: u64,
 }
 
-fn rows<'a>(runs: &[&'a Run]) -> Vec<Row<'a>> {
+fn rows<'a>(runs: &[&'a Run]) -> Vec<DeclaredRun<'a>> {
     let of = |run: &&'a Run| {
         let stages = declared(&chosen(run).under(run.stack()));
         let most = stages.iter().copied().max().unwrap_or(0);
-        Row { run, most, shown: if run.last_rank { stages.last().copied().unwrap_or(0) } else { most } }
+        DeclaredRun { run, most, shown: if run.last_rank { stages.last().copied().unwrap_or(0) } else { most } }
     };
     runs.par_iter().map(of).collect()
 }
@@ -57,9 +57,9 @@ pub fn held_out(runs: &[&Run], usual: &Allocator, key: impl Fn(&Run) -> String) 
     let keys: BTreeSet<String> = runs.iter().map(|run| key(run)).collect();
     let rows = rows(runs);
     let without = |one: String| -> Vec<(String, f64)> {
-        let (held, others): (Vec<&Row>, Vec<&Row>) = rows.iter().partition(|row| key(row.run) == one);
+        let (held, others): (Vec<&DeclaredRun>, Vec<&DeclaredRun>) = rows.iter().partition(|row| key(row.run) == one);
         let fitted = fit_from(&others, start);
-        let error = |Row { run, shown, .. }: &&Row| {
+        let error = |DeclaredRun { run, shown, .. }: &&DeclaredRun| {
             let measured = run.measured.memory_gb.filter(|gb| *gb > 0.0 && !run.measured.oom)?;
             let allocator = fitted.get(&run.stack().name).copied().unwrap_or_else(|| start(run));
             Some((run.id.clone(), run.measure.bytes(&allocator, *shown) as f64 / 1e9 / measured - 1.0))
@@ -70,7 +70,7 @@ pub fn held_out(runs: &[&Run], usual: &Allocator, key: impl Fn(&Run) -> String) 
 }
 
 /// The same, where a run's stack has an allocator of `start` unless its runs say otherwise.
-fn fit_from(rows: &[&Row], start: impl Fn(&Run) -> Allocator) -> BTreeMap<String, Allocator> {
+fn fit_from(rows: &[&DeclaredRun], start: impl Fn(&Run) -> Allocator) -> BTreeMap<String, Allocator> {
     let mut found: BTreeMap<String, Allocator> = BTreeMap::new();
     for how in [Measure::Reserved, Measure::Device] {
         let mut of_stacks: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
@@ -90,7 +90,7 @@ fn fit_from(rows: &[&Row], start: impl Fn(&Run) -> Allocator) -> BTreeMap<String
             }
         }
     }
-    let mut unmeasured: BTreeMap<&str, Vec<&Row>> = BTreeMap::new();
+    let mut unmeasured: BTreeMap<&str, Vec<&DeclaredRun>> = BTreeMap::new();
     let measured = |stack: &str| {
         let held = |run: &&Run| run.stack().name == stack && run.measure != Measure::Allocated;
         rows.iter().map(|row| row.run).filter(held).filter(|run| run.measured.memory_gb.is_some()).count()
@@ -119,7 +119,7 @@ struct Fitted {
 }
 
 impl Fitted {
-    fn of(row: &Row) -> Fitted {
+    fn of(row: &DeclaredRun) -> Fitted {
         Fitted { declared: row.most, device: row.run.device().memory.value.0, fits: !row.run.measured.oom }
     }
 }

@@ -8,9 +8,6 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Stack, catalog};
-use crate::units::Precision;
-
 /// How well what was measured supports a prediction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -22,9 +19,6 @@ pub enum Support {
     /// Neither.
     Extrapolated,
 }
-
-/// Runs in fewer than which a stack does not count as measured.
-const FEW: usize = 3;
 
 impl Support {
     /// Each, from the best.
@@ -40,38 +34,8 @@ impl Support {
     }
 }
 
-/// Measured runs that bear on a prediction.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Evidence {
-    /// Of the stack on the accelerator in the format.
-    pub own: usize,
-    /// Of the stack anywhere.
-    pub stack: usize,
-    /// Of any stack on the accelerator in the format.
-    pub device: usize,
-}
-
-impl Evidence {
-    /// Of a stack on an accelerator in a format, beside the stacks that ship.
-    pub fn of(stack: &Stack, device: &str, precision: Precision) -> Evidence {
-        let others = catalog().stacks.iter().filter(|other| other.name != stack.shipped());
-        let own = stack.runs_in(device, precision);
-        let elsewhere: usize = others.map(|other| other.runs_in(device, precision)).sum();
-        Evidence { own, stack: stack.runs(), device: own + elsewhere }
-    }
-
-    /// What they support.
-    pub fn support(self) -> Support {
-        match self {
-            Evidence { own: FEW.., .. } => Support::Measured,
-            Evidence { stack: FEW.., .. } | Evidence { device: FEW.., .. } => Support::Near,
-            _ => Support::Extrapolated,
-        }
-    }
-}
-
 /// Between which shares of its prediction eight in ten measured values lie.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Band {
     /// One in ten is below this share.
