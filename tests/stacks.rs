@@ -127,7 +127,19 @@ fn what_comes_next_and_what_fails_name_the_stack() {
 #[test]
 fn activations_go_to_the_host_no_further_than_it_has_memory() {
     let (place, cluster) = (place("stack-host"), ["--cluster", "16x dgx-h100"]);
-    let job = ["plan", "llama3-70b", "--seq", "8192", "--global-batch", "256", "-o", "plan.toml", "--json"];
+    let job = [
+        "plan",
+        "llama3-70b",
+        "--seq",
+        "8192",
+        "--global-batch",
+        "256",
+        "--headroom",
+        "0",
+        "-o",
+        "plan.toml",
+        "--json",
+    ];
     let found = json(&place.run(&[&job[..], &["--any-engine"], &cluster[..]].concat()));
     let kept = found["host_bytes"].as_f64().unwrap();
     assert!((1e9..225e9).contains(&kept), "{kept}");

@@ -43,7 +43,8 @@ macro_rules! figures {
 
 figures! {
     Bytes: 1 to 1_125_899_906_842_624,
-    ByteRate: 1e3 to 1e18,
+    // A machine that was calibrated as one rank has links of a byte a second.
+    ByteRate: 1.0 to 1e18,
     FlopRate: 1e6 to 1e24,
     Seconds: 1e-12 to 1e12,
     Watts: 1e-3 to 1e9,

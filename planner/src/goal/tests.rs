@@ -260,7 +260,7 @@ fn goals_are_read_checked_and_settled() {
     for (goal, steps, says) in [
         ("headroom = 0.95", "", "`goal.headroom` is 0.95"),
         ("headroom = -0.1", "", "`goal.headroom` is -0.1"),
-        ("budget = \"$0\"", "", "`goal.budget` is $0: it must be above zero"),
+        ("budget = \"$0\"", "", "`goal.budget` is $0: it must be $0.01 to"),
         ("tokens = \"1G\"", "steps = 7", "`goal.tokens` is 1 G tokens already"),
         ("objective = \"speed\"", "", "unknown variant `speed`"),
         ("deadline = \"soon\"", "", "`soon` is not a duration"),
