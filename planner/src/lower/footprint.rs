@@ -360,8 +360,11 @@ impl InFlight {
     /// Of a stage that runs `actions`.
     pub fn of(pipeline: &Pipeline, stage: usize, actions: &[Action]) -> InFlight {
         let depth = pipeline.stages * pipeline.chunks;
-        let [slots, brief, held] = [SlotSpan::Whole, SlotSpan::Brief, SlotSpan::PutOff]
-            .map(|span| Peaks::of(actions, pipeline.chunks, span, pipeline.schedule.splits()));
+        let splits = pipeline.schedule.splits();
+        let peaks = |span| Peaks::of(actions, pipeline.chunks, span, splits);
+        let (slots, held) = (peaks(SlotSpan::Whole), peaks(SlotSpan::PutOff));
+        // Where backward is whole, both end with it.
+        let brief = if splits { peaks(SlotSpan::Brief) } else { slots.clone() };
         let streams = (0..pipeline.chunks).map(|chunk| {
             let (out, flow) = turns(pipeline, (stage, chunk), actions);
             flow + if pipeline.virtual_stage(stage, chunk) + 1 == depth { 0 } else { out }

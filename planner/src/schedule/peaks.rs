@@ -7,7 +7,7 @@
 //!
 //! Invariant: at every time there is a peak at which every chunk has as many or more.
 
-use std::collections::HashSet;
+use rustc_hash::FxHashSet;
 
 use super::Action;
 
@@ -51,14 +51,14 @@ impl Peaks {
     /// Of a stage of so many chunks.
     pub fn of(actions: &[Action], chunks: usize, span: SlotSpan, splits: bool) -> Peaks {
         let mut now = vec![0; chunks];
-        let (mut grew, mut all) = (false, HashSet::new());
+        let (mut grew, mut all) = (false, FxHashSet::default());
         for &action in actions {
             if let Some((chunk, _)) = span.begins(action, splits) {
                 now[chunk] += 1;
                 grew = true;
             }
             if let Some((chunk, _)) = span.ends(action, splits) {
-                if grew {
+                if grew && !all.contains(&now) {
                     all.insert(now.clone());
                 }
                 now[chunk] -= 1;
