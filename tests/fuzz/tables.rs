@@ -146,7 +146,7 @@ const NO_RATE: &[&str] = &[
     "{ value = \"nan GB/s\", source = \"s\" }",
     "{ value = \"5\", source = \"s\" }",
     "{ value = 5, source = \"s\" }",
-    "{ value = \"1 B/s\", source = \"s\" }",
+    "{ value = \"0.5 B/s\", source = \"s\" }",
     "{ value = \"5 GB/s\", source = \"\" }",
     "\"5 GB/s\"",
 ];
