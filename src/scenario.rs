@@ -9,6 +9,7 @@ use std::path::Path;
 
 use clap::Args;
 use meshwright_hardware::input::InputError;
+use meshwright_hardware::profile::Plausible;
 use meshwright_hardware::units::{Dollars, Precision, Seconds, Tokens};
 use meshwright_planner::job::Objective;
 use schemars::JsonSchema;
@@ -169,6 +170,9 @@ fn complete(scenario: &mut Scenario, swept: &Table, at: &str) -> Result<(), Fail
         if value.is_empty() {
             return Err(Failure::input(format!("{at}: `{key}` is missing: say it there, in [defaults] or in [sweep]")));
         }
+    }
+    if let Some(Err(problem)) = scenario.price.map(Plausible::check) {
+        return Err(Failure::input(format!("{at}: `price` of a device-hour: {problem}")));
     }
     if scenario.price.is_some() && scenario.pricing.is_some() {
         return Err(Failure::input(format!("{at}: `price` and `pricing` both say what a device costs: leave one out")));

@@ -153,3 +153,12 @@ fn activations_go_to_the_host_no_further_than_it_has_memory() {
     assert_eq!((&told["fits"], told["headroom_bytes"].as_i64().unwrap() > 0), (&false.into(), true));
     assert!(String::from_utf8_lossy(&output.stderr).contains("in its host's memory, which has 210 GiB"), "{output:?}");
 }
+
+/// The fastest plans of a site leave no room for what sites need to meet; others do.
+#[test]
+fn sites_find_plans_with_room_to_meet() {
+    let place = place("stack-sites");
+    let sites = ["--cluster", "2x(2x dgx-h100) @ 10 Gbit/s 50 ms", "--stack", "nemo-2024", "--json"];
+    let found = json(&place.run(&[&["plan"], &MODEL[..], &sites].concat()));
+    assert!(found["fits"] == true && found["plan"]["sites"]["count"] == 2, "{found}");
+}

@@ -97,7 +97,7 @@ pub const TRAINING_FIGURES: &[TrainingFigure] = &[
     },
     TrainingFigure {
         key: "days_p90",
-        title: "nine runs in ten below",
+        title: "nine in ten, by failures",
         column: None,
         unit: Unit::Days,
         unknown: "",

@@ -10,13 +10,14 @@ use meshwright_planner::explain::{Alternative, Cause, Decided, Explanation, Limi
 use meshwright_planner::goal::{Case, choose};
 use meshwright_planner::goodput::Training;
 use meshwright_planner::plan::Plan;
-use meshwright_planner::predict::predict_figures;
+use meshwright_planner::predict::{interval, predict_figures};
 
 use super::against::{MeasuredStep, print_measured};
 use super::goal::given;
 use super::launch_file::{KnownArguments, changes, engine_of, plan_of};
 use super::show::{
-    add_support, assumed_text, does_not_fit, missing_memory, money, print_figures, print_sites, print_training,
+    add_range, add_support, assumed_text, does_not_fit, missing_memory, money, print_figures, print_sites,
+    print_training,
 };
 use super::stack::{StackArgument, stack_json, stack_line};
 use crate::failure::Failure;
@@ -65,6 +66,7 @@ impl ExplainCommand {
         let measured = self.measured.against(&plan, &explained.figures, &cluster)?;
         if self.json {
             let mut all = serde_json::to_value(&explained).expect("an explanation is numbers and text");
+            add_range(&mut all["training"], &plan, (&explained.figures, &explained.training), &cluster);
             add_support(&mut all, &plan, &explained.figures, &cluster);
             if let Some(measured) = &measured {
                 all["measured"] = serde_json::to_value(measured).expect("it is numbers and names");
@@ -87,7 +89,8 @@ impl ExplainCommand {
             print_binding(&explained);
             print_prices(&explained.shadow_prices, &cluster);
             print_alternatives(&explained.alternatives);
-            print_training(&explained.training);
+            let ends = interval(&plan, &explained.figures, &cluster).map(|i| i.of_predicted(&explained.figures));
+            print_training(&explained.training, ends);
             if let Some(outer) = &explained.sites {
                 print_sites(&plan, outer);
             }

@@ -9,11 +9,10 @@ use meshwright_planner::PlanError;
 use meshwright_planner::goal::{Advice, Case, Chosen, Offer};
 use meshwright_planner::goodput::TRAINING_FIGURES;
 use meshwright_planner::job::{Goal, Job, Objective};
-use meshwright_planner::predict::interval;
 use meshwright_planner::search::milp::{Repartitioned, repartition};
 use serde_json::{Value, json};
 
-use super::show::figures_json;
+use super::show::{add_range, figures_json};
 use crate::failure::Failure;
 use crate::prices::PriceKind;
 
@@ -217,12 +216,7 @@ fn offer_json(offer: &Offer, names: &Names) -> Value {
     all["idle_devices"] = json!(names.devices() - offer.ranks());
     all["headroom"] = json!(offer.headroom);
     all["training"] = serde_json::to_value(&offer.training).expect("training is numbers and text");
-    if let Some(interval) = interval(&offer.plan, &offer.figures, &offer.cluster) {
-        for (end, longer) in ["low", "high"].into_iter().zip(interval.of_predicted(&offer.figures)) {
-            all["training"][format!("days_{end}")] = json!(offer.training.days * longer);
-            all["training"][format!("dollars_{end}")] = json!(offer.training.dollars.map(|dollars| dollars * longer));
-        }
-    }
+    add_range(&mut all["training"], &offer.plan, (&offer.figures, &offer.training), &offer.cluster);
     all
 }
 

@@ -37,6 +37,15 @@ pub fn add_support(all: &mut serde_json::Value, plan: &Plan, figures: &Figures, 
     }
 }
 
+/// Adds to what training takes, for scripts, what it takes at the ends of the step's interval.
+pub fn add_range(all: &mut serde_json::Value, plan: &Plan, (figures, training): (&Figures, &Training), on: &Cluster) {
+    let Some(interval) = interval(plan, figures, on) else { return };
+    for (end, longer) in ["low", "high"].into_iter().zip(interval.of_predicted(figures)) {
+        all[format!("days_{end}")] = (training.days * longer).into();
+        all[format!("dollars_{end}")] = training.dollars.map(|dollars| dollars * longer).into();
+    }
+}
+
 /// A prediction for people: [`FIGURES`] in lines, the memory of each pool, and how sure that is.
 pub fn print_figures(plan: &Plan, figures: &Figures, cluster: &Cluster) {
     let interval = interval(plan, figures, cluster);
@@ -165,9 +174,12 @@ pub fn print_training_line(offer: &Offer, known: bool) {
 }
 
 /// What training takes, with its failures and checkpoints, for people.
-pub fn print_training(training: &Training) {
+pub fn print_training(training: &Training, interval: Option<[f64; 2]>) {
     println!("\nfrom the first step to the last, {} steps, predicted", training.steps);
     println!("{}", training_lines(training));
+    if let Some([low, high]) = interval.map(|ends| ends.map(|longer| Unit::Days.show(training.days * longer))) {
+        println!("   {:<23}{low:>14} to {high}", "as steps are measured");
+    }
     if let (Some(mtbf), Some(every)) = (training.mtbf_s, training.checkpoint_every_steps) {
         let (bytes, write) = (Bytes(training.checkpoint_bytes), Seconds(training.checkpoint_write_s));
         println!(

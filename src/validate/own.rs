@@ -17,6 +17,8 @@ use super::{Run, chosen};
 pub const FEWEST: usize = 3;
 /// How many runs of its own outweigh what all other runs show of a stack's band.
 const PRIOR_RUNS: f64 = 5.0;
+/// How far off, in logarithms, even the nearest run may be after the fit.
+const UNREACHED: f64 = 0.4;
 /// By how much a step must change, when an overhead does by its spread, for a run to tell of it.
 const TOLD: f64 = 0.01;
 
@@ -57,6 +59,15 @@ pub fn fit_own(runs: &[&Run], base: &Stack, prior: Band) -> Result<OwnFit, Strin
         .zip(&left_out)
         .map(|(row, left)| (row.run.id.clone(), [row.error(&base.overheads), row.error(&overheads), *left].map(error)));
     let errors = errors.collect();
+    let nearest = all.iter().map(|row| row.error(&overheads).abs()).fold(f64::INFINITY, f64::min);
+    if nearest.is_nan() || nearest > UNREACHED {
+        let share = 100.0 * error(all[0].error(&overheads));
+        return Err(format!(
+            "within their bounds no overheads of {} explain any of these runs ({share:+.0} % of {} at best): look at the units of what \
+             was measured, and at what ran them",
+            base.name, all[0].run.id
+        ));
+    }
     let stack = Stack {
         based_on: Some(base.shipped().to_owned()),
         source: format!("meshwright stacks fit: {} runs of one's own, over {}", all.len(), base.shipped()),

@@ -57,11 +57,14 @@ impl Ranking {
     /// For people; nothing where no job has so many plans.
     pub fn line(&self) -> Option<String> {
         let [Some(median), Some(p90)] = Stats::of(&self.loss).shares() else { return None };
+        let correlation = match self.correlation.is_empty() {
+            true => String::new(),
+            false => format!("; rank correlation {:.2} in the median", self.median_correlation()),
+        };
         Some(format!(
             "of {} jobs with {FEWEST} measured plans or more, the one predicted to be fastest took {median:.1} % longer than the \
-             fastest in the median, {p90:.1} % at the 90th percentile; rank correlation {:.2} in the median",
+             fastest in the median, {p90:.1} % at the 90th percentile{correlation}",
             self.loss.len(),
-            self.median_correlation()
         ))
     }
 }

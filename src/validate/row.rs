@@ -213,6 +213,7 @@ impl Column {
     pub fn problem(&self, value: &str) -> Option<&'static str> {
         match value.parse::<f64>() {
             _ if !self.numeric => None,
+            Ok(number) if self.name.ends_with("_mfu") && number > 1.0 => Some("it is a share: 0 to 1, as 0.45"),
             Ok(number) if number.is_finite() && number >= self.least => None,
             Ok(number) if number.is_finite() => Some("it must be above zero, or be left empty"),
             _ => Some("it must be a number, or be left empty"),

@@ -5,7 +5,7 @@
 //! Invariant: nothing is changed of a prediction; its support is the worst of its pools', and none where it lies beyond all that
 //! was measured.
 
-use meshwright_hardware::profile::{Cluster, Evidence, Machine, Support, catalog};
+use meshwright_hardware::profile::{Band, Cluster, Evidence, Machine, Support, catalog};
 use meshwright_hardware::units::Precision;
 use serde::Serialize;
 
@@ -47,8 +47,15 @@ pub fn interval(plan: &Plan, figures: &Figures, cluster: &Cluster) -> Option<Int
     let [step, memory] = if calibrated(cluster) {
         [all.executor.step, all.executor.memory]
     } else {
-        let own = cluster.stack.step_band.filter(|_| support == Support::Measured);
-        [own.unwrap_or(all.step[&support]), all.memory[&support]]
+        let shipped = all.step[&support];
+        let step = match cluster.stack.step_band {
+            Some(own) if support == Support::Measured => own,
+            // A spread that one's own runs have is nowhere less.
+            Some(own) => Band { low: own.low.min(shipped.low), high: own.high.max(shipped.high), ..own },
+            None => shipped,
+        };
+        // How fast a plan is says nothing of what is known of its memory.
+        [step, all.memory[&evidence(plan.job.precision, cluster)]]
     };
     let taken = cluster.stack.memory.taken(figures.peak_memory_bytes);
     let bytes = |share: f64| (taken as f64 * share).round() as u64;

@@ -13,6 +13,11 @@ use crate::predict::predict_figures;
 
 use super::{Found, SearchOptions, search_with};
 
+/// How often a site is searched, for plans that leave more room each time, where none had any for what sites need to meet.
+const ROOMIER: usize = 8;
+/// By how much of a device's memory, at the least.
+const LEAST_ROOM: f64 = 0.02;
+
 /// The best plans for a job on a cluster; on one of several sites, the best of a site with its share of the batch, which meet
 /// as `sites` says, or as usual.
 pub fn decide(job: &Job, cluster: &Cluster, sites: Option<Sites>, fix: &Fix, top: usize) -> Result<Found, PlanError> {
@@ -39,19 +44,34 @@ pub fn decide_with(
     let site = Cluster { wan: None, ..cluster.clone() };
     // What the outer state needs is known only then: a few more, of which some may not fit.
     // And a step that is short enough inside a site may be too long with its meetings.
-    let mut found = search_with(&own, &site, fix, top + 8, &SearchOptions { enough: 0.0, ..*options })?;
-    let mut best = Vec::new();
-    for (plan, _) in std::mem::take(&mut found.best) {
-        let plan = Plan { sites: Some(sites), job: job.clone(), ..plan };
-        let figures = predict_figures(&plan, cluster)?;
-        let fits = figures.fits;
-        match fits && best.len() < top {
-            true => best.push((plan, figures)),
-            false => {
-                let reason = if fits { "slower when simulated" } else { "out of memory with what sites need to meet" };
-                *found.rejected.entry(reason.to_owned()).or_default() += 1;
-            }
+    let options = SearchOptions { enough: 0.0, ..*options };
+    let mut found = search_with(&own, &site, fix, top + 8, &options)?;
+    let (mut best, mut roomier) = (Vec::new(), own);
+    for _ in 0..ROOMIER {
+        // By how much the one that lacks least lacks memory, as a share of a device's.
+        let mut missing = f64::INFINITY;
+        for (plan, _) in std::mem::take(&mut found.best) {
+            let plan = Plan { sites: Some(sites), job: job.clone(), ..plan };
+            let figures = predict_figures(&plan, cluster)?;
+            let reason = match figures.fits {
+                true if best.len() < top => {
+                    best.push((plan, figures));
+                    continue;
+                }
+                true => "slower when simulated",
+                false => "out of memory with what sites need to meet",
+            };
+            let least = cluster.pools.iter().map(|pool| pool.device.memory.value.0).min().unwrap_or(1);
+            missing = missing.min(-figures.headroom_bytes as f64 / least as f64);
+            *found.rejected.entry(reason.to_owned()).or_default() += 1;
         }
+        roomier.goal.headroom += missing.max(LEAST_ROOM);
+        if !best.is_empty() || roomier.goal.check().is_err() {
+            break;
+        }
+        // Only plans that leave that room.
+        let Ok(next) = search_with(&roomier, &site, fix, top + 8, &options) else { break };
+        found = Found { considered: found.considered + next.considered, best: next.best, ..found };
     }
     best.sort_by(|a, b| a.1.step_time_s.total_cmp(&b.1.step_time_s));
     if best.is_empty() {
