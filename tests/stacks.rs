@@ -158,7 +158,8 @@ fn activations_go_to_the_host_no_further_than_it_has_memory() {
 #[test]
 fn sites_find_plans_with_room_to_meet() {
     let place = place("stack-sites");
-    let sites = ["--cluster", "2x(2x dgx-h100) @ 10 Gbit/s 50 ms", "--stack", "nemo-2024", "--json"];
-    let found = json(&place.run(&[&["plan"], &MODEL[..], &sites].concat()));
+    let sites = ["--cluster", "2x(1x dgx-h100) @ 10 Gbit/s 50 ms", "--stack", "nemo-2024", "--json"];
+    let found =
+        json(&place.run(&[&["plan", "llama3-8b", "--seq", "8192", "--global-batch", "64"], &sites[..]].concat()));
     assert!(found["fits"] == true && found["plan"]["sites"]["count"] == 2, "{found}");
 }
