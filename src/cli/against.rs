@@ -95,6 +95,9 @@ pub fn print_measured(against: &Against) {
         None => "",
     };
     println!("   measured {:>11}   the prediction is {error_pct:+.1} %{lies}", Seconds(*step_time_s).to_string());
+    if explained_by.is_empty() {
+        return println!("   nothing is left to explain: runs alike in all that is stated differ by as much");
+    }
     println!(
         "\nwhat would explain the measured step, each overhead of the stack alone (`stacks NAME` has them), the least unusual first"
     );
