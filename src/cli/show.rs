@@ -63,13 +63,14 @@ pub fn print_figures(plan: &Plan, figures: &Figures, cluster: &Cluster) {
         let (peak, left) = (Bytes(pool.peak_memory_bytes).to_string(), pool.headroom * 100.0);
         println!("           {peak:>12}   on {} × {}, {left:.1} % of its memory left", pool.ranks, pool.device);
     }
-    support_line(plan, figures, cluster).iter().for_each(|line| println!("{line}"));
+    if let Some(interval) = &interval {
+        println!("{}", support_line(interval, beyond(plan, figures, cluster)));
+    }
 }
 
 /// How sure a prediction is, in a line.
-fn support_line(plan: &Plan, figures: &Figures, cluster: &Cluster) -> Option<String> {
-    let Interval { support, at_risk, .. } = interval(plan, figures, cluster)?;
-    let because = match (support, beyond(plan, figures, cluster)) {
+fn support_line(Interval { support, at_risk, .. }: &Interval, beyond: Option<Beyond>) -> String {
+    let because = match (support, beyond) {
         (_, Some(Beyond { reason, .. })) => reason,
         (Support::Measured, None) => "eight in ten measured runs lie within the brackets".to_owned(),
         (Support::Near, None) => "its stack was measured elsewhere, or its accelerators under others".to_owned(),
@@ -77,8 +78,8 @@ fn support_line(plan: &Plan, figures: &Figures, cluster: &Cluster) -> Option<Str
             "neither its stack nor its accelerators in this format were measured".to_owned()
         }
     };
-    let risk = if at_risk { "; at risk: memory may not suffice" } else { "" };
-    Some(format!("   support {:>12}   {because}{risk}", support.name()))
+    let risk = if *at_risk { "; at risk: memory may not suffice" } else { "" };
+    format!("   support {:>12}   {because}{risk}", support.name())
 }
 
 /// A line for each figure with a label, the ones without behind it; of the step its interval too.

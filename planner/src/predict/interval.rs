@@ -42,21 +42,9 @@ pub fn interval(plan: &Plan, figures: &Figures, cluster: &Cluster) -> Option<Int
     if cluster.stack.is_ideal() {
         return None;
     }
-    let all = &catalog().intervals;
     let support = support(plan, figures, cluster);
-    let [step, memory] = if calibrated(cluster) {
-        [all.executor.step, all.executor.memory]
-    } else {
-        let shipped = all.step[&support];
-        let step = match cluster.stack.step_band {
-            Some(own) if support == Support::Measured => own,
-            // A spread that one's own runs have is nowhere less.
-            Some(own) => Band { low: own.low.min(shipped.low), high: own.high.max(shipped.high), ..own },
-            None => shipped,
-        };
-        // How fast a plan is says nothing of what is known of its memory.
-        [step, all.memory[&evidence(plan.job.precision, cluster)]]
-    };
+    // How fast a plan is says nothing of what is known of its memory.
+    let (step, memory) = (step_band(support, cluster), memory_band(plan.job.precision, cluster));
     let taken = cluster.stack.memory.taken(figures.peak_memory_bytes);
     let bytes = |share: f64| (taken as f64 * share).round() as u64;
     let of = |pool: &Machine| pool.device.memory.value.0;
@@ -77,9 +65,28 @@ pub fn memory_margin(precision: Precision, cluster: &Cluster) -> f64 {
     if cluster.stack.is_ideal() {
         return 0.0;
     }
+    (1.0 - 1.0 / memory_band(precision, cluster).high).max(0.0)
+}
+
+/// Where measured steps lie of predictions that are supported so.
+fn step_band(support: Support, cluster: &Cluster) -> Band {
     let all = &catalog().intervals;
-    let band = if calibrated(cluster) { all.executor.memory } else { all.memory[&evidence(precision, cluster)] };
-    (1.0 - 1.0 / band.high).max(0.0)
+    if calibrated(cluster) {
+        return all.executor.step;
+    }
+    let shipped = all.step[&support];
+    match cluster.stack.step_band {
+        Some(own) if support == Support::Measured => own,
+        // A spread that one's own runs have is nowhere less.
+        Some(own) => Band { low: own.low.min(shipped.low), high: own.high.max(shipped.high), ..own },
+        None => shipped,
+    }
+}
+
+/// Where measured memory lies, of plans of a format.
+fn memory_band(precision: Precision, cluster: &Cluster) -> Band {
+    let all = &catalog().intervals;
+    if calibrated(cluster) { all.executor.memory } else { all.memory[&evidence(precision, cluster)] }
 }
 
 /// Whether all that is priced was measured on the very machine.
