@@ -105,5 +105,16 @@ fn decisions_are_fixed_on_the_command_line() {
     assert_eq!((&plan["schedule"], &plan["sequence_parallel"]), (&"zb-h1".into(), &true.into()), "{plan}");
     let low = of(&["--max-pp", "1"]);
     assert_eq!(low["plan"]["mesh"]["pp"].as_u64().unwrap_or(1), 1, "{}", low["plan"]);
+    let full = of(&["--recompute", "full", "--no-offload"]);
+    let stages = full["plan"]["stages"].as_array().unwrap();
+    assert!(
+        stages.iter().all(|stage| stage["full"] == stage["layers"] && stage.get("offload").is_none()),
+        "{stages:?}"
+    );
+    place.refused(
+        &[&job[..], &["--recompute", "half"]].concat(),
+        2,
+        &["unknown kind `half`; known: none, selective, full"],
+    );
     place.refused(&[&job[..], &["--schedule", "1f2b"]].concat(), 2, &["unknown schedule `1f2b`; known: 1f1b, gpipe"]);
 }

@@ -8,7 +8,7 @@ use clap::Args;
 use meshwright_hardware::profile::Cluster;
 use meshwright_planner::error::Fault;
 use meshwright_planner::job::{Fix, Job};
-use meshwright_planner::plan::check_tp;
+use meshwright_planner::plan::{Recompute, check_tp};
 use meshwright_planner::schedule::Schedule;
 
 use crate::failure::Failure;
@@ -55,6 +55,12 @@ pub struct FixArguments {
     /// Only plans whose tensor parallelism shards tokens too, or with `--sp false` none of these
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     sp: Option<bool>,
+    /// Only plans whose layers recompute in these ways, as `none,selective`: none, selective (norms, activations), full
+    #[arg(long, value_name = "KINDS", value_delimiter = ',')]
+    recompute: Option<Vec<Recompute>>,
+    /// Only plans that keep no activations in the host's memory
+    #[arg(long)]
+    no_offload: bool,
 }
 
 impl FixArguments {
@@ -74,6 +80,8 @@ impl FixArguments {
             schedule: self.schedule.or(job.schedule),
             chunks: self.chunks.or(job.chunks),
             sequence_parallel: self.sp.or(job.sequence_parallel),
+            recompute: self.recompute.clone().or_else(|| job.recompute.clone()),
+            offload: self.no_offload.then_some(false).or(job.offload),
             ..job.clone()
         }
     }

@@ -122,7 +122,7 @@ impl Solver {
         let first = &mut chosen.best[0];
         let decided = match self {
             Solver::Paths => None,
-            Solver::Milp => repartition(&first.plan, &first.cluster, case.engine)?,
+            Solver::Milp => repartition(&first.plan, &first.cluster, (case.engine, &case.fix))?,
         };
         if let Some(Repartitioned { plan, figures, .. }) = &decided {
             *first = Offer::of(&case.job, plan.clone(), figures.clone(), &first.cluster);

@@ -233,6 +233,13 @@ impl Fix {
             sizes(&[(key, size.unwrap_or(1), 1..=limits::RANKS)])?;
         }
         sizes(&[("shard", self.shard.unwrap_or(2), 2..=limits::RANKS)])?;
+        if self.recompute.as_ref().is_some_and(Vec::is_empty) {
+            return Err(Fault::new(
+                "recompute",
+                "[]",
+                "it names the kinds that layers may have: none, selective, full",
+            ));
+        }
         match self.zero {
             Some(zero @ 4..) => Err(Fault::new("zero", zero, "ZeRO has the stages 0 to 3")),
             _ => Ok(()),

@@ -8,6 +8,7 @@ use meshwright_hardware::mesh::Order;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::recompute::Recompute;
 use crate::schedule::Schedule;
 
 /// What the user has fixed, in a job's `[fix]` or on the command line.
@@ -54,6 +55,12 @@ pub struct Fix {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::keys::orders")]
     pub order: Option<Order>,
+    /// Kinds of recomputation that layers may have: `none`, `selective`, `full`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recompute: Option<Vec<Recompute>>,
+    /// `false`: no activations in the host's memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offload: Option<bool>,
     /// The most tensor parallelism.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_tp: Option<usize>,

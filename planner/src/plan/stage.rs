@@ -5,22 +5,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What of a layer's activations is made again in backward.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Recompute {
-    /// Nothing: all that backward reads is kept.
-    None,
-    /// The outputs of norms and activations: large, and cheap to make again (attention never stores its scores).
-    Selective,
-    /// Everything but the layer's input (Chen et al. 2016).
-    Full,
-}
-
-impl Recompute {
-    /// Every mode, by memory: most first.
-    pub const ALL: [Recompute; 3] = [Recompute::None, Recompute::Selective, Recompute::Full];
-}
+use crate::job::Fix;
+pub use crate::job::Recompute;
 
 /// A chunk of a pipeline stage (all of it, but for interleaved schedules): how many layers, and how many recompute. The first,
 /// which has the embedding, and the last, which has the head, may do without layers.
@@ -54,6 +40,12 @@ impl Stage {
         } else {
             Recompute::None
         }
+    }
+
+    /// Whether its layers recompute, and are on the host, only as is fixed.
+    pub fn is_permitted(&self, fix: &Fix) -> bool {
+        let permitted = |mode: Recompute| fix.recompute.as_ref().is_none_or(|kinds| kinds.contains(&mode));
+        (self.offload == 0 || fix.offload != Some(false)) && (0..self.layers).all(|layer| permitted(self.mode(layer)))
     }
 }
 

@@ -10,6 +10,7 @@ use rustc_hash::FxHashMap;
 
 use super::partition::Problem;
 use crate::error::PlanError;
+use crate::job::Fix;
 use crate::lower::InFlight;
 use crate::parallel::at_once;
 use crate::plan::{Plan, Stage};
@@ -125,7 +126,7 @@ impl<'a> Search<'a> {
         };
         let flights = self.flights(plan.pipeline());
         let within = self.space.within.clone();
-        Ok(Question { wanted, group, plan, pools, capacity, flights, within })
+        Ok(Question { wanted, group, plan, pools, capacity, flights, within, fix: self.space.fix })
     }
 
     /// Queues the plan of an answer whose bound is below a time, or counts why there is none.
@@ -181,6 +182,7 @@ struct Question<'a> {
     capacity: Vec<u64>,
     flights: Arc<Vec<InFlight>>,
     within: Option<Arc<Within<'a>>>,
+    fix: &'a Fix,
 }
 
 /// A plan with its stages.
@@ -193,7 +195,7 @@ struct Decision {
 impl Question<'_> {
     /// The best stages, or why there are none; their bound as far as it is below a time.
     fn answer(&self, before: f64) -> Result<Decision, &'static str> {
-        let Question { group, plan, pools, capacity, flights, within, .. } = self;
+        let Question { group, plan, pools, capacity, flights, within, fix, .. } = self;
         let within = within.as_deref();
         let costs: Vec<&Costs> = pools.iter().map(|&pool| &group.costs[pool]).collect();
         let undecided = Undecided {
@@ -204,6 +206,7 @@ impl Question<'_> {
             capacity,
             orders: Default::default(),
             within,
+            fix,
         };
         let lacks = |stages: Vec<Stage>| {
             let plan = Plan { stages, ..plan.clone() };

@@ -17,15 +17,15 @@ impl Search<'_> {
         let reached = self.look()?;
         self.fill()?;
         let cut = self.cut();
-        let (mut slower, mut open, mut left) = (0, 0, f64::INFINITY);
         for node in self.queue.drain() {
             let held = self.combinations_of(&node.known);
-            left = left.min(node.seconds);
-            if node.seconds < cut { open += held } else { slower += held }
+            if node.seconds < cut {
+                self.reject("not looked at: within the gap", held);
+                self.proved = self.proved.min(node.seconds);
+            } else {
+                self.leave(node.seconds, held);
+            }
         }
-        self.reject("slower by its bound", slower);
-        self.reject("not looked at: within the gap", open);
-        self.proved = self.proved.min(left);
         self.prove()?;
         self.tell(reached);
         Ok(())

@@ -19,6 +19,7 @@ use super::times::Costs;
 use super::within::Within;
 use crate::ability::Ability;
 use crate::error::PlanError;
+use crate::job::Fix;
 use crate::lower::{InFlight, PieceSizes};
 use crate::plan::{Plan, Stage};
 use crate::predict::{Figures, predict_figures};
@@ -44,10 +45,10 @@ pub struct Repartitioned {
 pub fn repartition(
     plan: &Plan,
     cluster: &Cluster,
-    engine: Option<&Ability>,
+    (engine, fix): (Option<&Ability>, &Fix),
 ) -> Result<Option<Repartitioned>, PlanError> {
-    let within = engine.map(|ability| Within::of(ability, &plan.job));
-    let solved = with_problem(plan, cluster, within.as_ref(), |undecided, problem| {
+    let within = engine.map(|ability| Within::of(ability, &plan.job, fix));
+    let solved = with_problem(plan, cluster, (within.as_ref(), fix), |undecided, problem| {
         let stages = problem.milp().filter(|stages| undecided.fits(stages))?;
         Some((problem.seconds_of(&stages), problem.relaxation()?, stages))
     })?;
@@ -61,7 +62,7 @@ pub fn repartition(
 fn with_problem<T>(
     plan: &Plan,
     cluster: &Cluster,
-    within: Option<&Within>,
+    (within, fix): (Option<&Within>, &Fix),
     ask: impl FnOnce(&Undecided, &Problem) -> Option<T>,
 ) -> Result<Option<T>, PlanError> {
     let pools = match PoolAssignment::of(cluster, &plan.mesh) {
@@ -89,6 +90,7 @@ fn with_problem<T>(
         capacity: &capacity,
         orders: Default::default(),
         within,
+        fix,
     };
     Ok(undecided.alike_problem().and_then(|problem| ask(&undecided, &problem)))
 }
@@ -96,7 +98,7 @@ fn with_problem<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::{Architecture, Fix, Job, Model};
+    use crate::job::{Architecture, Job, Model};
     use crate::search::search;
     use crate::testing::{tiny_job, tiny_model};
 
@@ -114,14 +116,16 @@ mod tests {
     #[test]
     fn the_program_finds_the_searchs_stages_or_as_good_ones() {
         let (plan, cluster) = tight();
-        let found = repartition(&plan, &cluster, None).unwrap().expect("four stages of one chunk");
-        let paths = with_problem(&plan, &cluster, None, |_, problem| Some(problem.seconds_of(&problem.solve()?)));
+        let found = repartition(&plan, &cluster, (None, &Fix::default())).unwrap().expect("four stages of one chunk");
+        let paths = with_problem(&plan, &cluster, (None, &Fix::default()), |_, problem| {
+            Some(problem.seconds_of(&problem.solve()?))
+        });
         let paths = paths.unwrap().unwrap();
         assert!((found.objective_s / paths - 1.0).abs() < 1e-3, "{} for {paths}", found.objective_s);
         assert!(found.relaxation_s <= paths * (1.0 + 1e-6), "{} above {paths}", found.relaxation_s);
         let step = predict_figures(&plan, &cluster).unwrap().step_time_s;
         assert!((found.figures.step_time_s / step - 1.0).abs() < 0.01, "{} for {step}", found.figures.step_time_s);
         let single = Plan { mesh: meshwright_hardware::mesh::Mesh::ONE, stages: plan.stages[..1].to_vec(), ..plan };
-        assert!(repartition(&single, &cluster, None).unwrap().is_none());
+        assert!(repartition(&single, &cluster, (None, &Fix::default())).unwrap().is_none());
     }
 }

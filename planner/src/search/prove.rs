@@ -124,6 +124,7 @@ impl Search<'_> {
             capacity: &capacity,
             orders: Default::default(),
             within: within.as_deref(),
+            fix: self.space.fix,
         };
         let [sooner, ways] =
             [false, true].map(|played| Ways { undecided: &undecided, played, known: Default::default() });
@@ -188,6 +189,7 @@ impl Search<'_> {
                 capacity: &capacity,
                 orders: Default::default(),
                 within: within.as_deref(),
+                fix: self.space.fix,
             };
             let Some(problem) = undecided.problem() else { continue };
             let takes = |stage: usize, layers: usize| {

@@ -53,9 +53,9 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// Counts combinations as slower by their bound.
+    /// Counts combinations as slower by their bound; what has no end has no memory to end in.
     pub(super) fn leave(&mut self, floor: f64, count: usize) {
-        self.reject("slower by its bound", count);
+        self.reject(if floor.is_finite() { "slower by its bound" } else { "out of memory" }, count);
         self.proved = self.proved.min(floor);
     }
 

@@ -11,6 +11,7 @@ use std::cell::OnceCell;
 
 use super::partition::{Choice, Problem};
 use super::within::{UniformRecompute, Within};
+use crate::job::Fix;
 use crate::lower::{InFlight, Once, PieceSize, PieceSizes, places_away};
 use crate::plan::{Plan, Recompute, Stage};
 use crate::schedule::{Action, Pipeline};
@@ -38,6 +39,8 @@ pub struct Undecided<'a> {
     pub orders: [OnceCell<Vec<Vec<Action>>>; 2],
     /// The engine to plan for.
     pub within: Option<&'a Within<'a>>,
+    /// What the user has fixed.
+    pub fix: &'a Fix,
 }
 
 impl Undecided<'_> {
@@ -90,9 +93,8 @@ impl Undecided<'_> {
             let alike = Problem { choices: choices.collect(), ..*problem };
             alike.solve().map(|stages| (stages, alike))
         };
-        let (full, less): (Vec<UniformRecompute>, Vec<UniformRecompute>) = UniformRecompute::all(within.ability, most)
-            .into_iter()
-            .partition(|way| matches!(way, UniformRecompute::Full(_)));
+        let (full, less): (Vec<UniformRecompute>, Vec<UniformRecompute>) =
+            within.uniform(most).into_iter().partition(|way| matches!(way, UniformRecompute::Full(_)));
         // The fewest that make a partition fit, and those that leave more choice of it.
         let fewest = least(0, full.len(), |at| solve(full[at]).is_some());
         let best = less.into_iter().chain(full.into_iter().skip(fewest).take(TRIED)).filter_map(solve);
@@ -104,7 +106,7 @@ impl Undecided<'_> {
     pub fn least_alike(&self, within: &Within, held: &[usize]) -> Option<Vec<Stage>> {
         let most = held.iter().copied().max()?;
         let stages = |way: UniformRecompute| held.iter().map(|&layers| way.stage(layers)).collect::<Vec<_>>();
-        UniformRecompute::all(within.ability, most).into_iter().map(stages).find(|stages| self.fits(stages))
+        within.uniform(most).into_iter().map(stages).find(|stages| self.fits(stages))
     }
 
     /// Whether stages fit, exactly.
@@ -210,7 +212,8 @@ impl Undecided<'_> {
                     let full = full.min(layers);
                     whole.stages[place] = Stage { layers, full, selective: selective.min(layers - full), offload: 0 };
                 }
-                self.sizes.stage(&whole, &self.flights[stage], stage) <= self.capacity[stage]
+                places.iter().all(|&place| whole.stages[place].is_permitted(self.fix))
+                    && self.sizes.stage(&whole, &self.flights[stage], stage) <= self.capacity[stage]
             });
             found?;
             places.iter().for_each(|&place| all[place] = whole.stages[place]);
@@ -306,31 +309,34 @@ impl<'a> Window<'a> {
     fn ways(&self, capacity: u64) -> Vec<Stage> {
         let layers = self.count;
         let mix = |full: usize, selective: usize| Stage { layers, full, selective, offload: 0 };
+        let fix = self.undecided.fix;
         let fits = |stage: &Stage| self.bytes(stage) <= capacity;
-        if fits(&mix(0, 0)) {
+        let may_be = |stage: &Stage| stage.is_permitted(fix) && fits(stage);
+        if may_be(&mix(0, 0)) {
             return vec![mix(0, 0)];
         }
-        let mut ways = Vec::new();
         if let Some(within) = self.undecided.within {
             // What recomputes least: another may be needed beside other stages, but takes longer.
-            let all = UniformRecompute::all(within.ability, layers);
+            let all = within.uniform(layers);
             return all.into_iter().map(|way| way.stage(layers)).find(fits).into_iter().collect();
         }
-        if let Some(offload) = self.away(capacity) {
-            ways.push(offload);
-        }
+        let mut ways: Vec<Stage> = self.away(capacity).into_iter().filter(may_be).collect();
         if !fits(&mix(layers, 0)) {
             return ways;
         }
         let fewest = |fits: &dyn Fn(usize) -> bool| least(0, layers, fits);
         let alone = fewest(&|full| fits(&mix(full, 0)));
         let beside = fewest(&|full| fits(&mix(full, layers - full)));
-        for full in [alone, alone.saturating_sub(1), beside] {
-            let selective = least(0, layers - full, &|selective| fits(&mix(full, selective)));
-            let way = mix(full, selective);
-            if fits(&way) {
-                ways.push(way);
-            }
+        let mut corners = vec![alone, alone.saturating_sub(1), beside];
+        if fix.recompute.is_some() {
+            corners.extend([0, layers]);
+        }
+        for full in corners {
+            let fewest = least(0, layers - full, &|selective| fits(&mix(full, selective)));
+            // What no layer may do without takes all of them.
+            let most = fix.recompute.as_ref().map(|_| layers - full);
+            let selective = [Some(fewest), most].into_iter().flatten();
+            ways.extend(selective.map(|selective| mix(full, selective)).find(may_be));
         }
         ways
     }

@@ -163,7 +163,7 @@ impl<'a> Search<'a> {
     ) -> Result<Self, PlanError> {
         let pools = cluster.pools.len() > 1;
         // Engines know of no unlike pools: on those plans are for whatever runs them.
-        let within = options.engine.filter(|_| !pools).map(|ability| Arc::new(Within::of(ability, job)));
+        let within = options.engine.filter(|_| !pools).map(|ability| Arc::new(Within::of(ability, job, fix)));
         let space = |idle: Option<usize>| {
             let (devices, within) = (cluster.devices(), within.clone());
             Space { job, devices, idle, fix, pools, within }

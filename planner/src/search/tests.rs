@@ -17,6 +17,7 @@ use crate::plan::Stage;
 use crate::schedule::{Action, Pipeline, PipelineSchedule, Schedule};
 use crate::testing::{tiny_job, tiny_model};
 
+mod fixed;
 mod jobs;
 mod parts;
 mod shapes;
@@ -303,6 +304,7 @@ fn no_plan_that_hardly_fits_is_below_its_floor_by_memory() {
                 capacity: &vec![capacity; of.pp],
                 orders: Default::default(),
                 within: None,
+                fix: &fix,
             };
             let trade = memory_bound::Trade::of(&plan, &mut links.prices, None).unwrap();
             let kind = trade.kind;
@@ -328,16 +330,6 @@ fn no_plan_that_hardly_fits_is_below_its_floor_by_memory() {
         }
     }
     assert!(looked > 300 && higher > 50, "{higher} of {looked}");
-}
-
-#[test]
-fn what_fits_nowhere_is_counted_by_reason() {
-    let mut model = tiny_model(Architecture::Llama);
-    (model.hidden, model.ffn, model.vocab) = (8192, 32768, 1 << 20);
-    let error = search(&tiny_job(model), &cluster("1x cpu-generic"), &Fix::default(), 1).unwrap_err();
-    assert_eq!(error.exit_code(), 3);
-    let message = error.to_string();
-    assert!(message.contains("out of memory"), "{message}");
 }
 
 /// All ways to partition `layers` over `stages`, at least one each.

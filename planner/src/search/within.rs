@@ -8,7 +8,7 @@
 use meshwright_hardware::mesh::Order;
 
 use crate::ability::{Ability, Lost, Reach};
-use crate::job::Job;
+use crate::job::{Fix, Job};
 use crate::plan::{Plan, Stage};
 use crate::schedule::Schedule;
 
@@ -17,13 +17,14 @@ use crate::schedule::Schedule;
 pub struct Within<'a> {
     /// What it can express.
     pub ability: &'a Ability,
+    fix: &'a Fix,
     lacks: Vec<Lost>,
 }
 
 impl<'a> Within<'a> {
-    /// An engine for a job.
-    pub fn of(ability: &'a Ability, job: &Job) -> Self {
-        Within { ability, lacks: ability.lacks(job) }
+    /// An engine for a job, some of whose decisions are fixed.
+    pub fn of(ability: &'a Ability, job: &Job, fix: &'a Fix) -> Self {
+        Within { ability, fix, lacks: ability.lacks(job) }
     }
 
     /// Whether it lays axes over ranks in this order.
@@ -53,7 +54,23 @@ impl<'a> Within<'a> {
     pub fn recomputes(&self, stages: &[Stage]) -> bool {
         let most = stages.iter().map(|stage| stage.layers).max().unwrap_or(0);
         let alike = |way: UniformRecompute| stages.iter().all(|stage| *stage == way.stage(stage.layers));
-        UniformRecompute::all(self.ability, most).into_iter().any(alike)
+        self.uniform(most).into_iter().any(alike)
+    }
+
+    /// The ways to recompute that all stages may have alike, where a virtual stage has so many layers at the most: what recomputes
+    /// less comes first.
+    pub fn uniform(&self, most: usize) -> Vec<UniformRecompute> {
+        let mut all = vec![UniformRecompute::Nothing];
+        if self.ability.selective != Reach::Nowhere {
+            all.push(UniformRecompute::Selective);
+        }
+        match self.ability.full {
+            Reach::Nowhere => {}
+            Reach::Everywhere => all.push(UniformRecompute::Full(most)),
+            Reach::Leading => all.extend((1..=most).map(UniformRecompute::Full)),
+        }
+        all.retain(|way| way.stage(most).is_permitted(self.fix));
+        all
     }
 }
 
@@ -77,19 +94,5 @@ impl UniformRecompute {
             UniformRecompute::Full(most) => (most.min(layers), 0),
         };
         Stage { layers, full, selective, offload: 0 }
-    }
-
-    /// The ways that an engine has, where a virtual stage has so many layers at the most: what recomputes less comes first.
-    pub fn all(ability: &Ability, most: usize) -> Vec<UniformRecompute> {
-        let mut all = vec![UniformRecompute::Nothing];
-        if ability.selective != Reach::Nowhere {
-            all.push(UniformRecompute::Selective);
-        }
-        match ability.full {
-            Reach::Nowhere => {}
-            Reach::Everywhere => all.push(UniformRecompute::Full(most)),
-            Reach::Leading => all.extend((1..=most).map(UniformRecompute::Full)),
-        }
-        all
     }
 }
