@@ -1,14 +1,16 @@
 //! Published plans beside those that the search finds for the same job on the same machine, both simulated.
 //!
-//! In: a [`Run`]. Out: its [`Gain`], or why there is none.
+//! In: a [`Run`]. Out: its [`Gain`], or why there is none; where it is asked for, the decision that brings it.
 //!
 //! Invariant: the search may choose the published plan, or one as fast, wherever that one fits and its engine is not known to
 //! lack it.
 
 use meshwright_engines::engine;
 use meshwright_planner::job::Fix;
+use meshwright_planner::plan::Plan;
 use meshwright_planner::search::{SearchOptions, search_with};
 
+use super::decisive::Decisive;
 use super::record::Skip;
 use super::row::Run;
 use super::{Prediction, cluster, predict};
@@ -24,8 +26,10 @@ pub struct Gain {
     pub bound_s: f64,
     /// How long the search took, in seconds.
     pub searched_s: f64,
-    /// The found plan in a line.
-    pub summary: String,
+    /// The found plan.
+    pub found: Plan,
+    /// Which of its decisions brings most of it, where that was looked for.
+    pub decisive: Option<Decisive>,
 }
 
 impl Gain {
@@ -37,9 +41,11 @@ impl Gain {
 
 /// Simulates a run's plan, searches for a better one and simulates that.
 ///
+/// With `decisions`, it is searched once more for each decision in which they differ.
+///
 /// # Errors
 /// Where its plan has no price, or nothing fits.
-pub fn gain(run: &Run) -> Result<Gain, Skip> {
+pub fn gain(run: &Run, decisions: bool) -> Result<Gain, Skip> {
     let published = predict(run)?;
     let (job, cluster) = (&published.plan.job, cluster(run, &published.plan));
     let none = |error| Skip::error("nothing fits as simulated", &error);
@@ -47,11 +53,14 @@ pub fn gain(run: &Run) -> Result<Gain, Skip> {
     let options = SearchOptions { engine, ..SearchOptions::FULL };
     let found = search_with(job, &cluster, &Fix::default(), 1, &options).map_err(none)?;
     let (best, figures) = &found.best[0];
+    let fixed = |fix: &Fix| Some(search_with(job, &cluster, fix, 1, &options).ok()?.best[0].1.step_time_s);
+    let decisive = decisions.then(|| Decisive::of(&published.plan, (best, figures.step_time_s), fixed)).flatten();
     Ok(Gain {
         found_s: figures.step_time_s,
         bound_s: found.bound,
         searched_s: found.seconds,
-        summary: best.summary(),
+        found: best.clone(),
+        decisive,
         published,
     })
 }

@@ -9,6 +9,7 @@
 mod accelerator;
 pub mod causes;
 pub mod convention;
+mod decisive;
 pub mod gain;
 pub mod intervals;
 pub mod memory;
