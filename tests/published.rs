@@ -222,6 +222,21 @@ fn no_text_of_a_table_becomes_a_formula() {
     assert!(row["step_error_pct"].parse::<f64>().unwrap() > 0.0, "{row:?}");
 }
 
+/// Trainings that everybody knows, which no fit has seen: each is predicted, and those that ran what a program holds are near. Not so
+/// DeepSeek-V3, whose DualPipe hides the exchange of experts behind compute, and Falcon, of which only whole device-hours are known.
+#[test]
+fn known_trainings_are_near_their_papers() {
+    let output = scratch("trainings.csv");
+    assert!(validate(&file("tests/published/trainings.csv"), &["-o", output.to_str().unwrap()]).status.success());
+    let rows = rows(&output);
+    assert!(rows.len() == 5 && rows.iter().all(|row| row["status"] == "predicted"), "{rows:?}");
+    for id in ["mt-nlg-530b", "llama3-405b-16k", "nemotron4-340b"] {
+        let row = rows.iter().find(|row| row["id"] == id).unwrap();
+        let error: f64 = row["step_error_pct"].parse().unwrap();
+        assert!(error.abs() <= 25.0, "{id}: {error} %");
+    }
+}
+
 #[test]
 fn found_plans_are_never_slower_than_published_ones() {
     let wanted = ["llm-foundry-035", "llm-foundry-102", "llm-foundry-215", "nemo-24.07-005", "zero-bubble-034"];
@@ -243,6 +258,11 @@ fn found_plans_are_never_slower_than_published_ones() {
     let number = |row: &BTreeMap<String, String>, column: &str| row[column].parse::<f64>().unwrap();
     let found = rows(&output);
     assert!(found.len() == wanted.len() && found.iter().all(|row| number(row, "ratio") >= 1.0), "{found:?}");
+    // Of one of them, by the decision that brings it.
+    let one = scratch("gains-one.csv");
+    let json = gains(&one, &["--only", "nemo-24.07-005", "--decisions"]);
+    assert_eq!(json["compared"].as_u64(), Some(1), "{json}");
+    assert!(self::rows(&one)[0]["decision"].contains(" instead of "), "{:?}", self::rows(&one));
     // The same steps as without a search.
     assert!(validate(&runs, &["-o", steps.to_str().unwrap()]).status.success());
     for (alone, beside) in self::rows(&steps).iter().zip(&found) {

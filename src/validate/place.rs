@@ -100,12 +100,16 @@ fn scale_out(text: &str, per_node: usize) -> Option<f64> {
         let after = after.trim_start_matches([' ', '-']);
         *value >= 25.0 && (after.starts_with("gb") || after.starts_with("g/"))
     });
-    let times = numbers.iter().find(|(value, after)| *value <= 16.0 && after.starts_with('x')).map(|(value, _)| *value);
+    let times = numbers.iter().find(|(value, after)| *value <= 16.0 && after.starts_with('x'));
+    // `8x 400 Gb/s`: of each; `4x HDR (800 Gb/s per node`: of all.
+    let of_each = times.is_some_and(|(_, after)| after[1..].trim_start().starts_with(|c: char| c.is_ascii_digit()));
     let bits = match (gigabits, times) {
         (Some((value, _)), _) if out.contains("per gpu") => *value * per_node as f64,
-        (Some((value, after)), Some(times)) if !(after.contains("per node") && *value >= 400.0) => value * times,
+        (Some((value, after)), Some((times, _))) if of_each || !(after.contains("per node") && *value >= 400.0) => {
+            value * times
+        }
         (Some((value, _)), _) => *value,
-        (None, Some(times)) => rate(&out)? * times,
+        (None, Some((times, _))) => rate(&out)? * times,
         (None, None) => return None,
     };
     Some(bits * 1e9 / 8.0 / per_node as f64)
@@ -165,6 +169,7 @@ mod tests {
         assert_eq!(each("NVLink3+NVSwitch / 8x HDR200 InfiniBand per node (Selene)"), Some(25.0));
         assert_eq!(each("NVLink3 / 4x Omni-Path 100Gb/s per node (Jean Zay A100)"), Some(6.25));
         assert_eq!(each("NVLink3 / 4x100Gb RoCE per node"), Some(6.25));
+        assert_eq!(each("NVLink4 / 8x 400 Gb/s InfiniBand per node"), Some(50.0));
         assert_eq!(each("NVLink3 / InfiniBand (details in paper arXiv:2311.05610, not in repo)"), None);
         assert_eq!(each("NVL72 NVLink5 / ConnectX-8 800Gb per GPU"), Some(100.0));
     }

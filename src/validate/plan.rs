@@ -295,7 +295,8 @@ fn shard(stated: &Stated, ranks: usize, cp: usize) -> Option<usize> {
     let &Stated { record, slices, stack, .. } = stated;
     let (text, notes) = (record.text("zero_stage").to_lowercase(), record.text("sharding_notes").to_lowercase());
     let group = number_after(&notes, "shard group=").map(|size| size * if notes.contains("x cp") { cp } else { 1 });
-    let said = number_after(&text, "over ").or(number_after(&text, "shard size ")).or(group);
+    let way = text.split_once("-way").and_then(|(before, _)| before.rsplit(' ').next()?.parse().ok());
+    let said = way.or(number_after(&text, "over ")).or(number_after(&text, "shard size ")).or(group);
     let shard = said.unwrap_or(if slices > 1 { ranks / slices } else { ranks });
     (zero(record, stack) > 0 && (2..ranks).contains(&shard) && ranks.is_multiple_of(shard)).then_some(shard)
 }
