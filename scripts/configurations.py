@@ -9,7 +9,13 @@ from pathlib import Path
 
 import torch
 import transformers
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+)
 
 PLANNER = Path(__file__).parent.parent / "planner"
 # Keys that change sizes, and that files leave out; others are needed.
@@ -19,15 +25,38 @@ OPTIONAL = (
     "num_sparse_encoder_layers num_sparse_decoder_layers first_k_dense_replace moe_layer_start_index "
     "kv_lora_rank q_lora_rank feed_forward_proj embedding_size word_embed_proj_dim"
 ).split()
+# The same of families whose positions are learned.
+LEARNED = "max_position_embeddings n_positions type_vocab_size".split()
+FAMILIES_OF_LEARNED = (
+    "gpt2 openai-gpt gpt_neo opt gpt_bigcode bert roberta xlm-roberta camembert electra bart mbart".split()
+)
+# The same of vision parts.
+VISION = (
+    "embed_dim hidden_size intermediate_size depth num_hidden_layers mlp_ratio patch_size temporal_patch_size in_channels "
+    "num_channels image_size spatial_merge_size out_hidden_size num_position_embeddings deepstack_visual_indexes "
+    "projector_input_dim projector_output_dim vision_output_dim pos_emb_height pos_emb_width"
+).split()
 # What a class builds for which it has no key.
-UNNAMED = {"hunyuan_v1_moe": {"num_shared_expert": 1}}
+UNNAMED = {"hunyuan_v1_moe": {"num_shared_expert": 1}, "llama4_text": {"num_shared_expert": 1}}
+# Families that guess masked tokens; others also have such a head.
+MASKED = "bert roberta xlm-roberta camembert electra".split()
+# Classes that are not in transformers; their files state all sizes.
+FOREIGN = ["chatglm", "internlm2", "kimi_k2"]
 
 
 def defaults(kind):
     """Sizes that do not follow from others: equal in two models."""
-    make = CONFIG_MAPPING[kind]
-    usual, other = make().to_dict(), make(hidden_size=960, num_attention_heads=60, num_hidden_layers=5).to_dict()
-    same = {key: usual.get(key) for key in OPTIONAL if usual.get(key) == other.get(key)}
+    if kind in FOREIGN:
+        return {}
+    if kind.endswith(".vision"):
+        vision = CONFIG_MAPPING[kind.removesuffix(".vision")]().vision_config.to_dict()
+        return {key: vision[key] for key in VISION if vision.get(key) is not None}
+    make, wide = CONFIG_MAPPING[kind], {"hidden_size": 960, "num_attention_heads": 60}
+    # GPT-Neo's list of layers has to be as long as there are.
+    deep = {} if kind == "gpt_neo" else {"num_hidden_layers": 5}
+    usual, other = make().to_dict(), make(**wide, **deep).to_dict()
+    keys = OPTIONAL + (LEARNED if kind in FAMILIES_OF_LEARNED else [])
+    same = {key: usual.get(key) for key in keys if usual.get(key) == other.get(key)}
     # They follow from `multi_query`, and from the parts of a head.
     derived = {"multi_query": "num_key_value_heads", "qk_head_dim": "head_dim"}
     dropped = [size for key, size in derived.items() if key in usual]
@@ -39,8 +68,9 @@ def parameters(sizes):
     """Of the model that transformers builds from a file."""
     sizes = dict(sizes)
     config = CONFIG_MAPPING[sizes.pop("model_type")](**sizes)
-    for auto in [AutoModelForSeq2SeqLM, AutoModelForMaskedLM, AutoModelForCausalLM]:
-        if type(config) in auto._model_mapping and (auto is not AutoModelForMaskedLM or config.model_type == "bert"):
+    seeing = [AutoModelForImageTextToText] if "text_config" in sizes else []
+    for auto in [*seeing, AutoModelForSeq2SeqLM, AutoModelForMaskedLM, AutoModelForCausalLM]:
+        if type(config) in auto._model_mapping and (auto is not AutoModelForMaskedLM or config.model_type in MASKED):
             with torch.device("meta"):
                 return sum(weight.numel() for weight in auto.from_config(config).parameters())
     raise SystemExit(f"no model of {config.model_type}")

@@ -22,6 +22,8 @@ pub const HEAD_DIM: usize = 1 << 16;
 pub const FFN: usize = 1 << 24;
 /// Tokens in a vocabulary.
 pub const VOCAB: usize = 1 << 27;
+/// Parameters that no op reads; a vision tower of 22 B was trained (Dehghani et al. 2023).
+pub const UNPRICED: usize = 100_000_000_000;
 /// Experts a layer; 2,048 were trained (Fedus et al. 2021).
 pub const EXPERTS: usize = 1 << 16;
 /// Parameters of a model: 500 times the largest that was trained.

@@ -11,7 +11,9 @@ mod defaults;
 mod hub;
 mod inert;
 mod keys;
+mod nested;
 mod published;
+mod vision;
 
 use meshwright_hardware::files::read_text;
 use meshwright_hardware::input::near;
@@ -33,13 +35,14 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 
 /// The model of an embedded name or of a file.
 pub fn load(name: &str) -> Result<Model, PlanError> {
-    load_noted(name).map(|(model, _)| model)
+    load_noted(name, None).map(|(model, _)| model)
 }
 
-/// The same, and what of a `config.json` is left out or taken for granted, a sentence each.
-pub fn load_noted(name: &str) -> Result<(Model, Vec<String>), PlanError> {
+/// The same, and what of a `config.json` is left out or taken for granted, a sentence each. With a `family` it is read as one of
+/// that `model_type`, and what else it says that is not modelled is left out.
+pub fn load_noted(name: &str, family: Option<&str>) -> Result<(Model, Vec<String>), PlanError> {
     if name.ends_with(".json") {
-        return parse_configuration(name, &read_text(name)?);
+        return config::parse(name, &read_text(name)?, family);
     }
     if name.ends_with(".toml") {
         return Ok((parse(name, &read_text(name)?)?, Vec::new()));
@@ -47,7 +50,7 @@ pub fn load_noted(name: &str) -> Result<(Model, Vec<String>), PlanError> {
     if !names().any(|known| known == name)
         && let Some(hub::HubFile { path, name }) = hub::find(name)
     {
-        return parse_configuration(&name, &read_text(&path)?);
+        return config::parse(&name, &read_text(&path)?, family);
     }
     Ok((embedded(name)?, Vec::new()))
 }
@@ -57,7 +60,7 @@ pub fn load_noted(name: &str) -> Result<(Model, Vec<String>), PlanError> {
 /// # Errors
 /// [`PlanError`] naming file, line, key and value, where it is no model that is known.
 pub fn parse_configuration(file: &str, text: &str) -> Result<(Model, Vec<String>), PlanError> {
-    config::parse(file, text)
+    config::parse(file, text, None)
 }
 
 fn embedded(name: &str) -> Result<Model, PlanError> {
@@ -170,6 +173,44 @@ mod tests {
                 other => panic!("{of}: {other:?}"),
             }
         }
+    }
+
+    #[test]
+    fn a_family_that_is_given_overrides_the_files_and_is_said() {
+        let text = r#"{"model_type": "novel", "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2,
+            "intermediate_size": 128, "vocab_size": 100, "sliding_window": 32, "novel_widening": 3}"#;
+        let said = config::parse("x/config.json", text, None).unwrap_err().to_string();
+        assert!(said.contains("`model_type` is novel") && said.contains("--as"), "{said}");
+        let (model, notes) = config::parse("x/config.json", text, Some("llama")).unwrap();
+        assert_eq!((model.layers, model.family), (2, None));
+        let notes = notes.join("\n");
+        for said in [
+            "`model_type` is \"novel\": its sizes are planned as those of `llama`",
+            "`novel_widening` is 3: it is left out",
+        ] {
+            assert!(notes.contains(said), "{notes}");
+        }
+        let said = config::parse("x/config.json", text, Some("lama")).unwrap_err().to_string();
+        assert!(said.contains("did you mean `llama`?"), "{said}");
+    }
+
+    #[test]
+    fn sequences_longer_than_a_window_or_a_table_of_positions_are_refused() {
+        let of = |key: &str| {
+            let text = format!(
+                r#"{{"model_type": "{key}", "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2,
+                "intermediate_size": 128, "vocab_size": 100, "sliding_window": 128, "max_position_embeddings": 256}}"#
+            );
+            parse_configuration("x/config.json", &text).unwrap().0
+        };
+        let seq = |model: &Model, seq: usize| crate::job::Job::of(model.clone(), seq, 8).check();
+        let mistral = of("mistral");
+        assert!(seq(&mistral, 128).is_ok());
+        assert!(seq(&mistral, 129).unwrap_err().problem.contains("see 128 tokens back"));
+        assert!(seq(&mistral.without_window(), 256).is_ok());
+        let opt = Model { family: of("opt").family.map(|f| crate::job::Family { window: None, ..f }), ..of("opt") };
+        assert!(seq(&opt, 258).is_ok());
+        assert!(seq(&opt, 259).unwrap_err().problem.contains("learned 258 positions"));
     }
 
     #[test]

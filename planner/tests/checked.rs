@@ -35,9 +35,14 @@ fn family() -> impl Strategy<Value = Family> {
     let latent = (size(8), size(8), size(8), size(4), size(8))
         .prop_map(|(q_rank, kv_rank, nope, rope, value)| Latent { q_rank, kv_rank, nope, rope, value });
     let flags = (any::<bool>(), any::<Option<bool>>(), any::<Option<bool>>(), any::<bool>());
-    (rarely(size(16)), rarely(size(2)), flags, rarely(experts()), rarely(latent)).prop_map(
-        |(head_dim, decoder_layers, (bidirectional, gated, learned_positions, parallel_block), experts, latent)| {
+    let more = (rarely(size(128)), rarely(size(64)), size(1000));
+    (rarely(size(16)), rarely(size(2)), flags, more, rarely(experts()), rarely(latent)).prop_map(
+        |(head_dim, decoder_layers, flags, (positions, window, unpriced), experts, latent)| {
+            let (bidirectional, gated, learned_positions, parallel_block) = flags;
             Family {
+                positions,
+                window,
+                unpriced,
                 head_dim,
                 decoder_layers,
                 bidirectional,

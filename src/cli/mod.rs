@@ -25,6 +25,7 @@ mod schema;
 mod show;
 mod stack;
 mod train;
+mod usual_job;
 mod validate;
 
 use std::any::TypeId;

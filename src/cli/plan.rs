@@ -4,16 +4,15 @@ use clap::Args;
 use meshwright_engines::engine::Engine;
 use meshwright_engines::import::Imported;
 use meshwright_hardware::exit::Exit;
-use meshwright_hardware::files::read_text;
 use meshwright_hardware::profile::Cluster;
 use meshwright_hardware::units::Precision;
+use meshwright_planner::PlanError;
 use meshwright_planner::error::Fault;
 use meshwright_planner::goal::{Case, Chosen, advise, advise_limits, choose, missed};
-use meshwright_planner::job::{Job, is_job, says_length};
+use meshwright_planner::job::Job;
 use meshwright_planner::plan::Plan;
 use meshwright_planner::predict::{outer, predict};
 use meshwright_planner::search::Progress;
-use meshwright_planner::{PlanError, models};
 use serde_json::json;
 
 use super::export::{ExportTarget, engine_line};
@@ -26,6 +25,7 @@ use super::show::{
     assumed_text, does_not_fit, figures_json, missing_memory, print_figures, print_sites, print_training_line,
 };
 use super::stack::{StackArgument, stack_line};
+use super::usual_job::{ModelArguments, read_job};
 use crate::failure::Failure;
 use crate::out::write_whole;
 
@@ -41,12 +41,8 @@ pub struct PlanCommand {
     /// List the keys of a job file
     #[arg(long, exclusive = true)]
     keys: bool,
-    /// Tokens a sequence
-    #[arg(long)]
-    seq: Option<usize>,
-    /// Sequences a step
-    #[arg(long)]
-    global_batch: Option<usize>,
+    #[command(flatten)]
+    model: ModelArguments,
     #[arg(long, help = format!("Format of matmuls: {}", Precision::names()))]
     precision: Option<Precision>,
     /// Steps to train
@@ -193,8 +189,13 @@ impl PlanCommand {
             String::new()
         };
         println!(
-            "{} ({parameters:.3} B parameters{trained}), {} sequences of {} tokens a step, {}, on {}{idle}",
-            job.model.name, job.global_batch, job.seq, job.precision, names.text
+            "{} ({parameters:.3} B parameters{trained}), {} sequences of {} tokens a step, {}, on {} ({} devices){idle}",
+            job.model.name,
+            job.global_batch,
+            job.seq,
+            job.precision,
+            names.text,
+            names.devices()
         );
         println!("{}", stack_line(names.whole));
         if let Some(line) = engine_line(engine, job) {
@@ -235,11 +236,11 @@ impl PlanCommand {
         let (mut job, known) = match imported {
             Some(imported) => {
                 let mut job = job_of(imported, name)?;
-                job.seq = self.seq.unwrap_or(job.seq);
-                job.global_batch = self.global_batch.unwrap_or(job.global_batch);
+                job.seq = self.model.seq.unwrap_or(job.seq);
+                job.global_batch = self.model.global_batch.unwrap_or(job.global_batch);
                 (job, !imported.draft.lacks("steps"))
             }
-            None => read_job(name, self.seq, self.global_batch)?,
+            None => read_job(name, &self.model)?,
         };
         job.precision = self.precision.unwrap_or(job.precision);
         job.goal = self.goal.over(&job.goal);
@@ -271,24 +272,6 @@ pub(super) fn settle(job: &mut Job, steps: Option<usize>) -> Result<(), Failure>
 /// Whether engines span a cluster: of one pool, at one site.
 pub(super) fn is_spanned(cluster: &Cluster) -> bool {
     cluster.pools.len() == 1 && cluster.wan.is_none()
-}
-
-/// A job of a job file, or of a model and two figures; and whether it says how long to train.
-pub(super) fn read_job(name: &str, seq: Option<usize>, global_batch: Option<usize>) -> Result<(Job, bool), Failure> {
-    if name.ends_with(".toml") {
-        let text = read_text(name)?;
-        if is_job(&text) {
-            let mut job = Job::from_toml(name, &text)?;
-            job.seq = seq.unwrap_or(job.seq);
-            job.global_batch = global_batch.unwrap_or(job.global_batch);
-            return Ok((job, says_length(&text)));
-        }
-    }
-    let (model, notes) = models::load_noted(name)?;
-    notes.iter().for_each(|note| eprintln!("note: {name}: {note}"));
-    let needs = |what: &str| Failure::input(format!("`{name}` is a model, not a job: give --{what}"));
-    let (seq, batch) = (seq.ok_or_else(|| needs("seq"))?, global_batch.ok_or_else(|| needs("global-batch"))?);
-    Ok((Job::of(model, seq, batch), false))
 }
 
 /// Arguments of `simulate`.

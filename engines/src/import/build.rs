@@ -138,6 +138,7 @@ fn model(draft: &Draft, name: &str) -> Option<Model> {
             rope: draft.count("rope").unwrap_or(0),
             value: draft.count("value").unwrap_or(0),
         }),
+        ..Family::default()
     };
     let stated = draft.text("model").unwrap_or(name);
     let plain = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' };

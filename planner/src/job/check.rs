@@ -87,10 +87,19 @@ fn check_name(name: &str) -> Result<(), Fault> {
 impl Family {
     /// Refuses what contradicts itself or the model.
     fn check(&self, model: &Model) -> Result<(), Fault> {
-        let optional =
-            [("head_dim", self.head_dim, limits::HEAD_DIM), ("decoder_layers", self.decoder_layers, limits::LAYERS)];
+        let optional = [
+            ("head_dim", self.head_dim, limits::HEAD_DIM),
+            ("decoder_layers", self.decoder_layers, limits::LAYERS),
+            ("positions", self.positions, limits::SEQ),
+            ("window", self.window, limits::SEQ),
+        ];
         for (key, size, most) in optional {
             sizes(&[(key, size.unwrap_or(1), 1..=most)])?;
+        }
+        sizes(&[("unpriced", self.unpriced, 0..=limits::UNPRICED)])?;
+        if self.positions.is_some() && !model.learned_positions() {
+            let problem = "the model has no learned positions: leave it out, or say `learned_positions = true`";
+            return Err(Fault::new("positions", self.positions.unwrap_or(0), problem));
         }
         if self.bidirectional && self.decoder_layers.is_some() {
             let problem = "the encoder of an encoder-decoder sees all tokens in any case: leave it out";
@@ -167,6 +176,7 @@ impl Job {
             let problem = "only an encoder-decoder writes one: leave it out, or give `model.family.decoder_layers`";
             return Err(Fault::new("target_seq", target, problem));
         }
+        self.check_reach()?;
         if let Some(packed) = self.packed {
             sizes(&[("packed", packed, 1..=self.seq)])?;
             if self.target() > 0 || !self.seq.is_multiple_of(packed) {
@@ -191,6 +201,27 @@ impl Job {
         }
         self.fix.check().map_err(|fault| fault.within("fix"))?;
         self.goal.check()
+    }
+}
+
+impl Job {
+    /// Refuses sequences that reach beyond the model's positions, or beyond what its layers see.
+    fn check_reach(&self) -> Result<(), Fault> {
+        let Some(family) = &self.model.family else { return Ok(()) };
+        if let Some(rows) = family.positions.filter(|&rows| self.positions() > rows) {
+            let problem = format!("the model has learned {rows} positions: sequences of at most so many tokens");
+            return Err(Fault::new("seq", self.positions(), problem));
+        }
+        match family.window.filter(|&tokens| self.sample() > tokens) {
+            Some(tokens) => {
+                let problem = format!(
+                    "some of the model's layers see {tokens} tokens back, and attention within a window is not modelled: sequences \
+                     of at most so many tokens, which see all; or leave `window` out (`--as` with a config.json) for full attention"
+                );
+                Err(Fault::new("seq", self.sample(), problem))
+            }
+            None => Ok(()),
+        }
     }
 }
 

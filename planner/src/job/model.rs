@@ -116,6 +116,25 @@ impl Model {
             .unwrap_or(self.architecture == Architecture::Gpt2)
     }
 
+    /// Rows of the table of learned positions, where sequences have so many tokens.
+    pub fn position_rows(&self, seq: usize) -> usize {
+        self.family.as_ref().and_then(|family| family.positions).unwrap_or(seq)
+    }
+
+    /// Parameters that no op reads.
+    pub fn unpriced(&self) -> usize {
+        self.family.as_ref().map_or(0, |family| family.unpriced)
+    }
+
+    /// The same with full attention in all layers.
+    pub fn without_window(mut self) -> Model {
+        if let Some(family) = &mut self.family {
+            family.window = None;
+        }
+        self.family = self.family.filter(|family| *family != Family::default());
+        self
+    }
+
     /// Whether a token sees only earlier ones.
     pub fn causal(&self) -> bool {
         self.family.as_ref().is_none_or(|family| !family.bidirectional)
@@ -194,6 +213,16 @@ pub struct Family {
     /// Whether positions are learned, where that is not as the architecture has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub learned_positions: Option<bool>,
+    /// Rows of the table of learned positions, which no sequence is longer than; by default as many as sequences have tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub positions: Option<usize>,
+    /// Tokens that a token of some layers sees at most: a window that slides, or a chunk. Longer sequences are refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window: Option<usize>,
+    /// Parameters of parts that no op of a program reads, such as a vision tower: kept and updated with the embedding, while the
+    /// time that they take is left out.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub unpriced: usize,
     /// Whether attention and feed-forward run side by side.
     pub parallel_block: bool,
     /// Mixture of experts.
@@ -202,6 +231,10 @@ pub struct Family {
     /// Multi-head latent attention.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latent: Option<Latent>,
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// Ranks and widths of multi-head latent attention (DeepSeek-AI 2024, §2.1).

@@ -37,6 +37,10 @@ pub struct Shape {
     pub biased: bool,
     /// Whether positions are learned.
     pub learned_positions: bool,
+    /// Rows of their table; as many as a sequence has tokens where that is not said.
+    pub positions: Option<usize>,
+    /// Parameters that no op reads.
+    pub unpriced: usize,
     /// Whether attention and feed-forward run side by side (Wang & Komatsuzaki 2021; PaLM, Falcon).
     pub parallel_block: bool,
     /// Mixture of experts.
@@ -64,6 +68,8 @@ impl From<&Model> for Shape {
             tied: model.tied,
             biased: gpt,
             learned_positions: family.learned_positions.unwrap_or(gpt),
+            positions: family.positions,
+            unpriced: family.unpriced,
             parallel_block: family.parallel_block,
             experts: family.experts,
             latent: family.latent,
@@ -207,8 +213,9 @@ impl Shape {
     /// All parameters: in layers, of which in routed experts, and in tables.
     pub fn parameters(&self, seq: usize) -> f64 {
         let tables = self.table_parameters() * if self.tied { 1.0 } else { 2.0 };
-        let positions = if self.learned_positions { (seq * self.hidden) as f64 } else { 0.0 };
-        self.layer_parameters() + tables + positions + self.norm_parameters()
+        let rows = self.positions.unwrap_or(seq);
+        let positions = if self.learned_positions { (rows * self.hidden) as f64 } else { 0.0 };
+        self.layer_parameters() + tables + positions + self.norm_parameters() + self.unpriced as f64
     }
 
     /// Parameters of all layers.

@@ -241,6 +241,22 @@ mod tests {
         }
     }
 
+    /// A vision tower, and a table of more positions than sequences have tokens: kept under every stage of ZeRO.
+    #[test]
+    fn what_no_op_reads_is_kept_and_updated_all_the_same() {
+        let family = crate::job::Family { positions: Some(512), unpriced: 12_345, ..Default::default() };
+        let model = crate::job::Model { family: Some(family), ..tiny_model(Architecture::Gpt2) };
+        for zero in 0..4 {
+            let mesh = Mesh { dp: 2, tp: 2, ..Mesh::ONE };
+            let job = crate::job::Job { global_batch: 8, ..tiny_job(model.clone()) };
+            let plan = Plan { zero, mesh, sequence_parallel: zero % 2 == 1, ..Plan::single(job, 1) };
+            let lowered = lower(&plan).unwrap_or_else(|error| panic!("ZeRO-{zero}: {error}"));
+            let total: usize = lowered.params.roles[0].iter().map(|spec| spec.elems()).sum();
+            assert!(total as u64 >= model.parameters(64), "ZeRO-{zero}: {total}");
+            foretold(&plan);
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
         #[test]

@@ -21,10 +21,13 @@ pub fn embed(model: &Model, local: Local) -> Tape {
     let mut tape = Tape::new("embed");
     let tokens = tape.param(table(model, local, "embed.tokens"));
     let positions = model.learned_positions().then(|| {
-        let rows = (local.seq * local.cp).max(local.target);
+        let rows = model.position_rows((local.seq * local.cp).max(local.target));
         let positions = matrix("embed.positions", rows, model.hidden, Shard::Whole, normal(INIT_STD / 2.0));
         tape.param(ParamDecl { decay: false, partial: local.sp, ..positions })
     });
+    if model.unpriced() > 0 {
+        tape.param(whole(local, "embed.unpriced", model.unpriced(), Init::Zeros));
+    }
     tape.look_up(model, local, (tokens, positions), ["ids", "x"], Home::Output);
     if local.target > 0 {
         tape.look_up(model, local.of_target(), (tokens, positions), ["ids.y", "y"], Home::SecondOut);

@@ -5,6 +5,7 @@
 //!
 //! Invariant: an architecture that stands in no row is refused: by its sizes alone another model would be planned.
 
+use meshwright_hardware::input::near;
 use serde_json::Value;
 
 use super::keys::Config;
@@ -28,7 +29,7 @@ pub(super) struct KnownArchitecture {
     /// Whether its feed-forward part has a gate.
     pub(super) gated: bool,
     /// Whether positions are learned.
-    pub(super) learned: bool,
+    pub(super) learned: Learned,
     /// Whether attention and feed-forward run side by side.
     pub(super) parallel: bool,
     /// Whether the head's weight is the embedding's, where `tie_word_embeddings` does not say.
@@ -37,6 +38,17 @@ pub(super) struct KnownArchitecture {
     pub(super) top_k: Option<usize>,
     /// Whether there is one head of keys and values, where `multi_query` does not say.
     pub(super) multi_query: bool,
+    /// Tokens that some layers' tokens see at most, where no key says it.
+    pub(super) window: Option<usize>,
+}
+
+/// Whether positions are learned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Learned {
+    /// They are not.
+    None,
+    /// In a table for each of so many halves, with so many rows more than the positions that the file states.
+    Table { more: usize, halves: usize },
 }
 
 /// RoPE, RMSNorm, a gate, no biases; untied (Touvron et al. 2023).
@@ -44,68 +56,114 @@ const LLAMA: KnownArchitecture = KnownArchitecture {
     architecture: Architecture::Llama,
     body: Halves::Decoder,
     gated: true,
-    learned: false,
+    learned: Learned::None,
     parallel: false,
     tied: false,
     top_k: None,
     multi_query: false,
+    window: None,
 };
 /// Learned positions, LayerNorm, biases; tied (Radford et al. 2019).
-const GPT2: KnownArchitecture =
-    KnownArchitecture { architecture: Architecture::Gpt2, gated: false, learned: true, tied: true, ..LLAMA };
+const GPT2: KnownArchitecture = KnownArchitecture {
+    architecture: Architecture::Gpt2,
+    gated: false,
+    learned: Learned::Table { more: 0, halves: 1 },
+    tied: true,
+    ..LLAMA
+};
 /// GPT-2's layer with rotary or linear positions.
-const TURNED: KnownArchitecture = KnownArchitecture { learned: false, ..GPT2 };
+const TURNED: KnownArchitecture = KnownArchitecture { learned: Learned::None, ..GPT2 };
 /// GPT-2's layer as an encoder (Devlin et al. 2019).
 const BERT: KnownArchitecture = KnownArchitecture { body: Halves::Encoder, ..GPT2 };
 /// An encoder and a decoder with relative positions (Raffel et al. 2020).
 const T5: KnownArchitecture = KnownArchitecture { body: Halves::Both, ..TURNED };
+/// An encoder and a decoder, each with a table of positions in which two rows have no token (Lewis et al. 2019).
+const BART: KnownArchitecture =
+    KnownArchitecture { body: Halves::Both, learned: Learned::Table { more: 2, halves: 2 }, ..GPT2 };
 
 /// Every architecture by its `model_type`.
 const ALL: &[(&[&str], KnownArchitecture)] = &[
-    (&["llama", "mistral", "mixtral", "phi3", "granite", "internlm2", "minimax_m2"], LLAMA),
-    (&["qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "olmo", "olmo2", "olmoe", "glm", "glm4", "gpt_oss"], LLAMA),
-    (&["deepseek_v2", "deepseek_v3", "kimi_k2", "hunyuan_v1_moe"], LLAMA),
+    (&["llama", "mistral", "mixtral", "phi3", "phimoe", "granite", "granitemoe", "internlm2", "internlm3"], LLAMA),
+    (&["minimax_m2", "olmo", "olmo2", "olmo3", "olmoe", "flex_olmo", "glm", "glm4", "glm4_moe", "seed_oss"], LLAMA),
+    (&["qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text"], LLAMA),
+    (&["qwen3_vl_moe_text", "deepseek_v2", "deepseek_v3", "kimi_k2", "dots1", "hunyuan_v1_moe"], LLAMA),
+    (&["llama4_text", "dbrx", "exaone4", "stablelm", "ministral", "chatglm", "hunyuan_v1_dense"], LLAMA),
+    (&["gpt_oss"], KnownArchitecture { window: Some(128), ..LLAMA }),
     (&["gemma", "smollm3", "ernie4_5", "ernie4_5_moe"], KnownArchitecture { tied: true, ..LLAMA }),
+    (&["gemma2", "gemma3_text"], KnownArchitecture { tied: true, window: Some(4096), ..LLAMA }),
     (&["cohere"], KnownArchitecture { tied: true, parallel: true, ..LLAMA }),
-    (&["nemotron"], KnownArchitecture { gated: false, ..LLAMA }),
+    (&["cohere2"], KnownArchitecture { tied: true, parallel: true, window: Some(4096), ..LLAMA }),
+    (&["nemotron", "arcee", "apertus"], KnownArchitecture { gated: false, ..LLAMA }),
     (&["falcon"], KnownArchitecture { gated: false, tied: true, parallel: true, multi_query: true, ..LLAMA }),
-    (&["gpt2", "opt"], GPT2),
+    (&["gpt2", "openai-gpt"], GPT2),
+    (&["gpt_neo"], KnownArchitecture { window: Some(256), ..GPT2 }),
+    (&["opt"], KnownArchitecture { learned: Learned::Table { more: 2, halves: 1 }, ..GPT2 }),
     (&["gpt_bigcode"], KnownArchitecture { multi_query: true, ..GPT2 }),
     (&["bloom", "mpt", "starcoder2"], TURNED),
-    (&["gpt_neox", "phi"], KnownArchitecture { tied: false, parallel: true, ..TURNED }),
+    (&["gpt_neox", "phi", "gptj", "codegen"], KnownArchitecture { tied: false, parallel: true, ..TURNED }),
     (&["bert", "roberta", "xlm-roberta", "camembert", "electra"], BERT),
+    (&["bart", "mbart"], BART),
     (&["t5", "umt5"], T5),
     (&["mt5"], KnownArchitecture { tied: false, ..T5 }),
     (&["switch_transformers"], KnownArchitecture { top_k: Some(1), ..T5 }),
 ];
 
+/// Architectures that are known not to be expressed, and why.
+const OTHERS: &[(&[&str], &str)] = &[
+    (
+        &["mamba", "mamba2", "falcon_mamba", "rwkv", "xlstm"],
+        "its layers are of state space or recurrent, and have no attention",
+    ),
+    (
+        &["jamba", "nemotron_h", "bamba", "zamba", "zamba2", "falcon_h1", "granitemoehybrid", "recurrent_gemma"],
+        "layers of state space stand among those of attention",
+    ),
+    (
+        &["qwen3_next", "qwen3_5", "qwen3_5_moe", "kimi_linear", "minimax", "olmo_hybrid"],
+        "layers of linear attention stand among those of full attention",
+    ),
+    (&["lfm2", "lfm2_moe"], "layers of convolutions stand among those of attention"),
+    (
+        &["deepseek_v32", "deepseek_v4", "glm_moe_dsa", "minimax_m3"],
+        "attention is to tokens that an indexer of its own chooses",
+    ),
+    (&["nemotron-nas"], "every layer has sizes of its own"),
+    (&["albert"], "its layers share one set of weights"),
+    (
+        &["deberta", "deberta-v2", "xlnet", "longformer", "big_bird"],
+        "attention is of another kind: by relative positions, or to some tokens",
+    ),
+    (&["gemma3n", "gemma4", "gemma4_text"], "every layer has a table of embeddings of its own"),
+    (&["vit", "clip", "siglip", "whisper", "wav2vec2", "dinov2"], "it reads images or sound, not tokens"),
+];
+
 /// The row of a file's `model_type`.
 pub(super) fn known(config: &Config) -> Result<KnownArchitecture, Fault> {
-    if config.get("text_config").is_some() {
-        let problem = "it holds a text model beside parts for images or sound, which are not modelled; to plan the text model \
-                       alone give its object as a config.json of its own";
-        return Err(Fault::new("text_config", "an object", problem));
-    }
-    let names = || ALL.iter().flat_map(|(names, _)| *names).copied().collect::<Vec<_>>().join(", ");
+    let names = || ALL.iter().flat_map(|(names, _)| *names).copied();
+    let all = || names().collect::<Vec<_>>().join(", ");
     let Some(kind) = config.text("model_type")? else {
-        let problem = format!("it says what the layers are: one of {}", names());
+        let problem = format!("it says what the layers are: one of {}; or say it by `--as`", all());
         return Err(Fault::new("model_type", "missing", problem));
     };
-    let row = ALL.iter().find(|(names, _)| names.contains(&kind.as_str()));
-    row.map(|(_, known)| *known).ok_or_else(|| {
-        let problem = format!(
-            "this architecture is not modelled, and its sizes alone would make another model; known: {}; or write a model file",
-            names()
-        );
-        Fault::new("model_type", &kind, problem)
-    })
+    if let Some((_, known)) = ALL.iter().find(|(names, _)| names.contains(&kind.as_str())) {
+        return Ok(*known);
+    }
+    let plain = kind.trim_end_matches("_text");
+    let why = match OTHERS.iter().find(|(names, _)| names.contains(&kind.as_str()) || names.contains(&plain)) {
+        Some((_, why)) => format!("{why}, which is not modelled"),
+        None => "this architecture is not modelled".to_owned(),
+    };
+    let near = near(&kind, names()).first().map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+    let problem = format!(
+        "{why}, and its sizes alone would make another model{near}; known: {}; `--as llama` plans its sizes as those of \
+         another; or write a model file",
+        all()
+    );
+    Err(Fault::new("model_type", &kind, problem))
 }
 
 /// Keys that say how layers differ from what is modelled, and what they mean; `null`, `false`, 0, `""` and `[]` say nothing.
 const UNMODELLED: &[(&str, &str)] = &[
-    ("sliding_window", "attention within a window"),
-    ("attention_chunk_size", "attention within chunks"),
-    ("attention_types", "layers of unlike attention"),
     ("layer_types", "layers of unlike attention"),
     ("index_topk", "attention to chosen tokens"),
     ("sparse_attention_config", "attention to chosen tokens"),
@@ -116,7 +174,6 @@ const UNMODELLED: &[(&str, &str)] = &[
     ("num_hidden_groups", "layers that share parameters"),
     ("embedding_size", "an embedding of another width than the layers"),
     ("word_embed_proj_dim", "an embedding of another width than the layers"),
-    ("num_nextn_predict_layers", "layers that predict further tokens"),
     ("use_cla", "keys and values that layers share"),
     ("add_cross_attention", "attention to another model's tokens"),
     ("attn_config", "attention of another kind than many heads with linear positions"),
@@ -130,6 +187,10 @@ const PART: &str = "positions turn a part of a head: planned as if they turned a
 const BIASES: &str =
     "biases of linear layers are left out, which in layers so narrow may be over 0.1 % of the parameters";
 
+/// Layers of multi-token prediction.
+const FURTHER: &str =
+    "layers that predict further tokens are left out, as they are of the model that transformers builds";
+
 /// Keys that say something that is left out, and what that is; nothing where it hardly counts.
 const LEFT_OUT: &[(&str, &str)] = &[
     ("partial_rotary_factor", PART),
@@ -139,7 +200,8 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("attention_bias", BIASES),
     ("qkv_bias", BIASES),
     ("mlp_bias", BIASES),
-    ("use_mtp", "layers that predict further tokens are left out, as they are of the published weights"),
+    ("use_mtp", FURTHER),
+    ("num_nextn_predict_layers", FURTHER),
 ];
 
 /// What of a model is left out, or taken for granted, in its plan.
@@ -150,43 +212,52 @@ pub(super) fn left_out(config: &Config, known: &KnownArchitecture) -> Vec<String
         (!counted).then_some(())?;
         Some(format!("`{key}` is {value}: {what}"))
     });
-    let mut all: Vec<String> = left_out.collect();
-    if known.body == Halves::Encoder {
-        all.push(
-            "token types, pooler and the head's own layer are left out: two matrices of hidden × hidden".to_owned(),
-        );
-    }
-    all
+    left_out.collect()
 }
 
-/// Refuses the first key that says something that is not modelled.
-pub(super) fn refuse_unmodelled(config: &Config) -> Result<(), Fault> {
-    for (key, what) in UNMODELLED {
-        let Some(value) = config.get(key).filter(|value| says(config, key, value)) else { continue };
+/// Refuses keys that say something that is not modelled.
+pub(super) fn refuse_unmodelled(config: &Config) -> Result<(), Vec<Fault>> {
+    let said = UNMODELLED.iter().filter_map(|(key, what)| {
+        let value = config.get(key).filter(|value| says(config, key, value))?;
         let problem = format!("{what} is not modelled; without the key the model is planned with the usual layers");
-        return Err(Fault::new(key, value, problem));
-    }
-    Ok(())
+        Some(Fault::new(key, value, problem))
+    });
+    let all: Vec<Fault> = said.collect();
+    if all.is_empty() { Ok(()) } else { Err(all) }
+}
+
+/// Tokens that a token of some layer sees at most: a window that slides, or a chunk.
+pub(super) fn window(config: &Config, known: &KnownArchitecture) -> Result<Option<usize>, Fault> {
+    let stated = config.count(&["sliding_window", "attention_chunk_size", "window_size"])?;
+    let switch = config.flag("use_sliding_window")?;
+    let kind = config.text("model_type")?.unwrap_or_default();
+    // Qwen's files state a window that they use only where they say so.
+    let off = switch == Some(false) || (switch.is_none() && kind.starts_with("qwen"));
+    // Every other layer, or such a pattern: in whatever order.
+    config.get("attention_types");
+    let kinds = config.get("layer_types").and_then(Value::as_array);
+    let all_full = kinds.is_some_and(|kinds| kinds.iter().all(|kind| kind == "full_attention"));
+    let longest = config.get("max_position_embeddings").and_then(Value::as_u64).unwrap_or(u64::MAX);
+    let stated = if config.is_null("sliding_window") { None } else { stated.or(known.window) };
+    Ok(stated.filter(|&tokens| tokens > 0 && !off && !all_full && (tokens as u64) < longest))
 }
 
 /// Whether a key's value makes the model another.
 fn says(config: &Config, key: &str, value: &Value) -> bool {
-    let longest = config.get("max_position_embeddings").and_then(Value::as_u64).unwrap_or(u64::MAX);
     let nothing = match value {
         Value::Null => true,
         Value::Bool(flag) => !flag,
         Value::Number(number) => number.as_f64() == Some(0.0),
         Value::String(text) => text.is_empty(),
-        Value::Array(all) if key == "layer_types" => all.iter().all(|kind| kind == "full_attention"),
+        Value::Array(all) if key == "layer_types" => {
+            let known = ["full_attention", "sliding_attention", "chunked_attention"];
+            all.iter().all(|kind| known.iter().any(|known| kind == known))
+        }
         Value::Array(all) if key == "no_rope_layers" => all.iter().all(|turns| *turns == 1),
         Value::Array(all) => all.is_empty(),
         Value::Object(all) => all.is_empty(),
     };
     let usual = match key {
-        "sliding_window" => {
-            config.get("use_sliding_window") == Some(&Value::Bool(false))
-                || value.as_u64().is_some_and(|n| n >= longest)
-        }
         "embedding_size" | "word_embed_proj_dim" => config.get("hidden_size") == Some(value),
         "partial_rotary_factor" | "rotary_pct" => value.as_f64() == Some(1.0),
         // They are one in about as many weights as layers are wide.

@@ -8,44 +8,99 @@
 use meshwright_hardware::input::InputError;
 use serde_json::{Map, Value};
 
-use super::architectures::{Halves, KnownArchitecture, known, left_out, refuse_unmodelled};
+use super::architectures::{Halves, KnownArchitecture, Learned, known, left_out, refuse_unmodelled, window};
 use super::defaults::complete;
 use super::inert::refuse_unread;
 use super::keys::Config;
+use super::{nested, vision};
 use crate::error::{Fault, PlanError};
 use crate::job::{Architecture, DROPLESS, Experts, Family, Latent, Model};
 
-/// Reads a `config.json`: the model, and what of it is left out.
-pub(super) fn parse(file: &str, text: &str) -> Result<(Model, Vec<String>), PlanError> {
+/// Reads a `config.json`: the model, and what of it is left out. `family` is the `model_type` that it is to be read as, whatever
+/// it says, and whatever else it says that is not modelled.
+pub(super) fn parse(file: &str, text: &str, family: Option<&str>) -> Result<(Model, Vec<String>), PlanError> {
     let unreadable = |error: serde_json::Error| InputError::of_json(file, text, &error);
     let text = &plain_json(text);
-    let mut config: Map<String, Value> = serde_json::from_str(text).map_err(unreadable)?;
-    let mut notes = complete(&mut config, &[KV_HEADS, HEAD_DIM, FFN, EXPERTS, SPARSE_ENCODER, SPARSE_DECODER]);
-    let (config, refused) = (Config::new(&config), |fault: Fault| InputError::of_json_fault(file, text, &fault));
+    let whole: Map<String, Value> = serde_json::from_str(text).map_err(unreadable)?;
+    let nested = |fault: Fault| match whole.get("text_config").and_then(|text| text.get(&fault.key)) {
+        Some(_) => fault.within("text_config"),
+        None => fault,
+    };
+    let refused = |fault: Fault| InputError::of_json_fault(file, text, &nested(fault));
+    let (mut config, seen) = nested::flat(whole.clone()).map_err(refused)?;
+    let mut notes = family.map_or_else(Vec::new, |family| vec![read_as(&mut config, family)]);
+    let kind = config.get("model_type").and_then(Value::as_str).unwrap_or_default().to_owned();
+    notes.extend(complete(&kind, &mut config, GROUPS));
+    let config = Config::new(&config);
+    let mut check = |checked: Result<(), Vec<Fault>>| match (checked, family) {
+        (Ok(()), _) => Ok(()),
+        (Err(mut faults), None) => Err(refused(faults.swap_remove(0))),
+        (Err(faults), Some(_)) => {
+            notes.extend(faults.iter().map(|fault| format!("`{}` is {}: it is left out", fault.key, fault.value)));
+            Ok(())
+        }
+    };
     let known = known(&config).map_err(refused)?;
-    let model = model(&config, known, name(file)).map_err(refused)?;
-    model.check().map_err(|fault| refused(said_whence(as_stated(&config, fault), &notes)))?;
-    notes.extend(left_out(&config, &known));
-    refuse_unread(&config).map_err(refused)?;
-    if known.gated && FFN.iter().all(|key| config.get(key).is_none()) {
+    check(refuse_unmodelled(&config))?;
+    let mut model = model(&config, known, name(file)).map_err(refused)?;
+    let left_out = left_out(&config, &known);
+    check(refuse_unread(&config, &[]))?;
+    if family.is_some() {
+        model = model.without_window();
+    }
+    let gate = known.gated && FFN.iter().all(|key| config.get(key).is_none());
+    notes.extend(left_out);
+    if gate {
         notes.push(format!("`{}` is missing: {} is planned with, four times the layers' width", FFN[0], model.ffn));
     }
+    if let Some(seen) = seen {
+        let (beside, more) = vision::beside(seen, model.hidden as f64).map_err(refused)?;
+        notes.extend(more);
+        notes.push(format!(
+            "its vision part, {} M parameters, is kept and updated with the embedding; the time that it takes is left out",
+            (beside as f64 / 1e6).round()
+        ));
+        model.family.get_or_insert_default().unpriced += beside;
+    }
+    model.check().map_err(|fault| refused(said_whence(as_stated(&config, fault), &notes)))?;
     Ok((model, notes))
+}
+
+/// Makes a file one of another family; a sentence that says so.
+fn read_as(config: &mut Map<String, Value>, family: &str) -> String {
+    let stated = config.insert("model_type".to_owned(), family.into());
+    let stated = stated.map_or_else(|| "missing".to_owned(), |stated| stated.to_string());
+    format!("`model_type` is {stated}: its sizes are planned as those of `{family}`, as `--as` says")
 }
 
 /// The keys of each size, of which a file has one.
 const HIDDEN: &[&str] = &["hidden_size", "n_embd", "n_embed", "d_model"];
-const HEADS: &[&str] = &["num_attention_heads", "n_head", "num_heads", "n_heads"];
-const KV_HEADS: &[&str] = &["num_key_value_heads", "num_kv_heads"];
-const HEAD_DIM: &[&str] = &["head_dim", "attention_head_dim", "d_kv"];
-const LAYERS: &[&str] = &["num_hidden_layers", "n_layer", "num_layers", "n_layers"];
-const FFN: &[&str] = &["intermediate_size", "n_inner", "d_ff", "ffn_dim", "ffn_hidden_size"];
-const VOCAB: &[&str] = &["vocab_size"];
+const HEADS: &[&str] = &["num_attention_heads", "n_head", "num_heads", "n_heads", "encoder_attention_heads"];
+const KV_HEADS: &[&str] = &["num_key_value_heads", "num_kv_heads", "multi_query_group_num"];
+const HEAD_DIM: &[&str] = &["head_dim", "attention_head_dim", "d_kv", "kv_channels"];
+const LAYERS: &[&str] = &["encoder_layers", "num_hidden_layers", "n_layer", "num_layers", "n_layers"];
+const DECODER_LAYERS: &[&str] = &["num_decoder_layers", "decoder_layers"];
+const POSITIONS: &[&str] = &["max_position_embeddings", "n_positions", "n_ctx"];
+const FFN: &[&str] = &[
+    "intermediate_size_mlp",
+    "dense_intermediate_size",
+    "intermediate_size",
+    "n_inner",
+    "d_ff",
+    "ffn_dim",
+    "encoder_ffn_dim",
+    "ffn_hidden_size",
+];
+const VOCAB: &[&str] = &["vocab_size", "padded_vocab_size"];
 const EXPERTS: &[&str] = &["num_local_experts", "n_routed_experts", "num_experts", "moe_num_experts"];
 const EXPERT_FFN: &[&str] = &["moe_intermediate_size", "expert_ffn_hidden_size", "intermediate_size", "d_ff"];
 const TOP_K: &[&str] = &["num_experts_per_tok", "experts_per_token", "num_selected_experts", "moe_k", "moe_topk"];
 const SPARSE_ENCODER: &[&str] = &["encoder_sparse_step", "num_sparse_encoder_layers"];
 const SPARSE_DECODER: &[&str] = &["decoder_sparse_step", "num_sparse_decoder_layers"];
+
+/// Keys that name the same size, of which a default is no other.
+const GROUPS: &[&[&str]] =
+    &[HEADS, KV_HEADS, HEAD_DIM, LAYERS, FFN, VOCAB, POSITIONS, EXPERTS, SPARSE_ENCODER, SPARSE_DECODER];
 
 /// A size that a model cannot have, by the file's name for it.
 fn as_stated(config: &Config, fault: Fault) -> Fault {
@@ -103,7 +158,6 @@ fn plain_json(text: &str) -> String {
 }
 
 fn model(config: &Config, known: KnownArchitecture, name: String) -> Result<Model, Fault> {
-    refuse_unmodelled(config)?;
     let KnownArchitecture { architecture, body, .. } = known;
     let hidden = config.needed(HIDDEN)?;
     let heads = config.needed(HEADS)?;
@@ -116,17 +170,26 @@ fn model(config: &Config, known: KnownArchitecture, name: String) -> Result<Mode
     let layers = config.needed(LAYERS)?;
     let ffn = config.count(FFN)?;
     let experts = experts(config, &known, layers)?;
+    same_halves(config)?;
+    let learned = known.learned != Learned::None;
+    let positions = match known.learned {
+        Learned::None => None,
+        Learned::Table { more, .. } => config.count(POSITIONS)?.map(|rows| rows.saturating_add(more)),
+    };
     let parallel = config.flag("parallel_attn")?.or(config.flag("use_parallel_residual")?);
     let head_dim = config.count(HEAD_DIM)?.filter(|width| width.checked_mul(heads) != Some(hidden));
     let family = Family {
         head_dim,
         decoder_layers: match body {
-            Halves::Both => Some(config.count(&["num_decoder_layers"])?.unwrap_or(layers)),
+            Halves::Both => Some(config.count(DECODER_LAYERS)?.unwrap_or(layers)),
             Halves::Decoder | Halves::Encoder => None,
         },
         bidirectional: body == Halves::Encoder,
         gated: (gated != (architecture == Architecture::Llama)).then_some(gated),
-        learned_positions: (known.learned != (architecture == Architecture::Gpt2)).then_some(known.learned),
+        learned_positions: (learned != (architecture == Architecture::Gpt2)).then_some(learned),
+        positions,
+        window: window(config, &known)?,
+        unpriced: unpriced(config, &known, hidden, positions)?,
         parallel_block: parallel.unwrap_or(known.parallel),
         experts,
         latent: latent(config)?,
@@ -146,6 +209,44 @@ fn model(config: &Config, known: KnownArchitecture, name: String) -> Result<Mode
         rope_theta: theta as f32,
         family: (family != Family::default()).then_some(family),
     })
+}
+
+/// Both halves of an encoder-decoder have the same widths.
+fn same_halves(config: &Config) -> Result<(), Fault> {
+    for (ours, theirs) in
+        [("encoder_ffn_dim", "decoder_ffn_dim"), ("encoder_attention_heads", "decoder_attention_heads")]
+    {
+        if let (Some(encoder), Some(decoder)) = (config.count(&[ours])?, config.count(&[theirs])?)
+            && encoder != decoder
+        {
+            return Err(Fault::new(
+                theirs,
+                decoder,
+                format!("an encoder and a decoder of unlike widths are not modelled: {encoder}"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Parameters that no op of a plan reads: of an encoder that guesses masked tokens the tables of token types, the head's own layer
+/// and its biases; the second table of positions of two halves.
+fn unpriced(
+    config: &Config,
+    known: &KnownArchitecture,
+    hidden: usize,
+    positions: Option<usize>,
+) -> Result<usize, Fault> {
+    let wide = |rows: usize| rows.saturating_mul(hidden);
+    if let (Learned::Table { halves: 2, .. }, Some(rows)) = (known.learned, positions) {
+        return Ok(wide(rows));
+    }
+    if known.body != Halves::Encoder {
+        return Ok(0);
+    }
+    let types = config.count(&["type_vocab_size"])?.unwrap_or(2);
+    let head = wide(hidden.saturating_add(3));
+    Ok(wide(types).saturating_add(head).saturating_add(config.needed(VOCAB)?))
 }
 
 /// Falcon's first models have one head of keys whatever else they state.
@@ -187,13 +288,24 @@ fn sparse_layers(config: &Config, layers: usize) -> Result<(usize, usize), Fault
                        not modelled";
         Fault::new(key, value, problem)
     };
-    // Which layers have experts, as a list of flags, or which have none, as a list of numbers.
+    // Which layers have experts, as a list of flags or words, or which have none, as a list of numbers.
+    if let Some(value @ Value::Array(words)) = config.get("mlp_layer_types") {
+        let dense = words.iter().take_while(|word| *word == "dense").count();
+        let rest = words.len() == layers && words[dense..].iter().all(|word| *word == "sparse");
+        return if rest { Ok((dense, 1)) } else { Err(unlike("mlp_layer_types", value)) };
+    }
     if let Some(value @ Value::Array(flags)) = config.get("moe_layer_freq") {
         let dense = flags.iter().take_while(|flag| **flag == 0).count();
         let rest = flags.len() == layers && flags[dense..].iter().all(|flag| *flag == 1);
         return if rest { Ok((dense, 1)) } else { Err(unlike("moe_layer_freq", value)) };
     }
-    let steps = ["decoder_sparse_step", "moe_layer_interval", "encoder_sparse_step", "moe_layer_freq"];
+    let steps = [
+        "interleave_moe_layer_step",
+        "decoder_sparse_step",
+        "moe_layer_interval",
+        "encoder_sparse_step",
+        "moe_layer_freq",
+    ];
     let every = config.count(&steps)?.unwrap_or(1).max(1);
     // DeepSeek's layers with experts are those whose number, from 0, this divides; of the others those whose number from 1 it does.
     if let Some(value) = config.get("moe_layer_freq").filter(|_| every > 1) {
@@ -209,6 +321,12 @@ fn sparse_layers(config: &Config, layers: usize) -> Result<(usize, usize), Fault
         && encoder != decoder
     {
         return Err(unlike("encoder_sparse_step", value));
+    }
+    if let Some(value @ Value::Array(numbers)) = config.get("moe_layers") {
+        let wanted = (1..=layers).filter(|layer| layer.is_multiple_of(every)).map(|layer| layer - 1);
+        if !numbers.iter().map(Value::as_u64).eq(wanted.map(|layer| Some(layer as u64))) {
+            return Err(unlike("moe_layers", value));
+        }
     }
     let last = config
         .get("moe_layer_end_index")
@@ -253,7 +371,7 @@ mod tests {
                 r#"{{"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2,
                 "intermediate_size": 128, "vocab_size": 100, {more}}}"#
             );
-            parse("x/config.json", &text).map(|(model, _)| model.layers)
+            parse("x/config.json", &text, None).map(|(model, _)| model.layers)
         };
         for key in ["\"mamba_d_state\": 16", "\"ffn_dim_multiplier\": 1.5", "\"compress_ratios\": [0, 4]"] {
             let message = of(key).unwrap_err().to_string();
@@ -307,21 +425,23 @@ mod tests {
             ),
         ];
         for (name, text) in cases {
-            let (ours, theirs) = (load(name).unwrap(), parse("hub/config.json", text).unwrap().0);
+            let (ours, theirs) = (load(name).unwrap(), parse("hub/config.json", text, None).unwrap().0);
             let (a, b) = (ours.parameters(1024) as f64, theirs.parameters(1024) as f64);
             assert!((a / b - 1.0).abs() < 1e-3, "{name}: {a} and {b}");
-            assert_eq!(ours.family, theirs.family, "{name}");
+            let family = theirs.family.map(|family| Family { positions: None, unpriced: 0, ..family });
+            assert_eq!(ours.family.unwrap_or_default(), family.unwrap_or_default(), "{name}");
             assert_eq!(theirs.name, "hub");
         }
     }
 
     #[test]
     fn a_size_that_is_missing_is_named() {
-        let message = parse("x/config.json", r#"{"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4}"#)
-            .unwrap_err()
-            .to_string();
+        let message =
+            parse("x/config.json", r#"{"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4}"#, None)
+                .unwrap_err()
+                .to_string();
         assert!(message.contains("x/config.json") && message.contains("num_hidden_layers"), "{message}");
-        let message = parse("x/config.json", "{\n\"hidden_size\" 64}").unwrap_err().to_string();
+        let message = parse("x/config.json", "{\n\"hidden_size\" 64}", None).unwrap_err().to_string();
         assert!(message.contains("x/config.json:2"), "{message}");
     }
 }

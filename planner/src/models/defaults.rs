@@ -16,12 +16,11 @@ struct Defaults {
     architectures: BTreeMap<String, Map<String, Value>>,
 }
 
-/// Adds to a file's object the sizes that its architecture takes by itself, `groups` being the keys that name the same size; a
+/// Adds to a file's object the sizes that an architecture of this `model_type` takes by itself, `groups` being the keys that name the same size; a
 /// sentence for each.
-pub(super) fn complete(object: &mut Map<String, Value>, groups: &[&[&str]]) -> Vec<String> {
+pub(super) fn complete(kind: &str, object: &mut Map<String, Value>, groups: &[&[&str]]) -> Vec<String> {
     let defaults: Defaults = serde_json::from_str(include_str!("defaults.json")).expect("the script writes it");
-    let kind = object.get("model_type").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let Some(sizes) = defaults.architectures.get(&kind) else { return Vec::new() };
+    let Some(sizes) = defaults.architectures.get(kind) else { return Vec::new() };
     let mut notes = Vec::new();
     for (key, value) in sizes {
         let same = groups.iter().find(|keys| keys.contains(&key.as_str()));

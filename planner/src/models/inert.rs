@@ -88,18 +88,19 @@ const INERT: &[&[&str]] = &[
     &["qk_head_dim"],
 ];
 
-/// Refuses a key that may be structural and was not read.
-pub(super) fn refuse_unread(config: &Config) -> Result<(), Fault> {
+/// Refuses keys that may be structural and were not read, but for `more` that are known to change no size here.
+pub(super) fn refuse_unread(config: &Config, more: &[&str]) -> Result<(), Vec<Fault>> {
+    let mut unread = Vec::new();
     for (key, value) in config.unread() {
-        check_plain(key, value)?;
+        check_plain(key, value).map_err(|fault| vec![fault])?;
         let inert = INERT.iter().any(|keys| keys.contains(&key)) || ENDS.iter().any(|end| key.ends_with(end));
-        if !inert && speaks(value) {
+        if !inert && !more.contains(&key) && speaks(value) {
             let problem = "this key is not read, and it may say how the model is built; without it the model is planned with \
                            the usual layers";
-            return Err(Fault::new(key, value, problem));
+            unread.push(Fault::new(key, value, problem));
         }
     }
-    Ok(())
+    if unread.is_empty() { Ok(()) } else { Err(unread) }
 }
 
 /// Ends of names of shares.

@@ -35,6 +35,11 @@ impl<'a> Config<'a> {
         self.object.get(key).filter(|value| !value.is_null())
     }
 
+    /// Whether a key is there and says that there is none.
+    pub(super) fn is_null(&self, key: &str) -> bool {
+        self.object.get(key).is_some_and(Value::is_null)
+    }
+
     /// A key's value as `read` sees it, or a refusal that says what it should be.
     pub(super) fn typed<T>(
         &self,

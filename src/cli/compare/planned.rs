@@ -13,8 +13,9 @@ use meshwright_planner::job::{Goal, Objective};
 use serde_json::json;
 
 use super::super::goal::decided;
-use super::super::plan::{is_spanned, read_job, settle};
+use super::super::plan::{is_spanned, settle};
 use super::super::stack::StackArgument;
+use super::super::usual_job::{ModelArguments, read_job};
 use super::price::{PriceOrigin, priced};
 use crate::failure::Failure;
 use crate::prices::PriceBook;
@@ -51,7 +52,10 @@ pub fn ready(scenario: Scenario, book: &PriceBook, max_age: Option<Seconds>) -> 
 }
 
 fn read(scenario: Scenario, book: &PriceBook, max_age: Option<Seconds>) -> Result<Ready, Failure> {
-    let (mut job, mut known) = read_job(&scenario.job, scenario.seq, scenario.global_batch)?;
+    let (mut job, mut known) = read_job(
+        &scenario.job,
+        &ModelArguments { seq: scenario.seq, global_batch: scenario.global_batch, family: None },
+    )?;
     job.precision = scenario.precision.unwrap_or(job.precision);
     job.goal = Goal {
         objective: scenario.objective.unwrap_or(job.goal.objective),
