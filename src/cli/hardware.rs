@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use meshwright_executor::device::{Backend, found};
-use meshwright_hardware::profile::{Sourced, catalog};
+use meshwright_hardware::profile::{Cluster, Sourced, catalog, own};
 use meshwright_hardware::units::Precision;
 
+use super::profiles;
 use super::train::runs_in;
 use crate::failure::Failure;
 use crate::machine::{Share, measure};
@@ -21,10 +22,18 @@ const MOST_RANKS: usize = 4096;
 pub enum Hardware {
     /// All accelerators, systems and software stacks that ship with Meshwright, and this machine's devices
     List,
-    /// One profile, with the source of every figure
+    /// One profile as it is read, with the source of every figure, and what it comes to for a device and for a node
     Show {
-        /// A device's, a system's or a stack's name
+        /// A device's, a system's or a stack's name, or a file
         name: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say every fault of a profile of your own, each with its line
+    Check {
+        /// The file: a machine, a system or a device, by itself or as it differs from a known one (`inherit = "dgx-h100"`)
+        file: String,
     },
     /// Measure this machine's ops and messages, and write its profile
     Calibrate {
@@ -50,7 +59,8 @@ impl Hardware {
     pub fn run(self) -> Result<(), Failure> {
         match self {
             Hardware::List => list(),
-            Hardware::Show { name } => show(&name),
+            Hardware::Show { name, json } => profiles::show(&name, json),
+            Hardware::Check { file } => profiles::check(&file),
             Hardware::Calibrate { device, ranks, precision, seconds, output } => {
                 if let Some(ranks) = ranks.filter(|ranks| !(1..=MOST_RANKS).contains(ranks)) {
                     return Err(Failure::input(format!("--ranks is {ranks}: it must be 1 to {MOST_RANKS}")));
@@ -111,6 +121,7 @@ fn list() -> Result<(), Failure> {
         let (name, title, up) = (&system.name, &system.title, up.value.to_string());
         println!("{name:<21} {title:<40} {devices:>20} {up:>10} {network:>10} {price:>8}{assumed}");
     }
+    own_profiles();
     println!("\n{:<26} software stack; `meshwright stacks` shows their figures", "stack");
     for stack in &catalog.stacks {
         println!("{:<26} {}", stack.name, stack.title);
@@ -126,13 +137,23 @@ fn list() -> Result<(), Failure> {
     Ok(())
 }
 
+/// The profiles in the user's folder.
+fn own_profiles() {
+    let names = own::names();
+    let Some(folder) = own::folder().filter(|_| !names.is_empty()) else { return };
+    println!("\n{:<26} your own, in {}", "profile", folder.display());
+    for name in names {
+        let said = match Cluster::parse(&name) {
+            _ if catalog().knows(&name) => "hidden: a built-in profile has this name".to_owned(),
+            Ok(cluster) => format!("{} × {}", cluster.devices(), cluster.pools[0].device.title),
+            Err(error) => format!("cannot be read: {error}"),
+        };
+        println!("{name:<26} {said}");
+    }
+}
+
 /// Which figures of a line are assumed, all or in part, in words that follow it.
 fn assumed_of(figures: &[(&str, bool)]) -> String {
     let names: Vec<&str> = figures.iter().filter(|(_, assumed)| *assumed).map(|(name, _)| *name).collect();
     if names.is_empty() { String::new() } else { format!("   assumed: {}", names.join(", ")) }
-}
-
-fn show(name: &str) -> Result<(), Failure> {
-    print!("{}", catalog().text(name)?);
-    Ok(())
 }

@@ -19,6 +19,7 @@ mod launch_file;
 mod measured;
 mod plan;
 mod prices;
+mod profiles;
 mod progress;
 mod report;
 mod schema;

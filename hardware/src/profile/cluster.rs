@@ -1,35 +1,18 @@
 //! Clusters by name or file: `512x dgx-a100-80gb`, two pools joined by `+`, a calibrated machine's `.toml`, or several
 //! equal sites: `4x(125x dgx-h100) @ 10 Gbit/s 50 ms`.
 //!
-//! In: text, the catalog, a machine file. Out: [`Machine`] and [`Cluster`].
+//! In: text, the catalog, files. Out: [`Cluster`].
 //!
-//! Invariant: a machine is `nodes` equal systems; a part of a system is itself a smaller system.
+//! Invariant: what is shown of a cluster of the catalog's is read as the same cluster.
 
 use std::ops::Range;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
 use super::system::MOST_DEVICES;
-use super::{DeviceKind, DeviceProfile, LinkKind, Plausible, ProfileError, Stack, System, catalog};
-use crate::files::read_text;
-use crate::input::Fault;
+use super::{DeviceKind, DeviceProfile, LinkKind, Machine, Plausible, ProfileError, Stack, catalog, own, slice};
 use crate::units::{ByteRate, Seconds};
-
-/// A pool: equal systems of one device.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Machine {
-    /// How many systems.
-    pub nodes: usize,
-    /// What each holds.
-    pub system: System,
-    /// What each system holds `system.count` of.
-    pub device: DeviceProfile,
-}
 
 /// One or more pools, of different devices too; one such site, or several equal ones.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,118 +37,12 @@ pub struct Wan {
     pub latency: Seconds,
 }
 
-impl Machine {
-    /// Devices in all nodes.
-    pub fn devices(&self) -> usize {
-        self.nodes * self.system.count
-    }
-
-    /// What [`Cluster::parse`] reads as this pool, if the catalog has its system; else how many of which system.
-    pub fn words(&self) -> String {
-        let usual = catalog().systems.iter().find(|system| system.name == self.system.name);
-        match usual {
-            Some(usual) if usual.count != self.system.count => format!("{}x {}", self.devices(), self.device.name),
-            _ => format!("{}x {}", self.nodes, self.system.name),
-        }
-    }
-
-    /// Reads the machine in a file, whatever the file's name.
-    pub fn read(file: &Path) -> Result<Self, ProfileError> {
-        let name = file.display().to_string();
-        Machine::from_toml(&name, &read_text(file)?)
-    }
-
-    /// Reads a machine file; errors name `file`, line, key and value.
-    pub fn from_toml(file: &str, text: &str) -> Result<Self, ProfileError> {
-        let machine: Machine = toml::from_str(text).map_err(|error| ProfileError::of_toml(file, text, &error))?;
-        let checked = machine.system.check().map_err(|fault| fault.within("system"));
-        let checked = checked.and_then(|()| machine.device.check().map_err(|fault| fault.within("device")));
-        checked.map_err(|fault| ProfileError::of_fault(file, text, fault))?;
-        let devices = machine.nodes.checked_mul(machine.system.count);
-        let fault = if machine.nodes == 0 {
-            Fault::new("nodes", 0, "a machine has at least one node")
-        } else if devices.is_none_or(|devices| devices > Cluster::MOST_DEVICES) {
-            Fault::new("nodes", machine.nodes, format!("at most {} devices are modelled", Cluster::MOST_DEVICES))
-        } else if machine.system.device != machine.device.name {
-            let problem = format!("the file's device is `{}`", machine.device.name);
-            Fault::new("system.device", &machine.system.device, problem)
-        } else {
-            return Ok(machine);
-        };
-        Err(ProfileError::of_fault(file, text, fault))
-    }
-
-    /// The machine as a file that [`Machine::from_toml`] and [`Cluster::parse`] read back.
-    pub fn to_toml(&self) -> String {
-        toml::to_string(self).expect("a machine is tables of strings and numbers")
-    }
-
-    /// `count` devices of a SKU in its usual system: whole systems, or a part of one.
-    fn of_devices(text: &str, count: usize, device: &DeviceProfile, usual: &System) -> Result<Self, ProfileError> {
-        let per_node = usual.count;
-        if count.is_multiple_of(per_node) {
-            return Ok(Machine { nodes: count / per_node, system: usual.clone(), device: device.clone() });
-        }
-        let fail = |problem| ProfileError::Cluster { text: text.to_owned(), problem };
-        if count > per_node {
-            let (less, more) = (count - count % per_node, count.next_multiple_of(per_node));
-            return Err(fail(format!(
-                "{count} devices are no whole number of `{}` of {per_node}; {less} or {more} are",
-                usual.name
-            )));
-        }
-        Machine::of_part(count, device, usual).map_err(|fault| fail(format!("{count} devices: {}", fault.problem)))
-    }
-
-    /// One node of `count` devices: a system, a part of one, or one as it is with more of them.
-    ///
-    /// # Errors
-    /// Where `count` is zero, or no box in the system's torus.
-    pub fn of_part(count: usize, device: &DeviceProfile, whole: &System) -> Result<Self, Fault> {
-        if count == 0 {
-            return Err(Fault::new("count", count, "a node has at least one device"));
-        }
-        let mut system = whole.clone();
-        if system.scale_up.kind == LinkKind::Torus && count != whole.count {
-            let dims = torus_slice(&system.scale_up.dims, count);
-            system.scale_up.dims = dims.ok_or_else(|| {
-                let problem = format!("they are no box in the {:?} torus of `{}`", whole.scale_up.dims, whole.name);
-                Fault::new("count", count, problem)
-            })?;
-        }
-        if system.scale_up.kind == LinkKind::Mesh && count > 1 {
-            // A mesh's bandwidth is that of all links of a device together: fewer peers, fewer links.
-            let share = (count - 1) as f64 / (whole.count.max(2) - 1) as f64;
-            system.scale_up.bandwidth.value = system.scale_up.bandwidth.value * share.min(1.0);
-        }
-        (system.count, system.device) = (count, device.name.clone());
-        Ok(Machine { nodes: 1, system, device: device.clone() })
-    }
-
-    /// So many times its nodes.
-    pub fn times(self, times: usize) -> Self {
-        Machine { nodes: self.nodes * times, ..self }
-    }
-}
-
-/// The most cubic box of `count` devices in a torus, dims that divide its own, largest first.
-fn torus_slice(dims: &[usize], count: usize) -> Option<Vec<usize>> {
-    let Some((&first, rest)) = dims.split_first() else { return (count == 1).then(Vec::new) };
-    let fits = |side: &usize| first.is_multiple_of(*side) && count.is_multiple_of(*side);
-    let boxes = (1..=first).filter(fits).filter_map(|side| {
-        let mut all = vec![side];
-        all.extend(torus_slice(rest, count / side)?);
-        Some(all)
-    });
-    boxes.min_by_key(|sides| (sides.iter().sum::<usize>(), std::cmp::Reverse(sides.clone())))
-}
-
 impl Cluster {
     /// The most devices that are modelled, of all pools and sites.
     pub const MOST_DEVICES: usize = MOST_DEVICES;
 
-    /// Reads `COUNTx NAME [+ COUNTx NAME …]`, where NAME is a system or a device in its usual system, or a path ending in
-    /// `.toml`; or several such sites, `COUNTx(POOLS) @ BANDWIDTH LATENCY`. A file of that very name is a machine's, whatever
+    /// Reads `COUNTx NAME [+ COUNTx NAME …]`, where NAME is a system or a device in its usual system, a profile of the user's folder
+    /// ([`own::folder`]), or a path ending in `.toml`; of a torus also `8x8x16 NAME`; or several such sites, `COUNTx(POOLS) @ BANDWIDTH LATENCY`. A file of that very name is a machine's, whatever
     /// signs are in its name. An unknown name's error lists near ones.
     pub fn parse(text: &str) -> Result<Self, ProfileError> {
         if Path::new(text).is_file() {
@@ -300,10 +177,14 @@ fn wan_link(text: &str, link: &str) -> Result<(ByteRate, Seconds), ProfileError>
 }
 
 fn pool(text: &str, part: &str) -> Result<Machine, ProfileError> {
-    if Path::new(part).extension().is_some_and(|extension| extension == "toml") {
+    let fail = |problem: &str| ProfileError::Cluster { text: text.to_owned(), problem: problem.to_owned() };
+    let is_file = |name: &str| Path::new(name).extension().is_some_and(|extension| extension == "toml");
+    if is_file(part) && Path::new(part).is_file() {
         return Machine::read(Path::new(part));
     }
-    let fail = |problem: &str| ProfileError::Cluster { text: text.to_owned(), problem: problem.to_owned() };
+    if let Some((shape, name)) = part.rsplit_once(' ').and_then(|(shape, name)| Some((slice::sides(shape)?, name))) {
+        return shaped(text, &shape, name);
+    }
     let digits = part.find(|c: char| !c.is_ascii_digit()).unwrap_or(part.len());
     let (count, name) = match part[digits..].strip_prefix(['x', '×']) {
         Some(name) if digits > 0 => (&part[..digits], name.trim()),
@@ -317,7 +198,43 @@ fn pool(text: &str, part: &str) -> Result<Machine, ProfileError> {
     if let Some(system) = catalog.systems.iter().find(|system| system.name == name) {
         return Ok(Machine { nodes: count, system: system.clone(), device: catalog.device(&system.device)?.clone() });
     }
+    if let Some(path) = own::file_of(name).filter(|_| !catalog.knows(name)) {
+        return Ok(Machine::read(&path)?.times(count));
+    }
+    if is_file(name) {
+        return Ok(Machine::read(Path::new(name))?.times(count));
+    }
     let device = catalog.device(name).map_err(|_| catalog.unknown(name))?;
     let usual = catalog.usual_system(device).ok_or_else(|| fail("no system in the catalog holds this device"))?;
     Machine::of_devices(text, count, device, usual)
+}
+
+/// `8x8x16 tpu-v5p`: a slice of a torus by its sides.
+fn shaped(text: &str, sides: &[usize], name: &str) -> Result<Machine, ProfileError> {
+    let fail = |problem: String| ProfileError::Cluster { text: text.to_owned(), problem };
+    let catalog = catalog();
+    let system = match catalog.systems.iter().find(|system| system.name == name) {
+        Some(system) => system,
+        None => {
+            let device = catalog.device(name).map_err(|_| catalog.unknown(name))?;
+            catalog.usual_system(device).ok_or_else(|| fail("no system in the catalog holds this device".to_owned()))?
+        }
+    };
+    let words = |dims: &[usize]| dims.iter().map(usize::to_string).collect::<Vec<_>>().join("x");
+    if system.scale_up.kind != LinkKind::Torus {
+        return Err(fail(format!(
+            "shapes such as {} are shapes of a torus, and `{}` is none: give a count",
+            words(sides),
+            system.name
+        )));
+    }
+    let dims = slice::of_sides(&system.scale_up, sides).ok_or_else(|| {
+        let dims = words(&system.scale_up.dims);
+        fail(format!("{} does not fit: `{}` has the dims {dims}, and no side is longer", words(sides), system.name))
+    })?;
+    let mut system = system.clone();
+    system.count = dims.iter().product();
+    system.scale_up.dims = dims;
+    let device = catalog.device(&system.device)?.clone();
+    Ok(Machine { nodes: 1, system, device })
 }
