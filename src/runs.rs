@@ -98,7 +98,7 @@ impl RunDir {
     /// Whether a run of this plan can be begun or resumed in a folder. Touches nothing.
     ///
     /// # Errors
-    /// Code 2 where a run is there already, or none to resume, or one of another plan.
+    /// Code 2 where a run is there already, or none to resume, or one of another plan. More steps make no other plan.
     pub fn check(path: &Path, plan: &Plan, resume: bool) -> Result<(), Failure> {
         let dir = RunDir { path: path.to_owned(), _lock: None };
         let (what, known) = (path.display(), dir.file("plan.toml"));
@@ -110,10 +110,22 @@ impl RunDir {
             (false, true) => Err(Failure::input(format!(
                 "{what} holds no run to resume: it has no plan.toml; give its folder with -o, or leave --resume out"
             ))),
-            (true, true) if dir.plan()? == *plan => Ok(()),
             (true, true) => {
                 let what = known.display();
-                Err(Failure::input(format!("{what} is another plan than the one given; resume with that one")))
+                let there = dir.plan()?;
+                let mut ours = plan.clone();
+                ours.job.steps = there.job.steps;
+                if ours != there {
+                    let problem = "is another plan than the one given; resume with that one";
+                    return Err(Failure::input(format!("{what} {problem}")));
+                }
+                let (done, asked) = (there.job.steps, plan.job.steps);
+                if asked < done {
+                    let problem =
+                        format!("is of {done} steps, and {asked} are asked for: give --steps {done}, or more");
+                    return Err(Failure::input(format!("{what} {problem}")));
+                }
+                Ok(())
             }
         }
     }
@@ -133,7 +145,12 @@ impl RunDir {
         if !resume || dir.cluster().ok() != Some(Cluster::from(machine.clone())) {
             write_whole(&dir.file("cluster.toml"), &machine.to_toml())?;
         }
-        if !resume {
+        let grows = if resume { dir.plan()?.job.steps < plan.job.steps } else { false };
+        if grows {
+            let steps = plan.job.steps;
+            eprintln!("note: the run grows to {steps} steps; from here on its learning rate is that of so many");
+        }
+        if !resume || grows {
             write_whole(&dir.file("plan.toml"), &plan.to_toml())?;
         }
         Ok(dir)

@@ -282,6 +282,20 @@ fn what_is_resumed_is_there_and_the_same() {
 }
 
 #[test]
+fn a_run_that_is_resumed_may_grow() {
+    let place = place("grow");
+    done(place.run(&train("tiny.toml", "out", &["--steps", "6"])));
+    let before = losses(&place, "out");
+    place.refused(&train("tiny.toml", "out", &["--resume", "--steps", "5"]), 2, &["is of 6 steps", "--steps 6"]);
+    let output = done(place.run(&train("tiny.toml", "out", &["--resume", "--steps", "9"])));
+    assert!(stderr(&output).contains("grows to 9 steps"), "{}", stderr(&output));
+    let after = losses(&place, "out");
+    assert_eq!((after.len(), &after[..6]), (9, &before[..]));
+    done(place.run(&["report", "out"]));
+    place.refused(&train("tiny.toml", "out", &["--resume", "--steps", "6"]), 2, &["is of 9 steps"]);
+}
+
+#[test]
 fn a_run_that_diverges_ends_and_keeps_the_last_finite_checkpoint() {
     let place = place("diverged");
     let wild = tiny("lr = 3e-3", "lr = 1e30").replace("min_lr = 3e-4", "min_lr = 1e30").replace("warmup_steps = 4", "");

@@ -57,7 +57,7 @@ pub struct RunCommand {
     /// Steps from one checkpoint to the next, the last step has one too; 0 to save none at all
     #[arg(long, default_value_t = 50)]
     checkpoint_every: usize,
-    /// Steps to train, instead of the plan's
+    /// Steps to train, instead of the plan's; with --resume they may be more than before
     #[arg(long)]
     steps: Option<usize>,
     /// Print JSON

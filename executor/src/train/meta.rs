@@ -62,7 +62,12 @@ impl Trainer {
 pub(super) fn differs(saved: &Value, ours: &Value) -> Option<String> {
     let pairs = ours.as_object()?.iter().filter_map(|(key, ours)| Some((key, saved.get(key)?, ours)));
     let of_pair = |(key, saved, ours): (&String, &Value, &Value)| {
-        let same = if key == "text" { !text_differs(saved, ours) } else { saved == ours };
+        let same = match key.as_str() {
+            "text" => !text_differs(saved, ours),
+            // A run may grow: the rates that are left are those of the longer one.
+            "steps" => saved.as_u64() <= ours.as_u64(),
+            _ => saved == ours,
+        };
         let why = match key.as_str() {
             "layout" => "another plan or model wrote it".to_owned(),
             "text" => "it was trained on another text".to_owned(),
@@ -96,6 +101,9 @@ mod tests {
         let other = differs(&json!({ "seed": 2 }), &ours).unwrap();
         assert!(other.contains("`seed` is 2, and 1 is asked for"), "{other}");
         assert!(differs(&json!({ "layout": 8 }), &ours).unwrap().contains("plan"));
+        let steps = |steps: u64| json!({ "steps": steps });
+        assert_eq!(differs(&steps(20), &steps(30)), None);
+        assert!(differs(&steps(20), &steps(10)).unwrap().contains("`steps` is 20, and 10 is asked for"));
     }
 
     proptest::proptest! {
