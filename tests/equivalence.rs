@@ -16,6 +16,8 @@ mod gradients;
 #[path = "equivalence/layouts.rs"]
 mod layouts;
 mod learnable;
+#[path = "equivalence/losses.rs"]
+mod losses;
 mod tiny;
 
 use tiny::model;
@@ -315,7 +317,7 @@ fn odd_vocabularies_train_alike_under_every_plan() {
         [(Architecture::Gpt2, 131, true), (Architecture::Gpt2, 131, false), (Architecture::Llama, 67, false)]
     {
         let model = Model { vocab, tied, ..model(architecture) };
-        all_agree(&model, [classic(&model), sharded(&model)].concat());
+        all_agree(&model, [classic(&model), sharded(&model), losses::in_parts(&model)].concat());
         agree_in(Precision::Bf16, 2e-2, &model, classic(&model).split_off(8));
     }
 }

@@ -4,6 +4,7 @@
 //!
 //! Invariant: a `Job` that was read satisfies its `check`; it names no hardware.
 
+use meshwright_hardware::profile::LossKernel;
 use meshwright_hardware::units::{Precision, Tokens};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -69,6 +70,9 @@ pub struct Job {
     /// Whether weights, gradients and moments are all of the format of activations, without fp32 masters: training in 16 bits alone.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pure: bool,
+    /// How the loss is made of logits; by default as the stack does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss: Option<LossKernel>,
     /// What that software makes of it; the executor's own way until [`Job::under`] says another.
     #[serde(skip)]
     pub software: Software,
@@ -131,6 +135,7 @@ impl Job {
             stack: None,
             cuda_graphs: false,
             pure: false,
+            loss: None,
             software: Software::default(),
             model,
             optimizer: Optimizer::default(),

@@ -251,7 +251,7 @@ pub const STACK: Table = &[
     ("memory.fragments", &["-0.1", "inf"]),
     ("zero", &["4", "-1"]),
     ("attention", &["\"x\""]),
-    ("logit_copies", &["-1", "256"]),
+    ("loss", &["\"x\"", "2"]),
 ];
 
 pub const CONFIGURATION: Table = &[

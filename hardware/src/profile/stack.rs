@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Allocator, Band};
+use super::{Allocator, Band, LossKernel};
 use crate::elem::Elem;
 use crate::hash::fnv1a;
 use crate::input::Fault;
@@ -38,10 +38,9 @@ pub struct Stack {
     pub attention: AttentionKernel,
     /// Whether layers have dropout, whose masks are kept for backward.
     pub dropout: bool,
-    /// Copies of the logits in fp32 while the loss is made, beside those in the format of activations: 1 where the softmax and the
-    /// gradient take the place of the cast logits (Megatron-LM's parallel cross-entropy), 2 where they do not.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub logit_copies: u8,
+    /// How the loss is made of logits.
+    #[serde(default, skip_serializing_if = "is_fused")]
+    pub loss: LossKernel,
     /// How weights' gradients are kept between microbatches.
     pub gradients: GradientSums,
     /// ZeRO stage of runs that state none.
@@ -91,8 +90,8 @@ pub struct Stack {
     pub measured: BTreeMap<String, BTreeMap<Precision, usize>>,
 }
 
-fn is_zero(copies: &u8) -> bool {
-    *copies == 0
+fn is_fused(loss: &LossKernel) -> bool {
+    *loss == LossKernel::default()
 }
 
 impl Stack {

@@ -4,7 +4,7 @@
 //!
 //! Invariant: without a stack it is what the executor does; no file holds it, for a job names its stack.
 
-use meshwright_hardware::profile::{AttentionKernel, GradientSums, Stack};
+use meshwright_hardware::profile::{AttentionKernel, GradientSums, LossKernel, Stack};
 
 use super::Job;
 
@@ -15,8 +15,8 @@ pub struct Software {
     pub stores_scores: bool,
     /// Whether layers have dropout, whose masks are kept for backward.
     pub dropout: bool,
-    /// Copies of the logits in fp32 while the loss is made, beside those in the format of activations.
-    pub logit_copies: u8,
+    /// How the loss is made of logits.
+    pub loss: LossKernel,
     /// How gradients are kept between microbatches.
     pub gradients: GradientSums,
     /// Whether sharded weights exist only as fp32 masters, cast as they are gathered (PyTorch FSDP).
@@ -35,7 +35,7 @@ impl Software {
         Software {
             stores_scores: stack.attention == AttentionKernel::Unfused,
             dropout: stack.dropout,
-            logit_copies: stack.logit_copies,
+            loss: stack.loss,
             gradients: stack.gradients,
             casts: stack.casts,
             pure: stack.pure,

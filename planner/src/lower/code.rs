@@ -16,7 +16,7 @@ use super::format::{ALIGN, ByClass, Class, Formats, ValueFormats};
 use super::kept_beside::kept_beside;
 use super::runs::runs;
 use super::unread::brief;
-use crate::job::LayerKind;
+use crate::job::{LayerKind, Software};
 use crate::model::{self, Backward, Home, Local, SplitBackward, Step, Tape, Use, Value};
 use crate::plan::{Plan, Recompute};
 
@@ -200,6 +200,7 @@ pub fn local(plan: &Plan) -> Local {
     let (microbatch, seq) = (plan.microbatch, plan.job.seq / cp);
     let (target, causal) = (plan.job.target(), plan.job.model.causal());
     let (sp, ring, software) = (plan.shards_tokens(), plan.ring, plan.job.software);
+    let software = Software { loss: plan.job.loss.unwrap_or(software.loss), ..software };
     let samples = plan.job.seq / plan.job.sample();
     Local { microbatch, seq, samples, target, causal, tp, sp, cp, ring, ep, whole, software }
 }
@@ -278,8 +279,9 @@ impl Piece {
         let kept = tape.streams().collect();
         let none: &[Step] = &[];
         let mut piece = Piece::empty(tape, (Recompute::None, split.then_some(none)), &kept, &backward, elem);
-        let lists = [(Phase::Forward, piece.tape.forward()), (Phase::Backward, backward.steps)];
-        piece.backward = piece.code(&lists, blocks);
+        let lists = model::by_parts(&piece.tape, piece.tape.forward(), backward.steps);
+        let phases = [Phase::Forward, Phase::Backward].into_iter().cycle();
+        piece.backward = piece.code(&phases.zip(lists).collect::<Vec<_>>(), blocks);
         piece
     }
 
@@ -313,7 +315,7 @@ impl Piece {
             Value::Weight(p) => self.tape.params[p].name.to_owned(),
             Value::WeightGrad(p) => format!("d.{}", self.tape.params[p].name),
         };
-        if at.part.is_some() { format!("{name}.part") } else { name }
+        if at.part.is_some() || at.first > 0 { format!("{name}.part") } else { name }
     }
 
     /// Elements of a tensor, of a gradient made inside, or of a copy.
@@ -384,13 +386,4 @@ fn slot(tape: &Tape, kept: &BTreeSet<usize>, formats: &ValueFormats) -> (BTreeMa
     });
     let places = places.collect();
     (places, at)
-}
-
-impl Step {
-    pub(super) fn values(&self) -> Vec<Value> {
-        match self {
-            Step::Call(_, uses) => uses.iter().map(|at| at.value).collect(),
-            Step::Collective(_, _, value) => vec![*value],
-        }
-    }
 }

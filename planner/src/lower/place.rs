@@ -66,7 +66,7 @@ impl Piece {
                     let from = if backward { made.unwrap_or(at) } else { at };
                     room(from, at, beside.attention(backward, width) + again);
                 }
-                Some(Stores::Logits) => room(at, steps.len(), beside.loss()),
+                Some(Stores::Logits) => room(at, steps.len(), beside.loss(width)),
                 None => {}
             }
         }
@@ -89,6 +89,7 @@ mod tests {
     use crate::plan::{Plan, Recompute, RecomputeModule, Stage};
     use crate::testing::{tiny_job, tiny_model};
     use meshwright_hardware::mesh::Mesh;
+    use meshwright_hardware::profile::LossKernel;
     use meshwright_hardware::units::Precision;
 
     /// GPT with feed-forward parts four times as wide, 64 tokens a sequence.
@@ -101,7 +102,7 @@ mod tests {
     const ALL: Software = Software {
         stores_scores: true,
         dropout: true,
-        logit_copies: 2,
+        loss: LossKernel::Eager,
         gradients: meshwright_hardware::profile::GradientSums::Full,
         casts: false,
         pure: false,
@@ -211,7 +212,8 @@ mod tests {
         };
         let stage = Stage { layers: 4, full: 0, selective: 0, offload: 0 };
         let tiled = Software { stores_scores: false, ..ALL };
-        let ([none, logits, _], [two, ..]) = (most(Software { logit_copies: 0, ..tiled }, stage), most(tiled, stage));
+        let ([none, logits, _], [two, ..]) =
+            (most(Software { loss: LossKernel::Fused, ..tiled }, stage), most(tiled, stage));
         assert!(two >= none.max(2 * 4 * logits), "{two} {none} {logits}");
         let ([kept, _, scores], [again, ..]) = (most(ALL, stage), most(ALL, Stage { full: 4, ..stage }));
         assert!(kept >= 2 * scores && again >= 7 * scores, "{kept} {again} {scores}");

@@ -145,7 +145,8 @@ impl StepWriter<'_> {
         mb: usize,
         elems: usize,
     ) -> View {
-        View { shard: at.part, ..self.layout.view(index, piece, work, at.value, mb, elems) }
+        let view = self.layout.view(index, piece, work, at.value, mb, elems);
+        View { shard: at.part, offset: view.offset + at.first, ..view }
     }
 
     fn pass(&mut self, pass: &Pass, after: &[Pass]) {

@@ -87,13 +87,14 @@ impl GradientWriter<'_> {
 
     /// The gradient that a later op has made, of the part that an argument means.
     pub(super) fn of(&self, arg: Arg) -> Use {
-        let (tensor, part) = match arg {
-            Arg::Tensor(t) => (t, None),
-            Arg::Part(t, axis) => (t, Some(axis)),
+        let (tensor, part, first) = match arg {
+            Arg::Tensor(t) => (t, None, 0),
+            Arg::Part(t, axis) => (t, Some(axis), 0),
+            Arg::From(t, first) => (t, None, first),
             Arg::Param(p) => unreachable!("parameter {p} is no result"),
         };
         let whole = self.grads[tensor].unwrap_or_else(|| panic!("nothing uses `{}`", self.tape.tensors[tensor].name));
-        Use { part: part.or(whole.part), ..whole }
+        Use { part: part.or(whole.part), first: whole.first + first, ..whole }
     }
 
     pub(super) fn make(&mut self, name: String, elems: usize) -> Value {
@@ -101,9 +102,13 @@ impl GradientWriter<'_> {
         Value::Grad(self.out.made.len() - 1)
     }
 
-    /// Where an input's gradient goes, and whether it is added to what is there.
+    /// Where an input's gradient goes, and whether it is added to what is there. Parts of a tensor lie apart, each used once.
     pub(super) fn target(&mut self, arg: Arg) -> (Use, bool) {
         let tensor = arg.tensor().expect("parameters have their own");
+        if let Arg::From(_, first) = arg {
+            let (whole, _) = self.target(Arg::Tensor(tensor));
+            return (Use { first, ..whole }, false);
+        }
         if let Some(known) = self.grads[tensor] {
             return (known, true);
         }

@@ -7,6 +7,8 @@
 //!
 //! Invariant: all zero for the executor's own kernels.
 
+use meshwright_hardware::profile::LossKernel;
+
 use super::local::Local;
 
 /// Bytes of the mask of dropout's that an element has.
@@ -25,8 +27,10 @@ pub struct Beside {
     dropout: bool,
     /// Elements of activated gates that are kept.
     gates: usize,
-    /// Elements of fp32 logits.
+    /// Logits that stand at once.
     logits: usize,
+    /// What makes a loss of them.
+    loss: LossKernel,
     /// Whether scores are made again in backward, and not kept.
     pub(super) scores_again: bool,
 }
@@ -55,9 +59,9 @@ impl Beside {
         }
     }
 
-    /// Notes a loss over so many logits.
+    /// Notes a loss over so many logits at once.
     pub(super) fn scored(&mut self, local: Local, logits: usize) {
-        self.logits += usize::from(local.software.logit_copies) * logits;
+        (self.logits, self.loss) = (logits, local.software.loss);
     }
 
     /// Bytes of scores that are kept from forward to backward, where activations have so many an element: the softmax's; dropout's
@@ -87,8 +91,8 @@ impl Beside {
         usize::from(backward || !self.dropout) * self.widest * width
     }
 
-    /// Bytes while the loss is made.
-    pub fn loss(&self) -> usize {
-        4 * self.logits
+    /// Bytes while the loss is made, where activations have so many an element.
+    pub fn loss(&self, width: usize) -> usize {
+        self.loss.bytes_beside(self.logits, width)
     }
 }

@@ -261,35 +261,3 @@ fn context(tape: &mut Tape, dims: AttentionDims, local: Local, [qkv, out, lse]: 
 pub(super) fn deep(model: &Model) -> f32 {
     INIT_STD / (2.0 * model.layers as f32).sqrt()
 }
-
-/// The last layer's output to the loss; `scale` is one over the tokens of a step that have a target.
-pub fn head(model: &Model, local: Local, scale: f32) -> Tape {
-    let (h, vocab, words) = (model.hidden, model.vocab_on(local.tp), model.vocab);
-    let mut tape = Tape::new("head");
-    let mut x = tape.tensor("x", local.residual_rows() * h, Home::Input);
-    let two = local.target > 0;
-    let local = if two { local.of_target() } else { local };
-    let rows = local.rows();
-    if two {
-        x = tape.tensor("y", local.residual_rows() * h, Home::Second);
-    }
-    let targets = tape.tensor("targets", rows, Home::Targets);
-    let loss = tape.tensor("loss", 1, Home::Loss);
-    let names = ["final.norm.weight", "final.norm.bias", "normed", "stats"];
-    let normed = tape.norm(model, local, names, x);
-    let name = if model.tied { "embed.tokens" } else { "head.weight" };
-    let weight = tape.param(ParamDecl { tied: model.tied, ..table(model, local, name) });
-    let logits = tape.tensor("logits", rows * vocab, DEAR);
-    tape.linear(normed, [rows, vocab, h], weight, None, logits);
-    tape.beside.scored(local, rows * vocab);
-    let stats = tape.tensor("softmax", local.tp * 3 * rows, DEAR);
-    let op = Op::LossStats { rows, vocab, words, shards: local.tp };
-    let mine = if local.tp > 1 { Arg::Part(stats, Axis::Tp) } else { Arg::Tensor(stats) };
-    tape.op(op, [Arg::Tensor(logits), Arg::Tensor(targets), mine]);
-    if local.tp > 1 {
-        tape.nodes.push(TapeNode::Gather(stats, Axis::Tp));
-    }
-    let op = Op::Loss { rows, vocab, words, shards: local.tp, scale };
-    tape.op(op, [Arg::Tensor(targets), Arg::Tensor(stats), Arg::Tensor(logits), Arg::Tensor(loss)]);
-    tape
-}

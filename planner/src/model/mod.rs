@@ -9,6 +9,7 @@ mod beside;
 mod cross;
 mod decoder;
 mod experts;
+mod head;
 mod latent;
 mod local;
 mod modules;
@@ -22,8 +23,9 @@ mod tuning;
 
 pub use backward::Backward;
 pub use beside::Beside;
-pub use decoder::{embed, head, layer};
+pub use decoder::{embed, layer};
 pub use experts::{capacity, ops_of_routed};
+pub use head::{by_parts, head};
 pub use local::Local;
 pub use modules::RecomputeModule;
 pub use split::SplitBackward;

@@ -118,6 +118,8 @@ pub enum Arg {
     Tensor(usize),
     /// This rank's part of a tensor that holds all ranks' of an axis.
     Part(usize, Axis),
+    /// A tensor from an element on.
+    From(usize, usize),
     /// A parameter.
     Param(usize),
 }
@@ -182,6 +184,8 @@ pub struct Use {
     pub value: Value,
     /// The axis of which only this rank's part is meant.
     pub part: Option<Axis>,
+    /// The element from which on it is meant.
+    pub first: usize,
 }
 
 /// One action of a forward, recompute or backward list.
@@ -208,6 +212,8 @@ pub struct Tape {
     pub beside: Beside,
     /// Weight of the balancing loss of routed experts, over the tokens of a step.
     pub balance: f32,
+    /// Of a loss that is made in parts, one after the other: each one's tensors.
+    pub parts: Vec<BTreeSet<usize>>,
 }
 
 impl Tape {
@@ -220,6 +226,7 @@ impl Tape {
             nodes: Vec::new(),
             beside: Beside::default(),
             balance: 0.0,
+            parts: Vec::new(),
         }
     }
 
@@ -282,11 +289,11 @@ impl Tape {
 
     /// Tensors that a list reads or writes.
     pub fn tensors_of(steps: &[Step]) -> BTreeSet<usize> {
-        let uses = steps.iter().flat_map(|step| match step {
-            Step::Call(_, args) => args.iter().map(|arg| arg.value).collect(),
-            Step::Collective(_, _, value) => vec![*value],
-        });
-        uses.filter_map(|value| if let Value::Tensor(t) = value { Some(t) } else { None }).collect()
+        steps
+            .iter()
+            .flat_map(Step::values)
+            .filter_map(|value| if let Value::Tensor(t) = value { Some(t) } else { None })
+            .collect()
     }
 
     /// The forward steps that make the `missing` tensors again from those in `kept` and the piece's input.
@@ -350,7 +357,7 @@ impl Arg {
     /// The tensor, unless it is a parameter.
     pub fn tensor(self) -> Option<usize> {
         match self {
-            Arg::Tensor(t) | Arg::Part(t, _) => Some(t),
+            Arg::Tensor(t) | Arg::Part(t, _) | Arg::From(t, _) => Some(t),
             Arg::Param(_) => None,
         }
     }
@@ -361,13 +368,24 @@ impl Use {
     pub fn of(arg: Arg) -> Use {
         match arg {
             Arg::Tensor(t) => Use::whole(Value::Tensor(t)),
-            Arg::Part(t, axis) => Use { value: Value::Tensor(t), part: Some(axis) },
+            Arg::Part(t, axis) => Use { part: Some(axis), ..Use::whole(Value::Tensor(t)) },
+            Arg::From(t, first) => Use { first, ..Use::whole(Value::Tensor(t)) },
             Arg::Param(p) => Use::whole(Value::Weight(p)),
         }
     }
 
     /// All of a value.
     pub fn whole(value: Value) -> Use {
-        Use { value, part: None }
+        Use { value, part: None, first: 0 }
+    }
+}
+
+impl Step {
+    /// What it reads or writes.
+    pub fn values(&self) -> Vec<Value> {
+        match self {
+            Step::Call(_, uses) => uses.iter().map(|at| at.value).collect(),
+            Step::Collective(_, _, value) => vec![*value],
+        }
     }
 }
