@@ -2,7 +2,7 @@
 //!
 //! Invariant: `rank_of(coord_of(r)) == r` for every rank. Usually tensor parallelism varies fastest (its ranks sit on the
 //! fastest links), then context, data, pipeline; an [`Order`] says otherwise. Expert parallelism takes neighbours among
-//! context and data, and with `etp = 1` among tensor ranks first (as the folding of Liu et al. 2025 does).
+//! context and data, and where `etp` is below `tp` among groups of tensor ranks first (as the folding of Liu et al. 2025 does).
 
 use std::ops::Range;
 
@@ -18,6 +18,8 @@ pub type Rank = usize;
 pub enum Axis {
     /// Tensor parallelism: ranks hold slices of each weight matrix.
     Tp,
+    /// Neighbours among [`Axis::Tp`] that share each expert: all of them, one, or a part.
+    Etp,
     /// Context parallelism: ranks hold parts of each sequence.
     Cp,
     /// Data parallelism: ranks hold different sequences.
@@ -40,8 +42,9 @@ pub enum Axis {
 
 impl Axis {
     /// Every axis.
-    pub const ALL: [Axis; 10] = [
+    pub const ALL: [Axis; 11] = [
         Axis::Tp,
+        Axis::Etp,
         Axis::Cp,
         Axis::Dp,
         Axis::Data,
@@ -57,6 +60,7 @@ impl Axis {
     pub fn name(self) -> &'static str {
         match self {
             Axis::Tp => "tp",
+            Axis::Etp => "etp",
             Axis::Cp => "cp",
             Axis::Dp => "dp",
             Axis::Data => "data",
@@ -124,7 +128,7 @@ impl Order {
 }
 
 /// The sizes of the mesh's axes. `dp · cp · pp · tp` is the number of ranks; experts are spread over `ep` of the `dp · cp`
-/// ranks that hold the same dense weights, or, where tensor parallelism leaves them whole, over `ep` of `dp · cp · tp`.
+/// ranks that hold the same dense weights, or, where `etp` tensor ranks share one, over `ep` of `dp · cp · tp / etp`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Mesh {
@@ -137,11 +141,11 @@ pub struct Mesh {
     /// Context-parallel ranks.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub cp: usize,
-    /// Expert-parallel ranks; they divide `dp · cp`, and where `etp` is 1 `dp · cp · tp`.
+    /// Expert-parallel ranks; they divide `dp · cp`, and where `etp` says less than `tp` `dp · cp · tp / etp`.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub ep: usize,
-    /// Tensor-parallel ranks that share one expert: `tp` unless it says 1. At 1 an expert is whole, and ranks of tensor
-    /// parallelism hold different ones, or the same for different tokens.
+    /// Tensor-parallel ranks that share one expert: `tp` unless it says less. At 1 an expert is whole, and ranks of tensor
+    /// parallelism hold different ones, or the same for different tokens; so do groups of them between.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub etp: Option<usize>,
     /// Ranks over which ZeRO shards, neighbours among the `dp · cp` that hold the same dense weights: all of them unless it says
@@ -173,9 +177,11 @@ pub struct Coord {
     pub tp: usize,
     /// Position on the context axis.
     pub cp: usize,
+    /// Position among the ranks that share an expert; follows from `tp`.
+    etp: usize,
     /// Position among the ranks with the same dense weights; follows from `dp` and `cp`.
     data: usize,
-    /// Position on the expert axis; follows from `data`, and from `tp` where experts are whole.
+    /// Position on the expert axis; follows from `data`, and from `tp` where a part of its ranks share one.
     ep: usize,
     /// Position among the ranks with the same experts; likewise.
     edp: usize,
@@ -190,12 +196,13 @@ pub struct Coord {
 impl Coord {
     /// The first rank's.
     pub const FIRST: Coord =
-        Coord { dp: 0, pp: 0, tp: 0, cp: 0, data: 0, ep: 0, edp: 0, shard: 0, eshard: 0, replica: 0 };
+        Coord { dp: 0, pp: 0, tp: 0, cp: 0, etp: 0, data: 0, ep: 0, edp: 0, shard: 0, eshard: 0, replica: 0 };
 
     /// The position on one axis.
     pub fn on(&self, axis: Axis) -> usize {
         match axis {
             Axis::Tp => self.tp,
+            Axis::Etp => self.etp,
             Axis::Cp => self.cp,
             Axis::Dp => self.dp,
             Axis::Data => self.data,
@@ -233,9 +240,14 @@ impl Mesh {
         self.size(Axis::Replica) > 1
     }
 
-    /// Ranks of tensor parallelism among which experts are spread as among data: all where experts are whole, else one.
+    /// Tensor-parallel ranks that share one expert.
+    pub fn etp(&self) -> usize {
+        self.etp.unwrap_or(self.tp).max(1)
+    }
+
+    /// Groups of tensor-parallel ranks among which experts are spread as among data: of one rank where experts are whole.
     pub fn spread(&self) -> usize {
-        if self.etp == Some(1) { self.tp } else { 1 }
+        (self.tp / self.etp()).max(1)
     }
 
     /// The replicas with which a replica shares experts, itself among them.
@@ -246,7 +258,8 @@ impl Mesh {
 
     /// The rank of a stage that holds the `e`-th share of the experts first, and of each expert the `tp`-th part.
     pub fn expert_rank(&self, pp: usize, e: usize, tp: usize) -> Rank {
-        let (data, tp) = if self.spread() > 1 { (e / self.tp, e % self.tp) } else { (e, tp) };
+        let (spread, etp) = (self.spread(), self.etp());
+        let (data, tp) = (e / spread, e % spread * etp + tp % etp);
         self.rank(pp, data / self.cp, data % self.cp, tp)
     }
 
@@ -254,6 +267,7 @@ impl Mesh {
     pub fn size(&self, axis: Axis) -> usize {
         match axis {
             Axis::Tp => self.tp,
+            Axis::Etp => self.etp(),
             Axis::Cp => self.cp,
             Axis::Dp => self.dp,
             Axis::Data => self.data(),
@@ -270,6 +284,7 @@ impl Mesh {
     pub fn stride(&self, axis: Axis) -> usize {
         match axis {
             Axis::Tp | Axis::Pp | Axis::Data => self.below(axis),
+            Axis::Etp => self.below(Axis::Tp),
             Axis::Cp => self.below(Axis::Data),
             Axis::Dp => self.below(Axis::Data) * self.cp,
             Axis::Ep => self.below(Axis::Data) / self.spread(),
@@ -289,9 +304,10 @@ impl Mesh {
         let on = |axis| rank / self.below(axis) % self.size(axis);
         let (data, tp) = (on(Axis::Data), on(Axis::Tp));
         // Tensor ranks lie directly inside data where experts are spread over both.
-        let place = if self.spread() > 1 { data * self.tp + tp } else { data };
+        let place = data * self.spread() + tp / self.etp();
         Coord {
             tp,
+            etp: tp % self.etp(),
             cp: data % self.cp,
             dp: data / self.cp,
             pp: on(Axis::Pp),
@@ -334,12 +350,12 @@ mod tests {
     proptest! {
         #[test]
         fn coordinates_round_trip_and_groups_partition(
-            dp in 1usize..4, pp in 1usize..4, tp in 1usize..4, cp in 1usize..3, pick in 0usize..8,
-            order in 0usize..6, whole in any::<bool>(), part in 0usize..8,
+            dp in 1usize..4, pp in 1usize..4, tp in 1usize..5, cp in 1usize..3, pick in 0usize..8,
+            order in 0usize..6, whole in 0usize..4, part in 0usize..8,
         ) {
             let order = Order::ALL[order];
-            let etp = (whole && order.spreads()).then_some(1);
-            let among = dp * cp * if etp.is_some() { tp } else { 1 };
+            let etp = [1, 2, 3].get(whole).copied().filter(|etp| order.spreads() && tp.is_multiple_of(*etp));
+            let among = dp * cp * tp / etp.unwrap_or(tp);
             let shares: Vec<usize> = (1..=among).filter(|ep| among.is_multiple_of(*ep)).collect();
             let ep = shares[pick % shares.len()];
             // Experts are spread within a group of shards.
@@ -351,7 +367,8 @@ mod tests {
             prop_assert_eq!(mesh.size(Axis::Eshard) * mesh.size(Axis::Replica), mesh.size(Axis::Edp));
             for (e, t) in (0..mesh.ep).flat_map(|e| (0..tp).map(move |t| (e, t))) {
                 let at = mesh.coord_of(mesh.expert_rank(pp - 1, e, t));
-                prop_assert!((at.pp, at.on(Axis::Ep), at.on(Axis::Edp)) == (pp - 1, e, 0) && (whole || at.tp == t));
+                prop_assert_eq!((at.pp, at.on(Axis::Ep), at.on(Axis::Edp)), (pp - 1, e, 0));
+                prop_assert_eq!(at.on(Axis::Etp), t % mesh.etp());
             }
             for rank in 0..mesh.ranks() {
                 prop_assert_eq!(mesh.rank_of(mesh.coord_of(rank)), rank);

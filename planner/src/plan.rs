@@ -214,8 +214,10 @@ impl Plan {
                 text += &format!(" × {axis} {ranks}");
             }
         }
-        if etp == Some(1) && tp > 1 {
-            text += " of whole experts";
+        match etp.filter(|&etp| etp < tp) {
+            Some(1) => text += " of whole experts",
+            Some(etp) => text += &format!(" of experts of {etp} ranks"),
+            None => {}
         }
         if pp > 1 {
             text += &format!(", {}", self.schedule.name());
@@ -289,7 +291,7 @@ mod tests {
             let fault = plan.check().unwrap_err();
             assert!(fault.key == key && fault.problem.contains(words), "{fault:?}");
         };
-        refused(&|plan| plan.mesh.etp = Some(2), "mesh.etp", "shared by all tensor ranks, 4");
+        refused(&|plan| plan.mesh.etp = Some(3), "mesh.etp", "of all 4 tensor ranks");
         refused(&|plan| plan.sequence_parallel = false, "mesh.etp", "tokens of their own");
         refused(&|plan| plan.mesh.order = Order::TpPpData, "mesh.etp", "directly inside data");
         refused(&|plan| plan.mesh.etp = None, "mesh.ep", "dp · cp = 2");

@@ -158,6 +158,12 @@ fn check_runnable(file: &str, plan: &Plan, device: Backend) -> Result<(), Failur
         );
         return Err(Failure::input(format!("{file}: `mesh.tp` is {tp}: {problem}")));
     }
+    let etp = plan.mesh.etp();
+    if plan.job.model.experts().is_some() && etp > 1 && etp < tp {
+        let problem =
+            format!("experts of a part of tensor parallelism are on paper only: 1 leaves them whole, {tp} shares them");
+        return Err(Failure::input(format!("{file}: `mesh.etp` is {etp}: {problem}")));
+    }
     if let Some(experts) = plan.job.model.experts().filter(|experts| experts.is_dropless()) {
         let most = experts.count as f64 / experts.top_k as f64;
         let problem = format!("experts here have room for so many tokens; at {most} none is dropped");

@@ -284,10 +284,7 @@ fn mesh(stated: &Stated, (dp, pp, tp, cp): (usize, usize, usize, usize)) -> Resu
         None if folded => 1,
         None => tp,
     };
-    if ep > 1 && etp != 1 && etp != tp {
-        return Err(Skip::new("experts are split over a part of tensor parallelism"));
-    }
-    Ok(Mesh { ep, etp: (ep > 1 && tp > 1 && etp == 1).then_some(1), ..dense })
+    Ok(Mesh { ep, etp: (ep > 1 && etp < tp).then_some(etp), ..dense })
 }
 
 /// Of how many ranks that hold the same weights ZeRO shards over, where it is a part of them; of slices of a pod over each.

@@ -248,16 +248,20 @@ fn experts(found: &mut Breaches) {
     }
     let (Some(dp), Some(cp), Some(tp)) = (draft.count("dp"), draft.count("cp"), draft.count("tp")) else { return };
     let etp = draft.count("etp").unwrap_or(tp);
-    let among = if etp == 1 { dp * cp * tp } else { dp * cp };
-    let words = if etp == 1 && tp > 1 { "dp · cp · tp" } else { "dp · cp" };
+    let among = dp * cp * (tp / etp.clamp(1, tp.max(1)));
+    let words = match etp {
+        _ if etp == tp => "dp · cp",
+        1 => "dp · cp · tp",
+        _ => "dp · cp · tp / etp",
+    };
     found.silent(
         "ep",
         ep,
         |n| divides(n, among),
         format!("it must divide {words} = {among}: experts lie within a pipeline's stage"),
     );
-    if etp != 1 && etp != tp {
-        found.plain("etp", format!("experts are whole, 1, or cut by all tensor ranks, {tp}: others are not modelled"));
+    if !divides(etp, tp) {
+        found.plain("etp", format!("so many ranks share an expert, of all {tp} tensor ranks: it must divide them"));
     }
     if tp > 1 && !draft.flag("sequence_parallel") && draft.engine == "megatron-lm" && !draft.lacks("sequence_parallel")
     {

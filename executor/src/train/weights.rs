@@ -168,8 +168,12 @@ impl Trainer {
                 if !wanted(spec) || whole.contains_key(&spec.name) {
                     continue;
                 }
-                let ep = if spec.experts.is_some() { mesh.ep } else { 1 };
-                let rank = |part: Part| mesh.expert_rank(pp, part.e, part.t);
+                let experts = spec.experts.is_some();
+                let ep = if experts { mesh.ep } else { 1 };
+                let rank = |part: Part| match experts {
+                    true => mesh.expert_rank(pp, part.e, part.t),
+                    false => mesh.rank(pp, 0, 0, part.t),
+                };
                 let locals = Part::each(mesh.tp, ep).map(|part| Ok((part, local(self, rank(part), spec)?)));
                 let locals = locals.collect::<Result<Vec<_>, ExecutorError>>()?;
                 whole.insert(spec.name.clone(), spec.gather(&locals));

@@ -58,7 +58,7 @@ impl<'a> Prices<'a> {
     /// What shows of a collective of an axis, relative to what links allow.
     fn of_links(&self, axis: Axis) -> f64 {
         match axis {
-            Axis::Tp | Axis::Cp => self.stack().overheads.tp,
+            Axis::Tp | Axis::Etp | Axis::Cp => self.stack().overheads.tp,
             Axis::Ep => self.stack().overheads.ep,
             Axis::Dp | Axis::Data | Axis::Edp | Axis::Shard | Axis::Eshard | Axis::Replica | Axis::Pp => 1.0,
         }

@@ -55,7 +55,7 @@ fn groups(program: &Program, axis: Axis) -> Vec<Vec<usize>> {
     let all = 0..program.roles.len();
     let stages = |role| program.class_and_stage(role);
     match axis {
-        Axis::Tp | Axis::Cp => all.map(|role| vec![role]).collect(),
+        Axis::Tp | Axis::Etp | Axis::Cp => all.map(|role| vec![role]).collect(),
         Axis::Pp => all.map(|role| (0..mesh.pp).map(|stage| program.role(stages(role).0, stage)).collect()).collect(),
         Axis::Dp | Axis::Data | Axis::Ep | Axis::Edp | Axis::Shard | Axis::Eshard | Axis::Replica => {
             let mut joined: Vec<usize> = (0..classes).collect();

@@ -187,7 +187,7 @@ fn resized(mesh: Mesh, axis: Axis, size: usize) -> Mesh {
         Axis::Cp => Mesh { cp: size, ..mesh },
         Axis::Dp => Mesh { dp: size, ..mesh },
         Axis::Ep => Mesh { ep: size, ..mesh },
-        Axis::Data | Axis::Edp | Axis::Shard | Axis::Eshard | Axis::Replica => {
+        Axis::Etp | Axis::Data | Axis::Edp | Axis::Shard | Axis::Eshard | Axis::Replica => {
             unreachable!("{} follows from others", axis.name())
         }
     }

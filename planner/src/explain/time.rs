@@ -102,7 +102,7 @@ impl Cause {
 
     fn of_axis(axis: Axis) -> Cause {
         match axis {
-            Axis::Tp => Cause::Tp,
+            Axis::Tp | Axis::Etp => Cause::Tp,
             Axis::Cp => Cause::Cp,
             Axis::Ep => Cause::Ep,
             Axis::Dp | Axis::Data | Axis::Edp | Axis::Shard | Axis::Eshard | Axis::Replica => Cause::Data,

@@ -160,9 +160,9 @@ pub(super) fn bank_of<'a>(
         starts.push((decl, at));
         let copied = decl.shard.copied_from(decl.cols, mesh.tp);
         if let Some(from) = copied.filter(|_| decl.store == Store::Trained) {
-            parts.push(at + from..at + decl.elems(mesh.tp, mesh.ep));
+            parts.push(at + from..at + decl.elems(mesh));
         }
-        at += decl.elems(mesh.tp, mesh.ep).next_multiple_of(ALIGN);
+        at += decl.elems(mesh).next_multiple_of(ALIGN);
         if decl.decay {
             decayed = at;
         }

@@ -112,8 +112,8 @@ impl Tapes {
         let kinds: BTreeSet<LayerKind> = (0..model.depth()).map(|layer| model.kind(layer)).collect();
         let layer = |kind: LayerKind| {
             let mut tape = model::layer(model, local, kind);
-            // Every rank of tensor parallelism routes the same tokens, unless experts are whole.
-            tape.balance *= scale / if local.whole { 1.0 } else { local.tp as f32 };
+            // Every rank of tensor parallelism routes the same tokens, unless each has its own.
+            tape.balance *= scale / if local.routes_own() { 1.0 } else { local.tp as f32 };
             (kind, tape)
         };
         let tuned = |tape: Tape| match &plan.job.tuning {
@@ -196,13 +196,13 @@ pub fn kept_elems(
 /// What a rank of a plan holds of the model.
 pub fn local(plan: &Plan) -> Local {
     let Mesh { tp, cp, ep, .. } = plan.mesh;
-    let whole = plan.mesh.spread() > 1;
+    let etp = plan.mesh.etp();
     let (microbatch, seq) = (plan.microbatch, plan.job.seq / cp);
     let (target, causal) = (plan.job.target(), plan.job.model.causal());
     let (sp, ring, software) = (plan.shards_tokens(), plan.ring, plan.job.software);
     let software = Software { loss: plan.job.loss.unwrap_or(software.loss), ..software };
     let samples = plan.job.seq / plan.job.sample();
-    Local { microbatch, seq, samples, target, causal, tp, sp, cp, ring, ep, whole, software }
+    Local { microbatch, seq, samples, target, causal, tp, sp, cp, ring, ep, etp, software }
 }
 
 impl Piece {

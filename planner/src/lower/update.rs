@@ -52,7 +52,7 @@ impl BankRule {
         let name = if name == OptimizerName::Muon && table { OptimizerName::AdamW } else { name };
         let shapes = params.iter().map(|decl| {
             let count = decl.experts.map_or(1, |experts| experts / mesh.ep);
-            let each = decl.weights(mesh.tp, mesh.ep) / count;
+            let each = decl.weights(mesh) / count;
             let cols = if decl.shard == Shard::Cols { decl.cols / mesh.tp } else { decl.cols };
             [each / cols, cols, count]
         });

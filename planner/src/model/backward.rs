@@ -12,7 +12,7 @@ use meshwright_hardware::mesh::Axis;
 use meshwright_hardware::op::{Layout, NormKind, Op};
 use meshwright_hardware::program::Collective;
 
-use super::tape::{Arg, Home, Step, Store, Tape, TapeNode, Use, Value};
+use super::tape::{Arg, Home, Step, Store, Tape, TapeNode, Tensor, Use, Value};
 
 /// A tape's backward pass.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -80,9 +80,15 @@ impl GradientWriter<'_> {
     }
 
     fn collective(&mut self, op: Collective, axis: Axis, tensor: usize) {
-        if let Some(grad) = self.grads[tensor] {
-            self.out.steps.push(Step::Collective(op, axis, grad.value));
+        let Some(mut grad) = self.grads[tensor] else { return };
+        if grad.part.is_some() {
+            // What travels is this rank's own.
+            let Tensor { name, elems, .. } = self.tape.tensors[tensor];
+            let own = Use::whole(self.make(format!("d.{name}"), elems));
+            self.call(Op::Copy { n: elems }, vec![grad, own]);
+            (self.grads[tensor], grad) = (Some(own), own);
         }
+        self.out.steps.push(Step::Collective(op, axis, grad.value));
     }
 
     /// The gradient that a later op has made, of the part that an argument means.

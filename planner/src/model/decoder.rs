@@ -122,9 +122,9 @@ fn block(
     if let Some(memory) = memory {
         middle = tape.cross_attention(model, local, middle, memory);
     }
-    let spread = model.experts().filter(|_| kind.experts && local.whole);
+    let spread = model.experts().filter(|_| kind.experts && local.routes_own());
     if let Some(experts) = spread {
-        tape.whole_experts(model, local, experts, [middle, out]);
+        tape.own_experts(model, local, experts, [middle, out]);
         return;
     }
     let normed = if model.parallel_block() {
@@ -138,8 +138,8 @@ fn block(
 }
 
 impl Tape {
-    /// Experts that each rank of tensor parallelism runs for its own tokens; those that every token goes to are shared as ever.
-    fn whole_experts(&mut self, model: &Model, local: Local, experts: &Experts, [x, out]: [usize; 2]) {
+    /// Experts to which each rank of tensor parallelism routes its own tokens; those that every token goes to are shared as ever.
+    fn own_experts(&mut self, model: &Model, local: Local, experts: &Experts, [x, out]: [usize; 2]) {
         let (rows, cols) = (local.residual_rows(), model.hidden);
         let names = ["mlp.norm.weight", "mlp.norm.bias", "normed2", "stats2"];
         let own = self.tensor(names[2], rows * cols, CHEAP);

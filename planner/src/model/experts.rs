@@ -44,7 +44,7 @@ pub fn ops_of_routed(model: &Model, experts: &Experts, rows: usize, width: usize
 impl Tape {
     /// The mixture over `normed`, `[rows, hidden]`: over a rank's own tokens where experts are whole.
     pub(super) fn experts(&mut self, model: &Model, local: Local, experts: &Experts, normed: usize) -> usize {
-        let rows = if local.whole { local.residual_rows() } else { local.rows() };
+        let rows = if local.routes_own() { local.residual_rows() } else { local.rows() };
         let (h, top_k) = (model.hidden, experts.top_k);
         let (count, capacity) = (experts.count, capacity(experts, rows));
         let slots = count * capacity;
@@ -61,11 +61,36 @@ impl Tape {
         let sent = self.tensor("dispatched", slots * h, DEAR);
         self.op(Op::Dispatch { rows, cols: h, top_k, slots }, [normed, slot, sent].map(Arg::Tensor));
         self.exchange(local, sent);
-        let done = self.experts_ffn(model, local, experts, sent, capacity);
+        let done = self
+            .shared_by_ranks(model, local, sent, |tape, sent| tape.experts_ffn(model, local, experts, sent, capacity));
         self.exchange(local, done);
         let mixed = self.tensor("combined", rows * h, DEAR);
         self.op(Op::Combine { rows, cols: h, top_k, slots }, [done, slot, shares, mixed].map(Arg::Tensor));
         mixed
+    }
+
+    /// What experts make of what was `sent`: where a part of tensor parallelism shares them, of what all its ranks were sent, summed
+    /// over these and cut into each one's own again.
+    fn shared_by_ranks(
+        &mut self,
+        model: &Model,
+        local: Local,
+        sent: usize,
+        ffn: impl FnOnce(&mut Tape, usize) -> usize,
+    ) -> usize {
+        if !local.routes_own() || local.etp == 1 {
+            return ffn(self, sent);
+        }
+        let n = self.tensors[sent].elems;
+        debug_assert!(n.is_multiple_of(model.hidden));
+        let all = self.tensor("dispatched to all", local.etp * n, DEAR);
+        self.op(Op::Copy { n }, [Arg::Tensor(sent), Arg::Part(all, Axis::Etp)]);
+        self.nodes.push(TapeNode::Gather(all, Axis::Etp));
+        let made = ffn(self, all);
+        self.nodes.push(TapeNode::Scatter(made, Axis::Etp));
+        let done = self.tensor("returned", n, DEAR);
+        self.op(Op::Copy { n }, [Arg::Part(made, Axis::Etp), Arg::Tensor(done)]);
+        done
     }
 
     fn exchange(&mut self, local: Local, tensor: usize) {
@@ -74,16 +99,18 @@ impl Tape {
         }
     }
 
-    /// Each expert's feed-forward part over `[ep ranks, own experts, capacity, hidden]`.
+    /// Each expert's feed-forward part over `[ranks, own experts, capacity, hidden]`.
     fn experts_ffn(&mut self, model: &Model, local: Local, experts: &Experts, sent: usize, capacity: usize) -> usize {
-        let (h, width) = (model.hidden, experts.ffn / if local.whole { 1 } else { local.tp });
+        let (h, width) = (model.hidden, experts.ffn / local.etp);
         let kind = model.activation();
-        let (own, sources) = (experts.count / local.ep, local.ep);
-        let rows = experts.count * capacity;
+        let together = if local.routes_own() { local.etp } else { 1 };
+        let (own, sources) = (experts.count / local.ep, local.ep * together);
+        let rows = experts.count * capacity * together;
         let each = |decl: ParamDecl| ParamDecl { experts: Some(experts.count), ..decl };
         let sections = vec![experts.ffn; kind.width()];
         let wide = experts.ffn * kind.width();
-        let shards = if local.whole { [Shard::Whole, Shard::Whole] } else { [Shard::Rows { sections }, Shard::Cols] };
+        let whole = local.routes_own() && local.etp == 1;
+        let shards = if whole { [Shard::Whole, Shard::Whole] } else { [Shard::Rows { sections }, Shard::Cols] };
         let [up_shard, down_shard] = shards;
         let up = matrix("mlp.experts.up.weight", wide, h, up_shard, normal(INIT_STD));
         let up = self.param(each(up));

@@ -29,8 +29,8 @@ pub struct Local {
     pub ring: bool,
     /// Ranks of expert parallelism.
     pub ep: usize,
-    /// Whether tensor parallelism leaves experts whole, each rank running them for its own tokens.
-    pub whole: bool,
+    /// Ranks of tensor parallelism that share an expert.
+    pub etp: usize,
     /// What software makes of the job.
     pub software: Software,
 }
@@ -49,6 +49,11 @@ impl Local {
     /// Sequences of attention, and tokens of each on the rank: samples.
     pub fn attended(&self) -> (usize, usize) {
         (self.microbatch * self.samples, self.seq / self.samples)
+    }
+
+    /// Whether a part of tensor parallelism shares an expert, so that each rank routes its own tokens.
+    pub fn routes_own(&self) -> bool {
+        self.etp < self.tp
     }
 
     /// Ranks that share the tokens of the residual stream.

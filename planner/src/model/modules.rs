@@ -70,6 +70,7 @@ impl RecomputeModule {
                 "shares",
                 "slots",
                 "dispatched",
+                "dispatched to all",
                 "experts.up",
                 "experts.active",
                 "experts.down",

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use meshwright_hardware::mesh::Axis;
+use meshwright_hardware::mesh::{Axis, Mesh};
 use meshwright_hardware::op::{ContextDims, Mode, Op, Packing};
 use meshwright_hardware::params::{Init, Shard};
 use meshwright_hardware::program::Collective;
@@ -96,18 +96,18 @@ pub struct ParamDecl {
 }
 
 impl ParamDecl {
-    /// Elements on one of `tp` ranks of tensor and `ep` of expert parallelism, as they are kept: words of packed ones.
-    pub fn elems(&self, tp: usize, ep: usize) -> usize {
+    /// Elements on a rank of a mesh, as they are kept: words of packed ones.
+    pub fn elems(&self, mesh: &Mesh) -> usize {
         match self.store {
-            Store::Packed(packing) => packing.words(self.weights(tp, ep)),
-            Store::Trained | Store::Frozen => self.weights(tp, ep),
+            Store::Packed(packing) => packing.words(self.weights(mesh)),
+            Store::Trained | Store::Frozen => self.weights(mesh),
         }
     }
 
-    /// Weights on one of `tp` ranks of tensor and `ep` of expert parallelism.
-    pub fn weights(&self, tp: usize, ep: usize) -> usize {
-        let each = self.shard.local_elems(self.rows, self.cols, tp);
-        each * self.experts.map_or(1, |experts| experts / ep)
+    /// Weights on a rank of a mesh.
+    pub fn weights(&self, mesh: &Mesh) -> usize {
+        let (tp, own) = self.experts.map_or((mesh.tp, 1), |experts| (mesh.etp(), experts / mesh.ep));
+        self.shard.local_elems(self.rows, self.cols, tp) * own
     }
 }
 

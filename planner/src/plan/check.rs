@@ -66,7 +66,7 @@ impl Plan {
             return refuse("replicas with unlike shares of the batch shard over all: leave it out".to_owned());
         }
         if !(shard * spread).is_multiple_of(ep) {
-            let named = if spread > 1 { " · tp" } else { "" };
+            let named = spread_over(&self.mesh);
             return refuse(format!("experts lie within a group of shards: mesh.ep = {ep} must divide shard{named}"));
         }
         Ok(())
@@ -138,16 +138,17 @@ impl Plan {
         Ok(())
     }
 
-    /// Experts that tensor parallelism leaves whole need tokens of their own on each of its ranks.
-    fn check_whole_experts(&self) -> Result<(), Fault> {
+    /// Experts that a part of tensor parallelism shares need tokens of their own on each of its ranks.
+    fn check_shared_experts(&self) -> Result<(), Fault> {
         let Mesh { tp, etp, order, .. } = self.mesh;
         let Some(etp) = etp.filter(|&etp| etp != tp) else { return Ok(()) };
-        let problem = if etp != 1 {
-            format!("experts are whole, 1, or shared by all tensor ranks, {tp}")
+        let which = if etp == 1 { "whole experts" } else { "experts of a part of tensor parallelism" };
+        let problem = if etp == 0 || !tp.is_multiple_of(etp) {
+            format!("so many ranks share an expert, of all {tp} tensor ranks: it must divide them")
         } else if !self.sequence_parallel {
-            "whole experts need `sequence_parallel = true`, so that tensor ranks have tokens of their own".to_owned()
+            format!("{which} need `sequence_parallel = true`, so that tensor ranks have tokens of their own")
         } else if !order.spreads() {
-            format!("whole experts need tensor ranks directly inside data, not the order `{}`", order.name())
+            format!("{which} need tensor ranks directly inside data, not the order `{}`", order.name())
         } else if self.job.model.parallel_block() {
             "the experts of a parallel block start from all tokens: leave it out".to_owned()
         } else {
@@ -173,8 +174,8 @@ impl Plan {
             let problem = format!("tensor parallelism of {tp} must divide a microbatch's {rows} tokens");
             return Err(Fault::new("sequence_parallel", true, problem));
         }
-        self.check_whole_experts()?;
-        let (among, named) = (dp * cp * self.mesh.spread(), if self.mesh.spread() > 1 { " · tp" } else { "" });
+        self.check_shared_experts()?;
+        let (among, named) = (dp * cp * self.mesh.spread(), spread_over(&self.mesh));
         if !among.is_multiple_of(ep) {
             return Err(Fault::new("mesh.ep", ep, format!("it must divide dp · cp{named} = {among}")));
         }
@@ -183,6 +184,15 @@ impl Plan {
             return Err(Fault::new("mesh.ep", ep, format!("it must divide the model's experts, {experts}")));
         }
         Ok(())
+    }
+}
+
+/// What experts are spread over beside data, in words.
+fn spread_over(mesh: &Mesh) -> &'static str {
+    match (mesh.spread(), mesh.etp()) {
+        (1, _) => "",
+        (_, 1) => " · tp",
+        _ => " · tp / etp",
     }
 }
 
