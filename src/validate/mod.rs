@@ -20,6 +20,7 @@ mod pipeline;
 pub mod place;
 mod plan;
 pub mod ranking;
+mod recipe;
 mod record;
 pub mod row;
 pub mod summary;

@@ -7,10 +7,11 @@
 
 use meshwright_hardware::mesh::{Mesh, Order};
 use meshwright_hardware::profile::{AttentionKernel, Stack};
-use meshwright_planner::job::{AdapterTarget, Base, Job, Method, Model, Optimizer, OptimizerName, Tuning};
+use meshwright_planner::job::{AdapterTarget, Base, Job, Method, Model, Tuning};
 use meshwright_planner::plan::{Plan, RecomputeModule, Stage, layers_of};
 
 use super::pipeline::schedule;
+use super::recipe;
 use super::record::{Record, Skip};
 use super::words::{known_codes, precision, zero_said};
 
@@ -256,7 +257,8 @@ fn job(stated: &Stated, choice: &RowChoice) -> Result<Job, Skip> {
     let graphs = record.text("notes").split_once("cuda_graph=");
     Ok(Job {
         target_seq: stated.target_seq,
-        optimizer: optimizer(record),
+        optimizer: recipe::optimizer(record),
+        loss: recipe::loss(record),
         packed: packed.then_some(SAMPLE).filter(|sample| *sample < stated.seq),
         pure: precise.contains("pure") || precise.contains("+SR"),
         precision: precision(record),
@@ -296,13 +298,6 @@ fn shard(stated: &Stated, ranks: usize, cp: usize) -> Option<usize> {
     let said = way.or(number_after(&text, "over ")).or(number_after(&text, "shard size ")).or(group);
     let shard = said.unwrap_or(if slices > 1 { ranks / slices } else { ranks });
     (zero(record, stack) > 0 && (2..ranks).contains(&shard) && ranks.is_multiple_of(shard)).then_some(shard)
-}
-
-/// The optimizer, where a row says of another than AdamW on the device.
-fn optimizer(record: &Record) -> Optimizer {
-    let muon = [record.text("zero_stage"), record.text("notes")].iter().any(|text| text.contains("Muon"));
-    let offload = record.text("offload").contains("optimizer");
-    Optimizer { name: if muon { OptimizerName::Muon } else { OptimizerName::AdamW }, offload, ..Optimizer::default() }
 }
 
 /// What is trained of a row whose task is to tune adapters.
