@@ -116,11 +116,11 @@ struct Scores {
 }
 
 impl Scores {
-    /// Of an op, if it is one: round a ring scores are never whole.
+    /// Of an op, if it is one: kernels for ranks that share a sequence are tiled in every stack.
     fn of(op: &Op) -> Option<Scores> {
         let (matrices, queries, keys, width) = match *op {
             Op::Attention(d) | Op::AttentionGrad(d) => (d.batch * d.heads, d.seq, d.seq, d.head_dim),
-            Op::ContextAttention(d) | Op::ContextAttentionGrad(d) if d.blocks == d.cp => {
+            Op::ContextAttention(d) | Op::ContextAttentionGrad(d) if d.cp == 1 => {
                 (d.batch * d.heads, d.seq, d.blocks * d.keys, d.head_dim)
             }
             _ => return None,

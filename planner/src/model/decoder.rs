@@ -195,9 +195,9 @@ fn attention(tape: &mut Tape, model: &Model, local: Local, normed: usize) -> usi
 pub(super) fn attend(tape: &mut Tape, dims: AttentionDims, local: Local, qkv: usize) -> usize {
     let mixed = tape.tensor("mixed", dims.rows() * dims.heads * dims.head_dim, DEAR);
     let lse = tape.tensor("lse", dims.rows() * dims.heads, DEAR);
-    // Round a ring scores are never whole.
-    if local.cp == 1 || !local.ring {
-        tape.beside.attends(local, dims.rows() * dims.heads * dims.seq * local.cp);
+    // Kernels for ranks that share a sequence are tiled in every stack.
+    if local.cp == 1 {
+        tape.beside.attends(local, dims.rows() * dims.heads * dims.seq);
     }
     if local.cp > 1 {
         context(tape, dims, local, [qkv, mixed, lse]);
