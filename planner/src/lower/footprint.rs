@@ -12,7 +12,7 @@ use meshwright_hardware::program::Elem;
 
 use super::bank::{BankExtent, BankGroup, Bucket, bank_of, kept_in, sharing, tied_apart, tied_elems, twin_apart};
 use super::code::{Piece, Pieces, Tapes};
-use super::format::{ALIGN, ByClass, Formats};
+use super::format::{ALIGN, ByClass, Class, Formats};
 use super::turns::{places_away, turns};
 use super::update::BankRule;
 use crate::job::LayerKind;
@@ -352,6 +352,8 @@ pub struct InFlight {
     pub brief: Peaks,
     /// Microbatches between backward and the pass of weights.
     pub held: Peaks,
+    /// Both of these together, where backward is split.
+    pub either: Option<Peaks>,
     /// Buffers for what goes to other chunks and comes from them.
     pub streams: usize,
 }
@@ -365,17 +367,29 @@ impl InFlight {
         let (slots, held) = (peaks(SlotSpan::Whole), peaks(SlotSpan::PutOff));
         // Where backward is whole, both end with it.
         let brief = if splits { peaks(SlotSpan::Brief) } else { slots.clone() };
+        let either = splits.then(|| peaks(SlotSpan::Either));
         let streams = (0..pipeline.chunks).map(|chunk| {
             let (out, flow) = turns(pipeline, (stage, chunk), actions);
             flow + if pipeline.virtual_stage(stage, chunk) + 1 == depth { 0 } else { out }
         });
-        InFlight { slots, brief, held, streams: streams.sum() }
+        InFlight { slots, brief, held, either, streams: streams.sum() }
     }
 
     /// Bytes that are kept for all microbatches of pieces like one, of which each chunk has so many.
     pub fn kept(&self, piece: &PieceSize, count: impl Fn(usize) -> usize) -> u64 {
-        let [slots, brief, held] = [&self.slots, &self.brief, &self.held].map(|peaks| peaks.together(&count) as u64);
-        slots * piece.slot + brief * piece.briefs.iter().sum::<u64>() + held * piece.held
+        let slots = self.slots.together(&count) as u64;
+        slots * piece.slot + self.split(&piece.briefs, piece.held, count).0
+    }
+
+    /// Bytes of what is kept until the gradients of inputs and of what they leave, of which each chunk has so many; and whether both
+    /// lie in places of the larger's size, where that is less: as one ends, the other begins.
+    pub fn split(&self, brief: &ByClass<u64>, held: u64, count: impl Fn(usize) -> usize) -> (u64, bool) {
+        let together = |peaks: &Peaks| peaks.together(&count) as u64;
+        let each = brief.iter().sum::<u64>();
+        let apart = together(&self.brief) * each + together(&self.held) * held;
+        let place = each + held.saturating_sub(brief[Class::Model as usize]);
+        let shared = self.either.as_ref().filter(|_| held > 0).map(|either| together(either) * place);
+        shared.filter(|shared| *shared < apart).map_or((apart, false), |shared| (shared, true))
     }
 
     /// Of every stage of a pipeline. How many are under way does not grow after a few rounds, so no more are looked at.

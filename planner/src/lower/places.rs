@@ -19,12 +19,16 @@ pub(super) struct SlotPlaces {
     pub(super) first: Vec<usize>,
     /// By piece, as given, and microbatch: its place.
     pub(super) of: Vec<Vec<usize>>,
+    /// The same of what backward leaves, where both share places.
+    pub(super) left: Vec<Vec<usize>>,
 }
 
 impl SlotPlaces {
     /// Of `pieces`, each with its chunk.
     pub(super) fn of(actions: &[Action], pieces: &[(usize, usize)], span: SlotSpan, splits: bool) -> SlotPlaces {
-        let mut places = SlotPlaces { first: Vec::new(), of: vec![Vec::new(); pieces.len()] };
+        let none = vec![Vec::new(); pieces.len()];
+        let mut places = SlotPlaces { first: Vec::new(), of: none.clone(), left: none };
+        let both = span == SlotSpan::Either;
         let mut free = VecDeque::new();
         let of_chunk = |at: usize| pieces.iter().enumerate().filter(move |(_, (_, chunk))| *chunk == at);
         for &action in actions {
@@ -34,12 +38,16 @@ impl SlotPlaces {
                         places.first.push(piece);
                         places.first.len() - 1
                     });
-                    debug_assert_eq!(places.of[i].len(), mb, "microbatches come in order");
-                    places.of[i].push(place);
+                    let left = both && matches!(action, Action::Backward(..));
+                    let taken = if left { &mut places.left[i] } else { &mut places.of[i] };
+                    debug_assert_eq!(taken.len(), mb, "microbatches come in order");
+                    taken.push(place);
                 }
             }
             if let Some((chunk, mb)) = span.ends(action, splits) {
-                free.extend(of_chunk(chunk).map(|(i, _)| places.of[i][mb]));
+                let left = both && matches!(action, Action::Weights(..));
+                let taken = if left { &places.left } else { &places.of };
+                free.extend(of_chunk(chunk).map(|(i, _)| taken[i][mb]));
             }
         }
         places
@@ -76,6 +84,32 @@ mod tests {
                         }
                     }
                 }
+            }
+        }
+    }
+
+    /// ZB-V has 2p chunks under way on each of p stages, and what one leaves beside it while its backward runs.
+    #[test]
+    fn what_backward_leaves_lies_where_what_it_frees_lay() {
+        let pipeline = Pipeline { schedule: Schedule::ZbV, stages: 4, chunks: 2, microbatches: 12 };
+        for actions in pipeline.orders() {
+            let places = SlotPlaces::of(&actions, &[(0, 0), (1, 1)], SlotSpan::Either, true);
+            assert_eq!(places.first.len(), 2 * 4 + 1);
+            let mut taken = vec![false; places.first.len()];
+            for action in actions {
+                let (chunk, mb) = match action {
+                    Action::Forward(chunk, mb) | Action::Backward(chunk, mb) | Action::Weights(chunk, mb) => {
+                        (chunk, mb)
+                    }
+                };
+                let (kept, left) = (places.of[chunk][mb], places.left[chunk][mb]);
+                let (begins, ends) = match action {
+                    Action::Forward(..) => (Some(kept), None),
+                    Action::Backward(..) => (Some(left), Some(kept)),
+                    Action::Weights(..) => (None, Some(left)),
+                };
+                assert!(begins.is_none_or(|place| !std::mem::replace(&mut taken[place], true)));
+                assert!(ends.is_none_or(|place| std::mem::take(&mut taken[place])));
             }
         }
     }

@@ -20,15 +20,17 @@ pub enum SlotSpan {
     Brief,
     /// From backward to the gradients of weights, where they are apart.
     PutOff,
+    /// Both of these, each of which is kept of a microbatch for itself: where backward is split.
+    Either,
 }
 
 impl SlotSpan {
     /// The chunk and microbatch of which it begins with an action, of a schedule that `splits` backward or does not.
     pub fn begins(self, action: Action, splits: bool) -> Option<(usize, usize)> {
         match (self, action) {
-            (SlotSpan::Whole | SlotSpan::Brief, Action::Forward(chunk, mb)) => Some((chunk, mb)),
-            (SlotSpan::PutOff, Action::Backward(chunk, mb)) if splits => Some((chunk, mb)),
-            (SlotSpan::Whole | SlotSpan::Brief | SlotSpan::PutOff, _) => None,
+            (SlotSpan::Whole | SlotSpan::Brief | SlotSpan::Either, Action::Forward(chunk, mb)) => Some((chunk, mb)),
+            (SlotSpan::PutOff | SlotSpan::Either, Action::Backward(chunk, mb)) if splits => Some((chunk, mb)),
+            (SlotSpan::Whole | SlotSpan::Brief | SlotSpan::PutOff | SlotSpan::Either, _) => None,
         }
     }
 
@@ -36,9 +38,9 @@ impl SlotSpan {
     pub fn ends(self, action: Action, splits: bool) -> Option<(usize, usize)> {
         match (self, action) {
             (SlotSpan::Whole, Action::Backward(chunk, mb)) if !splits => Some((chunk, mb)),
-            (SlotSpan::Brief, Action::Backward(chunk, mb)) => Some((chunk, mb)),
-            (SlotSpan::Whole | SlotSpan::PutOff, Action::Weights(chunk, mb)) => Some((chunk, mb)),
-            (SlotSpan::Whole | SlotSpan::Brief | SlotSpan::PutOff, _) => None,
+            (SlotSpan::Brief | SlotSpan::Either, Action::Backward(chunk, mb)) => Some((chunk, mb)),
+            (SlotSpan::Whole | SlotSpan::PutOff | SlotSpan::Either, Action::Weights(chunk, mb)) => Some((chunk, mb)),
+            (SlotSpan::Whole | SlotSpan::Brief | SlotSpan::PutOff | SlotSpan::Either, _) => None,
         }
     }
 }

@@ -293,7 +293,7 @@ fn no_plan_that_hardly_fits_is_below_its_floor_by_memory() {
                 let plan = Plan { stages: even.iter().map(stage).collect(), ..plan.clone() };
                 (0..of.pp).map(|stage| sizes.stage(&plan, &flights[stage], stage)).max().unwrap()
             };
-            let (most, least) = (bytes(false), bytes(true));
+            let (most, least) = (bytes(false), bytes(true).min(bytes(false)));
             let capacity = least + (most - least) / 4;
             let all = vec![&costs; of.pp];
             let undecided = Undecided {

@@ -2,7 +2,9 @@
 //!
 //! In: a stage's pieces and actions. Out: its slots, by piece and microbatch.
 //!
-//! Layers that keep as much share their slots, whichever chunk they are of: chunks do not have their most microbatches at once.
+//! Layers that keep as much share their slots, whichever chunk they are of: chunks do not have their most microbatches at once. Where
+//! backward is split, so may what is kept until it and what it leaves: at the end of a step of ZB-V there is much of this, and little
+//! of that.
 //!
 //! Invariant: what a microbatch keeps of a piece lies in one slot of each kind.
 
@@ -12,12 +14,24 @@ use meshwright_hardware::program::Lifetime;
 
 use super::{Brief, Hosted, Slot, StageLayout};
 use crate::lower::at::At;
-use crate::lower::code::Pieces;
-use crate::lower::format::{Class, Formats};
+use crate::lower::code::{Piece, Pieces};
+use crate::lower::footprint::InFlight;
+use crate::lower::format::{ByClass, Class, Formats};
 use crate::lower::places::SlotPlaces;
 use crate::lower::turns::places_away;
 use crate::plan::Plan;
 use crate::schedule::{Action, Peaks, SlotSpan};
+
+/// What tells pieces apart that do not share slots: one that is no layer, and what each keeps.
+type KeptSizes = (Option<usize>, ByClass<usize>, ByClass<usize>, usize);
+
+/// Elements of a place for what a piece keeps until the gradients of inputs, or for what these leave.
+fn either_elems(piece: &Piece) -> ByClass<usize> {
+    let mut elems = piece.brief_elems;
+    let of_model = &mut elems[Class::Model as usize];
+    *of_model = (*of_model).max(piece.held_elems);
+    elems
+}
 
 /// A piece's slots of a kind.
 #[derive(Clone, Debug, Default)]
@@ -26,13 +40,13 @@ struct PieceTurns {
     own: usize,
     /// By microbatch: the piece that was the first to take its slot, and which of that one's it is.
     of: Vec<(usize, usize)>,
+    /// The same of what backward leaves, where it lies in slots of the same.
+    left: Vec<(usize, usize)>,
 }
 
-impl PieceTurns {
-    /// A piece's by microbatch, of those that every piece was the first to take.
-    fn among<T: Copy>(&self, all: &[Vec<T>]) -> Vec<T> {
-        self.of.iter().map(|&(owner, turn)| all[owner][turn]).collect()
-    }
+/// A slot by microbatch, of those that every piece was the first to take.
+fn among<T: Copy>(of: &[(usize, usize)], all: &[Vec<T>]) -> Vec<T> {
+    of.iter().map(|&(owner, turn)| all[owner][turn]).collect()
 }
 
 impl StageLayout {
@@ -40,10 +54,13 @@ impl StageLayout {
     pub(super) fn add_slots(&mut self, plan: &Plan, pieces: &Pieces, actions: &[Action], width: Formats) {
         let pool = |chunk| self.add_pool(plan, pieces, chunk, width);
         let away: HashMap<usize, [Vec<Slot>; 2]> = (0..plan.chunks).flat_map(pool).collect();
+        let stays = |index: usize| !away.contains_key(&index);
+        let shared = self.shared(plan, pieces, actions, width, &stays);
         let turns = |span, here: &dyn Fn(usize) -> bool| self.turns_of(plan, pieces, (actions, span), here);
-        let brief = turns(SlotSpan::Brief, &|_| true);
-        let [whole, late] =
-            [SlotSpan::Whole, SlotSpan::PutOff].map(|span| turns(span, &|index| !away.contains_key(&index)));
+        let either = turns(SlotSpan::Either, &|index| shared[index]);
+        let brief = turns(SlotSpan::Brief, &|index| !shared[index]);
+        let late = turns(SlotSpan::PutOff, &|index| stays(index) && !shared[index]);
+        let whole = turns(SlotSpan::Whole, &stays);
         let under_way = Peaks::of(actions, plan.chunks, SlotSpan::Whole, plan.schedule.splits());
         let names =
             |what: &str, turn: usize, at: At| Class::SUFFIX.map(|of| format!("{what}{of}.{turn}.{}", at.name()));
@@ -54,7 +71,10 @@ impl StageLayout {
             let mut declare = |what: &str, elems, lifetime, turns: usize| -> Vec<Slot> {
                 (0..turns).map(|turn| self.declare_classes(names(what, turn, at), elems, lifetime, width)).collect()
             };
-            briefs.push(declare("brief", piece.brief_elems, Lifetime::Saved, brief[index].own));
+            briefs.push(match shared[index] {
+                true => declare("split", either_elems(piece), Lifetime::Saved, either[index].own),
+                false => declare("brief", piece.brief_elems, Lifetime::Saved, brief[index].own),
+            });
             slots.push(declare("slot", piece.slot_elems, Lifetime::Saved, whole[index].own));
             let hosted = away.get(&index).map(|[_, back]| Hosted {
                 between: declare("host", piece.slot_elems, Lifetime::Hosted, most),
@@ -67,11 +87,63 @@ impl StageLayout {
             held.push((0..late[index].own).map(left).collect::<Vec<u32>>());
         }
         for (index, at) in self.pieces.clone().into_iter().enumerate() {
-            self.brief.push(Brief::of(at.piece(plan, pieces), brief[index].among(&briefs)));
+            let kept = if shared[index] { &either[index] } else { &brief[index] };
+            self.brief.push(Brief::of(at.piece(plan, pieces), among(&kept.of, &briefs)));
             self.slots
-                .push(away.get(&index).map_or_else(|| whole[index].among(&slots), |[forward, _]| forward.clone()));
-            self.held.push(late[index].among(&held));
+                .push(away.get(&index).map_or_else(|| among(&whole[index].of, &slots), |[forward, _]| forward.clone()));
+            self.held.push(match shared[index] {
+                true => among(&kept.left, &briefs).into_iter().filter_map(|slot| slot[Class::Model as usize]).collect(),
+                false => among(&late[index].of, &held),
+            });
         }
+    }
+
+    /// By piece: whether what backward leaves of it lies in slots of what is kept until then.
+    fn shared(
+        &self,
+        plan: &Plan,
+        pieces: &Pieces,
+        actions: &[Action],
+        width: Formats,
+        here: &dyn Fn(usize) -> bool,
+    ) -> Vec<bool> {
+        let mut shared = vec![false; self.pieces.len()];
+        if !plan.schedule.splits() {
+            return shared;
+        }
+        let flight = InFlight::of(&plan.pipeline(), self.stage, actions);
+        for members in self.alike(plan, pieces, here).values() {
+            let piece = self.pieces[members[0].0].piece(plan, pieces);
+            let held = piece.held_elems as u64 * width.model.bytes();
+            let count = |chunk| members.iter().filter(|(_, other)| *other == chunk).count();
+            if flight.split(&width.bytes(piece.brief_elems), held, count).1 {
+                members.iter().for_each(|&(index, _)| shared[index] = true);
+            }
+        }
+        shared
+    }
+
+    /// Pieces that keep as much, each with its chunk.
+    fn alike(
+        &self,
+        plan: &Plan,
+        pieces: &Pieces,
+        here: &dyn Fn(usize) -> bool,
+    ) -> BTreeMap<KeptSizes, Vec<(usize, usize)>> {
+        let mut alike: BTreeMap<KeptSizes, Vec<(usize, usize)>> = BTreeMap::new();
+        for (chunk, index) in
+            self.chunks.iter().enumerate().flat_map(|(chunk, all)| all.clone().map(move |i| (chunk, i)))
+        {
+            let at = self.pieces[index];
+            let piece = at.piece(plan, pieces);
+            // Of layers alone there are several.
+            let only = at.layer().is_none().then_some(index);
+            if here(index) {
+                let key = (only, piece.slot_elems, piece.brief_elems, piece.held_elems);
+                alike.entry(key).or_default().push((index, chunk));
+            }
+        }
+        alike
     }
 
     /// By piece: its slots of a kind, of pieces that have some here.
@@ -82,30 +154,20 @@ impl StageLayout {
         (actions, span): (&[Action], SlotSpan),
         here: &dyn Fn(usize) -> bool,
     ) -> Vec<PieceTurns> {
-        let mut alike: BTreeMap<_, Vec<(usize, usize)>> = BTreeMap::new();
-        for (chunk, index) in
-            self.chunks.iter().enumerate().flat_map(|(chunk, all)| all.clone().map(move |i| (chunk, i)))
-        {
-            let at = self.pieces[index];
-            let piece = at.piece(plan, pieces);
-            // Of layers alone there are several.
-            let only = at.layer().is_none().then_some(index);
-            let needs = span != SlotSpan::PutOff || piece.held_elems > 0;
-            if needs && here(index) {
-                let key = (only, piece.slot_elems, piece.brief_elems, piece.held_elems);
-                alike.entry(key).or_default().push((index, chunk));
-            }
-        }
         let mut turns = vec![PieceTurns::default(); self.pieces.len()];
-        for members in alike.values() {
+        for ((.., held), members) in &self.alike(plan, pieces, here) {
+            if span == SlotSpan::PutOff && *held == 0 {
+                continue;
+            }
             let places = SlotPlaces::of(actions, members, span, plan.schedule.splits());
             let named = places.first.iter().map(|&owner| {
                 turns[owner].own += 1;
                 (owner, turns[owner].own - 1)
             });
             let named: Vec<(usize, usize)> = named.collect();
-            for (&(index, _), of) in members.iter().zip(&places.of) {
-                turns[index].of = of.iter().map(|&place| named[place]).collect();
+            let by_name = |of: &[usize]| of.iter().map(|&place| named[place]).collect();
+            for (i, &(index, _)) in members.iter().enumerate() {
+                (turns[index].of, turns[index].left) = (by_name(&places.of[i]), by_name(&places.left[i]));
             }
         }
         turns
