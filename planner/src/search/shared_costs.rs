@@ -70,7 +70,8 @@ pub(super) fn share(plan: &Plan, banks: &[BankSize], links: &mut CachedPrices) -
         share.clear += links.vector("zero", held, [width.gradients; 2], || Op::Zero { n: held })?;
         if zero >= 2 {
             bucket += elems;
-            share.settle += links.vector("accumulate", own, [width.gradients; 2], || Op::Accumulate { n: own })?;
+            share.last_settle = links.vector("accumulate", own, [width.gradients; 2], || Op::Accumulate { n: own })?;
+            share.settle += share.last_settle;
             let scattered = links.collective(mesh, Collective::ReduceScatter, axis, gradients(plan, elems))?;
             share.scatter += parts(plan, bank, links)? + scattered;
             share.copies += summed(plan, &bank.parts[..bank.copies], links)?;
@@ -88,6 +89,9 @@ pub(super) fn share(plan: &Plan, banks: &[BankSize], links: &mut CachedPrices) -
             0 => {}
             1 | 2 => share.renew += gathered,
             _ => share.gather += gathered,
+        }
+        if zero >= 3 && matches!(axis, Axis::Edp | Axis::Eshard) {
+            share.gather_experts += gathered;
         }
     }
     share.empty += links.vector("zero", bucket, [width.gradients; 2], || Op::Zero { n: bucket })?;

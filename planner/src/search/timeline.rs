@@ -284,7 +284,9 @@ impl StageState {
                 self.gather(next, item, Some(turn));
             }
             let (_, since) = self.loaded[turn].expect("it was just gathered");
-            self.free[0] = self.free[0].max(since);
+            // The bucket of gradients is cleared before weights are there, and experts' come while others are in use.
+            let ahead = item.gather_experts + if what == 1 { item.apart } else { 0.0 };
+            self.free[0] = self.free[0].max(since - ahead);
         }
         let [compute, _, host, messages] = &mut self.free;
         let moves = item.moves.map(|moves| (moves, self.moved[what] % AWAY[what]));
@@ -319,8 +321,8 @@ impl StageState {
             self.take(item.scatter);
             self.issue(item.shared.sums);
             // The piece before is added up after this one's kernels.
-            let Item { settle, replicate, piece, shared, .. } = *item;
-            let next = Late { came: self.free[1], settle, issue: shared.settle, replicate, piece };
+            let Item { settle, last_settle: last, replicate, piece, shared, .. } = *item;
+            let next = Late { came: self.free[1], settle, last, issue: shared.settle, replicate, piece };
             let late = std::mem::replace(&mut self.late, next);
             self.settle(late);
         }

@@ -66,10 +66,14 @@ pub struct ShareTimes {
     pub empty: f64,
     /// A microbatch, after a later piece's kernels: adding up what was scattered.
     pub settle: f64,
+    /// Of it, what the last bank takes, which alone waits for all of that.
+    pub last_settle: f64,
     /// A pass, before its kernels: copying shards of weights to where they are gathered.
     pub copy: f64,
     /// A pass, beside kernels: gathering weights.
     pub gather: f64,
+    /// Of it, those of experts, which come last and which kernels before the experts need not wait for.
+    pub gather_experts: f64,
     /// A microbatch, beside kernels: scattering gradients.
     pub scatter: f64,
     /// Once a step, beside kernels: summing gradients.
@@ -171,7 +175,9 @@ impl ShareTimes {
         self.clear += times * other.clear;
         self.empty += times * other.empty;
         self.settle += times * other.settle;
+        self.last_settle += times * other.last_settle;
         self.gather += times * other.gather;
+        self.gather_experts += times * other.gather_experts;
         self.scatter += times * other.scatter;
         self.reduce += times * other.reduce;
         self.parts += times * other.parts;

@@ -14,8 +14,9 @@ use crate::plan::{Plan, Recompute, Stage};
 pub(super) struct Item {
     /// Which piece of the stage, where weights are gathered for passes.
     pub(super) gathers: Option<usize>,
-    /// Gathering them, and copying shards to where they are gathered.
+    /// Gathering them, of which those of experts come last, and copying shards to where they are gathered.
     pub(super) gather: f64,
+    pub(super) gather_experts: f64,
     pub(super) copy: f64,
     pub(super) kernels: f64,
     /// What the host takes to issue them.
@@ -24,9 +25,10 @@ pub(super) struct Item {
     pub(super) apart: f64,
     /// What goes round a ring meanwhile.
     pub(super) ring: f64,
-    /// Scattering its gradients; adding up what came of them.
+    /// Scattering its gradients; adding up what came of them, and of this what the last bank takes.
     pub(super) scatter: f64,
     pub(super) settle: f64,
+    pub(super) last_settle: f64,
     /// Moving its activations to the host, or back.
     pub(super) moves: Option<Moves>,
     /// Which piece of the stage, and how long summing its gradients takes, after the last microbatch: in all, and of this what
@@ -87,18 +89,27 @@ impl Chunk {
             let PieceCost { pass, share, .. } = piece;
             let number = before + passes[1][0].len();
             let gathers = gathered.then_some(number);
-            let (gather, copy, shared) = (share.gather, share.copy, share.issue);
-            let base = Item { gathers, piece: number, gather, copy, shared, moves, ..Item::default() };
+            let (gather, gather_experts, copy, shared) = (share.gather, share.gather_experts, share.copy, share.issue);
+            let base = Item { gathers, piece: number, gather, gather_experts, copy, shared, moves, ..Item::default() };
             let apart = pass.weights > 0.0;
             let issue = pass.issue.forward;
             let forward = Item { kernels: pass.forward, issue, apart: pass.tail, ring: pass.ring[0], ..base };
             let kernels = pass.backward[mode as usize] + share.empty;
             let reduce = if apart { 0.0 } else { share.reduce };
-            let (scatter, settle) = (share.scatter, share.settle);
+            let (scatter, settle, last_settle) = (share.scatter, share.settle, share.last_settle);
             let issue = pass.issue.backward[mode as usize] + share.issue.empty;
             let parts = share.copies;
-            let backward =
-                Item { kernels, issue, apart: share.empty, ring: pass.ring[1], scatter, settle, parts, ..base };
+            let backward = Item {
+                kernels,
+                issue,
+                apart: share.empty,
+                ring: pass.ring[1],
+                scatter,
+                settle,
+                last_settle,
+                parts,
+                ..base
+            };
             let issue = pass.issue.weights;
             let weights = Item { piece: number, kernels: pass.weights, issue, shared, ..Item::default() };
             // The head's forward is a part of its backward.

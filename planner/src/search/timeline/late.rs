@@ -11,8 +11,9 @@ use super::StageState;
 pub(super) struct Late {
     /// When they have come.
     pub(super) came: f64,
-    /// Adding them up.
+    /// Adding them up, and of this what waits for all of them: of several banks the first are added up while others are scattered.
     pub(super) settle: f64,
+    pub(super) last: f64,
     /// What the host takes to issue that.
     pub(super) issue: f64,
     /// Summing them over replicas then.
@@ -24,14 +25,16 @@ pub(super) struct Late {
 impl StageState {
     /// Adds up what was scattered.
     pub(super) fn settle(&mut self, late: Late) {
-        let Late { came, settle, issue, replicate, piece } = late;
+        let Late { came, settle, last, issue, replicate, piece } = late;
+        let first = self.free[0] + settle - last;
         if settle > 0.0 {
             self.issue(issue);
-            self.free[0] = (self.free[0].max(came) + settle).max(self.issued);
+            self.free[0] = (first + last).max(came + last).max(self.issued);
         }
         if replicate > 0.0 {
             let [compute, beside, ..] = &mut self.free;
-            *beside = beside.max(*compute) + replicate;
+            // Of several banks the first are summed while the last is added up.
+            *beside = beside.max(if last < settle { first } else { *compute }) + replicate;
             let came = *beside;
             self.summed(piece, came);
             self.take(replicate);
