@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::json;
+use statrs::statistics::{Data, OrderStatistics};
 
 use super::validate::{each, read};
 use crate::failure::Failure;
@@ -35,13 +36,15 @@ pub struct Gains {
 }
 
 /// Columns of the output.
-const COLUMNS: [&str; 12] = [
+const COLUMNS: [&str; 14] = [
     "id",
     "measured_step_s",
     "published_step_s",
     "fits",
     "found_step_s",
     "ratio",
+    "ratio_low",
+    "ratio_high",
     "gap",
     "search_s",
     "published_plan",
@@ -64,20 +67,20 @@ impl Gains {
         }
         let compared: Vec<&Gain> = found.iter().flatten().filter(|gain| gain.published.figures.fits).collect();
         let worse = compared.iter().filter(|gain| gain.ratio() < 1.0).count();
-        let logs: f64 = compared.iter().map(|gain| gain.ratio().ln()).sum();
-        let mean_gain = (!compared.is_empty()).then(|| (logs / compared.len() as f64).exp() - 1.0);
+        let gains: Vec<f64> = compared.iter().map(|gain| gain.ratio() - 1.0).collect();
+        let median_gain = (!gains.is_empty()).then(|| Data::new(gains).median());
         let unfit = found.iter().flatten().filter(|gain| !gain.published.figures.fits).count();
         if self.json {
             let (runs, compared) = (lines.len(), compared.len());
             println!(
                 "{}",
-                json!({ "runs": runs, "compared": compared, "worse": worse, "mean_gain": mean_gain,
+                json!({ "runs": runs, "compared": compared, "worse": worse, "median_gain": median_gain,
                 "do_not_fit": unfit, "skipped": reasons })
             );
             return Ok(());
         }
-        let faster = mean_gain
-            .map_or_else(String::new, |gain| format!(": on average the found plan is {:.1} % faster", 100.0 * gain));
+        let faster = median_gain
+            .map_or_else(String::new, |gain| format!(": in the median the found plan is {:.1} % faster", 100.0 * gain));
         println!("{} runs, {} compared{faster}", lines.len(), compared.len());
         println!("slower than the published one: {worse}");
         println!("published plans that do not fit as simulated: {unfit}");
@@ -116,6 +119,7 @@ fn record(line: &Line, found: &Result<Gain, Skip>) -> Vec<String> {
             let measured = line.run.as_ref().ok().and_then(|run| measured_step_s(run, plan));
             record.extend([measured.map(number).unwrap_or_default(), number(figures.step_time_s)]);
             record.extend([u8::from(figures.fits).to_string(), number(gain.found_s), number(gain.ratio())]);
+            record.extend(gain.interval().map(number));
             record.extend([number(1.0 - gain.bound_s / gain.found_s), format!("{:.2}", gain.searched_s)]);
             let decision = gain.decisive.as_ref().map(ToString::to_string).unwrap_or_default();
             record.extend([plan.summary(), gain.found.summary(), decision, String::new()]);

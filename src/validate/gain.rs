@@ -6,6 +6,7 @@
 //! lack it.
 
 use meshwright_engines::engine;
+use meshwright_hardware::profile::catalog;
 use meshwright_planner::job::Fix;
 use meshwright_planner::plan::Plan;
 use meshwright_planner::search::{SearchOptions, search_with};
@@ -36,6 +37,12 @@ impl Gain {
     /// How many times as fast the found plan is.
     pub fn ratio(&self) -> f64 {
         self.published.figures.step_time_s / self.found_s
+    }
+
+    /// Between which such numbers eight in ten lie where both plans were measured.
+    pub fn interval(&self) -> [f64; 2] {
+        let band = catalog().intervals.gain;
+        [band.low, band.high].map(|share| self.ratio() * share)
     }
 }
 

@@ -12,6 +12,8 @@ use meshwright_hardware::profile::{Band, Evidence, Support};
 use statrs::statistics::{Data, OrderStatistics};
 
 use super::Run;
+use super::ranking::job_of;
+use super::summary::measured_step_s;
 
 /// Of ten measured values, those in a band.
 const COVERED: f64 = 0.8;
@@ -52,6 +54,26 @@ pub fn residuals<'a>(
         Residual { publisher: &run.publisher, support, share: 1.0 / (1.0 + error) }
     };
     known.iter().map(of).collect()
+}
+
+/// The band of gains: of each job's plans, of how many times as long each other takes as the one predicted to be fastest, measured over
+/// predicted. `error` is of the step, predicted over measured, less one.
+pub fn gains(runs: &[&Run], error: impl Fn(&Run) -> Option<f64>) -> Band {
+    let mut jobs: BTreeMap<String, Vec<[f64; 2]>> = BTreeMap::new();
+    for run in runs {
+        let plan = &run.plans[0];
+        if let (Some(measured), Some(error)) = (measured_step_s(run, plan), error(run)) {
+            jobs.entry(job_of(run, plan)).or_default().push([measured * (1.0 + error), measured]);
+        }
+    }
+    band(jobs.into_values().flat_map(shares_of_gains).collect())
+}
+
+/// Of plans of one job, each by its predicted and its measured step.
+fn shares_of_gains(mut plans: Vec<[f64; 2]>) -> Vec<f64> {
+    plans.sort_by(|a, b| a[0].total_cmp(&b[0]).then(a[1].total_cmp(&b[1])));
+    let first = plans.remove(0);
+    plans.into_iter().map(|[predicted, measured]| (measured / first[1]) / (predicted / first[0])).collect()
 }
 
 /// What runs are counted by.
@@ -145,6 +167,14 @@ mod tests {
         near(bands[&Support::Measured], 0.92, 1.08);
         near(bands[&Support::Near], 0.6, 1.4);
         near(bands[&Support::Extrapolated], 0.6, 1.4);
+    }
+
+    /// By hand: predicted 10 and 12 s, measured 11 and 12.1: 1.1 times as long where 1.2 times was predicted.
+    #[test]
+    fn a_gain_is_of_the_plan_predicted_to_be_fastest() {
+        let shares = shares_of_gains(vec![[12.0, 12.1], [10.0, 11.0]]);
+        assert!(shares.len() == 1 && (shares[0] - 1.1 / 1.2).abs() < 1e-12, "{shares:?}");
+        assert!(shares_of_gains(vec![[1.0, 1.0]]).is_empty());
     }
 
     /// A publisher whose runs all take twice as long as those of the others lies in no band of theirs.

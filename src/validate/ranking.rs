@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use meshwright_planner::plan::Plan;
 use serde_json::json;
 use statrs::statistics::{Data, OrderStatistics, Statistics};
 
@@ -27,10 +28,7 @@ impl Ranking {
         let mut jobs: BTreeMap<String, Vec<[f64; 2]>> = BTreeMap::new();
         for (run, p) in rows {
             let Some(measured) = measured_step_s(run, &p.plan) else { continue };
-            let (job, device) = (&p.plan.job, &run.device().name);
-            let (model, seq, batch) = (&job.model.name, job.seq, job.global_batch);
-            let key = format!("{} | {device} | {} | {model} | {seq} | {batch}", run.publisher, run.devices());
-            jobs.entry(key).or_default().push([p.figures.step_time_s, measured]);
+            jobs.entry(job_of(run, &p.plan)).or_default().push([p.figures.step_time_s, measured]);
         }
         jobs.retain(|_, plans| plans.len() >= FEWEST);
         let jobs: Vec<_> = jobs.into_values().collect();
@@ -67,6 +65,13 @@ impl Ranking {
             self.loss.len(),
         ))
     }
+}
+
+/// What runs of one job have in common: their publisher, accelerators, model, sequences and batch.
+pub fn job_of(run: &Run, plan: &Plan) -> String {
+    let (job, device) = (&plan.job, &run.device().name);
+    let (model, seq, batch) = (&job.model.name, job.seq, job.global_batch);
+    format!("{} | {device} | {} | {model} | {seq} | {batch}", run.publisher, run.devices())
 }
 
 /// By how much the measured step of what is predicted to be fastest is above the shortest.

@@ -58,7 +58,7 @@ pub struct CalibratedBands {
     pub memory: Band,
 }
 
-/// The bands of steps and of memory, by support.
+/// The bands of steps and of memory, by support, and of gains.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Intervals {
@@ -70,4 +70,6 @@ pub struct Intervals {
     pub step: BTreeMap<Support, Band>,
     /// Of a device's memory.
     pub memory: BTreeMap<Support, Band>,
+    /// Of how many times as long another plan of the job takes as the one predicted to be fastest.
+    pub gain: Band,
 }

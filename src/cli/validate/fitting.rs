@@ -10,7 +10,7 @@ use meshwright_hardware::profile::{Band, FitErrors, Intervals, Overheads, Stack,
 use crate::cli::progress::ProgressLine;
 use crate::failure::Failure;
 use crate::out::{write_csv, write_whole};
-use crate::validate::intervals::{Unseen, residuals};
+use crate::validate::intervals::{Unseen, gains, residuals};
 use crate::validate::overheads::{FittedOverheads, fit, part_of};
 use crate::validate::summary::Stats;
 use crate::validate::{Run, memory};
@@ -50,6 +50,7 @@ pub(super) fn overheads(runs: &[&Run], folder: Option<&Path>, output: Option<&Pa
         executor: catalog().intervals.executor.clone(),
         step: step.bands(),
         memory: memory_unseen.bands(),
+        gain: gains(runs, |run| fitted.errors.get(&run.id).map(|errors| errors[2])),
     };
     let text = toml::to_string(&intervals).expect("intervals are tables of strings and numbers");
     write_whole(&folder.join("intervals.toml"), &text)
