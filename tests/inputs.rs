@@ -190,19 +190,21 @@ fn configurations_say_what_is_not_modelled() {
             r#""model_type": "llama", "layer_types": ["full_attention", "sliding_attention"]"#,
             "layers of unlike attention",
         ),
-        (r#""model_type": "mistral", "sliding_window": 4096"#, "attention within a window is not modelled"),
-        (r#""model_type": "mamba""#, "`model_type` is mamba: this architecture is not modelled"),
+        (r#""model_type": "mamba""#, "`model_type` is mamba: its layers are of state space"),
         (r#""model_type": "no_such_model""#, "`model_type` is no_such_model"),
         (r#""torch_dtype": "bfloat16""#, "`model_type` is missing"),
         (r#""model_type": "albert", "num_hidden_groups": 1, "embedding_size": 128"#, "`model_type` is albert"),
         (r#""model_type": "nemotron_h", "hybrid_override_pattern": "MEM*""#, "`model_type` is nemotron_h"),
-        (r#""model_type": "gemma3", "text_config": {"hidden_size": 64}"#, "`text_config`"),
+        (r#""model_type": "qwen3_5", "text_config": {"hidden_size": 64}"#, "`text_config`"),
+        (
+            r#""model_type": "gemma3", "text_config": {"hidden_size": 64}"#,
+            "`text_config.num_attention_heads` is missing",
+        ),
         (
             r#""model_type": "qwen3_moe", "num_experts": 8, "num_experts_per_tok": 2, "mlp_only_layers": [1]"#,
             "`mlp_only_layers` is [1]",
         ),
         (r#""model_type": "hunyuan_v1_moe", "num_experts": 8, "moe_topk": [2, 2, 2, 1]"#, "`moe_topk` is [2,2,2,1]"),
-        (r#""model_type": "deepseek_v3", "num_nextn_predict_layers": 1"#, "`num_nextn_predict_layers` is 1"),
         (r#""model_type": "opt", "word_embed_proj_dim": 512"#, "`word_embed_proj_dim` is 512"),
         (r#""model_type": "gemma""#, "`num_key_value_heads` is 16: it must divide"),
         (r#""model_type": "llama", "ffn_dim_multiplier": 1.5"#, "`ffn_dim_multiplier` is 1.5: this key is not read"),
@@ -219,6 +221,8 @@ fn configurations_say_what_is_not_modelled() {
     for (more, says) in cases {
         refused(&place, "hub/config.json", &of(more), &plan, &["hub/config.json:", says]);
     }
+    let windowed = of(r#""model_type": "mistral", "sliding_window": 128"#);
+    refused(&place, "hub/config.json", &windowed, &plan, &["`seq` is 256", "see 128 tokens back"]);
     // Those that are modelled, with what the plan's model is then.
     let experts = |at: &str| format!("/plan/job/model/family/experts/{at}");
     let cases = [

@@ -22,6 +22,7 @@ mod recompute;
 pub mod shape;
 mod software;
 mod tuning;
+mod window;
 
 pub use capacity::DROPLESS;
 pub use fix::Fix;
@@ -33,6 +34,7 @@ pub use recompute::Recompute;
 pub use shape::Shape;
 pub use software::Software;
 pub use tuning::{AdapterTarget, Base, Method, Tuning};
+pub use window::AttentionWindow;
 
 use shape::USUAL_TARGET;
 

@@ -13,6 +13,7 @@ mod inert;
 mod keys;
 mod nested;
 mod published;
+mod sparse;
 mod vision;
 
 use meshwright_hardware::files::read_text;
@@ -199,7 +200,7 @@ mod tests {
         let of = |key: &str| {
             let text = format!(
                 r#"{{"model_type": "{key}", "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2,
-                "intermediate_size": 128, "vocab_size": 100, "sliding_window": 128, "max_position_embeddings": 256}}"#
+                "num_key_value_heads": 4, "ffn_dim": 128, "intermediate_size": 128, "vocab_size": 100, "sliding_window": 128, "max_position_embeddings": 256}}"#
             );
             parse_configuration("x/config.json", &text).unwrap().0
         };

@@ -2,7 +2,7 @@
 
 use meshwright_hardware::mesh::Mesh;
 use meshwright_hardware::profile::Cluster;
-use meshwright_planner::job::{Architecture, Experts, Family, Job, Latent, Model};
+use meshwright_planner::job::{Architecture, AttentionWindow, Experts, Family, Job, Latent, Model};
 use meshwright_planner::plan::Plan;
 use meshwright_planner::predict::predict;
 use proptest::prelude::*;
@@ -35,7 +35,8 @@ fn family() -> impl Strategy<Value = Family> {
     let latent = (size(8), size(8), size(8), size(4), size(8))
         .prop_map(|(q_rank, kv_rank, nope, rope, value)| Latent { q_rank, kv_rank, nope, rope, value });
     let flags = (any::<bool>(), any::<Option<bool>>(), any::<Option<bool>>(), any::<bool>());
-    let more = (rarely(size(128)), rarely(size(64)), size(1000));
+    let window = (size(64), rarely(size(3))).prop_map(|(tokens, full_every)| AttentionWindow { tokens, full_every });
+    let more = (rarely(size(128)), rarely(window), size(1000));
     (rarely(size(16)), rarely(size(2)), flags, more, rarely(experts()), rarely(latent)).prop_map(
         |(head_dim, decoder_layers, flags, (positions, window, unpriced), experts, latent)| {
             let (bidirectional, gated, learned_positions, parallel_block) = flags;

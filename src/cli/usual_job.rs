@@ -76,7 +76,7 @@ fn usual_seq(model: &Model) -> usize {
         None if model.learned_positions() => 2048,
         None => 4096,
     };
-    usual.min(family.window.unwrap_or(usize::MAX))
+    usual.min(family.window.map_or(usize::MAX, |window| window.tokens))
 }
 
 /// Sequences a step: half a million tokens up to 1 B parameters, a million up to 5 B, two up to 20 B (Brown et al. 2020, table 2.1),

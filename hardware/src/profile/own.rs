@@ -45,7 +45,9 @@ pub fn check(file: &str, text: &str) -> Result<Machine, Vec<ProfileError>> {
     let (table, form) = complete(file, text, table).map_err(one)?;
     let example =
         |name: &str| DeTable::parse(catalog().text(name).expect("it is embedded")).expect("it is read elsewhere");
-    let (device, system) = (example("h100"), example("dgx-h100"));
+    // Any will do.
+    let known = &catalog().systems[0];
+    let (device, system) = (example(&known.device), example(&known.name));
     let machine: Machine = match form {
         Form::Machine => {
             let mut whole = DeTable::parse("nodes = 1").expect("it is TOML");

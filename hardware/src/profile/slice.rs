@@ -85,7 +85,7 @@ mod tests {
             assert_eq!(dims(text), wanted, "{text}");
         }
         for (text, wanted) in [
-            ("11x tpu-v5e", "10 and 12 are each one"),
+            ("17x tpu-v5e", "16 and 18 are each one"),
             ("17x17 tpu-v5e", "`tpu-v5e-pod` has the dims 16x16"),
             ("8x8 h100", "are shapes of a torus"),
         ] {

@@ -91,10 +91,12 @@ impl Family {
             ("head_dim", self.head_dim, limits::HEAD_DIM),
             ("decoder_layers", self.decoder_layers, limits::LAYERS),
             ("positions", self.positions, limits::SEQ),
-            ("window", self.window, limits::SEQ),
         ];
         for (key, size, most) in optional {
             sizes(&[(key, size.unwrap_or(1), 1..=most)])?;
+        }
+        if let Some(window) = self.window {
+            window.check(model.depth(), model.decodes_by_heads()).map_err(|fault| fault.within("window"))?;
         }
         sizes(&[("unpriced", self.unpriced, 0..=limits::UNPRICED)])?;
         if self.positions.is_some() && !model.learned_positions() {
@@ -212,7 +214,7 @@ impl Job {
             let problem = format!("the model has learned {rows} positions: sequences of at most so many tokens");
             return Err(Fault::new("seq", self.positions(), problem));
         }
-        match family.window.filter(|&tokens| self.sample() > tokens) {
+        match family.window.map(|window| window.tokens).filter(|&tokens| self.sample() > tokens) {
             Some(tokens) => {
                 let problem = format!(
                     "some of the model's layers see {tokens} tokens back, and attention within a window is not modelled: sequences \

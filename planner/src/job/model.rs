@@ -7,6 +7,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::window::AttentionWindow;
+
 /// Which usual decoder: what stands between its matmuls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -126,6 +128,12 @@ impl Model {
         self.family.as_ref().map_or(0, |family| family.unpriced)
     }
 
+    /// Whether all layers are a decoder's with keys and values of heads.
+    pub(super) fn decodes_by_heads(&self) -> bool {
+        let latent = self.family.as_ref().is_some_and(|family| family.latent.is_some());
+        self.causal() && self.depth() == self.layers && !latent
+    }
+
     /// The same with full attention in all layers.
     pub fn without_window(mut self) -> Model {
         if let Some(family) = &mut self.family {
@@ -216,9 +224,9 @@ pub struct Family {
     /// Rows of the table of learned positions, which no sequence is longer than; by default as many as sequences have tokens.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub positions: Option<usize>,
-    /// Tokens that a token of some layers sees at most: a window that slides, or a chunk. Longer sequences are refused.
+    /// A window within which a token sees others. Longer sequences are refused.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub window: Option<usize>,
+    pub window: Option<AttentionWindow>,
     /// Parameters of parts that no op of a program reads, such as a vision tower: kept and updated with the embedding, while the
     /// time that they take is left out.
     #[serde(skip_serializing_if = "is_zero")]

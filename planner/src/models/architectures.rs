@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::keys::Config;
 use crate::error::Fault;
-use crate::job::Architecture;
+use crate::job::{Architecture, AttentionWindow};
 
 /// Which halves of a transformer there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,8 +38,8 @@ pub(super) struct KnownArchitecture {
     pub(super) top_k: Option<usize>,
     /// Whether there is one head of keys and values, where `multi_query` does not say.
     pub(super) multi_query: bool,
-    /// Tokens that some layers' tokens see at most, where no key says it.
-    pub(super) window: Option<usize>,
+    /// Tokens that tokens of some layers see at most, and every how many layers one sees all, where no key says it.
+    pub(super) window: Option<(usize, Option<usize>)>,
 }
 
 /// Whether positions are learned.
@@ -84,19 +84,22 @@ const BART: KnownArchitecture =
 /// Every architecture by its `model_type`.
 const ALL: &[(&[&str], KnownArchitecture)] = &[
     (&["llama", "mistral", "mixtral", "phi3", "phimoe", "granite", "granitemoe", "internlm2", "internlm3"], LLAMA),
-    (&["minimax_m2", "olmo", "olmo2", "olmo3", "olmoe", "flex_olmo", "glm", "glm4", "glm4_moe", "seed_oss"], LLAMA),
+    (&["minimax_m2", "olmo", "olmo2", "olmoe", "flex_olmo", "glm", "glm4", "glm4_moe", "seed_oss"], LLAMA),
     (&["qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text"], LLAMA),
     (&["qwen3_vl_moe_text", "deepseek_v2", "deepseek_v3", "kimi_k2", "dots1", "hunyuan_v1_moe"], LLAMA),
-    (&["llama4_text", "dbrx", "exaone4", "stablelm", "ministral", "chatglm", "hunyuan_v1_dense"], LLAMA),
-    (&["gpt_oss"], KnownArchitecture { window: Some(128), ..LLAMA }),
+    (&["dbrx", "stablelm", "ministral", "chatglm", "hunyuan_v1_dense"], LLAMA),
+    (&["gpt_oss"], KnownArchitecture { window: Some((128, Some(2))), ..LLAMA }),
     (&["gemma", "smollm3", "ernie4_5", "ernie4_5_moe"], KnownArchitecture { tied: true, ..LLAMA }),
-    (&["gemma2", "gemma3_text"], KnownArchitecture { tied: true, window: Some(4096), ..LLAMA }),
+    (&["gemma2"], KnownArchitecture { tied: true, window: Some((4096, Some(2))), ..LLAMA }),
+    (&["gemma3_text"], KnownArchitecture { tied: true, window: Some((4096, Some(6))), ..LLAMA }),
+    (&["olmo3", "exaone4"], KnownArchitecture { window: Some((4096, Some(4))), ..LLAMA }),
+    (&["llama4_text"], KnownArchitecture { window: Some((8192, Some(4))), ..LLAMA }),
     (&["cohere"], KnownArchitecture { tied: true, parallel: true, ..LLAMA }),
-    (&["cohere2"], KnownArchitecture { tied: true, parallel: true, window: Some(4096), ..LLAMA }),
+    (&["cohere2"], KnownArchitecture { tied: true, parallel: true, window: Some((4096, Some(4))), ..LLAMA }),
     (&["nemotron", "arcee", "apertus"], KnownArchitecture { gated: false, ..LLAMA }),
     (&["falcon"], KnownArchitecture { gated: false, tied: true, parallel: true, multi_query: true, ..LLAMA }),
     (&["gpt2", "openai-gpt"], GPT2),
-    (&["gpt_neo"], KnownArchitecture { window: Some(256), ..GPT2 }),
+    (&["gpt_neo"], KnownArchitecture { window: Some((256, Some(2))), ..GPT2 }),
     (&["opt"], KnownArchitecture { learned: Learned::Table { more: 2, halves: 1 }, ..GPT2 }),
     (&["gpt_bigcode"], KnownArchitecture { multi_query: true, ..GPT2 }),
     (&["bloom", "mpt", "starcoder2"], TURNED),
@@ -226,20 +229,48 @@ pub(super) fn refuse_unmodelled(config: &Config) -> Result<(), Vec<Fault>> {
     if all.is_empty() { Ok(()) } else { Err(all) }
 }
 
-/// Tokens that a token of some layer sees at most: a window that slides, or a chunk.
-pub(super) fn window(config: &Config, known: &KnownArchitecture) -> Result<Option<usize>, Fault> {
+/// The window of attention that a file states or its architecture has: one that slides, or a chunk.
+pub(super) fn window(config: &Config, known: &KnownArchitecture) -> Result<Option<AttentionWindow>, Fault> {
     let stated = config.count(&["sliding_window", "attention_chunk_size", "window_size"])?;
     let switch = config.flag("use_sliding_window")?;
     let kind = config.text("model_type")?.unwrap_or_default();
     // Qwen's files state a window that they use only where they say so.
-    let off = switch == Some(false) || (switch.is_none() && kind.starts_with("qwen"));
-    // Every other layer, or such a pattern: in whatever order.
+    let off =
+        switch == Some(false) || (switch.is_none() && kind.starts_with("qwen")) || config.is_null("sliding_window");
+    // GPT-Neo's layers take turns, whichever comes first.
     config.get("attention_types");
-    let kinds = config.get("layer_types").and_then(Value::as_array);
-    let all_full = kinds.is_some_and(|kinds| kinds.iter().all(|kind| kind == "full_attention"));
+    let usual = known.window.unzip();
+    let tokens = stated.or(usual.0).filter(|&tokens| tokens > 0 && !off);
+    // Without a window it says nothing that is known here.
+    let pattern = match tokens {
+        Some(_) => config.count(&["sliding_window_pattern", "_sliding_window_pattern", "layer_switch"])?,
+        None => None,
+    };
+    let every = pattern.filter(|&every| every > 1).or(usual.1.flatten());
     let longest = config.get("max_position_embeddings").and_then(Value::as_u64).unwrap_or(u64::MAX);
-    let stated = if config.is_null("sliding_window") { None } else { stated.or(known.window) };
-    Ok(stated.filter(|&tokens| tokens > 0 && !off && !all_full && (tokens as u64) < longest))
+    let window = tokens.filter(|&tokens| (tokens as u64) < longest);
+    match config.get("layer_types") {
+        Some(Value::Array(kinds)) => {
+            let full: Vec<bool> = kinds.iter().map(|kind| kind == "full_attention").collect();
+            let first = full.iter().position(|full| *full).map(|first| first + 1);
+            let regular = |every: usize| (0..full.len()).all(|at| full[at] == (at + 1).is_multiple_of(every));
+            match (window, first) {
+                _ if full.iter().all(|full| *full) => Ok(None),
+                (Some(tokens), None) => Ok(Some(AttentionWindow { tokens, full_every: None })),
+                (Some(tokens), Some(every)) if regular(every) => {
+                    Ok(Some(AttentionWindow { tokens, full_every: Some(every) }))
+                }
+                // A window as long as the longest sequence is none.
+                (None, _) if tokens.is_some() => Ok(None),
+                _ => {
+                    let problem = "layers of unlike attention are modelled where a window is stated and every so many layers \
+                                   one sees all tokens, the last of so many first";
+                    Err(Fault::new("layer_types", Value::from(kinds.clone()), problem))
+                }
+            }
+        }
+        _ => Ok(window.map(|tokens| AttentionWindow { tokens, full_every: every })),
+    }
 }
 
 /// Whether a key's value makes the model another.

@@ -12,9 +12,10 @@ use super::architectures::{Halves, KnownArchitecture, Learned, known, left_out, 
 use super::defaults::complete;
 use super::inert::refuse_unread;
 use super::keys::Config;
+use super::sparse::{EXPERT_FFN, EXPERTS, SPARSE_DECODER, SPARSE_ENCODER, TOP_K, experts};
 use super::{nested, vision};
 use crate::error::{Fault, PlanError};
-use crate::job::{Architecture, DROPLESS, Experts, Family, Latent, Model};
+use crate::job::{Architecture, AttentionWindow, Family, Latent, Model};
 
 /// Reads a `config.json`: the model, and what of it is left out. `family` is the `model_type` that it is to be read as, whatever
 /// it says, and whatever else it says that is not modelled.
@@ -22,9 +23,10 @@ pub(super) fn parse(file: &str, text: &str, family: Option<&str>) -> Result<(Mod
     let unreadable = |error: serde_json::Error| InputError::of_json(file, text, &error);
     let text = &plain_json(text);
     let whole: Map<String, Value> = serde_json::from_str(text).map_err(unreadable)?;
-    let nested = |fault: Fault| match whole.get("text_config").and_then(|text| text.get(&fault.key)) {
-        Some(_) => fault.within("text_config"),
-        None => fault,
+    let nested = |fault: Fault| {
+        let beside = fault.key == "text_config" || fault.key.starts_with("vision_config");
+        let of_text = !beside && !whole.contains_key(&fault.key) && whole.contains_key("text_config");
+        if of_text { fault.within("text_config") } else { fault }
     };
     let refused = |fault: Fault| InputError::of_json_fault(file, text, &nested(fault));
     let (mut config, seen) = nested::flat(whole.clone()).map_err(refused)?;
@@ -52,6 +54,9 @@ pub(super) fn parse(file: &str, text: &str, family: Option<&str>) -> Result<(Mod
     notes.extend(left_out);
     if gate {
         notes.push(format!("`{}` is missing: {} is planned with, four times the layers' width", FFN[0], model.ffn));
+    }
+    if known.body == Halves::Encoder {
+        notes.push("token types and the head's own layer are counted; the time that they take is left out".to_owned());
     }
     if let Some(seen) = seen {
         let (beside, more) = vision::beside(seen, model.hidden as f64).map_err(refused)?;
@@ -92,11 +97,6 @@ const FFN: &[&str] = &[
     "ffn_hidden_size",
 ];
 const VOCAB: &[&str] = &["vocab_size", "padded_vocab_size"];
-const EXPERTS: &[&str] = &["num_local_experts", "n_routed_experts", "num_experts", "moe_num_experts"];
-const EXPERT_FFN: &[&str] = &["moe_intermediate_size", "expert_ffn_hidden_size", "intermediate_size", "d_ff"];
-const TOP_K: &[&str] = &["num_experts_per_tok", "experts_per_token", "num_selected_experts", "moe_k", "moe_topk"];
-const SPARSE_ENCODER: &[&str] = &["encoder_sparse_step", "num_sparse_encoder_layers"];
-const SPARSE_DECODER: &[&str] = &["decoder_sparse_step", "num_sparse_decoder_layers"];
 
 /// Keys that name the same size, of which a default is no other.
 const GROUPS: &[&[&str]] =
@@ -188,7 +188,7 @@ fn model(config: &Config, known: KnownArchitecture, name: String) -> Result<Mode
         gated: (gated != (architecture == Architecture::Llama)).then_some(gated),
         learned_positions: (learned != (architecture == Architecture::Gpt2)).then_some(learned),
         positions,
-        window: window(config, &known)?,
+        window: window(config, &known)?.map(|window| within_depth(window, layers)),
         unpriced: unpriced(config, &known, hidden, positions)?,
         parallel_block: parallel.unwrap_or(known.parallel),
         experts,
@@ -209,6 +209,11 @@ fn model(config: &Config, known: KnownArchitecture, name: String) -> Result<Mode
         rope_theta: theta as f32,
         family: (family != Family::default()).then_some(family),
     })
+}
+
+/// Of fewer layers than take turns none sees all tokens.
+fn within_depth(window: AttentionWindow, layers: usize) -> AttentionWindow {
+    AttentionWindow { full_every: window.full_every.filter(|&every| every <= layers), ..window }
 }
 
 /// Both halves of an encoder-decoder have the same widths.
@@ -255,97 +260,6 @@ fn kv_heads(config: &Config, known: &KnownArchitecture) -> Result<Option<usize>,
     let multi_query = config.flag("multi_query")?.unwrap_or(known.multi_query);
     let one = multi_query && config.flag("new_decoder_architecture")? != Some(true);
     if one { Ok(Some(1)) } else { Ok(stated) }
-}
-
-fn experts(config: &Config, known: &KnownArchitecture, layers: usize) -> Result<Option<Experts>, Fault> {
-    let Some(count) = config.count(EXPERTS)?.filter(|count| *count > 0) else { return Ok(None) };
-    let ffn = config.needed(EXPERT_FFN)?;
-    let top_k = match known.top_k {
-        Some(defined) => config.count(TOP_K)?.unwrap_or(defined),
-        None => config.needed(TOP_K)?,
-    };
-    let shared = config.count(&["n_shared_experts", "moe_num_shared_experts", "num_shared_expert"])?;
-    let shared = shared.map(|shared| shared.saturating_mul(ffn));
-    let stated = config.count(&["shared_expert_intermediate_size", "shared_intermediate_size"])?;
-    let (dense, every) = sparse_layers(config, layers)?;
-    Ok(Some(Experts {
-        count,
-        top_k,
-        ffn,
-        shared_ffn: stated.or(shared).unwrap_or(0),
-        dense_layers: dense,
-        every,
-        // Their layers have none: every token reaches its experts.
-        capacity: DROPLESS,
-        balance: 0.0,
-    }))
-}
-
-/// How many layers are dense before the first with experts, and every how many of the rest have some.
-fn sparse_layers(config: &Config, layers: usize) -> Result<(usize, usize), Fault> {
-    let unlike = |key: &str, value: &Value| {
-        let problem = "leading layers may be dense, and then every layer, or every so many, has experts: another pattern is \
-                       not modelled";
-        Fault::new(key, value, problem)
-    };
-    // Which layers have experts, as a list of flags or words, or which have none, as a list of numbers.
-    if let Some(value @ Value::Array(words)) = config.get("mlp_layer_types") {
-        let dense = words.iter().take_while(|word| *word == "dense").count();
-        let rest = words.len() == layers && words[dense..].iter().all(|word| *word == "sparse");
-        return if rest { Ok((dense, 1)) } else { Err(unlike("mlp_layer_types", value)) };
-    }
-    if let Some(value @ Value::Array(flags)) = config.get("moe_layer_freq") {
-        let dense = flags.iter().take_while(|flag| **flag == 0).count();
-        let rest = flags.len() == layers && flags[dense..].iter().all(|flag| *flag == 1);
-        return if rest { Ok((dense, 1)) } else { Err(unlike("moe_layer_freq", value)) };
-    }
-    let steps = [
-        "interleave_moe_layer_step",
-        "decoder_sparse_step",
-        "moe_layer_interval",
-        "encoder_sparse_step",
-        "moe_layer_freq",
-    ];
-    let every = config.count(&steps)?.unwrap_or(1).max(1);
-    // DeepSeek's layers with experts are those whose number, from 0, this divides; of the others those whose number from 1 it does.
-    if let Some(value) = config.get("moe_layer_freq").filter(|_| every > 1) {
-        return Err(unlike("moe_layer_freq", value));
-    }
-    // A step says how many layers are sparse too.
-    let half = |keys: &[&str]| match config.get(keys[0]) {
-        Some(_) => config.count(keys),
-        None => Ok(None),
-    };
-    let halves = [half(SPARSE_ENCODER)?, half(SPARSE_DECODER)?];
-    if let (Some(value), [Some(encoder), Some(decoder)]) = (config.get("encoder_sparse_step"), halves)
-        && encoder != decoder
-    {
-        return Err(unlike("encoder_sparse_step", value));
-    }
-    if let Some(value @ Value::Array(numbers)) = config.get("moe_layers") {
-        let wanted = (1..=layers).filter(|layer| layer.is_multiple_of(every)).map(|layer| layer - 1);
-        if !numbers.iter().map(Value::as_u64).eq(wanted.map(|layer| Some(layer as u64))) {
-            return Err(unlike("moe_layers", value));
-        }
-    }
-    let last = config
-        .get("moe_layer_end_index")
-        .filter(|last| last.as_i64().is_none_or(|n| n >= 0 && n as usize + 1 < layers));
-    if let Some(value) = last {
-        return Err(unlike("moe_layer_end_index", value));
-    }
-    let dense = config.count(&["first_k_dense_replace", "moe_layer_start_index"])?.unwrap_or(0);
-    match config.get("mlp_only_layers") {
-        Some(value @ Value::Array(numbers)) if !numbers.is_empty() => {
-            let first = numbers.iter().enumerate().all(|(at, number)| *number == at);
-            if first && every == 1 && dense == 0 {
-                Ok((numbers.len(), 1))
-            } else {
-                Err(unlike("mlp_only_layers", value))
-            }
-        }
-        _ => Ok((dense, every)),
-    }
 }
 
 fn latent(config: &Config) -> Result<Option<Latent>, Fault> {
@@ -426,10 +340,13 @@ mod tests {
         ];
         for (name, text) in cases {
             let (ours, theirs) = (load(name).unwrap(), parse("hub/config.json", text, None).unwrap().0);
-            let (a, b) = (ours.parameters(1024) as f64, theirs.parameters(1024) as f64);
+            // Papers count neither a head's own layer nor token types, nor say how many positions a table has.
+            let family = theirs.family.clone().map(|family| Family { positions: None, unpriced: 0, ..family });
+            let family = family.filter(|family| *family != Family::default());
+            let (a, b) = (&ours, &Model { family, ..theirs.clone() });
+            assert_eq!(a.family, b.family, "{name}");
+            let (a, b) = (a.parameters(1024) as f64, b.parameters(1024) as f64);
             assert!((a / b - 1.0).abs() < 1e-3, "{name}: {a} and {b}");
-            let family = theirs.family.map(|family| Family { positions: None, unpriced: 0, ..family });
-            assert_eq!(ours.family.unwrap_or_default(), family.unwrap_or_default(), "{name}");
             assert_eq!(theirs.name, "hub");
         }
     }

@@ -84,6 +84,8 @@ const INERT: &[&[&str]] = &[
     &["num_mtp_modules", "mtp_transformer_layers"],
     // It says that the shared experts are there, whose number is read.
     &["use_mixed_mlp_moe"],
+    // They follow from how many heads of keys there are, which is read.
+    &["multi_query_attention"],
     // The sum of two widths that are read.
     &["qk_head_dim"],
 ];

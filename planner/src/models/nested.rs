@@ -38,7 +38,7 @@ const DBRX: &[(&str, &[(&str, &str)])] = &[
 ];
 
 /// A vision part: the model's `model_type`, and what the file says of it.
-pub(super) struct Seen {
+pub(super) struct VisionPart {
     pub kind: String,
     pub vision: Map<String, Value>,
     /// The file's own keys beside text and vision.
@@ -46,7 +46,7 @@ pub(super) struct Seen {
 }
 
 /// The text model's object, and the vision part.
-pub(super) fn flat(mut object: Map<String, Value>) -> Result<(Map<String, Value>, Option<Seen>), Fault> {
+pub(super) fn flat(mut object: Map<String, Value>) -> Result<(Map<String, Value>, Option<VisionPart>), Fault> {
     let kind = object.get("model_type").and_then(Value::as_str).unwrap_or_default().to_owned();
     if kind == "dbrx" {
         for (nested, keys) in DBRX {
@@ -83,5 +83,5 @@ pub(super) fn flat(mut object: Map<String, Value>) -> Result<(Map<String, Value>
             return Err(Fault::new("vision_config", other, "it must be an object, with the keys of a vision tower"));
         }
     };
-    Ok((text, Some(Seen { kind, vision, outer: object })))
+    Ok((text, Some(VisionPart { kind, vision, outer: object })))
 }

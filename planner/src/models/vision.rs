@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::defaults::complete;
 use super::inert::refuse_unread;
 use super::keys::Config;
-use super::nested::Seen;
+use super::nested::VisionPart;
 use crate::error::Fault;
 
 /// Of vision parts: what changes no count.
@@ -57,8 +57,8 @@ const GROUPS: &[&[&str]] = &[
 ];
 
 /// Parameters of what a text model of this width has beside it, and a sentence of what was taken for granted.
-pub(super) fn beside(seen: Seen, text: f64) -> Result<(usize, Vec<String>), Fault> {
-    let Seen { kind, mut vision, outer } = seen;
+pub(super) fn beside(seen: VisionPart, text: f64) -> Result<(usize, Vec<String>), Fault> {
+    let VisionPart { kind, mut vision, outer } = seen;
     let missing = complete(&format!("{kind}.vision"), &mut vision, GROUPS);
     let notes = match &missing[..] {
         [] => Vec::new(),
