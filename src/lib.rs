@@ -5,6 +5,7 @@
 #[macro_use]
 mod out;
 
+pub mod answer;
 pub mod busy;
 pub mod cli;
 pub mod failure;

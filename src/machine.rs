@@ -20,6 +20,7 @@ use meshwright_hardware::program::Elem;
 use meshwright_hardware::units::{ByteRate, Bytes, FlopRate, Precision, Seconds};
 use time::OffsetDateTime;
 
+use crate::answer;
 use crate::busy::{Busy, LoadWatch};
 use crate::failure::Failure;
 
@@ -97,7 +98,7 @@ pub fn measure(share: Share, precision: Precision, budget: Duration) -> Result<(
     let mut curves = curves(share, precision, budget, &found)?;
     let mut busy = watch.busy();
     if let Some(first) = busy {
-        eprintln!("warning: {first}; it is measured once more …");
+        answer::warn(&format!("{first}; it is measured once more …"));
         let watch = LoadWatch::start();
         let again = self::curves(share, precision, budget, &found)?;
         curves = curves.iter().map(|(class, curve)| (class.clone(), quicker(curve, again.get(class)))).collect();
@@ -159,7 +160,7 @@ pub fn cached(share: Share, precision: Precision, budget: Duration) -> Result<Ma
     let (machine, busy) = measure(share, precision, budget)?;
     if let Some(busy) = busy {
         // The next run may find it quiet.
-        eprintln!("warning: while it was measured {busy}");
+        answer::warn(&format!("while it was measured {busy}"));
     } else if let Some(path) = path {
         // A cache that cannot be written costs time, not correctness.
         let _ = path.parent().map(std::fs::create_dir_all);

@@ -19,6 +19,7 @@ use meshwright_hardware::trace::Trace;
 use meshwright_planner::plan::Plan;
 use serde::{Deserialize, Serialize};
 
+use crate::answer;
 use crate::busy::Busy;
 use crate::failure::Failure;
 use crate::out::{delete_unfinished, write_whole};
@@ -148,7 +149,7 @@ impl RunDir {
         let grows = if resume { dir.plan()?.job.steps < plan.job.steps } else { false };
         if grows {
             let steps = plan.job.steps;
-            eprintln!("note: the run grows to {steps} steps; from here on its learning rate is that of so many");
+            answer::note(&format!("the run grows to {steps} steps; from here on its learning rate is that of so many"));
         }
         if !resume || grows {
             write_whole(&dir.file("plan.toml"), &plan.to_toml())?;

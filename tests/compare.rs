@@ -63,7 +63,7 @@ fn what_fits_nowhere_and_what_has_no_price_are_rows() {
                      global_batch = 64\nsteps = 10\ncluster = \"1x a100-40gb\"\n[[scenario]]\nname = \"no price\"\n\
                      cluster = \"1x dgx-a100-80gb\"\npricing = \"lambda 3y\"\n";
     place.write("scenarios.toml", scenarios);
-    let rows = json(&place.run(&["compare", "scenarios.toml", "--json", "-o", "out.csv"]));
+    let rows = json(&place.run(&["compare", "scenarios.toml", "--json", "-o", "out.csv"]))["rows"].clone();
     let out = table(&place, "out.csv");
     assert_eq!(cell(&out, 0, "scenario"), "'=1+1", "no spreadsheet takes it for a formula");
     assert!(rows[0]["usd"].as_f64().unwrap() > 0.0 && rows[0]["price_date"].is_string(), "{rows}");
@@ -186,7 +186,7 @@ fn a_users_prices_count_and_doubtful_ones_are_marked() {
     place.write("prices.toml", rent);
     let of = |pricing: &str, more: &[&str]| {
         let all = ["compare", "job.toml", "--cluster", "1x dgx-h100", "--prices", "prices.toml", "--pricing", pricing];
-        json(&place.run(&[&all, more, &["--json"]].concat()))[0].clone()
+        json(&place.run(&[&all, more, &["--json"]].concat()))["rows"][0].clone()
     };
     let ours = of("Ours 1y", &["--objective", "cost"]);
     assert!(
@@ -240,7 +240,7 @@ fn prices_are_shown_with_date_and_source() {
     let place = place("prices");
     let all = json(&place.run(&["prices", "list", "--json"]));
     let of = json(&place.run(&["prices", "show", "h100", "--json"]));
-    let (all, of) = (all.as_array().unwrap(), of.as_array().unwrap());
+    let (all, of) = (all["prices"].as_array().unwrap(), of["prices"].as_array().unwrap());
     assert_eq!(all.iter().filter(|rent| rent["device"] == "h100").count(), of.len());
     let text = String::from_utf8(place.run(&["prices", "show", "h100"]).stdout).unwrap();
     for rent in of {

@@ -66,7 +66,10 @@ const CRATES: [Crate; 6] = [
         layers: &[
             (
                 "what a command needs",
-                &["failure", "out", "signals", "busy", "runs", "machine", "prices", "scenario", "validate", "report"],
+                &[
+                    "failure", "out", "answer", "signals", "busy", "runs", "machine", "prices", "scenario", "validate",
+                    "report",
+                ],
             ),
             ("commands", &["cli"]),
         ],

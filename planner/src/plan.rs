@@ -16,12 +16,14 @@ use crate::job::Job;
 use crate::schedule::{Action, Pipeline, Schedule};
 
 mod check;
+mod code;
 mod shares;
 mod sites;
 mod stage;
 
 pub use crate::model::RecomputeModule;
 pub use check::check_tp;
+pub use code::LEGEND;
 pub use sites::Sites;
 pub use stage::{Recompute, Stage, layers_of};
 

@@ -17,6 +17,7 @@ use meshwright_hardware::exit::Exit;
 
 use super::import::show;
 use super::launch_file::{KnownArguments, beside};
+use crate::answer;
 use crate::failure::Failure;
 
 /// What is stubbed.
@@ -98,7 +99,7 @@ fn record(
     if apart {
         command.args(["-rn", "--"]).args(words);
     } else {
-        eprintln!("note: the script runs with the network it has: `unshare -rn` is not allowed here");
+        answer::note("the script runs with the network it has: `unshare -rn` is not allowed here");
         command.args(&words[1..]);
     }
     let usual = std::env::var("PATH").unwrap_or_default();
@@ -110,7 +111,7 @@ fn record(
     let end = Instant::now() + Duration::from_secs(seconds.min(600));
     while child.try_wait()?.is_none() {
         if Instant::now() > end {
-            eprintln!("note: the script was ended after {seconds} s; what it had started is read");
+            answer::note(&format!("the script was ended after {seconds} s; what it had started is read"));
             // Whatever it started ends with it.
             let group = format!("-{}", child.id());
             let _ = quiet(Command::new("kill").args(["-KILL", "--", &group]));

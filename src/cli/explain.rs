@@ -13,14 +13,18 @@ use meshwright_planner::plan::Plan;
 use meshwright_planner::predict::{interval, predict_figures};
 
 use super::against::{MeasuredStep, print_measured};
+use super::columns::{folded, width};
 use super::goal::given;
 use super::launch_file::{KnownArguments, changes, engine_of, plan_of};
+use super::plan_page::PlanPage;
 use super::show::{
     add_range, add_support, assumed_text, does_not_fit, missing_memory, money, print_figures, print_sites,
     print_training,
 };
 use super::stack::{StackArgument, stack_json, stack_line};
+use crate::answer;
 use crate::failure::Failure;
+use crate::out::write_whole;
 
 /// Arguments of `explain`.
 #[derive(Args)]
@@ -48,6 +52,9 @@ pub struct ExplainCommand {
     restart: Option<Seconds>,
     #[command(flatten)]
     measured: MeasuredStep,
+    /// Where to write the same as a page, with the step's timeline
+    #[arg(long, value_name = "FILE")]
+    html: Option<std::path::PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -64,6 +71,10 @@ impl ExplainCommand {
         self.check_training(&explained.training)?;
         let missing = missing_memory(&explained.figures, &cluster);
         let measured = self.measured.against(&plan, &explained.figures, &cluster)?;
+        if let Some(path) = &self.html {
+            let page = PlanPage { plan: &plan, cluster: &cluster, explained: &explained };
+            write_whole(path, &page.html(&[], |_| self.cluster.clone())?)?;
+        }
         if self.json {
             let mut all = serde_json::to_value(&explained).expect("an explanation is numbers and text");
             add_range(&mut all["training"], &plan, (&explained.figures, &explained.training), &cluster);
@@ -74,13 +85,13 @@ impl ExplainCommand {
             all["version"] = env!("CARGO_PKG_VERSION").into();
             all["stack"] = stack_json(&cluster);
             all["plan"] = serde_json::to_value(&plan).expect("a plan is tables of strings and numbers");
-            println!("{all}");
+            answer::print("explain", all);
         } else {
             if let Some(missing) = &missing {
                 println!("does not fit: {missing}\n");
             }
             let (model, stack) = (&plan.job.model.name, stack_line(&cluster));
-            println!("{model} on {}, predicted\n{stack}\n\n{}", self.cluster, plan.summary());
+            println!("{model} on {}, predicted\n{stack}\n\n{}", self.cluster, folded(&plan.summary(), 3));
             print_figures(&plan, &explained.figures, &cluster);
             measured.iter().for_each(print_measured);
             print!("{}", assumed_text(&cluster));
@@ -177,13 +188,13 @@ impl ExplainCommand {
 
 /// Stages that stand in a table: all, or the first and last ones with those that bind.
 fn shown(explained: &Explanation) -> Vec<usize> {
-    const MOST: usize = 6;
+    const MOST: usize = 5;
     let count = explained.stages.len();
     if count <= MOST {
         return (0..count).collect();
     }
     let binding = &explained.binding;
-    let mut stages = vec![0, 1, binding.bottleneck_stage, binding.memory_stage, count - 2, count - 1];
+    let mut stages = vec![0, binding.bottleneck_stage, binding.memory_stage, count - 2, count - 1];
     stages.sort_unstable();
     stages.dedup();
     stages
@@ -278,10 +289,10 @@ fn print_prices(prices: &[ShadowPrice], cluster: &Cluster) {
     println!("\nwhat more is worth, predicted");
     for pool in &cluster.pools {
         if let Some(price) = &pool.system.price {
-            println!("   at {} a device-hour: {}", price.value, price.source);
+            println!("{}", folded(&format!("   at {} a device-hour: {}", price.value, price.source), 6));
         }
     }
-    println!("{:<42}{:<10}{:>11}{:>10}{:>12}{:>14}", "", "decided", "tokens/s", "$/hour", "$/M tokens", "$ of the job");
+    println!("{:<30}{:<9}{:>10}{:>9}{:>11}{:>11}", "", "decided", "tokens/s", "$/hour", "$/M tokens", "$ a job");
     for price in prices {
         let decided = match price.decided {
             Decided::Held => "held",
@@ -290,32 +301,51 @@ fn print_prices(prices: &[ShadowPrice], cluster: &Cluster) {
         };
         let cell = |value: Option<f64>| value.map_or("–".to_owned(), money);
         let (hour, token, job) = (price.dollars_per_hour, price.dollars_per_m_tokens, price.job_dollars);
+        let more = &price.more;
+        // A long name has a line of its own.
+        if more.chars().count() >= 30 {
+            println!("{more}");
+        }
         println!(
-            "{:<42}{decided:<10}{:>+11.0}{:>10}{:>12}{:>14}",
-            price.more,
+            "{:<30}{decided:<9}{:>+10.0}{:>9}{:>11}{:>11}",
+            if more.chars().count() >= 30 { "" } else { more },
             price.tokens_per_s,
             cell(hour),
             cell(token),
             cell(job)
         );
         if !price.note.is_empty() {
-            println!("   {}", price.note);
+            println!("{}", folded(&format!("   {}", price.note), 6));
         }
     }
-    println!("   $/hour: what the gain is worth; $/M tokens and $ of the job: what it saves, a node's own price paid");
+    let all = "   $/hour: what the gain is worth; $/M tokens and $ a job: what it saves, a node's own price paid";
+    println!("{}", folded(all, 3));
+}
+
+/// How much longer a step takes, in words.
+fn slower_or_faster(share: f64) -> String {
+    match 100.0 * share {
+        percent if percent.abs() < 0.05 => "as fast".to_owned(),
+        percent if percent < 0.0 => format!("{:.1} % faster", -percent),
+        percent => format!("{percent:.1} % slower"),
+    }
 }
 
 fn print_alternatives(all: &[Alternative]) {
     println!("\none decision changed, predicted");
-    println!("{:<36}{:>10}{:>10}   why", "", "step", "slower");
+    println!("{:<34}{:>9}   {:<14}   why", "", "step", "");
     for alternative in all {
         let Alternative { change, step_time_s, slower, why, .. } = alternative;
-        match step_time_s.zip(*slower) {
-            Some((step, slower)) => {
-                let slower = format!("{:+.1} %", 100.0 * slower);
-                println!("{change:<36}{:>10}{slower:>10}   {why}", Seconds(step).to_string());
-            }
-            None => println!("{change:<36}{:>10}{:>10}   {why}", "–", "–"),
+        let (step, than) = match step_time_s.zip(*slower) {
+            Some((step, slower)) => (Seconds(step).to_string(), slower_or_faster(slower)),
+            None => ("–".to_owned(), "does not run".to_owned()),
+        };
+        let line = format!("{change:<34}{step:>9}   {than:<14}   {why}");
+        if line.chars().count() <= width() {
+            println!("{line}");
+        } else {
+            println!("{}", line[..line.len() - why.len()].trim_end());
+            println!("{}", folded(&format!("   {why}"), 6));
         }
     }
 }

@@ -8,6 +8,7 @@ use serde_json::json;
 use statrs::statistics::{Data, OrderStatistics};
 
 use super::validate::{each, read};
+use crate::answer;
 use crate::failure::Failure;
 use crate::out::write_csv;
 use crate::validate::Skip;
@@ -72,10 +73,10 @@ impl Gains {
         let unfit = found.iter().flatten().filter(|gain| !gain.published.figures.fits).count();
         if self.json {
             let (runs, compared) = (lines.len(), compared.len());
-            println!(
-                "{}",
+            answer::print(
+                "gains",
                 json!({ "runs": runs, "compared": compared, "worse": worse, "median_gain": median_gain,
-                "do_not_fit": unfit, "skipped": reasons })
+                "do_not_fit": unfit, "skipped": reasons }),
             );
             return Ok(());
         }

@@ -9,9 +9,11 @@ use meshwright_planner::PlanError;
 use meshwright_planner::goal::{Advice, Case, Chosen, Offer};
 use meshwright_planner::goodput::TRAINING_FIGURES;
 use meshwright_planner::job::{Goal, Job, Objective};
+use meshwright_planner::plan::LEGEND;
 use meshwright_planner::search::milp::{Repartitioned, repartition};
 use serde_json::{Value, json};
 
+use super::columns::folded;
 use super::show::{add_range, figures_json};
 use crate::failure::Failure;
 use crate::prices::PriceKind;
@@ -176,16 +178,20 @@ pub fn print_front(chosen: &Chosen, names: &Names) {
     if chosen.front.len() < 2 {
         return;
     }
-    println!("\nno plan that was found beats one of these in time, cost, energy and memory left free at once");
+    let head = "no plan that was found beats one of these in time, cost, energy and memory left free at once";
+    println!("\n{}", folded(head, 0));
     let heads: String =
-        TRAINING_FIGURES.iter().filter_map(|figure| figure.column).map(|name| format!("{name:>16}")).collect();
-    println!("{heads}{:>9}   plan", "free");
+        TRAINING_FIGURES.iter().filter_map(|figure| figure.column).map(|name| format!("{name:>13}")).collect();
+    println!("{heads}{:>9}", "free");
     for offer in &chosen.front {
         let columns = TRAINING_FIGURES.iter().filter(|figure| figure.column.is_some());
-        let values: String = columns.map(|figure| format!("{:>16}", figure.show(&offer.training))).collect();
-        println!("{values}{:>7.1} %   {}: {}", 100.0 * offer.headroom, names.of(&offer.cluster), offer.plan.summary());
+        let values: String = columns.map(|figure| format!("{:>13}", figure.show(&offer.training))).collect();
+        let free = 100.0 * offer.headroom;
+        println!("{values}{free:>7.1} %");
+        println!("{}", folded(&format!("      {}: {}", names.of(&offer.cluster), offer.plan.code()), 9));
     }
     println!("   of {} plans on {} clusters, the whole and parts of it", chosen.offers.len(), chosen.searched);
+    println!("{}", folded(&format!("   {LEGEND}"), 3));
 }
 
 /// How good the first is at the most, for people.
@@ -203,7 +209,10 @@ pub fn print_gap(chosen: &Chosen, goal: &Goal) {
                 Objective::Energy => "takes less energy",
             };
             let clusters = chosen.searched;
-            println!("no plan on {clusters} clusters, the whole and parts of it, {better} by more than {percent:.1} %");
+            let all = format!(
+                "no plan on {clusters} clusters, the whole and parts of it, {better} by more than {percent:.1} %"
+            );
+            println!("{}", folded(&all, 3));
         }
     }
 }

@@ -20,8 +20,12 @@ const MOST_RANKS: usize = 4096;
 /// Subcommands of `hardware`.
 #[derive(Subcommand)]
 pub enum Hardware {
-    /// All accelerators, systems and software stacks that ship with Meshwright, and this machine's devices
-    List,
+    /// All accelerators, systems and software stacks that ship with Meshwright, your own profiles, and this machine's devices
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// One profile as it is read, with the source of every figure, and what it comes to for a device and for a node
     Show {
         /// A device's, a system's or a stack's name, or a file
@@ -58,7 +62,11 @@ impl Hardware {
     /// Does it.
     pub fn run(self) -> Result<(), Failure> {
         match self {
-            Hardware::List => list(),
+            Hardware::List { json: true } => {
+                profiles::list_json();
+                Ok(())
+            }
+            Hardware::List { json: false } => list(),
             Hardware::Show { name, json } => profiles::show(&name, json),
             Hardware::Check { file } => profiles::check(&file),
             Hardware::Calibrate { device, ranks, precision, seconds, output } => {

@@ -12,6 +12,7 @@ use meshwright_hardware::exit::Exit;
 use serde_json::{Value, json};
 
 use super::launch_file::{KnownArguments, read_launch, violation_lines, whole};
+use crate::answer;
 use crate::failure::Failure;
 use crate::out::write_whole;
 
@@ -61,7 +62,7 @@ impl ImportCommand {
 /// Prints what was read, and writes the plan where one is asked for.
 pub fn show(imported: &Imported, from: &str, output: Option<&std::path::Path>, as_json: bool) -> Result<(), Failure> {
     if as_json {
-        println!("{}", imported_json(imported));
+        answer::print("import", imported_json(imported));
     } else {
         print!("{}", text(imported, from));
     }

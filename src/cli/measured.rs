@@ -16,6 +16,7 @@ use serde_json::json;
 
 use super::launch_file::{KnownArguments, plan_of};
 use super::stack::{StackArgument, stack_line};
+use crate::answer;
 use crate::failure::Failure;
 
 /// What a report of another engine's run needs.
@@ -52,7 +53,7 @@ impl MeasuredArguments {
         })?;
         let off = 100.0 * (figures.step_time_s / steady.seconds - 1.0);
         if as_json {
-            println!("{}", json_of(&plan, &figures, &logged, &steady));
+            answer::print("report", json_of(&plan, &figures, &logged, &steady));
         } else {
             println!(
                 "{} on {}\n{}\n{}\n",

@@ -4,8 +4,11 @@
 
 mod against;
 mod capture;
+mod chart;
+mod columns;
 mod compare;
 mod demo;
+mod examples;
 mod explain;
 mod export;
 mod fit_own;
@@ -18,13 +21,16 @@ mod keys;
 mod launch_file;
 mod measured;
 mod plan;
+mod plan_page;
 mod prices;
 mod profiles;
 mod progress;
 mod report;
 mod schema;
+mod shells;
 mod show;
 mod stack;
+mod step_chart;
 mod train;
 mod usual_job;
 mod validate;
@@ -35,13 +41,21 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use serde_json::json;
 
+use crate::answer;
 use crate::failure::Failure;
 
 /// Plans, simulates and runs transformer training on any accelerator.
 #[derive(Parser)]
 #[command(name = "meshwright", version, about, arg_required_else_help = true)]
 struct Arguments {
+    /// Say nothing but answers, warnings and errors: no notes, no progress
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    /// Follow what takes long closely: every second of a search and every step of a run, also into a file, and how long it took
+    #[arg(short, long, global = true, conflicts_with = "quiet")]
+    verbose: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -51,10 +65,13 @@ enum Command {
     /// Measure this machine, plan a small decoder for it, train it on text found here, compare with the prediction
     Demo(demo::Demo),
     /// Find the best plan for a model or job on a cluster, and say why the others lost
+    #[command(after_help = examples::PLAN)]
     Plan(Box<plan::PlanCommand>),
     /// Predict what a plan does on a cluster
+    #[command(after_help = examples::SIMULATE)]
     Simulate(plan::Simulate),
     /// Say where a plan's time and memory go, what binds, what more is worth, and why the nearest alternatives lose
+    #[command(after_help = examples::EXPLAIN)]
     Explain(explain::ExplainCommand),
     /// Write a plan as a folder that another engine runs: Megatron-LM, torchtitan, DeepSpeed, MaxText, Accelerate
     Export(Box<export::ExportCommand>),
@@ -65,6 +82,7 @@ enum Command {
     /// Read what a launch script would start, by running it among stubs
     Capture(capture::CaptureCommand),
     /// Train by a plan on this machine
+    #[command(after_help = examples::RUN)]
     Run(train::RunCommand),
     /// Compare predicted, replayed and measured of a run
     Report(report::ReportCommand),
@@ -73,6 +91,7 @@ enum Command {
     /// Search for better plans than published runs had, and say how much faster, both simulated
     Gains(gains::Gains),
     /// Plan scenarios of devices, software and prices, and lay time and cost side by side
+    #[command(after_help = examples::COMPARE)]
     Compare(Box<compare::CompareCommand>),
     /// What devices cost, by cloud, region and term, each with its date and source
     #[command(subcommand)]
@@ -80,12 +99,21 @@ enum Command {
     /// Software stacks: on what runs their figures stand, how far off they are, where they are usual
     Stacks(stack::Stacks),
     /// Known accelerators and systems, and this machine
-    #[command(subcommand)]
+    #[command(subcommand, after_help = examples::HARDWARE)]
     Hardware(hardware::Hardware),
     /// Known models
-    Models,
+    Models {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// What files and answers hold, as JSON Schema
     Schema(schema::SchemaCommand),
+    /// A script by which a shell completes commands, options and their values
+    #[command(after_help = examples::COMPLETIONS)]
+    Completions(shells::Completions),
+    /// Manual pages
+    Man(shells::ManCommand),
 }
 
 /// All commands with their arguments, as clap reads them: `-1` behind an option that takes a number is its value, and refused as such.
@@ -107,6 +135,13 @@ fn numbers(command: clap::Command) -> clap::Command {
 /// Runs the command of the process's arguments.
 pub fn main() -> ExitCode {
     let arguments = Arguments::from_arg_matches(&command().get_matches()).unwrap_or_else(|error| error.exit());
+    if arguments.quiet {
+        answer::be_quiet();
+    }
+    if arguments.verbose {
+        answer::be_verbose();
+    }
+    let started = std::time::Instant::now();
     let outcome = match arguments.command {
         Command::Demo(demo) => demo.run(),
         Command::Plan(plan) => plan.run(),
@@ -124,13 +159,20 @@ pub fn main() -> ExitCode {
         Command::Prices(prices) => prices.run(),
         Command::Stacks(stacks) => stacks.run(),
         Command::Hardware(hardware) => hardware.run(),
-        Command::Models => models(),
+        Command::Models { json } => models(json),
         Command::Schema(schema) => schema.run(),
+        Command::Completions(completions) => completions.run(command()),
+        Command::Man(man) => man.run(command()),
     };
+    if arguments.verbose {
+        eprintln!("took {:.2} s", started.elapsed().as_secs_f64());
+    }
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("{}", failure.report(std::io::stderr().is_terminal()));
+            // https://no-color.org
+            let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+            eprintln!("{}", failure.report(std::io::stderr().is_terminal() && !plain));
             failure.exit.into()
         }
     }
@@ -142,12 +184,22 @@ fn devices(what: &str) -> String {
     format!("{what}, as `hardware list` shows them: {names}")
 }
 
-fn models() -> Result<(), Failure> {
+fn models(as_json: bool) -> Result<(), Failure> {
+    let mut all = Vec::new();
     for name in meshwright_planner::models::names() {
         let model = meshwright_planner::models::load(name)?;
-        let billions = model.parameters(2048) as f64 / 1e9;
-        let (layers, hidden, heads) = (model.layers, model.hidden, model.heads);
-        println!("{name:<16} {billions:>8.3} B parameters   {layers:>3} layers × {hidden:>5}, {heads:>3} heads");
+        let parameters = model.parameters(2048);
+        let (layers, hidden, heads, billions) = (model.layers, model.hidden, model.heads, parameters as f64 / 1e9);
+        if as_json {
+            all.push(
+                json!({ "name": name, "parameters": parameters, "layers": layers, "hidden": hidden, "heads": heads }),
+            );
+        } else {
+            println!("{name:<16} {billions:>8.3} B parameters   {layers:>3} layers × {hidden:>5}, {heads:>3} heads");
+        }
+    }
+    if as_json {
+        answer::print("models", json!(all));
     }
     Ok(())
 }

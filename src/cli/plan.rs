@@ -8,6 +8,7 @@ use meshwright_hardware::profile::Cluster;
 use meshwright_hardware::units::Precision;
 use meshwright_planner::PlanError;
 use meshwright_planner::error::Fault;
+use meshwright_planner::explain::explain;
 use meshwright_planner::goal::{Case, Chosen, advise, advise_limits, choose, missed};
 use meshwright_planner::job::Job;
 use meshwright_planner::plan::Plan;
@@ -15,17 +16,20 @@ use meshwright_planner::predict::{outer, predict};
 use meshwright_planner::search::Progress;
 use serde_json::json;
 
+use super::columns::folded;
 use super::export::{ExportTarget, engine_line};
 use super::fix::{FixArguments, check_fix};
 use super::goal::{GoalArguments, Names, Solver, advice_text, chosen_json, print_front, print_gap, print_partition};
 use super::keys::print_keys;
 use super::launch_file::{KnownArguments, engine_of, job_of, launch_on, plan_of, print_words};
+use super::plan_page::PlanPage;
 use super::progress::ProgressLine;
 use super::show::{
     assumed_text, does_not_fit, figures_json, missing_memory, print_figures, print_sites, print_training_line,
 };
 use super::stack::{StackArgument, stack_line};
 use super::usual_job::{ModelArguments, read_job};
+use crate::answer;
 use crate::failure::Failure;
 use crate::out::write_whole;
 
@@ -70,6 +74,9 @@ pub struct PlanCommand {
     export: Option<std::path::PathBuf>,
     #[command(flatten)]
     target: ExportTarget,
+    /// Where to write a page of the best plan: the front, a step's timeline, time and memory by stage, what else there is
+    #[arg(long, value_name = "FILE")]
+    html: Option<std::path::PathBuf>,
     /// Also plans that the stack's engine, or that of --to, cannot express
     #[arg(long)]
     any_engine: bool,
@@ -109,10 +116,15 @@ impl PlanCommand {
             write_whole(path, &first.plan.to_toml())?;
         }
         let names = Names { whole: &cluster, text };
+        if let Some(path) = &self.html {
+            let explained = explain(&first.plan, &first.cluster, false)?;
+            let page = PlanPage { plan: &first.plan, cluster: &first.cluster, explained: &explained };
+            write_whole(path, &page.html(&chosen.front, |cluster| names.of(cluster))?)?;
+        }
         if self.json {
             let mut all = chosen_json(&chosen, &case.job.goal, &names, decided.as_ref());
             all["engine"] = json!(engine.map(|engine| engine.about().name));
-            println!("{all}");
+            answer::print("plan", all);
         } else {
             self.print((&case.job, engine), known, &chosen, &names);
             if self.solver == Solver::Milp {
@@ -168,7 +180,7 @@ impl PlanCommand {
         };
         drop(line);
         if self.json {
-            println!("{}", json!({ "error": message, "rejected": rejected, "advice": advice }));
+            answer::print("plan", json!({ "error": message, "rejected": rejected, "advice": advice }));
         }
         let stack = stack_line(cluster);
         Err(Failure::new(Exit::Infeasible, format!("{message}\n{stack}{}", advice_text(&advice, job))))
@@ -188,7 +200,7 @@ impl PlanCommand {
         } else {
             String::new()
         };
-        println!(
+        let head = format!(
             "{} ({parameters:.3} B parameters{trained}), {} sequences of {} tokens a step, {}, on {} ({} devices){idle}",
             job.model.name,
             job.global_batch,
@@ -197,19 +209,19 @@ impl PlanCommand {
             names.text,
             names.devices()
         );
+        println!("{}", folded(&head, 3));
         println!("{}", stack_line(names.whole));
         if let Some(line) = engine_line(engine, job) {
             println!("{line}");
         }
         if let Some(share) = Some(job.goal.headroom).filter(|share| *share > 0.0 && !self.goal.says_headroom()) {
-            println!(
-                "{:.1} % of memory stays free (--headroom 0 leaves none): one run in ten needs more than predicted",
-                100.0 * share
-            );
+            let free = 100.0 * share;
+            let why = "one run in ten needs more than predicted";
+            println!("{}", folded(&format!("{free:.1} % of memory stays free (--headroom 0 leaves none): {why}"), 3));
         }
         let in_part = chosen.best.iter().any(|offer| offer.ranks() < names.devices());
         for (place, offer) in chosen.best.iter().enumerate() {
-            println!("\n{}. {}", place + 1, offer.plan.summary());
+            println!("\n{}", folded(&format!("{}. {}", place + 1, offer.plan.summary()), 3));
             if in_part {
                 let devices = format!("{} devices", offer.ranks());
                 println!("   on      {devices:>12}   {}", names.of(&offer.cluster));
@@ -313,12 +325,12 @@ impl Simulate {
         let figures = &predicted.figures;
         let missing = missing_memory(figures, &cluster);
         if self.json {
-            println!("{}", figures_json(&plan, figures, &cluster));
+            answer::print("simulate", figures_json(&plan, figures, &cluster));
         } else {
             if let Some(missing) = &missing {
                 println!("does not fit: {missing}\n");
             }
-            println!("{}\n{}", plan.summary(), stack_line(&cluster));
+            println!("{}\n{}", folded(&plan.summary(), 3), stack_line(&cluster));
             print_figures(&plan, figures, &cluster);
             print!("{}", assumed_text(&cluster));
             imported.iter().flat_map(|imported| &imported.draft.notes).for_each(|note| println!("note: {note}"));

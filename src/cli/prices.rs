@@ -10,6 +10,7 @@ use meshwright_hardware::profile::{Cluster, catalog};
 use meshwright_hardware::units::Seconds;
 use serde_json::json;
 
+use crate::answer;
 use crate::failure::Failure;
 use crate::prices::dates::is_older;
 use crate::prices::own::{OwnPrice, PARTS};
@@ -78,7 +79,7 @@ impl PricesCommand {
 
 fn list(all: &[Rent], json: bool, sources: bool) {
     if json {
-        return println!("{}", json!(all));
+        return answer::print("prices", json!(all));
     }
     println!("{:<10} {:<20} {:<10} {:>9}  {:<10}  {}", "device", "cloud", "term", "$/hour", "date", "who says so");
     for rent in all {
@@ -109,9 +110,9 @@ fn show_own(device: &str, book: &PriceBook, json: bool) -> Result<(), Failure> {
         let parts: serde_json::Map<_, _> =
             PARTS.iter().zip(price.parts).map(|(name, dollars)| ((*name).to_owned(), json!(dollars))).collect();
         let figures = serde_json::to_value(&book.own).expect("figures are numbers and text");
-        println!(
-            "{}",
-            json!({ "usd_per_device_hour": price.total(), "parts": parts, "server": server, "own": figures })
+        answer::print(
+            "price",
+            json!({ "usd_per_device_hour": price.total(), "parts": parts, "server": server, "own": figures }),
         );
         return Ok(());
     }

@@ -10,6 +10,7 @@ use meshwright_hardware::profile::{Cluster, Link, LinkKind, Machine, catalog, ow
 use meshwright_hardware::units::Precision;
 use serde_json::json;
 
+use crate::answer;
 use crate::failure::Failure;
 
 /// Prints a profile: a file's with what it inherits, the catalog's with its sources.
@@ -19,7 +20,7 @@ pub fn show(name: &str, json: bool) -> Result<(), Failure> {
     if let Some(path) = path {
         let machine = Machine::read(&path)?;
         if json {
-            println!("{}", figures(&machine));
+            answer::print("profile", figures(&machine));
             return Ok(());
         }
         println!("{}\n{}", machine.to_toml(), summary(&machine));
@@ -28,12 +29,20 @@ pub fn show(name: &str, json: bool) -> Result<(), Failure> {
     let text = catalog().text(name)?;
     let machine = Cluster::parse(name).ok().and_then(|cluster| cluster.pools.into_iter().next());
     match machine {
-        Some(machine) if json => println!("{}", figures(&machine)),
-        _ if json => println!("{}", json!({ "name": name, "text": text })),
+        Some(machine) if json => answer::print("profile", figures(&machine)),
+        _ if json => answer::print("profile", json!({ "name": name, "text": text })),
         Some(machine) => print!("{text}\n{}", summary(&machine)),
         None => print!("{text}"),
     }
     Ok(())
+}
+
+/// Prints all profiles for scripts: devices, systems, stacks and the user's own.
+pub fn list_json() {
+    let catalog = catalog();
+    let stacks: Vec<&str> = catalog.stacks.iter().map(|stack| stack.name.as_str()).collect();
+    let all = json!({ "devices": catalog.devices, "systems": catalog.systems, "stacks": stacks, "own": own::names() });
+    answer::print("hardware", all);
 }
 
 /// Says every fault of a file, or what it comes to.

@@ -2,8 +2,11 @@
 //!
 //! In: what a search tells. Out: a line on stderr, after a second, as wide as the terminal.
 //!
-//! Invariant: nothing is left of it when the search has ended, and nothing is written where stderr is no terminal.
+//! Invariant: nothing is left of it when the search has ended, and nothing is written where stderr is no terminal unless `--verbose`
+//! asks for it.
 
+use crate::answer;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -18,18 +21,26 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub struct ProgressLine {
     bar: ProgressBar,
     started: Instant,
+    /// Whole seconds after the start at which it was last written where stderr is no terminal.
+    written: AtomicU64,
 }
 
 impl ProgressLine {
     /// Nothing yet.
     pub fn new() -> Self {
+        let bar = if answer::is_quiet() { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
         let style = ProgressStyle::with_template("{wide_msg}").expect("the template is one of indicatif's");
-        ProgressLine { bar: ProgressBar::new_spinner().with_style(style), started: Instant::now() }
+        ProgressLine { bar: bar.with_style(style), started: Instant::now(), written: AtomicU64::new(0) }
     }
 
     /// Shows how far the search on a cluster is.
     pub fn show(&self, cluster: &Cluster, progress: &Progress) {
-        if !self.bar.is_hidden() && self.started.elapsed() >= PATIENCE {
+        if self.bar.is_hidden() {
+            let now = self.started.elapsed().as_secs();
+            if answer::is_verbose() && self.written.swap(now, Ordering::Relaxed) < now {
+                eprintln!("{}", words(cluster, progress));
+            }
+        } else if self.started.elapsed() >= PATIENCE {
             self.bar.set_message(words(cluster, progress));
         }
     }

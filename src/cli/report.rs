@@ -12,6 +12,7 @@ use meshwright_hardware::units::{Bytes, FlopRate};
 use meshwright_planner::predict::{bubble, predict};
 
 use super::measured::MeasuredArguments;
+use crate::answer;
 use crate::failure::Failure;
 use crate::out::write_whole;
 use crate::report::{self, Inputs};
@@ -43,7 +44,7 @@ impl ReportCommand {
         }
         let report = of_run(&self.dir)?;
         if self.json {
-            println!("{}", report.json());
+            answer::print("report", report.json());
         } else {
             print!("{}", report.table());
             println!("\nreport: {}", self.dir.join("report.html").display());

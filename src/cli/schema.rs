@@ -140,6 +140,9 @@ fn answers() -> Schema {
         json!({ "type": "integer", "unit": "bytes", "description": "what the fullest rank leaves" }),
     );
     all.insert("training".to_owned(), json!({ "type": "object", "properties": training }));
+    all.insert("schema".to_owned(), json!({ "type": "string", "description": "of what it is, and its version" }));
+    let said = json!({ "type": "array", "items": { "type": "string" }, "description": "what was said on stderr" });
+    all.insert("warnings".to_owned(), said);
     all.insert("version".to_owned(), json!({ "type": "string", "description": "of Meshwright" }));
     json_schema!({ "title": "Answers", "type": "object", "properties": all })
 }

@@ -13,8 +13,12 @@ use meshwright_planner::goodput::{TRAINING_FIGURES, Training, TrainingFigure};
 use meshwright_planner::plan::Plan;
 use meshwright_planner::predict::{Beyond, DeviceMemory, FIGURES, Figures, Interval, Outer, Unit, beyond, interval};
 
+use super::columns::folded;
 use super::stack::stack_json;
 use crate::failure::Failure;
+
+/// Where what figures mean stands in a line.
+const WORDS: usize = 26;
 
 /// The figures of a plan with the plan and the stack that runs it, for scripts.
 pub fn figures_json(plan: &Plan, figures: &Figures, cluster: &Cluster) -> serde_json::Value {
@@ -49,22 +53,23 @@ pub fn add_range(all: &mut serde_json::Value, plan: &Plan, (figures, training): 
 /// A prediction for people: [`FIGURES`] in lines, the memory of each pool, and how sure that is.
 pub fn print_figures(plan: &Plan, figures: &Figures, cluster: &Cluster) {
     let interval = interval(plan, figures, cluster);
-    println!("{}", lines(figures, interval.as_ref()));
+    lines(figures, interval.as_ref()).lines().for_each(|line| println!("{}", folded(line, WORDS)));
     if let Some(DeviceMemory { allocated_bytes, reserved_bytes, taken_bytes }) = figures.device_memory {
         let [allocated, reserved, taken] = [allocated_bytes, reserved_bytes, taken_bytes].map(Bytes);
         let range = interval.as_ref().map_or_else(String::new, |interval| {
             format!(" ({} to {})", Bytes(interval.memory_low_bytes), Bytes(interval.memory_high_bytes))
         });
-        println!(
+        let device = format!(
             "           {taken:>12}{range}   of its device: {allocated} allocated, {reserved} reserved with fragments"
         );
+        println!("{}", folded(&device, WORDS));
     }
     for pool in &figures.pools {
         let (peak, left) = (Bytes(pool.peak_memory_bytes).to_string(), pool.headroom * 100.0);
         println!("           {peak:>12}   on {} × {}, {left:.1} % of its memory left", pool.ranks, pool.device);
     }
     if let Some(interval) = &interval {
-        println!("{}", support_line(interval, beyond(plan, figures, cluster)));
+        println!("{}", folded(&support_line(interval, beyond(plan, figures, cluster)), WORDS));
     }
 }
 
@@ -105,7 +110,8 @@ pub fn assumed_text(cluster: &Cluster) -> String {
     for Machine { device, system, .. } in &cluster.pools {
         for (name, keys) in [(&device.name, assumed(device)), (&system.name, assumed(system))] {
             if !keys.is_empty() && !seen.contains(&name) {
-                text += &format!("   assumed, all or in part, of {name}: {}\n", keys.join(", "));
+                let all = format!("   assumed, all or in part, of {name}: {}", keys.join(", "));
+                text += &format!("{}\n", folded(&all, 6));
                 seen.push(name);
             }
         }
@@ -166,12 +172,13 @@ pub fn print_training_line(offer: &Offer, known: bool) {
         values[0] += &format!(" ({low} to {high})");
     }
     let yours = if known { "" } else { " (--tokens sets yours)" };
-    println!(
+    let all = format!(
         "   train   {:>12}   {}; {tokens} in {} steps{yours}, failures included",
         values[0],
         values[1..].join(", "),
         training.steps
     );
+    println!("{}", folded(&all, WORDS));
 }
 
 /// What training takes, with its failures and checkpoints, for people.
@@ -192,7 +199,7 @@ pub fn print_training(training: &Training, interval: Option<[f64; 2]>) {
         println!("   a checkpoint of {bytes} every {every} steps, written in {write}");
     }
     for assumption in &training.assumptions {
-        println!("   assumed: {assumption}");
+        println!("{}", folded(&format!("   assumed: {assumption}"), 6));
     }
 }
 

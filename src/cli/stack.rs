@@ -13,6 +13,7 @@ use meshwright_planner::job::Job;
 use serde_json::json;
 
 use super::fit_own::FitOwn;
+use crate::answer;
 use crate::failure::Failure;
 
 /// Which software runs the plan.
@@ -106,7 +107,9 @@ impl Stacks {
         }
         match &self.name {
             Some(name) => one(&*Stack::named(name)?, self.json),
-            None if self.json => println!("{}", json!(catalog().stacks.iter().map(|s| &**s).collect::<Vec<_>>())),
+            None if self.json => {
+                answer::print("stacks", json!(catalog().stacks.iter().map(|s| &**s).collect::<Vec<_>>()))
+            }
             None => all(),
         }
         Ok(())
@@ -132,7 +135,7 @@ fn all() {
 
 fn one(stack: &Stack, as_json: bool) {
     if as_json {
-        return println!("{}", json!(stack));
+        return answer::print("stack", json!(stack));
     }
     println!("{}: {}", stack.name, stack.title);
     println!("   from {}", stack.source);

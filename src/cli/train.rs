@@ -23,6 +23,7 @@ use meshwright_planner::plan::Plan;
 use meshwright_planner::predict::predict;
 
 use super::report::of_run;
+use crate::answer;
 use crate::busy::LoadWatch;
 use crate::failure::Failure;
 use crate::machine::{Share, cached};
@@ -96,7 +97,7 @@ impl RunCommand {
         if self.json {
             let mut all = report.json();
             all["dir"] = dir.path.display().to_string().into();
-            println!("{all}");
+            answer::print("run", all);
         } else {
             print!("{}", report.table());
             println!("\nreport: {}", dir.file("report.html").display());
@@ -244,14 +245,14 @@ pub fn train(
     let config = TrainConfig { device: share.device, text, ..config };
     let source = corpus_source(corpus, plan.job.seed, task(&plan.job));
     let mut trainer = Trainer::new(Arc::clone(&program), lowered.params, config, source)?;
-    trainer.on_warning(warn);
+    trainer.on_warning(answer::warn);
     let first = if options.resume { trainer.resume()? } else { 0 };
     let mut log = MetricsLog::open(&dir.file("metrics.jsonl"), first)?;
     if options.resume && first == 0 {
-        warn("there is no checkpoint yet: training starts again from the first step");
+        answer::warn("there is no checkpoint yet: training starts again from the first step");
     }
     if log.missing() > 0 {
-        warn(&format!("metrics.jsonl lacks {} of the {first} steps done before", log.missing()));
+        answer::warn(&format!("metrics.jsonl lacks {} of the {first} steps done before", log.missing()));
     }
     let watch = LoadWatch::start();
     let mut report = watched(&mut trainer, &mut log, steps, options.checkpoint_every)?;
@@ -266,7 +267,7 @@ pub fn train(
         report = trainer.measure()?;
     }
     let busy = watch.busy();
-    busy.iter().for_each(|busy| warn(&busy.to_string()));
+    busy.iter().for_each(|busy| answer::warn(&busy.to_string()));
     let found = share.device.find()?;
     dir.write_measured(&Measured {
         step_time_s: report.trace.step_time().seconds().0,
@@ -296,7 +297,7 @@ fn watched(
         if let Err(error) = log.append(metrics)
             && !std::mem::replace(&mut unlogged, true)
         {
-            warn(&format!("{error}; training goes on, and lines are kept until they can be written"));
+            answer::warn(&format!("{error}; training goes on, and lines are kept until they can be written"));
         }
         if signals.came().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
@@ -317,10 +318,6 @@ fn watched(
     }
 }
 
-fn warn(text: &str) {
-    eprintln!("warning: {text}");
-}
-
 /// One line on stderr that says how far training is; without a terminal, a line every tenth of the way.
 struct TrainingProgress {
     steps: usize,
@@ -331,7 +328,12 @@ struct TrainingProgress {
 
 impl TrainingProgress {
     fn new(steps: usize) -> Self {
-        TrainingProgress { steps, started: Instant::now(), first: None, terminal: std::io::stderr().is_terminal() }
+        TrainingProgress {
+            steps,
+            started: Instant::now(),
+            first: None,
+            terminal: std::io::stderr().is_terminal() && !answer::is_quiet(),
+        }
     }
 
     fn show(&mut self, metrics: &StepMetrics) {
@@ -344,7 +346,10 @@ impl TrainingProgress {
         if self.terminal {
             eprint!("\r{line}  ");
             let _ = std::io::stderr().flush();
-        } else if done == 1 || done == total || done.is_multiple_of((total / 10).max(1)) {
+            return;
+        }
+        let tenth = done == 1 || done == total || done.is_multiple_of((total / 10).max(1));
+        if (tenth || answer::is_verbose()) && !answer::is_quiet() {
             eprintln!("{line}");
         }
     }

@@ -10,6 +10,7 @@ use meshwright_hardware::files::read_text;
 use meshwright_planner::job::{Job, Model, is_job, says_length};
 use meshwright_planner::models;
 
+use crate::answer;
 use crate::failure::Failure;
 
 /// What flags say of a model and its batch.
@@ -43,7 +44,7 @@ pub fn read_job(name: &str, given: &ModelArguments) -> Result<(Job, bool), Failu
         refuse_family(name, family)?;
     }
     let (model, notes) = models::load_noted(name, family.as_deref())?;
-    let note = |text: &str| eprintln!("note: {name}: {text}");
+    let note = |text: &str| answer::note(&format!("{name}: {text}"));
     notes.iter().for_each(|text| note(text));
     let tokens = seq.unwrap_or_else(|| usual_seq(&model));
     let batch = global_batch.unwrap_or_else(|| usual_batch(&model, tokens));

@@ -10,6 +10,7 @@ use meshwright_hardware::profile::Stack;
 use rayon::prelude::*;
 
 use super::progress::ProgressLine;
+use crate::answer;
 use crate::failure::Failure;
 use crate::out::{write_csv, write_whole};
 use crate::validate::ranking::Ranking;
@@ -91,7 +92,7 @@ impl Validate {
         if self.json {
             let mut all = summary.json();
             all["ranking"] = ranking.json();
-            println!("{all}");
+            answer::print("validate", all);
         } else {
             print!("{}", summary.table());
             ranking.line().iter().for_each(|line| println!("\n{line}"));
@@ -108,7 +109,7 @@ fn outcome<'a, T>(line: &'a Line, found: &'a Result<T, Skip>) -> Result<(&'a Run
 pub(super) fn read(path: &Path) -> Result<Vec<Line>, Failure> {
     let file = path.display().to_string();
     let (lines, note) = read_table(&file, &read_text(path)?)?;
-    note.iter().for_each(|note| eprintln!("note: {file}: {note}"));
+    note.iter().for_each(|note| answer::note(&format!("{file}: {note}")));
     Ok(lines)
 }
 

@@ -31,6 +31,7 @@ use self::rows::{RowsSoFar, ScenarioRow};
 use self::table::{least, table};
 use self::together::plan_together;
 use super::stack::stack_line;
+use crate::answer;
 use crate::failure::Failure;
 use crate::out::write_whole;
 use crate::prices::PriceBook;
@@ -94,7 +95,7 @@ impl CompareCommand {
         self.html.as_ref().map_or(Ok(()), |path| write_whole(path, &page(input, &rows)))?;
         self.line_items.as_ref().map_or(Ok(()), |path| write_line_items(path, &rows))?;
         if self.json {
-            println!("{}", json!(rows.iter().map(ScenarioRow::json).collect::<Vec<_>>()));
+            answer::print("rows", json!(rows.iter().map(ScenarioRow::json).collect::<Vec<_>>()));
         } else {
             let stacks: Vec<String> = all.iter().map(|ready| stack_line(&ready.case.cluster)).collect();
             print!("{}", table(&rows, &stacks));

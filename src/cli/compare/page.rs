@@ -6,7 +6,8 @@
 
 use std::path::Path;
 
-use super::chart::{Bars, scatter};
+use super::super::chart::Bars;
+use super::chart::scatter;
 use super::rows::ScenarioRow;
 use super::sensitivity::{flips, variations};
 use super::table::{dollars, least, over};

@@ -6,6 +6,7 @@
 
 use meshwright_hardware::units::Seconds;
 
+pub use super::super::chart::dollars;
 use super::rows::ScenarioRow;
 
 const WIDTH: usize = 80;
@@ -92,17 +93,6 @@ pub fn over(row: &ScenarioRow, first: &ScenarioRow) -> String {
         }
         _ => format!("{} time", percent(days(row), days(first))),
     }
-}
-
-/// Dollars in three digits and a letter.
-pub fn dollars(dollars: f64) -> String {
-    let (scale, letter) = [(1e9, "G"), (1e6, "M"), (1e3, "k")]
-        .into_iter()
-        .find(|(scale, _)| dollars >= 0.9995 * scale)
-        .unwrap_or((1.0, ""));
-    let scaled = dollars / scale;
-    let digits = if scaled >= 99.95 { 0 } else { 2 - usize::from(scaled >= 9.995) };
-    format!("${scaled:.digits$}{letter}")
 }
 
 /// At most so many characters.
