@@ -221,11 +221,10 @@ fn configurations_say_what_is_not_modelled() {
     for (more, says) in cases {
         refused(&place, "hub/config.json", &of(more), &plan, &["hub/config.json:", says]);
     }
-    let windowed = of(r#""model_type": "mistral", "sliding_window": 128"#);
-    refused(&place, "hub/config.json", &windowed, &plan, &["`seq` is 256", "see 128 tokens back"]);
     // Those that are modelled, with what the plan's model is then.
     let experts = |at: &str| format!("/plan/job/model/family/experts/{at}");
     let cases = [
+        (r#""model_type": "mistral", "sliding_window": 128"#, "/plan/job/model/family/window/tokens".to_owned(), "128"),
         (
             r#""model_type": "llama", "time_step_limit": [0.0, Infinity], "x": "a NaN""#,
             "/plan/job/model/layers".to_owned(),

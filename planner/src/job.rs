@@ -182,6 +182,11 @@ impl Job {
         self.packed.unwrap_or(self.seq)
     }
 
+    /// Tokens that some layer's attention stays within, if samples are longer.
+    pub fn window(&self) -> Option<usize> {
+        self.model.window().map(|window| window.tokens).filter(|tokens| *tokens < self.sample())
+    }
+
     /// Tokens of a sequence that a decoder beside an encoder writes; 0 without one.
     pub fn target(&self) -> usize {
         let decoder = self.model.family.as_ref().and_then(|family| family.decoder_layers);
@@ -224,7 +229,7 @@ impl Job {
 
     /// FLOPs of a step by the convention of PaLM's appendix B (Chowdhery et al. 2022): 6 a matmul parameter and token, 4 a
     /// frozen one's, and 12 · layers · hidden · seq a token for attention without regard to its mask, seq being a sample's where several are
-    /// packed; recomputation never counts.
+    /// packed, and no more than a window where a layer has one; recomputation never counts.
     pub fn model_flops_per_step(&self) -> f64 {
         let (m, each) = (&self.model, 2.0 * self.passes());
         if m.family.is_some() {
@@ -233,7 +238,7 @@ impl Job {
             if let Some((layers, _)) = shape.decoder {
                 return self.two_stream_flops(&shape, layers);
             }
-            let attention = 6.0 * shape.layers as f64 * self.sample() as f64 * (shape.score_width() + shape.q());
+            let attention = 6.0 * shape.seen(self.sample() as f64) * (shape.score_width() + shape.q());
             return (each * matmuls + self.adapter_flops() + attention) * self.tokens_per_step() as f64;
         }
         let (h, kv) = (m.hidden as f64, (m.kv_heads * m.head_dim()) as f64);

@@ -159,6 +159,10 @@ fn check_runnable(file: &str, plan: &Plan, device: Backend) -> Result<(), Failur
         );
         return Err(Failure::input(format!("{file}: `mesh.tp` is {tp}: {problem}")));
     }
+    if let Some(tokens) = plan.job.window() {
+        let problem = "kernels here see all tokens; within a window it is on paper only";
+        return Err(Failure::input(format!("{file}: `job.model.family.window.tokens` is {tokens}: {problem}")));
+    }
     let etp = plan.mesh.etp();
     if plan.job.model.experts().is_some() && etp > 1 && etp < tp {
         let problem =

@@ -67,17 +67,16 @@ fn refuse_family(name: &str, family: &Option<String>) -> Result<(), Failure> {
 }
 
 /// Tokens a sequence: as many as positions were learned for, 512 for encoders (Devlin et al. 2019; Raffel et al. 2020), else 4,096
-/// (Touvron et al. 2023), and no more than all layers see.
+/// (Touvron et al. 2023).
 fn usual_seq(model: &Model) -> usize {
     let family = model.family.clone().unwrap_or_default();
-    let usual = match family.positions {
+    match family.positions {
         Some(rows) => rows,
         None if family.bidirectional || family.decoder_layers.is_some() => 512,
         // GPT-3's (Brown et al. 2020).
         None if model.learned_positions() => 2048,
         None => 4096,
-    };
-    usual.min(family.window.map_or(usize::MAX, |window| window.tokens))
+    }
 }
 
 /// Sequences a step: half a million tokens up to 1 B parameters, a million up to 5 B, two up to 20 B (Brown et al. 2020, table 2.1),

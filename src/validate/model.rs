@@ -6,7 +6,7 @@
 //! source about a model of the same width.
 
 use meshwright_planner::job::shape::USUAL_TARGET;
-use meshwright_planner::job::{Architecture, DROPLESS, Experts, Family, Latent, Model};
+use meshwright_planner::job::{Architecture, AttentionWindow, DROPLESS, Experts, Family, Latent, Model};
 
 use super::record::{Record, Skip};
 
@@ -45,6 +45,7 @@ pub(super) fn model(record: &Record, decoder_seq: Option<usize>) -> Result<(Mode
         parallel_block: stated.contains("PaLM") || stated.contains("Falcon"),
         experts,
         latent,
+        window: window(stated),
         ..Family::default()
     };
     let model = Model {
@@ -56,12 +57,29 @@ pub(super) fn model(record: &Record, decoder_seq: Option<usize>) -> Result<(Mode
         kv_heads: record.size("kv_heads").unwrap_or(heads),
         ffn: record.size("ffn_hidden").or(record.size("moe_ffn_hidden")).unwrap_or(4 * hidden),
         vocab: record.size("vocab").unwrap_or(51_200),
-        tied: !gated && !record.text("notes").contains("untie-embeddings"),
+        tied: if gated { ties(stated) } else { !record.text("notes").contains("untie-embeddings") },
         rope_theta: 10_000.0,
         family: (family != Family::default()).then_some(family),
     };
     model.check().map_err(|fault| Skip::fault("no model has such sizes", &fault))?;
     Ok((model, encoder_decoder.then(|| decoder_seq.unwrap_or(USUAL_TARGET))))
+}
+
+/// The window of a named family's attention, and its layers that see all tokens.
+fn window(name: &str) -> Option<AttentionWindow> {
+    const FAMILIES: [(&str, AttentionWindow); 4] = [
+        ("gemma2", AttentionWindow { tokens: 4096, full_every: Some(2) }),
+        ("gemma3", AttentionWindow { tokens: 1024, full_every: Some(6) }),
+        ("gptoss", AttentionWindow { tokens: 128, full_every: Some(2) }),
+        ("mistral7b", AttentionWindow { tokens: 4096, full_every: None }),
+    ];
+    let plain: String = name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_lowercase();
+    FAMILIES.into_iter().find(|(family, _)| plain.contains(family)).map(|(_, window)| window)
+}
+
+/// Whether the head of a named model with gates is its token table: LLaMA 3.2 below 11B, Gemma.
+fn ties(name: &str) -> bool {
+    ["Llama 3.2 1B", "Llama 3.2 3B", "Gemma"].iter().any(|word| name.contains(word))
 }
 
 /// A name as models have it.

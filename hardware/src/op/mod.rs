@@ -25,6 +25,7 @@ mod sizes;
 mod spec;
 mod vector;
 mod vocabulary;
+mod window;
 
 pub use kinds::{ActivationKind, AttentionDims, ContextDims, LatentDims, Layout, NormKind, Packing, Rule};
 pub use reference::StepSettings;

@@ -80,6 +80,9 @@ macro_rules! vocabulary {
                 /// Fused attention that never stores the scores (Dao et al. 2022).
                 Attention(dims: AttentionDims),
                 AttentionGrad(dims: AttentionDims),
+                /// The same where a token sees the last `window` alone, itself among them: on paper.
+                WindowAttention { dims: AttentionDims, window: usize },
+                WindowAttentionGrad { dims: AttentionDims, window: usize },
             }
             context {
                 /// Attention of a rank's queries to one block of keys and values, or to all, of those that share the

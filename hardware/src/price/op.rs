@@ -119,14 +119,18 @@ impl Scores {
     /// Of an op, if it is one: kernels for ranks that share a sequence are tiled in every stack.
     fn of(op: &Op) -> Option<Scores> {
         let (matrices, queries, keys, width) = match *op {
-            Op::Attention(d) | Op::AttentionGrad(d) => (d.batch * d.heads, d.seq, d.seq, d.head_dim),
+            Op::Attention(d)
+            | Op::AttentionGrad(d)
+            | Op::WindowAttention { dims: d, .. }
+            | Op::WindowAttentionGrad { dims: d, .. } => (d.batch * d.heads, d.seq, d.seq, d.head_dim),
             Op::ContextAttention(d) | Op::ContextAttentionGrad(d) if d.cp == 1 => {
                 (d.batch * d.heads, d.seq, d.blocks * d.keys, d.head_dim)
             }
             _ => return None,
         };
         let [matrices, queries, keys, width] = [matrices, queries, keys, width].map(|size| size as f64);
-        let backward = matches!(op, Op::AttentionGrad(_) | Op::ContextAttentionGrad(_));
+        let backward =
+            matches!(op, Op::AttentionGrad(_) | Op::WindowAttentionGrad { .. } | Op::ContextAttentionGrad(_));
         Some(Scores { matrices, queries, keys, width, backward })
     }
 }

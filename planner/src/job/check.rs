@@ -207,23 +207,14 @@ impl Job {
 }
 
 impl Job {
-    /// Refuses sequences that reach beyond the model's positions, or beyond what its layers see.
+    /// Refuses sequences that reach beyond the model's positions.
     fn check_reach(&self) -> Result<(), Fault> {
         let Some(family) = &self.model.family else { return Ok(()) };
         if let Some(rows) = family.positions.filter(|&rows| self.positions() > rows) {
             let problem = format!("the model has learned {rows} positions: sequences of at most so many tokens");
             return Err(Fault::new("seq", self.positions(), problem));
         }
-        match family.window.map(|window| window.tokens).filter(|&tokens| self.sample() > tokens) {
-            Some(tokens) => {
-                let problem = format!(
-                    "some of the model's layers see {tokens} tokens back, and attention within a window is not modelled: sequences \
-                     of at most so many tokens, which see all; or leave `window` out (`--as` with a config.json) for full attention"
-                );
-                Err(Fault::new("seq", self.sample(), problem))
-            }
-            None => Ok(()),
-        }
+        Ok(())
     }
 }
 

@@ -70,7 +70,8 @@ impl Model {
             layer if layer < self.layers => ModelHalf::EncoderEnd,
             _ => ModelHalf::Decoder,
         };
-        LayerKind { half, experts: self.experts().is_some_and(routes) }
+        let windowed = self.window().is_some_and(|window| window.is_of(layer));
+        LayerKind { half, experts: self.experts().is_some_and(routes), windowed }
     }
 
     /// Layers in all: a decoder's beside an encoder's count too.
@@ -128,24 +129,25 @@ impl Model {
         self.family.as_ref().map_or(0, |family| family.unpriced)
     }
 
+    /// Whether a token sees only earlier ones.
+    pub fn causal(&self) -> bool {
+        self.family.as_ref().is_none_or(|family| !family.bidirectional)
+    }
+
+    /// Its window, if attention has one.
+    pub fn window(&self) -> Option<AttentionWindow> {
+        self.family.as_ref()?.window
+    }
+
+    /// Tokens that a token of a layer of a kind sees, where these are not all.
+    pub fn window_of(&self, kind: LayerKind) -> Option<usize> {
+        self.window().filter(|_| kind.windowed).map(|window| window.tokens)
+    }
+
     /// Whether all layers are a decoder's with keys and values of heads.
     pub(super) fn decodes_by_heads(&self) -> bool {
         let latent = self.family.as_ref().is_some_and(|family| family.latent.is_some());
         self.causal() && self.depth() == self.layers && !latent
-    }
-
-    /// The same with full attention in all layers.
-    pub fn without_window(mut self) -> Model {
-        if let Some(family) = &mut self.family {
-            family.window = None;
-        }
-        self.family = self.family.filter(|family| *family != Family::default());
-        self
-    }
-
-    /// Whether a token sees only earlier ones.
-    pub fn causal(&self) -> bool {
-        self.family.as_ref().is_none_or(|family| !family.bidirectional)
     }
 
     /// Whether attention and feed-forward run side by side.
@@ -224,7 +226,7 @@ pub struct Family {
     /// Rows of the table of learned positions, which no sequence is longer than; by default as many as sequences have tokens.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub positions: Option<usize>,
-    /// A window within which a token sees others. Longer sequences are refused.
+    /// A window within which a token sees others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window: Option<AttentionWindow>,
     /// Parameters of parts that no op of a program reads, such as a vision tower: kept and updated with the embedding, while the
@@ -268,6 +270,8 @@ pub struct LayerKind {
     pub half: ModelHalf,
     /// Whether it has experts, and no dense feed-forward part.
     pub experts: bool,
+    /// Whether its attention has the model's window.
+    pub windowed: bool,
 }
 
 /// Halves of a model.

@@ -5,6 +5,7 @@
 //! Invariant: sizes alone; which of them can be lowered to a program stands in [`crate::lower`].
 
 use super::model::{Architecture, Experts, Latent, Model};
+use super::window::AttentionWindow;
 
 /// A transformer's sizes.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,6 +48,8 @@ pub struct Shape {
     pub experts: Option<Experts>,
     /// Multi-head latent attention.
     pub latent: Option<Latent>,
+    /// A window of attention.
+    pub window: Option<AttentionWindow>,
 }
 
 impl From<&Model> for Shape {
@@ -73,6 +76,7 @@ impl From<&Model> for Shape {
             parallel_block: family.parallel_block,
             experts: family.experts,
             latent: family.latent,
+            window: family.window,
         }
     }
 }
@@ -240,9 +244,14 @@ impl Shape {
         self.layer_parameters() - idle
     }
 
-    /// FLOPs of scores and values a token forward in all layers, every token seeing every other.
+    /// Tokens that a token of a sequence of so many may see, summed over layers; without regard to its mask.
+    pub fn seen(&self, seq: f64) -> f64 {
+        self.window.map_or(self.layers as f64 * seq, |window| window.seen(self.layers, seq))
+    }
+
+    /// FLOPs of scores and values a token forward in all layers, every token seeing every other, or those of its window.
     pub fn attention_flops(&self, seq: f64) -> f64 {
-        2.0 * self.layers as f64 * seq * (self.score_width() + self.q())
+        2.0 * self.seen(seq) * (self.score_width() + self.q())
     }
 }
 

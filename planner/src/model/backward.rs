@@ -166,6 +166,12 @@ impl GradientWriter<'_> {
                 let [qkv, out, lse] = [0, 1, 2].map(|i| Use::of(args[i]));
                 self.call(Op::AttentionGrad(dims), vec![qkv, out, lse, dout, dqkv]);
             }
+            Op::WindowAttention { dims, window } => {
+                let dout = self.of(args[1]);
+                let (dqkv, _) = self.target(args[0]);
+                let [qkv, out, lse] = [0, 1, 2].map(|i| Use::of(args[i]));
+                self.call(Op::WindowAttentionGrad { dims, window }, vec![qkv, out, lse, dout, dqkv]);
+            }
             Op::ContextAttention(dims) => {
                 let dout = self.of(args[2]);
                 let ((dqkv, _), (dkv, _)) = (self.target(args[0]), self.target(args[1]));
@@ -215,6 +221,7 @@ impl GradientWriter<'_> {
             | Op::PositionsGrad { .. }
             | Op::NormGrad { .. }
             | Op::BiasGrad { .. }
+            | Op::WindowAttentionGrad { .. }
             | Op::AttentionGrad(_)
             | Op::ContextAttentionGrad(_)
             | Op::ActivationGrad { .. }

@@ -110,7 +110,7 @@ fn block(
     let (kept, h) = (local.residual_rows(), model.hidden);
     let names = ["attention.norm.weight", "attention.norm.bias", "normed1", "stats1"];
     let normed = tape.norm(model, local, names, x);
-    let projected = attention(tape, model, local, normed);
+    let projected = attention(tape, model, local, kind, normed);
     if model.parallel_block() && !model.biased() {
         let fed = feed_forward(tape, model, local, kind, normed);
         let both = tape.sum("both", model, local, [projected, fed]);
@@ -178,12 +178,12 @@ fn feed_forward(tape: &mut Tape, model: &Model, local: Local, kind: LayerKind, n
 }
 
 /// Attention over normed rows, projected; still to be summed over tensor parallelism.
-fn attention(tape: &mut Tape, model: &Model, local: Local, normed: usize) -> usize {
+fn attention(tape: &mut Tape, model: &Model, local: Local, kind: LayerKind, normed: usize) -> usize {
     let (rows, h, heads) = (local.rows(), model.hidden, model.heads / local.tp);
     let latent = model.family.as_ref().and_then(|family| family.latent.as_ref());
     let (mixed, value) = match latent {
         Some(latent) => (tape.latent_attention(model, local, latent, normed), latent.value),
-        None => (usual_attention(tape, model, local, normed), model.head_dim()),
+        None => (usual_attention(tape, model, local, kind, normed), model.head_dim()),
     };
     let weight = tape.param(matrix("attention.out.weight", h, model.heads * value, Shard::Cols, normal(deep(model))));
     let projected = tape.tensor("projected", rows * h, DEAR);
@@ -191,18 +191,24 @@ fn attention(tape: &mut Tape, model: &Model, local: Local, normed: usize) -> usi
     projected
 }
 
-/// Attention over packed rows.
-pub(super) fn attend(tape: &mut Tape, dims: AttentionDims, local: Local, qkv: usize) -> usize {
+/// Attention over packed rows, within a window if there is one.
+pub(super) fn attend(
+    tape: &mut Tape,
+    (dims, window): (AttentionDims, Option<usize>),
+    local: Local,
+    qkv: usize,
+) -> usize {
     let mixed = tape.tensor("mixed", dims.rows() * dims.heads * dims.head_dim, DEAR);
     let lse = tape.tensor("lse", dims.rows() * dims.heads, DEAR);
     // Kernels for ranks that share a sequence are tiled in every stack.
     if local.cp == 1 {
         tape.beside.attends(local, dims.rows() * dims.heads * dims.seq);
     }
-    if local.cp > 1 {
-        context(tape, dims, local, [qkv, mixed, lse]);
-    } else {
-        tape.op(Op::Attention(dims), [qkv, mixed, lse].map(Arg::Tensor));
+    let args = [qkv, mixed, lse];
+    match window.filter(|window| *window < dims.seq) {
+        _ if local.cp > 1 => context(tape, dims, local, args),
+        Some(window) => tape.op(Op::WindowAttention { dims, window }, args.map(Arg::Tensor)),
+        None => tape.op(Op::Attention(dims), args.map(Arg::Tensor)),
     }
     mixed
 }
@@ -219,7 +225,7 @@ pub(super) fn by_heads(model: &Model, local: Local, queries: usize) -> (usize, S
 }
 
 /// Attention with queries, keys and values straight from the normed rows.
-fn usual_attention(tape: &mut Tape, model: &Model, local: Local, normed: usize) -> usize {
+fn usual_attention(tape: &mut Tape, model: &Model, local: Local, kind: LayerKind, normed: usize) -> usize {
     let (rows, h, d) = (local.rows(), model.hidden, model.head_dim());
     let (heads, kv_heads) = (model.heads / local.tp, model.kv_heads_on(local.tp));
     let (wide, shard) = by_heads(model, local, model.heads * d);
@@ -235,7 +241,7 @@ fn usual_attention(tape: &mut Tape, model: &Model, local: Local, normed: usize) 
         let op = Op::Rope { rows, seq, stride, heads: turned, head_dim: d, theta, cp, inverse: false };
         tape.op(op, [Arg::Tensor(qkv)]);
     }
-    attend(tape, dims, local, qkv)
+    attend(tape, (dims, model.window_of(kind)), local, qkv)
 }
 
 /// Attention whose keys and values are spread over context parallelism: gathered (Llama Team 2024), or round a ring.

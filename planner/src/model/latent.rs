@@ -42,7 +42,7 @@ impl Tape {
         let qkv = self.tensor("qkv", rows * dims.qkv_cols(), DEAR);
         let packed = LatentDims { rows, seq, heads, nope, rope, value, theta: model.rope_theta, cp: local.cp };
         self.op(Op::LatentPack(packed), [q, kv, k_rope, qkv].map(Arg::Tensor));
-        let mixed = attend(self, dims, local, qkv);
+        let mixed = attend(self, (dims, None), local, qkv);
         if value == head_dim {
             return mixed;
         }

@@ -23,8 +23,12 @@ impl Step {
     pub fn stores(&self) -> Option<Stores> {
         let Step::Call(op, _) = self else { return None };
         match op {
-            Op::Attention(_) | Op::ContextAttention(_) => Some(Stores::Scores { backward: false }),
-            Op::AttentionGrad(_) | Op::ContextAttentionGrad(_) => Some(Stores::Scores { backward: true }),
+            Op::Attention(_) | Op::WindowAttention { .. } | Op::ContextAttention(_) => {
+                Some(Stores::Scores { backward: false })
+            }
+            Op::AttentionGrad(_) | Op::WindowAttentionGrad { .. } | Op::ContextAttentionGrad(_) => {
+                Some(Stores::Scores { backward: true })
+            }
             Op::LossStats { .. } => Some(Stores::Logits),
             _ => None,
         }

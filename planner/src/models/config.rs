@@ -47,9 +47,6 @@ pub(super) fn parse(file: &str, text: &str, family: Option<&str>) -> Result<(Mod
     let mut model = model(&config, known, name(file)).map_err(refused)?;
     let left_out = left_out(&config, &known);
     check(refuse_unread(&config, &[]))?;
-    if family.is_some() {
-        model = model.without_window();
-    }
     let gate = known.gated && FFN.iter().all(|key| config.get(key).is_none());
     notes.extend(left_out);
     if gate {

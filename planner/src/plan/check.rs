@@ -163,6 +163,9 @@ impl Plan {
         if two && cp > 1 {
             return Err(Fault::new("mesh.cp", cp, "an encoder-decoder's sequences stay whole: 1"));
         }
+        if self.job.window().is_some() && cp > 1 {
+            return Err(Fault::new("mesh.cp", cp, "attention within a window needs whole sequences: 1"));
+        }
         let sample = self.job.sample();
         // Each sample is cut as a sequence is, so that ranks have as much work of all.
         if cp > 1 && !sample.is_multiple_of(2 * cp) {

@@ -117,7 +117,7 @@ impl Space<'_> {
                 continue;
             }
             for cp in self.sizes(self.devices / tp, (job.seq / 2).max(1)).filter(|cp| allows(&fix.cp, cp)) {
-                if cp > 1 && (job.target() > 0 || !job.sample().is_multiple_of(2 * cp)) {
+                if cp > 1 && (job.target() > 0 || job.window().is_some() || !job.sample().is_multiple_of(2 * cp)) {
                     reject("context parallelism does not divide the sequence".to_owned());
                     continue;
                 }

@@ -27,7 +27,11 @@ pub(super) fn core(job: &Job, shape: &KernelShape, links: &mut CachedPrices) -> 
         Ok(Times { forward: times * forward?, backward: times * backward?, ..Times::default() })
     };
     if shape.cp == 1 {
-        return both(Op::Attention(dims), Op::AttentionGrad(dims), 1.0);
+        // No layer has less to do than one with a window.
+        return match job.window() {
+            Some(window) => both(Op::WindowAttention { dims, window }, Op::WindowAttentionGrad { dims, window }, 1.0),
+            None => both(Op::Attention(dims), Op::AttentionGrad(dims), 1.0),
+        };
     }
     let AttentionDims { causal, .. } = dims;
     let (cp, blocks, stride) = (shape.cp, if shape.ring { 1 } else { shape.cp }, dims.qkv_cols());

@@ -58,3 +58,15 @@ fn no_bound_of_an_offloaded_optimizer_is_above_its_simulation() {
     let optimizer = crate::job::Optimizer { offload: true, ..Default::default() };
     bounded(&Job { optimizer, precision: Precision::Bf16, ..job_of_eight(32) }, "1x dgx-a100-80gb");
 }
+
+/// Windows of attention in every second layer; the loss made with the head's product, of 32 tokens and more in parts.
+#[test]
+fn no_bound_of_windows_and_of_losses_in_parts_is_above_its_simulation() {
+    let window = crate::job::AttentionWindow { tokens: 24, full_every: Some(2) };
+    let family = crate::job::Family { window: Some(window), ..Default::default() };
+    let base = job_of_eight(32);
+    let model = Model { family: Some(family), ..base.model.clone() };
+    bounded(&Job { model, precision: Precision::Bf16, ..base.clone() }, "1x dgx-a100-80gb");
+    let loss = Some(meshwright_hardware::profile::LossKernel::Linear);
+    bounded(&Job { loss, precision: Precision::Bf16, ..base }, "1x dgx-a100-80gb");
+}
