@@ -234,11 +234,13 @@ impl Job {
         let (m, each) = (&self.model, 2.0 * self.passes());
         if m.family.is_some() {
             let shape = Shape::from(m);
-            let matmuls = shape.active_layer_parameters() + shape.table_parameters();
+            let matmuls = shape.active_layer_parameters() + shape.table_parameters() + shape.further_parameters();
             if let Some((layers, _)) = shape.decoder {
                 return self.two_stream_flops(&shape, layers);
             }
-            let attention = 6.0 * shape.seen(self.sample() as f64) * (shape.score_width() + shape.q());
+            let attention = 6.0
+                * (shape.seen(self.sample() as f64) + (shape.mtp_layers * self.sample()) as f64)
+                * (shape.score_width() + shape.q());
             return (each * matmuls + self.adapter_flops() + attention) * self.tokens_per_step() as f64;
         }
         let (h, kv) = (m.hidden as f64, (m.kv_heads * m.head_dim()) as f64);

@@ -52,6 +52,7 @@ fn family() -> impl Strategy<Value = Family> {
                 parallel_block,
                 experts,
                 latent,
+                mtp_layers: 0,
             }
         },
     )

@@ -110,6 +110,10 @@ impl Family {
         if let Some(experts) = &self.experts {
             experts.check(model).map_err(|fault| fault.within("experts"))?;
         }
+        if self.mtp_layers > 1 || (self.mtp_layers > 0 && (self.bidirectional || self.decoder_layers.is_some())) {
+            let problem = "a decoder has one, or none; more are not modelled";
+            return Err(Fault::new("mtp_layers", self.mtp_layers, problem));
+        }
         self.latent.as_ref().map_or(Ok(()), |latent| latent.check().map_err(|fault| fault.within("latent")))
     }
 }

@@ -134,6 +134,11 @@ impl Model {
         self.family.as_ref().is_none_or(|family| !family.bidirectional)
     }
 
+    /// Whether a layer behind the last predicts a token further.
+    pub fn predicts_further(&self) -> bool {
+        self.family.as_ref().is_some_and(|family| family.mtp_layers > 0)
+    }
+
     /// Its window, if attention has one.
     pub fn window(&self) -> Option<AttentionWindow> {
         self.family.as_ref()?.window
@@ -241,6 +246,10 @@ pub struct Family {
     /// Multi-head latent attention.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latent: Option<Latent>,
+    /// Layers behind the last that predict a token further each, with the model's head (DeepSeek-AI 2024b, §2.2): one at the most. They
+    /// count in no number of parameters that models are known by.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub mtp_layers: usize,
 }
 
 fn is_zero(count: &usize) -> bool {

@@ -50,6 +50,8 @@ pub struct Shape {
     pub latent: Option<Latent>,
     /// A window of attention.
     pub window: Option<AttentionWindow>,
+    /// Layers behind the last that predict a token further each.
+    pub mtp_layers: usize,
 }
 
 impl From<&Model> for Shape {
@@ -77,6 +79,7 @@ impl From<&Model> for Shape {
             experts: family.experts,
             latent: family.latent,
             window: family.window,
+            mtp_layers: family.mtp_layers,
         }
     }
 }
@@ -233,6 +236,18 @@ impl Shape {
             all += expert_layers * (e.count as f64 * self.expert_parameters(e) + self.beside_experts());
         }
         all
+    }
+
+    /// Parameters of matmuls that a token meets in layers that predict further, head included.
+    pub fn further_parameters(&self) -> f64 {
+        let fed = match &self.experts {
+            Some(e) if self.has_experts(self.layers - 1) => {
+                e.top_k as f64 * self.expert_parameters(e) + self.beside_experts()
+            }
+            _ => self.ffn_parameters(self.ffn as f64),
+        };
+        let joined = 2.0 * (self.hidden * self.hidden) as f64;
+        self.mtp_layers as f64 * (joined + self.attention_parameters() + fed + self.table_parameters())
     }
 
     /// Parameters of matmuls that a token meets in the layers: routed experts count `top_k` times.

@@ -99,7 +99,7 @@ pub fn layer(model: &Model, local: Local, kind: LayerKind) -> Tape {
 }
 
 /// Attention, attention to a memory of so many tokens a sequence where there is one, and feed-forward part, from `x` to `out`.
-fn block(
+pub(super) fn block(
     tape: &mut Tape,
     model: &Model,
     local: Local,

@@ -17,6 +17,9 @@ use super::parts::{DEAR, table};
 use super::tape::{Arg, Home, ParamDecl, Step, Tape, TapeNode, Value};
 use crate::job::Model;
 
+/// Weight of the loss of a token further (DeepSeek-AI 2024b, §4.2).
+const FURTHER: f32 = 0.3;
+
 /// The last layer's output to the loss; `scale` is one over the tokens of a step that have a target.
 pub fn head(model: &Model, local: Local, scale: f32) -> Tape {
     let h = model.hidden;
@@ -34,11 +37,19 @@ pub fn head(model: &Model, local: Local, scale: f32) -> Tape {
     let normed = tape.norm(model, local, names, x);
     let name = if model.tied { "embed.tokens" } else { "head.weight" };
     let weight = tape.param(ParamDecl { tied: model.tied, ..table(model, local, name) });
+    let mut scored = vec![(normed, scale)];
+    if model.predicts_further() {
+        let further = tape.predict_further(model, local, [x, targets]);
+        let names = ["mtp.final.norm.weight", "mtp.final.norm.bias", "mtp.normed", "mtp.stats"];
+        scored.push((tape.norm(model, local, names, further), scale * FURTHER));
+    }
     let at_once = local.software.loss.rows_at_once(rows, h, model.vocab_on(local.tp));
     tape.beside.scored(local, at_once * model.vocab_on(local.tp));
-    for first in (0..rows).step_by(at_once) {
-        let part = tape.score(model, local, (first, at_once), [normed, weight, targets, loss], scale);
-        tape.parts.push(part);
+    for (normed, scale) in scored {
+        for first in (0..rows).step_by(at_once) {
+            let part = tape.score(model, local, (first, at_once), [normed, weight, targets, loss], scale);
+            tape.parts.push(part);
+        }
     }
     tape
 }

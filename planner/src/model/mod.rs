@@ -13,6 +13,7 @@ mod head;
 mod latent;
 mod local;
 mod modules;
+mod mtp;
 mod narrow;
 mod parts;
 mod ring;

@@ -190,6 +190,7 @@ fn model(config: &Config, known: KnownArchitecture, name: String) -> Result<Mode
         parallel_block: parallel.unwrap_or(known.parallel),
         experts,
         latent: latent(config)?,
+        mtp_layers: 0,
     };
     let turned = config.get("rope_parameters").and_then(|turned| turned.get("rope_theta")).and_then(Value::as_f64);
     let theta = config.typed("rope_theta", "a number", Value::as_f64)?.or(turned).unwrap_or(10_000.0);
