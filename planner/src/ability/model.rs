@@ -23,6 +23,9 @@ impl Families {
             (!model.causal(), self.encoder, "an encoder, whose tokens see later ones"),
             (job.target() > 0, self.encoder_decoder, "an encoder-decoder"),
             (model.parallel_block(), self.parallel_block, "attention and feed-forward side by side"),
+            // Launch files here say nothing of either.
+            (job.window().is_some(), false, "attention within a window"),
+            (model.predicts_further(), false, "a layer that predicts a token further"),
         ];
         for (_, _, what) in asked.into_iter().filter(|(has, can, _)| *has && !can) {
             losses.never(format!("{what} (model `{}`)", model.name));
