@@ -7,7 +7,7 @@ use place::{Place, json};
 const PLAN: [&str; 8] = ["plan", "llama3-8b", "--cluster", "4x dgx-h100", "--seq", "8192", "--global-batch", "64"];
 
 fn text(place: &Place, arguments: &[&str]) -> String {
-    let output = place.run(arguments);
+    let output = place.command(arguments).env_remove("COLUMNS").output().unwrap();
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }

@@ -24,11 +24,11 @@ impl Place {
         std::fs::write(self.0.join(name), text).unwrap();
     }
 
-    /// The command, not started yet. One calibration serves all tests.
+    /// The command, not started yet, on a terminal so wide that no line is broken. One calibration serves all tests.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_meshwright"));
         let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
-        command.args(arguments).current_dir(&self.0).env("XDG_CACHE_HOME", cache);
+        command.args(arguments).current_dir(&self.0).env("XDG_CACHE_HOME", cache).env("COLUMNS", "1000");
         command
     }
 

@@ -55,6 +55,9 @@ impl Machine {
             Fault::new("nodes", 0, "a machine has at least one node")
         } else if devices.is_none_or(|devices| devices > MOST_DEVICES) {
             Fault::new("nodes", self.nodes, format!("at most {} devices are modelled", MOST_DEVICES))
+        } else if self.system.device != self.device.name {
+            let problem = format!("the file's device is `{}`", self.device.name);
+            Fault::new("system.device", &self.system.device, problem)
         } else {
             return Ok(self);
         };

@@ -101,13 +101,14 @@ fn complete<'a>(
     if !root.contains_key("nodes") {
         lay_over(root, DeTable::parse("nodes = 1").expect("it is TOML").into_inner());
     }
+    let says_device = root.get("system").is_some_and(|system| system.get_ref().get("device").is_some());
     let mut system = part(root, "system", inherited.as_deref())
         .map_err(|(name, error)| refused("system", &name, error.to_string()))?;
     let usual = system.get("device").and_then(|device| device.get_ref().as_str()).map(str::to_owned);
     let device =
         part(root, "device", usual.as_deref()).map_err(|(name, error)| refused("device", &name, error.to_string()))?;
-    // Which device is said once.
-    if let Some(name) = device.get("name").and_then(|name| name.get_ref().as_str()) {
+    // Which device need be said but once.
+    if !says_device && let Some(name) = device.get("name").and_then(|name| name.get_ref().as_str()) {
         system.insert(word("device"), Spanned::new(0..0, DeValue::String(DeString::Owned(name.to_owned()))));
     }
     root.insert(word("system"), Spanned::new(0..0, DeValue::Table(system)));
