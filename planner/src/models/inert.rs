@@ -92,9 +92,11 @@ const INERT: &[&[&str]] = &[
 
 /// Refuses keys that may be structural and were not read, but for `more` that are known to change no size here.
 pub(super) fn refuse_unread(config: &Config, more: &[&str]) -> Result<(), Vec<Fault>> {
+    for (key, value) in config.all() {
+        check_plain(key, value).map_err(|fault| vec![fault])?;
+    }
     let mut unread = Vec::new();
     for (key, value) in config.unread() {
-        check_plain(key, value).map_err(|fault| vec![fault])?;
         let inert = INERT.iter().any(|keys| keys.contains(&key)) || ENDS.iter().any(|end| key.ends_with(end));
         if !inert && !more.contains(&key) && speaks(value) {
             let problem = "this key is not read, and it may say how the model is built; without it the model is planned with \

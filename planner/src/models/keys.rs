@@ -23,6 +23,11 @@ impl<'a> Config<'a> {
         Config { object, asked: RefCell::default() }
     }
 
+    /// All keys.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&'a str, &'a Value)> {
+        self.object.iter().map(|(key, value)| (key.as_str(), value))
+    }
+
     /// The keys for which nobody asked.
     pub(super) fn unread(&self) -> Vec<(&'a str, &'a Value)> {
         let asked = self.asked.borrow();
