@@ -183,7 +183,7 @@ mod tests {
         let said = config::parse("x/config.json", text, None).unwrap_err().to_string();
         assert!(said.contains("`model_type` is novel") && said.contains("--as"), "{said}");
         let (model, notes) = config::parse("x/config.json", text, Some("llama")).unwrap();
-        assert_eq!((model.layers, model.family), (2, None));
+        assert_eq!((model.layers, model.window().map(|window| window.tokens)), (2, Some(32)));
         let notes = notes.join("\n");
         for said in [
             "`model_type` is \"novel\": its sizes are planned as those of `llama`",
