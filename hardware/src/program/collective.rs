@@ -59,9 +59,10 @@ impl Collective {
 }
 
 /// Names of every collective on every axis, both in their order of declaration.
-const COLLECTIVES: [[&str; 10]; 5] = [
+const COLLECTIVES: [[&str; Axis::ALL.len()]; 5] = [
     [
         "all-reduce tp",
+        "all-reduce etp",
         "all-reduce cp",
         "all-reduce dp",
         "all-reduce data",
@@ -74,6 +75,7 @@ const COLLECTIVES: [[&str; 10]; 5] = [
     ],
     [
         "reduce-scatter tp",
+        "reduce-scatter etp",
         "reduce-scatter cp",
         "reduce-scatter dp",
         "reduce-scatter data",
@@ -86,6 +88,7 @@ const COLLECTIVES: [[&str; 10]; 5] = [
     ],
     [
         "all-gather tp",
+        "all-gather etp",
         "all-gather cp",
         "all-gather dp",
         "all-gather data",
@@ -98,6 +101,7 @@ const COLLECTIVES: [[&str; 10]; 5] = [
     ],
     [
         "all-to-all tp",
+        "all-to-all etp",
         "all-to-all cp",
         "all-to-all dp",
         "all-to-all data",
@@ -110,6 +114,7 @@ const COLLECTIVES: [[&str; 10]; 5] = [
     ],
     [
         "rotate tp",
+        "rotate etp",
         "rotate cp",
         "rotate dp",
         "rotate data",
