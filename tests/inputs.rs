@@ -198,7 +198,7 @@ fn configurations_say_what_is_not_modelled() {
         (r#""model_type": "qwen3_5", "text_config": {"hidden_size": 64}"#, "`text_config`"),
         (
             r#""model_type": "gemma3", "text_config": {"hidden_size": 64}"#,
-            "`text_config.num_attention_heads` is missing",
+            "`num_attention_heads` is missing",
         ),
         (
             r#""model_type": "qwen3_moe", "num_experts": 8, "num_experts_per_tok": 2, "mlp_only_layers": [1]"#,
