@@ -69,9 +69,10 @@ fn cells(lane: &Lane, program: &Program, step: u64) -> Vec<usize> {
             None => 5,
         };
         let (from, to) = (span.start.0 as f64 * scale, span.end.0 as f64 * scale);
-        for cell in from as usize..(to.ceil() as usize).min(CELLS) {
+        let cells = from as usize..(to.ceil() as usize).min(CELLS);
+        for (cell, shares) in shares.iter_mut().enumerate().take(cells.end).skip(cells.start) {
             let inside = to.min(cell as f64 + 1.0) - from.max(cell as f64);
-            shares[cell][kind] += inside.max(0.0);
+            shares[kind] += inside.max(0.0);
         }
     }
     let most = |shares: [f64; KINDS.len()]| {

@@ -84,8 +84,8 @@ fn usual_seq(model: &Model) -> usize {
 fn usual_batch(model: &Model, seq: usize) -> usize {
     let tokens: usize = match model.parameters(seq) {
         0..=1_000_000_000 => 1 << 19,
-        ..=5_000_000_000 => 1 << 20,
-        ..=20_000_000_000 => 1 << 21,
+        1_000_000_001..=5_000_000_000 => 1 << 20,
+        5_000_000_001..=20_000_000_000 => 1 << 21,
         _ => 1 << 22,
     };
     (tokens / seq.max(1)).max(1).next_power_of_two()

@@ -53,6 +53,9 @@ impl Display for Decisive {
     }
 }
 
+/// A decision of a plan, in words.
+type Shown<'a> = &'a dyn Fn(&Plan) -> String;
+
 /// A decision that two plans take otherwise, and what fixes it as the first has it.
 struct Unlike {
     decision: &'static str,
@@ -63,7 +66,7 @@ struct Unlike {
 fn unlike(published: &Plan, found: &Plan) -> Vec<Unlike> {
     let fix = Fix::default;
     let (mesh, schedule) = (published.mesh, published.schedule);
-    let decisions: [(&'static str, &dyn Fn(&Plan) -> String, Fix); 11] = [
+    let decisions: [(&'static str, Shown, Fix); 11] = [
         ("tp", &|plan| plan.mesh.tp.to_string(), Fix { tp: Some(mesh.tp), ..fix() }),
         ("pp", &|plan| plan.mesh.pp.to_string(), Fix { pp: Some(mesh.pp), ..fix() }),
         ("cp", &|plan| plan.mesh.cp.to_string(), Fix { cp: Some(mesh.cp), ..fix() }),
@@ -88,7 +91,7 @@ fn unlike(published: &Plan, found: &Plan) -> Vec<Unlike> {
             Fix { offload: Some(offloads(published)), ..fix() },
         ),
     ];
-    let of = |(decision, value, fix): (&'static str, &dyn Fn(&Plan) -> String, Fix)| {
+    let of = |(decision, value, fix): (&'static str, Shown, Fix)| {
         let values = [published, found].map(value);
         (values[0] != values[1]).then_some(Unlike { decision, values, fix })
     };
