@@ -255,7 +255,7 @@ fn configurations_say_what_is_not_modelled() {
             "`use_mtp` is true",
         ),
         (r#""model_type": "gemma", "num_key_value_heads": 4"#, "`head_dim` is missing: 256"),
-        (r#""model_type": "bert""#, "pooler"),
+        (r#""model_type": "bert""#, "token types and the head's own layer are counted"),
         (r#""model_type": "llama", "intermediate_size": null"#, "`intermediate_size` is missing: 4096"),
     ] {
         place.write("hub/config.json", &of(more));

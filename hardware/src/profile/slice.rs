@@ -15,7 +15,7 @@ pub(super) fn of_count(link: &Link, count: usize) -> Option<Vec<usize>> {
         sides.iter().filter(open).count()
     };
     let order = |sides: &Vec<usize>| (open(sides), sides.iter().sum::<usize>(), std::cmp::Reverse(sides.clone()));
-    boxes(&link.dims, count).into_iter().min_by_key(order)
+    of_sides(link, &boxes(&link.dims, count).into_iter().min_by_key(order)?)
 }
 
 /// Every box of `count` devices whose sides are at most these.
@@ -74,10 +74,10 @@ mod tests {
         let dims = |text: &str| Cluster::parse(text).unwrap().pools[0].system.scale_up.dims.clone();
         for (text, wanted) in [
             ("512x tpu-v5p", vec![8, 8, 8]),
-            ("2048x tpu-v5p", vec![16, 16, 8]),
+            ("2048x tpu-v5p", vec![8, 16, 16]),
             ("4096x tpu-v5p", vec![16, 16, 16]),
             ("16x tpu-v5e", vec![4, 4]),
-            ("128x tpu-v5e", vec![16, 8]),
+            ("128x tpu-v5e", vec![8, 16]),
             ("8x8x16 tpu-v5p", vec![8, 8, 16]),
             ("16x8x8 tpu-v5p", vec![8, 8, 16]),
             ("4x4 tpu-v5e", vec![4, 4]),

@@ -92,11 +92,12 @@ mod tests {
         let mut grouped = plan(&[3, 3, 2]);
         (grouped.mesh.ep, grouped.mesh.dp, grouped.shares) = (2, 4, vec![3, 2, 2, 1]);
         refused(grouped.clone(), "shares", "replicas 0 and 1");
-        let mut v = plan(&[4, 2, 2]);
+        let mut v = plan(&[6, 4, 4]);
+        v.job.global_batch = 14;
         (v.mesh.pp, v.chunks, v.schedule, v.stages) = (2, 2, Schedule::DualPipeV, vec![v.stages[0]; 4]);
         v.stages.iter_mut().for_each(|stage| stage.layers = 1);
         v.check().unwrap();
-        refused(Plan { shares: vec![5, 2, 1], ..v }, "shares", "another order");
+        refused(Plan { shares: vec![10, 2, 2], ..v }, "shares", "another order");
         // Interleaving goes round the stages, whatever the share.
         let mut rounds = plan(&[4, 2, 2]);
         (rounds.mesh.pp, rounds.chunks, rounds.stages) = (2, 2, vec![rounds.stages[0]; 4]);
