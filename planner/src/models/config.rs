@@ -50,7 +50,10 @@ pub(super) fn parse(file: &str, text: &str, family: Option<&str>) -> Result<(Mod
     let gate = known.gated && FFN.iter().all(|key| config.get(key).is_none());
     notes.extend(left_out);
     if gate {
-        notes.push(format!("`{}` is missing: {} is planned with, four times the layers' width", FFN[0], model.ffn));
+        notes.push(format!(
+            "`intermediate_size` is missing: {} is planned with, four times the layers' width",
+            model.ffn
+        ));
     }
     if known.body == Halves::Encoder {
         notes.push("token types and the head's own layer are counted; the time that they take is left out".to_owned());
