@@ -3,42 +3,13 @@
 use meshwright_hardware::mesh::{Axis, Mesh};
 use meshwright_hardware::op::Op;
 use meshwright_hardware::program::{Collective, Kind, RankProgram};
-use meshwright_planner::job::{Architecture, DROPLESS, Experts, Family, Job, Model};
-use meshwright_planner::lower::{Lowered, lower};
+use meshwright_planner::job::{DROPLESS, Experts, Family, Job};
+use meshwright_planner::lower::Lowered;
 use meshwright_planner::plan::Plan;
 
-/// Six layers, 64 wide, of 8 heads.
-fn model(family: Family) -> Model {
-    Model {
-        name: "by-hand".to_owned(),
-        architecture: Architecture::Llama,
-        layers: 6,
-        hidden: 64,
-        heads: 8,
-        kv_heads: 4,
-        ffn: 256,
-        vocab: 512,
-        tied: false,
-        rope_theta: 1e4,
-        family: Some(family),
-    }
-}
+use self::lowered::{flops, lowered, model};
 
-fn lowered(plan: &Plan) -> Lowered {
-    plan.check().unwrap_or_else(|fault| panic!("{}: {fault:?}", plan.summary()));
-    lower(plan).unwrap_or_else(|error| panic!("{}: {error}", plan.summary()))
-}
-
-/// The ops of a rank's step.
-fn ops(lowered: &Lowered) -> Vec<Op> {
-    let runs = lowered.program.roles[0].instrs.iter();
-    let blocks = runs.filter_map(|instr| if let Kind::Run { block, .. } = instr.kind { Some(block) } else { None });
-    blocks.flat_map(|block| lowered.program.blocks[block as usize].calls.iter().map(|call| call.op)).collect()
-}
-
-fn flops(lowered: &Lowered, counts: impl Fn(&Op) -> bool) -> f64 {
-    ops(lowered).iter().filter(|op| counts(op)).map(Op::flops).sum()
-}
+mod lowered;
 
 /// Elements of a rank's weights of experts.
 fn experts_on(role: &RankProgram) -> usize {
