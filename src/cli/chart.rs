@@ -6,6 +6,9 @@
 
 use crate::report::escape;
 
+/// How pages with charts look, light, dark, narrow and printed: they stand alone.
+pub const STYLE: &str = include_str!("page.css");
+
 /// Of the scatter, in its own units.
 const WIDTH: f64 = 440.0;
 const HEIGHT: f64 = 300.0;

@@ -13,7 +13,7 @@ use meshwright_planner::goodput::TRAINING_FIGURES;
 use meshwright_planner::plan::{LEGEND, Plan};
 use meshwright_planner::predict::{FIGURES, interval, predict};
 
-use super::chart::{Bars, scatter};
+use super::chart::{Bars, STYLE, scatter};
 use super::show::assumed_text;
 use super::stack::stack_line;
 use super::step_chart::{KINDS, timeline};
@@ -46,6 +46,7 @@ impl PlanPage<'_> {
         let title = format!("{} on {}", self.plan.job.model.name, name(self.cluster));
         let values = [
             ("title", escape(&title)),
+            ("style", STYLE.to_owned()),
             ("verdict", self.verdict()),
             ("figures", self.figures()),
             ("front", front_part(front, name)),

@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use super::super::chart::Bars;
+use super::super::chart::{Bars, STYLE};
 use super::chart::scatter;
 use super::rows::ScenarioRow;
 use super::sensitivity::{flips, variations};
@@ -42,6 +42,7 @@ pub fn page(input: &str, all: &[ScenarioRow]) -> String {
     let legend: Vec<&str> = legend.iter().filter(|(holds, _)| *holds).map(|(_, words)| *words).collect();
     let values = [
         ("title", escape(&format!("Scenarios of {name}"))),
+        ("style", STYLE.to_owned()),
         ("verdict", verdict(all)),
         ("scatter", scatter(all)),
         ("rows", all.iter().enumerate().map(|(at, row)| line(all, at, row)).collect()),
