@@ -1,14 +1,14 @@
-//! The CPU as a device: buffers are candle tensors, ops the fused kernels of [`crate::kernels`] on a team of threads.
+//! The CPU as a device: buffers are lines of cache, ops the fused kernels of [`crate::kernels`] on a team of threads.
 //!
 //! In: buffer declarations and a number of threads, then ops. Out: changed buffers.
 //!
-//! Invariant: tensors never leave this module, and their storage is reached only through regions that were checked:
+//! Invariant: buffers never leave this module, and their storage is reached only through regions that were checked:
 //! inside their buffer, and disjoint wherever one of them is written.
 
 mod run;
 mod wide;
 
-use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Tensor};
+use bytemuck::Zeroable;
 use meshwright_hardware::mesh::{Coord, Rank};
 use meshwright_hardware::op::Op;
 use meshwright_hardware::program::{Buffer, Elem, Lifetime};
@@ -19,8 +19,12 @@ use crate::error::ExecutorError;
 use crate::kernels::{Half, Team, narrow_all, widen_all};
 use run::{RawArg, RawArgs, add_in_place, is_native, run_kernel};
 
-/// Bytes of a cache line: buffers start on one.
-const LINE: usize = 64;
+/// A cache line: buffers start on one.
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+// SAFETY: bytes may be zero.
+unsafe impl Zeroable for Line {}
 
 /// A rank's buffers in host memory, and the threads that work on them.
 pub struct Cpu {
@@ -34,8 +38,8 @@ pub struct Cpu {
 /// One buffer.
 struct HostBuffer {
     /// Owns the storage.
-    tensor: Tensor,
-    /// The first element on a cache line.
+    lines: Vec<Line>,
+    /// Its first byte.
     start: *mut u8,
     elems: usize,
     /// Their format, if they are of two bytes.
@@ -44,50 +48,22 @@ struct HostBuffer {
     hosted: bool,
 }
 
-// SAFETY: the pointer leads into the tensor's heap storage, which moves with the tensor and is its alone.
+// SAFETY: the pointer leads into the lines' heap storage, which moves with them and is theirs alone.
 unsafe impl Send for HostBuffer {}
 
-/// Finds where a tensor's storage lies.
-struct Address(std::sync::Mutex<Option<*mut u8>>);
-
-impl InplaceOp1 for Address {
-    fn name(&self) -> &'static str {
-        "address"
-    }
-
-    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
-        let first = layout.start_offset();
-        let start: *mut u8 = match storage {
-            CpuStorage::F32(all) => all[first..].as_mut_ptr().cast(),
-            CpuStorage::U32(all) => all[first..].as_mut_ptr().cast(),
-            CpuStorage::BF16(all) => all[first..].as_mut_ptr().cast(),
-            CpuStorage::F16(all) => all[first..].as_mut_ptr().cast(),
-            _ => candle_core::bail!("a buffer holds f32, bf16, f16 or u32"),
-        };
-        *self.0.lock().unwrap_or_else(|e| e.into_inner()) = Some(start);
-        Ok(())
-    }
-}
-
 impl HostBuffer {
-    /// `elems` zeros that start on a cache line.
-    fn zeroed(elems: usize, elem: Elem) -> candle_core::Result<HostBuffer> {
-        let (dtype, half) = match elem {
-            Elem::F32 => (DType::F32, None),
-            Elem::U32 => (DType::U32, None),
-            Elem::Bf16 => (DType::BF16, Some(Half::Bf16)),
-            Elem::F16 => (DType::F16, Some(Half::F16)),
+    /// `elems` zeros: pages that the system maps when they are first written; nothing, if it has none.
+    fn zeroed(elems: usize, elem: Elem) -> Option<HostBuffer> {
+        let half = match elem {
+            Elem::F32 | Elem::U32 => None,
+            Elem::Bf16 => Some(Half::Bf16),
+            Elem::F16 => Some(Half::F16),
             Elem::F8 => unreachable!("no program of eight bits is run"),
         };
-        let width = elem.bytes() as usize;
-        let tensor = Tensor::zeros(elems + LINE / width - 1, dtype, &candle_core::Device::Cpu)?;
-        let address = Address(Default::default());
-        tensor.inplace_op1(&address)?;
-        let found = address.0.into_inner().unwrap_or_else(|e| e.into_inner());
-        let first = found.ok_or_else(|| candle_core::Error::Msg("no storage".to_owned()))?;
-        let skipped = first.addr().wrapping_neg() % LINE;
-        // SAFETY: less than a line on, where at least `elems` are left.
-        Ok(HostBuffer { tensor, start: unsafe { first.add(skipped) }, elems, half, hosted: false })
+        let bytes = elems.checked_mul(elem.bytes() as usize)?;
+        let mut lines: Vec<Line> = bytemuck::allocation::try_zeroed_vec(bytes.div_ceil(size_of::<Line>())).ok()?;
+        let start = lines.as_mut_ptr().cast();
+        Some(HostBuffer { lines, start, elems, half, hosted: false })
     }
 }
 
@@ -99,7 +75,7 @@ impl Cpu {
     pub fn new(rank: Rank, buffers: &[Buffer], threads: usize) -> Result<Cpu, ExecutorError> {
         let allocate = |buffer: &Buffer| -> Result<HostBuffer, ExecutorError> {
             let memory = HostBuffer::zeroed(buffer.elems, buffer.elem)
-                .map_err(|e| failed(rank, format!("buffer `{}`: {e}", buffer.name)))?;
+                .ok_or_else(|| failed(rank, format!("buffer `{}`: no memory for {} elements", buffer.name, buffer.elems)))?;
             Ok(HostBuffer { hosted: buffer.lifetime == Lifetime::Hosted, ..memory })
         };
         let memory = buffers.iter().map(allocate).collect::<Result<_, _>>()?;
@@ -185,7 +161,7 @@ impl Device for Cpu {
     }
 
     fn buffer_bytes(&self) -> u64 {
-        let bytes = |memory: &HostBuffer| (memory.tensor.elem_count() * memory.tensor.dtype().size_in_bytes()) as u64;
+        let bytes = |memory: &HostBuffer| size_of_val(&memory.lines[..]) as u64;
         self.memory.iter().filter(|memory| !memory.hosted).map(bytes).sum()
     }
 
