@@ -18,7 +18,7 @@ fn tiny() -> String {
 }
 
 const FIGURES: [&str; 6] =
-    ["step_time_s", "tokens_per_s", "tokens_per_s_per_device", "mfu", "peak_memory_bytes", "bubble_fraction"];
+    ["step_time_s", "tokens_per_s", "tokens_per_s_per_device", "mfu", "peak_memory_bytes", "idle_fraction"];
 
 #[test]
 fn plan_and_simulate_agree_and_have_the_keys_that_scripts_rely_on() {

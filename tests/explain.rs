@@ -64,7 +64,7 @@ fn explanations_sum_and_have_the_keys_that_scripts_rely_on() {
     let place = place("explain");
     let all = json(&place.run(&["explain", "plan.toml", "--cluster", CLUSTER, "--json"]));
     let simulated = json(&place.run(&["simulate", "plan.toml", "--cluster", CLUSTER, "--json"]));
-    for key in ["step_time_s", "tokens_per_s", "mfu", "peak_memory_bytes", "bubble_fraction"] {
+    for key in ["step_time_s", "tokens_per_s", "mfu", "peak_memory_bytes", "idle_fraction"] {
         assert_eq!(all[key], simulated[key], "{key}");
     }
     let step = all["step_time_s"].as_f64().unwrap();

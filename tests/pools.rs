@@ -46,8 +46,8 @@ fn more_layers_on_the_faster_pool_beat_an_even_split_and_the_faster_pool_alone()
     plausible(&both);
     assert!(both.tokens_per_s > 1.15 * split.tokens_per_s, "{both:?}\n{split:?}");
     assert!(both.tokens_per_s > 1.15 * fast.tokens_per_s, "{both:?}\n{fast:?}");
-    // The split waits for the slower pool; bubbles tell.
-    assert!(both.bubble_fraction < split.bubble_fraction);
+    // The split waits for the slower pool; what is idle tells.
+    assert!(both.idle_fraction < split.idle_fraction);
 }
 
 #[test]

@@ -22,6 +22,7 @@ mod memory;
 mod outer;
 mod steady;
 
+use beyond::untimed;
 pub use beyond::{Beyond, beyond};
 pub use interval::{Interval, interval, memory_margin};
 pub use memory::declared;
@@ -54,8 +55,11 @@ pub struct Figures {
     /// Bytes of the rank that keeps most in its host's memory.
     #[serde(skip_serializing_if = "is_none")]
     pub host_bytes: u64,
-    /// Share of the ranks' time in which their compute queue waits: for other stages, for what is exposed, for its host.
-    pub bubble_fraction: f64,
+    /// Share of the ranks' time in which compute queues wait: for other stages, for exposed communication, for the host.
+    pub idle_fraction: f64,
+    /// Classes of ops that nobody timed on the very machine that all else was measured on: priced by its roofline.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub untimed_ops: Vec<&'static str>,
     /// Pool by pool, where the plan's ranks sit in several.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub pools: Vec<PoolFigures>,
@@ -193,12 +197,12 @@ pub const FIGURES: &[Figure] = &[
         get: |figures| figures.mfu,
     },
     Figure {
-        key: "bubble_fraction",
-        title: "bubble",
-        line: ["", "bubble"],
+        key: "idle_fraction",
+        title: "compute idle",
+        line: ["", "compute idle"],
         unit: Unit::Share,
         relative: false,
-        get: |figures| figures.bubble_fraction,
+        get: |figures| figures.idle_fraction,
     },
     Figure {
         key: "peak_memory_bytes",
@@ -244,11 +248,11 @@ pub fn predict(plan: &Plan, cluster: &Cluster) -> Result<Predicted, PlanError> {
     let durations = price(&lowered.program, cluster, plan.job.precision)?;
     let trace = simulate(&lowered.program, &durations, true, Origin::Predicted).map_err(PriceError::from)?;
     let step = trace.step_time().seconds();
-    let figures = figures(plan, cluster, &lowered, (step, bubble(&lowered.program, &durations, step)))?;
+    let figures = figures(plan, cluster, &lowered, (step, idle(&lowered.program, &durations, step)))?;
     Ok(Predicted { figures, lowered, trace })
 }
 
-/// The figures of a lowered plan whose step is so long and has such a bubble.
+/// The figures of a lowered plan whose step is so long, and of which compute queues are idle for such a share.
 ///
 /// # Errors
 /// [`PlanError::Price`] if a device has no peak in the plan's precision.
@@ -256,7 +260,7 @@ fn figures(
     plan: &Plan,
     cluster: &Cluster,
     lowered: &Lowered,
-    (step, bubble): (Seconds, f64),
+    (step, idle): (Seconds, f64),
 ) -> Result<Figures, PlanError> {
     let site_ranks = plan.mesh.ranks();
     let ranks = plan.site_count() * site_ranks;
@@ -284,7 +288,8 @@ fn figures(
         fits: headroom >= 0 && host_bytes <= host_capacity(cluster).0,
         headroom_bytes: headroom,
         host_bytes,
-        bubble_fraction: bubble,
+        idle_fraction: idle,
+        untimed_ops: untimed(cluster, &lowered.program),
         pools: if pools.len() > 1 { pools } else { Vec::new() },
     };
     if let Some(outer) = outer(plan, cluster, step)? {
@@ -321,13 +326,13 @@ fn headroom(plan: &Plan, cluster: &Cluster, program: &Program) -> Result<i64, Pr
     Ok(rank_groups(cluster, program.mesh, &program.classes)?.iter().map(left).min().unwrap_or(0))
 }
 
-/// The bubble of a step: stages' compute queues have as much work as their instructions take; what is left of the step they wait.
-pub fn bubble(program: &Program, durations: &Durations, step: Seconds) -> f64 {
-    bubble_beside(&Rounds::none(durations).busy(program, durations, Stream::Compute), durations, step)
+/// The idle share of a step: stages' compute queues have as much work as their instructions take; what is left of the step they wait.
+pub fn idle(program: &Program, durations: &Durations, step: Seconds) -> f64 {
+    idle_beside(&Rounds::none(durations).busy(program, durations, Stream::Compute), durations, step)
 }
 
-/// The bubble of a step in which each lane's compute queue is busy for so long.
-fn bubble_beside(busy: &[Nanos], durations: &Durations, step: Seconds) -> f64 {
+/// The idle share of a step in which each lane's compute queue is busy for so long.
+fn idle_beside(busy: &[Nanos], durations: &Durations, step: Seconds) -> f64 {
     let each = durations.lanes.iter().zip(busy);
     let busy: f64 = each.map(|(lane, busy)| busy.0 as f64 * lane.ranks as f64).sum();
     let ranks: usize = durations.lanes.iter().map(|lane| lane.ranks).sum();
@@ -342,11 +347,11 @@ impl Figures {
         self.tokens_per_s /= longer;
         self.tokens_per_s_per_device /= longer;
         self.mfu /= longer;
-        self.bubble_fraction /= longer;
+        self.idle_fraction /= longer;
     }
 
-    /// Those of the same plan where a step was measured, or replayed: of its time, its bubble and its peak memory.
-    pub fn of_step(&self, step: Seconds, bubble_fraction: f64, peak_memory: Bytes) -> Figures {
+    /// Those of the same plan where a step was measured, or replayed: of its time, its idle share and its peak memory.
+    pub fn of_step(&self, step: Seconds, idle_fraction: f64, peak_memory: Bytes) -> Figures {
         let longer = step.0 / self.step_time_s;
         // What a rank took beyond its prediction is missing from what the prediction left.
         let headroom_bytes =
@@ -360,14 +365,14 @@ impl Figures {
             mfu: self.mfu / longer,
             peak_memory_bytes: peak_memory.0,
             device_memory: None,
-            bubble_fraction,
+            idle_fraction,
             ..self.clone()
         }
     }
 
     /// Share of the ranks' time in which they compute.
     pub fn busy(&self) -> f64 {
-        1.0 - self.bubble_fraction
+        1.0 - self.idle_fraction
     }
 
     /// Step time, in its type.

@@ -9,7 +9,7 @@ use meshwright_hardware::replay::durations;
 use meshwright_hardware::simulate::simulate;
 use meshwright_hardware::trace::{Origin, Trace};
 use meshwright_hardware::units::{Bytes, FlopRate};
-use meshwright_planner::predict::{bubble, predict};
+use meshwright_planner::predict::{idle, predict};
 
 use super::measured::MeasuredArguments;
 use crate::answer;
@@ -74,8 +74,8 @@ pub fn of_run(path: &Path) -> Result<report::Report, Failure> {
     let replayed = simulate(program, &durations, device.overlap, Origin::Replayed)?;
     let of_step = |trace: &Trace, peak_memory_bytes: u64| {
         let step = trace.step_time().seconds();
-        let bubble = bubble(&predicted.lowered.program, &durations, step);
-        predicted.figures.of_step(step, bubble, Bytes(peak_memory_bytes))
+        let idle = idle(&predicted.lowered.program, &durations, step);
+        predicted.figures.of_step(step, idle, Bytes(peak_memory_bytes))
     };
     let figures = [
         predicted.figures.clone(),

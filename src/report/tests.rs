@@ -16,7 +16,7 @@ fn figures((step_time_s, peak_memory_bytes): (f64, u64)) -> Figures {
         tokens_per_s_per_device: tokens_per_s / 2.0,
         mfu: 1e-3 / step_time_s,
         peak_memory_bytes,
-        bubble_fraction: 0.1,
+        idle_fraction: 0.1,
         ..Figures::default()
     }
 }

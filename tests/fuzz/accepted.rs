@@ -27,7 +27,7 @@ fn sensible(figures: &Figures) -> Result<(), String> {
     let good = |value: f64| value.is_finite() && value > 0.0;
     let rates = [figures.step_time_s, figures.tokens_per_s, figures.tokens_per_s_per_device, figures.mfu];
     // By PaLM's convention attention counts without its mask: long sequences seem to take twice the peak.
-    let shares = figures.mfu < 2.5 && (0.0..=1.0).contains(&figures.bubble_fraction);
+    let shares = figures.mfu < 2.5 && (0.0..=1.0).contains(&figures.idle_fraction);
     if rates.into_iter().all(good) && shares && figures.peak_memory_bytes > 0 {
         return Ok(());
     }

@@ -74,8 +74,9 @@ impl Cpu {
     /// [`ExecutorError::Device`] if a buffer cannot be allocated.
     pub fn new(rank: Rank, buffers: &[Buffer], threads: usize) -> Result<Cpu, ExecutorError> {
         let allocate = |buffer: &Buffer| -> Result<HostBuffer, ExecutorError> {
-            let memory = HostBuffer::zeroed(buffer.elems, buffer.elem)
-                .ok_or_else(|| failed(rank, format!("buffer `{}`: no memory for {} elements", buffer.name, buffer.elems)))?;
+            let memory = HostBuffer::zeroed(buffer.elems, buffer.elem).ok_or_else(|| {
+                failed(rank, format!("buffer `{}`: no memory for {} elements", buffer.name, buffer.elems))
+            })?;
             Ok(HostBuffer { hosted: buffer.lifetime == Lifetime::Hosted, ..memory })
         };
         let memory = buffers.iter().map(allocate).collect::<Result<_, _>>()?;

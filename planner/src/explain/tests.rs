@@ -84,7 +84,7 @@ fn the_bubble_is_that_of_the_schedule() {
     let optimizer = StageTime::mean(&seen.time, Cause::Optimizer);
     let share = bubble / (step - optimizer);
     assert!((share - 3.0 / 11.0).abs() < 0.05, "{share}");
-    assert!(bubble <= seen.figures.bubble_fraction * step * 1.001, "exposed communication is no bubble here");
+    assert!(bubble <= seen.figures.idle_fraction * step * 1.001, "exposed communication is no bubble here");
 }
 
 #[test]

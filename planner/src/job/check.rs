@@ -55,7 +55,7 @@ impl Model {
     /// The widest row of activations of a token in a layer or in the head.
     fn widest(&self) -> usize {
         let experts = self.experts().map_or(0, |experts| {
-            let places = (experts.room().max(1.0) * experts.top_k as f64).min(experts.count as f64);
+            let places = (experts.capacity_factor().max(1.0) * experts.top_k as f64).min(experts.count as f64);
             (places * experts.ffn.max(self.hidden) as f64) as usize + experts.count
         });
         let heads = match self.family.as_ref().and_then(|family| family.latent.as_ref()) {
@@ -138,7 +138,7 @@ impl Experts {
         }
         sizes(&[("every", self.every, 1..=depth - self.dense_layers)])?;
         let most = limits::EXPERTS as f64;
-        if !(self.room() > 0.0 && self.room() <= most) {
+        if !(self.capacity_factor() > 0.0 && self.capacity_factor() <= most) {
             let problem =
                 format!("over an even share, it must be above zero and at most {most}, or `dropless`; 1.25 is usual");
             return Err(Fault::new("capacity", self.capacity, problem));

@@ -200,9 +200,14 @@ impl Experts {
         self.capacity == super::capacity::DROPLESS
     }
 
-    /// Tokens that experts have room for, over an even share.
-    pub fn room(&self) -> f64 {
+    /// Tokens that experts take at most, over an even share.
+    pub fn capacity_factor(&self) -> f64 {
         if self.is_dropless() { 1.0 } else { self.capacity }
+    }
+
+    /// Experts that a token goes to and is not dropped by, where routing is balanced.
+    pub fn met(&self) -> f64 {
+        self.top_k as f64 * self.capacity_factor().min(1.0)
     }
 }
 

@@ -241,21 +241,19 @@ impl Shape {
     /// Parameters of matmuls that a token meets in layers that predict further, head included.
     pub fn further_parameters(&self) -> f64 {
         let fed = match &self.experts {
-            Some(e) if self.has_experts(self.layers - 1) => {
-                e.top_k as f64 * self.expert_parameters(e) + self.beside_experts()
-            }
+            Some(e) if self.has_experts(self.layers - 1) => e.met() * self.expert_parameters(e) + self.beside_experts(),
             _ => self.ffn_parameters(self.ffn as f64),
         };
         let joined = 2.0 * (self.hidden * self.hidden) as f64;
         self.mtp_layers as f64 * (joined + self.attention_parameters() + fed + self.table_parameters())
     }
 
-    /// Parameters of matmuls that a token meets in the layers: routed experts count `top_k` times.
+    /// Parameters of matmuls that a token meets in the layers, of routed experts those of [`Experts::met`].
     pub fn active_layer_parameters(&self) -> f64 {
         let idle = self
             .experts
             .as_ref()
-            .map_or(0.0, |e| (e.count - e.top_k) as f64 * self.expert_parameters(e) * self.expert_layers() as f64);
+            .map_or(0.0, |e| (e.count as f64 - e.met()) * self.expert_parameters(e) * self.expert_layers() as f64);
         self.layer_parameters() - idle
     }
 

@@ -20,7 +20,7 @@ use crate::job::{Experts, Model};
 /// An expert's capacity: how many of `rows` tokens it takes; its even share where none is dropped.
 pub fn capacity(experts: &Experts, rows: usize) -> usize {
     let even = (rows * experts.top_k) as f64 / experts.count as f64;
-    ((even * experts.room()).ceil() as usize).clamp(1, rows)
+    ((even * experts.capacity_factor()).ceil() as usize).clamp(1, rows)
 }
 
 /// The ops that bring `rows` tokens of a rank to experts and back, and activate what these raised to `width` columns on a rank:

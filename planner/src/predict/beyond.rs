@@ -1,10 +1,14 @@
 //! Predictions beyond what was ever measured.
 //!
-//! In: a plan's figures, its cluster. Out: [`Beyond`], where its MFU is well above the highest measured one.
+//! In: a plan's figures, its cluster. Out: [`Beyond`], where its MFU is well above the highest measured one, or where ops were not timed
+//! on a machine that was.
 //!
 //! Invariant: nothing is changed of a prediction; it is only marked.
 
+use std::collections::BTreeSet;
+
 use meshwright_hardware::profile::{Cluster, DeviceProfile, Stack};
+use meshwright_hardware::program::Program;
 use serde::Serialize;
 
 use super::Figures;
@@ -22,9 +26,26 @@ pub struct Beyond {
     pub reason: String,
 }
 
-/// Whether a prediction lies beyond what was measured on its devices; none is on devices that were calibrated.
+/// Classes of a program's ops without a measured curve on a device that was calibrated, by name.
+pub(super) fn untimed(cluster: &Cluster, program: &Program) -> Vec<&'static str> {
+    let devices = cluster.pools.iter().map(|pool| &pool.device);
+    let calibrated: Vec<&DeviceProfile> = devices.filter(|device| device.calibrated.is_some()).collect();
+    if calibrated.is_empty() {
+        return Vec::new();
+    }
+    let ops = program.blocks.iter().flat_map(|block| &block.calls);
+    let untimed = |class: &&str| calibrated.iter().any(|device| !device.curves.contains_key(*class));
+    ops.map(|call| call.op.class()).filter(untimed).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// Whether a prediction lies beyond what was measured on its devices; on devices that were calibrated, none is all of whose ops were timed.
 pub fn beyond(plan: &Plan, figures: &Figures, cluster: &Cluster) -> Option<Beyond> {
     let own = |device: &DeviceProfile| device.calibrated.is_some();
+    if !figures.untimed_ops.is_empty() {
+        let ops = figures.untimed_ops.join(", ");
+        let reason = format!("{ops}: not timed on this machine, priced by its roofline");
+        return Some(Beyond { highest_measured_mfu: None, reason });
+    }
     if cluster.stack.name == Stack::EXECUTOR || cluster.pools.iter().any(|pool| own(&pool.device)) {
         return None;
     }

@@ -71,7 +71,7 @@ pub fn memory_margin(precision: Precision, cluster: &Cluster) -> f64 {
 /// Where measured steps lie of predictions that are supported so.
 fn step_band(support: Support, cluster: &Cluster) -> Band {
     let all = &catalog().intervals;
-    if calibrated(cluster) {
+    if calibrated(cluster) && support == Support::Measured {
         return all.executor.step;
     }
     let shipped = all.step[&support];
@@ -95,11 +95,11 @@ fn calibrated(cluster: &Cluster) -> bool {
 }
 
 fn support(plan: &Plan, figures: &Figures, cluster: &Cluster) -> Support {
-    if calibrated(cluster) {
-        return Support::Measured;
-    }
     if beyond(plan, figures, cluster).is_some() {
         return Support::Extrapolated;
+    }
+    if calibrated(cluster) {
+        return Support::Measured;
     }
     evidence(plan.job.precision, cluster)
 }

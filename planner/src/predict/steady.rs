@@ -13,7 +13,7 @@ use meshwright_hardware::price::{PriceError, price};
 use meshwright_hardware::program::Stream;
 use meshwright_hardware::simulate::{Durations, Rounds, step_time};
 
-use super::{Figures, bubble_beside, figures};
+use super::{Figures, figures, idle_beside};
 use crate::error::PlanError;
 use crate::job::Job;
 use crate::lower::{Lowered, lower};
@@ -53,7 +53,7 @@ fn step(
     let program = &lowered.program;
     let step = step_time(program, durations, rounds).map_err(PriceError::from)?.seconds();
     let compute = rounds.busy(program, durations, Stream::Compute);
-    figures(plan, cluster, lowered, (step, bubble_beside(&compute, durations, step)))
+    figures(plan, cluster, lowered, (step, idle_beside(&compute, durations, step)))
 }
 
 /// Numbers of microbatches that are likely to show a round: warm-up, two rounds in which streams wait as in all that follow, and
