@@ -17,7 +17,7 @@ mod sparse;
 mod vision;
 
 use meshwright_hardware::files::read_text;
-use meshwright_hardware::input::near;
+use meshwright_hardware::input::{Fault, near};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
 use toml::Spanned;
@@ -101,6 +101,11 @@ fn read(file: &str, text: &str) -> Result<(Model, Published), PlanError> {
     let unreadable = |error| PlanError::of_toml(file, text, &error);
     let refused = |fault| PlanError::of_fault(file, text, fault);
     let mut sizes = DeTable::parse(text).map_err(unreadable)?;
+    if ["job", "mesh"].iter().all(|key| sizes.get_ref().contains_key(*key)) {
+        let problem =
+            "this is a plan, which `meshwright simulate`, `explain`, `export` and `run` take; here a model is wanted";
+        return Err(refused(Fault::new("job", "a table", problem)));
+    }
     let stated = Published::take(sizes.get_mut());
     let model = Model::deserialize(Deserializer::from(sizes)).map_err(unreadable)?;
     let published =

@@ -9,7 +9,7 @@ use meshwright_planner::PlanError;
 use meshwright_planner::goal::{Advice, Case, Chosen, Offer};
 use meshwright_planner::goodput::TRAINING_FIGURES;
 use meshwright_planner::job::{Goal, Job, Objective};
-use meshwright_planner::plan::LEGEND;
+use meshwright_planner::plan::{LEGEND, Plan};
 use meshwright_planner::search::milp::{Repartitioned, repartition};
 use serde_json::{Value, json};
 
@@ -134,14 +134,21 @@ impl Solver {
 }
 
 /// What the mixed-integer program says of the best plan's stages, for people.
-pub fn print_partition(decided: Option<&Repartitioned>) {
+pub fn print_partition(decided: Option<&Repartitioned>, best: &Plan) {
+    let why_not = match best {
+        Plan { mesh, .. } if mesh.pp == 1 => "the plan has one stage",
+        Plan { chunks: 2.., .. } => {
+            "its stages have several chunks, which shortest paths decide alone; --chunks 1 leaves them one"
+        }
+        _ => "its replicas are in unlike pools, or the solver's time was over",
+    };
     match decided {
         Some(Repartitioned { objective_s, relaxation_s, .. }) => println!(
             "stages of the first by mixed-integer programming: (M − 1)·slowest + all = {}, no partition's below {}",
             Seconds(*objective_s),
             Seconds(*relaxation_s)
         ),
-        None => println!("nothing for mixed-integer programming: one stage, several chunks a stage, or no time left"),
+        None => println!("nothing for mixed-integer programming: {why_not}"),
     }
 }
 

@@ -128,7 +128,7 @@ impl PlanCommand {
         } else {
             self.print((&case.job, engine), known, &chosen, &names);
             if self.solver == Solver::Milp {
-                print_partition(decided.as_ref());
+                print_partition(decided.as_ref(), &chosen.best[0].plan);
             }
             let cluster = names.of(&first.cluster);
             match &self.output {
