@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use meshwright_hardware::profile::{Cluster, DeviceProfile, ProfileError, System, catalog};
+use meshwright_hardware::profile::{Cluster, DeviceProfile, ProfileError, Stack, System, catalog};
 use meshwright_hardware::topology::Topology;
 use meshwright_hardware::units::{Bytes, Precision};
 
@@ -67,6 +67,23 @@ fn every_figure_of_every_file_has_a_source() {
     let without: toml::Table = H100.replace("source = \"NVIDIA H100 data sheet\"", "source = \"\"").parse().unwrap();
     unsourced("h100", &toml::Value::Table(without), &mut found);
     assert!(found.iter().any(|key| key == "h100.power"), "{found:?}");
+}
+
+#[test]
+fn what_a_stack_leaves_out_is_its_familys_else_everyones() {
+    let text = "name = \"x\"\ntitle = \"x\"\nfamily = \"xla\"\nframeworks = []\nattention = \"flash\"\ndropout = false\n\
+        gradients = \"full\"\nzero = 1\nsequence_parallel = false\nsource = \"s\"\n\n[overheads]\nstream = 3.5\n";
+    let catalog = catalog();
+    let of = |text: &str| Stack::from_toml("x.toml", text).unwrap();
+    let (stack, everyone) = (of(text), catalog.everyone());
+    assert_eq!((stack.overheads.stream, stack.memory.context), (3.5, 0.0), "XLA has no context of its own");
+    assert_eq!(stack.overheads.host, everyone.overheads.host);
+    let unknown = of(&text.replace("xla", "unknown"));
+    assert_eq!(unknown.memory, everyone.memory);
+    assert!(stack.own_text(&catalog.inherited("xla")).ends_with("source = \"s\"\n\n[overheads]\nstream = 3.5\n"));
+    assert_eq!(of(&stack.own_text(&catalog.inherited("xla"))), stack);
+    let wrong = Stack::from_toml("x.toml", &text.replace("3.5", "9.5")).unwrap_err().to_string();
+    assert!(wrong.contains("overheads.stream") && wrong.contains("0.2 to 6"), "{wrong}");
 }
 
 #[test]

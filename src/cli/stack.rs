@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 use meshwright_engines::engine::of_stack;
-use meshwright_hardware::profile::{Cluster, Overheads, Stack, catalog};
+use meshwright_hardware::profile::{Cluster, SharedBy, Stack, StackFigure, catalog};
 use meshwright_planner::job::Job;
 use serde_json::json;
 
@@ -130,6 +130,11 @@ fn all() {
     println!(
         "\nerrors of the step, |predicted / measured - 1|: median / 90th percentile; held out: by fits without those rows"
     );
+    let [everyone, families, stacks, devices] = catalog().fitted_figures();
+    println!(
+        "{} figures are fitted: {everyone} of all stacks, {families} of families, {stacks} of stacks alone, {devices} of devices",
+        everyone + families + stacks + devices
+    );
     println!("meshwright stacks NAME shows a stack's figures");
 }
 
@@ -147,8 +152,12 @@ fn one(stack: &Stack, as_json: bool) {
             println!("   {runs:>5} measured runs on {device} in {precision}");
         }
     }
-    let mut overheads = stack.overheads.clone();
-    for (index, knob) in Overheads::ALL.iter().enumerate() {
-        println!("   {:14} {:>10}  {}", knob.name, overheads.at(index), knob.about.trim());
+    for (StackFigure { name, about, value, .. }, whose) in stack.figures(catalog()) {
+        let whose = match whose {
+            SharedBy::Own => "own",
+            SharedBy::Family => stack.family.as_str(),
+            SharedBy::Everyone => "all",
+        };
+        println!("   {name:14} {value:>10} {whose:14} {about}");
     }
 }

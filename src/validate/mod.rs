@@ -16,6 +16,7 @@ pub mod memory;
 mod model;
 pub mod overheads;
 pub mod own;
+mod own_figures;
 mod pipeline;
 pub mod place;
 mod plan;

@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 use meshwright_hardware::profile::{Band, Overheads, Stack};
 use meshwright_hardware::units::Precision;
 
-use super::overheads::{FittedRow, fitted_near, fitted_rows};
+use super::overheads::{FittedRow, fitted_rows};
+use super::own_figures::fitted_near;
 use super::{Run, chosen};
 
 /// Fewer runs tell no kernel from a link.

@@ -15,7 +15,7 @@ const MOST_CHUNKS: usize = 8;
 /// Whether a pipeline whose chunks are not stated is interleaved: as Megatron's of 2022 and later usually are, two layers a chunk.
 fn interleaves(record: &Record, stack: &Stack) -> bool {
     record.size("pp").is_some_and(|pp| pp > 1)
-        && ["megatron", "megatron-core"].contains(&stack.family.as_str())
+        && ["megatron", "megatron-core", "aa-scaling"].contains(&stack.family.as_str())
         && record.number("year").is_some_and(|year| year >= 2022.0)
 }
 

@@ -40,6 +40,16 @@ impl Allocator {
         }
     }
 
+    /// Each figure: its name in files, what it is, its value.
+    pub fn figures(&self) -> [(&'static str, &'static str, f64); 4] {
+        [
+            ("workspace", "GB that libraries take within the allocator", self.workspace),
+            ("fragments", "What fragments add, as a share of what is allocated", self.fragments),
+            ("reserve", "GB beside the allocator: buffers of communication libraries", self.reserve),
+            ("context", "GB of the driver's context", self.context),
+        ]
+    }
+
     /// Whether it adds nothing.
     pub fn is_none(&self) -> bool {
         *self == Allocator::default()

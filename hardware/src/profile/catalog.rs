@@ -1,14 +1,17 @@
 //! The profiles that are built in.
 //!
-//! In: `profiles/{devices,systems,stacks}/*.toml`, listed and embedded by the build script, and `profiles/intervals.toml`. Out: [`catalog`] and its look-ups.
+//! In: `profiles/{devices,systems,stacks}/*.toml`, listed and embedded by the build script, `profiles/families.toml` and
+//! `profiles/intervals.toml`. Out: [`catalog`] and its look-ups.
 //!
 //! Invariant: adding a profile is adding one file.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
 use serde::de::DeserializeOwned;
 
-use super::{DeviceProfile, Intervals, ProfileError, Stack, System};
+use super::inherited::families;
+use super::{DeviceProfile, Intervals, ProfileError, Stack, StackFigures, System};
 use crate::files::read_text;
 use crate::input::near;
 
@@ -23,6 +26,8 @@ pub struct Catalog {
     pub systems: Vec<System>,
     /// Every software stack, by name.
     pub stacks: Vec<Arc<Stack>>,
+    /// What stacks of a family share, by the family's name.
+    pub families: BTreeMap<String, StackFigures>,
     /// How far measured runs lie from predictions under these stacks.
     pub intervals: Intervals,
 }
@@ -37,10 +42,17 @@ pub fn catalog() -> &'static Catalog {
 fn embedded() -> Result<Catalog, ProfileError> {
     let devices = DEVICES.iter().map(|(file, text)| DeviceProfile::from_toml(file, text)).collect::<Result<_, _>>()?;
     let systems = SYSTEMS.iter().map(|(file, text)| System::from_toml(file, text)).collect::<Result<_, _>>()?;
-    let stacks =
-        STACKS.iter().map(|(file, text)| Stack::from_toml(file, text).map(Arc::new)).collect::<Result<_, _>>()?;
+    let (file, text) = STACKS.iter().find(|(file, _)| *file == "profiles/stacks/typical.toml").expect("it is embedded");
+    let everyone = StackFigures::of(&Stack::read(file, text, |_| StackFigures::default())?);
+    let families = families("profiles/families.toml", include_str!("../../profiles/families.toml"), &everyone)?;
+    let inherited = |stack: &Stack| match stack.name.as_str() {
+        Stack::TYPICAL => StackFigures::default(),
+        _ => families.get(&stack.family).unwrap_or(&everyone).clone(),
+    };
+    let stacks = STACKS.iter().map(|(file, text)| Stack::read(file, text, inherited).map(Arc::new));
+    let stacks = stacks.collect::<Result<_, _>>()?;
     let intervals = strict("profiles/intervals.toml", include_str!("../../profiles/intervals.toml"))?;
-    Ok(Catalog { devices, systems, stacks, intervals })
+    Ok(Catalog { devices, systems, stacks, families, intervals })
 }
 
 fn strict<T: DeserializeOwned>(file: &str, text: &str) -> Result<T, ProfileError> {
@@ -71,9 +83,15 @@ impl Stack {
         Arc::clone(catalog().stack(Stack::IDEAL).expect("it is embedded"))
     }
 
-    /// Reads a stack profile; errors name `file`, line, key and value.
+    /// Reads a stack profile, which has what it leaves out of its family; errors name `file`, line, key and value.
     pub fn from_toml(file: &str, text: &str) -> Result<Self, ProfileError> {
-        let stack: Stack = strict(file, text)?;
+        Stack::read(file, text, |stack| catalog().inherited(&stack.family))
+    }
+
+    fn read(file: &str, text: &str, inherited: impl Fn(&Stack) -> StackFigures) -> Result<Self, ProfileError> {
+        let stated: Stack = strict(file, text)?;
+        let figures = inherited(&stated);
+        let stack = stated.inheriting(text, &figures);
         stack.check().map_err(|fault| ProfileError::of_fault(file, text, fault))?;
         Ok(stack)
     }

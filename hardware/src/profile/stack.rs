@@ -24,7 +24,8 @@ pub struct Stack {
     pub name: String,
     /// Name in tables.
     pub title: String,
-    /// Stacks that share code: a stack without measurements of its own is priced as its family.
+    /// Stacks that share code: figures that the file leaves out are those of its family (`profiles/families.toml`), else those of all
+    /// stacks.
     pub family: String,
     /// Words in a run's description of its framework that mean this stack; the longest found wins.
     pub frameworks: Vec<String>,
@@ -71,7 +72,7 @@ pub struct Stack {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub default_for: Vec<String>,
     /// What it takes of a device's memory beside a program's buffers.
-    #[serde(default, skip_serializing_if = "Allocator::is_none")]
+    #[serde(default)]
     pub memory: Allocator,
     /// What is fitted of prices.
     #[serde(default)]

@@ -1,11 +1,12 @@
 //! `validate --fit` and `--cross-validate`: stacks' figures from published runs, and how they do on what they have not seen.
 //!
-//! In: runs, a folder of profiles. Out: its `stacks/*.toml` and `intervals.toml`; errors, for people and as CSV.
+//! In: runs, a folder of profiles. Out: its `stacks/*.toml`, `families.toml` and `intervals.toml`; errors, for people and as CSV.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use meshwright_hardware::profile::{Band, FitErrors, Intervals, Overheads, Stack, Support, catalog};
+use meshwright_hardware::profile::{Band, FitErrors, Intervals, Overheads, Stack, StackFigures, Support, catalog};
+use meshwright_hardware::units::Precision;
 
 use crate::cli::progress::ProgressLine;
 use crate::failure::Failure;
@@ -15,11 +16,15 @@ use crate::validate::overheads::{FittedOverheads, fit, part_of};
 use crate::validate::summary::Stats;
 use crate::validate::{Run, memory};
 
+/// Runs by accelerator and format.
+type Measured = BTreeMap<String, BTreeMap<Precision, usize>>;
+
 /// Fits what stacks' allocators add, and writes it.
 pub(super) fn allocators(runs: &[&Run], folder: &Path) -> Result<(), Failure> {
-    memory::fit(runs)
-        .into_iter()
-        .try_for_each(|(name, memory)| write_stack(folder, &Stack { memory, ..Stack::clone(catalog().stack(&name)?) }))
+    memory::fit(runs).into_iter().try_for_each(|(name, memory)| {
+        let stack = Stack { memory, ..Stack::clone(catalog().stack(&name)?) };
+        write_stack(folder, &stack, &catalog().inherited(&stack.family))
+    })
 }
 
 /// Fits the overheads of all stacks, prints how they do, and writes them, with intervals, into a folder of profiles; every run's errors
@@ -28,8 +33,7 @@ pub(super) fn overheads(runs: &[&Run], folder: Option<&Path>, output: Option<&Pa
     let line = ProgressLine::new();
     line.say("fitting …");
     let fitted = fit(runs);
-    let usual = &catalog().stack(Stack::TYPICAL)?.memory;
-    let memory = [memory::held_out(runs, usual, part), memory::held_out(runs, usual, publisher)];
+    let memory = [memory::held_out(runs, part), memory::held_out(runs, publisher)];
     drop(line);
     print_fit(&fitted, runs);
     let [step, memory_unseen] = [
@@ -94,8 +98,41 @@ fn print_fit(fitted: &FittedOverheads, runs: &[&Run]) {
     for name in fitted.stacks.keys() {
         line(name, &errors_of(fitted, runs, name));
     }
-    let (stacks, each) = (fitted.stacks.len(), Overheads::ALL.len());
-    println!("{} figures fitted: {each} of all stacks together, and of each of {stacks}", (stacks + 1) * each);
+    let shared = Inheritance::of(fitted);
+    let everyone = shared.everyone.beside(&StackFigures::default()).len();
+    let families: usize = shared.families.values().map(|family| family.beside(&shared.everyone).len()).sum();
+    let own = |(name, overheads): (&String, &Overheads)| {
+        let family = shared.by(&catalog().stack(name).expect("it was fitted").family);
+        StackFigures { overheads: overheads.clone(), memory: family.memory }.beside(family).len()
+    };
+    let stacks: usize = fitted.stacks.iter().map(own).sum();
+    println!(
+        "{} overheads: {everyone} of all stacks with memory's, {families} of families, {stacks} of stacks alone",
+        everyone + families + stacks
+    );
+}
+
+/// What stacks inherit after a fit.
+struct Inheritance {
+    everyone: StackFigures,
+    families: BTreeMap<String, StackFigures>,
+}
+
+impl Inheritance {
+    fn of(fitted: &FittedOverheads) -> Inheritance {
+        let everyone = StackFigures { overheads: fitted.typical.clone(), memory: catalog().everyone().memory };
+        let names: BTreeSet<&String> = catalog().families.keys().chain(fitted.families.keys()).collect();
+        let family = |name: &String| {
+            let overheads = fitted.families.get(name).unwrap_or(&fitted.typical).clone();
+            (name.clone(), StackFigures { overheads, memory: catalog().inherited(name).memory })
+        };
+        let families = names.into_iter().map(family).collect();
+        Inheritance { everyone, families }
+    }
+
+    fn by(&self, family: &str) -> &StackFigures {
+        self.families.get(family).unwrap_or(&self.everyone)
+    }
 }
 
 /// Columns of what a fit writes of every run.
@@ -139,34 +176,49 @@ fn errors_of(fitted: &FittedOverheads, runs: &[&Run], stack: &str) -> Vec<[f64; 
     own.filter_map(|run| fitted.errors.get(&run.id)).copied().collect()
 }
 
-/// Writes fitted overheads and allocators into the stacks' files of a folder of profiles.
+/// Writes fitted overheads and allocators into the stacks' files of a folder of profiles, and what they share into its families.
 fn write_stacks(folder: &Path, fitted: &FittedOverheads, runs: &[&Run]) -> Result<(), Failure> {
-    let allocators = memory::fit(runs);
-    for (name, measured) in &fitted.measured {
-        let errors = errors_of(fitted, runs, name);
-        let of = |which: usize| {
-            let stats = Stats::of(&errors.iter().map(|all| 100.0 * all[which]).collect::<Vec<_>>());
-            [stats.median, stats.p90].map(|percent| (percent * 10.0).round() / 10.0)
+    let (allocators, shared) = (memory::fit(runs), Inheritance::of(fitted));
+    for stack in catalog().stacks.iter().filter(|stack| !BY_DEFINITION.contains(&stack.name.as_str())) {
+        let (name, inherited) = (&stack.name, shared.by(&stack.family));
+        if name == Stack::TYPICAL {
+            let stack = Stack { overheads: fitted.typical.clone(), ..Stack::clone(stack) };
+            write_stack(folder, &stack, &StackFigures::default())?;
+            continue;
+        }
+        let overheads = fitted.stacks.get(name).unwrap_or(&inherited.overheads).clone();
+        let memory = allocators.get(name).copied().unwrap_or(inherited.memory);
+        let stack = Stack { overheads, memory, ..Stack::clone(stack) };
+        let stack = match fitted.measured.get(name) {
+            Some(measured) => measured_by(fitted, runs, stack, measured),
+            None => stack,
         };
-        let errors = Some(FitErrors { fitted: of(0), held_out: of(1) });
-        let (overheads, measured) = (fitted.stacks[name].clone(), measured.clone());
-        let publishers = runs.iter().filter(|run| run.stack().name == *name).map(|run| run.publisher.as_str());
-        let publishers = publishers.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(", ");
-        let source = format!(
-            "meshwright validate runs.csv --fit: {} runs of {publishers}",
-            measured.values().flat_map(|formats| formats.values()).sum::<usize>()
-        );
-        let stack = Stack::clone(catalog().stack(name)?);
-        let memory = allocators.get(name).copied().unwrap_or(stack.memory);
-        write_stack(folder, &Stack { source, errors, overheads, memory, measured, ..stack })?;
+        write_stack(folder, &stack, inherited)?;
     }
-    [Stack::TYPICAL, Stack::TYPICAL_2021].into_iter().try_for_each(|name| {
-        let source = "meshwright validate runs.csv --fit: all stacks together".to_owned();
-        write_stack(
-            folder,
-            &Stack { source, overheads: fitted.typical.clone(), ..Stack::clone(catalog().stack(name)?) },
-        )
-    })
+    let sections = |(name, figures): (&String, &StackFigures)| (name.clone(), figures.sections(&shared.everyone));
+    let mut families: BTreeMap<_, _> = shared.families.iter().map(sections).collect();
+    families.retain(|_, sections| !sections.is_empty());
+    let text = toml::to_string(&families).expect("families are tables of numbers");
+    let text = format!("# What the stacks of a family share: meshwright validate runs.csv --fit\n\n{text}");
+    write_whole(&folder.join("families.toml"), &text)
+}
+
+/// Stacks of which nothing is fitted.
+const BY_DEFINITION: [&str; 2] = [Stack::IDEAL, Stack::EXECUTOR];
+
+/// A stack with the runs on which it stands, and how far they are off.
+fn measured_by(fitted: &FittedOverheads, runs: &[&Run], stack: Stack, measured: &Measured) -> Stack {
+    let errors = errors_of(fitted, runs, &stack.name);
+    let of = |which: usize| {
+        let stats = Stats::of(&errors.iter().map(|all| 100.0 * all[which]).collect::<Vec<_>>());
+        [stats.median, stats.p90].map(|percent| (percent * 10.0).round() / 10.0)
+    };
+    let errors = Some(FitErrors { fitted: of(0), held_out: of(1) });
+    let publishers = runs.iter().filter(|run| run.stack().name == stack.name).map(|run| run.publisher.as_str());
+    let publishers = publishers.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(", ");
+    let count = measured.values().flat_map(|formats| formats.values()).sum::<usize>();
+    let source = format!("meshwright validate runs.csv --fit: {count} runs of {publishers}");
+    Stack { source, errors, measured: measured.clone(), ..stack }
 }
 
 /// Refuses, before minutes of fitting, a folder into which no stack could be written.
@@ -181,7 +233,6 @@ pub(super) fn holds_stacks(folder: &Path) -> Result<(), Failure> {
 }
 
 /// Writes a stack into its file of a folder of profiles.
-fn write_stack(folder: &Path, stack: &Stack) -> Result<(), Failure> {
-    let text = toml::to_string(stack).expect("a stack is tables of strings and numbers");
-    write_whole(&folder.join("stacks").join(format!("{}.toml", stack.name)), &text)
+fn write_stack(folder: &Path, stack: &Stack, inherited: &StackFigures) -> Result<(), Failure> {
+    write_whole(&folder.join("stacks").join(format!("{}.toml", stack.name)), &stack.own_text(inherited))
 }
