@@ -111,11 +111,12 @@ struct Shared {
 impl Shared {
     /// Of rows of several stacks of which none outweighs the others; a family of one stack shares nothing.
     fn by(rows: &[&FittedRow]) -> Shared {
-        let typical = beside(&spread(rows), &Overheads::default());
+        let typical = beside(&spread(rows), &Overheads::default(), true);
         let groups = grouped(rows, |row| &row.run.stack().family);
         let several = |rows: &Vec<&FittedRow>| by_stack(rows).len() > 1;
         let groups: Vec<_> = groups.into_iter().filter(|(_, rows)| several(rows)).collect();
-        let family = |(name, rows): &(&str, Vec<&FittedRow>)| ((*name).to_owned(), beside(&spread(rows), &typical));
+        let family =
+            |(name, rows): &(&str, Vec<&FittedRow>)| ((*name).to_owned(), beside(&spread(rows), &typical, true));
         let families = groups.par_iter().map(family).collect();
         Shared { typical, families }
     }
@@ -186,5 +187,5 @@ fn held_out(rows: &[&FittedRow], key: impl Fn(&FittedRow) -> String + Sync) -> B
 }
 
 fn of_stack(rows: &[&FittedRow], inherited: &Overheads) -> Overheads {
-    if rows.len() < FEW { inherited.clone() } else { beside(rows, inherited) }
+    if rows.len() < FEW { inherited.clone() } else { beside(rows, inherited, false) }
 }

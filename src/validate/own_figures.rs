@@ -8,11 +8,15 @@
 //!
 //! Invariant: deterministic; what no row depends on is inherited.
 
+use std::collections::BTreeMap;
+
 use meshwright_hardware::profile::Overheads;
 use rayon::prelude::*;
 
 use super::overheads::FittedRow;
 
+/// The overhead that is a fabric's.
+const FABRIC: &str = "scale_out";
 /// Loss that an own figure has to save.
 pub const PRICE: f64 = 0.2;
 /// How strongly overheads are pulled to inherited ones: the loss of one off by its spread.
@@ -24,10 +28,13 @@ const FEWER: usize = 5;
 const STEP: f64 = 0.4;
 const FINER: f64 = 0.1;
 
-/// Overheads fitted to rows, which differ from inherited ones where that pays.
-pub fn beside(rows: &[&FittedRow], inherited: &Overheads) -> Overheads {
-    let mut search = Search::new(rows, inherited);
-    let mut open: Vec<usize> = (0..Overheads::ALL.len()).collect();
+/// Overheads fitted to rows, which differ from inherited ones where that pays; those that stacks share, where it does without any one
+/// publisher too.
+pub fn beside(rows: &[&FittedRow], inherited: &Overheads, shared: bool) -> Overheads {
+    let mut search = Search::new(rows, inherited, shared);
+    // A link's share belongs to a fabric, not to software that stacks share.
+    let may_be_own = |index: &usize| !(shared && Overheads::ALL[*index].name == FABRIC);
+    let mut open: Vec<usize> = (0..Overheads::ALL.len()).filter(may_be_own).collect();
     search.descend(&open, SWEEPS, STEP);
     loop {
         let unpaid = search.unpaid(&open);
@@ -42,7 +49,7 @@ pub fn beside(rows: &[&FittedRow], inherited: &Overheads) -> Overheads {
 
 /// Overheads fitted to rows, pulled towards a prior.
 pub fn fitted_near(rows: &[&FittedRow], prior: &Overheads) -> Overheads {
-    let mut search = Search::new(rows, prior);
+    let mut search = Search::new(rows, prior, false);
     search.descend(&(0..Overheads::ALL.len()).collect::<Vec<_>>(), SWEEPS, STEP);
     search.best
 }
@@ -59,12 +66,14 @@ struct Search<'a> {
     inherited: &'a Overheads,
     best: Overheads,
     losses: Vec<f64>,
+    /// Whether stacks share what is found.
+    shared: bool,
 }
 
 impl<'a> Search<'a> {
-    fn new(rows: &'a [&'a FittedRow<'a>], inherited: &'a Overheads) -> Search<'a> {
+    fn new(rows: &'a [&'a FittedRow<'a>], inherited: &'a Overheads, shared: bool) -> Search<'a> {
         let losses = rows.par_iter().map(|row| blunt(row.error(inherited))).collect();
-        Search { rows, inherited, best: inherited.clone(), losses }
+        Search { rows, inherited, best: inherited.clone(), losses, shared }
     }
 
     /// The best with another value of one overhead, each row's loss by it, and by how much more the whole costs.
@@ -89,9 +98,20 @@ impl<'a> Search<'a> {
         self.take(self.tried(index, *self.inherited.clone().at(index)));
     }
 
+    /// What an overhead of its own saves; where stacks share it, without the publisher whose rows it serves best.
+    fn saved(&self, index: usize) -> f64 {
+        let (_, losses, all) = self.tried(index, *self.inherited.clone().at(index));
+        let mut by_publisher: BTreeMap<&str, f64> = BTreeMap::new();
+        for (row, (without, with)) in self.rows.iter().zip(losses.iter().zip(&self.losses)) {
+            *by_publisher.entry(&row.run.publisher).or_default() += without - with;
+        }
+        let best = by_publisher.into_values().filter(|_| self.shared).fold(0.0, f64::max);
+        all - best
+    }
+
     /// Of overheads those that save next to nothing, else the one that saves least, if that is less than its price.
     fn unpaid(&self, open: &[usize]) -> Vec<usize> {
-        let saves = |&index: &usize| (self.tried(index, *self.inherited.clone().at(index)).2, index);
+        let saves = |&index: &usize| (self.saved(index), index);
         let mut saving: Vec<(f64, usize)> = open.iter().map(saves).collect();
         saving.sort_by(|a, b| a.0.total_cmp(&b.0));
         let below = |price: f64, most: usize| -> Vec<usize> {
