@@ -10,6 +10,7 @@ mod accelerator;
 pub mod causes;
 pub mod convention;
 mod decisive;
+mod fitted_row;
 pub mod gain;
 pub mod intervals;
 pub mod memory;

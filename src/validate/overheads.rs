@@ -9,16 +9,15 @@
 //! Invariant: deterministic; no constant belongs to a row; what a plan is does not depend on what is fitted.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use meshwright_hardware::hash::fnv1a;
-use meshwright_hardware::profile::{Knob, Overheads, Stack};
+use meshwright_hardware::profile::Overheads;
 use meshwright_hardware::units::Precision;
-use meshwright_planner::search::Compiled;
 use rayon::prelude::*;
 
+use super::fitted_row::{FittedRow, fitted_rows};
 use super::own_figures::beside;
-use super::{Run, chosen, summary};
+use super::{Run, chosen};
 
 /// Rows that a stack counts for at most among others.
 const MOST: usize = 8;
@@ -26,41 +25,6 @@ const MOST: usize = 8;
 const FEW: usize = 4;
 /// Parts in which rows are held out.
 const PARTS: u64 = 5;
-
-/// A run whose step is compared.
-pub struct FittedRow<'a> {
-    /// The run.
-    pub run: &'a Run,
-    compiled: Compiled,
-    graphs: bool,
-    measured: f64,
-    tells: Vec<bool>,
-}
-
-impl FittedRow<'_> {
-    /// The logarithm of the step with these overheads over the measured one.
-    pub fn error(&self, overheads: &Overheads) -> f64 {
-        let stack = Stack { overheads: overheads.clone(), ..self.run.stack().clone() };
-        let cluster = self.run.cluster.clone().under(Arc::new(stack.launching(self.graphs)));
-        self.compiled.step(&cluster).map_or(f64::NAN, |step| (step / self.measured).ln())
-    }
-
-    /// Whether its step depends on an overhead, by its place in [`Overheads::ALL`].
-    pub fn tells_of(&self, index: usize) -> bool {
-        self.tells[index]
-    }
-
-    fn depends_on(&self, index: usize) -> bool {
-        let at = |value: f64| {
-            let mut overheads = Overheads::default();
-            *overheads.at(index) = value;
-            self.error(&overheads)
-        };
-        let Knob { low, high, .. } = Overheads::ALL[index];
-        let usual = self.error(&Overheads::default());
-        [low, high].iter().any(|&value| (at(value) - usual).abs() > 1e-6)
-    }
-}
 
 /// What a fit finds.
 pub struct FittedOverheads {
@@ -80,7 +44,7 @@ pub struct FittedOverheads {
 pub fn fit(runs: &[&Run]) -> FittedOverheads {
     let rows = fitted_rows(runs);
     let all: Vec<&FittedRow> = rows.iter().collect();
-    let shared = Shared::by(&all);
+    let shared = SharedOverheads::by(&all);
     let groups = by_stack(&all);
     let list: Vec<(&str, &Vec<&FittedRow>)> = groups.iter().map(|(name, rows)| (*name, rows)).collect();
     let found: Vec<_> = list.par_iter().map(|(_, rows)| of_stack(rows, shared.with(rows[0]))).collect();
@@ -98,19 +62,19 @@ pub fn fit(runs: &[&Run]) -> FittedOverheads {
         let fitted = row.error(&stacks[&row.run.stack().name]).exp() - 1.0;
         (row.run.id.clone(), [fitted, held[&row.run.id], apart[&row.run.id]])
     });
-    let (errors, Shared { typical, families }) = (errors.collect(), shared);
+    let (errors, SharedOverheads { typical, families }) = (errors.collect(), shared);
     FittedOverheads { typical, families, errors, stacks, measured }
 }
 
 /// What stacks inherit.
-struct Shared {
+struct SharedOverheads {
     typical: Overheads,
     families: BTreeMap<String, Overheads>,
 }
 
-impl Shared {
+impl SharedOverheads {
     /// Of rows of several stacks of which none outweighs the others; a family of one stack shares nothing.
-    fn by(rows: &[&FittedRow]) -> Shared {
+    fn by(rows: &[&FittedRow]) -> SharedOverheads {
         let typical = beside(&spread(rows), &Overheads::default(), true);
         let groups = grouped(rows, |row| &row.run.stack().family);
         let several = |rows: &Vec<&FittedRow>| by_stack(rows).len() > 1;
@@ -118,7 +82,7 @@ impl Shared {
         let family =
             |(name, rows): &(&str, Vec<&FittedRow>)| ((*name).to_owned(), beside(&spread(rows), &typical, true));
         let families = groups.par_iter().map(family).collect();
-        Shared { typical, families }
+        SharedOverheads { typical, families }
     }
 
     /// What a row's stack inherits.
@@ -135,20 +99,6 @@ fn spread<'a, 'b>(rows: &[&'b FittedRow<'a>]) -> Vec<&'b FittedRow<'a>> {
         group.iter().step_by(group.len().div_ceil(MOST)).copied().collect()
     };
     groups.values().flat_map(some).collect()
-}
-
-/// The runs that become plans with a measured step.
-pub fn fitted_rows<'a>(runs: &[&'a Run]) -> Vec<FittedRow<'a>> {
-    runs.par_iter().filter_map(|run| row(run)).collect()
-}
-
-fn row(run: &Run) -> Option<FittedRow<'_>> {
-    let plan = chosen(run);
-    let measured = summary::measured_step_s(run, plan)?;
-    let compiled = Compiled::of(plan, run.stack());
-    let mut row = FittedRow { run, compiled, graphs: plan.job.cuda_graphs, measured, tells: Vec::new() };
-    row.tells = (0..Overheads::ALL.len()).map(|index| row.depends_on(index)).collect();
-    row.error(&Overheads::default()).is_finite().then_some(row)
 }
 
 /// What has the same key, in order.
@@ -175,7 +125,7 @@ fn held_out(rows: &[&FittedRow], key: impl Fn(&FittedRow) -> String + Sync) -> B
     let keys: BTreeSet<String> = rows.iter().map(|row| key(row)).collect();
     let without = |one: &String| -> Vec<(String, f64)> {
         let (held, others): (Vec<&FittedRow>, Vec<&FittedRow>) = rows.iter().partition(|row| key(row) == *one);
-        let (shared, known) = (Shared::by(&others), by_stack(&others));
+        let (shared, known) = (SharedOverheads::by(&others), by_stack(&others));
         let stacks: Vec<(&str, Vec<&FittedRow>)> = by_stack(&held).into_iter().collect();
         let of = |(stack, held): &(&str, Vec<&FittedRow>)| {
             let overheads = of_stack(known.get(stack).map_or(&[], Vec::as_slice), shared.with(held[0]));

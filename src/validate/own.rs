@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use meshwright_hardware::profile::{Band, Overheads, Stack};
 use meshwright_hardware::units::Precision;
 
-use super::overheads::{FittedRow, fitted_rows};
+use super::fitted_row::{FittedRow, fitted_rows};
 use super::own_figures::fitted_near;
 use super::{Run, chosen};
 

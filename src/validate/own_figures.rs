@@ -8,15 +8,13 @@
 //!
 //! Invariant: deterministic; what no row depends on is inherited.
 
-use std::collections::BTreeMap;
-
 use meshwright_hardware::profile::Overheads;
 use rayon::prelude::*;
 
-use super::overheads::FittedRow;
+use super::fitted_row::FittedRow;
 
-/// The overhead that is a fabric's.
-const FABRIC: &str = "scale_out";
+/// Overheads that are a fabric's: how much of a link is got, and what of the gradients' sum over it is shown.
+const OF_FABRICS: [&str; 2] = ["scale_out", "dp"];
 /// Loss that an own figure has to save.
 pub const PRICE: f64 = 0.2;
 /// How strongly overheads are pulled to inherited ones: the loss of one off by its spread.
@@ -28,12 +26,12 @@ const FEWER: usize = 5;
 const STEP: f64 = 0.4;
 const FINER: f64 = 0.1;
 
-/// Overheads fitted to rows, which differ from inherited ones where that pays; those that stacks share, where it does without any one
-/// publisher too.
+/// Overheads fitted to rows, which differ from inherited ones where that pays; those that stacks share
+/// are of no fabric.
 pub fn beside(rows: &[&FittedRow], inherited: &Overheads, shared: bool) -> Overheads {
-    let mut search = Search::new(rows, inherited, shared);
-    // A link's share belongs to a fabric, not to software that stacks share.
-    let may_be_own = |index: &usize| !(shared && Overheads::ALL[*index].name == FABRIC);
+    let mut search = Descent::new(rows, inherited);
+    // Stacks of one family run over unlike fabrics.
+    let may_be_own = |index: &usize| !(shared && OF_FABRICS.contains(&Overheads::ALL[*index].name));
     let mut open: Vec<usize> = (0..Overheads::ALL.len()).filter(may_be_own).collect();
     search.descend(&open, SWEEPS, STEP);
     loop {
@@ -49,7 +47,7 @@ pub fn beside(rows: &[&FittedRow], inherited: &Overheads, shared: bool) -> Overh
 
 /// Overheads fitted to rows, pulled towards a prior.
 pub fn fitted_near(rows: &[&FittedRow], prior: &Overheads) -> Overheads {
-    let mut search = Search::new(rows, prior, false);
+    let mut search = Descent::new(rows, prior);
     search.descend(&(0..Overheads::ALL.len()).collect::<Vec<_>>(), SWEEPS, STEP);
     search.best
 }
@@ -61,19 +59,17 @@ fn blunt(error: f64) -> f64 {
 }
 
 /// The best overheads so far, with each row's loss by them.
-struct Search<'a> {
+struct Descent<'a> {
     rows: &'a [&'a FittedRow<'a>],
     inherited: &'a Overheads,
     best: Overheads,
     losses: Vec<f64>,
-    /// Whether stacks share what is found.
-    shared: bool,
 }
 
-impl<'a> Search<'a> {
-    fn new(rows: &'a [&'a FittedRow<'a>], inherited: &'a Overheads, shared: bool) -> Search<'a> {
+impl<'a> Descent<'a> {
+    fn new(rows: &'a [&'a FittedRow<'a>], inherited: &'a Overheads) -> Descent<'a> {
         let losses = rows.par_iter().map(|row| blunt(row.error(inherited))).collect();
-        Search { rows, inherited, best: inherited.clone(), losses, shared }
+        Descent { rows, inherited, best: inherited.clone(), losses }
     }
 
     /// The best with another value of one overhead, each row's loss by it, and by how much more the whole costs.
@@ -98,20 +94,9 @@ impl<'a> Search<'a> {
         self.take(self.tried(index, *self.inherited.clone().at(index)));
     }
 
-    /// What an overhead of its own saves; where stacks share it, without the publisher whose rows it serves best.
-    fn saved(&self, index: usize) -> f64 {
-        let (_, losses, all) = self.tried(index, *self.inherited.clone().at(index));
-        let mut by_publisher: BTreeMap<&str, f64> = BTreeMap::new();
-        for (row, (without, with)) in self.rows.iter().zip(losses.iter().zip(&self.losses)) {
-            *by_publisher.entry(&row.run.publisher).or_default() += without - with;
-        }
-        let best = by_publisher.into_values().filter(|_| self.shared).fold(0.0, f64::max);
-        all - best
-    }
-
     /// Of overheads those that save next to nothing, else the one that saves least, if that is less than its price.
     fn unpaid(&self, open: &[usize]) -> Vec<usize> {
-        let saves = |&index: &usize| (self.saved(index), index);
+        let saves = |&index: &usize| (self.tried(index, *self.inherited.clone().at(index)).2, index);
         let mut saving: Vec<(f64, usize)> = open.iter().map(saves).collect();
         saving.sort_by(|a, b| a.0.total_cmp(&b.0));
         let below = |price: f64, most: usize| -> Vec<usize> {

@@ -91,7 +91,7 @@ impl Stack {
     fn read(file: &str, text: &str, inherited: impl Fn(&Stack) -> StackFigures) -> Result<Self, ProfileError> {
         let stated: Stack = strict(file, text)?;
         let figures = inherited(&stated);
-        let stack = stated.inheriting(text, &figures);
+        let stack = stated.inheriting(text, &figures).map_err(|error| ProfileError::of_toml(file, text, &error))?;
         stack.check().map_err(|fault| ProfileError::of_fault(file, text, fault))?;
         Ok(stack)
     }

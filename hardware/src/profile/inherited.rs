@@ -1,17 +1,16 @@
 //! What stacks have of others: a stack's file holds the figures that are its own, the rest are its family's, else everyone's.
 //!
-//! In: `profiles/stacks/typical.toml`, `profiles/families.toml`, a stack's text. Out: [`StackFigures`] of a family; a stack with every figure; who
-//! else has each ([`SharedBy`]); how many figures were fitted.
+//! In: `profiles/families.toml`, a stack's text. Out: [`StackFigures`] of a family; a stack with every figure; its text without others'.
 //!
 //! Invariant: a figure stands in one file; one that is the same as what a stack would inherit is inherited.
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
-use toml::{Table, Value};
+use serde::{Deserialize, Serialize};
+use toml::Table;
 
-use super::{Allocator, Catalog, Knob, Overheads, ProfileError, Stack};
+use super::{Allocator, Knob, Overheads, ProfileError, Stack};
 
 /// What a stack may have of others.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -35,15 +34,12 @@ pub struct StackFigure {
     pub value: f64,
 }
 
-/// Who shares a figure of a stack.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SharedBy {
-    /// Nobody.
-    Own,
-    /// The stacks of its family.
-    Family,
-    /// All stacks.
-    Everyone,
+/// What a file states of them.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct StatedFigures {
+    overheads: Table,
+    memory: Table,
 }
 
 /// Sections of a stack's file that may leave figures out.
@@ -56,10 +52,10 @@ impl StackFigures {
     }
 
     /// The same with what tables of a file state of them.
-    fn with(&self, stated: &Table) -> Result<StackFigures, toml::de::Error> {
+    fn with(&self, stated: &StatedFigures) -> Result<StackFigures, toml::de::Error> {
         Ok(StackFigures {
-            overheads: overlaid(&self.overheads, stated.get(SECTIONS[0]))?,
-            memory: overlaid(&self.memory, stated.get(SECTIONS[1]))?,
+            overheads: overlaid(&self.overheads, &stated.overheads)?,
+            memory: overlaid(&self.memory, &stated.memory)?,
         })
     }
 
@@ -94,9 +90,9 @@ fn table<T: Serialize>(figures: &T) -> Table {
     Table::try_from(figures).expect("figures are numbers by name")
 }
 
-fn overlaid<T: Serialize + DeserializeOwned>(figures: &T, stated: Option<&Value>) -> Result<T, toml::de::Error> {
+fn overlaid<T: Serialize + DeserializeOwned>(figures: &T, stated: &Table) -> Result<T, toml::de::Error> {
     let mut all = table(figures);
-    all.extend(stated.and_then(Value::as_table).cloned().unwrap_or_default());
+    all.extend(stated.clone());
     all.try_into()
 }
 
@@ -107,30 +103,15 @@ pub(super) fn families(
     everyone: &StackFigures,
 ) -> Result<BTreeMap<String, StackFigures>, ProfileError> {
     let wrong = |error: toml::de::Error| ProfileError::of_toml(file, text, &error);
-    let tables: BTreeMap<String, Table> = toml::from_str(text).map_err(wrong)?;
+    let tables: BTreeMap<String, StatedFigures> = toml::from_str(text).map_err(wrong)?;
     tables.into_iter().map(|(name, stated)| Ok((name, everyone.with(&stated).map_err(wrong)?))).collect()
 }
 
 impl Stack {
     /// The same, where its text leaves figures out, with those that it inherits.
-    pub(super) fn inheriting(self, text: &str, inherited: &StackFigures) -> Stack {
-        let stated: Table = text.parse().expect("a stack was read of it");
-        let StackFigures { overheads, memory } = inherited.with(&stated).expect("a stack was read of it");
-        Stack { overheads, memory, ..self }
-    }
-
-    /// Its figures, each with who shares it.
-    pub fn figures(&self, catalog: &Catalog) -> Vec<(StackFigure, SharedBy)> {
-        let (family, everyone) = (catalog.inherited(&self.family).all(), catalog.everyone().all());
-        let whose = |((own, family), all): ((StackFigure, StackFigure), StackFigure)| {
-            let whose = match (own.value == family.value, family.value == all.value) {
-                (false, _) => SharedBy::Own,
-                (true, false) => SharedBy::Family,
-                (true, true) => SharedBy::Everyone,
-            };
-            (own, whose)
-        };
-        StackFigures::of(self).all().into_iter().zip(family).zip(everyone).map(whose).collect()
+    pub(super) fn inheriting(self, text: &str, inherited: &StackFigures) -> Result<Stack, toml::de::Error> {
+        let StackFigures { overheads, memory } = inherited.with(&toml::from_str(text)?)?;
+        Ok(Stack { overheads, memory, ..self })
     }
 
     /// Its file's text: what it inherits is left out.
@@ -155,28 +136,5 @@ impl Stack {
             text += &format!("{line}\n");
         }
         text
-    }
-}
-
-impl Catalog {
-    /// What all stacks share.
-    pub fn everyone(&self) -> StackFigures {
-        StackFigures::of(self.stack(Stack::TYPICAL).expect("it is embedded"))
-    }
-
-    /// What a stack of a family inherits: the family's figures, else everyone's.
-    pub fn inherited(&self, family: &str) -> StackFigures {
-        self.families.get(family).cloned().unwrap_or_else(|| self.everyone())
-    }
-
-    /// How many figures were fitted to measured runs: of all stacks, of families, of stacks alone, of devices.
-    pub fn fitted_figures(&self) -> [usize; 4] {
-        let everyone = self.everyone();
-        let shared = everyone.beside(&StackFigures::default()).len();
-        let families = self.families.values().map(|figures| figures.beside(&everyone).len()).sum();
-        let own = |stack: &Stack| StackFigures::of(stack).beside(&self.inherited(&stack.family)).len();
-        let stacks = self.stacks.iter().filter(|stack| stack.runs() > 0).map(|stack| own(stack)).sum();
-        let sustained = self.devices.iter().filter_map(|device| device.gemm.as_ref());
-        [shared, families, stacks, sustained.filter(|gemm| gemm.sustained.source.contains("--fit")).count()]
     }
 }

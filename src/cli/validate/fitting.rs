@@ -17,7 +17,7 @@ use crate::validate::summary::Stats;
 use crate::validate::{Run, memory};
 
 /// Runs by accelerator and format.
-type Measured = BTreeMap<String, BTreeMap<Precision, usize>>;
+type RunCounts = BTreeMap<String, BTreeMap<Precision, usize>>;
 
 /// Fits what stacks' allocators add, and writes it.
 pub(super) fn allocators(runs: &[&Run], folder: &Path) -> Result<(), Failure> {
@@ -207,7 +207,7 @@ fn write_stacks(folder: &Path, fitted: &FittedOverheads, runs: &[&Run]) -> Resul
 const BY_DEFINITION: [&str; 2] = [Stack::IDEAL, Stack::EXECUTOR];
 
 /// A stack with the runs on which it stands, and how far they are off.
-fn measured_by(fitted: &FittedOverheads, runs: &[&Run], stack: Stack, measured: &Measured) -> Stack {
+fn measured_by(fitted: &FittedOverheads, runs: &[&Run], stack: Stack, measured: &RunCounts) -> Stack {
     let errors = errors_of(fitted, runs, &stack.name);
     let of = |which: usize| {
         let stats = Stats::of(&errors.iter().map(|all| 100.0 * all[which]).collect::<Vec<_>>());
