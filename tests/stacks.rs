@@ -68,7 +68,14 @@ fn stacks_are_listed_with_their_errors_and_unknown_ones_are_refused() {
     let listed = text(&place.run(&["stacks"]));
     let line = listed.lines().find(|line| line.starts_with("torchtitan ")).unwrap();
     assert!(line.contains("h100") && line.contains(" / "), "{line}");
-    assert!(text(&place.run(&["stacks", "nemo-2024"])).contains("scale_out"));
+    let count = listed.lines().find(|line| line.contains(" figures are fitted: ")).unwrap();
+    assert!(count.split(' ').next().unwrap().parse::<usize>().unwrap() <= 200, "{count}");
+    let figures = text(&place.run(&["stacks", "t5x"]));
+    let whose = |figure: &str| {
+        let line = figures.lines().find(|line| line.trim_start().starts_with(figure)).unwrap();
+        line.split_whitespace().nth(2).unwrap().to_owned()
+    };
+    assert_eq!([whose("context"), whose("reserve")], ["xla", "all"]);
     let wrong = [&["plan"], &MODEL[..], &["--cluster", "8x dgx-h100", "--stack", "nemo-2023x"]].concat();
     place.refused(&wrong, 2, &["nemo-2023x", "near names: nemo-2023"]);
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use meshwright_hardware::profile::{Cluster, DeviceProfile, ProfileError, Stack, System, catalog};
+use meshwright_hardware::profile::{Cluster, DeviceProfile, ProfileError, SharedBy, Stack, System, catalog};
 use meshwright_hardware::topology::Topology;
 use meshwright_hardware::units::{Bytes, Precision};
 
@@ -67,6 +67,28 @@ fn every_figure_of_every_file_has_a_source() {
     let without: toml::Table = H100.replace("source = \"NVIDIA H100 data sheet\"", "source = \"\"").parse().unwrap();
     unsourced("h100", &toml::Value::Table(without), &mut found);
     assert!(found.iter().any(|key| key == "h100.power"), "{found:?}");
+}
+
+/// No more figures than held-out runs pay for; what a stack shares stands where it is shared, and there alone.
+#[test]
+fn few_figures_are_fitted_and_each_stands_once() {
+    let catalog = catalog();
+    let all: usize = catalog.fitted_figures().iter().sum();
+    assert!((20..=200).contains(&all), "{all} figures");
+    for (stem, table) in files("stacks").into_iter().filter(|(stem, _)| stem != Stack::TYPICAL) {
+        let stack = catalog.stack(&stem).unwrap();
+        let figures = stack.figures(catalog);
+        for (section, most) in [("overheads", 10), ("memory", 4)] {
+            let stated = table.get(section).and_then(toml::Value::as_table).cloned().unwrap_or_default();
+            assert!(stack.runs() == 0 || stated.len() <= most, "{stem}: {stated:?}");
+            let own = figures.iter().filter(|(figure, whose)| figure.section == section && *whose == SharedBy::Own);
+            let own: BTreeSet<&str> = own.map(|(figure, _)| figure.name).collect();
+            let by_definition = stack.runs() == 0;
+            let copied = stated.keys().find(|key| !by_definition && !own.contains(key.as_str()));
+            assert_eq!(copied, None, "{stem}: {section} has what it inherits");
+            assert!(own.iter().all(|key| stated.contains_key(*key)), "{stem}: {own:?}");
+        }
+    }
 }
 
 #[test]
