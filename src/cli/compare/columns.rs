@@ -4,27 +4,47 @@
 //!
 //! Invariant: names and order are stable; a new column goes to the end.
 
+use std::sync::LazyLock;
+
 use meshwright_hardware::profile::{Machine, assumed};
 use meshwright_planner::goal::Offer;
 use meshwright_planner::goodput::dollars_per_hour;
-use meshwright_planner::predict::{Interval, beyond, interval};
+use meshwright_planner::predict::{FIGURES, Figure, Interval, beyond, interval};
 use serde_json::{Value, json};
 
 use super::planned::Planned;
 use super::price::RENT;
 
 /// A column.
+#[derive(Clone, Copy)]
 pub struct ScenarioColumn {
     /// Its name, with the unit.
     pub name: &'static str,
     /// What stands in it.
     pub about: &'static str,
+    get: Source,
+}
+
+/// Where a column's value is from.
+#[derive(Clone, Copy)]
+enum Source {
+    Scenario(fn(&Planned) -> Value),
+    /// A figure of a step, as every answer has it.
+    Step(&'static Figure),
+}
+
+impl ScenarioColumn {
     /// Its value; null where it is not known.
-    pub get: fn(&Planned) -> Value,
+    pub fn value(&self, planned: &Planned) -> Value {
+        match self.get {
+            Source::Scenario(get) => get(planned),
+            Source::Step(figure) => of(planned, |offer| figure.unit.json((figure.get)(&offer.figures))),
+        }
+    }
 }
 
 const fn column(name: &'static str, about: &'static str, get: fn(&Planned) -> Value) -> ScenarioColumn {
-    ScenarioColumn { name, about, get }
+    ScenarioColumn { name, about, get: Source::Scenario(get) }
 }
 
 /// Of the offer, if there is one.
@@ -70,8 +90,18 @@ fn sure(planned: &Planned, get: impl Fn(&Interval, &Offer) -> Value) -> Value {
     of(planned, |o| interval(&o.plan, &o.figures, &o.cluster).map_or(Value::Null, |interval| get(&interval, o)))
 }
 
-/// All columns, in their order.
-pub const COLUMNS: &[ScenarioColumn] = &[
+/// All columns, in their order: a scenario's, then what other figures of a step there are.
+pub static COLUMNS: LazyLock<Vec<ScenarioColumn>> = LazyLock::new(|| {
+    let others = FIGURES.iter().filter(|figure| {
+        let named = |column: &ScenarioColumn| column.name == figure.key;
+        figure.key != "step_time_s" && !SCENARIO.iter().any(named)
+    });
+    let step =
+        |figure: &'static Figure| ScenarioColumn { name: figure.key, about: figure.title, get: Source::Step(figure) };
+    SCENARIO.iter().copied().chain(others.map(step)).collect()
+});
+
+const SCENARIO: &[ScenarioColumn] = &[
     column("scenario", "its name", |p| json!(p.asked.scenario.name)),
     column("status", "planned, or none: no plan fits and keeps the limits", |p| {
         json!(if p.offer.is_ok() { "planned" } else { "none" })

@@ -26,7 +26,7 @@ pub struct ScenarioRow(Vec<Value>);
 impl ScenarioRow {
     /// Of an answer.
     pub fn of(planned: &Planned) -> Self {
-        ScenarioRow(COLUMNS.iter().map(|column| (column.get)(planned)).collect())
+        ScenarioRow(COLUMNS.iter().map(|column| column.value(planned)).collect())
     }
 
     fn read(record: &csv::StringRecord) -> Self {
