@@ -25,6 +25,17 @@ OPTIONAL = (
     "num_sparse_encoder_layers num_sparse_decoder_layers first_k_dense_replace moe_layer_start_index "
     "kv_lora_rank q_lora_rank feed_forward_proj embedding_size word_embed_proj_dim"
 ).split()
+# Families with layers of state space, linear attention or convolutions, and what files leave out of these.
+HYBRIDS = (
+    "mamba mamba2 falcon_mamba jamba nemotron_h bamba falcon_h1 granitemoehybrid qwen3_next qwen3_5_text qwen3_5_moe_text "
+    "lfm2 lfm2_moe"
+).split()
+HYBRID = (
+    "state_size expand conv_kernel n_groups mamba_d_state mamba_d_conv mamba_expand mamba_n_groups mamba_d_head mamba_n_heads "
+    "mamba_head_dim mamba_num_heads ssm_state_size attn_layer_period attn_layer_offset expert_layer_period expert_layer_offset "
+    "linear_conv_kernel_dim linear_key_head_dim linear_value_head_dim linear_num_key_heads linear_num_value_heads "
+    "conv_L_cache block_multiple_of shared_intermediate_size num_dense_layers moe_shared_expert_intermediate_size"
+).split()
 # The same of families whose positions are learned.
 LEARNED = "max_position_embeddings n_positions type_vocab_size".split()
 FAMILIES_OF_LEARNED = (
@@ -51,6 +62,9 @@ def defaults(kind):
     if kind.endswith(".vision"):
         vision = CONFIG_MAPPING[kind.removesuffix(".vision")]().vision_config.to_dict()
         return {key: vision[key] for key in VISION if vision.get(key) is not None}
+    if kind in HYBRIDS:
+        usual = CONFIG_MAPPING[kind]().to_dict()
+        return {key: usual[key] for key in HYBRID if isinstance(usual.get(key), int)}
     make, wide = CONFIG_MAPPING[kind], {"hidden_size": 960, "num_attention_heads": 60}
     # GPT-Neo's list of layers has to be as long as there are.
     deep = {} if kind == "gpt_neo" else {"num_hidden_layers": 5}
@@ -87,7 +101,7 @@ def main():
     path = PLANNER / "tests/configurations.json"
     cases = json.loads(path.read_text())
     for case in cases:
-        if "parameters" in case:
+        if "parameters" in case and case["config"]["model_type"] not in FOREIGN:
             case["parameters"] = parameters(case["config"])
     path.write_text("[\n" + ",\n".join(json.dumps(case) for case in cases) + "\n]\n")
 

@@ -9,6 +9,7 @@ mod architectures;
 mod config;
 mod defaults;
 mod hub;
+mod hybrid;
 mod inert;
 mod keys;
 mod nested;
@@ -23,6 +24,7 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeTable, Deserializer};
 
+use self::config::Configured;
 use self::published::Published;
 use crate::error::PlanError;
 use crate::job::Model;
@@ -42,18 +44,52 @@ pub fn load(name: &str) -> Result<Model, PlanError> {
 /// The same, and what of a `config.json` is left out or taken for granted, a sentence each. With a `family` it is read as one of
 /// that `model_type`, and what else it says that is not modelled is left out.
 pub fn load_noted(name: &str, family: Option<&str>) -> Result<(Model, Vec<String>), PlanError> {
+    match configuration(name)? {
+        Some((file, text)) => config::parse(&file, &text, family),
+        None if name.ends_with(".toml") => Ok((parse(name, &read_text(name)?)?, Vec::new())),
+        None => Ok((embedded(name)?, Vec::new())),
+    }
+}
+
+/// The `config.json` that a name leads to, with what messages call it; nothing where it is a model file or an embedded name.
+fn configuration(name: &str) -> Result<Option<(String, String)>, PlanError> {
     if name.ends_with(".json") {
-        return config::parse(name, &read_text(name)?, family);
+        return Ok(Some((name.to_owned(), read_text(name)?)));
     }
-    if name.ends_with(".toml") {
-        return Ok((parse(name, &read_text(name)?)?, Vec::new()));
+    if name.ends_with(".toml") || names().any(|known| known == name) {
+        return Ok(None);
     }
-    if !names().any(|known| known == name)
-        && let Some(hub::HubFile { path, name }) = hub::find(name)
-    {
-        return config::parse(&name, &read_text(&path)?, family);
-    }
-    Ok((embedded(name)?, Vec::new()))
+    hub::find(name).map(|hub::HubFile { path, name }| Ok((name, read_text(&path)?))).transpose()
+}
+
+/// How large a model is.
+#[derive(Debug)]
+pub struct Counted {
+    /// Parameters, where a sequence has 2,048 tokens.
+    pub parameters: f64,
+    /// What training keeps of them, in words.
+    pub states: String,
+    /// The model, where it can be planned, or why it cannot.
+    pub model: Result<Model, String>,
+    /// What is left out or taken for granted, a sentence each.
+    pub notes: Vec<String>,
+}
+
+/// Counts a model of [`load_noted`], and also one whose layers no program has, as of state space.
+///
+/// # Errors
+/// As of [`load_noted`], but for those models.
+pub fn count(name: &str, family: Option<&str>) -> Result<Counted, PlanError> {
+    let configured = configuration(name)?.map(|(file, text)| config::read(&file, &text, family)).transpose()?;
+    let (parameters, model, notes) = match configured {
+        Some((Configured::Counted { parameters, why, .. }, notes)) => (parameters, Err(why.to_owned()), notes),
+        Some((Configured::Planned(model), notes)) => (model.parameters(2048) as f64, Ok(model), notes),
+        None => {
+            let (model, notes) = load_noted(name, family)?;
+            (model.parameters(2048) as f64, Ok(model), notes)
+        }
+    };
+    Ok(Counted { parameters, states: hybrid::states(parameters), model, notes })
 }
 
 /// The model of a `config.json`'s text, and what of it is left out or taken for granted, a sentence each.
@@ -165,9 +201,21 @@ mod tests {
     #[test]
     fn configurations_are_counted_as_transformers_builds_them_or_refused_by_name() {
         let all: Vec<Configuration> = serde_json::from_str(include_str!("../tests/configurations.json")).unwrap();
+        let mut hybrids = 0;
         for Configuration { of, parameters, refused, config } in all {
-            let read = parse_configuration("hub/config.json", &serde_json::to_string(&config).unwrap());
+            let text = serde_json::to_string(&config).unwrap();
+            let read = parse_configuration("hub/config.json", &text);
             match (parameters, refused) {
+                // Counted, and not planned.
+                (Some(parameters), Some(key)) => {
+                    let Ok((Configured::Counted { parameters: ours, .. }, _)) = config::read("x", &text, None) else {
+                        panic!("{of} is not counted: {}", read.unwrap_err())
+                    };
+                    assert!((ours / parameters - 1.0).abs() < 1e-3, "{of}: {ours}, not {parameters}: {config:?}");
+                    let said = read.expect_err(&of).to_string();
+                    assert!(said.contains(&format!("`{key}` is ")) && said.contains(" B parameters"), "{of}: {said}");
+                    hybrids += 1;
+                }
                 (Some(parameters), None) => {
                     let ours = read.unwrap_or_else(|error| panic!("{of}: {error}")).0.parameters(0) as f64;
                     assert!((ours / parameters - 1.0).abs() < 1e-3, "{of}: {ours}, not {parameters}: {config:?}");
@@ -179,6 +227,7 @@ mod tests {
                 other => panic!("{of}: {other:?}"),
             }
         }
+        assert!(hybrids > 8);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 use meshwright_hardware::input::near;
 use serde_json::Value;
 
+use super::hybrid;
 use super::keys::Config;
 use crate::error::Fault;
 use crate::job::{Architecture, AttentionWindow};
@@ -113,19 +114,9 @@ const ALL: &[(&[&str], KnownArchitecture)] = &[
 
 /// Architectures that are known not to be expressed, and why.
 const OTHERS: &[(&[&str], &str)] = &[
-    (
-        &["mamba", "mamba2", "falcon_mamba", "rwkv", "xlstm"],
-        "its layers are of state space or recurrent, and have no attention",
-    ),
-    (
-        &["jamba", "nemotron_h", "bamba", "zamba", "zamba2", "falcon_h1", "granitemoehybrid", "recurrent_gemma"],
-        "layers of state space stand among those of attention",
-    ),
-    (
-        &["qwen3_next", "qwen3_5", "qwen3_5_moe", "kimi_linear", "minimax", "olmo_hybrid"],
-        "layers of linear attention stand among those of full attention",
-    ),
-    (&["lfm2", "lfm2_moe"], "layers of convolutions stand among those of attention"),
+    (&["rwkv", "xlstm"], "its layers are recurrent, and have no attention"),
+    (&["zamba", "zamba2", "recurrent_gemma"], "layers of state space stand among those of attention"),
+    (&["kimi_linear", "minimax", "olmo_hybrid"], "layers of linear attention stand among those of full attention"),
     (
         &["deepseek_v32", "deepseek_v4", "glm_moe_dsa", "minimax_m3"],
         "attention is to tokens that an indexer of its own chooses",
@@ -140,6 +131,14 @@ const OTHERS: &[(&[&str], &str)] = &[
     (&["vit", "clip", "siglip", "whisper", "wav2vec2", "dinov2"], "it reads images or sound, not tokens"),
 ];
 
+/// That something is not modelled, and what would do.
+pub(super) fn unplanned(why: &str) -> String {
+    format!(
+        "{why}, which is not modelled, and its sizes alone would make another model; `--as llama` plans its sizes as those of \
+         another; or write a model file"
+    )
+}
+
 /// The row of a file's `model_type`.
 pub(super) fn known(config: &Config) -> Result<KnownArchitecture, Fault> {
     let names = || ALL.iter().flat_map(|(names, _)| *names).copied();
@@ -152,16 +151,11 @@ pub(super) fn known(config: &Config) -> Result<KnownArchitecture, Fault> {
         return Ok(*known);
     }
     let plain = kind.trim_end_matches("_text");
-    let why = match OTHERS.iter().find(|(names, _)| names.contains(&kind.as_str()) || names.contains(&plain)) {
-        Some((_, why)) => format!("{why}, which is not modelled"),
-        None => "this architecture is not modelled".to_owned(),
-    };
-    let near = near(&kind, names()).first().map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-    let problem = format!(
-        "{why}, and its sizes alone would make another model{near}; known: {}; `--as llama` plans its sizes as those of \
-         another; or write a model file",
-        all()
-    );
+    if let Some((_, why)) = OTHERS.iter().find(|(names, _)| names.contains(&kind.as_str()) || names.contains(&plain)) {
+        return Err(Fault::new("model_type", &kind, unplanned(why)));
+    }
+    let near = near(&kind, names().chain(hybrid::names())).first().map(|near| format!("; did you mean `{near}`?"));
+    let problem = format!("{}{}; known: {}", unplanned("this architecture"), near.unwrap_or_default(), all());
     Err(Fault::new("model_type", &kind, problem))
 }
 
@@ -194,6 +188,9 @@ const BIASES: &str =
 const FURTHER: &str =
     "layers that predict further tokens are left out, as they are of the model that transformers builds";
 
+/// The same of one, which trains with the rest.
+const NEXT: &str = "one layer that predicts a token further is planned, as in training, of several none; it counts in no number of parameters";
+
 /// Keys that say something that is left out, and what that is; nothing where it hardly counts.
 const LEFT_OUT: &[(&str, &str)] = &[
     ("partial_rotary_factor", PART),
@@ -204,7 +201,7 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("qkv_bias", BIASES),
     ("mlp_bias", BIASES),
     ("use_mtp", FURTHER),
-    ("num_nextn_predict_layers", FURTHER),
+    ("num_nextn_predict_layers", NEXT),
 ];
 
 /// What of a model is left out, or taken for granted, in its plan.

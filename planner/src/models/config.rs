@@ -8,18 +8,34 @@
 use meshwright_hardware::input::InputError;
 use serde_json::{Map, Value};
 
-use super::architectures::{Halves, KnownArchitecture, Learned, known, left_out, refuse_unmodelled, window};
+use super::architectures::{Halves, KnownArchitecture, Learned, known, left_out, refuse_unmodelled, unplanned, window};
 use super::defaults::complete;
 use super::inert::refuse_unread;
 use super::keys::Config;
 use super::sparse::{EXPERT_FFN, EXPERTS, SPARSE_DECODER, SPARSE_ENCODER, TOP_K, experts};
-use super::{nested, vision};
+use super::{hybrid, nested, vision};
 use crate::error::{Fault, PlanError};
 use crate::job::{Architecture, AttentionWindow, Family, Latent, Model};
+
+/// What a `config.json` is.
+pub(super) enum Configured {
+    /// A model that can be planned.
+    Planned(Model),
+    /// One of which no more is known than its parameters, why that is, and what a plan of it is refused with.
+    Counted { parameters: f64, why: &'static str, refusal: PlanError },
+}
 
 /// Reads a `config.json`: the model, and what of it is left out. `family` is the `model_type` that it is to be read as, whatever
 /// it says, and whatever else it says that is not modelled.
 pub(super) fn parse(file: &str, text: &str, family: Option<&str>) -> Result<(Model, Vec<String>), PlanError> {
+    match read(file, text, family)? {
+        (Configured::Planned(model), notes) => Ok((model, notes)),
+        (Configured::Counted { refusal, .. }, _) => Err(refusal),
+    }
+}
+
+/// The same of a model that is at least counted.
+pub(super) fn read(file: &str, text: &str, family: Option<&str>) -> Result<(Configured, Vec<String>), PlanError> {
     let unreadable = |error: serde_json::Error| InputError::of_json(file, text, &error);
     let text = &plain_json(text);
     let whole: Map<String, Value> = serde_json::from_str(text).map_err(unreadable)?;
@@ -42,12 +58,22 @@ pub(super) fn parse(file: &str, text: &str, family: Option<&str>) -> Result<(Mod
             Ok(())
         }
     };
+    if let Some((within, why)) = hybrid::count(&config).map_err(refused)? {
+        let width = config.needed(HIDDEN).map_err(refused)? as f64;
+        let beside = seen.map_or(Ok((0, Vec::new())), |seen| vision::beside(seen, width)).map_err(refused)?.0;
+        let parameters = within + beside as f64;
+        let said =
+            format!("of its {:.3} B parameters {}; {}", parameters / 1e9, hybrid::states(parameters), unplanned(why));
+        let refusal = refused(Fault::new("model_type", &kind, said)).into();
+        return Ok((Configured::Counted { parameters, why, refusal }, notes));
+    }
     let known = known(&config).map_err(refused)?;
     check(refuse_unmodelled(&config))?;
     let mut model = model(&config, known, name(file)).map_err(refused)?;
     let left_out = left_out(&config, &known);
     check(refuse_unread(&config, &[]))?;
-    let gate = known.gated && FFN.iter().all(|key| config.get(key).is_none());
+    let routed = model.experts().is_some_and(|experts| experts.dense_layers == 0 && experts.every == 1);
+    let gate = known.gated && !routed && FFN.iter().all(|key| config.get(key).is_none());
     notes.extend(left_out);
     if gate {
         notes.push(format!(
@@ -68,7 +94,7 @@ pub(super) fn parse(file: &str, text: &str, family: Option<&str>) -> Result<(Mod
         model.family.get_or_insert_default().unpriced += beside;
     }
     model.check().map_err(|fault| refused(said_whence(as_stated(&config, fault), &notes)))?;
-    Ok((model, notes))
+    Ok((Configured::Planned(model), notes))
 }
 
 /// Makes a file one of another family; a sentence that says so.
@@ -96,6 +122,7 @@ const FFN: &[&str] = &[
     "encoder_ffn_dim",
     "ffn_hidden_size",
 ];
+const FURTHER: &[&str] = &["num_nextn_predict_layers"];
 const VOCAB: &[&str] = &["vocab_size", "padded_vocab_size"];
 
 /// Keys that name the same size, of which a default is no other.
@@ -193,7 +220,7 @@ fn model(config: &Config, known: KnownArchitecture, name: String) -> Result<Mode
         parallel_block: parallel.unwrap_or(known.parallel),
         experts,
         latent: latent(config)?,
-        mtp_layers: 0,
+        mtp_layers: further(config)?,
     };
     let turned = config.get("rope_parameters").and_then(|turned| turned.get("rope_theta")).and_then(Value::as_f64);
     let theta = config.typed("rope_theta", "a number", Value::as_f64)?.or(turned).unwrap_or(10_000.0);
@@ -210,6 +237,11 @@ fn model(config: &Config, known: KnownArchitecture, name: String) -> Result<Mode
         rope_theta: theta as f32,
         family: (family != Family::default()).then_some(family),
     })
+}
+
+/// Layers that predict a token further: of several none is planned, which is said.
+fn further(config: &Config) -> Result<usize, Fault> {
+    Ok(config.count(FURTHER)?.filter(|&layers| layers == 1).unwrap_or(0))
 }
 
 /// Of fewer layers than take turns none sees all tokens.

@@ -20,6 +20,8 @@ const SEEING: &[(&str, &str, bool)] = &[
     ("mistral3", "mistral", true),
     ("qwen2_vl", "qwen2_vl_text", false),
     ("qwen2_5_vl", "qwen2_5_vl_text", false),
+    ("qwen3_5", "qwen3_5_text", false),
+    ("qwen3_5_moe", "qwen3_5_moe_text", false),
     ("qwen3_vl", "qwen3_vl_text", false),
     ("qwen3_vl_moe", "qwen3_vl_moe_text", false),
 ];

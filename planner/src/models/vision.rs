@@ -78,7 +78,7 @@ fn count(kind: &str, vision: &Config, outer: &Map<String, Value>, text: f64) -> 
     let gated = matches!(kind, "qwen2_5_vl" | "mistral3");
     let (hidden, depth) = match kind {
         "qwen2_vl" => (of("embed_dim")?, of("depth")?),
-        "qwen2_5_vl" | "qwen3_vl" | "qwen3_vl_moe" => (of("hidden_size")?, of("depth")?),
+        "qwen2_5_vl" | "qwen3_vl" | "qwen3_vl_moe" | "qwen3_5" | "qwen3_5_moe" => (of("hidden_size")?, of("depth")?),
         _ => (any(&["hidden_size", "vt_hidden_size"])?, any(&["num_hidden_layers", "vt_num_hidden_layers"])?),
     };
     let ffn = match kind {
@@ -98,7 +98,7 @@ fn count(kind: &str, vision: &Config, outer: &Map<String, Value>, text: f64) -> 
             let out = if kind == "qwen2_vl" { of("hidden_size")? } else { of("out_hidden_size")? };
             wide * wide + wide * out
         }
-        "qwen3_vl" | "qwen3_vl_moe" => {
+        "qwen3_vl" | "qwen3_vl_moe" | "qwen3_5" | "qwen3_5_moe" => {
             let wide = of("spatial_merge_size")?.powi(2) * hidden;
             let deep = vision.get("deepstack_visual_indexes").and_then(Value::as_array).map_or(0, Vec::len);
             let out = of("out_hidden_size")?;
