@@ -11,12 +11,13 @@ use meshwright_hardware::profile::Stack;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::error::PlanError;
+use crate::error::{Fault, PlanError};
 use crate::job::Job;
 use crate::schedule::{Action, Pipeline, Schedule};
 
 mod check;
 mod code;
+mod runs;
 mod shares;
 mod sites;
 mod stage;
@@ -24,6 +25,7 @@ mod stage;
 pub use crate::model::RecomputeModule;
 pub use check::check_tp;
 pub use code::LEGEND;
+pub use runs::StageRun;
 pub use sites::Sites;
 pub use stage::{Recompute, Stage, layers_of};
 
@@ -63,6 +65,8 @@ pub struct Plan {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sites: Option<Sites>,
     /// One a chunk of a stage, in the model's order.
+    #[serde(with = "runs")]
+    #[schemars(with = "Vec<StageRun>")]
     pub stages: Vec<Stage>,
     /// What it trains.
     pub job: Job,
@@ -108,7 +112,8 @@ impl Plan {
     /// Reads a plan file; errors name file, line, key and value.
     pub fn from_toml(file: &str, text: &str) -> Result<Plan, PlanError> {
         let plan: Plan = toml::from_str(text).map_err(|error| PlanError::of_toml(file, text, &error))?;
-        plan.check().map_err(|fault| PlanError::of_fault(file, text, fault))?;
+        let in_file = |fault: Fault| Fault { key: runs::key_in_file(&fault.key, text), ..fault };
+        plan.check().map_err(|fault| PlanError::of_fault(file, text, in_file(fault)))?;
         Ok(plan)
     }
 

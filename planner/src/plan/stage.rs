@@ -2,31 +2,24 @@
 //!
 //! In: a plan's `[[stages]]`. Out: [`Stage`], the [`Recompute`] of each of its layers.
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
 use crate::job::Fix;
 pub use crate::job::Recompute;
 
 /// A chunk of a pipeline stage (all of it, but for interleaved schedules): how many layers, and how many recompute. The first,
 /// which has the embedding, and the last, which has the head, may do without layers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Stage {
     /// Layers in all.
     pub layers: usize,
     /// Of these, the first so many recompute everything.
-    #[serde(default)]
     pub full: usize,
     /// And the next so many recompute selectively.
-    #[serde(default)]
     pub selective: usize,
     /// The first so many keep their activations in the host's memory until backward needs them (Rhu et al. 2016).
-    #[serde(default, skip_serializing_if = "is_zero")]
     pub offload: usize,
 }
 
-fn is_zero(n: &usize) -> bool {
+pub(super) fn is_zero(n: &usize) -> bool {
     *n == 0
 }
 
