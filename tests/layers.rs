@@ -20,7 +20,7 @@ const CRATES: [Crate; 6] = [
             ("programs", &["elem", "op", "program", "text"]),
             ("soundness", &["hazards", "verify"]),
             ("machines", &["profile", "topology"]),
-            ("simulation and prices", &["trace", "simulate", "price", "replay"]),
+            ("simulation and prices", &["trace", "chrome", "simulate", "price", "replay"]),
         ],
     },
     Crate {

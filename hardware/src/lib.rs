@@ -3,6 +3,7 @@
 //!
 //! Invariant: nothing here decides anything about a plan; programs come in, prices and traces go out.
 
+pub mod chrome;
 pub mod classes;
 pub mod elem;
 pub mod exit;

@@ -1,11 +1,11 @@
 //! Traces: when each instruction ran, predicted or measured.
 //!
-//! Inputs: spans from the simulator or the executor. Outputs: themselves, and Chrome/Perfetto JSON.
+//! Inputs: spans from the simulator or the executor. Outputs: themselves; [`crate::chrome`] has them for Perfetto.
 //! Invariant: a lane's spans stand in the order of its role's instructions, one each; integer nanoseconds from the
 //! start of the step.
 
 use crate::mesh::Rank;
-use crate::program::{Program, Stream};
+use crate::program::Program;
 use crate::units::Nanos;
 use serde::{Deserialize, Serialize};
 
@@ -85,40 +85,5 @@ impl Trace {
             .map(|(span, _)| span.duration().0)
             .sum();
         if total == 0.0 { 0.0 } else { 1.0 - busy as f64 / total }
-    }
-
-    /// The trace in Chrome's trace-event format, which Perfetto and chrome://tracing open.
-    /// Format: "Trace Event Format", complete events (`ph: X`), microseconds.
-    pub fn to_chrome_json(&self, program: &Program) -> String {
-        let mut events = Vec::new();
-        for lane in &self.lanes {
-            let (_, stage) = program.class_and_stage(lane.role);
-            events.push(serde_json::json!({
-                "ph": "M", "name": "process_name", "pid": lane.rank, "tid": 0,
-                "args": { "name": format!("rank {} (stage {stage}, {})", lane.rank, self.origin.name()) },
-            }));
-            for stream in Stream::ALL {
-                events.push(serde_json::json!({
-                    "ph": "M", "name": "thread_name", "pid": lane.rank, "tid": stream as usize,
-                    "args": { "name": stream.name() },
-                }));
-            }
-            for (index, (span, instr)) in lane.spans.iter().zip(&program.roles[lane.role].instrs).enumerate() {
-                if span.duration().0 == 0 {
-                    continue;
-                }
-                events.push(serde_json::json!({
-                    "ph": "X",
-                    "name": instr.name(program),
-                    "cat": instr.phase().map_or("communication", |p| p.name()),
-                    "pid": lane.rank,
-                    "tid": instr.stream as usize,
-                    "ts": span.start.0 as f64 / 1e3,
-                    "dur": span.duration().0 as f64 / 1e3,
-                    "args": { "instruction": index, "microbatch": instr.microbatch, "layer": instr.layer },
-                }));
-            }
-        }
-        serde_json::json!({ "traceEvents": events, "displayTimeUnit": "ms" }).to_string()
     }
 }
