@@ -11,6 +11,7 @@ mod nonsense;
 mod readers;
 mod seeds;
 mod tables;
+mod time;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::BTreeMap;
@@ -19,16 +20,19 @@ use std::io::{Seek, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use mutate::{Random, mutated};
 use readers::{Reader, readers};
+use time::Spent;
 
 /// What all cases together may hold at a time, in bytes.
 const MEMORY: usize = 2 << 30;
-/// What a case may take.
+/// What a case may take of a processor.
 const LIMIT: Duration = Duration::from_secs(10);
+/// By the clock, where it waits for what never comes.
+const PATIENCE: Duration = Duration::from_secs(600);
 /// As the thread has that a command runs on.
 const STACK: usize = 8 << 20;
 /// What an accepted input gives is predicted of one in so many.
@@ -126,16 +130,29 @@ thread_local! {
     static PANIC: std::cell::RefCell<String> = const { std::cell::RefCell::new(String::new()) };
 }
 
-/// A worker's case, and when it began, in milliseconds.
+/// A worker's case, when it began and what the worker had spent then, in milliseconds; and its clock.
 #[derive(Default)]
 struct Now {
     case: AtomicUsize,
     since: AtomicU64,
+    spent: AtomicU64,
+    clock: OnceLock<Spent>,
+}
+
+impl Now {
+    /// What the case has taken so far: of a processor, and by the clock; nothing where there is none.
+    fn taken(&self, started: Instant) -> Option<[Duration; 2]> {
+        let [since, spent] = [&self.since, &self.spent].map(|count| count.load(Ordering::Relaxed));
+        let less = |now: Duration, then: u64| now.saturating_sub(Duration::from_millis(then));
+        (since < u64::MAX).then_some(())?;
+        Some([less(self.clock.get()?.now(), spent), less(started.elapsed(), since)])
+    }
 }
 
 fn work(cases: &Cases, now: &Now, started: Instant, worker: usize) {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("fuzz-worker-{worker}"));
     let mut last = File::create(path).unwrap();
+    let clock = now.clock.get_or_init(Spent::of_this_thread);
     loop {
         let case = cases.next.fetch_add(1, Ordering::Relaxed);
         if case >= cases.end {
@@ -144,6 +161,7 @@ fn work(cases: &Cases, now: &Now, started: Instant, worker: usize) {
         }
         last.rewind().and_then(|()| write!(last, "{case:>12}")).unwrap();
         now.case.store(case, Ordering::Relaxed);
+        now.spent.store(clock.now().as_millis() as u64, Ordering::Relaxed);
         now.since.store(started.elapsed().as_millis() as u64, Ordering::Relaxed);
         if let Some(trouble) = cases.trouble(case) {
             cases.keep(case, &trouble);
@@ -164,11 +182,12 @@ fn try_all(cases: &Arc<Cases>) {
     while threads.iter().any(|thread| !thread.is_finished()) {
         std::thread::sleep(Duration::from_millis(50));
         for now in &workers {
-            let (case, since) = (now.case.load(Ordering::Relaxed), now.since.load(Ordering::Relaxed));
-            let taken = Duration::from_millis((started.elapsed().as_millis() as u64).saturating_sub(since));
+            let case = now.case.load(Ordering::Relaxed);
+            let Some([spent, waited]) = now.taken(started) else { continue };
+            // It may have ended meanwhile.
             assert!(
-                taken < LIMIT,
-                "case {case} of {} takes over {LIMIT:?}: {}",
+                spent < LIMIT && waited < PATIENCE || now.case.load(Ordering::Relaxed) != case,
+                "case {case} of {} takes over {LIMIT:?} of a processor, or waits for {waited:?}: {}",
                 cases.reader(case).name,
                 shown(cases, case)
             );
