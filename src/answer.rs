@@ -42,6 +42,13 @@ pub fn note(text: &str) {
     }
 }
 
+/// Says what is being done, where that takes long.
+pub fn progress(text: &str) {
+    if !is_quiet() {
+        eprintln!("{text}");
+    }
+}
+
 /// Says what went wrong, or may have.
 pub fn warn(text: &str) {
     keep(text);

@@ -9,12 +9,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use meshwright_executor::calibrate::{CalibrateConfig, calibrate, default_ops};
-use meshwright_executor::device::{Backend, LocalDevice, device_info};
+use meshwright_executor::device::{Backend, LocalDevice, device_info, found};
 use meshwright_hardware::files::read_text;
 use meshwright_hardware::op::Op;
 use meshwright_hardware::profile::{
-    Curve, DeviceKind, DeviceProfile, Efficiency, EfficiencyCurve, Link, LinkKind, Machine, Provenance, Sample,
-    Sourced, System,
+    Cluster, Curve, DeviceKind, DeviceProfile, Efficiency, EfficiencyCurve, Link, LinkKind, Machine, Provenance,
+    Sample, Sourced, System,
 };
 use meshwright_hardware::program::Elem;
 use meshwright_hardware::units::{ByteRate, Bytes, FlopRate, Precision, Seconds};
@@ -133,7 +133,9 @@ fn curves(
     let ops = default_ops(elem, large).into_iter().filter(fits).collect();
     let (at_once, turns) = (share.at_once(), share.turns(share.at_once()));
     if at_once < ranks {
-        eprintln!("{at_once} of the {ranks} ranks are measured at once, and what they take counts {turns}-fold");
+        answer::progress(&format!(
+            "{at_once} of the {ranks} ranks are measured at once, and what they take counts {turns}-fold"
+        ));
     }
     let config = CalibrateConfig { device, ranks: at_once, threads_per_rank: threads, elem, ops, budget };
     Ok(calibrate(&config)?.into_iter().map(|(class, curve)| (class, slower(&curve, turns))).collect())
@@ -156,7 +158,7 @@ pub fn cached(share: Share, precision: Precision, budget: Duration) -> Result<Ma
     {
         return Ok(machine);
     }
-    eprintln!("measuring {} of this machine, {}, {precision} …", share.device, share.words());
+    answer::progress(&format!("measuring {} of this machine, {}, {precision} …", share.device, share.words()));
     let (machine, busy) = measure(share, precision, budget)?;
     if let Some(busy) = busy {
         // The next run may find it quiet.
@@ -167,6 +169,29 @@ pub fn cached(share: Share, precision: Precision, budget: Duration) -> Result<Ma
         let _ = crate::out::write_whole(&path, &machine.to_toml());
     }
     Ok(machine)
+}
+
+/// The device of this machine that a cluster is the calibration of, if it is that alone: one node, measured here.
+pub fn here(cluster: &Cluster) -> Option<Backend> {
+    let [machine] = &cluster.pools[..] else { return None };
+    let measured = machine.device.calibrated.as_ref().filter(|_| machine.nodes == 1 && cluster.wan.is_none())?;
+    let is = |found: &LocalDevice| {
+        let memory = memory_of_rank(found, machine.system.count);
+        found.problem.is_none() && measured.machine == words(found) && machine.device.memory.value == memory
+    };
+    // Drivers of others are asked only where the processor is not what was measured.
+    let cpu = Backend::CPU.find().ok().filter(is);
+    cpu.or_else(|| found().into_iter().find(is))?.name.parse().ok()
+}
+
+/// A device as calibrations name it.
+fn words(found: &LocalDevice) -> String {
+    format!("{}, {}", found.title, found.driver)
+}
+
+/// A rank's even share of a device's memory.
+fn memory_of_rank(found: &LocalDevice, ranks: usize) -> Bytes {
+    Bytes(if found.memory_bytes > 0 { found.memory_bytes / ranks as u64 } else { 4 << 30 })
 }
 
 /// Where a calibration is kept; of this version, and this device, driver and library alone.
@@ -190,7 +215,6 @@ fn machine(share: Share, precision: Precision, found: &LocalDevice, curves: BTre
     let link = best(&["all-gather", "send"]);
     let share_of_one =
         || EfficiencyCurve { points: vec![(1.0, 1.0)], source: "the measured curves say it by op".into() };
-    let memory = if found.memory_bytes > 0 { found.memory_bytes / share.ranks as u64 } else { 4 << 30 };
     let (name, today) = ("this-machine", OffsetDateTime::now_utc().date());
     let device = DeviceProfile {
         measured_mfu: BTreeMap::new(),
@@ -208,7 +232,10 @@ fn machine(share: Share, precision: Precision, found: &LocalDevice, curves: BTre
         host_link: None,
         host_memory: None,
         mtbf: None,
-        memory: Sourced::new(Bytes(memory), "what the operating system or the driver says, shared evenly"),
+        memory: Sourced::new(
+            memory_of_rank(found, share.ranks),
+            "what the operating system or the driver says, shared evenly",
+        ),
         memory_bandwidth: Sourced::new(ByteRate(bytes), source),
         peak: BTreeMap::from([(precision, Sourced::new(FlopRate(flops), source))]),
         launch: Sourced::new(Seconds(launch), source),
@@ -217,7 +244,7 @@ fn machine(share: Share, precision: Precision, found: &LocalDevice, curves: BTre
         gemm: None,
         calibrated: Some(Provenance {
             date: today.to_string(),
-            machine: format!("{}, {}", found.title, found.driver),
+            machine: words(found),
             versions: format!("meshwright {}, {}", env!("CARGO_PKG_VERSION"), found.library),
         }),
         curves,

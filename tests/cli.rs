@@ -43,6 +43,42 @@ fn plan_and_simulate_agree_and_have_the_keys_that_scripts_rely_on() {
     assert!(events.len() > 1000 && streams.into_iter().any(|name| name == "collectives"));
 }
 
+/// As Perfetto reads it: arrows bind to the spans that enclose their ends, and counters never go below zero.
+#[test]
+fn a_trace_has_arrows_memory_marks_and_a_lane_of_exposed_communication() {
+    let place = place("trace");
+    let fixed = ["--tp", "4", "--pp", "4", "--dp", "1", "--any-engine"];
+    let job =
+        ["plan", "llama3-8b", "--cluster", "2x dgx-h100", "--seq", "4096", "--global-batch", "16", "-o", "p.toml"];
+    assert!(place.run(&[&job[..], &fixed].concat()).status.success());
+    assert!(place.run(&["simulate", "p.toml", "--cluster", "2x dgx-h100", "--trace", "t.json"]).status.success());
+    let trace: Value = serde_json::from_slice(&std::fs::read(place.0.join("t.json")).unwrap()).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    let of = |phase: &'static str| events.iter().filter(move |event| event["ph"] == phase);
+    let spans: Vec<&Value> = of("X").collect();
+    let enclosed = |end: &Value| {
+        spans.iter().any(|span| {
+            let (from, at) = (span["ts"].as_f64().unwrap(), end["ts"].as_f64().unwrap());
+            let same = span["pid"] == end["pid"] && span["tid"] == end["tid"];
+            same && from <= at && at <= from + span["dur"].as_f64().unwrap()
+        })
+    };
+    let (begins, ends): (Vec<_>, Vec<_>) = (of("s").collect(), of("f").collect());
+    assert!(!begins.is_empty() && begins.len() == ends.len());
+    for (begin, end) in begins.iter().zip(&ends) {
+        assert!(begin["id"] == end["id"] && begin["ts"].as_f64() < end["ts"].as_f64(), "{begin} {end}");
+        assert!(begin["pid"] != end["pid"] && enclosed(begin) && enclosed(end), "{begin} {end}");
+    }
+    let kept: Vec<f64> = of("C").map(|event| event["args"]["kept for backward"].as_f64().unwrap()).collect();
+    assert!(kept.iter().all(|bytes| *bytes >= 0.0) && kept.iter().any(|bytes| *bytes > 1e9), "{kept:?}");
+    let marks: Vec<&str> = of("i").map(|event| event["name"].as_str().unwrap()).collect();
+    assert_eq!(marks, ["step begins", "step ends"]);
+    let exposed = events.iter().find(|event| event["args"]["name"] == "exposed communication").unwrap();
+    let in_it = |span: &&&Value| span["tid"] == exposed["tid"];
+    assert!(spans.iter().filter(in_it).any(|span| span["name"].as_str().unwrap().contains("tp")));
+    assert!(spans.iter().filter(in_it).all(|span| span["cat"] == "communication"));
+}
+
 #[test]
 fn a_run_trains_measures_and_reports() {
     let place = place("run");
@@ -71,7 +107,12 @@ fn a_run_trains_measures_and_reports() {
     assert_eq!(again["measured"], report["measured"]);
     let table = String::from_utf8(place.run(&["report", "out"]).stdout).unwrap();
     assert!(table.contains("predicted") && table.contains("step time") && table.contains("layer backward"), "{table}");
-    assert!(place.0.join("out/report.html").exists() && place.0.join("out/report.csv").exists());
+    assert!(place.0.join("out/report.csv").exists());
+    let page = std::fs::read_to_string(place.0.join("out/report.html")).unwrap();
+    let shown = ["loss, nats", "learning rate", "gradient norm", "tokens a second", "MFU, %", "peak memory a rank"];
+    for part in shown.iter().chain(&["95 % confidence", "download=\"plan.toml\"", "global_batch"]) {
+        assert!(page.contains(part), "{part}");
+    }
     place.refused(&["run", "tiny.toml", "--data", "text.txt", "-o", "out"], 2, &["out", "--resume"]);
 }
 

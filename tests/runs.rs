@@ -361,3 +361,25 @@ fn a_run_of_an_older_version_goes_on() {
     }
     assert_eq!(losses.len(), 8);
 }
+
+#[test]
+fn run_is_advised_for_this_machine_alone() {
+    let place = place("advice");
+    let simulate = |cluster: &str| {
+        let output = done(place.run(&["simulate", "tiny.toml", "--cluster", cluster]));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    done(place.run(&["hardware", "calibrate", "--ranks", "1", "--seconds", "0.2", "-o", "my machine.toml"]));
+    let advice = "next: meshwright run tiny.toml --cluster 'my machine.toml' to train it on this machine";
+    assert!(simulate("my machine.toml").contains(advice), "{}", simulate("my machine.toml"));
+    let here = std::fs::read_to_string(place.0.join("my machine.toml")).unwrap();
+    // One of another processor, and several of this one.
+    let (_, rest) = here.split_once("[device.calibrated]").unwrap();
+    let machine = rest.lines().find(|line| line.starts_with("machine = ")).unwrap();
+    place.write("elsewhere.toml", &here.replace(machine, "machine = \"another, 2 cores\""));
+    place.write("many.toml", &exchanged(&here, "nodes = 1", "nodes = 2"));
+    for cluster in ["machine.toml", "elsewhere.toml", "8x cpu-generic"] {
+        let said = simulate(cluster);
+        assert!(said.contains("next: meshwright explain") && !said.contains("meshwright run"), "{cluster}: {said}");
+    }
+}

@@ -111,3 +111,72 @@ fn examples_of_the_help_are_read() {
         }
     }
 }
+
+/// Every command that answers in figures or words; scripts, pages and schemas are what they are.
+#[test]
+fn every_command_answers_for_scripts_with_its_schema_and_what_was_said() {
+    fn leaves(command: &clap::Command, way: &str, all: &mut Vec<(String, bool)>) {
+        for below in command.get_subcommands().filter(|below| below.get_name() != "help") {
+            let way = format!("{way} {}", below.get_name());
+            if below.has_subcommands() && below.is_subcommand_required_set() {
+                leaves(below, &way, all);
+            } else {
+                let json = below.get_arguments().any(|argument| argument.get_long() == Some("json"));
+                all.push((way, json));
+            }
+        }
+    }
+    let mut all = Vec::new();
+    leaves(&meshwright::cli::command(), "", &mut all);
+    let without: Vec<&str> = all.iter().filter(|(_, json)| !json).map(|(way, _)| way.trim()).collect();
+    assert!(all.len() > 20 && without == ["schema", "completions", "man"], "{without:?}");
+
+    let place = Place::new("screens-scripts", "none", "");
+    text(&place, &[&PLAN[..], &["-o", "plan.toml"]].concat());
+    place.write("faulty.toml", "inherit = \"dgx-h100\"\nname = \"ours\"\ncount = 0\n");
+    place.write("prices.toml", "");
+    let asked: [(&[&str], &str, &str, Option<i32>); 8] = [
+        (&["export", "plan.toml", "--to", "torchtitan", "-o", "out"], "export", "files", Some(0)),
+        (&["export", "--list"], "engines", "engines", Some(0)),
+        (
+            &["hardware", "calibrate", "--ranks", "1", "--seconds", "0.2", "-o", "me.toml"],
+            "calibration",
+            "output",
+            Some(0),
+        ),
+        (&["hardware", "check", "me.toml"], "check", "faults", Some(0)),
+        (&["hardware", "check", "faulty.toml"], "check", "faults", Some(2)),
+        (&["check", "plan.toml"], "check", "violations", Some(0)),
+        (&["prices", "check", "prices.toml"], "check", "doubtful", Some(0)),
+        (&["models", "llama3-8b"], "models", "models", Some(0)),
+    ];
+    for (arguments, kind, key, code) in asked {
+        let output = place.run(&[arguments, &["--json"]].concat());
+        assert_eq!(output.status.code(), code, "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(answer["schema"], format!("meshwright.{kind}/1"), "{arguments:?}");
+        assert!(answer["warnings"].is_array() && !answer[key].is_null(), "{arguments:?}: {answer}");
+    }
+    let planned = json(&place.run(&[&PLAN[..], &["--export", "found", "--to", "torchtitan", "--json"]].concat()));
+    assert!(planned["exported"]["files"].as_array().unwrap().len() > 2, "{}", planned["exported"]);
+    assert!(planned["exported"]["start"].as_str().unwrap().contains("run"), "{}", planned["exported"]);
+}
+
+/// A hybrid is counted and refused with the true reason; what is not known at all says which are.
+#[test]
+fn models_of_files_are_counted_also_those_that_are_not_planned() {
+    let place = Place::new("screens-models", "none", "");
+    let all: Vec<serde_json::Value> =
+        serde_json::from_str(include_str!("../planner/tests/configurations.json")).unwrap();
+    let jamba = all.iter().find(|case| case["of"] == "ai21labs/Jamba-1.5-Mini").unwrap();
+    std::fs::create_dir_all(place.0.join("jamba")).unwrap();
+    place.write("jamba/config.json", &jamba["config"].to_string());
+    let counted = json(&place.run(&["models", "jamba", "--json"]));
+    let counted = &counted["models"][0];
+    assert_eq!((counted["parameters"].as_f64(), &counted["planned"]), (jamba["parameters"].as_f64(), &false.into()));
+    let said = text(&place, &["models", "jamba"]);
+    assert!(said.contains("51.570 B parameters") && said.contains("state space") && said.contains("GiB"), "{said}");
+    let plan = ["plan", "jamba", "--cluster", "32x dgx-h100"];
+    place.refused(&plan, 2, &["`model_type` is jamba: of its 51.570 B parameters", "layers of state space"]);
+    assert!(text(&place, &[&plan[..], &["--as", "mixtral", "--seq", "4096"]].concat()).contains("dp"));
+}

@@ -12,9 +12,11 @@ use meshwright_planner::models;
 use meshwright_planner::plan::Plan;
 use meshwright_planner::search::search;
 
+use super::progress::ProgressLine;
 use super::report::of_run;
 use super::show::print_figures;
 use super::train::{Options, corpus, ready, train};
+use crate::answer;
 use crate::failure::Failure;
 use crate::machine::{Share, measure};
 use crate::runs::{RunDir, free_folder};
@@ -38,6 +40,9 @@ pub struct Demo {
     /// The run's folder
     #[arg(short, long)]
     output: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 impl Demo {
@@ -52,32 +57,56 @@ impl Demo {
         let text = corpus(&self.data)?;
         text.check(SEQ)?;
         let entropy = text.unigram_entropy();
-        println!("text: {:.1} MB of bytes, unigram entropy {entropy:.3} nats a byte", text.bytes.len() as f64 / 1e6);
+        let bytes = text.bytes.len();
+        if !self.json {
+            println!("text: {:.1} MB of bytes, unigram entropy {entropy:.3} nats a byte", bytes as f64 / 1e6);
+        }
 
         let share = Share::usual(self.device);
-        eprintln!("1/4 measuring single ops on {}, about {} s …", share.words(), CALIBRATION.as_secs());
-        let (machine, busy) = measure(share, Precision::Fp32, CALIBRATION)?;
+        answer::progress(&format!(
+            "1/4 measuring single ops on {}, about {} s …",
+            share.words(),
+            CALIBRATION.as_secs()
+        ));
+        let (machine, busy) =
+            ProgressLine::during("measuring", CALIBRATION, || measure(share, Precision::Fp32, CALIBRATION))?;
 
         let cluster = Cluster::from(machine.clone());
         let (plan, considered) = self.plan(share, &cluster)?;
-        println!("plan: {} (best of {considered} considered)", plan.summary());
+        if !self.json {
+            println!("plan: {} (best of {considered} considered)", plan.summary());
+        }
 
-        let output = self.output.unwrap_or_else(|| free_folder("demo"));
+        let output = self.output.clone().unwrap_or_else(|| free_folder("demo"));
         ready(&plan, share, &text)?;
         let dir = RunDir::create(&output, &plan, &machine, false)?;
-        eprintln!("3/4 training {} steps of {} tokens …", plan.job.steps, plan.job.tokens_per_step());
+        answer::progress(&format!("3/4 training {} steps of {} tokens …", plan.job.steps, plan.job.tokens_per_step()));
         let options = Options { checkpoint_every: plan.job.steps, resume: false, named: !self.data.is_empty() };
         let report = train(&dir, &plan, share, text, options)?;
         let last = &report.losses[report.losses.len().saturating_sub(10)..];
         let loss = last.iter().sum::<f64>() / last.len() as f64;
-        println!(
-            "loss: {:.3} at first, {loss:.3} over the last {} steps; unigram entropy {entropy:.3}",
-            report.losses[0],
-            last.len()
-        );
+        let first = report.losses[0];
+        if !self.json {
+            println!(
+                "loss: {first:.3} at first, {loss:.3} over the last {} steps; unigram entropy {entropy:.3}",
+                last.len()
+            );
+        }
 
-        eprintln!("4/4 comparing …");
+        answer::progress("4/4 comparing …");
         let report = of_run(&dir.path)?;
+        if self.json {
+            let mut all = report.json();
+            all["plan"] = serde_json::to_value(&plan).expect("a plan is tables of strings and numbers");
+            all["considered"] = considered.into();
+            all["text_bytes"] = bytes.into();
+            all["first_loss"] = first.into();
+            all["last_loss"] = loss.into();
+            all["busy"] = serde_json::to_value(busy).expect("it is numbers");
+            all["dir"] = dir.path.display().to_string().into();
+            answer::print("demo", all);
+            return Ok(());
+        }
         print!("\n{}", report.table());
         busy.iter().for_each(|busy| println!("\nwhile ops were measured {busy}"));
         println!("\nreport: {}", dir.file("report.html").display());
@@ -86,15 +115,17 @@ impl Demo {
     }
 
     fn plan(&self, share: Share, cluster: &Cluster) -> Result<(Plan, usize), Failure> {
-        eprintln!("2/4 planning …");
+        answer::progress("2/4 planning …");
         let optimizer = Optimizer { lr: 2e-3, min_lr: 2e-4, warmup_steps: 10, ..Optimizer::default() };
         let usual = Job::of(models::load("demo-10m")?, SEQ, 4.max(share.ranks));
         let job = Job { precision: Precision::Fp32, steps: 1, optimizer, ..usual };
         let found = search(&job, cluster, &Fix::default(), 1)?;
         let considered = found.considered;
         let (mut plan, figures) = found.best.into_iter().next().expect("a search that succeeds has a plan");
-        println!("predicted:");
-        print_figures(&plan, &figures, cluster);
+        if !self.json {
+            println!("predicted:");
+            print_figures(&plan, &figures, cluster);
+        }
         plan.job.steps = ((self.seconds / figures.step_time_s) as usize).max(5);
         Ok((plan, considered))
     }

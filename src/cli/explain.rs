@@ -4,6 +4,7 @@ use clap::Args;
 use meshwright_engines::engine::fit;
 use meshwright_engines::import::Imported;
 use meshwright_engines::launch::Launch;
+use meshwright_engines::setting::shell_word;
 use meshwright_hardware::profile::{Cluster, Machine};
 use meshwright_hardware::units::{ByteRate, Bytes, Seconds};
 use meshwright_planner::explain::{Alternative, Cause, Decided, Explanation, Limit, ShadowPrice, StageTime, explain};
@@ -179,7 +180,7 @@ impl ExplainCommand {
                 println!("\nnext: edit {}: {change} makes a step {share:.1} % shorter", self.plan);
             }
             _ => {
-                let (plan, cluster, stack) = (&self.plan, &self.cluster, self.stack.again());
+                let (plan, cluster, stack) = (shell_word(&self.plan), &self.cluster, self.stack.again());
                 println!("\nnext: meshwright simulate {plan} --cluster \"{cluster}\"{stack} --trace trace.json")
             }
         }

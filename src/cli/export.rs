@@ -12,6 +12,7 @@ use meshwright_engines::engine::{self, ENGINES, Engine};
 use meshwright_engines::export::{Export, Refusal, export};
 use meshwright_engines::launch::Launch;
 use meshwright_engines::launcher::{self, LAUNCHERS};
+use meshwright_engines::setting::shell_word;
 use meshwright_hardware::exit::Exit;
 use meshwright_hardware::files::FileError;
 use meshwright_hardware::profile::Cluster;
@@ -19,8 +20,10 @@ use meshwright_planner::ability::{Ability, Lost, Reach};
 use meshwright_planner::job::Job;
 use meshwright_planner::plan::Plan;
 use meshwright_planner::predict::{Figures, predict_figures};
+use serde_json::{Map, Value, json};
 
 use super::stack::StackArgument;
+use crate::answer;
 use crate::failure::Failure;
 use crate::out::write_whole;
 
@@ -57,26 +60,83 @@ pub struct ExportCommand {
     /// Show engines, their releases, and what each can express
     #[arg(long)]
     list: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 impl ExportCommand {
     /// Writes the folder, or shows the list.
     pub fn run(self) -> Result<(), Failure> {
         let (Some(path), Some(output), false) = (&self.plan, &self.output, self.list) else {
-            list();
+            if self.json {
+                list_json()
+            } else {
+                list()
+            }
             return Ok(());
         };
         let plan = Plan::read(path)?;
-        let Some(text) = &self.cluster else { return self.target.write(&plan, None, output) };
-        let cluster = self.stack.on(Cluster::parse(text)?, &plan.job)?;
-        let figures = predict_figures(&plan, &cluster)?;
-        self.target.write(&plan, Some((&cluster, Some(figures))), output)
+        let exported = match &self.cluster {
+            None => self.target.write(&plan, None, output)?,
+            Some(text) => {
+                let cluster = self.stack.on(Cluster::parse(text)?, &plan.job)?;
+                let figures = predict_figures(&plan, &cluster)?;
+                self.target.write(&plan, Some((&cluster, Some(figures))), output)?
+            }
+        };
+        if self.json {
+            answer::print("export", exported.json())
+        } else {
+            exported.print()
+        }
+        Ok(())
+    }
+}
+
+/// A folder that was written.
+pub struct Exported<'a> {
+    engine: &'static dyn Engine,
+    launcher: &'a str,
+    folder: &'a Path,
+    files: Vec<String>,
+    losses: Vec<Lost>,
+    plan: Plan,
+    start: String,
+}
+
+impl Exported<'_> {
+    /// For people: what it is, what is not as planned, and how to start it.
+    pub fn print(&self) {
+        let about = self.engine.about();
+        println!("{} ({}): {}", about.title, about.version, self.plan.summary());
+        if !self.losses.is_empty() {
+            println!("not as planned:\n{}", lines(&self.losses).trim_end());
+        }
+        println!("wrote {} to {}", self.files.join(", "), self.folder.display());
+        println!("\nnext: cd {} && {}", shell_word(&self.folder.display().to_string()), self.start);
+    }
+
+    /// For scripts.
+    pub fn json(&self) -> Value {
+        let about = self.engine.about();
+        let lost = self.losses.iter().map(|Lost { what, instead }| json!({ "what": what, "instead": instead }));
+        json!({
+            "engine": about.name, "engine_version": about.version, "launcher": self.launcher,
+            "folder": self.folder.display().to_string(), "files": self.files,
+            "not_as_planned": lost.collect::<Vec<_>>(), "plan": self.plan, "start": self.start,
+        })
     }
 }
 
 impl ExportTarget {
-    /// Writes a plan's folder, and says how to start it.
-    pub fn write(&self, plan: &Plan, on: Option<(&Cluster, Option<Figures>)>, folder: &Path) -> Result<(), Failure> {
+    /// Writes a plan's folder.
+    pub fn write<'a>(
+        &'a self,
+        plan: &Plan,
+        on: Option<(&Cluster, Option<Figures>)>,
+        folder: &'a Path,
+    ) -> Result<Exported<'a>, Failure> {
         let stack = on.as_ref().map(|(cluster, _)| cluster.stack.shipped().to_owned()).or(plan.job.stack.clone());
         let engine = self.engine(stack.as_deref())?;
         let launcher = launcher::find(&self.launcher).map_err(Failure::input)?;
@@ -88,14 +148,8 @@ impl ExportTarget {
         for file in &files {
             write_whole(&folder.join(&file.name), &file.text)?;
         }
-        let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
-        println!("{} ({}): {}", title, engine.about().version, launch.plan.summary());
-        if !losses.is_empty() {
-            println!("not as planned:\n{}", lines(&losses).trim_end());
-        }
-        println!("wrote {} to {}", names.join(", "), folder.display());
-        println!("\nnext: cd {} && {usage}", folder.display());
-        Ok(())
+        let files = files.into_iter().map(|file| file.name).collect();
+        Ok(Exported { engine, launcher: &self.launcher, folder, files, losses, plan: launch.plan, start: usage })
     }
 
     /// The engine that is named, or else the stack's, if it is one.
@@ -143,6 +197,19 @@ fn refused(engine: &str, Refusal { losses, nearest }: &Refusal) -> Failure {
         Err(why) => why.clone(),
     };
     Failure::new(Exit::Infeasible, format!("{engine} cannot express the plan:\n{}{way}", lines(losses)))
+}
+
+/// The same as [`list`] for scripts.
+fn list_json() {
+    let engine = |engine: &&dyn Engine| {
+        let about = engine.about();
+        let can: Map<String, Value> =
+            abilities(&about.ability).into_iter().map(|(what, can)| (what.to_owned(), can.into())).collect();
+        json!({ "name": about.name, "title": about.title, "version": about.version, "dated": about.dated, "can": can })
+    };
+    let launchers = LAUNCHERS.iter().map(|known| json!({ "name": known.name(), "title": known.title() }));
+    let engines: Vec<Value> = ENGINES.iter().map(engine).collect();
+    answer::print("engines", json!({ "engines": engines, "launchers": launchers.collect::<Vec<_>>() }));
 }
 
 /// Engines, launchers, and what they can.

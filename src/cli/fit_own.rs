@@ -5,10 +5,13 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use meshwright_engines::setting::shell_word;
 use meshwright_hardware::profile::{Evidence, Overheads, Stack, catalog};
 use meshwright_planner::plan::Plan;
+use serde_json::json;
 
 use super::validate::read;
+use crate::answer;
 use crate::failure::Failure;
 use crate::out::write_whole;
 use crate::validate::own::{OwnFit, fit_own};
@@ -26,6 +29,9 @@ pub struct FitOwn {
     /// Where to write the stack, a .toml that `--stack` takes
     #[arg(short, long)]
     output: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 impl FitOwn {
@@ -53,7 +59,20 @@ impl FitOwn {
             .map_err(|problem| Failure::input(format!("{}: {problem}", self.from.display())))?;
         let text = toml::to_string(&own.stack).expect("a stack is tables of strings and numbers");
         write_whole(&self.output, &text)?;
-        self.print(&own, &base);
+        if self.json {
+            let errors = own.errors.iter().map(|(id, errors)| {
+                let [before, fitted, left_out] = errors;
+                json!({ "run": id, "before": before, "fitted": fitted, "left_out": left_out })
+            });
+            let output = self.output.display().to_string();
+            let errors: Vec<_> = errors.collect();
+            answer::print(
+                "fit",
+                json!({ "output": output, "errors": errors, "stack": own.stack, "untold": own.untold }),
+            );
+        } else {
+            self.print(&own, &base);
+        }
         Ok(())
     }
 
@@ -74,6 +93,6 @@ impl FitOwn {
         if let Some(band) = own.stack.step_band {
             println!("\neight in ten steps are expected at {} to {} times the predicted one", band.low, band.high);
         }
-        println!("\nnext: meshwright plan … --stack {}", self.output.display());
+        println!("\nnext: meshwright plan … --stack {}", shell_word(&self.output.display().to_string()));
     }
 }

@@ -4,12 +4,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Subcommand;
+use meshwright_engines::setting::shell_word;
 use meshwright_executor::device::{Backend, found};
 use meshwright_hardware::profile::{Cluster, Sourced, catalog, own};
 use meshwright_hardware::units::Precision;
 
 use super::profiles;
+use super::progress::ProgressLine;
 use super::train::runs_in;
+use crate::answer;
 use crate::failure::Failure;
 use crate::machine::{Share, measure};
 use crate::out::write_whole;
@@ -38,6 +41,9 @@ pub enum Hardware {
     Check {
         /// The file: a machine, a system or a device, by itself or as it differs from a known one (`inherit = "dgx-h100"`)
         file: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Measure this machine's ops and messages, and write its profile
     Calibrate {
@@ -55,6 +61,9 @@ pub enum Hardware {
         /// Where to write the profile
         #[arg(short, long, default_value = "machine.toml")]
         output: PathBuf,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -68,8 +77,8 @@ impl Hardware {
             }
             Hardware::List { json: false } => list(),
             Hardware::Show { name, json } => profiles::show(&name, json),
-            Hardware::Check { file } => profiles::check(&file),
-            Hardware::Calibrate { device, ranks, precision, seconds, output } => {
+            Hardware::Check { file, json } => profiles::check(&file, json),
+            Hardware::Calibrate { device, ranks, precision, seconds, output, json } => {
                 if let Some(ranks) = ranks.filter(|ranks| !(1..=MOST_RANKS).contains(ranks)) {
                     return Err(Failure::input(format!("--ranks is {ranks}: it must be 1 to {MOST_RANKS}")));
                 }
@@ -84,15 +93,28 @@ impl Hardware {
                     )));
                 }
                 let share = ranks.map_or_else(|| Share::usual(device), |ranks| Share::of_ranks(device, ranks));
-                eprintln!("measuring {device}, {}, {precision}, for about {seconds:.0} s …", share.words());
-                let (machine, busy) = measure(share, precision, Duration::from_secs_f64(seconds))?;
+                answer::progress(&format!(
+                    "measuring {device}, {}, {precision}, for about {seconds:.0} s …",
+                    share.words()
+                ));
+                let budget = Duration::from_secs_f64(seconds);
+                let (machine, busy) = ProgressLine::during("measuring", budget, || measure(share, precision, budget))?;
                 write_whole(&output, &machine.to_toml())?;
+                if json {
+                    let mut all = profiles::figures(&machine);
+                    all["output"] = output.display().to_string().into();
+                    all["precision"] = precision.to_string().into();
+                    all["flops_per_second_per_device"] = machine.device.peak_in(precision).map(|peak| peak.0).into();
+                    all["busy"] = serde_json::to_value(busy).expect("it is numbers");
+                    answer::print("calibration", all);
+                    return Ok(());
+                }
                 let peak = machine.device.peak.values().next().map(|peak| peak.value.to_string()).unwrap_or_default();
                 println!("{}: {peak} and {} a rank", machine.system.title, machine.device.memory_bandwidth.value);
                 busy.iter().for_each(|busy| println!("while it was measured {busy}"));
                 println!(
                     "next: meshwright plan demo-10m --cluster {} --seq 256 --global-batch 8 --precision {precision}",
-                    output.display()
+                    shell_word(&output.display().to_string())
                 );
                 Ok(())
             }

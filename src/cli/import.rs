@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use meshwright_engines::import::{Fact, Imported, ValueOrigin};
+use meshwright_engines::setting::shell_word;
 use meshwright_hardware::exit::Exit;
 use serde_json::{Value, json};
 
@@ -78,6 +79,7 @@ pub fn show(imported: &Imported, from: &str, output: Option<&std::path::Path>, a
     if !as_json {
         let path = output.map_or_else(|| from.to_owned(), |path| path.display().to_string());
         println!("\nplan: {}", plan.summary());
+        let path = shell_word(&path);
         println!("\nnext: meshwright explain {path} --cluster \"{}\"", nodes(plan.mesh.ranks()));
     }
     Ok(())
@@ -161,6 +163,10 @@ impl CheckCommand {
     pub fn run(self) -> Result<(), Failure> {
         if self.files[0].ends_with(".toml") && !super::launch_file::is_launch(&self.files[0]) {
             let plan = meshwright_planner::plan::Plan::read(&self.files[0])?;
+            if self.json {
+                answer::print("check", json!({ "violations": [], "unknown": [], "summary": plan.summary() }));
+                return Ok(());
+            }
             println!("{}: no rule is broken\n   {}", self.files[0], plan.summary());
             return Ok(());
         }
@@ -169,10 +175,9 @@ impl CheckCommand {
         let lines = violation_lines(&imported);
         let unknown: Vec<&str> = imported.missing.clone();
         if self.json {
-            println!(
-                "{}",
-                json!({ "engine": imported.draft.engine, "violations": violations_json(&imported), "unknown": unknown })
-            );
+            let violations = violations_json(&imported);
+            let all = json!({ "engine": imported.draft.engine, "violations": violations, "unknown": unknown });
+            answer::print("check", all);
         } else if lines.is_empty() {
             println!("{from}: no rule is broken, of {}", imported.draft.engine);
             if !unknown.is_empty() {

@@ -20,6 +20,8 @@ mod import;
 mod keys;
 mod launch_file;
 mod measured;
+mod models;
+mod page_table;
 mod plan;
 mod plan_page;
 mod prices;
@@ -41,10 +43,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use serde_json::json;
 
 use crate::answer;
-use crate::failure::Failure;
 
 /// Plans, simulates and runs transformer training on any accelerator.
 #[derive(Parser)]
@@ -101,12 +101,8 @@ enum Command {
     /// Known accelerators and systems, and this machine
     #[command(subcommand, after_help = examples::HARDWARE)]
     Hardware(hardware::Hardware),
-    /// Known models
-    Models {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    /// Known models, and how large that of a file is
+    Models(models::ModelsCommand),
     /// What files and answers hold, as JSON Schema
     Schema(schema::SchemaCommand),
     /// A script by which a shell completes commands, options and their values
@@ -159,7 +155,7 @@ pub fn main() -> ExitCode {
         Command::Prices(prices) => prices.run(),
         Command::Stacks(stacks) => stacks.run(),
         Command::Hardware(hardware) => hardware.run(),
-        Command::Models { json } => models(json),
+        Command::Models(models) => models.run(),
         Command::Schema(schema) => schema.run(),
         Command::Completions(completions) => completions.run(command()),
         Command::Man(man) => man.run(command()),
@@ -182,24 +178,4 @@ pub fn main() -> ExitCode {
 fn devices(what: &str) -> String {
     let names = meshwright_executor::device::Backend::names();
     format!("{what}, as `hardware list` shows them: {names}")
-}
-
-fn models(as_json: bool) -> Result<(), Failure> {
-    let mut all = Vec::new();
-    for name in meshwright_planner::models::names() {
-        let model = meshwright_planner::models::load(name)?;
-        let parameters = model.parameters(2048);
-        let (layers, hidden, heads, billions) = (model.layers, model.hidden, model.heads, parameters as f64 / 1e9);
-        if as_json {
-            all.push(
-                json!({ "name": name, "parameters": parameters, "layers": layers, "hidden": hidden, "heads": heads }),
-            );
-        } else {
-            println!("{name:<16} {billions:>8.3} B parameters   {layers:>3} layers × {hidden:>5}, {heads:>3} heads");
-        }
-    }
-    if as_json {
-        answer::print("models", json!(all));
-    }
-    Ok(())
 }

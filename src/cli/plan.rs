@@ -3,6 +3,8 @@
 use clap::Args;
 use meshwright_engines::engine::Engine;
 use meshwright_engines::import::Imported;
+use meshwright_engines::setting::shell_word;
+use meshwright_executor::device::Backend;
 use meshwright_hardware::exit::Exit;
 use meshwright_hardware::profile::Cluster;
 use meshwright_hardware::units::Precision;
@@ -17,17 +19,18 @@ use meshwright_planner::search::Progress;
 use serde_json::json;
 
 use super::columns::folded;
-use super::export::{ExportTarget, engine_line};
+use super::export::{ExportTarget, Exported, engine_line};
 use super::fix::{FixArguments, check_fix};
 use super::goal::{GoalArguments, Names, Solver, advice_text, chosen_json, print_front, print_gap, print_partition};
 use super::keys::print_keys;
-use super::launch_file::{KnownArguments, engine_of, job_of, launch_on, plan_of, print_words};
+use super::launch_file::{KnownArguments, engine_of, is_launch, job_of, launch_on, plan_of, print_words};
 use super::plan_page::PlanPage;
 use super::progress::ProgressLine;
 use super::show::{
     assumed_text, does_not_fit, figures_json, missing_memory, print_figures, print_sites, print_training_line,
 };
 use super::stack::{StackArgument, stack_line};
+use super::train::trains_here;
 use super::usual_job::{ModelArguments, read_job};
 use crate::answer;
 use crate::failure::Failure;
@@ -81,7 +84,7 @@ pub struct PlanCommand {
     #[arg(long)]
     any_engine: bool,
     /// Print JSON
-    #[arg(long, conflicts_with = "export")]
+    #[arg(long)]
     json: bool,
 }
 
@@ -121,9 +124,14 @@ impl PlanCommand {
             let page = PlanPage { plan: &first.plan, cluster: &first.cluster, explained: &explained };
             write_whole(path, &page.html(&chosen.front, |cluster| names.of(cluster))?)?;
         }
+        let on = Some((&first.cluster, Some(first.figures.clone())));
+        let exported = self.export.as_ref().map(|folder| self.target.write(&first.plan, on, folder)).transpose()?;
         if self.json {
             let mut all = chosen_json(&chosen, &case.job.goal, &names, decided.as_ref());
             all["engine"] = json!(engine.map(|engine| engine.about().name));
+            if let Some(exported) = &exported {
+                all["exported"] = exported.json();
+            }
             answer::print("plan", all);
         } else {
             self.print((&case.job, engine), known, &chosen, &names);
@@ -134,7 +142,8 @@ impl PlanCommand {
             match &self.output {
                 Some(path) => {
                     let stack = self.stack.again();
-                    println!("\nnext: meshwright simulate {} --cluster \"{cluster}\"{stack}", path.display())
+                    let path = shell_word(&path.display().to_string());
+                    println!("\nnext: meshwright simulate {path} --cluster \"{cluster}\"{stack}")
                 }
                 None if self.export.is_some() => println!(),
                 None => println!("\nnext: add -o plan.toml to keep the best one"),
@@ -143,10 +152,8 @@ impl PlanCommand {
         if let Some(imported) = imported.as_ref().filter(|_| !self.json) {
             print_words(imported, &first.plan, &first.cluster);
         }
-        match &self.export {
-            Some(folder) => self.target.write(&first.plan, Some((&first.cluster, Some(first.figures.clone()))), folder),
-            None => Ok(()),
-        }
+        exported.iter().filter(|_| !self.json).for_each(Exported::print);
+        Ok(())
     }
 
     /// Searches, first for plans that leave a margin of memory. Where nothing fits, or nothing keeps the limits, the failure says what
@@ -338,18 +345,24 @@ impl Simulate {
                 print_sites(&plan, &outer);
             }
             if missing.is_none() {
-                self.print_next(&plan);
+                self.print_next(&plan, &cluster);
             }
         }
         does_not_fit(missing)
     }
 
-    fn print_next(&self, plan: &Plan) {
-        // A calibrated machine's file may be this machine's; a catalog's name is of devices that are hardly here.
-        if self.cluster.ends_with(".toml") && plan.site_count() == 1 {
-            println!("\nnext: meshwright run {} to train it on this machine", self.plan);
-        } else {
-            println!("\nnext: meshwright explain {} --cluster \"{}\"{}", self.plan, self.cluster, self.stack.again());
+    /// Trained is what is for this machine; elsewhere there is more to know.
+    fn print_next(&self, plan: &Plan, cluster: &Cluster) {
+        let (file, on) = (shell_word(&self.plan), &self.cluster);
+        match trains_here(plan, cluster).filter(|_| !is_launch(&self.plan)) {
+            Some(device) => {
+                let device = if device == Backend::CPU { String::new() } else { format!(" --device {device}") };
+                println!(
+                    "\nnext: meshwright run {file} --cluster {}{device} to train it on this machine",
+                    shell_word(on)
+                );
+            }
+            None => println!("\nnext: meshwright explain {file} --cluster \"{on}\"{}", self.stack.again()),
         }
     }
 }

@@ -14,6 +14,7 @@ use meshwright_planner::plan::{LEGEND, Plan};
 use meshwright_planner::predict::{FIGURES, interval, predict};
 
 use super::chart::{Bars, STYLE, scatter};
+use super::page_table::{FIGURE, NAME, PageTable, WHY};
 use super::show::assumed_text;
 use super::stack::stack_line;
 use super::step_chart::{KINDS, timeline};
@@ -144,25 +145,24 @@ impl PlanPage<'_> {
             let step = other.step_time_s.map_or("–".to_owned(), |step| Seconds(step).to_string());
             let slower = other.slower.map_or("does not run".to_owned(), |share| format!("{:+.1} %", 100.0 * share));
             let [change, why] = [&other.change, &other.why].map(|text| escape(text));
-            format!(
-                "<tr><th class=\"name\">{change}</th><td>{step}</td><td>{slower}</td><td class=\"why\">{why}</td></tr>\n"
-            )
+            [(change, ""), (step, ""), (slower, ""), (why, "")]
         };
-        self.explained.alternatives.iter().map(row).collect()
+        let mut table = PageTable::new([("", NAME), ("step", FIGURE), ("longer", FIGURE), ("why", WHY)]);
+        self.explained.alternatives.iter().for_each(|other| table.row(&row(other)));
+        table.html()
     }
 
     fn worth(&self) -> String {
         let row = |price: &meshwright_planner::explain::ShadowPrice| {
-            format!(
-                "<tr><th class=\"name\">{}</th><td>{:+.0}</td><td>{}</td><td>{}</td><td class=\"why dim\">{}</td></tr>\n",
-                escape(&price.more),
-                price.tokens_per_s,
-                dollars(price.dollars_per_hour),
-                dollars(price.job_dollars),
-                escape(&price.note)
-            )
+            let money = [price.dollars_per_hour, price.job_dollars].map(|value| (dollars(value), ""));
+            let [hour, job] = money;
+            let more = format!("{:+.0}", price.tokens_per_s);
+            [(escape(&price.more), ""), (more, ""), hour, job, (escape(&price.note), "dim")]
         };
-        self.explained.shadow_prices.iter().map(row).collect()
+        let figures = ["tokens/s", "$/hour", "$ a job"].map(|head| (head, FIGURE));
+        let mut table = PageTable::new([("", NAME)].into_iter().chain(figures).chain([("", WHY)]));
+        self.explained.shadow_prices.iter().for_each(|price| table.row(&row(price)));
+        table.html()
     }
 
     fn training(&self) -> String {
@@ -204,22 +204,18 @@ fn front_part(front: &[Offer], name: impl Fn(&Cluster) -> String) -> String {
         .collect();
     let chart = if points.is_empty() { String::new() } else { scatter(&points, label) };
     let columns = || TRAINING_FIGURES.iter().filter(|figure| figure.column.is_some());
-    let heads: String = columns().map(|figure| format!("<th>{}</th>", figure.column.unwrap_or_default())).collect();
-    let row = |(at, offer): (usize, &Offer)| {
-        let cells: String =
-            columns().map(|figure| format!("<td>{}</td>", escape(&figure.show(&offer.training)))).collect();
-        let free = 100.0 * offer.headroom;
-        format!(
-            "<tr><td>{}</td>{cells}<td>{free:.1} %</td><td class=\"name\">{}</td></tr>\n",
-            at + 1,
-            escape(&label(at))
-        )
-    };
-    let rows: String = front.iter().enumerate().map(row).collect();
+    let heads = columns().map(|figure| (figure.column.unwrap_or_default(), FIGURE));
+    let mut table = PageTable::new([("", FIGURE)].into_iter().chain(heads).chain([("free", FIGURE), ("plan", WHY)]));
+    for (at, offer) in front.iter().enumerate() {
+        let figures = columns().map(|figure| (escape(&figure.show(&offer.training)), ""));
+        let rest = [(format!("{:.1} %", 100.0 * offer.headroom), ""), (escape(&label(at)), "")];
+        let all: Vec<(String, &str)> = [((at + 1).to_string(), "")].into_iter().chain(figures).chain(rest).collect();
+        table.row(&all);
+    }
     format!(
         "<h2>The front</h2><p class=\"dim\">No plan that was found beats one of these in time, cost, energy and memory left free \
-         at once.</p>{chart}<div class=\"wide\"><table><thead><tr><th></th>{heads}<th>free</th><th class=\"name\">plan</th></tr></thead>\
-         <tbody>{rows}</tbody></table></div><p class=\"dim\">{}</p>",
+         at once.</p>{chart}{}<p class=\"dim\">{}</p>",
+        table.html(),
         escape(LEGEND)
     )
 }

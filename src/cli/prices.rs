@@ -49,6 +49,9 @@ pub enum PricesCommand {
         /// Prices older than this are old, as `180d`
         #[arg(long)]
         max_age: Option<Seconds>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -72,7 +75,7 @@ impl PricesCommand {
                 list(&all, json, true);
                 Ok(())
             }
-            PricesCommand::Check { file, max_age } => check(&file, max_age),
+            PricesCommand::Check { file, max_age, json } => check(&file, max_age, json),
         }
     }
 }
@@ -132,29 +135,31 @@ fn show_own(device: &str, book: &PriceBook, json: bool) -> Result<(), Failure> {
 }
 
 /// Says what of a file is doubtful.
-fn check(file: &str, max_age: Option<Seconds>) -> Result<(), Failure> {
+fn check(file: &str, max_age: Option<Seconds>, json: bool) -> Result<(), Failure> {
     let text = read_text(file)?;
     let book = PriceBook::shipped()?.over(file, &text)?;
     let read = toml::from_str::<toml::Table>(&text).unwrap_or_default();
     let count = |key: &str| read.get(key).and_then(toml::Value::as_array).map_or(0, Vec::len);
     let own = read.get("own").and_then(toml::Value::as_table).map_or(0, toml::Table::len);
     let (rents, servers) = (count("rent"), count("server"));
-    println!("{file}: {rents} rents, {servers} servers and {own} figures of owning, as they must be");
     let old = |date: &str| max_age.is_some_and(|age| is_older(date, age.0 / 86400.0));
-    let rents = book.rents[book.rents.len() - rents..].iter().map(|rent| {
+    let known = book.rents[book.rents.len() - rents..].iter().map(|rent| {
         let what = format!("rent of {} at {}, {}", rent.device, rent.cloud, rent.term.name());
         (what, rent.kind, &rent.date)
     });
-    let servers = book.servers[book.servers.len() - servers..].iter();
-    let servers = servers.map(|server| (format!("server {}", server.system), server.kind, &server.date));
-    for (what, kind, date) in rents.chain(servers) {
-        if kind.is_doubtful() {
-            println!("   {what}: {}", kind.name());
-        }
-        if old(date) {
-            println!("   {what}: old, of {date}");
-        }
+    let machines = book.servers[book.servers.len() - servers..].iter();
+    let machines = machines.map(|server| (format!("server {}", server.system), server.kind, &server.date));
+    let doubts = known.chain(machines).flat_map(|(what, kind, date)| {
+        let doubtful = kind.is_doubtful().then(|| format!("{what}: {}", kind.name()));
+        [doubtful, old(date).then(|| format!("{what}: old, of {date}"))]
+    });
+    let doubts: Vec<String> = doubts.flatten().collect();
+    if json {
+        answer::print("check", json!({ "rents": rents, "servers": servers, "own": own, "doubtful": doubts }));
+        return Ok(());
     }
+    println!("{file}: {rents} rents, {servers} servers and {own} figures of owning, as they must be");
+    doubts.iter().for_each(|doubt| println!("   {doubt}"));
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 
 use std::path::Path;
 
+use meshwright_engines::setting::shell_word;
 use meshwright_hardware::exit::Exit;
 use meshwright_hardware::files::read_text;
 use meshwright_hardware::profile::{Cluster, Link, LinkKind, Machine, catalog, own};
@@ -46,16 +47,25 @@ pub fn list_json() {
 }
 
 /// Says every fault of a file, or what it comes to.
-pub fn check(file: &str) -> Result<(), Failure> {
+pub fn check(file: &str, json: bool) -> Result<(), Failure> {
     let text = read_text(file)?;
     match own::check(file, &text) {
+        Ok(machine) if json => {
+            let mut all = figures(&machine);
+            all["faults"] = json!([]);
+            answer::print("check", all);
+            Ok(())
+        }
         Ok(machine) => {
             print!("{}", summary(&machine));
-            println!("{file} has no fault\nnext: meshwright plan llama3-8b --cluster {file}");
+            println!("{file} has no fault\nnext: meshwright plan llama3-8b --cluster {}", shell_word(file));
             Ok(())
         }
         Err(faults) => {
             let all: Vec<String> = faults.iter().map(ToString::to_string).collect();
+            if json {
+                answer::print("check", json!({ "faults": all }));
+            }
             let count = if all.len() == 1 { "a fault".to_owned() } else { format!("{} faults", all.len()) };
             Err(Failure::new(Exit::Input, format!("{file} has {count}\n{}", all.join("\n"))))
         }
@@ -105,8 +115,8 @@ fn link(link: &Link) -> String {
     format!("{rate} ({:.0} Gb/s){kind}", rate.0 * 8.0 / 1e9)
 }
 
-/// The same for scripts.
-fn figures(machine: &Machine) -> serde_json::Value {
+/// The same as [`summary`] for scripts.
+pub fn figures(machine: &Machine) -> serde_json::Value {
     let Machine { nodes, system, device } = machine;
     let bandwidth = |link: &Link| link.bandwidth.value.0;
     json!({

@@ -1,8 +1,8 @@
-//! How far a search is: one line on a terminal, written over and over.
+//! How far what takes long is: one line on a terminal, written over and over.
 //!
-//! In: what a search tells. Out: a line on stderr, after a second, as wide as the terminal.
+//! In: what a search tells, counts, or a budget of time. Out: a line on stderr, after a second, as wide as the terminal.
 //!
-//! Invariant: nothing is left of it when the search has ended, and nothing is written where stderr is no terminal unless `--verbose`
+//! Invariant: nothing is left of it when that has ended, and nothing is written where stderr is no terminal unless `--verbose`
 //! asks for it.
 
 use crate::answer;
@@ -43,6 +43,23 @@ impl ProgressLine {
         } else if self.started.elapsed() >= PATIENCE {
             self.bar.set_message(words(cluster, progress));
         }
+    }
+
+    /// Shows how many of so many are done, and how long the rest may take.
+    pub fn count(&self, done: usize, all: usize, what: &str) {
+        let left = self.started.elapsed().as_secs_f64() * (all.saturating_sub(done)) as f64 / done.max(1) as f64;
+        let share = 100 * done / all.max(1);
+        self.bar.set_message(format!("{done} of {all} {what}, {share} %, about {} left", Seconds(left.round())));
+    }
+
+    /// Does what takes about so long, and shows how long it has taken.
+    pub fn during<T>(what: &str, budget: Duration, work: impl FnOnce() -> T) -> T {
+        let line = ProgressLine::new();
+        let of = format!("{{msg}}: {{elapsed}} of about {} s", budget.as_secs_f64().ceil());
+        line.bar.set_style(ProgressStyle::with_template(&of).expect("the template is one of indicatif's"));
+        line.say(what);
+        line.bar.enable_steady_tick(Duration::from_millis(250));
+        work()
     }
 
     /// Shows what is being done.

@@ -9,13 +9,13 @@ use meshwright_hardware::replay::durations;
 use meshwright_hardware::simulate::simulate;
 use meshwright_hardware::trace::{Origin, Trace};
 use meshwright_hardware::units::{Bytes, FlopRate};
-use meshwright_planner::predict::{idle, predict};
+use meshwright_planner::predict::{Figures, idle, predict};
 
 use super::measured::MeasuredArguments;
 use crate::answer;
 use crate::failure::Failure;
 use crate::out::write_whole;
-use crate::report::{self, Inputs};
+use crate::report::{self, Curve, Inputs};
 use crate::runs::RunDir;
 
 /// Arguments of `report`.
@@ -84,6 +84,7 @@ pub fn of_run(path: &Path) -> Result<report::Report, Failure> {
     ];
     let steps = metrics::read(&dir.file("metrics.jsonl"))?;
     let losses: Vec<(u64, f64)> = steps.iter().map(|line| (line.step as u64, line.loss)).collect();
+    let curves = curves(&steps, &figures);
     let ranks = plan.mesh.ranks();
     // `predict` asked for it too.
     let peak = device.peak_in(plan.job.precision).map_or(f64::NAN, |peak| peak.0);
@@ -98,6 +99,8 @@ pub fn of_run(path: &Path) -> Result<report::Report, Failure> {
         losses: &losses,
         step_times_s: steps.iter().map(|line| line.step_time_s).collect(),
         unigram_entropy: Some(measured.unigram_entropy),
+        curves,
+        plan: plan.to_toml(),
         title: &format!("{} on {ranks} rank(s){emulated}", plan.job.model.name),
         subtitle: [
             ("plan".to_owned(), plan.summary()),
@@ -125,6 +128,26 @@ pub fn of_run(path: &Path) -> Result<report::Report, Failure> {
     table("figures.csv", report.figures_csv(&mut figures), figures)?;
     write_whole(&dir.file("report.html"), &report.html())?;
     Ok(report)
+}
+
+/// What the page shows by step beside the loss, each with what was predicted of it.
+fn curves(steps: &[StepMetrics], [predicted, _, measured]: &[Figures; 3]) -> Vec<Curve> {
+    let of = |title, level: Option<f64>, value: &dyn Fn(&StepMetrics) -> f64| Curve {
+        title,
+        points: steps.iter().map(|line| (line.step as u64, value(line))).collect(),
+        level: level.map(|level| ("predicted", level)),
+    };
+    // A step's share of the peak is to its rate as those of the median step are.
+    let share = measured.mfu / measured.tokens_per_s;
+    vec![
+        of("learning rate", None, &|line| line.lr),
+        of("gradient norm, before clipping", None, &|line| line.grad_norm),
+        of("tokens a second", Some(predicted.tokens_per_s), &|line| line.tokens_per_s),
+        of("MFU, %", Some(100.0 * predicted.mfu), &|line| 100.0 * share * line.tokens_per_s),
+        of("peak memory a rank, bytes", Some(predicted.peak_memory_bytes as f64), &|line| {
+            line.peak_memory_bytes as f64
+        }),
+    ]
 }
 
 /// What a run's figures do not tell by themselves: steps that updated nothing, and steps whose lines are lost.

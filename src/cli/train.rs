@@ -22,11 +22,12 @@ use meshwright_planner::lower::lower;
 use meshwright_planner::plan::Plan;
 use meshwright_planner::predict::predict;
 
+use super::progress::ProgressLine;
 use super::report::of_run;
 use crate::answer;
 use crate::busy::LoadWatch;
 use crate::failure::Failure;
-use crate::machine::{Share, cached};
+use crate::machine::{Share, cached, here};
 use crate::runs::{Measured, RunDir, free_folder, train_config};
 use crate::signals::Signals;
 
@@ -112,7 +113,10 @@ impl RunCommand {
         match &self.cluster {
             Some(path) => one_pool(Cluster::parse(&path.display().to_string())?),
             None if self.resume => one_pool(RunDir::open(output)?.cluster()?),
-            None => cached(share, plan.job.precision, CALIBRATION),
+            None => {
+                let precision = plan.job.precision;
+                ProgressLine::during("measuring", CALIBRATION, || cached(share, precision, CALIBRATION))
+            }
         }
     }
 }
@@ -179,6 +183,11 @@ fn check_runnable(file: &str, plan: &Plan, device: Backend) -> Result<(), Failur
         return Err(Failure::input(format!("{file}: `job.model.vocab` is {vocab}: bytes as tokens need 256 or more")));
     }
     Ok(())
+}
+
+/// What of this machine trains a plan, if a cluster is this machine and can run it.
+pub fn trains_here(plan: &Plan, cluster: &Cluster) -> Option<Backend> {
+    here(cluster).filter(|device| check_runnable("plan", plan, *device).is_ok())
 }
 
 /// Whether devices here train in a format.
@@ -262,12 +271,11 @@ pub fn train(
     let mut report = watched(&mut trainer, &mut log, steps, options.checkpoint_every)?;
     if report.losses.is_empty() {
         if dir.measured(&program).is_ok() {
-            eprintln!("all {steps} steps were done before");
+            answer::progress(&format!("all {steps} steps were done before"));
             return Ok(report);
         }
-        eprintln!(
-            "all {steps} steps were done before, but their measurements are lost: some steps are run to measure them"
-        );
+        let lost = "all steps were done before, but their measurements are lost: some are run again to measure them";
+        answer::note(lost);
         report = trainer.measure()?;
     }
     let busy = watch.busy();

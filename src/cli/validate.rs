@@ -131,7 +131,7 @@ pub(super) fn each<T: Clone + Send>(
     let (line, done) = (ProgressLine::new(), AtomicUsize::new(0));
     let one = |run: &&Run| {
         let found = find(run);
-        line.say(&format!("{} of {} plans", done.fetch_add(1, Ordering::Relaxed) + 1, distinct.len()));
+        line.count(done.fetch_add(1, Ordering::Relaxed) + 1, distinct.len(), "plans");
         found
     };
     let found: Vec<_> = distinct.par_iter().map(one).collect();

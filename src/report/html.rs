@@ -1,4 +1,4 @@
-//! The comparison as one page that stands alone: figures, loss curve, timelines of the traces, table by instruction.
+//! The comparison as one page that stands alone: figures, curves by step, timelines of the traces, table by instruction, the plan.
 //!
 //! In: a [`Report`]. Out: HTML with its style and script inside, no network needed.
 //!
@@ -8,7 +8,7 @@ use meshwright_hardware::trace::Trace;
 use meshwright_planner::predict::{FIGURES, Figure};
 use serde_json::{Value, json};
 
-use super::{InstrTimes, Report, error_pct};
+use super::{Curve, InstrTimes, Report, error_pct};
 
 /// Spans drawn of one trace; shorter ones beyond are left out, and the page says so.
 const MOST: usize = 20_000;
@@ -16,7 +16,11 @@ const MOST: usize = 20_000;
 impl Report {
     /// The page.
     pub fn html(&self) -> String {
-        let data = json!({ "traces": self.traces.each_ref().map(|trace| self.lanes(trace)), "losses": self.losses, "entropy": self.unigram_entropy });
+        let level = self.unigram_entropy.map(|entropy| ("unigram entropy", entropy));
+        let loss = Curve { title: "loss, nats a token", points: self.losses.clone(), level };
+        let curves: Vec<&Curve> = std::iter::once(&loss).chain(&self.curves).collect();
+        let traces = self.traces.each_ref().map(|trace| self.lanes(trace));
+        let data = json!({ "traces": traces, "curves": curves, "plan": self.plan });
         let data = data.to_string().replace('<', "\\u003c");
         let subtitle: String = self
             .subtitle
@@ -29,6 +33,7 @@ impl Report {
             ("figures", self.figure_rows()),
             ("spread", self.spread_line()),
             ("groups", self.group_rows()),
+            ("plan", escape(&self.plan)),
             ("data", data),
         ];
         fill(include_str!("page.html"), &values)
@@ -39,7 +44,7 @@ impl Report {
             let (values, error) = self.compared(figure);
             let cells = values.map(|value| format!("<td>{}</td>", figure.unit.show(value))).concat();
             let error = error.map_or_else(String::new, |error| format!("{error:+.1} %"));
-            format!("<tr><th>{}</th>{cells}<td>{error}</td></tr>", figure.title)
+            format!("<tr><th>{}</th>{cells}<td>{error}</td></tr>\n", figure.title)
         };
         FIGURES.iter().map(row).collect()
     }

@@ -13,6 +13,7 @@ mod table;
 use meshwright_hardware::program::{Kind, Program};
 use meshwright_hardware::trace::{Lane, Trace};
 use meshwright_planner::predict::{Figure, Figures};
+use serde::Serialize;
 
 pub(crate) use html::{escape, fill};
 pub use spread::Spread;
@@ -35,10 +36,25 @@ pub struct Inputs<'a> {
     pub step_times_s: Vec<f64>,
     /// What guessing by frequency alone would lose.
     pub unigram_entropy: Option<f64>,
+    /// What else is shown by step.
+    pub curves: Vec<Curve>,
+    /// The plan's file.
+    pub plan: String,
     /// Headline.
     pub title: &'a str,
     /// What was run on what: label and text.
     pub subtitle: Vec<(String, String)>,
+}
+
+/// A figure by step.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Curve {
+    /// What it is, with its unit.
+    pub title: &'static str,
+    /// Steps and values; what is no number is left out.
+    pub points: Vec<(u64, f64)>,
+    /// A level to compare with, and what it is.
+    pub level: Option<(&'static str, f64)>,
 }
 
 /// One instruction of a stage; times in nanoseconds.
@@ -96,6 +112,8 @@ pub struct Report {
     pub losses: Vec<(u64, f64)>,
     /// What guessing by frequency alone would lose.
     pub unigram_entropy: Option<f64>,
+    curves: Vec<Curve>,
+    plan: String,
     /// Predicted, replayed, measured.
     traces: [Trace; 3],
 }
@@ -118,6 +136,8 @@ impl Report {
             rows,
             losses: inputs.losses.to_vec(),
             unigram_entropy: inputs.unigram_entropy,
+            curves: inputs.curves.clone(),
+            plan: inputs.plan.clone(),
             traces: [inputs.predicted.clone(), inputs.replayed.clone(), inputs.measured.clone()],
         }
     }

@@ -7,6 +7,7 @@
 use std::path::Path;
 
 use super::super::chart::{Bars, STYLE};
+use super::super::page_table::{FIGURE, NAME, PageTable};
 use super::chart::scatter;
 use super::rows::ScenarioRow;
 use super::sensitivity::{flips, variations};
@@ -45,7 +46,7 @@ pub fn page(input: &str, all: &[ScenarioRow]) -> String {
         ("style", STYLE.to_owned()),
         ("verdict", verdict(all)),
         ("scatter", scatter(all)),
-        ("rows", all.iter().enumerate().map(|(at, row)| line(all, at, row)).collect()),
+        ("rows", table(all)),
         ("legend", legend.join(" ")),
         ("costs", costs(all, &of(&|row| row.number("usd")))),
         ("days", days(all, &of(&|row| row.number("days")))),
@@ -123,37 +124,48 @@ fn verdict(all: &[ScenarioRow]) -> String {
     text + &format!("<p class=\"dim\">{counts}</p>")
 }
 
-fn line(all: &[ScenarioRow], at: usize, row: &ScenarioRow) -> String {
-    if !row.is_planned() {
-        return format!(
-            "<tr><td>{}</td><td class=\"name\">{}</td><td colspan=\"9\" class=\"name dim\">no plan</td></tr>\n",
-            at + 1,
-            escape(&row.text("scenario"))
-        );
+/// All scenarios with the figures that decide.
+fn table(all: &[ScenarioRow]) -> String {
+    let figures = [
+        "days",
+        "cost",
+        "over the first",
+        "devices",
+        "$/device-hour",
+        "9 in 10 below, days",
+        "$/M tokens",
+        "MFU",
+        "support",
+    ];
+    let heads = figures.map(|head| (head, FIGURE));
+    let mut table = PageTable::new([("", FIGURE), ("scenario", NAME)].into_iter().chain(heads));
+    for (at, row) in all.iter().enumerate() {
+        let named = [((at + 1).to_string(), ""), (escape(&row.text("scenario")), "")];
+        let figures = if row.is_planned() { line(all, at, row) } else { vec![("no plan".to_owned(), "dim")] };
+        table.row(&named.into_iter().chain(figures).collect::<Vec<_>>());
     }
-    let best = |name: &str| if least(all, name) == Some(at) { " class=\"best\"" } else { "" };
+    table.html()
+}
+
+fn line(all: &[ScenarioRow], at: usize, row: &ScenarioRow) -> Vec<(String, &'static str)> {
+    let best = |name: &str| if least(all, name) == Some(at) { "best" } else { "" };
     let number =
         |name: &str, digits: usize| row.number(name).map_or(String::new(), |value| format!("{value:.digits$}"));
     let mark = if is_doubtful(row) { "*" } else { "" };
     let cost = row.number("usd").map_or("no price".to_owned(), |usd| dollars(usd) + mark);
     let each = row.number("usd").zip(row.number("tokens")).map(|(usd, tokens)| usd / tokens * 1e6);
     let first = all.first().filter(|first| at > 0 && first.is_planned());
-    format!(
-        "<tr><td>{}</td><td class=\"name\">{}</td><td{}>{}</td><td{}>{cost}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td>\
-         <td>{}</td><td>{}</td></tr>\n",
-        at + 1,
-        escape(&row.text("scenario")),
-        best("days"),
-        number("days", 1),
-        best("usd"),
-        first.map_or(String::new(), |first| over(row, first)),
-        row.text("devices_paid"),
-        number("usd_per_device_hour", 2),
-        number("days_p90", 1),
-        each.map_or(String::new(), |each| format!("{each:.3}")),
-        row.number("mfu").map_or(String::new(), |mfu| format!("{:.0} %", 100.0 * mfu)),
-        escape(&row.text("support")),
-    )
+    vec![
+        (number("days", 1), best("days")),
+        (cost, best("usd")),
+        (first.map_or(String::new(), |first| over(row, first)), ""),
+        (row.text("devices_paid"), ""),
+        (number("usd_per_device_hour", 2), ""),
+        (number("days_p90", 1), ""),
+        (each.map_or(String::new(), |each| format!("{each:.3}")), ""),
+        (row.number("mfu").map_or(String::new(), |mfu| format!("{:.0} %", 100.0 * mfu)), ""),
+        (escape(&row.text("support")), ""),
+    ]
 }
 
 fn costs(all: &[ScenarioRow], shown: &[(usize, f64)]) -> String {
