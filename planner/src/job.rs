@@ -72,6 +72,9 @@ pub struct Job {
     /// Whether weights, gradients and moments are all of the format of activations, without fp32 masters: training in 16 bits alone.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pure: bool,
+    /// Whether layers drop nothing, though recipes of the stack do.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_dropout: bool,
     /// How the loss is made of logits; by default as the stack does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss: Option<LossKernel>,
@@ -137,6 +140,7 @@ impl Job {
             stack: None,
             cuda_graphs: false,
             pure: false,
+            no_dropout: false,
             loss: None,
             software: Software::default(),
             model,

@@ -46,11 +46,23 @@ fn copies_of_logits_are_those_of_each_kernel() {
         (LossKernel::Parallel, 6.0),
         (LossKernel::ParallelFused, 10.0),
         (LossKernel::Eager, 10.0),
+        (LossKernel::Gathered, 10.0),
         (LossKernel::Chunked, 2.5),
     ] {
         let beside = work(&plan(loss, 1)) as f64 - bytes * logits as f64;
         assert!((0.0..=normed as f64).contains(&beside), "{loss:?}: {beside}");
     }
+}
+
+/// By hand: two ranks make logits of half the words each, 2 bytes a logit; gathered, a rank has them of all words, in fp32 and their
+/// log-softmax too: 10 bytes a word and token.
+#[test]
+fn gathered_logits_stand_on_every_rank() {
+    let words = (TOKENS * WORDS) as u64;
+    let [whole, gathered] = [LossKernel::Fused, LossKernel::Gathered].map(|loss| work(&plan(loss, 2)));
+    let beside = gathered - words * 11;
+    assert!(beside <= whole, "{gathered} {whole}");
+    assert!(beside < 4 * (TOKENS * WIDE) as u64, "{beside}");
 }
 
 /// Of 8,192 tokens logits of 256 stand at once, as 32 times as many words as columns have it; products are the same.

@@ -17,7 +17,8 @@ pub struct FittedRow<'a> {
     /// The run.
     pub run: &'a Run,
     compiled: Compiled,
-    graphs: bool,
+    /// Whether its layers are launched as graphs, and whether they drop nothing.
+    running: [bool; 2],
     measured: f64,
     tells: Vec<bool>,
 }
@@ -26,7 +27,8 @@ impl FittedRow<'_> {
     /// The logarithm of the step with these overheads over the measured one.
     pub fn error(&self, overheads: &Overheads) -> f64 {
         let stack = Stack { overheads: overheads.clone(), ..self.run.stack().clone() };
-        let cluster = self.run.cluster.clone().under(Arc::new(stack.launching(self.graphs)));
+        let [graphs, no_dropout] = self.running;
+        let cluster = self.run.cluster.clone().under(Arc::new(stack.running(graphs, no_dropout)));
         self.compiled.step(&cluster).map_or(f64::NAN, |step| (step / self.measured).ln())
     }
 
@@ -56,7 +58,8 @@ fn row(run: &Run) -> Option<FittedRow<'_>> {
     let plan = chosen(run);
     let measured = summary::measured_step_s(run, plan)?;
     let compiled = Compiled::of(plan, run.stack());
-    let mut row = FittedRow { run, compiled, graphs: plan.job.cuda_graphs, measured, tells: Vec::new() };
+    let mut row =
+        FittedRow { run, compiled, running: [plan.job.cuda_graphs, plan.job.no_dropout], measured, tells: Vec::new() };
     row.tells = (0..Overheads::ALL.len()).map(|index| row.depends_on(index)).collect();
     row.error(&Overheads::default()).is_finite().then_some(row)
 }

@@ -74,7 +74,7 @@ pub fn chosen(run: &Run) -> &Plan {
 
 /// The cluster of a run as its plan uses it.
 pub fn cluster(run: &Run, plan: &Plan) -> Cluster {
-    let stack = run.stack().clone().launching(plan.job.cuda_graphs);
+    let stack = run.stack().clone().running(plan.job.cuda_graphs, plan.job.no_dropout);
     run.cluster.clone().under(Arc::new(stack))
 }
 

@@ -7,7 +7,9 @@
 use std::sync::Arc;
 
 use meshwright_hardware::input::Fault;
-use meshwright_hardware::profile::{DeviceProfile, LinkKind, Machine, ProfileError, Sourced, Stack, catalog};
+use meshwright_hardware::profile::{
+    AttentionKernel, DeviceProfile, LinkKind, Machine, ProfileError, Sourced, Stack, catalog,
+};
 use meshwright_hardware::units::ByteRate;
 
 use super::accelerator;
@@ -130,17 +132,38 @@ fn numbers(text: &str) -> Vec<(f64, &str)> {
     found
 }
 
-/// The stack whose longest word stands in a framework's description, of a fitting year; of several, one whose words stand in
-/// the model's name; else the newest of that family of hardware; of an unknown framework on GPUs the typical one of its time.
-pub fn stack(framework: &str, model: &str, year: u16, device: &DeviceProfile) -> Arc<Stack> {
+/// What a row says of the software that ran it.
+#[derive(Clone, Copy, Debug)]
+pub struct SaidStack<'a> {
+    /// The framework, in the source's words.
+    pub framework: &'a str,
+    /// The model's name, in which tests say what they ask for.
+    pub model: &'a str,
+    /// How attention ran, where that is said.
+    pub attention: Option<AttentionKernel>,
+    /// The year.
+    pub year: u16,
+    /// What it ran on.
+    pub device: &'a DeviceProfile,
+}
+
+/// The stack whose longest word stands in a framework's description, of a fitting year; of several, the one whose attention is as
+/// said, or whose words stand in the model's name; else the newest of that family of hardware; of an unknown framework on GPUs the
+/// typical one of its time.
+pub fn stack(said: &SaidStack) -> Arc<Stack> {
+    let &SaidStack { framework, model, attention, year, device } = said;
     let dated = |stack: &Stack| stack.years.is_none_or(|[first, last]| (first..=last).contains(&year));
-    let named = |stack: &Stack| stack.models.iter().all(|word| model.contains(word.as_str()));
+    let in_name = |stack: &Stack| stack.models.iter().all(|word| model.contains(word.as_str()));
+    let named = |stack: &Stack| attention.map_or(in_name(stack), |attention| stack.attention == attention);
     let matched = |stack: &Stack| {
         let words = stack.frameworks.iter().filter(|word| framework.contains(word.as_str()));
         Some((words.map(String::len).max()?, stack.models.len()))
     };
     let fits = catalog().stacks.iter().filter(|stack| dated(stack) && named(stack) && matched(stack).is_some());
     let found = fits.max_by_key(|stack| matched(stack)).map(Arc::clone);
+    if found.is_none() && attention.is_some() {
+        return self::stack(&SaidStack { attention: None, ..*said });
+    }
     found.unwrap_or_else(|| {
         let usual = match device.name.as_str() {
             name if name.starts_with("tpu") => "maxtext",
@@ -177,7 +200,9 @@ mod tests {
     #[test]
     fn the_longest_word_of_a_fitting_year_names_the_stack() {
         let a100 = catalog().device("a100-80gb").unwrap();
-        let name = |framework, year| stack(framework, "GPT", year, a100).name.clone();
+        let said =
+            SaidStack { framework: "Megatron-Core main", model: "GPT", attention: None, year: 2025, device: a100 };
+        let name = |framework, year| stack(&SaidStack { framework, year, ..said }).name.clone();
         assert_eq!(name("Megatron-LM", 2021), "megatron-2021");
         assert_eq!(name("Megatron-LM", 2024), "megatron-core");
         assert_eq!(name("Megatron-Core with MoE Parallel Folding", 2025), "megatron-moe-2025");
@@ -185,8 +210,15 @@ mod tests {
         assert_eq!(name("Megatron-Bridge/Megatron-Core 26.04", 2026), "megatron-bridge-2026");
         assert_eq!(name("something new", 2026), Stack::TYPICAL);
         assert_eq!(name("something old", 2021), Stack::TYPICAL_2021);
-        let test = |model| stack("Megatron-Core main", model, 2025, a100).name.clone();
+        let test = |model| stack(&SaidStack { model, ..said }).name.clone();
         assert_eq!(test("gpt3_mcore_te_tp2_pp2_resume_torch_dist"), "megatron-core-ci");
         assert_eq!(test("gpt3_mcore_te_tp2_pp2"), "megatron-core-ci-unfused");
+        // What the test's file says of attention is more than what its name lets one guess.
+        let flash = SaidStack { attention: Some(AttentionKernel::Flash), ..said };
+        assert_eq!(stack(&flash).name, "megatron-core-ci");
+        assert_eq!(
+            stack(&SaidStack { framework: "Megatron-LM fork (zero-bubble)", ..flash }).name,
+            "megatron-zero-bubble"
+        );
     }
 }

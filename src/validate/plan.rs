@@ -259,6 +259,7 @@ fn job(stated: &Stated, choice: &RowChoice) -> Result<Job, Skip> {
         target_seq: stated.target_seq,
         optimizer: recipe::optimizer(record),
         loss: recipe::loss(record),
+        no_dropout: record.text("notes").contains("dropout=0"),
         packed: packed.then_some(SAMPLE).filter(|sample| *sample < stated.seq),
         pure: precise.contains("pure") || precise.contains("+SR"),
         precision: precision(record),

@@ -4,7 +4,7 @@
 //!
 //! Invariant: nothing that was measured is read.
 
-use meshwright_hardware::profile::LossKernel;
+use meshwright_hardware::profile::{AttentionKernel, LossKernel};
 use meshwright_planner::job::{Optimizer, OptimizerName};
 
 use super::record::Record;
@@ -18,6 +18,17 @@ pub(super) fn loss(record: &Record) -> Option<LossKernel> {
     let (_, after) = record.text("notes").split_once("loss=")?;
     let word: String = after.chars().take_while(|c| c.is_ascii_lowercase() || *c == '-').collect();
     LossKernel::named(&word)
+}
+
+/// How attention runs, by a row's own word: `attention=unfused` or `attention=flash` in the notes.
+pub(super) fn attention(notes: &str) -> Option<AttentionKernel> {
+    let (_, after) = notes.split_once("attention=")?;
+    match after.split(|c: char| !c.is_ascii_alphanumeric()).next()? {
+        "unfused" => Some(AttentionKernel::Unfused),
+        "flash2" => Some(AttentionKernel::Flash2),
+        "flash" => Some(AttentionKernel::Flash),
+        _ => None,
+    }
 }
 
 /// The optimizer, where a row says of another than AdamW on the device.

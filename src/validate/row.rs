@@ -13,7 +13,7 @@ use meshwright_planner::plan::Plan;
 
 use super::convention::Convention;
 use super::record::{Record, Skip};
-use super::{model, place, plan};
+use super::{model, place, plan, recipe};
 
 /// What a row says was measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -130,7 +130,13 @@ pub fn read(columns: &HashMap<String, String>) -> Result<Run, Skip> {
     let place::Place { machine, slices } =
         place::place(record.text("accelerator"), devices, record.size("devices_per_node"), interconnect, inner)?;
     let year = record.number("year").unwrap_or(2024.0) as u16;
-    let stack = place::stack(record.text("framework"), record.text("model_name"), year, &machine.device);
+    let stack = place::stack(&place::SaidStack {
+        framework: record.text("framework"),
+        model: record.text("model_name"),
+        attention: recipe::attention(record.text("notes")),
+        year,
+        device: &machine.device,
+    });
     let (seq, second) = model::sequence(record.text("seq_len"), year);
     let (model, target_seq) = model::model(&record, second)?;
     let plan::Candidates { plans, assumed } = plan::candidates(&plan::Stated {

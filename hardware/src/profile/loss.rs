@@ -24,6 +24,9 @@ pub enum LossKernel {
     ParallelFused,
     /// Op by op: logits in fp32, and their log-softmax (PyTorch).
     Eager,
+    /// The same on every rank of tensor parallelism over the words of all, whose logits are gathered first (Aleph Alpha's Scaling: a
+    /// head that is a column-parallel layer, then PyTorch's cross-entropy).
+    Gathered,
     /// Logits of all tokens, of which one of eight parts at a time stands in fp32 and gives way to its gradient (torchtune's
     /// `CEWithChunkedOutputLoss`).
     Chunked,
@@ -42,9 +45,11 @@ impl LossKernel {
         LossKernel::deserialize(name).ok()
     }
 
-    /// Bytes beside so many logits, of so many bytes each.
-    pub fn bytes_beside(self, logits: usize, width: usize) -> usize {
+    /// Bytes beside so many logits, of so many bytes each, where so many ranks hold other words.
+    pub fn bytes_beside(self, logits: usize, width: usize, ranks: usize) -> usize {
         match self {
+            LossKernel::Gathered if ranks > 1 => ranks * logits * (width + 8),
+            LossKernel::Gathered => LossKernel::Eager.bytes_beside(logits, width, ranks),
             LossKernel::Fused | LossKernel::Linear => 0,
             LossKernel::Compiled => logits * width,
             LossKernel::Parallel => 4 * logits,

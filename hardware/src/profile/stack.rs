@@ -138,8 +138,9 @@ impl Stack {
         format!("{:016x}", fnv1a(&text))
     }
 
-    /// The same as it launches a job's layers: as CUDA graphs, or kernel by kernel.
-    pub fn launching(mut self, graphs: bool) -> Stack {
+    /// The same as it runs a job's layers: as CUDA graphs, or kernel by kernel; with the dropout that its recipes have, or without.
+    pub fn running(mut self, graphs: bool, no_dropout: bool) -> Stack {
+        self.dropout &= !no_dropout;
         if graphs {
             self.overheads.step *= AHEAD;
             self.overheads.host *= GRAPHS;

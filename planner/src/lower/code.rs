@@ -200,7 +200,8 @@ pub fn local(plan: &Plan) -> Local {
     let (microbatch, seq) = (plan.microbatch, plan.job.seq / cp);
     let (target, causal) = (plan.job.target(), plan.job.model.causal());
     let (sp, ring, software) = (plan.shards_tokens(), plan.ring, plan.job.software);
-    let software = Software { loss: plan.job.loss.unwrap_or(software.loss), ..software };
+    let (loss, dropout) = (plan.job.loss.unwrap_or(software.loss), software.dropout && !plan.job.no_dropout);
+    let software = Software { loss, dropout, ..software };
     let samples = plan.job.seq / plan.job.sample();
     Local { microbatch, seq, samples, target, causal, tp, sp, cp, ring, ep, etp, software }
 }

@@ -27,8 +27,9 @@ pub struct Beside {
     dropout: bool,
     /// Elements of activated gates that are kept.
     gates: usize,
-    /// Logits that stand at once.
+    /// Logits that stand at once, and ranks that hold those of other words.
     logits: usize,
+    ranks: usize,
     /// What makes a loss of them.
     loss: LossKernel,
     /// Whether scores are made again in backward, and not kept.
@@ -61,7 +62,7 @@ impl Beside {
 
     /// Notes a loss over so many logits at once.
     pub(super) fn scored(&mut self, local: Local, logits: usize) {
-        (self.logits, self.loss) = (logits, local.software.loss);
+        (self.logits, self.ranks, self.loss) = (logits, local.tp, local.software.loss);
     }
 
     /// Bytes of scores that are kept from forward to backward, where activations have so many an element: the softmax's; dropout's
@@ -93,6 +94,6 @@ impl Beside {
 
     /// Bytes while the loss is made, where activations have so many an element.
     pub fn loss(&self, width: usize) -> usize {
-        self.loss.bytes_beside(self.logits, width)
+        self.loss.bytes_beside(self.logits, width, self.ranks)
     }
 }
