@@ -60,7 +60,11 @@ pub struct Stack {
     /// Whether a gate's activation is a kernel of its own, whose result is kept beside what it is multiplied with.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keeps_gate: bool,
-    /// Whether norms run op by op, each op a pass over memory of its own, rather than as one kernel.
+    /// Whether what sequence parallelism gathers for a linear layer is kept for its backward, not gathered again (Megatron-LM gathers
+    /// again, Korthikanti et al. 2022, §4.2.2).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keeps_gathered: bool,
+    /// Whether norms run op by op, each op a pass over memory of its own, rather than as one kernel; what their gains multiply is kept.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub eager_norms: bool,
     /// Whether its runs are functional tests: of toy models, whose steps are those of hosts, so that they teach no other stack.

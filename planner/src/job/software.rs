@@ -27,6 +27,10 @@ pub struct Software {
     pub keeps_narrow: bool,
     /// Whether the activated gate of a gated feed-forward part is kept beside its product.
     pub keeps_gate: bool,
+    /// Whether what sequence parallelism gathers is kept for backward.
+    pub keeps_gathered: bool,
+    /// Whether norms keep what their gains multiply.
+    pub eager_norms: bool,
 }
 
 impl Software {
@@ -41,6 +45,8 @@ impl Software {
             pure: stack.pure,
             keeps_narrow: stack.keeps_narrow,
             keeps_gate: stack.keeps_gate,
+            keeps_gathered: stack.keeps_gathered,
+            eager_norms: stack.eager_norms,
         }
     }
 }

@@ -20,7 +20,7 @@ pub(super) fn kept_beside(tape: &Tape, mode: Recompute, model: Elem) -> usize {
     let (beside, width) = (&tape.beside, model.bytes() as usize);
     let scores = if beside.makes_scores_again() { 0 } else { beside.kept_scores(width) };
     let bytes = match mode {
-        Recompute::None => scores + beside.masks() + beside.activated_gates(width),
+        Recompute::None => scores + beside.masks() + beside.made_between(width),
         Recompute::Selective => beside.masks(),
         Recompute::Full => 0,
     };

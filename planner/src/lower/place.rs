@@ -108,6 +108,8 @@ mod tests {
         pure: false,
         keeps_narrow: true,
         keeps_gate: true,
+        keeps_gathered: false,
+        eager_norms: false,
     };
 
     /// Korthikanti et al. 2022, §4.1: 34·s·b·h + 5·a·s²·b bytes of a layer with attention that stores its scores and with dropout,
@@ -198,6 +200,29 @@ mod tests {
         };
         assert_eq!(kept(true, Recompute::None) - kept(false, Recompute::None), 2 * 64 * 128);
         assert_eq!(kept(true, Recompute::Selective), kept(false, Recompute::Selective));
+    }
+
+    /// By hand, of a layer of 64 tokens of 2 sequences on 2 ranks: of each of two norms the second rank's 64 of 128 tokens more where
+    /// what is gathered is kept, and all of a rank's own before their gains where they are eager, 2 bytes an element.
+    #[test]
+    fn gathered_tokens_and_norms_before_their_gains_are_kept_where_software_keeps_them() {
+        let kept = |software: Software, sequence_parallel: bool, mode: Recompute| {
+            let job = Job { seq: 64, precision: Precision::Bf16, software, ..tiny_job(tiny_model(Architecture::Llama)) };
+            let mesh = Mesh { tp: 2, ..Mesh::ONE };
+            let plan = Plan { mesh, sequence_parallel, ..Plan::single(job, 2) };
+            let pieces = Pieces::of(&plan, &mut Blocks::default());
+            Formats::of(&plan.job).bytes(pieces.layer(plan.job.model.kind(0), mode).slot_elems).iter().sum::<u64>()
+        };
+        let (h, none, usual) = (tiny_model(Architecture::Llama).hidden as u64, Recompute::None, Software::default());
+        let [gathered, eager] = [
+            Software { keeps_gathered: true, ..usual },
+            Software { eager_norms: true, ..usual },
+        ];
+        assert_eq!(kept(gathered, true, none) - kept(usual, true, none), 2 * 2 * 128 * h);
+        assert_eq!(kept(gathered, false, none), kept(usual, false, none));
+        assert_eq!(kept(eager, true, none) - kept(usual, true, none), 2 * 2 * 64 * h);
+        assert_eq!(kept(eager, false, none) - kept(usual, false, none), 2 * 2 * 128 * h);
+        assert_eq!(kept(eager, false, Recompute::Full), kept(usual, false, Recompute::Full));
     }
 
     /// Scores that are not kept have to stand in working memory while they are made again, and logits in fp32 beside the others.

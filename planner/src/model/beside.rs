@@ -25,8 +25,8 @@ pub struct Beside {
     dropped: usize,
     /// Whether scores are.
     dropout: bool,
-    /// Elements of activated gates that are kept.
-    gates: usize,
+    /// Elements of activated gates, and of norms before their gains, that are kept.
+    made: usize,
     /// Logits that stand at once, and ranks that hold those of other words.
     logits: usize,
     ranks: usize,
@@ -56,7 +56,14 @@ impl Beside {
     /// Notes a feed-forward part with so many gates.
     pub(super) fn gates(&mut self, local: Local, elems: usize) {
         if local.software.keeps_gate {
-            self.gates += elems;
+            self.made += elems;
+        }
+    }
+
+    /// Notes a norm of so many elements.
+    pub(super) fn norms(&mut self, local: Local, elems: usize) {
+        if local.software.eager_norms {
+            self.made += elems;
         }
     }
 
@@ -76,9 +83,9 @@ impl Beside {
         self.scores_again
     }
 
-    /// Bytes of activated gates, where activations have so many an element.
-    pub fn activated_gates(&self, width: usize) -> usize {
-        self.gates * width
+    /// Bytes of what kernels of their own make between ops here, where activations have so many an element.
+    pub fn made_between(&self, width: usize) -> usize {
+        self.made * width
     }
 
     /// Bytes of masks over the residual stream.

@@ -68,7 +68,8 @@ impl Tape {
     pub(super) fn enter(&mut self, model: &Model, local: Local, y: usize) -> usize {
         let (rows, cols) = (local.residual_rows(), model.hidden);
         if local.sp {
-            let all = self.tensor("gathered", local.rows() * cols, Home::Gathered);
+            let home = if local.software.keeps_gathered { CHEAP } else { Home::Gathered };
+            let all = self.tensor("gathered", local.rows() * cols, home);
             self.op(Op::Copy { n: rows * cols }, [Arg::Tensor(y), Arg::Part(all, Axis::Tp)]);
             self.nodes.push(TapeNode::Gather(all, Axis::Tp));
             return all;
@@ -90,6 +91,7 @@ impl Tape {
         }
         let kind = if model.biased() { NormKind::Layer } else { NormKind::Rms };
         args.extend([Arg::Tensor(y), Arg::Tensor(self.tensor(stats, 2 * rows, DEAR))]);
+        self.beside.norms(local, rows * cols);
         self.op(Op::Norm { kind, rows, cols }, args);
     }
 
