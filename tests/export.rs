@@ -46,6 +46,18 @@ fn what_an_engine_cannot_express_is_not_written_unless_it_is_forced() {
 }
 
 #[test]
+fn a_plan_that_does_not_fit_is_not_written_unless_it_is_forced() {
+    let place = place("export-unfit", "llama-fsdp");
+    let arguments = ["export", "plan.toml", "--to", "torchtitan", "-o", "out", "--cluster", "64x v100-16gb"];
+    place.refused(&arguments, 3, &["does not fit", "v100-16gb"]);
+    assert!(!place.0.join("out").exists());
+    let forced = place.run(&[&arguments[..], &["--force"]].concat());
+    assert!(
+        forced.status.success() && String::from_utf8_lossy(&forced.stderr).contains("warning: the plan does not fit")
+    );
+}
+
+#[test]
 fn the_engine_is_that_of_the_stack_or_has_to_be_named() {
     let place = place("engine", "llama-fsdp");
     place.refused(&["export", "plan.toml", "-o", "out"], 2, &["megatron-lm, torchtitan"]);

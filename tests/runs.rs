@@ -382,4 +382,25 @@ fn run_is_advised_for_this_machine_alone() {
         let said = simulate(cluster);
         assert!(said.contains("next: meshwright explain") && !said.contains("meshwright run"), "{cluster}: {said}");
     }
+    place.refused(
+        &["run", "tiny.toml", "--cluster", "1x dgx-h100", "-o", "out"],
+        2,
+        &["--cluster is 1x dgx-h100", "calibrate"],
+    );
+    assert!(!place.0.join("out").exists());
+}
+
+#[test]
+fn ops_that_a_machine_never_timed_are_no_measured_prediction() {
+    let place = place("untimed");
+    done(place.run(&["hardware", "calibrate", "--ranks", "1", "--seconds", "0.2", "-o", "here.toml"]));
+    place.write("lion.toml", &tiny("[job.optimizer]", "[job.optimizer]\nname = \"lion\""));
+    let support = |plan: &str| {
+        let answer = json(&place.run(&["simulate", plan, "--cluster", "here.toml", "--json"]));
+        (answer["support"].clone(), answer["untimed_ops"].clone(), answer["extrapolated"]["reason"].to_string())
+    };
+    assert_eq!(support("tiny.toml").0, "measured");
+    let (support, ops, why) = support("lion.toml");
+    assert_eq!((support, ops), ("extrapolated".into(), serde_json::json!(["lion"])));
+    assert!(why.contains("not timed on this machine"), "{why}");
 }

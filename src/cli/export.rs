@@ -22,6 +22,7 @@ use meshwright_planner::plan::Plan;
 use meshwright_planner::predict::{Figures, predict_figures};
 use serde_json::{Map, Value, json};
 
+use super::show::{does_not_fit, missing_memory};
 use super::stack::StackArgument;
 use crate::answer;
 use crate::failure::Failure;
@@ -36,7 +37,7 @@ pub struct ExportTarget {
     /// What starts it on every node: torchrun (by hand), slurm, kubernetes, trainjob or skypilot
     #[arg(long, default_value = "torchrun")]
     launcher: String,
-    /// Where the engine cannot express the plan, write the nearest that it can, and list what is lost
+    /// Where the engine cannot express the plan, write the nearest that it can, and list what is lost; a plan that does not fit too
     #[arg(long)]
     force: bool,
 }
@@ -82,6 +83,10 @@ impl ExportCommand {
             Some(text) => {
                 let cluster = self.stack.on(Cluster::parse(text)?, &plan.job)?;
                 let figures = predict_figures(&plan, &cluster)?;
+                match missing_memory(&figures, &cluster) {
+                    Some(missing) if self.target.force => answer::warn(&format!("the plan does not fit: {missing}")),
+                    missing => does_not_fit(missing)?,
+                }
                 self.target.write(&plan, Some((&cluster, Some(figures))), output)?
             }
         };

@@ -24,6 +24,7 @@ use meshwright_planner::predict::predict;
 
 use super::progress::ProgressLine;
 use super::report::of_run;
+use super::show::missing_memory;
 use crate::answer;
 use crate::busy::LoadWatch;
 use crate::failure::Failure;
@@ -90,7 +91,10 @@ impl RunCommand {
         ready(&plan, share, &corpus)?;
         let machine = self.machine(&output, share, &plan)?;
         // A profile that cannot price the plan, of another format or too few ranks, would leave a run without a report.
-        predict(&plan, &Cluster::from(machine.clone()))?;
+        let figures = predict(&plan, &Cluster::from(machine.clone()))?.figures;
+        if let Some(missing) = missing_memory(&figures, &Cluster::from(machine.clone())) {
+            answer::warn(&format!("by what the plan is predicted with it does not fit: {missing}"));
+        }
         let dir = RunDir::create(&output, &plan, &machine, self.resume)?;
         let (checkpoint_every, resume, named) = (self.checkpoint_every, self.resume, !self.data.is_empty());
         train(&dir, &plan, share, corpus, Options { checkpoint_every, resume, named })?;
@@ -111,7 +115,7 @@ impl RunCommand {
     /// What to predict with: the machine that is named, that of the folder to resume, or this one.
     fn machine(&self, output: &Path, share: Share, plan: &Plan) -> Result<Machine, Failure> {
         match &self.cluster {
-            Some(path) => one_pool(Cluster::parse(&path.display().to_string())?),
+            Some(path) => named(&path.display().to_string()),
             None if self.resume => one_pool(RunDir::open(output)?.cluster()?),
             None => {
                 let precision = plan.job.precision;
@@ -196,6 +200,23 @@ pub fn runs_in(precision: Precision) -> bool {
         Precision::Fp32 | Precision::Bf16 | Precision::Fp16 => true,
         Precision::Tf32 | Precision::Fp8 | Precision::Fp4 | Precision::Int8 => false,
     }
+}
+
+/// The machine of a file, which may be another than this.
+fn named(file: &str) -> Result<Machine, Failure> {
+    if !file.ends_with(".toml") {
+        return Err(Failure::input(format!(
+            "--cluster is {file}: a run is predicted with this machine's profile, a .toml; `meshwright hardware calibrate` writes it, \
+             and without --cluster it is measured"
+        )));
+    }
+    let cluster = Cluster::parse(file)?;
+    if here(&cluster).is_none() {
+        answer::warn(&format!(
+            "{file} is no calibration of this machine: what is predicted is for another, and so are MFU and errors"
+        ));
+    }
+    one_pool(cluster)
 }
 
 fn one_pool(cluster: Cluster) -> Result<Machine, Failure> {

@@ -207,17 +207,15 @@ mod tests {
     #[test]
     fn gathered_tokens_and_norms_before_their_gains_are_kept_where_software_keeps_them() {
         let kept = |software: Software, sequence_parallel: bool, mode: Recompute| {
-            let job = Job { seq: 64, precision: Precision::Bf16, software, ..tiny_job(tiny_model(Architecture::Llama)) };
+            let job =
+                Job { seq: 64, precision: Precision::Bf16, software, ..tiny_job(tiny_model(Architecture::Llama)) };
             let mesh = Mesh { tp: 2, ..Mesh::ONE };
             let plan = Plan { mesh, sequence_parallel, ..Plan::single(job, 2) };
             let pieces = Pieces::of(&plan, &mut Blocks::default());
             Formats::of(&plan.job).bytes(pieces.layer(plan.job.model.kind(0), mode).slot_elems).iter().sum::<u64>()
         };
         let (h, none, usual) = (tiny_model(Architecture::Llama).hidden as u64, Recompute::None, Software::default());
-        let [gathered, eager] = [
-            Software { keeps_gathered: true, ..usual },
-            Software { eager_norms: true, ..usual },
-        ];
+        let [gathered, eager] = [Software { keeps_gathered: true, ..usual }, Software { eager_norms: true, ..usual }];
         assert_eq!(kept(gathered, true, none) - kept(usual, true, none), 2 * 2 * 128 * h);
         assert_eq!(kept(gathered, false, none), kept(usual, false, none));
         assert_eq!(kept(eager, true, none) - kept(usual, true, none), 2 * 2 * 64 * h);
