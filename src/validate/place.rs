@@ -154,16 +154,14 @@ pub fn stack(said: &SaidStack) -> Arc<Stack> {
     let &SaidStack { framework, model, attention, year, device } = said;
     let dated = |stack: &Stack| stack.years.is_none_or(|[first, last]| (first..=last).contains(&year));
     let in_name = |stack: &Stack| stack.models.iter().all(|word| model.contains(word.as_str()));
-    let named = |stack: &Stack| attention.map_or(in_name(stack), |attention| stack.attention == attention);
+    let named = |stack: &Stack| attention.is_some() || in_name(stack);
     let matched = |stack: &Stack| {
         let words = stack.frameworks.iter().filter(|word| framework.contains(word.as_str()));
-        Some((words.map(String::len).max()?, stack.models.len()))
+        let as_said = attention.is_none_or(|attention| stack.attention == attention);
+        Some((words.map(String::len).max()?, as_said, stack.models.len()))
     };
     let fits = catalog().stacks.iter().filter(|stack| dated(stack) && named(stack) && matched(stack).is_some());
     let found = fits.max_by_key(|stack| matched(stack)).map(Arc::clone);
-    if found.is_none() && attention.is_some() {
-        return self::stack(&SaidStack { attention: None, ..*said });
-    }
     found.unwrap_or_else(|| {
         let usual = match device.name.as_str() {
             name if name.starts_with("tpu") => "maxtext",
