@@ -229,7 +229,7 @@ mod tests {
         for memory in &device.memory {
             assert_eq!(memory.start.addr() % 64, 0);
         }
-        assert_eq!(device.buffer_bytes(), 4 * (5 + 40 + 2 * 15));
+        assert_eq!(device.buffer_bytes(), 64 + 192, "whole lines");
     }
 
     #[test]
