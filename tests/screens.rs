@@ -159,7 +159,7 @@ fn every_command_answers_for_scripts_with_its_schema_and_what_was_said() {
     }
     let planned = json(&place.run(&[&PLAN[..], &["--export", "found", "--to", "torchtitan", "--json"]].concat()));
     assert!(planned["exported"]["files"].as_array().unwrap().len() > 2, "{}", planned["exported"]);
-    assert!(planned["exported"]["start"].as_str().unwrap().contains("run"), "{}", planned["exported"]);
+    assert!(planned["exported"]["start"].as_str().unwrap().contains("train.sh"), "{}", planned["exported"]);
 }
 
 /// A hybrid is counted and refused with the true reason; what is not known at all says which are.
