@@ -5,7 +5,7 @@
 //! Invariant: a price is above zero and has a date; what is not known is not there.
 
 pub mod dates;
-pub mod own;
+pub mod owning;
 
 mod book;
 mod rent;

@@ -57,7 +57,7 @@ const CRATES: [Crate; 6] = [
         src: "executor/torch/src",
         layers: &[
             ("libtorch", &["ffi", "view", "cuda"]),
-            ("ops", &["launch", "kept", "kernels", "ops"]),
+            ("ops", &["launch", "cache", "kernels", "ops"]),
             ("device", &["worker", "tensors", "batch", "torch", "export"]),
         ],
     },

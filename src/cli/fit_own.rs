@@ -14,7 +14,7 @@ use super::validate::read;
 use crate::answer;
 use crate::failure::Failure;
 use crate::out::write_whole;
-use crate::validate::own::{OwnFit, fit_own};
+use crate::validate::own_cluster::{OwnFit, fit_own};
 use crate::validate::{Run, chosen};
 
 /// Arguments of `stacks fit`.

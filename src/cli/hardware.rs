@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Subcommand;
 use meshwright_engines::setting::shell_word;
 use meshwright_executor::device::{Backend, found};
-use meshwright_hardware::profile::{Cluster, Sourced, catalog, own};
+use meshwright_hardware::profile::{Cluster, Sourced, catalog, user};
 use meshwright_hardware::units::Precision;
 
 use super::profiles;
@@ -169,8 +169,8 @@ fn list() -> Result<(), Failure> {
 
 /// The profiles in the user's folder.
 fn own_profiles() {
-    let names = own::names();
-    let Some(folder) = own::folder().filter(|_| !names.is_empty()) else { return };
+    let names = user::names();
+    let Some(folder) = user::folder().filter(|_| !names.is_empty()) else { return };
     println!("\n{:<26} your own, in {}", "profile", folder.display());
     for name in names {
         let said = match Cluster::parse(&name) {

@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::answer;
 use crate::failure::Failure;
 use crate::prices::dates::is_older;
-use crate::prices::own::{OwnPrice, PARTS};
+use crate::prices::owning::{OwnPrice, PARTS};
 use crate::prices::{PriceBook, Rent};
 
 /// Subcommands of `prices`.

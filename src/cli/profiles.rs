@@ -7,7 +7,7 @@ use std::path::Path;
 use meshwright_engines::setting::shell_word;
 use meshwright_hardware::exit::Exit;
 use meshwright_hardware::files::read_text;
-use meshwright_hardware::profile::{Cluster, Link, LinkKind, Machine, catalog, own};
+use meshwright_hardware::profile::{Cluster, Link, LinkKind, Machine, catalog, user};
 use meshwright_hardware::units::Precision;
 use serde_json::json;
 
@@ -17,7 +17,7 @@ use crate::failure::Failure;
 /// Prints a profile: a file's with what it inherits, the catalog's with its sources.
 pub fn show(name: &str, json: bool) -> Result<(), Failure> {
     let path = if name.ends_with(".toml") { Some(Path::new(name).to_owned()) } else { None };
-    let path = path.or_else(|| own::file_of(name).filter(|_| !catalog().knows(name)));
+    let path = path.or_else(|| user::file_of(name).filter(|_| !catalog().knows(name)));
     if let Some(path) = path {
         let machine = Machine::read(&path)?;
         if json {
@@ -42,14 +42,14 @@ pub fn show(name: &str, json: bool) -> Result<(), Failure> {
 pub fn list_json() {
     let catalog = catalog();
     let stacks: Vec<&str> = catalog.stacks.iter().map(|stack| stack.name.as_str()).collect();
-    let all = json!({ "devices": catalog.devices, "systems": catalog.systems, "stacks": stacks, "own": own::names() });
+    let all = json!({ "devices": catalog.devices, "systems": catalog.systems, "stacks": stacks, "own": user::names() });
     answer::print("hardware", all);
 }
 
 /// Says every fault of a file, or what it comes to.
 pub fn check(file: &str, json: bool) -> Result<(), Failure> {
     let text = read_text(file)?;
-    match own::check(file, &text) {
+    match user::check(file, &text) {
         Ok(machine) if json => {
             let mut all = figures(&machine);
             all["faults"] = json!([]);

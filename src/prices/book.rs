@@ -16,7 +16,7 @@ use toml::{Table, Value};
 
 use super::PriceKind;
 use super::dates::first_day;
-use super::own::{Owning, Server};
+use super::owning::{Owning, Server};
 use super::rent::Rent;
 use crate::failure::Failure;
 

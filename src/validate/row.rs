@@ -13,7 +13,7 @@ use meshwright_planner::plan::Plan;
 
 use super::convention::Convention;
 use super::record::{Record, Skip};
-use super::{model, place, plan, recipe};
+use super::{machine, model, plan, recipe};
 
 /// What a row says was measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -127,10 +127,10 @@ pub fn read(columns: &HashMap<String, String>) -> Result<Run, Skip> {
     }
     let devices = record.size("n_devices").ok_or(Skip::new("number of devices not stated"))?;
     let (interconnect, inner) = (record.text("interconnect"), record.size("tp").unwrap_or(1));
-    let place::Place { machine, slices } =
-        place::place(record.text("accelerator"), devices, record.size("devices_per_node"), interconnect, inner)?;
+    let machine::RunMachine { machine, slices } =
+        machine::machine(record.text("accelerator"), devices, record.size("devices_per_node"), interconnect, inner)?;
     let year = record.number("year").unwrap_or(2024.0) as u16;
-    let stack = place::stack(&place::SaidStack {
+    let stack = machine::stack(&machine::SaidStack {
         framework: record.text("framework"),
         model: record.text("model_name"),
         attention: recipe::attention(record.text("notes")),

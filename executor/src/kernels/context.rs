@@ -10,12 +10,12 @@ use super::team::{Split, Team};
 use meshwright_hardware::op::{ContextDims, position};
 
 /// Where tokens stand: those of this rank, and those of a block.
-struct TokenPlaces {
+struct RankPositions {
     dims: ContextDims,
     rank: usize,
 }
 
-impl TokenPlaces {
+impl RankPositions {
     fn query(&self, token: usize) -> usize {
         position(token, self.dims.seq, self.dims.cp, self.rank)
     }
@@ -59,7 +59,7 @@ pub fn context_attention(
     let ContextDims { heads, kv_heads, head_dim: d, .. } = dims;
     assert!(qkv.len() == dims.rows() * dims.stride && kv.len() == dims.kv_elems());
     assert!(lse.len() == dims.rows() * heads && out.len() == lse.len() * d);
-    let places = TokenPlaces { dims, rank };
+    let positions = RankPositions { dims, rank };
     let (out, lse) = (Split::new(out), Split::new(lse));
     let scale = 1.0 / (d as f32).sqrt();
     team.run(dims.rows() * heads, |task| {
@@ -71,7 +71,7 @@ pub fn context_attention(
         if dims.hop == 0 {
             out.fill(0.0);
         }
-        for key in places.seen(row / dims.seq, row % dims.seq) {
+        for key in positions.seen(row / dims.seq, row % dims.seq) {
             let pair = &kv[key * 2 * kv_heads * d..];
             let score = scale * dot(q, &pair[kv_head * d..][..d]);
             if score > greatest {
@@ -118,7 +118,7 @@ pub fn context_attention_grad(
         dqkv.fill(0.0);
     }
     dkv.fill(0.0);
-    let places = TokenPlaces { dims, rank };
+    let positions = RankPositions { dims, rank };
     let (dqkv, dkv) = (Split::new(dqkv), Split::new(dkv));
     let (group, scale, cols) = (heads / kv_heads, 1.0 / (d as f32).sqrt(), 2 * kv_heads * d);
     // A task owns a sequence's key/value head.
@@ -131,7 +131,7 @@ pub fn context_attention_grad(
             let inner = dot(&out[at * d..(at + 1) * d], dout);
             // SAFETY: queries of a key/value head are the task's alone.
             let dq = unsafe { dqkv.part(at_q..at_q + d) };
-            for key in places.seen(sequence, token) {
+            for key in positions.seen(sequence, token) {
                 let (at_k, at_v) = (key * cols + kv_head * d, key * cols + (kv_heads + kv_head) * d);
                 let (k, v) = (&kv[at_k..at_k + d], &kv[at_v..at_v + d]);
                 let weight = (scale * dot(q, k) - lse[at]).exp();

@@ -56,7 +56,7 @@ impl Batches {
             });
         };
         // Outside of any graph: a graph reads what it finds there.
-        crate::ops::settle(&step, tensors.device, &mut tensors.kept)?;
+        crate::ops::settle(&step, tensors.device, &mut tensors.cache)?;
         match self.seen.get(&all) {
             Some(Seen::Captured(graph)) => graph.replay(),
             // The first time warms up: libraries choose kernels, tables are made.

@@ -2,7 +2,7 @@
 //!
 //! In: a kernel's name and arguments. Out: the kernel on this thread's stream.
 //!
-//! Invariant: arguments are those of the kernel, in its order; a caller's word, in `own.rs` alone.
+//! Invariant: arguments are those of the kernel, in its order; a caller's word, in `kernels.rs` alone.
 
 use std::ffi::{CStr, CString, c_void};
 
@@ -79,7 +79,7 @@ pub fn run(kind: Kind, name: &str, blocks: [usize; 2], threads: [usize; 2], valu
     let shape = [blocks[0], blocks[1], threads[0], threads[1]].map(|count| count as u32);
     let mut places: Vec<*mut c_void> = values.iter_mut().map(KernelArg::place).collect();
     let name = CString::new(name).expect("a name without zeros");
-    // SAFETY: callers, here and in `own.rs`, give what the kernel takes, in its order.
+    // SAFETY: callers, here and in `kernels.rs`, give what the kernel takes, in its order.
     unsafe { cuda::launch(SOURCE, format, &name, shape, &mut places) }
 }
 

@@ -10,10 +10,10 @@
 #![cfg(feature = "torch")]
 
 mod batch;
+mod cache;
 mod cuda;
 mod export;
 mod ffi;
-mod kept;
 mod kernels;
 mod launch;
 mod ops;

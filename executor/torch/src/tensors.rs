@@ -9,8 +9,8 @@ use meshwright_hardware::mesh::Coord;
 use meshwright_hardware::op::Op;
 use tch::{Device, Tensor};
 
+use crate::cache::TensorCache;
 use crate::cuda::Event;
-use crate::kept::Kept;
 use crate::view::{Outcome, TensorArgs};
 
 /// An op with what it runs on.
@@ -27,7 +27,7 @@ pub struct Tensors {
     pub buffers: Vec<Tensor>,
     /// By their numbers.
     pub ops: Vec<Op>,
-    pub kept: Kept,
+    pub cache: TensorCache,
     /// Of marks, by their numbers, on CUDA; kept from step to step.
     pub events: Vec<Event>,
 }
@@ -35,8 +35,8 @@ pub struct Tensors {
 impl Tensors {
     /// Runs an op's kernels, on the CPU or on this thread's stream.
     pub fn run(&mut self, call: &BoundOp, step: &StepArgs) -> Outcome {
-        let Tensors { device, buffers, kept, ops, .. } = self;
+        let Tensors { device, buffers, cache, ops, .. } = self;
         let args = TensorArgs { buffers, regions: &call.regions };
-        crate::ops::run(&ops[call.op], &args, &call.at, step, *device, kept)
+        crate::ops::run(&ops[call.op], &args, &call.at, step, *device, cache)
     }
 }

@@ -16,9 +16,9 @@ use meshwright_hardware::op::Op;
 use tch::{Device, Kind, Tensor};
 
 use crate::batch::{Batches, Waiting};
+use crate::cache::TensorCache;
 use crate::cuda::{self, CudaRank, Event};
 use crate::ffi::{self, Entered, MemoryPool};
-use crate::kept::Kept;
 use crate::tensors::{BoundOp, Tensors};
 use crate::view::{Outcome, n};
 use crate::worker::Worker;
@@ -83,7 +83,7 @@ impl TorchRank {
         let bytes = |buffer: &Declared| (buffer.elems * kind(buffer.format).elt_size_in_bytes()) as u64;
         let bytes = declared.iter().filter(|buffer| !buffer.hosted).map(bytes).sum();
         let before = if number < 0 { 0 } else { ffi::cuda_bytes(number)?.0 };
-        let tensors = Tensors { device, buffers, ops: Vec::new(), kept: Kept::default(), events: Vec::new() };
+        let tensors = Tensors { device, buffers, ops: Vec::new(), cache: TensorCache::default(), events: Vec::new() };
         Ok(TorchRank { tensors, bytes, before, place, batches: Batches::default(), marked: 0 })
     }
 

@@ -11,7 +11,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use super::system::MOST_DEVICES;
-use super::{DeviceKind, DeviceProfile, LinkKind, Machine, Plausible, ProfileError, Stack, catalog, own, slice};
+use super::{DeviceKind, DeviceProfile, LinkKind, Machine, Plausible, ProfileError, Stack, catalog, slice, user};
 use crate::units::{ByteRate, Seconds};
 
 /// One or more pools, of different devices too; one such site, or several equal ones.
@@ -42,7 +42,7 @@ impl Cluster {
     pub const MOST_DEVICES: usize = MOST_DEVICES;
 
     /// Reads `COUNTx NAME [+ COUNTx NAME …]`, where NAME is a system or a device in its usual system, a profile of the user's folder
-    /// ([`own::folder`]), or a path ending in `.toml`; of a torus also `8x8x16 NAME`; or several such sites, `COUNTx(POOLS) @ BANDWIDTH LATENCY`. A file of that very name is a machine's, whatever
+    /// ([`user::folder`]), or a path ending in `.toml`; of a torus also `8x8x16 NAME`; or several such sites, `COUNTx(POOLS) @ BANDWIDTH LATENCY`. A file of that very name is a machine's, whatever
     /// signs are in its name. An unknown name's error lists near ones.
     pub fn parse(text: &str) -> Result<Self, ProfileError> {
         if Path::new(text).is_file() {
@@ -198,7 +198,7 @@ fn pool(text: &str, part: &str) -> Result<Machine, ProfileError> {
     if let Some(system) = catalog.systems.iter().find(|system| system.name == name) {
         return Ok(Machine { nodes: count, system: system.clone(), device: catalog.device(&system.device)?.clone() });
     }
-    if let Some(path) = own::file_of(name).filter(|_| !catalog.knows(name)) {
+    if let Some(path) = user::file_of(name).filter(|_| !catalog.knows(name)) {
         return Ok(Machine::read(&path)?.times(count));
     }
     if is_file(name) {

@@ -16,12 +16,12 @@ mod inherited;
 mod intervals;
 mod loss;
 mod machine;
-pub mod own;
 mod plausible;
 mod shared_by;
 mod slice;
 mod stack;
 mod system;
+pub mod user;
 
 pub use allocator::Allocator;
 pub use assumed::assumed;

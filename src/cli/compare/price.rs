@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::failure::Failure;
 use crate::prices::dates::{date_in, is_older};
-use crate::prices::own::{OwnPrice, PARTS};
+use crate::prices::owning::{OwnPrice, PARTS};
 use crate::prices::rent_of;
 use crate::prices::{PriceBook, PriceKind, Pricing};
 use crate::scenario::Scenario;

@@ -5,7 +5,7 @@
 //!
 //! Steps and days are those of the row's plan, which is not searched again: a step as much longer as MFU is lower, and days by
 //! Daly's formula at his interval between checkpoints (`planner/src/goodput/failing.rs`). What an owner pays whether devices are
-//! used or not goes with 1 / utilisation, electricity with PUE (`src/prices/own.rs`).
+//! used or not goes with 1 / utilisation, electricity with PUE (`src/prices/owning.rs`).
 //!
 //! Invariant: an assumption left as it is leaves the cost as it is.
 

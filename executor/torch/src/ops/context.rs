@@ -10,8 +10,8 @@ use tch::{Device, Tensor};
 
 use super::attention::{AttentionSizes, Gradient, HeadRows, attend, attend_grad};
 use super::{copy, table};
+use crate::cache::TensorCache;
 use crate::ffi::Masking;
-use crate::kept::Kept;
 use crate::view::{Outcome, TensorArgs, n};
 
 /// What each query sees, `[queries, keys]`, row by row.
@@ -29,7 +29,13 @@ fn seen(d: &ContextDims, rank: usize) -> Vec<bool> {
 
 /// What is added to scores, and which queries see nothing; none where all see all. Queries that see nothing are masked
 /// only for the gradient: attention to nothing has no result.
-fn masks(d: &ContextDims, rank: usize, back: bool, device: Device, kept: &mut Kept) -> Outcome<Option<[Tensor; 2]>> {
+fn masks(
+    d: &ContextDims,
+    rank: usize,
+    back: bool,
+    device: Device,
+    cache: &mut TensorCache,
+) -> Outcome<Option<[Tensor; 2]>> {
     if !d.causal {
         return Ok(None);
     }
@@ -46,9 +52,9 @@ fn masks(d: &ContextDims, rank: usize, back: bool, device: Device, kept: &mut Ke
         let mask: Vec<f32> = seen.iter().enumerate().map(added).collect();
         Tensor::f_from_slice(&mask)?.f_view([n(d.seq), n(keys)])
     };
-    let mask = table(kept, format!("mask {d:?} {rank} {back}"), device, make)?.shallow_clone();
+    let mask = table(cache, format!("mask {d:?} {rank} {back}"), device, make)?.shallow_clone();
     let nothing = || Tensor::f_from_slice(&blind(&seen()))?.f_view([1, n(d.seq), 1]);
-    let nothing = table(kept, format!("blind {d:?} {rank}"), device, nothing)?.shallow_clone();
+    let nothing = table(cache, format!("blind {d:?} {rank}"), device, nothing)?.shallow_clone();
     Ok(Some([mask, nothing]))
 }
 
@@ -101,8 +107,8 @@ impl More {
     }
 }
 
-pub fn forward(x: &TensorArgs, d: &ContextDims, rank: usize, device: Device, kept: &mut Kept) -> Outcome {
-    let masks = masks(d, rank, false, device, kept)?;
+pub fn forward(x: &TensorArgs, d: &ContextDims, rank: usize, device: Device, cache: &mut TensorCache) -> Outcome {
+    let masks = masks(d, rank, false, device, cache)?;
     let masking = Masking { causal: false, mask: masks.as_ref().map(|[mask, _]| mask) };
     let wide = [d.batch, d.seq, d.heads, d.head_dim];
     let (mut out, mut lse) = (x.of(2, wide)?, x.of(3, [d.batch, d.seq, d.heads])?);
@@ -130,8 +136,8 @@ pub fn forward(x: &TensorArgs, d: &ContextDims, rank: usize, device: Device, kep
     lse.f_copy_(&both)
 }
 
-pub fn backward(x: &TensorArgs, d: &ContextDims, rank: usize, device: Device, kept: &mut Kept) -> Outcome {
-    let masks = masks(d, rank, true, device, kept)?;
+pub fn backward(x: &TensorArgs, d: &ContextDims, rank: usize, device: Device, cache: &mut TensorCache) -> Outcome {
+    let masks = masks(d, rank, true, device, cache)?;
     let masking = Masking { causal: false, mask: masks.as_ref().map(|[mask, _]| mask) };
     // What lies beside the queries in their rows has no gradient here.
     if d.hop == 0 {

@@ -4,7 +4,7 @@ use meshwright_hardware::op::{Op, position};
 use tch::{Device, Kind, Tensor};
 
 use super::{scatter_rows, table};
-use crate::kept::Kept;
+use crate::cache::TensorCache;
 use crate::kernels;
 use crate::view::{Outcome, TensorArgs, n};
 
@@ -36,7 +36,7 @@ pub fn backward(x: &TensorArgs, [rows, cols, vocab]: [usize; 3], shard: usize) -
 
 /// Which tokens of which sequences a rank holds.
 #[derive(Clone, Copy, Debug)]
-pub struct Places {
+pub struct RankTokens {
     pub rows: usize,
     /// Tokens of a sequence on a rank.
     pub seq: usize,
@@ -46,7 +46,7 @@ pub struct Places {
     pub rank: usize,
 }
 
-impl Places {
+impl RankTokens {
     /// Whole sequences, from their start: how many.
     fn whole(self) -> Option<usize> {
         let whole = self.cp == 1 && self.first.is_multiple_of(self.seq) && self.rows.is_multiple_of(self.seq);
@@ -54,31 +54,37 @@ impl Places {
     }
 
     /// Each token's position.
-    fn table(self, device: Device, kept: &mut Kept) -> Outcome<Tensor> {
-        let Places { rows, seq, first, cp, rank } = self;
+    fn table(self, device: Device, cache: &mut TensorCache) -> Outcome<Tensor> {
+        let RankTokens { rows, seq, first, cp, rank } = self;
         let make = || {
             let places: Vec<i64> = (0..rows).map(|row| n(position((first + row) % seq, seq, cp, rank))).collect();
             Tensor::f_from_slice(&places)
         };
-        table(kept, format!("{self:?}"), device, make).map(Tensor::shallow_clone)
+        table(cache, format!("{self:?}"), device, make).map(Tensor::shallow_clone)
     }
 }
 
-pub fn positions(x: &TensorArgs, places: Places, cols: usize, device: Device, kept: &mut Kept) -> Outcome {
+pub fn positions(x: &TensorArgs, places: RankTokens, cols: usize, device: Device, cache: &mut TensorCache) -> Outcome {
     let (seq, all) = (places.seq, places.cp * places.seq);
     if let Some(sequences) = places.whole() {
         let first = x.strided(0, [seq, cols], [cols, 1], 0)?;
         return x.of(1, [sequences, seq, cols])?.f_add_(&first).map(drop);
     }
-    let added = x.of(0, [all, cols])?.f_index_select(0, &places.table(device, kept)?)?;
+    let added = x.of(0, [all, cols])?.f_index_select(0, &places.table(device, cache)?)?;
     x.of(1, [places.rows, cols])?.f_add_(&added).map(drop)
 }
 
-pub fn positions_grad(x: &TensorArgs, places: Places, cols: usize, device: Device, kept: &mut Kept) -> Outcome {
+pub fn positions_grad(
+    x: &TensorArgs,
+    places: RankTokens,
+    cols: usize,
+    device: Device,
+    cache: &mut TensorCache,
+) -> Outcome {
     let (seq, all) = (places.seq, places.cp * places.seq);
     if let Some(sequences) = places.whole() {
         let sum = x.of(0, [sequences, seq, cols])?.f_sum_dim_intlist(0, false, Kind::Float)?;
         return x.strided(1, [seq, cols], [cols, 1], 0)?.f_add_(&sum).map(drop);
     }
-    scatter_rows(&x.of(1, [all, cols])?, &places.table(device, kept)?, &x.of(0, [places.rows, cols])?)
+    scatter_rows(&x.of(1, [all, cols])?, &places.table(device, cache)?, &x.of(0, [places.rows, cols])?)
 }

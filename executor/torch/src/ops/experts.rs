@@ -3,7 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 use super::{copy, store};
-use crate::kept::Kept;
+use crate::cache::TensorCache;
 use crate::view::{Outcome, TensorArgs, n};
 
 /// Probabilities' order: likeliest first, of equals the first.
@@ -28,14 +28,15 @@ pub fn route(x: &TensorArgs, [rows, experts, top_k, capacity]: [usize; 4], devic
     copy(&x.numbers(3)?, &slots.f_squeeze_dim(1)?)
 }
 
-pub fn route_grad(x: &TensorArgs, [rows, experts, top_k]: [usize; 3], balance: f64, kept: &Kept) -> Outcome {
+pub fn route_grad(x: &TensorArgs, [rows, experts, top_k]: [usize; 3], balance: f64, cache: &TensorCache) -> Outcome {
     let (probs, dshares) = (x.of(0, [rows, experts])?, x.of(1, [rows, top_k])?);
     let chosen = best(&probs, top_k)?;
     let ones = Tensor::f_ones([n(rows), n(top_k)], (Kind::Float, probs.device()))?;
     let mut times = probs.f_zeros_like()?;
     drop(times.f_scatter_(1, &chosen, &ones)?);
     let counts = times.f_sum_dim_intlist(0, true, Kind::Float)?;
-    let pull = counts.f_mul_scalar(balance * experts as f64 / (rows * top_k) as f64)?.f_mul_(&kept.settings().scale)?;
+    let pull =
+        counts.f_mul_scalar(balance * experts as f64 / (rows * top_k) as f64)?.f_mul_(&cache.settings().scale)?;
     let dchosen = if top_k == 1 {
         dshares
     } else {

@@ -5,7 +5,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::copy;
 use super::rotary::{Turns, turned};
-use crate::kept::Kept;
+use crate::cache::TensorCache;
 use crate::view::{Outcome, TensorArgs};
 
 /// Parts of arguments that stand for each other: in packed rows, and where they come from.
@@ -48,8 +48,8 @@ fn turns(d: &LatentDims, rank: usize) -> Turns {
     Turns { rows: d.rows, seq: d.seq, width: d.rope, theta: d.theta, cp: d.cp, rank }
 }
 
-pub fn forward(x: &TensorArgs, d: &LatentDims, rank: usize, device: Device, kept: &mut Kept) -> Outcome {
-    let table = turns(d, rank).table(device, kept)?;
+pub fn forward(x: &TensorArgs, d: &LatentDims, rank: usize, device: Device, cache: &mut TensorCache) -> Outcome {
+    let table = turns(d, rank).table(device, cache)?;
     let Parts { plain, query, key, mut rest } = parts(x, [3, 0, 1, 2], d)?;
     drop(rest.f_zero_()?);
     plain.iter().try_for_each(|(packed, from)| copy(packed, from))?;
@@ -60,8 +60,8 @@ pub fn forward(x: &TensorArgs, d: &LatentDims, rank: usize, device: Device, kept
     copy(&key.0, &once)
 }
 
-pub fn backward(x: &TensorArgs, d: &LatentDims, rank: usize, device: Device, kept: &mut Kept) -> Outcome {
-    let table = turns(d, rank).table(device, kept)?;
+pub fn backward(x: &TensorArgs, d: &LatentDims, rank: usize, device: Device, cache: &mut TensorCache) -> Outcome {
+    let table = turns(d, rank).table(device, cache)?;
     let Parts { plain, query, key, .. } = parts(x, [0, 1, 2, 3], d)?;
     plain.iter().try_for_each(|(packed, to)| copy(to, packed))?;
     turned(&query.1, &query.0, &table, true)?;

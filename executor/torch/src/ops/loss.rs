@@ -4,7 +4,7 @@ use meshwright_executor::kernels::VocabShard;
 use tch::{Kind, Tensor};
 
 use super::{copy, rows_at_once, rows_of};
-use crate::kept::{Kept, Settings};
+use crate::cache::{Settings, TensorCache};
 use crate::kernels;
 use crate::view::{Outcome, TensorArgs, n};
 
@@ -44,12 +44,18 @@ pub fn stats(x: &TensorArgs, rows: usize, shard: VocabShard) -> Outcome {
 
 /// Logits become `(softmax − onehot) · scale · loss scale`, zeros where there is no target and in padding; the loss adds up,
 /// times `scale`.
-pub fn gradient(x: &TensorArgs, [rows, shards]: [usize; 2], shard: VocabShard, scale: f64, kept: &Kept) -> Outcome {
+pub fn gradient(
+    x: &TensorArgs,
+    [rows, shards]: [usize; 2],
+    shard: VocabShard,
+    scale: f64,
+    cache: &TensorCache,
+) -> Outcome {
     let VocabShard { vocab, own, .. } = shard;
     let (targets, logits) = (x.numbers(0)?, x.of(2, [rows, vocab])?);
     let stats = x.of(1, [shards, 3, rows])?;
     if x.is_cuda() {
-        let of_step = &kept.settings().scale;
+        let of_step = &cache.settings().scale;
         return kernels::loss([&targets, &stats, &logits, &x.flat(3)?], shards, shard, scale, of_step);
     }
     let [greatest, sums, target] = [0, 1, 2].map(|i| stats.f_select(1, i));
@@ -59,7 +65,7 @@ pub fn gradient(x: &TensorArgs, [rows, shards]: [usize; 2], shard: VocabShard, s
     let loss = lse.f_sub(&target?.f_sum_dim_intlist(0, false, Kind::Float)?)?.f_masked_fill_(&none, 0.0)?;
     drop(x.flat(3)?.f_add_(&loss.f_sum(Kind::Float)?.f_mul_scalar_(scale)?)?);
     // exp(x − lse) · scale in one exponential; of a row without a target, exp(−∞).
-    let Settings { scale: loss_scale, log_scale, .. } = kept.settings();
+    let Settings { scale: loss_scale, log_scale, .. } = cache.settings();
     let less =
         lse.f_sub_scalar_(scale.ln())?.f_sub_(log_scale)?.f_masked_fill_(&none, f64::INFINITY)?.f_unsqueeze(1)?;
     if own < vocab {

@@ -26,7 +26,7 @@ use tch::{Device, Kind, Tensor};
 
 pub use optimizer::settle;
 
-use crate::kept::Kept;
+use crate::cache::TensorCache;
 use crate::kernels;
 use crate::view::{Outcome, TensorArgs, n};
 
@@ -34,17 +34,17 @@ use crate::view::{Outcome, TensorArgs, n};
 const EPS: f64 = 1e-5;
 
 /// Runs an op on regions that were checked.
-pub fn run(op: &Op, x: &TensorArgs, at: &Coord, step: &StepArgs, device: Device, kept: &mut Kept) -> Outcome {
-    settle(step, device, kept)?;
+pub fn run(op: &Op, x: &TensorArgs, at: &Coord, step: &StepArgs, device: Device, cache: &mut TensorCache) -> Outcome {
+    settle(step, device, cache)?;
     if wide::is_native(op, x)? {
-        return kernel(op, x, at, step, device, kept);
+        return kernel(op, x, at, step, device, cache);
     }
-    wide::run(op, x, device, |op, x| kernel(op, x, at, step, device, kept))
+    wide::run(op, x, device, |op, x| kernel(op, x, at, step, device, cache))
 }
 
 /// The table: patterns of ops, and what runs them, of elements that operators take.
 macro_rules! table {
-    (|$x:ident, $at:ident, $step:ident, $device:ident, $kept:ident| $($op:pat => $run:expr,)*) => {
+    (|$x:ident, $at:ident, $step:ident, $device:ident, $cache:ident| $($op:pat => $run:expr,)*) => {
         /// Whether an op stands in the table.
         #[allow(unused_variables)] // dims
         pub fn has(op: &Op) -> bool {
@@ -55,7 +55,7 @@ macro_rules! table {
             }
         }
 
-        fn kernel(op: &Op, $x: &TensorArgs, $at: &Coord, $step: &StepArgs, $device: Device, $kept: &mut Kept) -> Outcome {
+        fn kernel(op: &Op, $x: &TensorArgs, $at: &Coord, $step: &StepArgs, $device: Device, $cache: &mut TensorCache) -> Outcome {
             match *op {
                 $($op => $run,)*
                 #[allow(unreachable_patterns)] // if it has all
@@ -66,18 +66,18 @@ macro_rules! table {
 }
 
 table! {
-    |x, at, step, device, kept|
+    |x, at, step, device, cache|
     Op::Embed { rows, cols, vocab, shards } => {
         embed::forward(Op::Embed { rows, cols, vocab, shards }, x, [rows, cols, vocab], shard(shards, at.tp))
     },
     Op::EmbedGrad { rows, cols, vocab, shards } => embed::backward(x, [rows, cols, vocab], shard(shards, at.tp)),
     Op::Positions { rows, seq, cols, sp, cp } => {
-        let places = embed::Places { rows, seq, first: shard(sp, at.tp) * rows, cp, rank: at.cp };
-        embed::positions(x, places, cols, device, kept)
+        let places = embed::RankTokens { rows, seq, first: shard(sp, at.tp) * rows, cp, rank: at.cp };
+        embed::positions(x, places, cols, device, cache)
     },
     Op::PositionsGrad { rows, seq, cols, sp, cp } => {
-        let places = embed::Places { rows, seq, first: shard(sp, at.tp) * rows, cp, rank: at.cp };
-        embed::positions_grad(x, places, cols, device, kept)
+        let places = embed::RankTokens { rows, seq, first: shard(sp, at.tp) * rows, cp, rank: at.cp };
+        embed::positions_grad(x, places, cols, device, cache)
     },
     Op::Norm { kind, rows, cols } => norm::forward(x, kind, rows, cols),
     Op::NormGrad { kind, rows, cols, accumulate } => norm::backward(x, kind, rows, cols, accumulate),
@@ -87,7 +87,7 @@ table! {
     },
     Op::Route { rows, experts, top_k, capacity } => experts::route(x, [rows, experts, top_k, capacity], device),
     Op::RouteGrad { rows, experts, top_k, balance, .. } => {
-        experts::route_grad(x, [rows, experts, top_k], f64::from(balance), kept)
+        experts::route_grad(x, [rows, experts, top_k], f64::from(balance), cache)
     },
     Op::Dispatch { rows, cols, top_k, slots } => experts::dispatch(x, [rows, cols, top_k, slots]),
     Op::DispatchGrad { rows, cols, top_k, slots, accumulate } => {
@@ -95,16 +95,16 @@ table! {
     },
     Op::Combine { rows, cols, top_k, slots } => experts::combine(x, [rows, cols, top_k, slots]),
     Op::CombineGrad { rows, cols, top_k, slots } => experts::combine_grad(x, [rows, cols, top_k, slots]),
-    Op::LatentPack(dims) => latent::forward(x, &dims, at.cp, device, kept),
-    Op::LatentPackGrad(dims) => latent::backward(x, &dims, at.cp, device, kept),
+    Op::LatentPack(dims) => latent::forward(x, &dims, at.cp, device, cache),
+    Op::LatentPackGrad(dims) => latent::backward(x, &dims, at.cp, device, cache),
     Op::Columns { rows, stride, first, cols, into } => {
         let (part, whole) = if into { (0, 1) } else { (1, 0) };
         let part = x.of(part, [rows, cols])?;
         let columns = x.strided(whole, [rows, cols], [stride, 1], first)?;
         if into { copy(&columns, &part) } else { copy(&part, &columns) }
     },
-    Op::ContextAttention(dims) => context::forward(x, &dims, at.cp, device, kept),
-    Op::ContextAttentionGrad(dims) => context::backward(x, &dims, at.cp, device, kept),
+    Op::ContextAttention(dims) => context::forward(x, &dims, at.cp, device, cache),
+    Op::ContextAttentionGrad(dims) => context::backward(x, &dims, at.cp, device, cache),
     Op::BiasGrad { rows, cols } => {
         let (sums, rows) = (x.of(1, [cols])?, x.of(0, [rows, cols])?);
         if x.is_cuda() { kernels::add_column_sums(sums, &rows) } else { add_column_sums(&sums, &rows) }
@@ -112,7 +112,7 @@ table! {
     Op::Rope { rows, seq, stride, heads, head_dim, theta, cp, inverse } => {
         let turns = rotary::Turns { rows, seq, width: head_dim, theta, cp, rank: at.cp };
         let heads = x.strided(0, [rows, heads, head_dim], [stride, head_dim, 1], 0)?;
-        rotary::turn(&heads, seq, &turns.table(device, kept)?, inverse)
+        rotary::turn(&heads, seq, &turns.table(device, cache)?, inverse)
     },
     Op::Attention(dims) => attention::forward(x, &dims),
     Op::AttentionGrad(dims) => attention::backward(x, &dims),
@@ -124,7 +124,7 @@ table! {
     }
     Op::Loss { rows, vocab, words, shards, scale } => {
         let columns = VocabShard::of(vocab, words, shard(shards, at.tp));
-        loss::gradient(x, [rows, shards], columns, f64::from(scale), kept)
+        loss::gradient(x, [rows, shards], columns, f64::from(scale), cache)
     },
     Op::Zero { .. } => x.flat(0)?.f_zero_().map(drop),
     Op::Copy { .. } => copy(&x.flat(1)?, &x.flat(0)?),
@@ -135,7 +135,7 @@ table! {
     },
     Op::AdamW { n, decayed, shards, axis, master } => {
         let decayed = decayed.saturating_sub(shard(shards, at.on(axis)) * n).min(n);
-        optimizer::adamw(x, decayed, master, step, kept)
+        optimizer::adamw(x, decayed, master, step, cache)
     },
 }
 
@@ -185,9 +185,14 @@ fn add(x: &TensorArgs, rows: usize, cols: usize, bias: bool) -> Outcome {
 }
 
 /// A table of numbers on the device, made once.
-fn table(kept: &mut Kept, key: String, device: Device, make: impl FnOnce() -> Outcome<Tensor>) -> Outcome<&Tensor> {
+fn table(
+    cache: &mut TensorCache,
+    key: String,
+    device: Device,
+    make: impl FnOnce() -> Outcome<Tensor>,
+) -> Outcome<&Tensor> {
     use std::collections::hash_map::Entry;
-    match kept.tables.entry(key) {
+    match cache.tables.entry(key) {
         Entry::Occupied(known) => Ok(known.into_mut()),
         Entry::Vacant(place) => Ok(place.insert(make()?.f_to(device)?)),
     }

@@ -5,7 +5,7 @@ use meshwright_executor::kernels::AdamWSettings;
 use tch::{Device, Kind, Tensor};
 
 use super::copy;
-use crate::kept::{Kept, Settings};
+use crate::cache::{Settings, TensorCache};
 use crate::view::{Outcome, TensorArgs, n};
 use crate::{ffi, kernels};
 
@@ -42,14 +42,14 @@ pub fn squared_norm(x: &TensorArgs, elems: usize, whole: usize, [copies, replica
 }
 
 /// Puts a step's settings where kernels find them on the device.
-pub fn settle(step: &StepArgs, device: Device, kept: &mut Kept) -> Outcome {
-    if kept.settings.as_ref().is_some_and(|(known, _)| known == step) {
+pub fn settle(step: &StepArgs, device: Device, cache: &mut TensorCache) -> Outcome {
+    if cache.settings.as_ref().is_some_and(|(known, _)| known == step) {
         return Ok(());
     }
     let (h, scale) = (&step.adamw, step.loss_scale);
     // The first four are what `adamw.cu` reads.
     let values = Tensor::f_from_slice(&[scale, h.lr, h.bias1, h.bias2, scale.ln()])?;
-    match &mut kept.settings {
+    match &mut cache.settings {
         Some((known, settings)) => {
             *known = *step;
             settings.all.f_copy_(&values)?;
@@ -65,14 +65,14 @@ pub fn settle(step: &StepArgs, device: Device, kept: &mut Kept) -> Outcome {
 
 /// AdamW with clipping to the norm in the first argument, whose square stands there, as scaled; where it is not finite nothing
 /// is updated.
-pub fn adamw(x: &TensorArgs, decayed: usize, master: bool, step: &StepArgs, kept: &Kept) -> Outcome {
+pub fn adamw(x: &TensorArgs, decayed: usize, master: bool, step: &StepArgs, cache: &TensorCache) -> Outcome {
     let (g, m, v) = (x.flat(1)?, x.flat(3)?, x.flat(4)?);
     let (w, updated) = (x.flat(2)?, x.flat(if master { 5 } else { 2 })?);
     if x.is_cuda() {
         let AdamWSettings { beta1, beta2, eps, weight_decay, .. } = step.adamw;
         let fixed = kernels::Fixed { beta1, beta2, eps, weight_decay, clip: step.clip };
         let vectors = [&g, &updated, &m, &v];
-        return kernels::adamw([&x.flat(0)?, &kept.settings().all], vectors, decayed, &fixed, master.then_some(&w));
+        return kernels::adamw([&x.flat(0)?, &cache.settings().all], vectors, decayed, &fixed, master.then_some(&w));
     }
     // As min(1, clip / (norm + 1e-6)) / scale.
     let (square, scale) = (x.flat(0)?.f_double_value(&[0])?, f64::from(step.loss_scale));

@@ -4,7 +4,7 @@ use meshwright_hardware::op::position;
 use tch::{Device, Tensor};
 
 use super::table;
-use crate::kept::Kept;
+use crate::cache::TensorCache;
 use crate::view::{Outcome, n};
 use crate::{ffi, kernels};
 
@@ -23,7 +23,7 @@ pub struct Turns {
 
 impl Turns {
     /// Cosines and sines of each token, `[rows, 1, width / 2]`.
-    pub fn table(self, device: Device, kept: &mut Kept) -> Outcome<[Tensor; 2]> {
+    pub fn table(self, device: Device, cache: &mut TensorCache) -> Outcome<[Tensor; 2]> {
         let Turns { rows, seq, width, theta, cp, rank } = self;
         let half = width / 2;
         let make = || {
@@ -37,7 +37,7 @@ impl Turns {
             let turns: Vec<f32> = angles.iter().map(|a| a.cos()).chain(angles.iter().map(|a| a.sin())).collect();
             Tensor::f_from_slice(&turns)?.f_view([2, n(rows), 1, n(half)])
         };
-        let both = table(kept, format!("{self:?}"), device, make)?;
+        let both = table(cache, format!("{self:?}"), device, make)?;
         Ok([both.f_select(0, 0)?, both.f_select(0, 1)?])
     }
 }

@@ -11,14 +11,14 @@ use tch::Tensor;
 
 /// Tensors that ops need again and again.
 #[derive(Default)]
-pub struct Kept {
+pub struct TensorCache {
     /// By what they hold: places of tokens, angles, masks.
     pub tables: HashMap<String, Tensor>,
     /// The step's settings, with what they were made from.
     pub settings: Option<(StepArgs, Settings)>,
 }
 
-impl Kept {
+impl TensorCache {
     /// The step's settings, which are settled before an op runs.
     pub fn settings(&self) -> &Settings {
         let (_, settings) = self.settings.as_ref().expect("they are settled before");

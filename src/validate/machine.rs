@@ -16,7 +16,7 @@ use super::accelerator;
 use super::record::Skip;
 
 /// The devices of a run as nodes.
-pub struct Place {
+pub struct RunMachine {
     /// Its nodes, with as many devices as the run had.
     pub machine: Machine,
     /// Slices of a pod that only the data-centre network joins.
@@ -29,13 +29,13 @@ const OMNI_PATH: f64 = 0.21;
 
 /// Finds the accelerator and builds nodes of it: of a TPU's torus a slice, along a side of which a group of `inner` neighbours
 /// lies; else as few equal nodes as hold so many devices, each whole or a part of one.
-pub fn place(
+pub fn machine(
     accelerator: &str,
     devices: usize,
     per_node: Option<usize>,
     interconnect: &str,
     inner: usize,
-) -> Result<Place, Skip> {
+) -> Result<RunMachine, Skip> {
     let no_profile = Skip { reason: "accelerator has no profile", detail: accelerator.to_owned() };
     let (device, system) = accelerator::named(accelerator).ok_or(no_profile)?;
     let unknown = |error: ProfileError| Skip { reason: "accelerator has no profile", detail: error.to_string() };
@@ -63,7 +63,7 @@ pub fn place(
         let source = format!("{}; of which {OMNI_PATH} is reached", out.bandwidth.source);
         out.bandwidth = Sourced::new(ByteRate(out.bandwidth.value.0 * OMNI_PATH), &source);
     }
-    Ok(Place { machine, slices })
+    Ok(RunMachine { machine, slices })
 }
 
 /// Sides of a slice of a torus, as equal as its size allows, largest first.
