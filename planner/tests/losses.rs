@@ -65,6 +65,14 @@ fn gathered_logits_stand_on_every_rank() {
     assert!(beside < 4 * (TOKENS * WIDE) as u64, "{beside}");
 }
 
+/// By hand: of half the words each rank has four copies in fp32 at most, instead of its logits: 16 bytes for each of these.
+#[test]
+fn an_eager_loss_over_ranks_has_four_copies_in_place_of_logits() {
+    let own = (TOKENS * WORDS / 2) as u64;
+    let [fused, eager] = [LossKernel::Fused, LossKernel::Eager].map(|loss| work(&plan(loss, 2)));
+    assert_eq!(eager - fused, (16 - 2) * own);
+}
+
 /// Of 8,192 tokens logits of 256 stand at once, as 32 times as many words as columns have it; products are the same.
 #[test]
 fn a_linear_loss_has_logits_of_some_tokens_at_a_time() {

@@ -22,7 +22,8 @@ pub enum LossKernel {
     Parallel,
     /// The same with its softmax in a second copy, as compilers fuse it (Megatron Core's `--cross-entropy-loss-fusion`).
     ParallelFused,
-    /// Op by op: logits in fp32, and their log-softmax (PyTorch).
+    /// Op by op: logits in fp32, and their log-softmax (PyTorch). Over the words of several ranks (DTensor's `loss_parallel`) at most
+    /// log-softmax, what is taken off at targets, its sum with exponentials and the gradient, all in fp32, when logits are gone.
     Eager,
     /// The same on every rank of tensor parallelism over the words of all, whose logits are gathered first (Aleph Alpha's Scaling: a
     /// head that is a column-parallel layer, then PyTorch's cross-entropy).
@@ -49,7 +50,8 @@ impl LossKernel {
     pub fn bytes_beside(self, logits: usize, width: usize, ranks: usize) -> usize {
         match self {
             LossKernel::Gathered if ranks > 1 => ranks * logits * (width + 8),
-            LossKernel::Gathered => LossKernel::Eager.bytes_beside(logits, width, ranks),
+            LossKernel::Eager if ranks > 1 => (4 * 4 - width) * logits,
+            LossKernel::Gathered => LossKernel::Eager.bytes_beside(logits, width, 1),
             LossKernel::Fused | LossKernel::Linear => 0,
             LossKernel::Compiled => logits * width,
             LossKernel::Parallel => 4 * logits,
