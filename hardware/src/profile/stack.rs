@@ -44,6 +44,10 @@ pub struct Stack {
     pub loss: LossKernel,
     /// How weights' gradients are kept between microbatches.
     pub gradients: GradientSums,
+    /// Elements of each of two buffers in which an optimizer that shards states flattens gradients of 16 bits and gathered weights
+    /// (DeepSpeed's `reduce_bucket_size` and `allgather_bucket_size`); 0 where it has none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub flat: usize,
     /// ZeRO stage of runs that state none.
     pub zero: u8,
     /// Whether runs with tensor parallelism that do not say so have sequence parallelism.
@@ -97,6 +101,10 @@ pub struct Stack {
 
 fn is_fused(loss: &LossKernel) -> bool {
     *loss == LossKernel::default()
+}
+
+fn is_zero(elems: &usize) -> bool {
+    *elems == 0
 }
 
 impl Stack {

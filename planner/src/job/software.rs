@@ -29,6 +29,8 @@ pub struct Software {
     pub keeps_gate: bool,
     /// Whether what sequence parallelism gathers is kept for backward.
     pub keeps_gathered: bool,
+    /// Elements of the buffers in which gradients and weights are flattened where states are sharded.
+    pub flat: usize,
     /// Whether norms keep what their gains multiply.
     pub eager_norms: bool,
 }
@@ -46,6 +48,7 @@ impl Software {
             keeps_narrow: stack.keeps_narrow,
             keeps_gate: stack.keeps_gate,
             keeps_gathered: stack.keeps_gathered,
+            flat: stack.flat,
             eager_norms: stack.eager_norms,
         }
     }

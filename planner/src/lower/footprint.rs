@@ -12,6 +12,7 @@ use meshwright_hardware::program::Elem;
 
 use super::bank::{BankExtent, BankGroup, Bucket, bank_of, kept_in, sharing, tied_apart, tied_elems, twin_apart};
 use super::code::{Piece, Pieces, Tapes};
+use super::flat::Flat;
 use super::format::{ALIGN, ByClass, Class, Formats};
 use super::turns::{places_away, turns};
 use super::update::BankRule;
@@ -166,9 +167,7 @@ impl Frame {
         let modes = modes.into_iter().map(elems).collect();
         Frame { params, modes, moves: moves.unwrap_or_default() }
     }
-}
 
-impl Frame {
     /// Of a tape whose activations are not counted.
     fn bare(tape: &Tape, modes: usize) -> Frame {
         let none = Elems { slot: [0; 4], brief: [0; 4], held: 0, work: [0; 4] };
@@ -248,7 +247,7 @@ impl PieceSizes {
 
     /// Bytes of a stage without its layers and without what is needed once; and that, of embedding and head.
     pub fn fixed(&self, plan: &Plan, flight: &InFlight, stage: usize) -> (u64, Once) {
-        let (mut bytes, mut once) = (4 + flight.streams as u64 * self.stream, Once::default());
+        let (mut bytes, mut once) = (4 + Flat::bytes(plan) + flight.streams as u64 * self.stream, Once::default());
         let depth = plan.mesh.pp * plan.chunks;
         let width = Formats::of(&plan.job);
         let (mut first, mut last) = (false, false);

@@ -11,6 +11,7 @@ mod at;
 mod bank;
 mod blocks;
 mod code;
+mod flat;
 mod footprint;
 mod format;
 mod kept_beside;

@@ -109,6 +109,7 @@ mod tests {
         keeps_narrow: true,
         keeps_gate: true,
         keeps_gathered: false,
+        flat: 0,
         eager_norms: false,
     };
 
