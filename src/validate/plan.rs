@@ -215,7 +215,7 @@ fn plan(stated: &Stated, choice: &RowChoice) -> Result<Plan, Skip> {
     let plan = Plan {
         schedule,
         chunks,
-        zero: if dp * cp > 1 { zero_in_a_pipeline(zero(record, stated.stack), pp, stated.stack) } else { 0 },
+        zero: if dp * cp > 1 { zero_in_a_pipeline(zero(record, stated.stack), pp, stated) } else { 0 },
         sequence_parallel: tp > 1 && sequence_parallel(record.text("sp"), stated.stack, (rows, tp)),
         mesh: mesh(stated, (dp, pp, tp, cp))?,
         recompute_modules: modules(stated, choice.kept),
@@ -334,9 +334,11 @@ fn zero(record: &Record, stack: &Stack) -> u8 {
 }
 
 /// In a pipeline PyTorch's FSDP gathers weights once a step and scatters gradients behind the last microbatch alone (torchtitan's
-/// `reshard_after_forward`, by default not in a pipeline): what ZeRO-1 keeps and sends.
-fn zero_in_a_pipeline(zero: u8, pp: usize, stack: &Stack) -> u8 {
-    if pp > 1 && stack.family == "fsdp" { zero.min(1) } else { zero }
+/// `reshard_after_forward`, by default not in a pipeline; Grattafiori et al. 2024, §3.3.2: gradients add up in fp32 over microbatches,
+/// then are scattered): what ZeRO-1 keeps and sends.
+fn zero_in_a_pipeline(zero: u8, pp: usize, stated: &Stated) -> u8 {
+    let fsdp = stated.stack.family == "fsdp" || stated.record.text("sharding_notes").contains("FSDP");
+    if pp > 1 && fsdp { zero.min(1) } else { zero }
 }
 
 /// Sequence parallelism as stated, else as the stack has it where TP divides a microbatch's tokens on a rank.
