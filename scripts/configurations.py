@@ -23,7 +23,7 @@ OPTIONAL = (
     "num_key_value_heads head_dim d_kv intermediate_size ffn_dim d_ff num_local_experts num_experts n_routed_experts "
     "moe_num_experts moe_intermediate_size n_shared_experts moe_num_shared_experts shared_expert_intermediate_size "
     "num_sparse_encoder_layers num_sparse_decoder_layers first_k_dense_replace moe_layer_start_index "
-    "kv_lora_rank q_lora_rank feed_forward_proj embedding_size word_embed_proj_dim"
+    "n_group topk_group kv_lora_rank q_lora_rank feed_forward_proj embedding_size word_embed_proj_dim"
 ).split()
 # Families with layers of state space, linear attention or convolutions, and what files leave out of these.
 HYBRIDS = (

@@ -18,8 +18,17 @@ use meshwright_planner::plan::{Plan, Stage};
 const STEPS: usize = 8;
 
 fn model(architecture: Architecture) -> Model {
-    let experts =
-        Experts { count: 4, top_k: 2, ffn: 32, shared_ffn: 32, dense_layers: 0, every: 2, capacity: 4.0, balance: 0.0 };
+    let experts = Experts {
+        count: 4,
+        top_k: 2,
+        groups: None,
+        ffn: 32,
+        shared_ffn: 32,
+        dense_layers: 0,
+        every: 2,
+        capacity: 4.0,
+        balance: 0.0,
+    };
     let family = Family { experts: Some(experts), ..Family::default() };
     let family = Some(family).filter(|_| architecture == Architecture::Llama);
     Model { layers: 2, family, ..tiny::model(architecture) }

@@ -42,7 +42,17 @@ fn mixture(experts: Experts) -> Model {
 }
 
 fn experts() -> Experts {
-    Experts { count: 4, top_k: 2, ffn: 32, shared_ffn: 0, dense_layers: 0, every: 1, capacity: 4.0, balance: 0.0 }
+    Experts {
+        count: 4,
+        top_k: 2,
+        groups: None,
+        ffn: 32,
+        shared_ffn: 0,
+        dense_layers: 0,
+        every: 1,
+        capacity: 4.0,
+        balance: 0.0,
+    }
 }
 
 fn sample(step: usize, index: usize) -> (Vec<u32>, Vec<u32>) {

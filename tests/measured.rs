@@ -75,6 +75,7 @@ fn a_calibration_times_what_mixtures_and_latent_attention_run() {
     let experts = Experts {
         count: 8,
         top_k: 2,
+        groups: None,
         ffn: 512,
         shared_ffn: 0,
         dense_layers: 0,

@@ -28,7 +28,7 @@ pub use capacity::DROPLESS;
 pub use fix::Fix;
 pub use goal::{Goal, Objective, USABLE_MEMORY};
 pub use keys::{JobKey, job_keys};
-pub use model::{Architecture, Experts, Family, Latent, LayerKind, Model, ModelHalf};
+pub use model::{Architecture, ExpertGroups, Experts, Family, Latent, LayerKind, Model, ModelHalf};
 pub use optimizer::{Optimizer, OptimizerName};
 pub use recompute::Recompute;
 pub use shape::Shape;

@@ -26,7 +26,7 @@ fn experts() -> impl Strategy<Value = Experts> {
     (size(8), size(2), size(32), size(32), 0_usize..3, size(1), number(1.25), number(0.0)).prop_map(
         |(count, top_k, ffn, shared_ffn, dense_layers, every, capacity, balance)| {
             let balance = balance as f32;
-            Experts { count, top_k, ffn, shared_ffn, dense_layers, every, capacity, balance }
+            Experts { count, top_k, groups: None, ffn, shared_ffn, dense_layers, every, capacity, balance }
         },
     )
 }

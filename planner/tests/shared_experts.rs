@@ -27,6 +27,7 @@ fn experts_of_a_part_of_tensor_parallelism_are_shared_by_neighbours() {
     let experts = Experts {
         count: 4,
         top_k: 2,
+        groups: None,
         ffn: 32,
         shared_ffn: 0,
         dense_layers: 0,

@@ -43,7 +43,7 @@ impl StackArgument {
         }
         let named = self.stack.as_deref().or(job.stack.as_deref()).filter(|_| !measured);
         let stack = named.map_or(Ok(usual), Stack::named)?;
-        Ok(cluster.under(Arc::new(Stack::clone(&stack).running(job.cuda_graphs, job.no_dropout))))
+        Ok(cluster.under(Arc::new(job.runs_under(&stack))))
     }
 
     /// The same once more, for a command that is shown.

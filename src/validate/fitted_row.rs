@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use meshwright_hardware::profile::{Knob, Overheads, Stack};
+use meshwright_planner::job::Job;
 use meshwright_planner::search::Compiled;
 use rayon::prelude::*;
 
@@ -17,8 +18,7 @@ pub struct FittedRow<'a> {
     /// The run.
     pub run: &'a Run,
     compiled: Compiled,
-    /// Whether its layers are launched as graphs, and whether they drop nothing.
-    running: [bool; 2],
+    job: &'a Job,
     measured: f64,
     tells: Vec<bool>,
 }
@@ -27,8 +27,7 @@ impl FittedRow<'_> {
     /// The logarithm of the step with these overheads over the measured one.
     pub fn error(&self, overheads: &Overheads) -> f64 {
         let stack = Stack { overheads: overheads.clone(), ..self.run.stack().clone() };
-        let [graphs, no_dropout] = self.running;
-        let cluster = self.run.cluster.clone().under(Arc::new(stack.running(graphs, no_dropout)));
+        let cluster = self.run.cluster.clone().under(Arc::new(self.job.runs_under(&stack)));
         self.compiled.step(&cluster).map_or(f64::NAN, |step| (step / self.measured).ln())
     }
 
@@ -58,8 +57,7 @@ fn row(run: &Run) -> Option<FittedRow<'_>> {
     let plan = chosen(run);
     let measured = summary::measured_step_s(run, plan)?;
     let compiled = Compiled::of(plan, run.stack());
-    let mut row =
-        FittedRow { run, compiled, running: [plan.job.cuda_graphs, plan.job.no_dropout], measured, tells: Vec::new() };
+    let mut row = FittedRow { run, compiled, job: &plan.job, measured, tells: Vec::new() };
     row.tells = (0..Overheads::ALL.len()).map(|index| row.depends_on(index)).collect();
     row.error(&Overheads::default()).is_finite().then_some(row)
 }

@@ -74,8 +74,7 @@ pub fn chosen(run: &Run) -> &Plan {
 
 /// The cluster of a run as its plan uses it.
 pub fn cluster(run: &Run, plan: &Plan) -> Cluster {
-    let stack = run.stack().clone().running(plan.job.cuda_graphs, plan.job.no_dropout);
-    run.cluster.clone().under(Arc::new(stack))
+    run.cluster.clone().under(Arc::new(plan.job.runs_under(run.stack())))
 }
 
 /// Predicts a run.

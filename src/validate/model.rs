@@ -6,7 +6,7 @@
 //! source about a model of the same width.
 
 use meshwright_planner::job::shape::USUAL_TARGET;
-use meshwright_planner::job::{Architecture, AttentionWindow, DROPLESS, Experts, Family, Latent, Model};
+use meshwright_planner::job::{Architecture, AttentionWindow, DROPLESS, ExpertGroups, Experts, Family, Latent, Model};
 
 use super::record::{Record, Skip};
 
@@ -114,6 +114,7 @@ fn experts(record: &Record, count: usize, name: &str, latent: bool) -> Result<Ex
     Ok(Experts {
         count,
         top_k: record.size("top_k").unwrap_or(2),
+        groups: (name.contains("V3") && count == 256).then_some(ExpertGroups { count: 8, top: 4 }),
         ffn,
         shared_ffn,
         dense_layers,

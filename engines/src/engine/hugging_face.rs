@@ -49,8 +49,8 @@ pub fn fit(job: &mut Job, losses: &mut Losses) {
         losses.never("heads that together are not as wide as the model");
     }
     let Some(experts) = model.family.as_mut().and_then(|family| family.experts.as_mut()) else { return };
-    if gpt || experts.every > 1 || experts.dense_layers > 0 || experts.shared_ffn > 0 {
-        losses.never("experts in some layers alone, beside shared ones, or in GPT-2's layers");
+    if gpt || experts.every > 1 || experts.dense_layers > 0 || experts.shared_ffn > 0 || experts.groups.is_some() {
+        losses.never("experts in some layers alone, in groups, beside shared ones, or in GPT-2's layers");
     }
     if !experts.is_dropless() {
         losses.instead(format!("experts of capacity {}", experts.capacity), "dropless experts");

@@ -164,8 +164,8 @@ fn fit_model(plan: &mut Plan, losses: &mut Losses) {
         losses.never("grouped keys and values in GPT-3's layers");
     }
     let Some(experts) = model.family.as_mut().and_then(|family| family.experts.as_mut()) else { return };
-    if experts.every > 1 || experts.dense_layers > 0 || experts.shared_ffn > 0 {
-        losses.never("experts in some layers alone, or beside shared ones");
+    if experts.every > 1 || experts.dense_layers > 0 || experts.shared_ffn > 0 || experts.groups.is_some() {
+        losses.never("experts in some layers alone, in groups, or beside shared ones");
     }
     if gpt {
         losses.never("experts in GPT-3's layers");

@@ -5,7 +5,9 @@
 //! Invariant: no value is made up: what no file and no default says is named.
 
 use meshwright_hardware::mesh::{Mesh, Order};
-use meshwright_planner::job::{Architecture, DROPLESS, Experts, Family, Job, Latent, Model, OptimizerName, Tuning};
+use meshwright_planner::job::{
+    Architecture, DROPLESS, ExpertGroups, Experts, Family, Job, Latent, Model, OptimizerName, Tuning,
+};
 use meshwright_planner::plan::{Plan, RecomputeModule, Stage, layers_of};
 use meshwright_planner::schedule::Schedule;
 use serde_json::{Value, json};
@@ -163,6 +165,7 @@ fn experts(draft: &Draft) -> Option<Experts> {
     Some(Experts {
         count: draft.count("experts").filter(|count| *count > 0)?,
         top_k: draft.count("top_k")?,
+        groups: groups(draft),
         ffn: draft.count("expert_ffn")?,
         shared_ffn: draft.count("shared_ffn").unwrap_or(0),
         dense_layers: draft.count("dense_layers").unwrap_or(0),
@@ -173,6 +176,12 @@ fn experts(draft: &Draft) -> Option<Experts> {
         }),
         balance: draft.float("balance").unwrap_or(0.0) as f32,
     })
+}
+
+/// Groups of experts, where a token chooses some of several.
+fn groups(draft: &Draft) -> Option<ExpertGroups> {
+    let (count, top) = (draft.count("expert_groups")?, draft.count("top_groups")?);
+    (top < count).then_some(ExpertGroups { count, top })
 }
 
 /// Layers of each virtual stage.

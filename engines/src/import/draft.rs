@@ -241,7 +241,7 @@ fn most(key: &str) -> Option<usize> {
         "hidden" => limits::HIDDEN,
         "heads" | "kv_heads" => limits::HEADS,
         "ffn" | "expert_ffn" | "shared_ffn" => limits::FFN,
-        "experts" | "top_k" => limits::EXPERTS,
+        "experts" | "top_k" | "expert_groups" | "top_groups" => limits::EXPERTS,
         "seq" | "target_seq" => limits::SEQ,
         "vocab" => limits::VOCAB,
         "seed" | "steps" | "tokens" | "samples" | "warmup" | "warmup_samples" | "rope_theta" => return None,

@@ -82,6 +82,10 @@ pub fn take_model(draft: &mut Draft, model: &Model, why: &str) {
     if let Some(experts) = &family.experts {
         draft.compute("experts", experts.count, why);
         draft.compute("top_k", experts.top_k, why);
+        if let Some(groups) = experts.groups {
+            draft.compute("expert_groups", groups.count, why);
+            draft.compute("top_groups", groups.top, why);
+        }
         draft.compute("expert_ffn", experts.ffn, why);
         draft.compute("shared_ffn", experts.shared_ffn, why);
         draft.compute("dense_layers", experts.dense_layers, why);

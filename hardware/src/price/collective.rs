@@ -10,6 +10,7 @@
 //!
 //! Invariant: grows with bytes, and is zero only for groups of one and empty vectors.
 
+use crate::profile::Routing;
 use crate::program::Collective;
 use crate::topology::{GroupLinks, Path, Ring};
 use crate::units::{ByteRate, Bytes, Seconds};
@@ -31,6 +32,15 @@ pub fn time(kind: Collective, bytes: Bytes, span: &GroupLinks) -> Seconds {
 /// The time of a message.
 pub fn p2p(bytes: Bytes, path: &Path) -> Seconds {
     path.latency + bytes / path.bandwidth
+}
+
+/// Tokens to experts over nodes, a copy to each node: these leave beside what is spread inside the nodes, a copy to each expert
+/// (DeepSeek-AI 2024, §3.2.2). `bytes` are those of a copy to each expert.
+pub fn once_a_node(bytes: Bytes, routing: &Routing, span: &GroupLinks) -> Seconds {
+    let Some(out) = span.out.filter(|_| span.ranks > 1) else { return time(Collective::AllToAll, bytes, span) };
+    let copies = routing.other_nodes(span.nodes) / routing.top_k as f64;
+    let inside = exchange(span.per_node, bytes.0 as f64 / span.per_node as f64, span.up);
+    inside.max(exchange(span.nodes, bytes.0 as f64 * copies / (span.nodes - 1) as f64, out))
 }
 
 /// Everyone sends to the next at once: the slowest of the ring's ways counts.

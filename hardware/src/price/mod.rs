@@ -180,10 +180,14 @@ impl<'a> Prices<'a> {
         }
         let spans = self.spans.get(&group).map(Vec::as_slice).unwrap_or_default();
         let slowed = self.slowed(axis);
+        let routing = self.once_a_node(kind, axis);
         slowest(&devices, |device| match device.curves.get(kind.class()) {
             Some(curve) => Ok(curve.time(&[size as f64, bytes.0 as f64], bytes.0 as f64)),
             None => {
-                let times = spans.iter().map(|span| collective::time(kind, bytes, span));
+                let times = spans.iter().map(|span| match &routing {
+                    Some(routing) => collective::once_a_node(bytes, routing, span),
+                    None => collective::time(kind, bytes, span),
+                });
                 Ok(times.fold(Seconds(0.0), Seconds::max) * slowed + device.launch.value)
             }
         })

@@ -7,8 +7,8 @@
 use super::{Prices, op};
 use crate::mesh::Axis;
 use crate::op::Op;
-use crate::profile::{DeviceProfile, Stack};
-use crate::program::{Kind, Program, RankProgram};
+use crate::profile::{DeviceProfile, Routing, Stack, TokenDispatch};
+use crate::program::{Collective, Kind, Program, RankProgram};
 use crate::simulate::Host;
 use crate::units::Seconds;
 
@@ -41,6 +41,12 @@ impl<'a> Prices<'a> {
 
     fn slowest_host(&self, time: impl Fn(&DeviceProfile) -> Seconds) -> Seconds {
         self.devices.iter().map(|device| time(device)).fold(Seconds(0.0), Seconds::max)
+    }
+
+    /// To which experts tokens go, where this is their exchange and takes a copy to each node.
+    pub(super) fn once_a_node(&self, kind: Collective, axis: Axis) -> Option<Routing> {
+        let per_node = self.stack().dispatch == TokenDispatch::PerNode;
+        self.stack().routing.filter(|_| per_node && kind == Collective::AllToAll && axis == Axis::Ep)
     }
 
     /// How much longer a collective of an axis takes than links allow.

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Allocator, Band, LossKernel};
+use super::{Allocator, Band, LossKernel, Routing, TokenDispatch};
 use crate::elem::Elem;
 use crate::hash::fnv1a;
 use crate::input::Fault;
@@ -71,6 +71,13 @@ pub struct Stack {
     /// Whether norms run op by op, each op a pass over memory of its own, rather than as one kernel; what their gains multiply is kept.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub eager_norms: bool,
+    /// How tokens are brought to experts.
+    #[serde(default, skip_serializing_if = "is_per_expert")]
+    pub dispatch: TokenDispatch,
+    /// Whether layers that multiply in eight bits send tokens to experts in eight; what comes back stays in 16 (DeepSeek-AI 2024,
+    /// §3.3.3).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dispatches_narrow: bool,
     /// Whether its runs are functional tests: of toy models, whose steps are those of hosts, so that they teach no other stack.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub functional_tests: bool,
@@ -94,9 +101,16 @@ pub struct Stack {
     /// Where eight in ten of these runs' steps lie, as shares of predicted ones: of a user's own stack, instead of what all runs show.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step_band: Option<Band>,
+    /// To which experts the tokens of the job go that it runs, if it has some.
+    #[serde(skip)]
+    pub routing: Option<Routing>,
     /// Measured runs on which `overheads` stand, by accelerator and format.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub measured: BTreeMap<String, BTreeMap<Precision, usize>>,
+}
+
+fn is_per_expert(dispatch: &TokenDispatch) -> bool {
+    *dispatch == TokenDispatch::PerExpert
 }
 
 fn is_fused(loss: &LossKernel) -> bool {
@@ -150,9 +164,11 @@ impl Stack {
         format!("{:016x}", fnv1a(&text))
     }
 
-    /// The same as it runs a job's layers: as CUDA graphs, or kernel by kernel; with the dropout that its recipes have, or without.
-    pub fn running(mut self, graphs: bool, no_dropout: bool) -> Stack {
+    /// The same as it runs a job: its layers launched as CUDA graphs, or kernel by kernel; with the dropout that its recipes have, or
+    /// without; its tokens sent to these experts.
+    pub fn running(mut self, graphs: bool, no_dropout: bool, routing: Option<Routing>) -> Stack {
         self.dropout &= !no_dropout;
+        self.routing = routing;
         if graphs {
             self.overheads.step *= AHEAD;
             self.overheads.host *= GRAPHS;

@@ -4,7 +4,7 @@
 //!
 //! Invariant: what passes can be planned without overflow: sizes lie within [`limits`], numbers are finite.
 
-use super::{Architecture, Experts, Family, Fix, Job, Latent, Model, Optimizer, Shape};
+use super::{Architecture, ExpertGroups, Experts, Family, Fix, Job, Latent, Model, Optimizer, Shape};
 use crate::error::Fault;
 use crate::limits::{self, number, sizes};
 
@@ -129,6 +129,16 @@ impl Experts {
         if !(1..=self.count).contains(&self.top_k) {
             let problem = format!("a token goes to 1 to {} experts, as many as `count` says", self.count);
             return Err(Fault::new("top_k", self.top_k, problem));
+        }
+        if let Some(ExpertGroups { count, top }) = self.groups {
+            let divides = count > 0 && self.count.is_multiple_of(count);
+            if !divides || !(1..=count).contains(&top) || self.count / count * top < self.top_k {
+                let problem = format!(
+                    "`count` divides {} experts, and `top` of them hold the {} that a token goes to",
+                    self.count, self.top_k
+                );
+                return Err(Fault::new("groups", format!("{top} of {count}"), problem));
+            }
         }
         let depth = model.depth();
         if self.dense_layers >= depth {

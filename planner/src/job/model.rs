@@ -4,6 +4,7 @@
 //!
 //! Invariant: a `Model` that was read satisfies its `check`; it names no hardware and no partitioning.
 
+use meshwright_hardware::profile::Routing;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -169,6 +170,9 @@ pub struct Experts {
     pub count: usize,
     /// Experts a token goes to.
     pub top_k: usize,
+    /// Groups of experts, where tokens go to experts of some of them alone (DeepSeek-AI 2024, §2.1.2). Priced, not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub groups: Option<ExpertGroups>,
     /// Width of one.
     pub ffn: usize,
     /// Width of those that every token goes to, together.
@@ -190,6 +194,16 @@ pub struct Experts {
     pub balance: f32,
 }
 
+/// Groups of neighbouring experts of which a token chooses some, and its experts among theirs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExpertGroups {
+    /// Groups.
+    pub count: usize,
+    /// Groups that a token chooses.
+    pub top: usize,
+}
+
 fn usual_capacity() -> f64 {
     1.25
 }
@@ -198,6 +212,12 @@ impl Experts {
     /// Whether no token is ever dropped. Sizes are then those of balanced routing: every expert has its even share.
     pub fn is_dropless(&self) -> bool {
         self.capacity == super::capacity::DROPLESS
+    }
+
+    /// To which experts tokens go.
+    pub fn routing(&self) -> Routing {
+        let ExpertGroups { count: groups, top: top_groups } = self.groups.unwrap_or(ExpertGroups { count: 1, top: 1 });
+        Routing { experts: self.count, top_k: self.top_k, groups, top_groups }
     }
 
     /// Tokens that experts take at most, over an even share.

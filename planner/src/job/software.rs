@@ -6,7 +6,7 @@
 
 use meshwright_hardware::profile::{AttentionKernel, GradientSums, LossKernel, Stack};
 
-use super::Job;
+use super::{Experts, Job};
 
 /// What a stack makes of a job.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -25,6 +25,8 @@ pub struct Software {
     pub pure: bool,
     /// Whether layers in eight bits keep the inputs of their linear layers so.
     pub keeps_narrow: bool,
+    /// Whether they send tokens to experts so.
+    pub dispatches_narrow: bool,
     /// Whether the activated gate of a gated feed-forward part is kept beside its product.
     pub keeps_gate: bool,
     /// Whether what sequence parallelism gathers is kept for backward.
@@ -46,6 +48,7 @@ impl Software {
             casts: stack.casts,
             pure: stack.pure,
             keeps_narrow: stack.keeps_narrow,
+            dispatches_narrow: stack.dispatches_narrow,
             keeps_gate: stack.keeps_gate,
             keeps_gathered: stack.keeps_gathered,
             flat: stack.flat,
@@ -58,5 +61,10 @@ impl Job {
     /// The job as a stack runs it.
     pub fn under(&self, stack: &Stack) -> Job {
         Job { software: Software::of(stack), ..self.clone() }
+    }
+
+    /// The stack as it runs the job: its layers launched as the job says, tokens sent to experts as its model routes them.
+    pub fn runs_under(&self, stack: &Stack) -> Stack {
+        stack.clone().running(self.cuda_graphs, self.no_dropout, self.model.experts().map(Experts::routing))
     }
 }

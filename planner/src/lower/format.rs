@@ -78,6 +78,8 @@ pub struct Formats {
     casts: bool,
     /// Whether layers keep inputs of their linear layers in eight bits.
     narrow: bool,
+    /// Whether they send tokens to experts so.
+    dispatches_narrow: bool,
 }
 
 impl Formats {
@@ -92,6 +94,7 @@ impl Formats {
             beside: sums.beside(model),
             state: if pure { model } else { Elem::F32 },
             casts: software.casts,
+            dispatches_narrow: software.dispatches_narrow,
             narrow: software.keeps_narrow && matches!(job.precision, Precision::Fp8 | Precision::Fp4),
         }
     }
@@ -99,6 +102,11 @@ impl Formats {
     /// What linear layers read of their inputs, or narrower than it.
     pub fn inputs(self) -> Elem {
         if self.narrow { Elem::F8 } else { self.model }
+    }
+
+    /// What tokens are sent to experts in.
+    pub fn sent(self) -> Elem {
+        if self.dispatches_narrow { self.inputs() } else { self.model }
     }
 
     /// What a rank keeps of a bank's weights under a ZeRO stage.
@@ -133,7 +141,7 @@ impl ValueFormats {
         let mut special = FxHashMap::default();
         let forward = tape.forward();
         if formats.narrow {
-            let narrow = tape.inputs_of_linear(&forward, backward);
+            let narrow = tape.inputs_of_linear(&forward, backward, formats.dispatches_narrow);
             special.extend(narrow.into_iter().map(|tensor| (Value::Tensor(tensor), Class::Narrow)));
         }
         for step in forward.iter().chain(backward) {

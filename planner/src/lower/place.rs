@@ -107,6 +107,7 @@ mod tests {
         casts: false,
         pure: false,
         keeps_narrow: true,
+        dispatches_narrow: false,
         keeps_gate: true,
         keeps_gathered: false,
         flat: 0,

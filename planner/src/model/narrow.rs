@@ -3,7 +3,7 @@
 //! In: a layer's tape, its passes. Out: tensors.
 //!
 //! Norms and activations write them quantized, and backward makes weights' gradients of the same (Transformer Engine). What other ops
-//! read too, as attention's output, stays as it is; so does what ranks of expert parallelism exchange.
+//! read too, as attention's output, stays as it is; so does what ranks of expert parallelism exchange, unless tokens are sent so.
 //!
 //! Invariant: a copy and what it is of are both such or neither.
 
@@ -15,14 +15,15 @@ use meshwright_hardware::op::{Mode, Op};
 use super::tape::{Home, Step, Tape, Use, Value};
 
 impl Tape {
-    /// Tensors of a layer that linear layers alone read, forward and backward. Tables and the head stay in 16 bits.
-    pub fn inputs_of_linear(&self, forward: &[Step], backward: &[Step]) -> BTreeSet<usize> {
+    /// Tensors of a layer that linear layers alone read, forward and backward, tokens sent to experts among them where these are
+    /// `dispatched` so. Tables and the head stay in 16 bits.
+    pub fn inputs_of_linear(&self, forward: &[Step], backward: &[Step], dispatched: bool) -> BTreeSet<usize> {
         let tensor = |used: &Use| if let Value::Tensor(t) = used.value { Some(t) } else { None };
         let (mut read, mut other, mut copies) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         for step in forward.iter().chain(backward) {
             let (op, uses) = match step {
                 Step::Call(op, uses) => (op, uses),
-                Step::Collective(_, Axis::Ep, Value::Tensor(t)) => {
+                Step::Collective(_, Axis::Ep, Value::Tensor(t)) if !dispatched => {
                     other.insert(*t);
                     continue;
                 }

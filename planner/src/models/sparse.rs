@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::architectures::KnownArchitecture;
 use super::keys::Config;
 use crate::error::Fault;
-use crate::job::{DROPLESS, Experts};
+use crate::job::{DROPLESS, ExpertGroups, Experts};
 
 pub(super) const EXPERTS: &[&str] = &["num_local_experts", "n_routed_experts", "num_experts", "moe_num_experts"];
 pub(super) const EXPERT_FFN: &[&str] =
@@ -32,6 +32,7 @@ pub(super) fn experts(config: &Config, known: &KnownArchitecture, layers: usize)
     Ok(Some(Experts {
         count,
         top_k,
+        groups: groups(config)?,
         ffn,
         shared_ffn: stated.or(shared).unwrap_or(0),
         dense_layers: dense,
@@ -40,6 +41,13 @@ pub(super) fn experts(config: &Config, known: &KnownArchitecture, layers: usize)
         capacity: DROPLESS,
         balance: 0.0,
     }))
+}
+
+/// Groups of experts of which a token chooses some, if there are several.
+fn groups(config: &Config) -> Result<Option<ExpertGroups>, Fault> {
+    let groups = config.count(&["n_group"])?.zip(config.count(&["topk_group"])?);
+    let groups = groups.map(|(count, top)| ExpertGroups { count, top });
+    Ok(groups.filter(|groups| groups.count > 1 && groups.top < groups.count))
 }
 
 /// How many layers are dense before the first with experts, and every how many of the rest have some.

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use meshwright_hardware::mesh::Mesh;
-use meshwright_hardware::profile::{GradientSums, Overheads, Stack};
+use meshwright_hardware::profile::{GradientSums, Overheads, Stack, TokenDispatch};
 use meshwright_hardware::units::Precision;
 
 use super::bound::{Whole, least_ratio};

@@ -81,6 +81,9 @@ fn padding(model: &Model, tp: usize) -> usize {
 fn mixture(model: &Model, experts: &Experts) -> Section {
     let mut section = Section::new("EXPERTS", Whence::Job);
     section.int("--num-experts", experts.count).int("--moe-router-topk", experts.top_k);
+    if let Some(groups) = experts.groups {
+        section.int("--moe-router-num-groups", groups.count).int("--moe-router-group-topk", groups.top);
+    }
     section.int("--moe-ffn-hidden-size", experts.ffn);
     if experts.shared_ffn > 0 {
         section.int("--moe-shared-expert-intermediate-size", experts.shared_ffn);

@@ -16,8 +16,8 @@ pub fn fit(plan: &mut Plan, losses: &mut Losses) {
     }
     let Some(family) = model.family.as_mut() else { return };
     let Some(experts) = family.experts.as_mut() else { return };
-    if experts.every > 1 || experts.dense_layers > 0 || experts.shared_ffn > 0 {
-        losses.never("experts in some layers alone, or beside shared ones");
+    if experts.every > 1 || experts.dense_layers > 0 || experts.shared_ffn > 0 || experts.groups.is_some() {
+        losses.never("experts in some layers alone, in groups, or beside shared ones");
     }
     if !experts.is_dropless() {
         losses.instead(format!("experts of capacity {}", experts.capacity), "dropless experts");

@@ -61,9 +61,10 @@ impl Travels {
         let rows = shape.microbatch * job.seq / shape.cp / if shape.whole_experts { shape.tp } else { 1 };
         let slots = experts.count * crate::model::capacity(experts, rows);
         let mesh = Mesh { dp: shape.ep, ep: shape.ep, ..Mesh::ONE };
-        let bytes = activations(job, slots * job.model.hidden);
-        let sent = 2.0 * links.collective(&mesh, Collective::AllToAll, Axis::Ep, bytes)?;
-        self.add([sent, sent], Axis::Ep, links);
+        let elems = slots * job.model.hidden;
+        let mut way = |bytes| links.collective(&mesh, Collective::AllToAll, Axis::Ep, bytes);
+        let (there, back) = (way(elems as u64 * Formats::of(job).sent().bytes())?, way(activations(job, elems))?);
+        self.add([there + back, 2.0 * back], Axis::Ep, links);
         Ok(())
     }
 

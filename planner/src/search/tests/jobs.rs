@@ -4,14 +4,17 @@ use super::*;
 
 /// Every plan of a job: its bound, its floor and that of its bare shape are no longer than its simulated step.
 fn bounded(job: &Job, text: &str) {
-    let cluster = cluster(text);
-    let found = search(job, &cluster, &Fix::default(), usize::MAX).unwrap();
+    bounded_on(job, &cluster(text), &Fix::default());
+}
+
+fn bounded_on(job: &Job, cluster: &Cluster, fix: &Fix) {
+    let found = search(job, cluster, fix, usize::MAX).unwrap();
     assert!(found.best.len() > 10, "{}", found.best.len());
-    let best = search(job, &cluster, &Fix::default(), 1).unwrap();
+    let best = search(job, cluster, fix, 1).unwrap();
     let least = found.best.iter().map(|(_, figures)| figures.step_time_s).fold(f64::INFINITY, f64::min);
     assert!(best.best[0].1.step_time_s <= least * (1.0 + TOLERANCE), "{} for {least}", best.best[0].1.step_time_s);
     for (plan, figures) in &found.best {
-        let ((bound, floor, plain), simulated) = (bounds(plan, &cluster), figures.step_time_s);
+        let ((bound, floor, plain), simulated) = (bounds(plan, cluster), figures.step_time_s);
         assert!(bound <= simulated * (1.0 + 1e-6), "{}: {bound} above {simulated}", plan.summary());
         assert!(floor <= bound * (1.0 + 1e-9), "{}: {floor} above {bound}", plan.summary());
         assert!(plain <= bound * (1.0 + 1e-9), "{}: {plain} above {bound}", plan.summary());
@@ -69,4 +72,17 @@ fn no_bound_of_windows_and_of_losses_in_parts_is_above_its_simulation() {
     bounded(&Job { model, precision: Precision::Bf16, ..base.clone() }, "1x dgx-a100-80gb");
     let loss = Some(meshwright_hardware::profile::LossKernel::Linear);
     bounded(&Job { loss, precision: Precision::Bf16, ..base }, "1x dgx-a100-80gb");
+}
+
+/// Tokens sent in eight bits, a copy to each of two nodes.
+#[test]
+fn no_bound_of_tokens_sent_once_a_node_is_above_its_simulation() {
+    let experts = "count = 16\ntop_k = 4\nffn = 512\ngroups = { count = 4, top = 2 }";
+    let family = crate::job::Family { experts: Some(toml::from_str(experts).unwrap()), ..Default::default() };
+    let base = job_of_eight(64);
+    let model = Model { family: Some(family), ..base.model.clone() };
+    let job = Job { model, precision: Precision::Fp8, ..base };
+    let sends = Stack { dispatch: TokenDispatch::PerNode, dispatches_narrow: true, ..Stack::clone(&heavy()) };
+    let cluster = cluster("2x dgx-h100").under(Arc::new(job.runs_under(&sends)));
+    bounded_on(&job, &cluster, &Fix { tp: Some(1), cp: Some(1), pp: Some(1), ..Fix::default() });
 }

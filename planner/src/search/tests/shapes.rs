@@ -60,3 +60,12 @@ fn no_floor_of_fine_tuning_is_above_its_passes() {
         }
     }
 }
+
+#[test]
+fn no_floor_of_tokens_sent_once_a_node_is_above_its_passes() {
+    let model = models::load("deepseek-v3").unwrap();
+    let job = Job { seq: 4096, global_batch: 512, precision: Precision::Fp8, ..tiny_job(model) };
+    let sends = Stack { dispatch: TokenDispatch::PerNode, dispatches_narrow: true, ..Stack::clone(&heavy()) };
+    let stack = Arc::new(job.runs_under(&sends));
+    floors_of(&job.under(&stack), stack, 200, 0.5);
+}

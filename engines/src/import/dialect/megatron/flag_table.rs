@@ -45,6 +45,8 @@ pub const FLAGS: &[(&str, &str, FlagKind)] = &[
     ("--num-experts", "experts", Number),
     ("--moe-router-topk", "top_k", Number),
     ("--topk", "top_k", Number),
+    ("--moe-router-num-groups", "expert_groups", Number),
+    ("--moe-router-group-topk", "top_groups", Number),
     ("--moe-ffn-hidden-size", "expert_ffn", Number),
     ("--moe-shared-expert-intermediate-size", "shared_ffn", Number),
     ("--moe-layer-freq", "frequency", Text),
