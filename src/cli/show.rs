@@ -60,7 +60,8 @@ pub fn print_figures(plan: &Plan, figures: &Figures, cluster: &Cluster) {
             format!(" ({} to {})", Bytes(interval.memory_low_bytes), Bytes(interval.memory_high_bytes))
         });
         let device = format!(
-            "           {taken:>12}{range}   of its device: {allocated} allocated, {reserved} reserved with fragments"
+            "           {taken:>12}{range}   of its device, with {allocated} allocated and {reserved} reserved with fragments: \
+             what has to fit"
         );
         println!("{}", folded(&device, WORDS));
     }

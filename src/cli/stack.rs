@@ -42,7 +42,7 @@ impl StackArgument {
             )));
         }
         let named = self.stack.as_deref().or(job.stack.as_deref()).filter(|_| !measured);
-        let stack = named.map_or(Ok(usual), Stack::named)?;
+        let stack = named.map_or_else(|| Ok(able(usual, &cluster, job)), Stack::named)?;
         Ok(cluster.under(Arc::new(job.runs_under(&stack))))
     }
 
@@ -50,6 +50,24 @@ impl StackArgument {
     pub fn again(&self) -> String {
         self.stack.as_ref().map_or_else(String::new, |name| format!(" --stack {name}"))
     }
+}
+
+/// The usual stack, or, where its engine has nothing like what the job asks for, the one with most runs on the device whose engine has.
+fn able(usual: Arc<Stack>, cluster: &Cluster, job: &Job) -> Arc<Stack> {
+    let lacks = |stack: &Stack| {
+        let lost = of_stack(&stack.name)?.about().ability.lacks(job);
+        lost.into_iter().find(|lost| lost.instead.is_none()).map(|lost| lost.what)
+    };
+    let Some(what) = lacks(&usual) else { return usual };
+    let device = cluster.pools[0].device.name.as_str();
+    let engines = catalog().stacks.iter().filter(|stack| of_stack(&stack.name).is_some() && !stack.functional_tests);
+    let able = engines.filter(|stack| stack.runs_on(device) > 0 && lacks(stack).is_none());
+    let Some(able) = able.max_by_key(|stack| stack.runs_on(device)) else { return usual };
+    answer::note(&format!(
+        "{} is usual here and has no {what}: {} instead; --stack says otherwise",
+        usual.name, able.name
+    ));
+    Arc::clone(able)
 }
 
 /// The stack of a prediction in a line, for people.
