@@ -52,6 +52,7 @@ fn every_key_has_a_meaning() {
         units.contains("GiB") && units.contains("TB/s") && units.contains("TFLOP/s"),
         "quantities list their units"
     );
+    assert_eq!(json(&place.run(&["hardware", "schema"])), json(&place.run(&["schema", "profile"])));
     place.refused(&["schema", "weather"], 2, &["weather", "job", "profile"]);
 }
 

@@ -129,7 +129,7 @@ fn every_command_answers_for_scripts_with_its_schema_and_what_was_said() {
     let mut all = Vec::new();
     leaves(&meshwright::cli::command(), "", &mut all);
     let without: Vec<&str> = all.iter().filter(|(_, json)| !json).map(|(way, _)| way.trim()).collect();
-    assert!(all.len() > 20 && without == ["schema", "completions", "man"], "{without:?}");
+    assert!(all.len() > 20 && without == ["hardware schema", "schema", "completions", "man"], "{without:?}");
 
     let place = Place::new("screens-scripts", "none", "");
     text(&place, &[&PLAN[..], &["-o", "plan.toml"]].concat());

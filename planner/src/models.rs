@@ -105,7 +105,9 @@ fn embedded(name: &str) -> Result<Model, PlanError> {
         Some((_, text)) => parse(&format!("{name}.toml"), text),
         None => {
             let known = names().collect::<Vec<_>>().join(", ");
-            let near = near(name, names()).iter().take(3).map(|name| format!("`{name}`")).collect::<Vec<_>>();
+            // Of the hub's `org/name` the model's own.
+            let own = name.rsplit('/').next().unwrap_or(name);
+            let near = near(own, names()).iter().take(3).map(|name| format!("`{name}`")).collect::<Vec<_>>();
             let meant = if near.is_empty() { String::new() } else { format!(", did you mean {}?", near.join(" or ")) };
             Err(PlanError::UnknownModel { name: name.to_owned(), meant, known })
         }
@@ -169,11 +171,13 @@ mod tests {
 
     #[test]
     fn a_name_that_is_near_a_known_one_is_asked_for() {
-        for (name, meant) in [("llama3_8b", "llama3-8b"), ("mixtral-8x7", "mixtral-8x7b")] {
+        for (name, meant) in
+            [("llama3_8b", "llama3-8b"), ("mixtral-8x7", "mixtral-8x7b"), ("meta-llama/Llama-3.1-8B", "llama3-8b")]
+        {
             let said = load(name).unwrap_err().to_string();
             assert!(said.contains(&format!("did you mean `{meant}`")), "{said}");
         }
-        assert!(!load("nothing/like-it").unwrap_err().to_string().contains("did you mean"));
+        assert!(!load("nothing/quite-like-it").unwrap_err().to_string().contains("did you mean"));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use meshwright_hardware::units::Precision;
 
 use super::profiles;
 use super::progress::ProgressLine;
+use super::schema::SchemaCommand;
 use super::train::runs_in;
 use crate::answer;
 use crate::failure::Failure;
@@ -45,6 +46,8 @@ pub enum Hardware {
         #[arg(long)]
         json: bool,
     },
+    /// Every key of a profile with what it means and its unit, as JSON Schema; the same as `schema profile`
+    Schema,
     /// Measure this machine's ops and messages, and write its profile
     Calibrate {
         #[arg(long, default_value_t, help = super::devices("What to measure"))]
@@ -78,6 +81,7 @@ impl Hardware {
             Hardware::List { json: false } => list(),
             Hardware::Show { name, json } => profiles::show(&name, json),
             Hardware::Check { file, json } => profiles::check(&file, json),
+            Hardware::Schema => SchemaCommand::of_profile().run(),
             Hardware::Calibrate { device, ranks, precision, seconds, output, json } => {
                 if let Some(ranks) = ranks.filter(|ranks| !(1..=MOST_RANKS).contains(ranks)) {
                     return Err(Failure::input(format!("--ranks is {ranks}: it must be 1 to {MOST_RANKS}")));

@@ -48,6 +48,11 @@ enum SchemaKind {
 }
 
 impl SchemaCommand {
+    /// That of a machine's profile.
+    pub fn of_profile() -> SchemaCommand {
+        SchemaCommand { of: SchemaKind::Profile }
+    }
+
     /// Prints it.
     pub fn run(&self) -> Result<(), Failure> {
         println!("{:#}", self.of.schema());
