@@ -64,7 +64,7 @@ fn configuration(name: &str) -> Result<Option<(String, String)>, PlanError> {
 
 /// How large a model is.
 #[derive(Debug)]
-pub struct Counted {
+pub struct ModelSize {
     /// Parameters, where a sequence has 2,048 tokens.
     pub parameters: f64,
     /// What training keeps of them, in words.
@@ -79,17 +79,31 @@ pub struct Counted {
 ///
 /// # Errors
 /// As of [`load_noted`], but for those models.
-pub fn count(name: &str, family: Option<&str>) -> Result<Counted, PlanError> {
-    let configured = configuration(name)?.map(|(file, text)| config::read(&file, &text, family)).transpose()?;
-    let (parameters, model, notes) = match configured {
-        Some((Configured::Counted { parameters, why, .. }, notes)) => (parameters, Err(why.to_owned()), notes),
-        Some((Configured::Planned(model), notes)) => (model.parameters(2048) as f64, Ok(model), notes),
-        None => {
-            let (model, notes) = load_noted(name, family)?;
-            (model.parameters(2048) as f64, Ok(model), notes)
+pub fn count(name: &str, family: Option<&str>) -> Result<ModelSize, PlanError> {
+    match configuration(name)? {
+        Some((file, text)) => count_configuration(&file, &text, family),
+        None => load_noted(name, family).map(|(model, notes)| ModelSize::of(model, notes)),
+    }
+}
+
+/// The same of a `config.json`'s text.
+///
+/// # Errors
+/// As [`parse_configuration`]'s, but for those models.
+pub fn count_configuration(file: &str, text: &str, family: Option<&str>) -> Result<ModelSize, PlanError> {
+    Ok(match config::read(file, text, family)? {
+        (Configured::Planned(model), notes) => ModelSize::of(model, notes),
+        (Configured::Counted { parameters, why, .. }, notes) => {
+            ModelSize { parameters, states: hybrid::states(parameters), model: Err(why.to_owned()), notes }
         }
-    };
-    Ok(Counted { parameters, states: hybrid::states(parameters), model, notes })
+    })
+}
+
+impl ModelSize {
+    fn of(model: Model, notes: Vec<String>) -> ModelSize {
+        let parameters = model.parameters(2048) as f64;
+        ModelSize { parameters, states: hybrid::states(parameters), model: Ok(model), notes }
+    }
 }
 
 /// The model of a `config.json`'s text, and what of it is left out or taken for granted, a sentence each.

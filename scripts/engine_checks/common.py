@@ -36,6 +36,8 @@ def plan_of(folder):
     for key, usual in (("zero", 0), ("chunks", 1), ("sequence_parallel", False), ("ring", False)):
         plan.setdefault(key, usual)
     plan["microbatches"] = plan["job"]["global_batch"] // (mesh["dp"] * plan["microbatch"])
+    # Stages that are alike stand once.
+    plan["stages"] = [dict(stage) for stage in plan["stages"] for _ in range(stage.pop("count", 1))]
     for stage in plan["stages"]:
         for key in ("full", "selective", "offload"):
             stage.setdefault(key, 0)

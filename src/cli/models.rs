@@ -3,7 +3,7 @@
 //! In: names, files, folders; none for all that are known. Out: a line each, or JSON.
 
 use clap::Args;
-use meshwright_planner::models::{self, Counted};
+use meshwright_planner::models::{self, ModelSize};
 use serde_json::{Value, json};
 
 use super::columns::folded;
@@ -45,7 +45,7 @@ impl ModelsCommand {
     }
 }
 
-fn value(name: &str, Counted { parameters, model, .. }: &Counted) -> Value {
+fn value(name: &str, ModelSize { parameters, model, .. }: &ModelSize) -> Value {
     let mut all = json!({ "name": name, "parameters": parameters.round() as u64, "planned": model.is_ok() });
     match model {
         Ok(model) => {
@@ -59,7 +59,7 @@ fn value(name: &str, Counted { parameters, model, .. }: &Counted) -> Value {
 }
 
 /// A line of a model, and with `closely` another of what training keeps of it.
-fn print(name: &str, Counted { parameters, states, model, .. }: &Counted, closely: bool) {
+fn print(name: &str, ModelSize { parameters, states, model, .. }: &ModelSize, closely: bool) {
     let billions = parameters / 1e9;
     let sizes = match model {
         Ok(model) => {

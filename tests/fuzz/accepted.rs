@@ -100,7 +100,13 @@ pub fn model(text: &str) -> Result<(), String> {
 }
 
 pub fn configuration(text: &str) -> Result<(), String> {
-    of_model(models::parse_configuration("config.json", text).map_err(|error| error.to_string())?.0)
+    let counted = models::count_configuration("config.json", text, None).map_err(|error| error.to_string())?;
+    match counted.model {
+        Ok(model) => of_model(model),
+        // It is only counted.
+        Err(_) if counted.parameters >= 1.0 => Ok(()),
+        Err(_) => Err(format!("internal error: {} parameters", counted.parameters)),
+    }
 }
 
 /// A small plan's figures on all of a machine's devices.

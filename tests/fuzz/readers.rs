@@ -118,7 +118,7 @@ fn plan(text: &str) -> Result<(), String> {
 }
 
 fn configuration(text: &str) -> Result<(), String> {
-    models::parse_configuration("config.json", text).map(drop).map_err(|error| error.to_string())
+    models::count_configuration("config.json", text, None).map(drop).map_err(|error| error.to_string())
 }
 
 fn machine(text: &str) -> Result<(), String> {

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::keys::Config;
 use crate::error::Fault;
+use crate::limits;
 
 /// Why these are not planned.
 const STATE_SPACE: &str = "layers of state space stand where others have attention";
@@ -55,6 +56,13 @@ pub(super) fn count(config: &Config) -> Result<Option<(f64, &'static str)>, Faul
     let hidden = sizes.of("hidden_size")?;
     let tables = if config.flag("tie_word_embeddings")?.unwrap_or(family.tied) { 1.0 } else { 2.0 };
     let all = (family.layers)(config)? + (tables * sizes.of("vocab_size")? + 1.0) * hidden;
+    if !(all > 0.0 && all <= limits::PARAMETERS) {
+        let problem = format!(
+            "with its layers and widths the model has {all:.1e} parameters; above 0 and at most {:.0e} are modelled",
+            limits::PARAMETERS
+        );
+        return Err(Fault::new("hidden_size", hidden, problem));
+    }
     Ok(Some((all, family.why)))
 }
 
@@ -70,8 +78,12 @@ pub(super) fn states(parameters: f64) -> String {
 struct Sizes<'a>(&'a Config<'a>);
 
 impl Sizes<'_> {
+    /// A size, one or more.
     fn of(&self, key: &'static str) -> Result<f64, Fault> {
-        Ok(self.0.needed(&[key])? as f64)
+        match self.0.needed(&[key])? {
+            0 => Err(Fault::new(key, 0, "it must be 1 or more")),
+            size => Ok(size as f64),
+        }
     }
 
     fn or(&self, key: &'static str, usual: f64) -> Result<f64, Fault> {
@@ -79,7 +91,18 @@ impl Sizes<'_> {
     }
 
     fn layers(&self) -> Result<usize, Fault> {
-        self.0.needed(&["num_hidden_layers"])
+        let layers = self.0.needed(&["num_hidden_layers"])?;
+        limits::sizes(&[("num_hidden_layers", layers, 1..=limits::LAYERS)])?;
+        Ok(layers)
+    }
+
+    /// So many of the layers, and no more than there are.
+    fn among(&self, key: &str, some: f64) -> Result<f64, Fault> {
+        let layers = self.layers()?;
+        if some > layers as f64 {
+            return Err(Fault::new(key, some, format!("the model has {layers} layers")));
+        }
+        Ok(some)
     }
 
     /// Queries, keys, values and what joins heads again; `gates` more outputs of queries' width.
@@ -88,6 +111,11 @@ impl Sizes<'_> {
         let stated = self.0.count(&["head_dim", "attention_head_dim"])?;
         let width = stated.map_or(hidden / heads, |width| width as f64);
         let kv = self.or("num_key_value_heads", heads)?;
+        for (key, size) in [("head_dim", width), ("num_key_value_heads", kv)] {
+            if size < 1.0 {
+                return Err(Fault::new(key, size, "it must be 1 or more"));
+            }
+        }
         Ok(hidden * width * (heads * (2.0 + gates) + 2.0 * kv))
     }
 
@@ -147,8 +175,8 @@ fn mamba2(config: &Config) -> Result<f64, Fault> {
 fn jamba(config: &Config) -> Result<f64, Fault> {
     let sizes = Sizes(config);
     let (layers, hidden) = (sizes.layers()?, sizes.of("hidden_size")?);
-    let attending = every(layers, sizes.of("attn_layer_period")?, sizes.of("attn_layer_offset")?);
-    let routing = every(layers, sizes.of("expert_layer_period")?, sizes.of("expert_layer_offset")?);
+    let attending = every(layers, sizes.of("attn_layer_period")?, sizes.or("attn_layer_offset", 0.0)?);
+    let routing = every(layers, sizes.of("expert_layer_period")?, sizes.or("expert_layer_offset", 0.0)?);
     let steps = steps(config, "mamba_dt_rank", hidden)?;
     let (inner, state) = (sizes.or("mamba_expand", 2.0)? * hidden, sizes.of("mamba_d_state")?);
     let mixer = sizes.selective(inner, ["mamba_d_state", "mamba_d_conv"], steps)? + steps + 2.0 * state;
@@ -199,6 +227,7 @@ fn bamba(config: &Config) -> Result<f64, Fault> {
     let sizes = Sizes(config);
     let (all, hidden) = (sizes.layers()? as f64, sizes.of("hidden_size")?);
     let attending = config.get("attn_layer_indices").and_then(Value::as_array).map_or(0, Vec::len) as f64;
+    let attending = sizes.among("attn_layer_indices", attending)?;
     let fed = 3.0 * hidden * sizes.of("intermediate_size")?;
     let mixed = attending * sizes.attention(0.0)? + (all - attending) * sizes.dual(OF_MAMBA)?;
     Ok(mixed + all * (fed + 2.0 * hidden))
@@ -246,7 +275,8 @@ fn gated_delta(config: &Config) -> Result<f64, Fault> {
     let experts = sizes.or("num_experts", 0.0)?;
     let fed = if experts > 0.0 {
         let dense = config.get("mlp_only_layers").and_then(Value::as_array).map_or(0, Vec::len) as f64;
-        let routing = every(layers, sizes.or("decoder_sparse_step", 1.0)?, -1.0) - dense;
+        let routing = every(layers, sizes.or("decoder_sparse_step", 1.0)?, -1.0);
+        let routing = routing - sizes.among("mlp_only_layers", dense)?.min(routing);
         let routed = experts * (fed(sizes.of("moe_intermediate_size")?) + hidden)
             + fed(sizes.or("shared_expert_intermediate_size", 0.0)?)
             + hidden;
@@ -263,7 +293,7 @@ fn lfm2(config: &Config) -> Result<f64, Fault> {
     let (all, hidden) = (sizes.layers()? as f64, sizes.of("hidden_size")?);
     let attending = match (sizes.listed("layer_types", &["full_attention"])?, config.get("full_attn_idxs")) {
         (Some(listed), _) => listed,
-        (None, Some(Value::Array(numbers))) => numbers.len() as f64,
+        (None, Some(Value::Array(numbers))) => sizes.among("full_attn_idxs", numbers.len() as f64)?,
         (None, _) => {
             let problem = "it says which layers have attention, as `full_attn_idxs` does";
             return Err(Fault::new("layer_types", "missing", problem));
@@ -274,7 +304,7 @@ fn lfm2(config: &Config) -> Result<f64, Fault> {
     let fed = |width: f64| 3.0 * hidden * width;
     let experts = sizes.or("num_experts", 0.0)?;
     let fed = if experts > 0.0 {
-        let dense = sizes.or("num_dense_layers", 0.0)?;
+        let dense = sizes.among("num_dense_layers", sizes.or("num_dense_layers", 0.0)?)?;
         dense * fed(stated) + (all - dense) * experts * (fed(sizes.of("moe_intermediate_size")?) + hidden)
     } else if config.flag("block_auto_adjust_ff_dim")?.unwrap_or(true) {
         let factor = config.typed("block_ffn_dim_multiplier", "a number", Value::as_f64)?.unwrap_or(1.0);
