@@ -16,7 +16,7 @@ use super::fitted_row::FittedRow;
 /// Overheads that are a fabric's: how much of a link is got, and what of the gradients' sum over it is shown.
 const OF_FABRICS: [&str; 2] = ["scale_out", "dp"];
 /// Loss that an own figure has to save.
-pub const PRICE: f64 = 0.2;
+pub const PRICE: f64 = 0.1;
 /// How strongly overheads are pulled to inherited ones: the loss of one off by its spread.
 const PULL: f64 = 0.1;
 /// Sweeps over the overheads, at first and when some have gone.
