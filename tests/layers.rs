@@ -26,7 +26,7 @@ const CRATES: [Crate; 6] = [
     Crate {
         src: "planner/src",
         layers: &[
-            ("job and model", &["error", "limits", "schedule", "job", "models", "model"]),
+            ("job and model", &["error", "limits", "schedule", "job", "models", "model", "scaling"]),
             ("plan", &["plan", "ability"]),
             ("lower", &["lower"]),
             ("price and predict", &["predict", "goodput"]),

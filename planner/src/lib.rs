@@ -27,6 +27,7 @@ pub mod models;
 mod parallel;
 pub mod plan;
 pub mod predict;
+pub mod scaling;
 pub mod schedule;
 pub mod search;
 #[cfg(test)]

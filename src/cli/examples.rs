@@ -24,6 +24,12 @@ pub const RUN: &str = "Examples:
 pub const COMPARE: &str = "Examples:
   meshwright compare llama3-70b --cluster \"64x dgx-h100\" --cluster \"96x dgx-a100-80gb\" --seq 8192 --global-batch 512 --tokens 1T
   meshwright compare scenarios.toml -o out.csv --html out.html";
+/// Of `size`.
+pub const SIZE: &str = "Examples:
+  meshwright size --params 8B
+  meshwright size --tokens 2T --inference 10T --cluster \"64x dgx-h100\" -o decoder.toml
+  meshwright size --budget '$5M' --cluster \"64x dgx-h100\" --price '$2.50'
+  meshwright size --loss 2.1 --law muennighoff --unique 300G";
 /// Of `hardware`.
 pub const HARDWARE: &str = "Examples:
   meshwright hardware list

@@ -31,6 +31,7 @@ mod report;
 mod schema;
 mod shells;
 mod show;
+mod size;
 mod stack;
 mod step_chart;
 mod train;
@@ -93,6 +94,9 @@ enum Command {
     /// Plan scenarios of devices, software and prices, and lay time and cost side by side
     #[command(after_help = examples::COMPARE)]
     Compare(Box<compare::CompareCommand>),
+    /// How large a model, on how many tokens, for how much compute or money, by published scaling laws
+    #[command(after_help = examples::SIZE)]
+    Size(Box<size::SizeCommand>),
     /// What devices cost, by cloud, region and term, each with its date and source
     #[command(subcommand)]
     Prices(prices::PricesCommand),
@@ -152,6 +156,7 @@ pub fn main() -> ExitCode {
         Command::Validate(validate) => validate.run(),
         Command::Gains(gains) => gains.run(),
         Command::Compare(compare) => compare.run(),
+        Command::Size(size) => size.run(),
         Command::Prices(prices) => prices.run(),
         Command::Stacks(stacks) => stacks.run(),
         Command::Hardware(hardware) => hardware.run(),

@@ -68,7 +68,7 @@ fn refuse_family(name: &str, family: &Option<String>) -> Result<(), Failure> {
 
 /// Tokens a sequence: as many as positions were learned for, 512 for encoders (Devlin et al. 2019; Raffel et al. 2020), else 4,096
 /// (Touvron et al. 2023).
-fn usual_seq(model: &Model) -> usize {
+pub fn usual_seq(model: &Model) -> usize {
     let family = model.family.clone().unwrap_or_default();
     match family.positions {
         Some(rows) => rows,
@@ -81,7 +81,7 @@ fn usual_seq(model: &Model) -> usize {
 
 /// Sequences a step: half a million tokens up to 1 B parameters, a million up to 5 B, two up to 20 B (Brown et al. 2020, table 2.1),
 /// else four (Touvron et al. 2023), rounded to a power of two of sequences.
-fn usual_batch(model: &Model, seq: usize) -> usize {
+pub fn usual_batch(model: &Model, seq: usize) -> usize {
     let tokens: usize = match model.parameters(seq) {
         0..=1_000_000_000 => 1 << 19,
         1_000_000_001..=5_000_000_000 => 1 << 20,
