@@ -8,6 +8,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args};
+use meshwright_engines::engine;
 use meshwright_hardware::profile::Cluster;
 use meshwright_hardware::units::{Dollars, Parameters, Tokens};
 use meshwright_planner::goal::{Case, Offer, choose_best};
@@ -19,6 +20,7 @@ use serde_json::{Value, json};
 
 use super::columns::folded;
 use super::goal::given;
+use super::plan::{is_spanned, settle};
 use super::show::money;
 use super::stack::{StackArgument, stack_line};
 use super::usual_job::{usual_batch, usual_seq};
@@ -148,11 +150,14 @@ impl SizeCommand {
 
     fn best(&self, law: &Law, wanted: Wanted) -> Result<Optimum, Failure> {
         optimum(law, wanted, self.unique()).ok_or_else(|| {
-            let least = match law.form {
-                Form::Sum(sum) | Form::Repeated { sum, .. } => format!("; no loss is below {:.3}", sum.e),
-                Form::Joint { .. } | Form::Mixture { .. } => String::new(),
+            let asked = match wanted {
+                Wanted::Flops(flops) => format!("--flops is {flops:e}"),
+                Wanted::Tokens(tokens) => format!("--tokens is {}", Tokens(tokens)),
+                Wanted::Parameters(parameters) => format!("--params is {}", Parameters(parameters)),
+                Wanted::Loss(loss) => format!("--loss is {loss}"),
             };
-            Failure::input(format!("by {} nothing between 1e12 and 1e32 FLOPs is asked for{least}", law.title))
+            let unique = self.unique.map_or(String::new(), |tokens| format!(" with {tokens} unique"));
+            Failure::input(format!("{asked}: by {} no 1e12 to 1e32 FLOPs are best spent so{unique}", law.title))
         })
     }
 
@@ -164,12 +169,14 @@ impl SizeCommand {
         let batch = usual_batch(&model, seq);
         let mut job = Job::of(model, seq, batch);
         job.goal.tokens = Some(Tokens(best.tokens));
-        super::plan::settle(&mut job, None)?;
+        settle(&mut job, None)?;
         let mut cluster = self.stack.on(cluster.clone(), &job)?;
         let price = given("--price", self.price)?;
         cluster.pools.iter_mut().for_each(|pool| pool.system.price = price.clone().or(pool.system.price.take()));
         job.stack = Some(cluster.stack.name.clone());
-        let case = Case { fix: job.fix.clone(), job, cluster: cluster.clone(), engine: None };
+        let engine = engine::of_stack(cluster.stack.shipped()).filter(|_| is_spanned(&cluster));
+        let engine = engine.map(|engine| &engine.about().ability);
+        let case = Case { fix: job.fix.clone(), job, cluster: cluster.clone(), engine };
         let mut chosen = choose_best(&case, &|_, _| {})?;
         Ok((chosen.best.swap_remove(0), cluster))
     }
@@ -223,7 +230,9 @@ impl SizeCommand {
         println!("{}", folded(&format!("best by {} ({})", law.title, law.source), 3));
         let ranges = spread.map(|all| all.map(Some)).unwrap_or_default();
         let between = |range: Option<[f64; 2]>, show: &dyn Fn(f64) -> String| {
-            range.map_or(String::new(), |[low, high]| format!("   ({} to {})", show(low), show(high)))
+            let [low, high] = range.map_or([String::new(), String::new()], |range| range.map(show));
+            // What was given is as it was.
+            if low == high { String::new() } else { format!("   ({low} to {high})") }
         };
         let parameters = |value: f64| Parameters(value).to_string();
         let tokens = |value: f64| Tokens(value).to_string();
@@ -247,10 +256,10 @@ impl SizeCommand {
             );
             println!("{}", folded(&text, 3));
         }
-        println!("\nothers, at these FLOPs{:>21}  {:>14}  loss", "parameters", "tokens");
+        println!("\nothers, at these FLOPs   {:>12}  {:>15}   loss", "parameters", "tokens");
         for (title, parameters_, tokens_, loss) in others(law, best, self.unique()) {
             let loss = loss.map_or(String::new(), |loss| format!("{loss:.3}"));
-            println!("   {:38} {:>12}  {:>14}  {loss}", title, parameters(parameters_), tokens(tokens_));
+            println!("   {:22} {:>12}  {:>15}   {loss}", title, parameters(parameters_), tokens(tokens_));
         }
         let Some(model) = model else { return };
         let Model { name, layers, hidden, heads, kv_heads, ffn, .. } = model;
@@ -319,11 +328,11 @@ fn others(law: &Law, best: &Optimum, unique: f64) -> Vec<(&'static str, f64, f64
     let laws = LAWS.iter().filter(|other| other.name != law.name);
     let by_law = laws.filter_map(|other| {
         let Optimum { parameters, tokens, loss } = optimum(other, Wanted::Flops(flops), unique)?;
-        Some((other.title, parameters, tokens, Some(loss)))
+        Some((other.name, parameters, tokens, Some(loss)))
     });
     let by_allocation = ALLOCATIONS.iter().map(|it| {
         let tokens = (it.tokens)(flops);
-        (it.title, flops / FLOPS / tokens, tokens, None)
+        (it.name, flops / FLOPS / tokens, tokens, None)
     });
     by_law.chain(by_allocation).collect()
 }

@@ -178,8 +178,8 @@ pub fn law(name: &str) -> Option<&'static Law> {
 /// How FLOPs are divided, where no loss is said.
 #[derive(Clone, Copy, Debug)]
 pub struct Allocation {
-    /// Who found it, and how.
-    pub title: &'static str,
+    /// Name in tables.
+    pub name: &'static str,
     /// Where.
     pub source: &'static str,
     /// Tokens by FLOPs.
@@ -191,26 +191,26 @@ pub struct Allocation {
 /// Those published.
 pub const ALLOCATIONS: &[Allocation] = &[
     Allocation {
-        title: "Hoffmann et al. 2022, approach 1: 20 tokens a parameter",
-        source: "arXiv:2203.15556, table 3: 1e9 parameters, 20.2e9 tokens; exponents 0.50",
+        name: "20 tokens a parameter",
+        source: "Hoffmann et al. 2022, arXiv:2203.15556, approach 1, table 3: 1e9 parameters, 20.2e9 tokens; exponents 0.50",
         tokens: |flops| (20.2 * flops / super::FLOPS).sqrt(),
         flops: [6e18, 3e21],
     },
     Allocation {
-        title: "DeepSeek LLM 2024",
+        name: "deepseek-llm",
         source: "arXiv:2401.02954, equation 4",
         tokens: |flops| 5.8316 * flops.powf(0.4757),
         flops: [1e17, 3e20],
     },
     Allocation {
-        title: "Llama 3 2024, by its rounded constants",
+        name: "llama-3, rounded",
         source: "arXiv:2407.21783, section 3.2.1: they give 10.5T tokens where the report says 16.55T",
         tokens: |flops| 0.29 * flops.powf(0.53),
         flops: [6e18, 1e22],
     },
     Allocation {
-        title: "MiniCPM 2024: 192 tokens a parameter",
-        source: "arXiv:2404.06395, section 4.5",
+        name: "minicpm",
+        source: "arXiv:2404.06395, section 4.5: 192 tokens a parameter",
         tokens: |flops| (192.0 * flops / super::FLOPS).sqrt(),
         flops: [1e17, 1e20],
     },

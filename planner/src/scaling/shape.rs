@@ -1,7 +1,7 @@
 //! A decoder of so many parameters.
 //!
-//! In: parameters, a vocabulary. Out: a LLaMA of sizes that tensor parallelism and matrix units like: heads of 128, widths in
-//! multiples of 256, eight key/value heads.
+//! In: parameters, a vocabulary. Out: a LLaMA of sizes that tensor parallelism and matrix units like: heads of 128 in multiples of
+//! eight, eight key/value heads.
 //!
 //! Within a wide range depth against width hardly matters to the loss (Kaplan et al. 2020, figure 5: below 3 % from a third of the best
 //! ratio to three times it); here a model is about 100 times as wide as it is deep, as LLaMA and Llama 3 are.
@@ -27,7 +27,7 @@ pub fn decoder(parameters: f64, vocab: usize) -> Option<Model> {
             layers: 1,
             hidden,
             heads,
-            kv_heads: if heads.is_multiple_of(8) { 8 } else { heads },
+            kv_heads: 8,
             ffn,
             vocab,
             tied: parameters < 1e9,
@@ -43,7 +43,7 @@ pub fn decoder(parameters: f64, vocab: usize) -> Option<Model> {
         let aspect = (model.hidden as f64 / model.layers as f64 / ASPECT).ln().abs();
         aspect + 10.0 * (model.parameters(ANY) as f64 / parameters).ln().abs()
     };
-    let widths = (256..=65536).step_by(256);
+    let widths = (1..=64).map(|eights| if eights == 1 { 512 } else { (eights - 1) * 8 * 128 });
     let best = widths.filter_map(of).min_by(|a, b| off(a).total_cmp(&off(b)))?;
     let name = format!("decoder-{}", named(best.parameters(ANY) as f64));
     Some(Model { name, ..best })
