@@ -13,8 +13,8 @@ mod optimum;
 mod shape;
 
 pub use fit::{bootstrap, points, refit};
-pub use law::{ALLOCATIONS, Allocation, Form, LAWS, Law, Sum, law};
-pub use optimum::{Optimum, Wanted, optimum, served};
+pub use law::{ALLOCATIONS, Allocation, LAWS, Law, LawForm, Sum, law};
+pub use optimum::{Optimum, SizeGiven, optimum, served};
 pub use shape::decoder;
 
 /// Training FLOPs a parameter and token.

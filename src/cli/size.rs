@@ -14,7 +14,7 @@ use meshwright_hardware::units::{Dollars, Parameters, Tokens};
 use meshwright_planner::goal::{Case, Offer, choose_best};
 use meshwright_planner::job::{Job, Model};
 use meshwright_planner::scaling::{
-    ALLOCATIONS, FLOPS, Form, LAWS, Law, Optimum, Wanted, bootstrap, decoder, law, optimum, points, served,
+    ALLOCATIONS, FLOPS, LAWS, Law, LawForm, Optimum, SizeGiven, bootstrap, decoder, law, optimum, points, served,
 };
 use serde_json::{Value, json};
 
@@ -134,12 +134,12 @@ impl SizeCommand {
         })
     }
 
-    fn wanted(&self) -> Result<Wanted, Failure> {
+    fn wanted(&self) -> Result<SizeGiven, Failure> {
         Ok(match (self.tokens, self.params, self.loss, self.flops) {
-            (Some(tokens), ..) => Wanted::Tokens(tokens.0),
-            (_, Some(parameters), ..) => Wanted::Parameters(parameters.0),
-            (_, _, Some(loss), _) => Wanted::Loss(loss),
-            (_, _, _, Some(flops)) => Wanted::Flops(flops),
+            (Some(tokens), ..) => SizeGiven::Tokens(tokens.0),
+            (_, Some(parameters), ..) => SizeGiven::Parameters(parameters.0),
+            (_, _, Some(loss), _) => SizeGiven::Loss(loss),
+            (_, _, _, Some(flops)) => SizeGiven::Flops(flops),
             _ => return Err(Failure::input("say one of --tokens, --params, --loss, --flops and --budget")),
         })
     }
@@ -148,13 +148,13 @@ impl SizeCommand {
         self.unique.map_or(f64::INFINITY, |tokens| tokens.0)
     }
 
-    fn best(&self, law: &Law, wanted: Wanted) -> Result<Optimum, Failure> {
+    fn best(&self, law: &Law, wanted: SizeGiven) -> Result<Optimum, Failure> {
         optimum(law, wanted, self.unique()).ok_or_else(|| {
             let asked = match wanted {
-                Wanted::Flops(flops) => format!("--flops is {flops:e}"),
-                Wanted::Tokens(tokens) => format!("--tokens is {}", Tokens(tokens)),
-                Wanted::Parameters(parameters) => format!("--params is {}", Parameters(parameters)),
-                Wanted::Loss(loss) => format!("--loss is {loss}"),
+                SizeGiven::Flops(flops) => format!("--flops is {flops:e}"),
+                SizeGiven::Tokens(tokens) => format!("--tokens is {}", Tokens(tokens)),
+                SizeGiven::Parameters(parameters) => format!("--params is {}", Parameters(parameters)),
+                SizeGiven::Loss(loss) => format!("--loss is {loss}"),
             };
             let unique = self.unique.map_or(String::new(), |tokens| format!(" with {tokens} unique"));
             Failure::input(format!("{asked}: by {} no 1e12 to 1e32 FLOPs are best spent so{unique}", law.title))
@@ -191,7 +191,7 @@ impl SizeCommand {
         // Dollars grow a little faster or slower than FLOPs: large models run nearer to the peak.
         let mut flops = 1e21;
         for _ in 0..ROUNDS {
-            let best = self.best(law, Wanted::Flops(flops))?;
+            let best = self.best(law, SizeGiven::Flops(flops))?;
             let (offer, on) = self.train(&best, cluster)?;
             let Some(dollars) = offer.training.dollars else {
                 return Err(Failure::input("no price of this cluster is known: give --price, or take another"));
@@ -207,15 +207,15 @@ impl SizeCommand {
 
     /// Where eight in ten fits to drawn runs have parameters, tokens and loss.
     fn spread(&self, usual: &Law, best: &Optimum) -> Option<[[f64; 2]; 3]> {
-        let Form::Sum(sum) = usual.form else { return None };
+        let LawForm::Sum(sum) = usual.form else { return None };
         if usual.name != LAWS[0].name {
             return None;
         }
         let wanted = match self.wanted() {
             Ok(wanted) => wanted,
-            Err(_) => Wanted::Flops(best.flops()),
+            Err(_) => SizeGiven::Flops(best.flops()),
         };
-        let of = |sum| optimum(&Law { form: Form::Sum(sum), ..*usual }, wanted, self.unique());
+        let of = |sum| optimum(&Law { form: LawForm::Sum(sum), ..*usual }, wanted, self.unique());
         let found: Vec<Optimum> = bootstrap(&points(), &sum, DRAWS, 0).into_iter().filter_map(of).collect();
         let range = |get: fn(&Optimum) -> f64| {
             let mut values: Vec<f64> = found.iter().map(get).collect();
@@ -327,7 +327,7 @@ fn others(law: &Law, best: &Optimum, unique: f64) -> Vec<(&'static str, f64, f64
     let flops = best.flops();
     let laws = LAWS.iter().filter(|other| other.name != law.name);
     let by_law = laws.filter_map(|other| {
-        let Optimum { parameters, tokens, loss } = optimum(other, Wanted::Flops(flops), unique)?;
+        let Optimum { parameters, tokens, loss } = optimum(other, SizeGiven::Flops(flops), unique)?;
         Some((other.name, parameters, tokens, Some(loss)))
     });
     let by_allocation = ALLOCATIONS.iter().map(|it| {

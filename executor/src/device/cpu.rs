@@ -21,10 +21,10 @@ use run::{RawArg, RawArgs, add_in_place, is_native, run_kernel};
 
 /// A cache line: buffers start on one.
 #[repr(C, align(64))]
-struct CacheLine([u8; 64]);
+struct BufferLine([u8; 64]);
 
 // SAFETY: bytes may be zero.
-unsafe impl Zeroable for CacheLine {}
+unsafe impl Zeroable for BufferLine {}
 
 /// A rank's buffers in host memory, and the threads that work on them.
 pub struct Cpu {
@@ -38,7 +38,7 @@ pub struct Cpu {
 /// One buffer.
 struct HostBuffer {
     /// Owns the storage.
-    lines: Vec<CacheLine>,
+    lines: Vec<BufferLine>,
     /// Its first byte.
     start: *mut u8,
     elems: usize,
@@ -61,8 +61,8 @@ impl HostBuffer {
             Elem::F8 => unreachable!("no program of eight bits is run"),
         };
         let bytes = elems.checked_mul(elem.bytes() as usize)?;
-        let mut lines: Vec<CacheLine> =
-            bytemuck::allocation::try_zeroed_vec(bytes.div_ceil(size_of::<CacheLine>())).ok()?;
+        let mut lines: Vec<BufferLine> =
+            bytemuck::allocation::try_zeroed_vec(bytes.div_ceil(size_of::<BufferLine>())).ok()?;
         let start = lines.as_mut_ptr().cast();
         Some(HostBuffer { lines, start, elems, half, hosted: false })
     }

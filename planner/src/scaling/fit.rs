@@ -56,18 +56,18 @@ pub fn points() -> Vec<Point> {
 }
 
 /// a, b and e by their logarithms, alpha, beta.
-type Constants = [f64; 5];
+type LogConstants = [f64; 5];
 
 /// The law that fits best, from where a law starts.
 pub fn refit(points: &[Point], from: &Sum) -> SumFit {
-    let mut at: Constants = [from.a.ln(), from.b.ln(), from.e.ln(), from.alpha, from.beta];
+    let mut at: LogConstants = [from.a.ln(), from.b.ln(), from.e.ln(), from.alpha, from.beta];
     let (mut value, mut damping) = (objective(points, &at), 1e-3);
     for _ in 0..STEPS {
         let (slope, curvature) = normal_equations(points, &at);
         let mut damped = curvature;
         (0..5).for_each(|i| damped[i][i] *= 1.0 + damping);
         let Some(step) = solved(damped, slope) else { break };
-        let next: Constants = std::array::from_fn(|i| at[i] - step[i]);
+        let next: LogConstants = std::array::from_fn(|i| at[i] - step[i]);
         let reached = objective(points, &next);
         if reached < value {
             let gained = value - reached;
@@ -95,7 +95,7 @@ pub fn bootstrap(points: &[Point], from: &Sum, times: usize, seed: u64) -> Vec<S
 }
 
 /// The logarithm of the predicted loss, and its slope by each constant.
-fn predicted(point: &Point, &[a, b, e, alpha, beta]: &Constants) -> (f64, Constants) {
+fn predicted(point: &Point, &[a, b, e, alpha, beta]: &LogConstants) -> (f64, LogConstants) {
     let terms = [a - alpha * point.n, b - beta * point.d, e];
     let most = terms.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let parts = terms.map(|term| (term - most).exp());
@@ -104,13 +104,13 @@ fn predicted(point: &Point, &[a, b, e, alpha, beta]: &Constants) -> (f64, Consta
     (most + all.ln(), [of_n, of_d, rest, -of_n * point.n, -of_d * point.d])
 }
 
-fn objective(points: &[Point], at: &Constants) -> f64 {
+fn objective(points: &[Point], at: &LogConstants) -> f64 {
     let huber = |off: f64| if off.abs() <= DELTA { off * off / 2.0 } else { DELTA * (off.abs() - DELTA / 2.0) };
     points.iter().map(|point| huber(predicted(point, at).0 - point.loss)).sum()
 }
 
 /// Slope, and curvature by Gauss and Newton, of the objective with weights that make squares of it.
-fn normal_equations(points: &[Point], at: &Constants) -> (Constants, [Constants; 5]) {
+fn normal_equations(points: &[Point], at: &LogConstants) -> (LogConstants, [LogConstants; 5]) {
     let (mut slope, mut curvature) = ([0.0; 5], [[0.0; 5]; 5]);
     for point in points {
         let (value, by) = predicted(point, at);
@@ -125,7 +125,7 @@ fn normal_equations(points: &[Point], at: &Constants) -> (Constants, [Constants;
 }
 
 /// Solves five linear equations by elimination with pivots; none where they are singular.
-fn solved(mut matrix: [Constants; 5], mut right: Constants) -> Option<Constants> {
+fn solved(mut matrix: [LogConstants; 5], mut right: LogConstants) -> Option<LogConstants> {
     for column in 0..5 {
         let size = |row: usize| matrix[row][column].abs();
         let pivot = (column..5).max_by(|&a, &b| size(a).total_cmp(&size(b)))?;
@@ -151,11 +151,11 @@ fn solved(mut matrix: [Constants; 5], mut right: Constants) -> Option<Constants>
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Form, law};
+    use super::super::{LawForm, law};
     use super::*;
 
     fn hoffmann() -> Sum {
-        let Form::Sum(sum) = law("hoffmann").unwrap().form else { unreachable!("approach 3 is a sum") };
+        let LawForm::Sum(sum) = law("hoffmann").unwrap().form else { unreachable!("approach 3 is a sum") };
         sum
     }
 

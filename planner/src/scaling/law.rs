@@ -14,7 +14,7 @@ pub struct Law {
     /// Where.
     pub source: &'static str,
     /// Its formula.
-    pub form: Form,
+    pub form: LawForm,
     /// Parameters of the runs it was fitted to, least and most; active ones, of experts.
     pub parameters: [f64; 2],
     /// Their tokens.
@@ -23,7 +23,7 @@ pub struct Law {
 
 /// A formula with its constants.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Form {
+pub enum LawForm {
     /// Hoffmann et al. 2022, equation 10.
     Sum(Sum),
     /// The same of tokens that come again (Muennighoff et al. 2023, equations 5 and 6): what a further pass is worth falls by
@@ -86,16 +86,16 @@ impl Law {
     /// Nats a token; `unique` tokens come again until there are `tokens`, which laws of new tokens do not know of.
     pub fn loss(&self, parameters: f64, tokens: f64, unique: f64) -> f64 {
         match self.form {
-            Form::Sum(sum) => sum.loss(parameters, tokens),
-            Form::Repeated { sum, passes, excess } => {
+            LawForm::Sum(sum) => sum.loss(parameters, tokens),
+            LawForm::Repeated { sum, passes, excess } => {
                 let unique = unique.min(tokens);
                 let best = sum.parameters_for(unique).min(parameters);
                 let worth =
                     |base: f64, all: f64, half: f64| base + base * half * (1.0 - (-(all / base - 1.0) / half).exp());
                 sum.loss(worth(best, parameters, excess), worth(unique, tokens, passes))
             }
-            Form::Joint { nc, dc, alpha, beta } => ((nc / parameters).powf(alpha / beta) + dc / tokens).powf(beta),
-            Form::Mixture { total_over_active } => mixture(parameters, tokens, total_over_active),
+            LawForm::Joint { nc, dc, alpha, beta } => ((nc / parameters).powf(alpha / beta) + dc / tokens).powf(beta),
+            LawForm::Mixture { total_over_active } => mixture(parameters, tokens, total_over_active),
         }
     }
 
@@ -126,7 +126,7 @@ pub const LAWS: &[Law] = &[
         name: "besiroglu",
         title: "Besiroglu et al. 2024, of Hoffmann's runs",
         source: "arXiv:2404.10102, table 1",
-        form: Form::Sum(Sum { e: 1.8172, a: 482.01, b: 2085.43, alpha: 0.3478, beta: 0.3658 }),
+        form: LawForm::Sum(Sum { e: 1.8172, a: 482.01, b: 2085.43, alpha: 0.3478, beta: 0.3658 }),
         parameters: [7e7, 1.6e10],
         tokens: [5e9, 5e11],
     },
@@ -134,7 +134,7 @@ pub const LAWS: &[Law] = &[
         name: "hoffmann",
         title: "Hoffmann et al. 2022, approach 3",
         source: "arXiv:2203.15556, equation 10 and its TeX's digits",
-        form: Form::Sum(Sum { e: 1.6934, a: 406.4, b: 410.7, alpha: 0.3392, beta: 0.2849 }),
+        form: LawForm::Sum(Sum { e: 1.6934, a: 406.4, b: 410.7, alpha: 0.3392, beta: 0.2849 }),
         parameters: [7e7, 1.6e10],
         tokens: [5e9, 5e11],
     },
@@ -142,7 +142,7 @@ pub const LAWS: &[Law] = &[
         name: "muennighoff",
         title: "Muennighoff et al. 2023, tokens that come again",
         source: "arXiv:2305.16264; huggingface/datablations 1370131, README.md",
-        form: Form::Repeated {
+        form: LawForm::Repeated {
             // exp of 0.6254804, 6.255414 and 7.3049974.
             sum: Sum { e: 1.869_143, a: 520.825, b: 1487.70, alpha: 0.352_659_6, beta: 0.352_659_6 },
             passes: 15.387_756,
@@ -155,7 +155,7 @@ pub const LAWS: &[Law] = &[
         name: "kaplan",
         title: "Kaplan et al. 2020, parameters without embeddings",
         source: "arXiv:2001.08361, equation 1.5 and table 2; constants from memory of the paper",
-        form: Form::Joint { nc: 6.4e13, dc: 1.8e13, alpha: 0.076, beta: 0.103 },
+        form: LawForm::Joint { nc: 6.4e13, dc: 1.8e13, alpha: 0.076, beta: 0.103 },
         parameters: [768.0, 1.5e9],
         tokens: [2.2e7, 2.3e10],
     },
@@ -163,7 +163,7 @@ pub const LAWS: &[Law] = &[
         name: "zhao",
         title: "Zhao et al. 2025, mixtures of experts by active parameters",
         source: "arXiv:2509.23678",
-        form: Form::Mixture { total_over_active: 16.0 },
+        form: LawForm::Mixture { total_over_active: 16.0 },
         // Its runs are not stated where it was read: it is outside of them everywhere.
         parameters: [f64::INFINITY, f64::INFINITY],
         tokens: [f64::INFINITY, f64::INFINITY],

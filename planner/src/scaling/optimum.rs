@@ -14,7 +14,7 @@ const RANGE: [f64; 2] = [1e12, 1e32];
 
 /// What is given.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Wanted {
+pub enum SizeGiven {
     /// Training FLOPs.
     Flops(f64),
     /// Tokens to train on.
@@ -44,7 +44,7 @@ impl Optimum {
 }
 
 /// What is best by a law of so many unique tokens; nothing where no FLOPs of this world reach it.
-pub fn optimum(law: &Law, wanted: Wanted, unique: f64) -> Option<Optimum> {
+pub fn optimum(law: &Law, wanted: SizeGiven, unique: f64) -> Option<Optimum> {
     let best = |flops: f64| {
         let loss = |ln_n: f64| law.loss(ln_n.exp(), flops / FLOPS / ln_n.exp(), unique);
         let parameters = least([0.0, (flops / FLOPS).ln()], loss).exp();
@@ -58,10 +58,10 @@ pub fn optimum(law: &Law, wanted: Wanted, unique: f64) -> Option<Optimum> {
             .then(|| best(first(ends, |ln| reached(best(ln.exp()))).exp()))
     };
     match wanted {
-        Wanted::Flops(flops) => (RANGE[0]..=RANGE[1]).contains(&flops).then(|| best(flops)),
-        Wanted::Tokens(tokens) => until(&|best| best.tokens >= tokens),
-        Wanted::Parameters(parameters) => until(&|best| best.parameters >= parameters),
-        Wanted::Loss(loss) => until(&|best| best.loss <= loss),
+        SizeGiven::Flops(flops) => (RANGE[0]..=RANGE[1]).contains(&flops).then(|| best(flops)),
+        SizeGiven::Tokens(tokens) => until(&|best| best.tokens >= tokens),
+        SizeGiven::Parameters(parameters) => until(&|best| best.parameters >= parameters),
+        SizeGiven::Loss(loss) => until(&|best| best.loss <= loss),
     }
 }
 
@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn hoffmanns_law_gives_the_papers_figures() {
         let hoffmann = law("hoffmann").unwrap();
-        near(optimum(hoffmann, Wanted::Flops(5.76e23), f64::INFINITY).unwrap().parameters, 40e9, 0.05);
+        near(optimum(hoffmann, SizeGiven::Flops(5.76e23), f64::INFINITY).unwrap().parameters, 40e9, 0.05);
         let rounded = Sum { e: 1.69, a: 406.4, b: 410.7, alpha: 0.34, beta: 0.28 };
         near(rounded.loss(280e9, 300e9), 1.993, 0.0005);
         near(rounded.loss(70e9, 1.4e12), 1.937, 0.0005);
@@ -126,18 +126,18 @@ mod tests {
     #[test]
     fn besiroglus_law_gives_the_papers_exponent() {
         let besiroglu = law("besiroglu").unwrap();
-        let [one, ten] = [1e22, 1e23].map(|flops| optimum(besiroglu, Wanted::Flops(flops), f64::INFINITY).unwrap());
+        let [one, ten] = [1e22, 1e23].map(|flops| optimum(besiroglu, SizeGiven::Flops(flops), f64::INFINITY).unwrap());
         assert!(((ten.parameters / one.parameters).log10() - 0.5126).abs() < 1e-3);
-        let chinchilla = optimum(besiroglu, Wanted::Flops(5.76e23), f64::INFINITY).unwrap();
+        let chinchilla = optimum(besiroglu, SizeGiven::Flops(5.76e23), f64::INFINITY).unwrap();
         assert!((18.0..27.0).contains(&(chinchilla.tokens / chinchilla.parameters)), "{chinchilla:?}");
     }
 
     #[test]
     fn all_ways_to_ask_give_the_same_answer() {
         for law in super::super::LAWS {
-            let by_flops = optimum(law, Wanted::Flops(1e22), f64::INFINITY).unwrap();
+            let by_flops = optimum(law, SizeGiven::Flops(1e22), f64::INFINITY).unwrap();
             let Optimum { parameters, tokens, loss } = by_flops;
-            for wanted in [Wanted::Parameters(parameters), Wanted::Tokens(tokens), Wanted::Loss(loss)] {
+            for wanted in [SizeGiven::Parameters(parameters), SizeGiven::Tokens(tokens), SizeGiven::Loss(loss)] {
                 let again = optimum(law, wanted, f64::INFINITY).unwrap();
                 near(again.flops(), 1e22, 1e-4);
                 near(again.parameters, parameters, 1e-3);
@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn inference_makes_models_smaller_and_data_larger() {
         let hoffmann = law("hoffmann").unwrap();
-        let trained = optimum(hoffmann, Wanted::Parameters(30e9), f64::INFINITY).unwrap();
+        let trained = optimum(hoffmann, SizeGiven::Parameters(30e9), f64::INFINITY).unwrap();
         let served = served(hoffmann, &trained, 5e12, f64::INFINITY).unwrap();
         near(served.loss, trained.loss, 1e-6);
         near(served.parameters, 16.4e9, 0.15);
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn what_no_compute_reaches_is_none() {
-        assert_eq!(optimum(law("besiroglu").unwrap(), Wanted::Loss(1.8), f64::INFINITY), None);
-        assert_eq!(optimum(law("besiroglu").unwrap(), Wanted::Flops(f64::NAN), f64::INFINITY), None);
+        assert_eq!(optimum(law("besiroglu").unwrap(), SizeGiven::Loss(1.8), f64::INFINITY), None);
+        assert_eq!(optimum(law("besiroglu").unwrap(), SizeGiven::Flops(f64::NAN), f64::INFINITY), None);
     }
 }

@@ -22,12 +22,12 @@ pub struct ScenarioColumn {
     pub name: &'static str,
     /// What stands in it.
     pub about: &'static str,
-    get: Source,
+    get: ColumnSource,
 }
 
 /// Where a column's value is from.
 #[derive(Clone, Copy)]
-enum Source {
+enum ColumnSource {
     Scenario(fn(&Planned) -> Value),
     /// A figure of a step, as every answer has it.
     Step(&'static Figure),
@@ -37,14 +37,14 @@ impl ScenarioColumn {
     /// Its value; null where it is not known.
     pub fn value(&self, planned: &Planned) -> Value {
         match self.get {
-            Source::Scenario(get) => get(planned),
-            Source::Step(figure) => of(planned, |offer| figure.unit.json((figure.get)(&offer.figures))),
+            ColumnSource::Scenario(get) => get(planned),
+            ColumnSource::Step(figure) => of(planned, |offer| figure.unit.json((figure.get)(&offer.figures))),
         }
     }
 }
 
 const fn column(name: &'static str, about: &'static str, get: fn(&Planned) -> Value) -> ScenarioColumn {
-    ScenarioColumn { name, about, get: Source::Scenario(get) }
+    ScenarioColumn { name, about, get: ColumnSource::Scenario(get) }
 }
 
 /// Of the offer, if there is one.
@@ -96,8 +96,11 @@ pub static COLUMNS: LazyLock<Vec<ScenarioColumn>> = LazyLock::new(|| {
         let named = |column: &ScenarioColumn| column.name == figure.key;
         figure.key != "step_time_s" && !SCENARIO.iter().any(named)
     });
-    let step =
-        |figure: &'static Figure| ScenarioColumn { name: figure.key, about: figure.title, get: Source::Step(figure) };
+    let step = |figure: &'static Figure| ScenarioColumn {
+        name: figure.key,
+        about: figure.title,
+        get: ColumnSource::Step(figure),
+    };
     SCENARIO.iter().copied().chain(others.map(step)).collect()
 });
 
