@@ -15,7 +15,7 @@ use super::measured::MeasuredArguments;
 use crate::answer;
 use crate::failure::Failure;
 use crate::out::write_whole;
-use crate::report::{self, Curve, Inputs};
+use crate::report::{self, Inputs, StepCurve};
 use crate::runs::RunDir;
 
 /// Arguments of `report`.
@@ -131,8 +131,8 @@ pub fn of_run(path: &Path) -> Result<report::Report, Failure> {
 }
 
 /// What the page shows by step beside the loss, each with what was predicted of it.
-fn curves(steps: &[StepMetrics], [predicted, _, measured]: &[Figures; 3]) -> Vec<Curve> {
-    let of = |title, level: Option<f64>, value: &dyn Fn(&StepMetrics) -> f64| Curve {
+fn curves(steps: &[StepMetrics], [predicted, _, measured]: &[Figures; 3]) -> Vec<StepCurve> {
+    let of = |title, level: Option<f64>, value: &dyn Fn(&StepMetrics) -> f64| StepCurve {
         title,
         points: steps.iter().map(|line| (line.step as u64, value(line))).collect(),
         level: level.map(|level| ("predicted", level)),

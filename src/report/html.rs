@@ -8,7 +8,7 @@ use meshwright_hardware::trace::Trace;
 use meshwright_planner::predict::{FIGURES, Figure};
 use serde_json::{Value, json};
 
-use super::{Curve, InstrTimes, Report, error_pct};
+use super::{InstrTimes, Report, StepCurve, error_pct};
 
 /// Spans drawn of one trace; shorter ones beyond are left out, and the page says so.
 const MOST: usize = 20_000;
@@ -17,8 +17,8 @@ impl Report {
     /// The page.
     pub fn html(&self) -> String {
         let level = self.unigram_entropy.map(|entropy| ("unigram entropy", entropy));
-        let loss = Curve { title: "loss, nats a token", points: self.losses.clone(), level };
-        let curves: Vec<&Curve> = std::iter::once(&loss).chain(&self.curves).collect();
+        let loss = StepCurve { title: "loss, nats a token", points: self.losses.clone(), level };
+        let curves: Vec<&StepCurve> = std::iter::once(&loss).chain(&self.curves).collect();
         let traces = self.traces.each_ref().map(|trace| self.lanes(trace));
         let data = json!({ "traces": traces, "curves": curves, "plan": self.plan });
         let data = data.to_string().replace('<', "\\u003c");

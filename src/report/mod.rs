@@ -37,7 +37,7 @@ pub struct Inputs<'a> {
     /// What guessing by frequency alone would lose.
     pub unigram_entropy: Option<f64>,
     /// What else is shown by step.
-    pub curves: Vec<Curve>,
+    pub curves: Vec<StepCurve>,
     /// The plan's file.
     pub plan: String,
     /// Headline.
@@ -48,7 +48,7 @@ pub struct Inputs<'a> {
 
 /// A figure by step.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Curve {
+pub struct StepCurve {
     /// What it is, with its unit.
     pub title: &'static str,
     /// Steps and values; what is no number is left out.
@@ -112,7 +112,7 @@ pub struct Report {
     pub losses: Vec<(u64, f64)>,
     /// What guessing by frequency alone would lose.
     pub unigram_entropy: Option<f64>,
-    curves: Vec<Curve>,
+    curves: Vec<StepCurve>,
     plan: String,
     /// Predicted, replayed, measured.
     traces: [Trace; 3],

@@ -45,7 +45,7 @@ fn report() -> Report {
         losses: &[(0, 5.5), (1, 4.0)],
         step_times_s: (1..=100).map(|i| f64::from(i) * 1e-3).collect(),
         unigram_entropy: Some(3.0),
-        curves: vec![Curve { title: "rate of <learning>", points: vec![(0, 1.0)], level: Some(("usual", 2.0)) }],
+        curves: vec![StepCurve { title: "rate of <learning>", points: vec![(0, 1.0)], level: Some(("usual", 2.0)) }],
         plan: "zero = 1 # </script>".to_owned(),
         title: "t <i>",
         subtitle: vec![("plan".to_owned(), "dp 2".to_owned())],

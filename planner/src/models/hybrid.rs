@@ -52,7 +52,7 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
 pub(super) fn count(config: &Config) -> Result<Option<(f64, &'static str)>, Fault> {
     let kind = config.text("model_type")?.unwrap_or_default();
     let Some(family) = ALL.iter().find(|family| family.names.contains(&kind.as_str())) else { return Ok(None) };
-    let sizes = Sizes(config);
+    let sizes = StatedSizes(config);
     let hidden = sizes.of("hidden_size")?;
     let tables = if config.flag("tie_word_embeddings")?.unwrap_or(family.tied) { 1.0 } else { 2.0 };
     let all = (family.layers)(config)? + (tables * sizes.of("vocab_size")? + 1.0) * hidden;
@@ -75,9 +75,9 @@ pub(super) fn states(parameters: f64) -> String {
 }
 
 /// A file's sizes as numbers to multiply.
-struct Sizes<'a>(&'a Config<'a>);
+struct StatedSizes<'a>(&'a Config<'a>);
 
-impl Sizes<'_> {
+impl StatedSizes<'_> {
     /// A size, one or more.
     fn of(&self, key: &'static str) -> Result<f64, Fault> {
         match self.0.needed(&[key])? {
@@ -159,7 +159,7 @@ fn steps(config: &Config, key: &str, hidden: f64) -> Result<f64, Fault> {
 }
 
 fn mamba(config: &Config) -> Result<f64, Fault> {
-    let sizes = Sizes(config);
+    let sizes = StatedSizes(config);
     let hidden = sizes.of("hidden_size")?;
     let inner = sizes.or("intermediate_size", sizes.or("expand", 2.0)? * hidden)?;
     let mixer = sizes.selective(inner, ["state_size", "conv_kernel"], steps(config, "time_step_rank", hidden)?)?;
@@ -167,13 +167,13 @@ fn mamba(config: &Config) -> Result<f64, Fault> {
 }
 
 fn mamba2(config: &Config) -> Result<f64, Fault> {
-    let sizes = Sizes(config);
+    let sizes = StatedSizes(config);
     let mixer = sizes.dual(["num_heads", "head_dim", "n_groups", "state_size", "conv_kernel"])?;
     Ok(sizes.layers()? as f64 * (mixer + sizes.of("hidden_size")?))
 }
 
 fn jamba(config: &Config) -> Result<f64, Fault> {
-    let sizes = Sizes(config);
+    let sizes = StatedSizes(config);
     let (layers, hidden) = (sizes.layers()?, sizes.of("hidden_size")?);
     let attending = every(layers, sizes.of("attn_layer_period")?, sizes.or("attn_layer_offset", 0.0)?);
     let routing = every(layers, sizes.of("expert_layer_period")?, sizes.or("expert_layer_offset", 0.0)?);
@@ -187,7 +187,7 @@ fn jamba(config: &Config) -> Result<f64, Fault> {
 }
 
 fn nemotron_h(config: &Config) -> Result<f64, Fault> {
-    let sizes = Sizes(config);
+    let sizes = StatedSizes(config);
     let hidden = sizes.of("hidden_size")?;
     let pattern = config.text("hybrid_override_pattern")?;
     let layers = match &pattern {
@@ -224,7 +224,7 @@ fn nemotron_h(config: &Config) -> Result<f64, Fault> {
 const OF_MAMBA: [&str; 5] = ["mamba_n_heads", "mamba_d_head", "mamba_n_groups", "mamba_d_state", "mamba_d_conv"];
 
 fn bamba(config: &Config) -> Result<f64, Fault> {
-    let sizes = Sizes(config);
+    let sizes = StatedSizes(config);
     let (all, hidden) = (sizes.layers()? as f64, sizes.of("hidden_size")?);
     let attending = config.get("attn_layer_indices").and_then(Value::as_array).map_or(0, Vec::len) as f64;
     let attending = sizes.among("attn_layer_indices", attending)?;
@@ -234,14 +234,14 @@ fn bamba(config: &Config) -> Result<f64, Fault> {
 }
 
 fn falcon_h1(config: &Config) -> Result<f64, Fault> {
-    let sizes = Sizes(config);
+    let sizes = StatedSizes(config);
     let hidden = sizes.of("hidden_size")?;
     let fed = 3.0 * hidden * sizes.of("intermediate_size")?;
     Ok(sizes.layers()? as f64 * (sizes.attention(0.0)? + sizes.dual(OF_MAMBA)? + fed + 2.0 * hidden))
 }
 
 fn granite_hybrid(config: &Config) -> Result<f64, Fault> {
-    let sizes = Sizes(config);
+    let sizes = StatedSizes(config);
     let (all, hidden) = (sizes.layers()? as f64, sizes.of("hidden_size")?);
     let attending = sizes.listed("layer_types", &["attention"])?.unwrap_or(0.0);
     let fed = |width: f64| 3.0 * hidden * width;
@@ -253,7 +253,7 @@ fn granite_hybrid(config: &Config) -> Result<f64, Fault> {
 
 /// Qwen3-Next and Qwen3.5: gated delta nets, and attention with a gate, with experts or without.
 fn gated_delta(config: &Config) -> Result<f64, Fault> {
-    let sizes = Sizes(config);
+    let sizes = StatedSizes(config);
     let (layers, hidden) = (sizes.layers()?, sizes.of("hidden_size")?);
     let period = sizes.or("full_attention_interval", 4.0)?;
     let attending = match sizes.listed("layer_types", &["full_attention"])? {
@@ -289,7 +289,7 @@ fn gated_delta(config: &Config) -> Result<f64, Fault> {
 }
 
 fn lfm2(config: &Config) -> Result<f64, Fault> {
-    let sizes = Sizes(config);
+    let sizes = StatedSizes(config);
     let (all, hidden) = (sizes.layers()? as f64, sizes.of("hidden_size")?);
     let attending = match (sizes.listed("layer_types", &["full_attention"])?, config.get("full_attn_idxs")) {
         (Some(listed), _) => listed,
