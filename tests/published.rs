@@ -223,7 +223,7 @@ fn no_text_of_a_table_becomes_a_formula() {
 }
 
 /// Trainings that everybody knows, which no fit has seen: each is predicted, and those that ran what a program holds are near. Not so
-/// DeepSeek-V3, whose DualPipe hides the exchange of experts behind compute, and Falcon, of which only whole device-hours are known.
+/// Falcon, of which only whole device-hours are known.
 #[test]
 fn known_trainings_are_near_their_papers() {
     let output = scratch("trainings.csv");
