@@ -182,12 +182,9 @@ fn check_runnable(file: &str, plan: &Plan, device: Backend) -> Result<(), Failur
         let problem = format!("experts here have room for so many tokens; at {most} none is dropped");
         return Err(Failure::input(format!("{file}: `job.model.family.experts.capacity` is dropless: {problem}")));
     }
-    if let Some(groups) = plan.job.model.experts().and_then(|experts| experts.groups) {
+    if let Some(count) = plan.job.model.experts().and_then(|experts| experts.groups).map(|groups| groups.count) {
         let problem = "routers here choose among all experts; groups of them are on paper only";
-        return Err(Failure::input(format!(
-            "{file}: `job.model.family.experts.groups.count` is {}: {problem}",
-            groups.count
-        )));
+        return Err(Failure::input(format!("{file}: `job.model.family.experts.groups.count` is {count}: {problem}")));
     }
     if plan.job.model.vocab < 256 {
         let vocab = plan.job.model.vocab;
