@@ -56,8 +56,9 @@ impl Case {
     fn offer(&self, options: &SearchOptions) -> Option<Offer> {
         let options = SearchOptions { engine: self.engine, ..*options };
         let found = decide_with(&self.job, &self.cluster, None, &self.fix, 1, &options).ok()?;
+        let part = found.part(0, &self.cluster);
         let (plan, figures) = found.best.into_iter().next()?;
-        Some(Offer::of(&self.job, plan, figures, &self.cluster))
+        Some(Offer::of(&self.job, plan, figures, &part))
     }
 
     /// The advice, if the search agrees.

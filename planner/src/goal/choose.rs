@@ -99,7 +99,7 @@ fn choose_with(case: &Case, top: usize, front: bool, watch: &Watch) -> Result<Ch
     let mut choice = Chooser::of(case, top.max(1), watch);
     choice.whole(cluster)?;
     if choice.wants_time_alone() {
-        choice.pools_alone(cluster)?;
+        choice.some_pools(cluster)?;
         if !front {
             return choice.end();
         }
@@ -144,6 +144,17 @@ fn known(goal: &Goal, cluster: &Cluster) -> Result<(), PlanError> {
         }
         _ => Ok(()),
     }
+}
+
+/// A cluster's pools without one or more of them, the most devices first.
+fn without_pools(cluster: &Cluster) -> Vec<Cluster> {
+    let kept = |chosen: usize| {
+        let pools = cluster.pools.iter().enumerate().filter(|(at, _)| chosen >> at & 1 == 1);
+        Cluster { pools: pools.map(|(_, pool)| pool.clone()).collect(), ..cluster.clone() }
+    };
+    let mut all: Vec<Cluster> = (1..(1_usize << cluster.pools.len()) - 1).map(kept).collect();
+    all.sort_by_key(|some| std::cmp::Reverse(some.devices()));
+    all
 }
 
 struct Chooser<'a> {
@@ -207,6 +218,7 @@ impl<'a> Chooser<'a> {
 
     /// Takes in what was found on a cluster, for the answer or for the front alone; returns its bound.
     fn take(&mut self, found: Found, cluster: &Cluster, answers: bool) -> f64 {
+        let parts: Vec<Cluster> = (0..found.best.len()).map(|place| found.part(place, cluster)).collect();
         if answers {
             self.considered += found.considered;
             self.simulated += found.simulated;
@@ -214,8 +226,8 @@ impl<'a> Chooser<'a> {
         } else {
             self.for_front += found.considered;
         }
-        for (plan, figures) in found.best {
-            self.offers.push(Offer::of(&self.case.job, plan, figures, cluster));
+        for ((plan, figures), part) in found.best.into_iter().zip(&parts) {
+            self.offers.push(Offer::of(&self.case.job, plan, figures, part));
         }
         found.bound
     }
@@ -233,10 +245,10 @@ impl<'a> Chooser<'a> {
         Ok(())
     }
 
-    /// Searches each of several pools alone, where a plan without the others may be faster.
-    fn pools_alone(&mut self, cluster: &Cluster) -> Result<(), PlanError> {
-        for pool in cluster.pools.iter().filter(|_| cluster.pools.len() > 1) {
-            let alone = Cluster { pools: vec![pool.clone()], ..cluster.clone() };
+    /// Searches some of several pools without the others, where a plan may be faster. With all of them it was searched, nodes
+    /// idle or not.
+    fn some_pools(&mut self, cluster: &Cluster) -> Result<(), PlanError> {
+        for alone in without_pools(cluster) {
             let fastest = self.offers.iter().map(|offer| offer.figures.step_time_s).fold(f64::INFINITY, f64::min);
             let below = fastest * (1.0 - TOLERANCE);
             let bound = match self.search(&self.case.job, &alone, &SearchOptions { below, ..SearchOptions::FULL }) {

@@ -6,21 +6,18 @@
 
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
-
 use super::partition::Problem;
 use crate::error::PlanError;
 use crate::job::Fix;
 use crate::lower::InFlight;
 use crate::parallel::at_once;
 use crate::plan::{Plan, Stage};
-use crate::schedule::Pipeline;
 
-use super::bound::{Whole, least_ratio};
 use super::pool_assignment::PoolAssignment;
+use super::pool_bound::most_before;
 use super::queue::Node;
 use super::space::Combination;
-use super::stages::{Undecided, least};
+use super::stages::Undecided;
 use super::state::{DecidedCombination, FloorOf, Group, Known, Search};
 use super::times::Costs;
 use super::within::{UniformRecompute, Within};
@@ -47,8 +44,8 @@ impl<'a> Search<'a> {
             PoolAssignment::Stages(pools) if partitioned => {
                 over(self, &pools.iter().map(|&pool| &group.costs[pool]).collect::<Vec<_>>())
             }
-            PoolAssignment::Stages(_) => least,
-            PoolAssignment::Replicas(_) => least.max(self.shared(index, of, &group)),
+            // What those of replicas do is known since they were queued.
+            _ => least,
         })
     }
 
@@ -59,19 +56,11 @@ impl<'a> Search<'a> {
         let batch = self.space.job.global_batch / shape.microbatch;
         let counts = group.assignment.counts(group.wholes.len());
         let pipeline = self.pipeline(&shape, of);
-        let most = |whole: &Whole, end: f64, ratios: &mut FxHashMap<Pipeline, f64>| {
-            let late = |microbatches: usize| {
-                let pipeline = Pipeline { microbatches, ..pipeline };
-                let ratio = least_ratio(&pipeline, ratios);
-                whole.floor(&pipeline, ratio) > end
-            };
-            least(1, batch + 1, late) - 1
-        };
         let mut ends = [0.0, f64::INFINITY];
         let mut end = self.floor(index, of, group);
         for _ in 0..24 {
-            let through = counts.iter().zip(&group.wholes);
-            let done: usize = through.map(|(count, whole)| count * most(whole, end, &mut self.ratios)).sum();
+            let mut most = |whole| most_before(&pipeline, (whole, batch), end, &mut self.ratios);
+            let done: usize = counts.iter().zip(&group.wholes).map(|(count, whole)| count * most(whole)).sum();
             ends[usize::from(done >= batch)] = end;
             if ends[1] < ends[0] * 1.001 {
                 break;
@@ -141,13 +130,27 @@ impl<'a> Search<'a> {
         }
         if self.after_memory(&of) == FloorOf::Memory {
             self.decided.push(DecidedCombination { floor, index, of, problem });
+            if self.decided.len().is_power_of_two() {
+                self.forget_ruled_out();
+            }
         }
         self.fits = true;
         if bound >= before {
             return self.leave(bound.max(floor), 1);
         }
         self.know(bound.max(floor));
-        self.push(bound.max(floor), Known::Plan(Box::new(plan)));
+        self.push(bound.max(floor), Known::Plan(Box::new(plan), of.part));
+    }
+
+    /// Drops what is kept of combinations that what is known now rules out: ways of every stage are many.
+    fn forget_ruled_out(&mut self) {
+        let (cut, proved) = (self.cut(), &mut self.proved);
+        self.decided.retain(|decided| {
+            if decided.floor >= cut {
+                *proved = proved.min(decided.floor);
+            }
+            decided.floor < cut
+        });
     }
 
     /// Whether unlike shares fit too: replicas with more microbatches may have more of them in flight.

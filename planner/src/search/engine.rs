@@ -64,7 +64,7 @@ impl Search<'_> {
                     self.decide(Wanted { index, of, floor: node.seconds })?;
                 }
                 Known::Combination(index, of, floor_of) => self.refine(index, (of, floor_of), node.seconds)?,
-                Known::Plan(plan) => self.simulate(*plan)?,
+                Known::Plan(plan, part) => self.simulate(*plan, part)?,
             }
         }
         Ok(reached)
@@ -79,16 +79,16 @@ impl Search<'_> {
             }
             Known::Orders(index) => self.count(*index).1,
             Known::AnyOrder(index, of, _) => self.orders(*index, of).len(),
-            Known::Combination(..) | Known::Plan(_) => 1,
+            Known::Combination(..) | Known::Plan(..) => 1,
         }
     }
 
     /// Simulates the most promising plans that are known beside the best, until there are as many as wanted.
     pub(super) fn fill(&mut self) -> Result<(), PlanError> {
-        for Node { seconds, known } in self.queue.take(|known| matches!(known, Known::Plan(_))) {
+        for Node { seconds, known } in self.queue.take(|known| matches!(known, Known::Plan(..))) {
             match known {
-                Known::Plan(plan) if self.best.len() < self.top && seconds < self.options.below => {
-                    self.simulate(*plan)?
+                Known::Plan(plan, part) if self.best.len() < self.top && seconds < self.options.below => {
+                    self.simulate(*plan, part)?
                 }
                 other => self.push(seconds, other),
             }

@@ -24,19 +24,24 @@ impl Search<'_> {
         let plan = self.space.plan(&self.shapes[index], of);
         let works = if quick { &self.quick[self.kernels[index]] } else { &self.work[self.kernels[index]] };
         let sizes = PieceSizes::of(&plan, &works[0].frames);
+        let cluster = self.cluster_of(of.part);
+        let all_links = match of.part.checked_sub(1) {
+            Some(at) => &mut self.parts.priced[at].links,
+            None => &mut self.links,
+        };
         let mut costs = Vec::new();
-        for (links, work) in self.links.iter_mut().zip(works) {
+        for (links, work) in all_links.iter_mut().zip(works) {
             costs.push(Costs::of(&plan, work, &sizes, links)?);
         }
         let wholes = costs.iter().map(|costs| Whole::of(&plan, costs)).collect();
-        let assignment = PoolAssignment::of(self.cluster, &plan.mesh).expect("straddling meshes are left out before");
+        let assignment = PoolAssignment::of(cluster, &plan.mesh).expect("straddling meshes are left out before");
         let capacity = match &assignment {
             PoolAssignment::Stages(pools) => pools.iter().map(|&pool| self.capacity[pool]).sum(),
             PoolAssignment::Replicas(_) => self.capacity.iter().copied().min().unwrap_or(0) * of.pp as u64,
         };
         let hopeless = stages::hopeless(&plan, &sizes, capacity);
         let mut layer_capacities = Vec::new();
-        let pools = self.trades[self.kernels[index]].iter().zip(&costs).zip(&mut self.links).zip(&self.capacity);
+        let pools = self.trades[self.kernels[index]].iter().zip(&costs).zip(all_links).zip(&self.capacity);
         for (((trade, costs), links), &capacity) in pools {
             let hulls = trade.hulls(&plan.mesh, links)?;
             let (layer, size) = (costs.layer(trade.kind), &sizes.layers[&trade.kind][0]);
@@ -47,7 +52,7 @@ impl Search<'_> {
 
     /// The same for the combination's own plans.
     pub(super) fn exact_group(&mut self, index: usize, of: &Combination) -> Result<Arc<Group>, PlanError> {
-        let key = (index, of.pp, of.zero, of.order, of.schedule.order().turns());
+        let key = (index, of.group(), of.schedule.order().turns());
         if let Some(group) = self.groups.get(&key) {
             return Ok(group.clone());
         }

@@ -24,11 +24,14 @@ mod known_parts;
 mod memory_bound;
 pub mod milp;
 mod open;
+mod open_pools;
 mod options;
 pub mod partition;
 mod partition_bound;
 mod pass_ops;
 mod pool_assignment;
+mod pool_bound;
+mod pool_parts;
 mod prove;
 mod queue;
 mod quick_groups;
@@ -58,6 +61,7 @@ use crate::predict::Figures;
 
 pub use compiled::{Compiled, played_step};
 pub use options::{Progress, SearchOptions};
+use pool_parts::PoolParts;
 use state::Search;
 
 /// Relative gap to the best bound at which a search ends.
@@ -82,12 +86,20 @@ pub struct Found {
     pub seconds: f64,
     /// What no plan of the space undercuts, in seconds a step.
     pub bound: f64,
+    /// Of each of the best: nodes of every pool that it is on, where it leaves nodes of several pools idle.
+    pub nodes: Vec<Option<Vec<usize>>>,
 }
 
 impl Found {
     /// How much faster than the best found any plan can be, as a fraction of its step.
     pub fn gap(&self) -> f64 {
         (1.0 - self.bound / self.best[0].1.step_time_s).max(0.0)
+    }
+
+    /// The part of a cluster that one of the best is on.
+    pub fn part(&self, place: usize, cluster: &Cluster) -> Cluster {
+        let nodes = self.nodes.get(place).and_then(Option::as_ref);
+        nodes.map_or_else(|| cluster.clone(), |nodes| pool_parts::with_nodes(cluster, nodes))
     }
 }
 
@@ -99,7 +111,7 @@ pub fn search(job: &Job, cluster: &Cluster, fix: &Fix, top: usize) -> Result<Fou
 /// The same, in some options. Where nothing is below the options' limit, nothing fits.
 ///
 /// On meshes of all devices, and on those that leave some idle, where a faster plan can be: a batch, heads and layers may divide
-/// among fewer. Stages or replicas on several pools take all of them.
+/// among fewer. Of several pools every one takes part, with all of its nodes or some.
 pub fn search_with(
     job: &Job,
     cluster: &Cluster,
@@ -110,14 +122,19 @@ pub fn search_with(
     let started = Instant::now();
     let top = top.max(1);
     let job = &job.under(&cluster.stack);
-    let mut search = Search::of(job, cluster, fix, (top, *options))?;
+    let parts = PoolParts::of(cluster);
+    let mut search = Search::of(job, cluster, fix, (top, *options))?.with_parts(&parts);
     search.run()?;
+    let again = PoolParts::of(cluster);
     if search.guessed_wrong() {
-        search = Search::of(job, cluster, fix, (top, SearchOptions { guesses: false, ..*options }))?;
+        let options = SearchOptions { guesses: false, ..*options };
+        search = Search::of(job, cluster, fix, (top, options))?.with_parts(&again);
         search.run()?;
     }
+    let nodes = search.best.iter().map(|(_, _, part)| search.nodes_of(*part)).collect();
     let Search { considered, rejected, best, simulated, proved, .. } = search;
-    let mut found = Found { best, considered, rejected, simulated, seconds: 0.0, bound: proved };
+    let best = best.into_iter().map(|(plan, figures, _)| (plan, figures)).collect();
+    let mut found = Found { best, considered, rejected, simulated, seconds: 0.0, bound: proved, nodes };
     let Some((_, first)) = found.best.first() else {
         return Err(PlanError::Infeasible { considered: found.considered, rejected: found.rejected });
     };

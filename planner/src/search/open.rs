@@ -29,8 +29,10 @@ impl Search<'_> {
         self.kernels = (0..shapes.len()).collect();
         self.add(shapes);
         for index in 0..self.shapes.len() {
-            let floor = self.even_work(index)?;
-            self.begin_shape(index, floor);
+            if self.is_in_pools(index) {
+                let floor = self.even_work(index)?;
+                self.begin_shape(index, floor);
+            }
         }
         Ok(())
     }
@@ -42,7 +44,7 @@ impl Search<'_> {
         self.work.resize_with(count, Vec::new);
         self.quick.resize_with(count, Vec::new);
         self.trades.resize_with(count, Vec::new);
-        self.passes.resize_with(count, Whole::default);
+        self.passes.resize_with(count, Vec::new);
         self.streams.resize_with(count, Default::default);
     }
 
@@ -61,14 +63,14 @@ impl Search<'_> {
 
     /// A floor of a combination by what is known of its shape's passes.
     pub(super) fn passes_floor(&mut self, index: usize, of: &Combination) -> f64 {
-        let (shape, passes) = (self.shapes[index], self.passes[index]);
+        let (shape, passes) = (self.shapes[index], self.passes[index][0]);
         passes.floor(&self.pipeline(&shape, of), self.ratio(&shape, of))
     }
 
     /// A step in which all devices work all the time.
     pub(super) fn even_work(&mut self, index: usize) -> Result<f64, PlanError> {
         let shape = self.shapes[index];
-        let (mut rate, mut starts) = (0.0, f64::INFINITY);
+        let (mut rate, mut starts, mut all) = (0.0, f64::INFINITY, Vec::new());
         let cluster = self.cluster;
         for (at, pool) in cluster.pools.iter().enumerate() {
             let mut passes = self.floors[at].passes(&shape, &mut self.links[at])?;
@@ -76,8 +78,9 @@ impl Search<'_> {
             passes.starts = self.links[at].prices.host_starts().0;
             starts = starts.min(passes.starts);
             rate += pool.devices() as f64 / passes.microbatch(1).0.max(passes.times.issue);
-            self.passes[index] = passes;
+            all.push(passes);
         }
+        self.passes[index] = all;
         let microbatches = self.space.job.global_batch as f64 / shape.microbatch as f64;
         Ok(starts + microbatches * (shape.tp * shape.cp) as f64 / rate)
     }
@@ -95,7 +98,7 @@ impl Search<'_> {
         }
         let schedule = Schedule::ALL.iter().copied().find(|schedule| schedule.splits() == shape.splits);
         let (schedule, order) = (schedule.unwrap_or_default(), Order::default());
-        let plan = self.space.plan(shape, &Combination { dp: 1, pp: 1, schedule, chunks: 1, zero: 0, order });
+        let plan = self.space.plan(shape, &Combination { dp: 1, pp: 1, schedule, chunks: 1, zero: 0, order, part: 0 });
         let work = ShapeWork::quick(&plan, &mut links.prices)?;
         let issue = Whole::of(&plan, &work.passes(&plan, links)?).times.issue;
         self.issues.insert((kind, pool), issue);
@@ -104,6 +107,10 @@ impl Search<'_> {
 
     /// Queues a shape again by the best of its combinations.
     pub(super) fn look_into(&mut self, index: usize, least: f64) -> Result<(), PlanError> {
+        if self.links.len() > 1 {
+            self.look_into_pools(index, least);
+            return Ok(());
+        }
         match self.floor_of_shape(index)? {
             Some(seconds) => self.push(seconds.max(least), Known::Shape(index)),
             None => {
@@ -169,10 +176,7 @@ impl Search<'_> {
 
     /// A floor of all combinations of a shape, before anything of it is made; none if nothing of it can fit.
     fn floor_of_shape(&mut self, index: usize) -> Result<Option<f64>, PlanError> {
-        if self.links.len() > 1 {
-            return Ok(Some(0.0));
-        }
-        let (shape, work) = (self.shapes[index], self.passes[index]);
+        let (shape, work) = (self.shapes[index], self.passes[index][0]);
         let (list, cut) = (self.list(index), self.cut());
         let mut least = None;
         let mut known = [const { None }; 4];
@@ -214,11 +218,13 @@ impl Search<'_> {
         }
         if let [links] = &mut self.links[..] {
             let starts = links.prices.host_starts().0;
-            self.passes[index] = Whole { starts, ..Whole::of(&plan, &self.quick[kernels][0].passes(&plan, links)?) };
+            let passes = self.quick[kernels][0].passes(&plan, links)?;
+            self.passes[index] = vec![Whole { starts, ..Whole::of(&plan, &passes) }];
             let least = self.floor_of_shape(index)?.map_or(least, |floor| floor.max(least));
             self.push(least, Known::Priced(index));
             return Ok(());
         }
+        self.passes[index] = self.pools_passes(kernels, &plan)?;
         self.open(index, least)
     }
 

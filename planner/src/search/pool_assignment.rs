@@ -18,13 +18,40 @@ pub enum PoolAssignment {
     Replicas(Vec<usize>),
 }
 
+/// Which parts of a mesh sit whole in pools.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seats {
+    /// Stages.
+    Stages,
+    /// Replicas.
+    Replicas,
+}
+
+impl Seats {
+    /// Whichever is outermost in a mesh; none where neither is.
+    pub fn of(mesh: &Mesh) -> Option<Seats> {
+        match mesh.order.axes().into_iter().rfind(|&axis| mesh.size(axis) > 1) {
+            Some(Axis::Data) => Some(Seats::Replicas),
+            Some(Axis::Pp) | None => Some(Seats::Stages),
+            Some(_) => None,
+        }
+    }
+}
+
 impl PoolAssignment {
+    /// What sits whole in pools.
+    pub fn seats(&self) -> Seats {
+        match self {
+            PoolAssignment::Stages(_) => Seats::Stages,
+            PoolAssignment::Replicas(_) => Seats::Replicas,
+        }
+    }
+
     /// Where a mesh's parts sit on all devices of a cluster.
     pub fn of(cluster: &Cluster, mesh: &Mesh) -> Option<PoolAssignment> {
         if cluster.pools.len() == 1 {
             return Some(PoolAssignment::Stages(vec![0; mesh.pp]));
         }
-        let outermost = mesh.order.axes().into_iter().rfind(|&axis| mesh.size(axis) > 1).unwrap_or(Axis::Pp);
         let parts = |count: usize| -> Option<Vec<usize>> {
             let each = mesh.ranks() / count;
             let pool = |part: usize| {
@@ -33,10 +60,9 @@ impl PoolAssignment {
             };
             (0..count).map(pool).collect()
         };
-        match outermost {
-            Axis::Pp => parts(mesh.pp).map(PoolAssignment::Stages),
-            Axis::Data => parts(mesh.dp).map(PoolAssignment::Replicas),
-            _ => None,
+        match Seats::of(mesh)? {
+            Seats::Stages => parts(mesh.pp).map(PoolAssignment::Stages),
+            Seats::Replicas => parts(mesh.dp).map(PoolAssignment::Replicas),
         }
     }
 

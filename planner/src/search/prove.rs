@@ -110,7 +110,7 @@ impl Search<'_> {
         (pools, problem): (&[usize], &Problem),
         [floor, wanted]: [f64; 2],
     ) -> Result<f64, PlanError> {
-        let group = self.exact_group(index, of)?;
+        let (group, part) = (self.exact_group(index, of)?, of.part);
         let costs: Vec<&Costs> = pools.iter().map(|&pool| &group.costs[pool]).collect();
         let (plan, within) = (self.space.plan(&self.shapes[index], of), self.space.within.clone());
         let flights = self.flights(plan.pipeline());
@@ -144,7 +144,7 @@ impl Search<'_> {
         }
         let all = earliest_finish::all(model, &pipeline, &costs, &takes, (wanted, PLAYS));
         if let Some(played) = all.and_then(|all| ways.played(all, wanted)) {
-            return self.nearest(played, wanted);
+            return self.nearest(played, (wanted, part));
         }
         let mut ends = [floor, wanted];
         for _ in 0..6 {
@@ -155,13 +155,13 @@ impl Search<'_> {
     }
 
     /// Simulates the first of these plans that are not known; what the rest do not undercut.
-    fn nearest(&mut self, mut played: Vec<(f64, Plan)>, wanted: f64) -> Result<f64, PlanError> {
+    fn nearest(&mut self, mut played: Vec<(f64, Plan)>, (wanted, part): (f64, usize)) -> Result<f64, PlanError> {
         played.sort_by(|a, b| a.0.total_cmp(&b.0));
         let mut left = played.into_iter();
         for (_, plan) in left.by_ref().take(SIMULATIONS) {
-            if !self.best.iter().any(|(known, _)| *known == plan) {
+            if !self.best.iter().any(|(known, _, on)| (known, *on) == (&plan, part)) {
                 self.considered += 1;
-                self.simulate(plan)?;
+                self.simulate(plan, part)?;
             }
         }
         Ok(left.next().map_or(wanted, |(seconds, _)| seconds))

@@ -9,10 +9,9 @@
 //! Invariant: a floor never decreases on the way, and no plan of what it is of undercuts it.
 
 use super::decide::Wanted;
-use super::pool_assignment::PoolAssignment;
 use super::quick_groups::QuickGroup;
 use super::space::Combination;
-use super::state::{FloorOf, GUESS, Group, Known, Search};
+use super::state::{FloorOf, GUESS, Known, Search};
 use crate::error::PlanError;
 
 /// Combinations of a shape of which one is decided at once.
@@ -166,39 +165,6 @@ impl Search<'_> {
         match floor < self.cut() {
             true => self.push(floor, Known::Combination(index, of, next)),
             false => self.leave(floor, 1),
-        }
-        Ok(())
-    }
-
-    /// Queues combinations on several pools.
-    fn queue_on_pools(&mut self, index: usize, all: &[Combination], least: f64) -> Result<(), PlanError> {
-        let mut groups = Vec::<((usize, u8, meshwright_hardware::mesh::Order), Option<Group>)>::new();
-        let cut = self.cut();
-        for of in all {
-            let mesh = self.space.mesh(&self.shapes[index], of);
-            let key = (of.pp, of.zero, of.order);
-            let at = match groups.iter().rposition(|(other, _)| *other == key) {
-                Some(at) => at,
-                None => {
-                    let seated = PoolAssignment::of(self.cluster, &mesh).is_some();
-                    let group = if seated { Some(self.group(index, of, true)?) } else { None };
-                    groups.push((key, group));
-                    groups.len() - 1
-                }
-            };
-            let Some(group) = &groups[at].1 else {
-                self.reject("a stage or a replica would straddle two pools", 1);
-                continue;
-            };
-            if group.hopeless {
-                self.reject("out of memory", 1);
-                continue;
-            }
-            let floor = self.floor(index, of, group).max(least);
-            match floor < cut {
-                true => self.push(floor, Known::Combination(index, *of, FloorOf::Memory)),
-                false => self.leave(floor, 1),
-            }
         }
         Ok(())
     }

@@ -50,12 +50,13 @@ pub fn decide_with(
     for _ in 0..ROOMIER {
         // By how much the one that lacks least lacks memory, as a share of a device's.
         let mut missing = f64::INFINITY;
-        for (plan, _) in std::mem::take(&mut found.best) {
+        let parts: Vec<Cluster> = (0..found.best.len()).map(|place| found.part(place, cluster)).collect();
+        for (place, (plan, _)) in std::mem::take(&mut found.best).into_iter().enumerate() {
             let plan = Plan { sites: Some(sites), job: job.clone(), ..plan };
-            let figures = predict_figures(&plan, cluster)?;
+            let figures = predict_figures(&plan, &parts[place])?;
             let reason = match figures.fits {
                 true if best.len() < top => {
-                    best.push((plan, figures));
+                    best.push((plan, figures, found.nodes[place].clone()));
                     continue;
                 }
                 true => "slower when simulated",
@@ -71,11 +72,12 @@ pub fn decide_with(
         }
         // Only plans that leave that room.
         let Ok(next) = search_with(&roomier, &site, fix, top + 8, &options) else { break };
-        found = Found { considered: found.considered + next.considered, best: next.best, ..found };
+        found = Found { considered: found.considered + next.considered, best: next.best, nodes: next.nodes, ..found };
     }
     best.sort_by(|a, b| a.1.step_time_s.total_cmp(&b.1.step_time_s));
     if best.is_empty() {
         return Err(PlanError::Infeasible { considered: found.considered, rejected: found.rejected });
     }
-    Ok(Found { best, ..found })
+    let nodes = best.iter().map(|(_, _, nodes)| nodes.clone()).collect();
+    Ok(Found { best: best.into_iter().map(|(plan, figures, _)| (plan, figures)).collect(), nodes, ..found })
 }

@@ -17,10 +17,11 @@ use crate::limits;
 use crate::plan::{Plan, Stage, check_tp};
 use crate::schedule::Schedule;
 
+use super::state::GroupKey;
 use super::within::Within;
 
 /// Whether a value is as fixed, or nothing is.
-fn allows<T: PartialEq>(fixed: &Option<T>, value: &T) -> bool {
+pub(super) fn allows<T: PartialEq>(fixed: &Option<T>, value: &T) -> bool {
     fixed.as_ref().is_none_or(|fixed| fixed == value)
 }
 
@@ -83,6 +84,15 @@ pub struct Combination {
     pub zero: u8,
     /// How axes are laid over ranks.
     pub order: Order,
+    /// On which part of several pools it is (see [`super::pool_parts`]); the first is all of them.
+    pub part: usize,
+}
+
+impl Combination {
+    /// What tells its group apart from others of its shape.
+    pub(super) fn group(&self) -> GroupKey {
+        ([self.dp, self.pp], self.zero, self.order, self.part)
+    }
 }
 
 /// A job on so many devices.
@@ -228,12 +238,13 @@ impl Space<'_> {
     }
 
     /// Whether experts spread evenly over so many replicas.
-    fn holds_experts(&self, shape: &KernelShape, dp: usize) -> bool {
+    pub(super) fn holds_experts(&self, shape: &KernelShape, dp: usize) -> bool {
         let &KernelShape { tp, cp, ep, whole_experts, .. } = shape;
         (dp * cp * if whole_experts { tp } else { 1 }).is_multiple_of(ep)
     }
 
-    fn of_meshes(
+    /// Combinations of a shape on meshes of so many replicas and stages.
+    pub(super) fn of_meshes(
         &self,
         shape: &KernelShape,
         meshes: impl Iterator<Item = (usize, usize)>,
@@ -271,7 +282,7 @@ impl Space<'_> {
                 let can = move |zero: &u8| within.is_none_or(|within| dp * cp == 1 || within.zero(pp, *zero));
                 let zeros = self.zeros(dp * cp, schedule).into_iter().filter(move |zero| (least..=most).contains(zero));
                 let zeros = zeros.filter(can);
-                zeros.map(move |zero| Combination { dp, pp, schedule, chunks, zero, order })
+                zeros.map(move |zero| Combination { dp, pp, schedule, chunks, zero, order, part: 0 })
             })
         })
     }

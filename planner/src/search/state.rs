@@ -26,6 +26,7 @@ use super::known_parts::{Held, HeldKey, PartCosts, PassesKey, RestKey};
 use super::memory_bound::{LayerCapacity, Trade, TradeHulls};
 use super::partition::Problem;
 use super::pool_assignment::{self, PoolAssignment};
+use super::pool_parts::KnownParts;
 use super::queue::{Node, Queue};
 use super::shape_bound::ShapeFloors;
 use super::space::{Combination, KernelShape, ListKey, Space};
@@ -47,8 +48,8 @@ pub(super) enum Known {
     AnyOrder(usize, Combination, FloorOf),
     /// One combination, and what its floor is of.
     Combination(usize, Combination, FloorOf),
-    /// One plan.
-    Plan(Box<Plan>),
+    /// One plan, on a part of several pools.
+    Plan(Box<Plan>, usize),
 }
 
 /// What a combination's floor is of, from coarse to fine.
@@ -61,6 +62,9 @@ pub(super) enum FloorOf {
     /// That, over every way to partition its layers.
     Partitions,
 }
+
+/// What tells the groups of a shape apart: replicas and stages, ZeRO stage, order of axes, part of several pools.
+pub(super) type GroupKey = ([usize; 2], u8, Order, usize);
 
 /// What combinations of one shape, mesh and ZeRO stage share.
 pub(super) struct Group {
@@ -110,8 +114,8 @@ pub(super) struct Search<'a> {
     pub(super) trades: Vec<Vec<Trade>>,
     /// By shape and pool, of shapes of which a combination was decided.
     pub(super) work: Vec<Vec<ShapeWork>>,
-    /// By shape: floors of its passes.
-    pub(super) passes: Vec<Whole>,
+    /// By shape and pool: floors of its passes.
+    pub(super) passes: Vec<Vec<Whole>>,
     /// By kind of shape and pool: seconds in which hosts issue a microbatch's passes.
     pub(super) issues: FxHashMap<(KernelShape, usize), f64>,
     /// By shape: bytes of what stages pass on.
@@ -133,12 +137,15 @@ pub(super) struct Search<'a> {
     pub(super) orders: FxHashMap<([bool; 3], bool), Arc<Vec<Order>>>,
     pub(super) flights: FxHashMap<Pipeline, Arc<Vec<InFlight>>>,
     pub(super) ratios: FxHashMap<Pipeline, f64>,
-    /// By shape, stages, ZeRO stage, order of axes, and whether the last chunk is on the first stage.
-    pub(super) groups: FxHashMap<(usize, usize, u8, Order, bool), Arc<Group>>,
+    /// Parts of several pools that leave nodes idle.
+    pub(super) parts: KnownParts<'a>,
+    /// By shape, mesh and ZeRO stage, and whether the last chunk is on the first stage.
+    pub(super) groups: FxHashMap<(usize, GroupKey, bool), Arc<Group>>,
     pub(super) queue: Queue<Known>,
     pub(super) considered: usize,
     pub(super) rejected: BTreeMap<String, usize>,
-    pub(super) best: Vec<(Plan, Figures)>,
+    /// With the parts of several pools that they are on.
+    pub(super) best: Vec<(Plan, Figures, usize)>,
     /// The least bounds of plans that are known, simulated or not: as many as are wanted.
     pub(super) known: Vec<f64>,
     /// How many more combinations may be decided as soon as their shape is opened.
@@ -198,6 +205,7 @@ impl<'a> Search<'a> {
             orders: FxHashMap::default(),
             flights: FxHashMap::default(),
             ratios: FxHashMap::default(),
+            parts: KnownParts::default(),
             groups: FxHashMap::default(),
             queue: Queue::new(),
             considered: 0,
@@ -251,7 +259,7 @@ impl<'a> Search<'a> {
     }
 
     pub(super) fn best_step(&self) -> Option<f64> {
-        self.best.first().map(|(_, figures)| figures.step_time_s)
+        self.best.first().map(|(_, figures, _)| figures.step_time_s)
     }
 
     /// From where on a floor rules out what it is of.
@@ -295,24 +303,28 @@ impl<'a> Search<'a> {
     }
 
     /// Simulates a plan, with the next ones if they are as far, and keeps the best.
-    pub(super) fn simulate(&mut self, plan: Plan) -> Result<(), PlanError> {
-        let mut batch = vec![plan];
-        while batch.len() < AT_ONCE && matches!(self.queue.peek(), Some((_, Known::Plan(_)))) {
-            let Some(Node { known: Known::Plan(plan), .. }) = self.queue.pop() else { break };
-            batch.push(*plan);
+    pub(super) fn simulate(&mut self, plan: Plan, part: usize) -> Result<(), PlanError> {
+        let mut batch = vec![(plan, part)];
+        while batch.len() < AT_ONCE && matches!(self.queue.peek(), Some((_, Known::Plan(..)))) {
+            let Some(Node { known: Known::Plan(plan, part), .. }) = self.queue.pop() else { break };
+            batch.push((*plan, part));
         }
         self.simulated += batch.len();
-        let cluster = self.cluster;
-        let all: Vec<_> = at_once(&batch, |plan| predict_figures(plan, cluster));
-        for (plan, figures) in batch.into_iter().zip(all) {
-            let figures = figures?;
-            let at = self.best.partition_point(|(_, other)| other.step_time_s <= figures.step_time_s);
-            self.best.insert(at, (plan, figures));
-            if self.best.len() > self.top {
-                self.best.pop();
-                self.reject("slower when simulated", 1);
-            }
+        let asked: Vec<(&Plan, &Cluster)> = batch.iter().map(|(plan, part)| (plan, self.cluster_of(*part))).collect();
+        let all: Vec<_> = at_once(&asked, |(plan, cluster)| predict_figures(plan, cluster));
+        for ((plan, part), figures) in batch.into_iter().zip(all) {
+            self.keep(plan, figures?, part);
         }
         Ok(())
+    }
+
+    /// Keeps a simulated plan if it is one of the best.
+    pub(super) fn keep(&mut self, plan: Plan, figures: Figures, part: usize) {
+        let at = self.best.partition_point(|(_, other, _)| other.step_time_s <= figures.step_time_s);
+        self.best.insert(at, (plan, figures, part));
+        if self.best.len() > self.top {
+            self.best.pop();
+            self.reject("slower when simulated", 1);
+        }
     }
 }

@@ -20,6 +20,7 @@ use crate::testing::{tiny_job, tiny_model};
 mod fixed;
 mod jobs;
 mod parts;
+mod pools;
 mod shapes;
 
 fn cluster(text: &str) -> Cluster {
