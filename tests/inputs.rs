@@ -190,7 +190,7 @@ fn configurations_say_what_is_not_modelled() {
             r#""model_type": "llama", "layer_types": ["full_attention", "sliding_attention"]"#,
             "layers of unlike attention",
         ),
-        (r#""model_type": "mamba""#, "`model_type` is mamba: its layers are of state space"),
+        (r#""model_type": "mamba""#, "`model_type` is mamba: of its 0.028 B parameters"),
         (r#""model_type": "no_such_model""#, "`model_type` is no_such_model"),
         (r#""torch_dtype": "bfloat16""#, "`model_type` is missing"),
         (r#""model_type": "albert", "num_hidden_groups": 1, "embedding_size": 128"#, "`model_type` is albert"),

@@ -263,7 +263,7 @@ pub const CONFIGURATION: Table = &[
     ("intermediate_size", &["-1", "0", "\"x\""]),
     ("rope_theta", &["0", "-1", "NaN", "Infinity", "\"x\""]),
     ("tie_word_embeddings", &["\"no\"", "1"]),
-    ("model_type", &["\"mamba\"", "\"\"", "5", "\"no_such\""]),
+    ("model_type", &["\"\"", "5", "\"no_such\""]),
     ("head_dim", &["0", "-1", "15", "\"x\""]),
     ("attention_dropout", &["1.5", "-0.1", "NaN", "\"x\""]),
     ("rms_norm_eps", &["-1", "NaN", "0", "\"x\""]),
