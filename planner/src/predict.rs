@@ -293,7 +293,7 @@ fn figures(
         pools: if pools.len() > 1 { pools } else { Vec::new() },
     };
     if let Some(outer) = outer(plan, cluster, step)? {
-        figures.spread(&outer);
+        figures.add_outer(&outer);
     }
     Ok(figures)
 }
@@ -341,7 +341,7 @@ fn idle_beside(busy: &[Nanos], durations: &Durations, step: Seconds) -> f64 {
 
 impl Figures {
     /// Takes in what the meetings of sites add to a step.
-    fn spread(&mut self, outer: &Outer) {
+    fn add_outer(&mut self, outer: &Outer) {
         let longer = outer.step_s / self.step_time_s;
         self.step_time_s = outer.step_s;
         self.tokens_per_s /= longer;

@@ -36,7 +36,7 @@ pub const QUICK: SearchOptions<'static> = SearchOptions { tolerance: 0.02, effor
 const ROUGH: SearchOptions<'static> =
     SearchOptions { tolerance: 0.05, effort: 500, rough: true, idle: false, ..SearchOptions::FULL };
 /// Share of memory that one more look at the whole cluster leaves free, for the front.
-const ROOMIER: f64 = 0.3;
+const MORE_HEADROOM: f64 = 0.3;
 /// Parts looked at at a time, whatever the number of cores, so that answers do not depend on it.
 const AT_ONCE: usize = 2;
 /// Relative difference in what is wanted below which the faster of two plans is the better one.
@@ -107,9 +107,9 @@ fn choose_with(case: &Case, top: usize, front: bool, watch: &Watch) -> Result<Ch
     // For the front alone halves will do.
     let mut parts = parts(cluster, !choice.wants_time_alone());
     parts.retain(|part| choice.bounds.iter().all(|(searched, _)| searched != part));
-    let mut looks: Vec<Look> = parts.into_iter().map(|cluster| Look { cluster, roomier: false }).collect();
-    if front && choice.gets_roomier() {
-        looks.insert(looks.len().min(1), Look { cluster: cluster.clone(), roomier: true });
+    let mut looks: Vec<Look> = parts.into_iter().map(|cluster| Look { cluster, more_headroom: false }).collect();
+    if front && choice.wants_headroom() {
+        looks.insert(looks.len().min(1), Look { cluster: cluster.clone(), more_headroom: true });
     }
     for some in looks.chunks(AT_ONCE) {
         if choice.wants_time_alone() && choice.for_front >= FOR_FRONT.max(choice.considered) {
@@ -124,7 +124,7 @@ fn choose_with(case: &Case, top: usize, front: bool, watch: &Watch) -> Result<Ch
 struct Look {
     cluster: Cluster,
     /// Whether only plans that leave more memory free will do.
-    roomier: bool,
+    more_headroom: bool,
 }
 
 /// Refuses goals that need figures which the profiles do not have.
@@ -266,38 +266,38 @@ impl<'a> Chooser<'a> {
     }
 
     /// Whether it is worth a look whether plans leave much more memory free than those that were found.
-    fn gets_roomier(&self) -> bool {
-        let job = self.roomier();
+    fn wants_headroom(&self) -> bool {
+        let job = self.more_headroom();
         self.own > 0 && job.goal.check().is_ok() && self.offers.iter().all(|offer| offer.headroom < job.goal.headroom)
     }
 
-    fn roomier(&self) -> Job {
+    fn more_headroom(&self) -> Job {
         let mut job = self.case.job.clone();
-        job.goal.headroom += ROOMIER;
+        job.goal.headroom += MORE_HEADROOM;
         job
     }
 
     /// Searches parts as far as they can matter.
     fn look_at(&mut self, looks: &[Look]) -> Result<(), PlanError> {
-        let far = |look: &Look| if look.roomier { f64::INFINITY } else { self.longest_step(&look.cluster) };
+        let far = |look: &Look| if look.more_headroom { f64::INFINITY } else { self.longest_step(&look.cluster) };
         let asked: Vec<(&Look, f64)> = looks.iter().map(|look| (look, far(look))).collect();
         let search = |&(look, below): &(&Look, f64)| {
-            let answers = !self.wants_time_alone() && !look.roomier;
+            let answers = !self.wants_time_alone() && !look.more_headroom;
             let options = if answers { SearchOptions::FULL } else { ROUGH };
-            let job = if look.roomier { self.roomier() } else { self.case.job.clone() };
+            let job = if look.more_headroom { self.more_headroom() } else { self.case.job.clone() };
             let possible = below > 0.0 && could_fit(&job, &look.cluster);
             possible.then(|| self.search(&job, &look.cluster, &SearchOptions { below, ..options }))
         };
         let found = at_once(&asked, search);
         for ((look, below), found) in asked.into_iter().zip(found) {
-            let answers = !self.wants_time_alone() && !look.roomier;
+            let answers = !self.wants_time_alone() && !look.more_headroom;
             let bound = match found {
                 Some(Ok(found)) => self.take(found, &look.cluster, answers),
                 // No plan, or none that could matter; what the profile lacks for it, it lacks for the whole too.
                 Some(Err(PlanError::Infeasible { .. } | PlanError::Price(_))) | None => below,
                 Some(Err(error)) => return Err(error),
             };
-            if !look.roomier {
+            if !look.more_headroom {
                 let bound = if below > 0.0 { bound.min(below) } else { f64::INFINITY };
                 self.bounds.push((look.cluster.clone(), bound));
             }

@@ -21,12 +21,12 @@ pub enum At {
 
 impl At {
     /// The pieces at a place in the model's order of stages and chunks.
-    pub fn of_place(plan: &Plan, place: usize) -> Vec<At> {
-        let first = plan.first_layer(place);
-        let decided = plan.stages[place];
+    pub fn of_virtual_stage(plan: &Plan, virtual_stage: usize) -> Vec<At> {
+        let first = plan.first_layer(virtual_stage);
+        let decided = plan.stages[virtual_stage];
         let layers = (0..decided.layers).map(|i| At::Layer(first + i, decided.mode(i)));
-        let embed = (place == 0).then_some(At::Embed);
-        let head = (place + 1 == plan.mesh.pp * plan.chunks).then_some(At::Head);
+        let embed = (virtual_stage == 0).then_some(At::Embed);
+        let head = (virtual_stage + 1 == plan.mesh.pp * plan.chunks).then_some(At::Head);
         embed.into_iter().chain(layers).chain(head).collect()
     }
 

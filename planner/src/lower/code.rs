@@ -13,8 +13,8 @@ use rustc_hash::FxHashMap;
 
 use super::blocks::Blocks;
 use super::format::{ALIGN, ByClass, Class, Formats, ValueFormats};
-use super::kept_beside::kept_beside;
 use super::runs::runs;
+use super::saved_beside::saved_beside;
 use super::unread::brief;
 use crate::job::{LayerKind, Software};
 use crate::model::{self, Backward, Home, Local, SplitBackward, Step, Tape, Use, Value};
@@ -189,7 +189,7 @@ pub fn kept_elems(
     formats: Formats,
 ) -> ByClass<usize> {
     let mut elems = slot(tape, kept, &ValueFormats::of(tape, &backward.steps, formats)).1;
-    elems[Class::Model as usize] += kept_beside(tape, mode, formats.model);
+    elems[Class::Model as usize] += saved_beside(tape, mode, formats.model);
     elems
 }
 
@@ -222,7 +222,7 @@ impl Piece {
         kept.extend(briefly);
         // Only backward of attention and of what is dropped has a use for it.
         let with = if weights.is_some() { &mut brief_elems } else { &mut slot_elems };
-        with[Class::Model as usize] += kept_beside(&tape, mode, elem.model);
+        with[Class::Model as usize] += saved_beside(&tape, mode, elem.model);
         Piece {
             formats,
             mode,
@@ -342,7 +342,7 @@ impl Piece {
         let mut code = Code::default();
         let steps: Vec<(Phase, &Step)> =
             lists.iter().flat_map(|(phase, list)| list.iter().map(|s| (*phase, s))).collect();
-        self.place(&steps, &mut code);
+        self.lay_out(&steps, &mut code);
         for run in runs(&steps) {
             code.segments.push(match run[0].1 {
                 Step::Collective(op, axis, value) => Segment::Collective(*op, *axis, *value),

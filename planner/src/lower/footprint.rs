@@ -14,7 +14,7 @@ use super::bank::{BankExtent, BankGroup, Bucket, bank_of, kept_in, sharing, tied
 use super::code::{Piece, Pieces, Tapes};
 use super::flat::Flat;
 use super::format::{ALIGN, ByClass, Class, Formats};
-use super::turns::{places_away, turns};
+use super::turns::{offload_slots, turns};
 use super::update::BankRule;
 use crate::job::LayerKind;
 use crate::model::{ParamDecl, Store, Tape};
@@ -254,7 +254,7 @@ impl PieceSizes {
         for chunk in 0..plan.chunks {
             let place = plan.virtual_stage(stage, chunk);
             let mut add = |piece: &PieceSize| {
-                bytes += piece.state + flight.kept(piece, |other| usize::from(other == chunk));
+                bytes += piece.state + flight.saved(piece, |other| usize::from(other == chunk));
                 once = once.max(piece.once);
             };
             if place == 0 {
@@ -291,7 +291,7 @@ impl PieceSizes {
                     here.add(piece, chunk);
                 }
             }
-            let places = places_away(decided.offload, plan.microbatches()).iter().sum::<usize>() as u64;
+            let places = offload_slots(decided.offload, plan.microbatches()).iter().sum::<usize>() as u64;
             bytes += places * most_away.iter().sum::<u64>();
         }
         bytes + here.bytes(flight) + once.bytes()
@@ -315,7 +315,7 @@ impl<'a> Alike<'a> {
     }
 
     fn bytes(&self, flight: &InFlight) -> u64 {
-        self.0.iter().map(|(piece, counts)| flight.kept(piece, |chunk| counts.get(chunk).copied().unwrap_or(0))).sum()
+        self.0.iter().map(|(piece, counts)| flight.saved(piece, |chunk| counts.get(chunk).copied().unwrap_or(0))).sum()
     }
 }
 
@@ -375,7 +375,7 @@ impl InFlight {
     }
 
     /// Bytes that are kept for all microbatches of pieces like one, of which each chunk has so many.
-    pub fn kept(&self, piece: &PieceSize, count: impl Fn(usize) -> usize) -> u64 {
+    pub fn saved(&self, piece: &PieceSize, count: impl Fn(usize) -> usize) -> u64 {
         let slots = self.slots.together(&count) as u64;
         slots * piece.slot + self.split(&piece.briefs, piece.held, count).0
     }

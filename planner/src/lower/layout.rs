@@ -21,7 +21,7 @@ use crate::plan::Plan;
 use crate::schedule::Action;
 
 mod brief;
-mod kept;
+mod saved;
 mod views;
 
 use brief::Brief;
@@ -128,7 +128,7 @@ impl StageLayout {
         };
         for chunk in 0..plan.chunks {
             let first = layout.pieces.len();
-            layout.pieces.extend(At::of_place(plan, plan.virtual_stage(stage, chunk)));
+            layout.pieces.extend(At::of_virtual_stage(plan, plan.virtual_stage(stage, chunk)));
             layout.chunks.push(first..layout.pieces.len());
         }
         let width = Formats::of(&plan.job);

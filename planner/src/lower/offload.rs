@@ -17,7 +17,7 @@ use super::step::StepWriter;
 
 impl StepWriter<'_> {
     /// After its forward pass: a piece's activations, to the host.
-    pub(super) fn send_away(&mut self, index: usize, mb: usize, layer: Option<u32>) {
+    pub(super) fn send_to_host(&mut self, index: usize, mb: usize, layer: Option<u32>) {
         let Some(Hosted { between, .. }) = &self.layout.hosted[index] else { return };
         let (slots, there) = (&self.layout.slots[index], between[mb % between.len()]);
         let mut kept = self.piece(index).kept_ranges();

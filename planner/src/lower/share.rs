@@ -62,7 +62,7 @@ impl StepWriter<'_> {
     }
 
     /// From ZeRO-2 on: a cleared bucket for a piece's gradients.
-    pub(super) fn room_for_grads(&mut self, index: usize, layer: Option<u32>) {
+    pub(super) fn clear_grads(&mut self, index: usize, layer: Option<u32>) {
         let (banks, elems) = self.layout.bucket(index, Bucket::Grads);
         if elems == 0 || self.layout.made.is_empty() {
             return;

@@ -164,12 +164,12 @@ impl StepWriter<'_> {
         match pass.what {
             What::Forward => {
                 self.code(index, &piece.forward, mb);
-                self.send_away(index, mb, layer);
+                self.send_to_host(index, mb, layer);
             }
             What::Backward => {
                 self.fetch(pass, after);
                 self.layout.backward = true;
-                self.room_for_grads(index, layer);
+                self.clear_grads(index, layer);
                 self.code(index, &piece.backward, mb);
                 self.scatter_grads(pass, layer);
                 self.layout.backward = false;

@@ -8,11 +8,11 @@ use crate::schedule::{Action, Pipeline};
 
 /// Places on the device for layers that move to the host, and for those that come back: one is on its way while another
 /// computes; forward, its output already goes to the place of a third.
-pub const AWAY: [usize; 2] = [3, 2];
+pub const OFFLOAD_SLOTS: [usize; 2] = [3, 2];
 
 /// Places of both kinds for so many layers that move, each of so many microbatches.
-pub fn places_away(layers: usize, microbatches: usize) -> [usize; 2] {
-    AWAY.map(|places| places.min(layers * microbatches))
+pub fn offload_slots(layers: usize, microbatches: usize) -> [usize; 2] {
+    OFFLOAD_SLOTS.map(|places| places.min(layers * microbatches))
 }
 
 /// How many buffers a chunk takes in turns for its activations on their way, and for the gradients that flow through it. A

@@ -13,14 +13,14 @@ use super::times::Costs;
 use crate::lower::PieceSizes;
 
 /// A shape but for its microbatch, replicas and stages, ZeRO stage.
-pub(super) type HeldKey = (KernelShape, [usize; 2], u8);
+pub(super) type StateKey = (KernelShape, [usize; 2], u8);
 /// The same with an order of axes; with none they are as near as can be.
-pub(super) type RestKey = (HeldKey, Option<Order>);
+pub(super) type RestKey = (StateKey, Option<Order>);
 /// A shape, and where the groups of its passes' axes lie.
 pub(super) type PassesKey = (usize, [AxisGroup; 3]);
 
 /// Banks of a mesh's ranks.
-pub(super) struct Held {
+pub(super) struct StateSizes {
     pub(super) sizes: PieceSizes,
     /// Whether they cannot fit.
     pub(super) hopeless: bool,

@@ -16,25 +16,25 @@ pub(super) struct Node<T> {
 }
 
 /// A part's place, and what it is sorted by.
-struct QueuePlace {
+struct QueueEntry {
     seconds: f64,
     /// Place in the enumeration, which breaks ties.
     order: u32,
     place: u32,
 }
 
-impl PartialEq for QueuePlace {
+impl PartialEq for QueueEntry {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other) == Ordering::Equal
     }
 }
-impl Eq for QueuePlace {}
-impl PartialOrd for QueuePlace {
+impl Eq for QueueEntry {}
+impl PartialOrd for QueueEntry {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
-impl Ord for QueuePlace {
+impl Ord for QueueEntry {
     /// The heap's greatest is the one of least seconds, then the first enumerated.
     fn cmp(&self, other: &Self) -> Ordering {
         other.seconds.total_cmp(&self.seconds).then(other.order.cmp(&self.order))
@@ -43,7 +43,7 @@ impl Ord for QueuePlace {
 
 /// Parts of the space that wait.
 pub(super) struct Queue<T> {
-    heap: BinaryHeap<QueuePlace>,
+    heap: BinaryHeap<QueueEntry>,
     parts: Vec<Option<T>>,
     /// Places that are free again.
     free: Vec<u32>,
@@ -63,7 +63,7 @@ impl<T> Queue<T> {
         });
         self.parts[place as usize] = Some(known);
         self.pushed += 1;
-        self.heap.push(QueuePlace { seconds, order: self.pushed, place });
+        self.heap.push(QueueEntry { seconds, order: self.pushed, place });
     }
 
     /// The least seconds that any part can take, and the part.
@@ -73,7 +73,7 @@ impl<T> Queue<T> {
     }
 
     pub(super) fn pop(&mut self) -> Option<Node<T>> {
-        let QueuePlace { seconds, place, .. } = self.heap.pop()?;
+        let QueueEntry { seconds, place, .. } = self.heap.pop()?;
         self.free.push(place);
         let known = self.parts[place as usize].take().expect("it waits");
         Some(Node { seconds, known })
@@ -82,12 +82,12 @@ impl<T> Queue<T> {
     /// All that wait and are wanted, the most promising first, which are gone then.
     pub(super) fn take(&mut self, wanted: impl Fn(&T) -> bool) -> Vec<Node<T>> {
         let all = std::mem::take(&mut self.heap).into_vec().into_iter();
-        let (mut taken, rest): (Vec<QueuePlace>, Vec<QueuePlace>) =
+        let (mut taken, rest): (Vec<QueueEntry>, Vec<QueueEntry>) =
             all.partition(|waiting| self.parts[waiting.place as usize].as_ref().is_some_and(&wanted));
         self.heap = rest.into();
         taken.sort_by(|a, b| b.cmp(a));
         self.free.extend(taken.iter().map(|waiting| waiting.place));
-        let node = |QueuePlace { seconds, place, .. }| Node {
+        let node = |QueueEntry { seconds, place, .. }| Node {
             seconds,
             known: self.parts[place as usize].take().expect("it waits"),
         };
@@ -97,7 +97,7 @@ impl<T> Queue<T> {
     /// All that wait, in no order, which are gone then.
     pub(super) fn drain(&mut self) -> impl Iterator<Item = Node<T>> + use<T> {
         let Queue { heap, mut parts, .. } = std::mem::replace(self, Queue::new());
-        heap.into_vec().into_iter().map(move |QueuePlace { seconds, place, .. }| Node {
+        heap.into_vec().into_iter().map(move |QueueEntry { seconds, place, .. }| Node {
             seconds,
             known: parts[place as usize].take().expect("it waits"),
         })

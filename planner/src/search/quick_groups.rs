@@ -16,7 +16,7 @@ use meshwright_hardware::units::Bytes;
 use super::bound::Whole;
 use super::cost::ShapeWork;
 use super::even_bound::{self, EvenLayers};
-use super::known_parts::{Held, HeldKey, PartCosts};
+use super::known_parts::{PartCosts, StateKey, StateSizes};
 use super::memory_bound::{self, LayerCapacity, StepRest, TradeHulls};
 use super::space::{Combination, KernelShape};
 use super::stages;
@@ -31,7 +31,7 @@ pub(super) struct QuickGroup {
     pub(super) whole: Whole,
     passes: Arc<PartCosts>,
     rest: Arc<PartCosts>,
-    held: Arc<Held>,
+    held: Arc<StateSizes>,
     hulls: Option<TradeHulls>,
 }
 
@@ -53,7 +53,7 @@ impl QuickGroup {
 
 impl Search<'_> {
     /// A shape as what is held depends on it.
-    fn held_key(shape: &KernelShape, of: &Combination) -> HeldKey {
+    fn state_key(shape: &KernelShape, of: &Combination) -> StateKey {
         (KernelShape { microbatch: 1, ring: false, ..*shape }, [of.dp, of.pp], of.zero)
     }
 
@@ -63,14 +63,14 @@ impl Search<'_> {
         self.idle.entry(*shape).or_insert_with(|| Arc::new(ShapeWork::idle(&space.plan(shape, of)))).clone()
     }
 
-    fn held(&mut self, key: &HeldKey, of: &Combination) -> Arc<Held> {
+    fn state_sizes(&mut self, key: &StateKey, of: &Combination) -> Arc<StateSizes> {
         if let Some(known) = self.held.get(key) {
             return known.clone();
         }
         let (idle, plan) = (self.idle_work(&key.0, of), self.space.plan(&key.0, of));
         let sizes = PieceSizes::of(&plan, &idle.frames);
         let hopeless = stages::hopeless(&plan, &sizes, self.capacity[0] * of.pp as u64);
-        let held = Arc::new(Held { sizes, hopeless });
+        let held = Arc::new(StateSizes { sizes, hopeless });
         self.held.insert(*key, held.clone());
         held
     }
@@ -83,11 +83,11 @@ impl Search<'_> {
         of: &Combination,
         nearest: bool,
     ) -> Result<Option<Arc<PartCosts>>, PlanError> {
-        let key = (Self::held_key(shape, of), (!nearest).then_some(of.order));
+        let key = (Self::state_key(shape, of), (!nearest).then_some(of.order));
         if let Some(known) = self.rests.get(&key) {
             return Ok(known.clone());
         }
-        let held = self.held(&key.0, of);
+        let held = self.state_sizes(&key.0, of);
         let mut rest = None;
         if !held.hopeless {
             let (idle, plan) = (self.idle_work(&key.0.0, of), self.space.plan(&key.0.0, of));
@@ -138,7 +138,7 @@ impl Search<'_> {
     ) -> Result<Option<QuickGroup>, PlanError> {
         let shape = self.shapes[index];
         let Some(rest) = self.rest(&shape, of, nearest)? else { return Ok(None) };
-        let held = self.held(&Self::held_key(&shape, of), of);
+        let held = self.state_sizes(&Self::state_key(&shape, of), of);
         let mesh = self.space.mesh(&shape, of);
         let (passes, hulls) = self.passes_on(index, &mesh, nearest)?;
         let mut whole = passes.whole.with(&rest.whole);

@@ -14,7 +14,7 @@ use crate::predict::predict_figures;
 use super::{Found, SearchOptions, search_with};
 
 /// How often a site is searched, for plans that leave more room each time, where none had any for what sites need to meet.
-const ROOMIER: usize = 8;
+const MORE_HEADROOM: usize = 8;
 /// By how much of a device's memory, at the least.
 const LEAST_ROOM: f64 = 0.02;
 
@@ -46,8 +46,8 @@ pub fn decide_with(
     // And a step that is short enough inside a site may be too long with its meetings.
     let options = SearchOptions { enough: 0.0, ..*options };
     let mut found = search_with(&own, &site, fix, top + 8, &options)?;
-    let (mut best, mut roomier) = (Vec::new(), own);
-    for _ in 0..ROOMIER {
+    let (mut best, mut more_headroom) = (Vec::new(), own);
+    for _ in 0..MORE_HEADROOM {
         // By how much the one that lacks least lacks memory, as a share of a device's.
         let mut missing = f64::INFINITY;
         let parts: Vec<Cluster> = (0..found.best.len()).map(|place| found.part(place, cluster)).collect();
@@ -66,12 +66,12 @@ pub fn decide_with(
             missing = missing.min(-figures.headroom_bytes as f64 / least as f64);
             *found.rejected.entry(reason.to_owned()).or_default() += 1;
         }
-        roomier.goal.headroom += missing.max(LEAST_ROOM);
-        if !best.is_empty() || roomier.goal.check().is_err() {
+        more_headroom.goal.headroom += missing.max(LEAST_ROOM);
+        if !best.is_empty() || more_headroom.goal.check().is_err() {
             break;
         }
         // Only plans that leave that room.
-        let Ok(next) = search_with(&roomier, &site, fix, top + 8, &options) else { break };
+        let Ok(next) = search_with(&more_headroom, &site, fix, top + 8, &options) else { break };
         found = Found { considered: found.considered + next.considered, best: next.best, nodes: next.nodes, ..found };
     }
     best.sort_by(|a, b| a.1.step_time_s.total_cmp(&b.1.step_time_s));

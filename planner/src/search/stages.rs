@@ -12,7 +12,7 @@ use std::cell::OnceCell;
 use super::partition::{Choice, Problem};
 use super::within::{UniformRecompute, Within};
 use crate::job::Fix;
-use crate::lower::{InFlight, Once, PieceSize, PieceSizes, places_away};
+use crate::lower::{InFlight, Once, PieceSize, PieceSizes, offload_slots};
 use crate::plan::{Plan, Recompute, Stage};
 use crate::schedule::{Action, Pipeline};
 
@@ -261,10 +261,10 @@ impl<'a> Window<'a> {
             if i < mix.offload {
                 away = std::array::from_fn(|class| away[class].max(piece.slots[class]));
             } else {
-                bytes += flight.kept(piece, |_| 1);
+                bytes += flight.saved(piece, |_| 1);
             }
         }
-        let places = places_away(mix.offload, self.undecided.plan.microbatches()).iter().sum::<usize>() as u64;
+        let places = offload_slots(mix.offload, self.undecided.plan.microbatches()).iter().sum::<usize>() as u64;
         bytes + places * away.iter().sum::<u64>() + once.bytes()
     }
 
@@ -320,7 +320,7 @@ impl<'a> Window<'a> {
             let all = within.uniform(layers);
             return all.into_iter().map(|way| way.stage(layers)).find(fits).into_iter().collect();
         }
-        let mut ways: Vec<Stage> = self.away(capacity).into_iter().filter(may_be).collect();
+        let mut ways: Vec<Stage> = self.offloaded(capacity).into_iter().filter(may_be).collect();
         if !fits(&mix(layers, 0)) {
             return ways;
         }
@@ -342,7 +342,7 @@ impl<'a> Window<'a> {
     }
 
     /// The fewest layers on the host that make the rest fit.
-    fn away(&self, capacity: u64) -> Option<Stage> {
+    fn offloaded(&self, capacity: u64) -> Option<Stage> {
         let plan = self.undecided.plan;
         let room = self.undecided.costs[self.stage].host_capacity;
         if plan.schedule.splits() || room == 0 {
@@ -351,7 +351,7 @@ impl<'a> Window<'a> {
         let mix = |offload: usize| Stage { layers: self.count, full: 0, selective: 0, offload };
         let offload = least(1, self.count, &|offload| self.bytes(&mix(offload)) <= capacity);
         let moved: u64 =
-            self.sizes[..offload].iter().map(|modes| self.undecided.flights[self.stage].kept(&modes[0], |_| 1)).sum();
+            self.sizes[..offload].iter().map(|modes| self.undecided.flights[self.stage].saved(&modes[0], |_| 1)).sum();
         Some(mix(offload)).filter(|way| self.bytes(way) <= capacity && moved <= room)
     }
 }

@@ -22,7 +22,7 @@ use crate::schedule::Pipeline;
 use super::bound::{Whole, least_ratio};
 use super::cached_prices::CachedPrices;
 use super::cost::ShapeWork;
-use super::known_parts::{Held, HeldKey, PartCosts, PassesKey, RestKey};
+use super::known_parts::{PartCosts, PassesKey, RestKey, StateKey, StateSizes};
 use super::memory_bound::{LayerCapacity, Trade, TradeHulls};
 use super::partition::Problem;
 use super::pool_assignment::{self, PoolAssignment};
@@ -120,7 +120,7 @@ pub(super) struct Search<'a> {
     pub(super) issues: FxHashMap<(KernelShape, usize), f64>,
     /// By shape: bytes of what stages pass on.
     pub(super) streams: Vec<u64>,
-    pub(super) held: FxHashMap<HeldKey, Arc<Held>>,
+    pub(super) held: FxHashMap<StateKey, Arc<StateSizes>>,
     pub(super) rests: FxHashMap<RestKey, Option<Arc<PartCosts>>>,
     pub(super) passes_by_group: FxHashMap<PassesKey, Arc<PartCosts>>,
     pub(super) hulls_by_group: FxHashMap<PassesKey, TradeHulls>,

@@ -14,7 +14,7 @@ mod update;
 
 use std::rc::Rc;
 
-use crate::lower::AWAY;
+use crate::lower::OFFLOAD_SLOTS;
 use crate::plan::Plan;
 use crate::schedule::{Action, Pipeline};
 
@@ -289,7 +289,7 @@ impl StageState {
             self.free[0] = self.free[0].max(since - ahead);
         }
         let [compute, _, host, messages] = &mut self.free;
-        let moves = item.moves.map(|moves| (moves, self.moved[what] % AWAY[what]));
+        let moves = item.moves.map(|moves| (moves, self.moved[what] % OFFLOAD_SLOTS[what]));
         if let Some((moves, turn)) = moves {
             if what == 1 {
                 *host = host.max(self.places[1][turn]);

@@ -17,13 +17,13 @@ use crate::lower::at::At;
 use crate::lower::code::{Piece, Pieces};
 use crate::lower::footprint::InFlight;
 use crate::lower::format::{ByClass, Class, Formats};
-use crate::lower::places::SlotPlaces;
-use crate::lower::turns::places_away;
+use crate::lower::slots::SlotPool;
+use crate::lower::turns::offload_slots;
 use crate::plan::Plan;
 use crate::schedule::{Action, Peaks, SlotSpan};
 
 /// What tells pieces apart that do not share slots: one that is no layer, and what each keeps.
-type KeptSizes = (Option<usize>, ByClass<usize>, ByClass<usize>, usize);
+type SavedSizes = (Option<usize>, ByClass<usize>, ByClass<usize>, usize);
 
 /// Elements of a place for what a piece keeps until the gradients of inputs, or for what these leave.
 fn either_elems(piece: &Piece) -> ByClass<usize> {
@@ -129,8 +129,8 @@ impl StageLayout {
         plan: &Plan,
         pieces: &Pieces,
         here: &dyn Fn(usize) -> bool,
-    ) -> BTreeMap<KeptSizes, Vec<(usize, usize)>> {
-        let mut alike: BTreeMap<KeptSizes, Vec<(usize, usize)>> = BTreeMap::new();
+    ) -> BTreeMap<SavedSizes, Vec<(usize, usize)>> {
+        let mut alike: BTreeMap<SavedSizes, Vec<(usize, usize)>> = BTreeMap::new();
         for (chunk, index) in
             self.chunks.iter().enumerate().flat_map(|(chunk, all)| all.clone().map(move |i| (chunk, i)))
         {
@@ -159,7 +159,7 @@ impl StageLayout {
             if span == SlotSpan::PutOff && *held == 0 {
                 continue;
             }
-            let places = SlotPlaces::of(actions, members, span, plan.schedule.splits());
+            let places = SlotPool::of(actions, members, span, plan.schedule.splits());
             let named = places.first.iter().map(|&owner| {
                 turns[owner].own += 1;
                 (owner, turns[owner].own - 1)
@@ -174,7 +174,7 @@ impl StageLayout {
     }
 
     /// By piece of a chunk whose activations go to the host: where they are made and where backward finds them. Neighbours
-    /// take turns (see [`AWAY`]).
+    /// take turns (see [`OFFLOAD_SLOTS`]).
     fn add_pool(
         &mut self,
         plan: &Plan,
@@ -192,7 +192,7 @@ impl StageLayout {
             let names = |turn| Class::SUFFIX.map(|of| name(&format!("pool{of}"), turn));
             (0..turns).map(|turn| self.declare_classes(names(turn), most, Lifetime::Saved, width)).collect()
         };
-        let places = places_away(away.len(), plan.microbatches());
+        let places = offload_slots(away.len(), plan.microbatches());
         let pools = [("forward", places[0]), ("backward", places[1])].map(&mut declare);
         let count = away.len();
         let of = |(i, index): (usize, usize)| {

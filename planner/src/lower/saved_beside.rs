@@ -16,7 +16,7 @@ use crate::plan::Recompute;
 use crate::plan::RecomputeModule;
 
 /// Elements kept beside a tape's tensors.
-pub(super) fn kept_beside(tape: &Tape, mode: Recompute, model: Elem) -> usize {
+pub(super) fn saved_beside(tape: &Tape, mode: Recompute, model: Elem) -> usize {
     let (beside, width) = (&tape.beside, model.bytes() as usize);
     let scores = if beside.makes_scores_again() { 0 } else { beside.kept_scores(width) };
     let bytes = match mode {

@@ -10,13 +10,13 @@ use meshwright_hardware::program::Phase;
 
 use super::code::{Code, Piece};
 use super::format::{ALIGN, ByClass, Class};
-use super::kept_beside::in_elems;
+use super::saved_beside::in_elems;
 use crate::model::{Step, Stores, Value};
 use crate::plan::Recompute;
 
 impl Piece {
     /// Places working values: each from its first use to its last, at the lowest free place (first fit by start).
-    pub(super) fn place(&self, steps: &[(Phase, &Step)], code: &mut Code) {
+    pub(super) fn lay_out(&self, steps: &[(Phase, &Step)], code: &mut Code) {
         let mut spans: BTreeMap<Value, (usize, usize)> = BTreeMap::new();
         for (at, (_, step)) in steps.iter().enumerate() {
             for value in step.values() {
@@ -27,7 +27,7 @@ impl Piece {
         }
         let mut order: Vec<(Value, (usize, usize))> = spans.into_iter().collect();
         order.sort_by_key(|(value, (first, _))| (*first, std::cmp::Reverse(self.elems(*value)), *value));
-        let mut placed: ByClass<Vec<Placed>> = Default::default();
+        let mut placed: ByClass<Vec<WorkSpan>> = Default::default();
         for (value, (first, last)) in order {
             let class = self.class(value) as usize;
             let elems = self.elems(value).next_multiple_of(ALIGN);
@@ -38,16 +38,16 @@ impl Piece {
                 .collect();
             busy.sort_unstable();
             let start = busy.iter().fold(0, |at, &(start, end)| if at + elems <= start { at } else { at.max(end) });
-            placed[class].push(Placed { first, last, start, end: start + elems });
+            placed[class].push(WorkSpan { first, last, start, end: start + elems });
             code.work.insert(value, start);
             code.work_elems[class] = code.work_elems[class].max(start + elems);
         }
-        self.place_beside(steps, &placed[Class::Model as usize], code);
+        self.lay_out_beside(steps, &placed[Class::Model as usize], code);
     }
 
     /// Makes room behind working values for what kernels need beside them: of attention while it runs, where its scores are made again
     /// from there to its gradient; of a loss from logits on.
-    fn place_beside(&self, steps: &[(Phase, &Step)], placed: &[Placed], code: &mut Code) {
+    fn lay_out_beside(&self, steps: &[(Phase, &Step)], placed: &[WorkSpan], code: &mut Code) {
         let (model, beside) = (self.formats.model(), &self.tape.beside);
         let width = model.bytes() as usize;
         let mut room = |from: usize, to: usize, bytes: usize| {
@@ -75,7 +75,7 @@ impl Piece {
 
 /// Where a working value lies: from its first use to its last, these elements.
 #[derive(Clone, Copy, Debug)]
-struct Placed {
+struct WorkSpan {
     first: usize,
     last: usize,
     start: usize,
