@@ -31,7 +31,7 @@ fn a_budget_buys_as_much_as_it_pays_for_and_its_model_is_a_file() {
     let on = ["--cluster", "2x dgx-h100", "--price", "$2", "-o", "decoder.toml", "--json"];
     let sized = json(&place.run(&[&["size", "--budget", "$20k"], &on[..]].concat()));
     let dollars = sized["usd"].as_f64().unwrap();
-    assert!((dollars / 20e3 - 1.0).abs() < 0.02, "{sized}");
+    assert!((0.9..=1.0).contains(&(dollars / 20e3)), "{sized}");
     let models = json(&place.run(&["models", "decoder.toml", "--json"]));
     assert!(models.to_string().contains("decoder"), "{models}");
 }

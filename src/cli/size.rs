@@ -30,8 +30,8 @@ use crate::out::write_whole;
 
 /// Fits to drawn runs that say how sure the usual law is.
 const DRAWS: usize = 200;
-/// Searches after which a budget is met or cannot be.
-const ROUNDS: usize = 8;
+/// Searches at most for a budget.
+const ROUNDS: usize = 24;
 /// How near to a budget is near enough.
 const NEAR: f64 = 0.01;
 
@@ -81,6 +81,9 @@ pub struct SizeCommand {
     #[arg(long)]
     json: bool,
 }
+
+/// The best by a law, and its training where that was planned.
+type Bought = (Optimum, Option<(Offer, Cluster)>);
 
 /// What was found.
 struct Sized {
@@ -182,13 +185,9 @@ impl SizeCommand {
     }
 
     /// The largest training that so many dollars pay.
-    fn within(
-        &self,
-        budget: Dollars,
-        law: &'static Law,
-        cluster: &Cluster,
-    ) -> Result<(Optimum, Option<(Offer, Cluster)>), Failure> {
-        // Dollars grow a little faster or slower than FLOPs: large models run nearer to the peak.
+    fn within(&self, budget: Dollars, law: &'static Law, cluster: &Cluster) -> Result<Bought, Failure> {
+        // Dollars grow with FLOPs, but not evenly: a larger model may run nearer to the peak, or need what costs time.
+        let (mut low, mut high): (Option<(f64, Bought)>, Option<f64>) = (None, None);
         let mut flops = 1e21;
         for _ in 0..ROUNDS {
             let best = self.best(law, SizeGiven::Flops(flops))?;
@@ -197,12 +196,20 @@ impl SizeCommand {
                 return Err(Failure::input("no price of this cluster is known: give --price, or take another"));
             };
             let left = budget.0 / dollars;
-            if (left - 1.0).abs() < NEAR {
-                return Ok((best, Some((offer, on))));
+            if left >= 1.0 {
+                low = Some((flops, (best, Some((offer, on)))));
+            } else {
+                high = Some(flops);
             }
-            flops *= left;
+            flops = match (&low, high) {
+                (Some((_, bought)), _) if (0.0..NEAR).contains(&(left - 1.0)) => return Ok(bought.clone()),
+                (Some((low, bought)), Some(high)) if high / low < 1.0 + NEAR => return Ok(bought.clone()),
+                (Some((low, _)), Some(high)) => (low * high).sqrt(),
+                _ => flops * left,
+            };
         }
-        Err(Failure::input(format!("--budget is {budget}: no size on this cluster costs as much")))
+        low.map(|(_, bought)| bought)
+            .ok_or_else(|| Failure::input(format!("--budget is {budget}: no size on this cluster costs as little")))
     }
 
     /// Where eight in ten fits to drawn runs have parameters, tokens and loss.

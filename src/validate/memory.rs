@@ -1,7 +1,8 @@
 //! What stacks' allocators add, fitted to measured memory.
 //!
 //! In: runs. Out: an [`Allocator`] a stack: fragments of runs whose reserved bytes were measured, the reserve of those of which the
-//! driver's were; each the median over its runs, within bounds, where that pays ([`PRICE`]), else what is inherited. Of a stack of
+//! driver's were, where reserved bytes were not with the fragments that explain most; medians over its runs, within bounds, where that
+//! pays ([`PRICE`]), else what is inherited. Of a stack of
 //! which nobody measured either, the fragments with which as large shares as can be are told right of its runs that fitted and of
 //! those that did not; of several such, what is nearest the usual.
 //!
@@ -92,6 +93,7 @@ fn of_stack(rows: &[&DeclaredRun]) -> Allocator {
     if !allocator.is_none() && rows.len() >= FEW && rows.iter().filter(|row| measured(row)).count() < FEW {
         allocator.fragments = by_what_fitted(&rows.iter().map(|row| Fitted::of(row)).collect::<Vec<_>>(), &allocator);
     }
+    let mut apart = false;
     for how in [Measure::Reserved, Measure::Device] {
         let shown = |row: &&DeclaredRun| {
             let gb = row.run.measured.memory_gb.filter(|gb| *gb > 0.0 && row.run.measure == how)?;
@@ -99,21 +101,46 @@ fn of_stack(rows: &[&DeclaredRun]) -> Allocator {
         };
         let shown: Vec<(u64, f64)> = rows.iter().filter_map(shown).collect();
         if shown.len() >= FEW {
-            let all: Vec<f64> = shown.iter().map(|&(bytes, gb)| added(bytes, how, &allocator, gb)).collect();
-            let median = (Data::new(all).median() * 1e4).round() / 1e4;
-            let tried = match how {
-                Measure::Reserved => Allocator { fragments: median.clamp(0.0, MOST_FRAGMENTS), ..allocator },
-                _ => Allocator { reserve: median.clamp(0.0, MOST_RESERVE), ..allocator },
-            };
             let loss = |allocator: &Allocator| -> f64 {
                 shown.iter().map(|&(bytes, gb)| (how.bytes(allocator, bytes) as f64 / 1e9 / gb).ln().abs()).sum()
             };
-            if loss(&allocator) - loss(&tried) > PRICE {
-                allocator = tried;
+            let paid = |tried: &Allocator| loss(tried) + PRICE * figures_apart(tried, &allocator) as f64;
+            let candidates = tried(&shown, how, &allocator).into_iter().take(if apart { 1 } else { usize::MAX });
+            apart |= how == Measure::Reserved;
+            let best = candidates.min_by(|a, b| paid(a).total_cmp(&paid(b)));
+            if let Some(best) = best.filter(|best| paid(best) < loss(&allocator)) {
+                allocator = best;
             }
         }
     }
     allocator
+}
+
+/// Allocators that explain what runs show: of reserved bytes the median of their fragments; of what drivers show the median of the
+/// reserve, with the fragments that are known, and with any others, which nobody measured apart.
+fn tried(shown: &[(u64, f64)], how: Measure, known: &Allocator) -> Vec<Allocator> {
+    let median = |known: &Allocator| {
+        let all: Vec<f64> = shown.iter().map(|&(bytes, gb)| added(bytes, how, known, gb)).collect();
+        (Data::new(all).median() * 1e4).round() / 1e4
+    };
+    if how == Measure::Reserved {
+        return vec![Allocator { fragments: median(known).clamp(0.0, MOST_FRAGMENTS), ..*known }];
+    }
+    let reserve = |known: Allocator| Allocator { reserve: median(&known).clamp(0.0, MOST_RESERVE), ..known };
+    let others = steps().map(|fragments| Allocator { fragments, ..*known });
+    // A reserve at its bound explains nothing, whatever the fragments.
+    let others = others.map(reserve).filter(|tried| tried.reserve < MOST_RESERVE);
+    std::iter::once(reserve(*known)).chain(others).collect()
+}
+
+/// How many figures of two allocators differ.
+fn figures_apart(one: &Allocator, other: &Allocator) -> usize {
+    usize::from(one.fragments != other.fragments) + usize::from(one.reserve != other.reserve)
+}
+
+/// Fragments to try.
+fn steps() -> impl Iterator<Item = f64> {
+    (0..=(MOST_FRAGMENTS / STEP).round() as usize).map(|step| (step as f64 * STEP * 1e4).round() / 1e4)
 }
 
 /// What is known of a run whose memory nobody measured.
@@ -142,11 +169,9 @@ fn by_what_fitted(runs: &[Fitted], allocator: &Allocator) -> f64 {
         (wrong, wrong as f64 / all.count().max(1) as f64)
     };
     let shares = |fragments: f64| ((wrong(fragments, true).1 + wrong(fragments, false).1) * 1e6).round() as u64;
-    let steps = (MOST_FRAGMENTS / STEP).round() as usize;
-    let tried = (0..=steps).map(|step| (step as f64 * STEP * 1e4).round() / 1e4);
     let far = |fragments: f64| ((fragments - allocator.fragments).abs() / STEP).round() as usize;
     let usual = allocator.fragments;
-    let best = tried.min_by_key(|&fragments| (shares(fragments), far(fragments))).unwrap_or(usual);
+    let best = steps().min_by_key(|&fragments| (shares(fragments), far(fragments))).unwrap_or(usual);
     let count = |fragments: f64| wrong(fragments, true).0 + wrong(fragments, false).0;
     if count(best) + MORE <= count(usual) { best } else { usual }
 }

@@ -70,7 +70,7 @@ mod tests {
             let off = model.parameters(ANY) as f64 / parameters - 1.0;
             assert!(off.abs() < 0.03, "{}: {off}", model.name);
             assert!(
-                model.hidden.is_multiple_of(model.heads) && (30..300).contains(&(model.hidden / model.layers)),
+                model.hidden.is_multiple_of(model.heads) && (15..300).contains(&(model.hidden / model.layers)),
                 "{model:?}"
             );
             model.check().unwrap();
