@@ -12,9 +12,9 @@ const SLACK: f64 = 0.3;
 /// Shares of the rows that are predicted, and errors in per cent, as `reports/accuracy.md` states them: median, 90th percentile.
 const PREDICTED: f64 = 0.97;
 const PREDICTED_FRESH: f64 = 0.94;
-const STEP: [f64; 2] = [4.6, 17.2];
-const STEP_FRESH: f64 = 11.3;
-const MEMORY: [f64; 2] = [4.7, 19.5];
+const STEP: [f64; 2] = [4.3, 16.5];
+const STEP_FRESH: f64 = 11.0;
+const MEMORY: [f64; 2] = [3.9, 14.0];
 
 fn file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
