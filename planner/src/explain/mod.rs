@@ -33,7 +33,7 @@ pub struct Explanation {
     #[serde(flatten)]
     pub figures: Figures,
     /// What the entries of the lists below stand for: one a stage, or where its replicas are unlike, several.
-    pub places: Vec<Seat>,
+    pub places: Vec<StageDevices>,
     /// Where a step's time goes, by place.
     pub stages: Vec<StageTime>,
     /// Where bytes go, by place.
@@ -54,7 +54,7 @@ pub struct Explanation {
 
 /// Ranks of a stage that do the same on the same devices.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Seat {
+pub struct StageDevices {
     /// Their stage.
     pub stage: usize,
     /// Of how many replicas.
@@ -63,10 +63,10 @@ pub struct Seat {
     pub device: String,
 }
 
-impl Seat {
-    fn of(place: &RankGroup, cluster: &Cluster) -> Seat {
+impl StageDevices {
+    fn of(place: &RankGroup, cluster: &Cluster) -> StageDevices {
         let names: Vec<&str> = place.devices(cluster).iter().map(|device| device.name.as_str()).collect();
-        Seat { stage: place.stage, replicas: place.replicas.len(), device: names.join(" and ") }
+        StageDevices { stage: place.stage, replicas: place.replicas.len(), device: names.join(" and ") }
     }
 }
 
@@ -76,7 +76,7 @@ pub struct Breakdown {
     /// The prediction.
     pub figures: Figures,
     /// What the entries of the lists below stand for.
-    pub places: Vec<Seat>,
+    pub places: Vec<StageDevices>,
     /// By place.
     pub time: Vec<StageTime>,
     /// By place.
@@ -94,10 +94,10 @@ pub fn see(plan: &Plan, cluster: &Cluster) -> Result<Breakdown, PlanError> {
     let durations = price(program, cluster, plan.job.precision)?;
     let overlap = cluster.pools.iter().all(|pool| pool.device.overlap);
     let mut time = time::split(program, &durations, &predicted.trace, overlap);
-    let seats = rank_groups(cluster, program.mesh, &program.classes)?;
-    let memory = seats.iter().map(|at| StageMemory::of(&program.roles[program.role(at.class, at.stage)])).collect();
-    let usable = seats.iter().map(|place| plan.job.goal.usable(place.capacity(cluster).0, &cluster.stack)).collect();
-    let places = seats.iter().map(|place| Seat::of(place, cluster)).collect();
+    let unit = rank_groups(cluster, program.mesh, &program.classes)?;
+    let memory = unit.iter().map(|at| StageMemory::of(&program.roles[program.role(at.class, at.stage)])).collect();
+    let usable = unit.iter().map(|place| plan.job.goal.usable(place.capacity(cluster).0, &cluster.stack)).collect();
+    let places = unit.iter().map(|place| StageDevices::of(place, cluster)).collect();
     let sites = outer(plan, cluster, predicted.trace.step_time().seconds())?;
     if let Some(outer) = &sites {
         let more = ((outer.step_s - outer.inner_step_s) * 1e9).round() as u64;

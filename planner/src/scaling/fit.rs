@@ -131,7 +131,8 @@ fn solved(mut matrix: [LogConstants; 5], mut right: LogConstants) -> Option<LogC
         let pivot = (column..5).max_by(|&a, &b| size(a).total_cmp(&size(b)))?;
         matrix.swap(column, pivot);
         right.swap(column, pivot);
-        if !(matrix[column][column].abs() > f64::MIN_POSITIVE) {
+        let pivoted = matrix[column][column].abs();
+        if pivoted.is_nan() || pivoted <= f64::MIN_POSITIVE {
             return None;
         }
         let (row, value) = (matrix[column], right[column]);

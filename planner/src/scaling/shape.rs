@@ -37,7 +37,7 @@ pub fn decoder(parameters: f64, vocab: usize) -> Option<Model> {
         let two = Model { layers: 2, ..model.clone() }.parameters(ANY) as f64;
         let one = model.parameters(ANY) as f64;
         let layers = ((parameters - one) / (two - one)).round() + 1.0;
-        (layers >= 2.0).then(|| Model { layers: layers as usize, ..model })
+        (layers >= 2.0).then_some(Model { layers: layers as usize, ..model })
     };
     let off = |model: &Model| {
         let aspect = (model.hidden as f64 / model.layers as f64 / ASPECT).ln().abs();

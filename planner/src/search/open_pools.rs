@@ -7,10 +7,12 @@
 //!
 //! Invariant: a floor never decreases on the way, and no plan of what it is of undercuts it.
 
+use std::collections::hash_map::Entry;
+
 use rustc_hash::FxHashMap;
 
 use super::bound::Whole;
-use super::pool_assignment::Seats;
+use super::pool_assignment::PoolUnit;
 use super::space::{Combination, KernelShape};
 use super::state::{FloorOf, Group, GroupKey, Known, Search};
 use crate::error::PlanError;
@@ -46,15 +48,15 @@ impl Search<'_> {
     /// Queues a shape again if any of its combinations may end in time, by its matmuls on each pool.
     pub(super) fn look_into_pools(&mut self, index: usize, least: f64) {
         let (list, passes, cut) = (self.list(index), self.passes[index].clone(), self.cut());
-        let mut seated = false;
+        let mut assigned = false;
         for of in list.iter() {
-            let Some((seats, counts)) = self.seated(index, of) else { continue };
-            seated = true;
-            if self.may_end_on_pools(index, of, (seats, &counts), &passes) {
+            let Some((unit, counts)) = self.assigned(index, of) else { continue };
+            assigned = true;
+            if self.may_end_on_pools(index, of, (unit, &counts), &passes) {
                 return self.push(least, Known::Shape(index));
             }
         }
-        match seated {
+        match assigned {
             true => self.leave(cut, list.len()),
             false => self.reject(STRADDLES, list.len()),
         }
@@ -65,30 +67,30 @@ impl Search<'_> {
         let mut groups: FxHashMap<GroupKey, Group> = FxHashMap::default();
         let (cut, passes) = (self.cut(), self.passes[index].clone());
         for of in all {
-            let Some((seats, counts)) = self.seated(index, of) else {
+            let Some((unit, counts)) = self.assigned(index, of) else {
                 self.reject(STRADDLES, 1);
                 continue;
             };
-            if !self.may_end_on_pools(index, of, (seats, &counts), &passes) {
+            if !self.may_end_on_pools(index, of, (unit, &counts), &passes) {
                 self.leave(cut, 1);
                 continue;
             }
             let key = of.group();
-            if !groups.contains_key(&key) {
-                groups.insert(key, self.group(index, of, true)?);
+            if let Entry::Vacant(unknown) = groups.entry(key) {
+                unknown.insert(self.group(index, of, true)?);
             }
             let group = &groups[&key];
             if group.hopeless {
                 self.reject("out of memory", 1);
                 continue;
             }
-            if !self.may_end_on_pools(index, of, (seats, &counts), &group.wholes) {
+            if !self.may_end_on_pools(index, of, (unit, &counts), &group.wholes) {
                 self.leave(cut, 1);
                 continue;
             }
             // While its group is at hand, all that is known without a partition.
-            let partitioned = seats == Seats::Stages && of.pp > 1 && of.chunks == 1;
-            let shared = if seats == Seats::Replicas { self.shared(index, of, group) } else { least };
+            let partitioned = unit == PoolUnit::Stages && of.pp > 1 && of.chunks == 1;
+            let shared = if unit == PoolUnit::Replicas { self.shared(index, of, group) } else { least };
             let floor = self.floor(index, of, group).max(shared).max(least);
             let next = if partitioned { FloorOf::Memory } else { FloorOf::Partitions };
             match floor < cut {

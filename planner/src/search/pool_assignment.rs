@@ -20,19 +20,19 @@ pub enum PoolAssignment {
 
 /// Which parts of a mesh sit whole in pools.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Seats {
+pub enum PoolUnit {
     /// Stages.
     Stages,
     /// Replicas.
     Replicas,
 }
 
-impl Seats {
+impl PoolUnit {
     /// Whichever is outermost in a mesh; none where neither is.
-    pub fn of(mesh: &Mesh) -> Option<Seats> {
+    pub fn of(mesh: &Mesh) -> Option<PoolUnit> {
         match mesh.order.axes().into_iter().rfind(|&axis| mesh.size(axis) > 1) {
-            Some(Axis::Data) => Some(Seats::Replicas),
-            Some(Axis::Pp) | None => Some(Seats::Stages),
+            Some(Axis::Data) => Some(PoolUnit::Replicas),
+            Some(Axis::Pp) | None => Some(PoolUnit::Stages),
             Some(_) => None,
         }
     }
@@ -40,10 +40,10 @@ impl Seats {
 
 impl PoolAssignment {
     /// What sits whole in pools.
-    pub fn seats(&self) -> Seats {
+    pub fn unit(&self) -> PoolUnit {
         match self {
-            PoolAssignment::Stages(_) => Seats::Stages,
-            PoolAssignment::Replicas(_) => Seats::Replicas,
+            PoolAssignment::Stages(_) => PoolUnit::Stages,
+            PoolAssignment::Replicas(_) => PoolUnit::Replicas,
         }
     }
 
@@ -60,9 +60,9 @@ impl PoolAssignment {
             };
             (0..count).map(pool).collect()
         };
-        match Seats::of(mesh)? {
-            Seats::Stages => parts(mesh.pp).map(PoolAssignment::Stages),
-            Seats::Replicas => parts(mesh.dp).map(PoolAssignment::Replicas),
+        match PoolUnit::of(mesh)? {
+            PoolUnit::Stages => parts(mesh.pp).map(PoolAssignment::Stages),
+            PoolUnit::Replicas => parts(mesh.dp).map(PoolAssignment::Replicas),
         }
     }
 

@@ -17,7 +17,7 @@ use rustc_hash::FxHashMap;
 use super::SearchOptions;
 use super::bound::Whole;
 use super::cached_prices::CachedPrices;
-use super::pool_assignment::{self, PoolAssignment, Seats};
+use super::pool_assignment::{self, PoolAssignment, PoolUnit};
 use super::pool_bound::{most_before, stages_may_end};
 use super::space::{Combination, allows, divisors};
 use super::state::Search;
@@ -102,10 +102,10 @@ impl<'a> Search<'a> {
     }
 
     /// How many stages or replicas of a combination sit in each pool; none if one would straddle two.
-    pub(super) fn seated(&self, index: usize, of: &Combination) -> Option<(Seats, Vec<usize>)> {
+    pub(super) fn assigned(&self, index: usize, of: &Combination) -> Option<(PoolUnit, Vec<usize>)> {
         let mesh = self.space.mesh(&self.shapes[index], of);
         let assignment = PoolAssignment::of(self.cluster_of(of.part), &mesh)?;
-        Some((assignment.seats(), assignment.counts(self.links.len())))
+        Some((assignment.unit(), assignment.counts(self.links.len())))
     }
 
     /// Whether a combination with so many stages or replicas in each pool may end before the cut.
@@ -113,7 +113,7 @@ impl<'a> Search<'a> {
         &mut self,
         index: usize,
         of: &Combination,
-        (seats, counts): (Seats, &[usize]),
+        (unit, counts): (PoolUnit, &[usize]),
         wholes: &[Whole],
     ) -> bool {
         let before = self.cut();
@@ -122,7 +122,7 @@ impl<'a> Search<'a> {
         }
         let shape = self.shapes[index];
         let pipeline = self.pipeline(&shape, of);
-        if seats == Seats::Stages {
+        if unit == PoolUnit::Stages {
             let ratio = self.ratio(&shape, of);
             return stages_may_end(&pipeline, counts, wholes, ratio, before);
         }
@@ -193,22 +193,22 @@ impl<'a> Search<'a> {
         };
         let mesh = |dp: usize| Mesh { dp, pp, tp: shape.tp, cp: shape.cp, order, ..Mesh::ONE };
         let mut all = Vec::new();
-        if Seats::of(&mesh(self.links.len())) == Some(Seats::Replicas) {
+        if PoolUnit::of(&mesh(self.links.len())) == Some(PoolUnit::Replicas) {
             let devices = shape.tp * shape.cp * pp;
             let through: Vec<f64> = through.iter().map(|each| (each * pp as f64 + 1e-9).floor()).collect();
             self.fillings(devices, None, &mut Vec::new(), &mut |counts| {
                 let (dp, done) = (counts.iter().sum(), product(counts, &through));
                 if done >= batch as f64 && fits(dp) && idle(counts, devices) {
-                    all.push(SeatedMesh { seats: Seats::Replicas, dp, pp, counts: counts.to_vec() });
+                    all.push(SeatedMesh { unit: PoolUnit::Replicas, dp, pp, counts: counts.to_vec() });
                 }
             });
             return all;
         }
-        for dp in divisors(batch).filter(|&dp| Seats::of(&mesh(dp)) == Some(Seats::Stages) && fits(dp)) {
+        for dp in divisors(batch).filter(|&dp| PoolUnit::of(&mesh(dp)) == Some(PoolUnit::Stages) && fits(dp)) {
             let devices = shape.tp * shape.cp * dp;
             self.fillings(devices, Some(pp), &mut Vec::new(), &mut |counts| {
                 if product(counts, &through) * dp as f64 >= batch as f64 * (1.0 - 1e-9) && idle(counts, devices) {
-                    all.push(SeatedMesh { seats: Seats::Stages, dp, pp, counts: counts.to_vec() });
+                    all.push(SeatedMesh { unit: PoolUnit::Stages, dp, pp, counts: counts.to_vec() });
                 }
             });
         }
@@ -236,8 +236,8 @@ impl<'a> Search<'a> {
         all: &mut Vec<Combination>,
     ) -> Result<(), PlanError> {
         let (shape, passes) = (self.shapes[index], self.passes[index].clone());
-        let &SeatedMesh { seats, dp, pp, ref counts } = mesh;
-        let each = shape.tp * shape.cp * if seats == Seats::Stages { dp } else { pp };
+        let &SeatedMesh { unit, dp, pp, ref counts } = mesh;
+        let each = shape.tp * shape.cp * if unit == PoolUnit::Stages { dp } else { pp };
         let pools = self.cluster.pools.iter().zip(counts);
         let nodes: Vec<usize> = pools.map(|(pool, count)| count * each / pool.system.count).collect();
         let meshes = self.space.of_meshes(&shape, std::iter::once((dp, pp)));
@@ -248,7 +248,7 @@ impl<'a> Search<'a> {
             let pipeline = self.pipeline(&shape, &of);
             let may_end = match known {
                 Some((other, may_end)) if other == pipeline => may_end,
-                _ => self.may_end_on_pools(index, &of, (seats, counts), &passes),
+                _ => self.may_end_on_pools(index, &of, (unit, counts), &passes),
             };
             known = Some((pipeline, may_end));
             match may_end.then(|| self.part_of(&nodes)).transpose()? {
@@ -264,7 +264,7 @@ impl<'a> Search<'a> {
 
 /// A mesh with how many stages or replicas of it each pool has.
 struct SeatedMesh {
-    seats: Seats,
+    unit: PoolUnit,
     dp: usize,
     pp: usize,
     counts: Vec<usize>,

@@ -1,6 +1,6 @@
 //! On several pools: nodes more are never slower, and what is proved holds of every plan on a part.
 
-use super::pool_assignment::{PoolAssignment, Seats, prices};
+use super::pool_assignment::{PoolAssignment, PoolUnit, prices};
 use super::pool_bound::{most_before, stages_may_end};
 use super::*;
 
@@ -55,7 +55,7 @@ fn no_plan_on_pools_ends_before_it_may() {
             let assignment = PoolAssignment::of(&part, &plan.mesh).unwrap();
             let (counts, pipeline, at) = (assignment.counts(2), plan.pipeline(), figures.step_time_s * (1.0 + 1e-6));
             let mut ratios = Default::default();
-            if assignment.seats() == Seats::Stages {
+            if assignment.unit() == PoolUnit::Stages {
                 let ratio = least_ratio(&pipeline, &mut ratios);
                 assert!(stages_may_end(&pipeline, &counts, &wholes, ratio, at), "{text}: {}", plan.summary());
                 stages += 1;
