@@ -1,6 +1,6 @@
 //! What an optimizer that shards states flattens, to reduce gradients and to gather weights.
 //!
-//! In: a plan. Out: [`Flat`] buffers of a stage.
+//! In: a plan. Out: [`FlatBuffers`] buffers of a stage.
 //!
 //! DeepSpeed has one for gradients and one for weights, each as large as its settings say, whatever a stage holds
 //! (`reduce_bucket_size` and `allgather_bucket_size`). Its optimizer of bf16 adds up in fp32 instead, and has none; in a pipeline it
@@ -16,26 +16,26 @@ use crate::plan::Plan;
 
 /// Buffers of so many elements each.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Flat {
+pub(super) struct FlatBuffers {
     /// How many.
     pub(super) count: usize,
     /// Elements of each.
     pub(super) elems: usize,
 }
 
-impl Flat {
+impl FlatBuffers {
     /// Of every stage of a plan.
-    pub(super) fn of(plan: &Plan) -> Flat {
+    pub(super) fn of(plan: &Plan) -> FlatBuffers {
         let (width, elems) = (Formats::of(&plan.job), plan.job.software.flat);
         let shares = (1..=2).contains(&plan.zero) && plan.mesh.size(Axis::Data) > 1 && plan.mesh.pp == 1;
         let count =
             if shares && elems > 0 && width.gradients == width.model && width.model != Elem::F32 { 2 } else { 0 };
-        Flat { count, elems }
+        FlatBuffers { count, elems }
     }
 
     /// Bytes of all.
     pub(super) fn bytes(plan: &Plan) -> u64 {
-        let Flat { count, elems } = Flat::of(plan);
+        let FlatBuffers { count, elems } = FlatBuffers::of(plan);
         (count * elems) as u64 * Formats::of(&plan.job).model.bytes()
     }
 }

@@ -12,7 +12,7 @@ use meshwright_hardware::program::Elem;
 
 use super::bank::{BankExtent, BankGroup, Bucket, bank_of, kept_in, sharing, tied_apart, tied_elems, twin_apart};
 use super::code::{Piece, Pieces, Tapes};
-use super::flat::Flat;
+use super::flat::FlatBuffers;
 use super::format::{ALIGN, ByClass, Class, Formats};
 use super::turns::{offload_slots, turns};
 use super::update::BankRule;
@@ -247,7 +247,8 @@ impl PieceSizes {
 
     /// Bytes of a stage without its layers and without what is needed once; and that, of embedding and head.
     pub fn fixed(&self, plan: &Plan, flight: &InFlight, stage: usize) -> (u64, Once) {
-        let (mut bytes, mut once) = (4 + Flat::bytes(plan) + flight.streams as u64 * self.stream, Once::default());
+        let (mut bytes, mut once) =
+            (4 + FlatBuffers::bytes(plan) + flight.streams as u64 * self.stream, Once::default());
         let depth = plan.mesh.pp * plan.chunks;
         let width = Formats::of(&plan.job);
         let (mut first, mut last) = (false, false);

@@ -12,7 +12,7 @@ use meshwright_hardware::program::{Buffer, Elem, Lifetime};
 use super::at::At;
 use super::bank::{Bank, BankExtent, BankGroup, BankState, Bucket, bank_of, kept_in, sharing, tied_apart, tied_elems};
 use super::code::Pieces;
-use super::flat::Flat;
+use super::flat::FlatBuffers;
 use super::format::{ALIGN, ByClass, Class, Formats};
 use super::turns::turns;
 use super::update::BankRule;
@@ -134,7 +134,7 @@ impl StageLayout {
         let width = Formats::of(&plan.job);
         layout.add_banks(plan, pieces, width);
         layout.add_buckets(width);
-        let flat = Flat::of(plan);
+        let flat = FlatBuffers::of(plan);
         for turn in 0..flat.count {
             layout.declare(&format!("flat.{turn}"), flat.elems, Lifetime::Scratch, width.model);
         }

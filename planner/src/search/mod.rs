@@ -21,6 +21,7 @@ mod even_bound;
 mod groups;
 mod idle;
 mod known_parts;
+mod known_pools;
 mod memory_bound;
 pub mod milp;
 mod open;
@@ -60,8 +61,8 @@ use crate::plan::Plan;
 use crate::predict::Figures;
 
 pub use compiled::{Compiled, played_step};
+use known_pools::PoolParts;
 pub use options::{Progress, SearchOptions};
-use pool_parts::PoolParts;
 use state::Search;
 
 /// Relative gap to the best bound at which a search ends.

@@ -13,8 +13,8 @@ use rustc_hash::FxHashMap;
 
 use super::bound::Whole;
 use super::pool_assignment::PoolUnit;
-use super::space::{Combination, KernelShape};
-use super::state::{FloorOf, Group, GroupKey, Known, Search};
+use super::space::{Combination, GroupKey, KernelShape};
+use super::state::{FloorOf, Group, Known, Search};
 use crate::error::PlanError;
 use crate::plan::Plan;
 

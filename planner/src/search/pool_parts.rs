@@ -8,15 +8,13 @@
 //!
 //! Invariant: of combinations that can end before the time on all devices of a part, none is left out.
 
-use std::cell::OnceCell;
-
 use meshwright_hardware::mesh::{Mesh, Order};
 use meshwright_hardware::profile::{Cluster, Machine};
-use rustc_hash::FxHashMap;
 
 use super::SearchOptions;
 use super::bound::Whole;
 use super::cached_prices::CachedPrices;
+use super::known_pools::{KnownParts, PoolParts, PricedPart};
 use super::pool_assignment::{self, PoolAssignment, PoolUnit};
 use super::pool_bound::{most_before, stages_may_end};
 use super::space::{Combination, allows, divisors};
@@ -24,50 +22,11 @@ use super::state::Search;
 use crate::error::PlanError;
 use crate::schedule::Pipeline;
 
-/// Parts that a search prices at the most.
-const MOST: usize = 4096;
-
-/// Places for the parts that a search asks for.
-pub(super) struct PoolParts {
-    made: Vec<OnceCell<Cluster>>,
-}
-
-impl PoolParts {
-    /// Of a cluster; none of one pool.
-    pub(super) fn of(cluster: &Cluster) -> PoolParts {
-        let count = if cluster.pools.len() > 1 { MOST } else { 0 };
-        PoolParts { made: std::iter::repeat_with(OnceCell::new).take(count).collect() }
-    }
-}
-
 /// A cluster with so many nodes of each pool.
 pub(super) fn with_nodes(cluster: &Cluster, nodes: &[usize]) -> Cluster {
     let pools = cluster.pools.iter().zip(nodes);
     let pools = pools.map(|(pool, &nodes)| Machine { nodes, ..pool.clone() }).collect();
     Cluster { pools, ..cluster.clone() }
-}
-
-/// A part that was asked for.
-pub(super) struct PricedPart<'a> {
-    pub(super) cluster: &'a Cluster,
-    pub(super) links: Vec<CachedPrices<'a>>,
-}
-
-/// Parts that a search knows.
-#[derive(Default)]
-pub(super) struct KnownParts<'a> {
-    places: Option<&'a PoolParts>,
-    by_nodes: FxHashMap<Vec<usize>, usize>,
-    /// Which was searched first.
-    first: Option<usize>,
-    pub(super) priced: Vec<PricedPart<'a>>,
-}
-
-impl<'a> KnownParts<'a> {
-    /// Whether there are any.
-    pub(super) fn any(&self) -> bool {
-        self.places.is_some()
-    }
 }
 
 impl<'a> Search<'a> {

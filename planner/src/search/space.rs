@@ -17,8 +17,10 @@ use crate::limits;
 use crate::plan::{Plan, Stage, check_tp};
 use crate::schedule::Schedule;
 
-use super::state::GroupKey;
 use super::within::Within;
+
+/// What tells the groups of a shape apart: replicas and stages, ZeRO stage, order of axes, part of several pools.
+pub(super) type GroupKey = ([usize; 2], u8, Order, usize);
 
 /// Whether a value is as fixed, or nothing is.
 pub(super) fn allows<T: PartialEq>(fixed: &Option<T>, value: &T) -> bool {

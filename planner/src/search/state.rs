@@ -23,13 +23,13 @@ use super::bound::{Whole, least_ratio};
 use super::cached_prices::CachedPrices;
 use super::cost::ShapeWork;
 use super::known_parts::{PartCosts, PassesKey, RestKey, StateKey, StateSizes};
+use super::known_pools::KnownParts;
 use super::memory_bound::{LayerCapacity, Trade, TradeHulls};
 use super::partition::Problem;
 use super::pool_assignment::{self, PoolAssignment};
-use super::pool_parts::KnownParts;
 use super::queue::{Node, Queue};
 use super::shape_bound::ShapeFloors;
-use super::space::{Combination, KernelShape, ListKey, Space};
+use super::space::{Combination, GroupKey, KernelShape, ListKey, Space};
 use super::times::Costs;
 use super::within::Within;
 use super::{AT_ONCE, Progress, SearchOptions};
@@ -62,9 +62,6 @@ pub(super) enum FloorOf {
     /// That, over every way to partition its layers.
     Partitions,
 }
-
-/// What tells the groups of a shape apart: replicas and stages, ZeRO stage, order of axes, part of several pools.
-pub(super) type GroupKey = ([usize; 2], u8, Order, usize);
 
 /// What combinations of one shape, mesh and ZeRO stage share.
 pub(super) struct Group {
