@@ -195,7 +195,7 @@ fn configurations_say_what_is_not_modelled() {
         (r#""torch_dtype": "bfloat16""#, "`model_type` is missing"),
         (r#""model_type": "albert", "num_hidden_groups": 1, "embedding_size": 128"#, "`model_type` is albert"),
         (r#""model_type": "nemotron_h", "hybrid_override_pattern": "MEM*""#, "`n_routed_experts` is missing"),
-        (r#""model_type": "qwen3_5", "text_config": {"hidden_size": 64}"#, "`text_config`"),
+        (r#""model_type": "qwen3_5", "text_config": {"hidden_size": 64}"#, "`num_hidden_layers` is missing"),
         (r#""model_type": "gemma3", "text_config": {"hidden_size": 64}"#, "`num_attention_heads` is missing"),
         (
             r#""model_type": "qwen3_moe", "num_experts": 8, "num_experts_per_tok": 2, "mlp_only_layers": [1]"#,

@@ -8,12 +8,11 @@ fn job_on_pools(global_batch: usize) -> Job {
     Job { precision: Precision::Bf16, ..job_of_eight(global_batch) }
 }
 
+/// Of whole nodes: of devices of one node, as `3x a100-80gb` names them, none is left idle beside another pool.
 #[test]
 fn more_nodes_of_a_pool_are_never_slower() {
     let mut idle = 0;
-    for (pools, batch) in
-        [(["dgx-h100", "dgx-a100-80gb"], 48), (["dgx-a100-80gb", "dgx-h100"], 31), (["h100", "a100-80gb"], 12)]
-    {
+    for (pools, batch) in [(["dgx-h100", "dgx-a100-80gb"], 48), (["dgx-a100-80gb", "dgx-h100"], 31)] {
         let job = job_on_pools(batch);
         let mut known: Vec<([usize; 2], f64)> = Vec::new();
         for (first, second) in (1..=3).flat_map(|first| (1..=3).map(move |second| (first, second))) {
