@@ -4,26 +4,12 @@ use meshwright_hardware::mesh::{Axis, Mesh};
 use meshwright_hardware::op::Op;
 use meshwright_hardware::program::{Collective, Elem, Kind};
 use meshwright_hardware::units::Precision;
-use meshwright_planner::job::{DROPLESS, ExpertGroups, Experts, Family, Job, Software};
+use meshwright_planner::job::{ExpertGroups, Experts, Family, Job, Software};
 use meshwright_planner::plan::Plan;
 
-use self::lowered::{flops, lowered, model};
+use self::lowered::{experts, flops, lowered, model};
 
 mod lowered;
-
-fn experts() -> Experts {
-    Experts {
-        count: 4,
-        top_k: 2,
-        groups: None,
-        ffn: 32,
-        shared_ffn: 0,
-        dense_layers: 0,
-        every: 1,
-        capacity: DROPLESS,
-        balance: 0.0,
-    }
-}
 
 /// Bytes of the exchanges of a rank's step, layer after layer, and of what it keeps in eight bits; FLOPs of its experts.
 fn exchanged(dispatches_narrow: bool) -> (Vec<u64>, u64, f64) {

@@ -3,11 +3,11 @@
 use meshwright_hardware::mesh::{Axis, Mesh};
 use meshwright_hardware::op::Op;
 use meshwright_hardware::program::{Collective, Kind, RankProgram};
-use meshwright_planner::job::{DROPLESS, Experts, Family, Job};
+use meshwright_planner::job::{Family, Job};
 use meshwright_planner::lower::Lowered;
 use meshwright_planner::plan::Plan;
 
-use self::lowered::{flops, lowered, model};
+use self::lowered::{experts, flops, lowered, model};
 
 mod lowered;
 
@@ -24,18 +24,7 @@ fn experts_on(role: &RankProgram) -> usize {
 /// tokens, and gets those of the other rank before its products.
 #[test]
 fn experts_of_a_part_of_tensor_parallelism_are_shared_by_neighbours() {
-    let experts = Experts {
-        count: 4,
-        top_k: 2,
-        groups: None,
-        ffn: 32,
-        shared_ffn: 0,
-        dense_layers: 0,
-        every: 1,
-        capacity: DROPLESS,
-        balance: 0.0,
-    };
-    let family = Family { experts: Some(experts), ..Family::default() };
+    let family = Family { experts: Some(experts()), ..Family::default() };
     let of = |ep, etp| {
         let job = Job { steps: 1, ..Job::of(model(family.clone()), 64, 1) };
         let mesh = Mesh { tp: 4, ep, etp, ..Mesh::ONE };

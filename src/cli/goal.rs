@@ -68,9 +68,7 @@ impl GoalArguments {
 
     /// What the user knows better than the profiles.
     pub fn amend(&self, cluster: &mut Cluster) -> Result<(), Failure> {
-        let price = given("--price", self.price)?;
-        cluster.pools.iter_mut().for_each(|pool| pool.system.price = price.clone().or(pool.system.price.take()));
-        Ok(())
+        amend_price(self.price, cluster)
     }
 
     /// Refuses a goal that an assumed price would decide.
@@ -97,6 +95,16 @@ pub fn decided(goal: &Goal, kind: PriceKind, source: &str) -> Result<(), String>
     Err(format!(
         "{wanted} would be decided by a price that is {kind} ({source}); --any-price lets it, --price gives yours"
     ))
+}
+
+/// Puts the price that `--price` gives in place of the profiles'.
+///
+/// # Errors
+/// Code 2 where it is none that a profile may have.
+pub fn amend_price(price: Option<Dollars>, cluster: &mut Cluster) -> Result<(), Failure> {
+    let price = given("--price", price)?;
+    cluster.pools.iter_mut().for_each(|pool| pool.system.price = price.clone().or(pool.system.price.take()));
+    Ok(())
 }
 
 /// A figure that an option gives, instead of a profile's.

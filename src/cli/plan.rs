@@ -29,7 +29,7 @@ use super::progress::ProgressLine;
 use super::show::{
     assumed_text, does_not_fit, figures_json, missing_memory, print_figures, print_sites, print_training_line,
 };
-use super::stack::{StackArgument, stack_line};
+use super::stack::{StackArgument, is_spanned, stack_line};
 use super::train::trains_here;
 use super::usual_job::{ModelArguments, read_job};
 use crate::answer;
@@ -286,11 +286,6 @@ pub(super) fn settle(job: &mut Job, steps: Option<usize>) -> Result<(), Failure>
     // Steps say it from here on.
     job.goal.tokens = None;
     job.check().map_err(fault)
-}
-
-/// Whether engines span a cluster: of one pool, at one site.
-pub(super) fn is_spanned(cluster: &Cluster) -> bool {
-    cluster.pools.len() == 1 && cluster.wan.is_none()
 }
 
 /// Arguments of `simulate`.

@@ -8,7 +8,6 @@
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args};
-use meshwright_engines::engine;
 use meshwright_hardware::profile::Cluster;
 use meshwright_hardware::units::{Dollars, Parameters, Tokens};
 use meshwright_planner::goal::{Case, Offer, choose_best};
@@ -19,10 +18,10 @@ use meshwright_planner::scaling::{
 use serde_json::{Value, json};
 
 use super::columns::folded;
-use super::goal::given;
-use super::plan::{is_spanned, settle};
+use super::goal::amend_price;
+use super::plan::settle;
 use super::show::money;
-use super::stack::{StackArgument, stack_line};
+use super::stack::{StackArgument, ability_on, stack_line};
 use super::usual_job::{usual_batch, usual_seq};
 use crate::answer;
 use crate::failure::Failure;
@@ -174,12 +173,9 @@ impl SizeCommand {
         job.goal.tokens = Some(Tokens(best.tokens));
         settle(&mut job, None)?;
         let mut cluster = self.stack.on(cluster.clone(), &job)?;
-        let price = given("--price", self.price)?;
-        cluster.pools.iter_mut().for_each(|pool| pool.system.price = price.clone().or(pool.system.price.take()));
+        amend_price(self.price, &mut cluster)?;
         job.stack = Some(cluster.stack.name.clone());
-        let engine = engine::of_stack(cluster.stack.shipped()).filter(|_| is_spanned(&cluster));
-        let engine = engine.map(|engine| &engine.about().ability);
-        let case = Case { fix: job.fix.clone(), job, cluster: cluster.clone(), engine };
+        let case = Case { fix: job.fix.clone(), job, cluster: cluster.clone(), engine: ability_on(&cluster) };
         let mut chosen = choose_best(&case, &|_, _| {})?;
         Ok((chosen.best.swap_remove(0), cluster))
     }
@@ -218,10 +214,8 @@ impl SizeCommand {
         if usual.name != LAWS[0].name {
             return None;
         }
-        let wanted = match self.wanted() {
-            Ok(wanted) => wanted,
-            Err(_) => SizeGiven::Flops(best.flops()),
-        };
+        // A budget is of FLOPs.
+        let wanted = self.wanted().unwrap_or(SizeGiven::Flops(best.flops()));
         let of = |sum| optimum(&Law { form: LawForm::Sum(sum), ..*usual }, wanted, self.unique());
         let found: Vec<Optimum> = bootstrap(&points(), &sum, DRAWS, 0).into_iter().filter_map(of).collect();
         let range = |get: fn(&Optimum) -> f64| {

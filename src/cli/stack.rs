@@ -9,6 +9,7 @@ use std::sync::Arc;
 use clap::{Args, Subcommand};
 use meshwright_engines::engine::of_stack;
 use meshwright_hardware::profile::{Cluster, SharedBy, Stack, StackFigure, catalog};
+use meshwright_planner::ability::Ability;
 use meshwright_planner::job::Job;
 use serde_json::json;
 
@@ -68,6 +69,17 @@ fn able(usual: Arc<Stack>, cluster: &Cluster, job: &Job) -> Arc<Stack> {
         usual.name, able.name
     ));
     Arc::clone(able)
+}
+
+/// What the engine that a cluster's stack is can express there; none where it is none, or spans no such cluster.
+pub fn ability_on(cluster: &Cluster) -> Option<&'static Ability> {
+    let engine = of_stack(cluster.stack.shipped()).filter(|_| is_spanned(cluster))?;
+    Some(&engine.about().ability)
+}
+
+/// Whether engines span a cluster: of one pool, at one site.
+pub fn is_spanned(cluster: &Cluster) -> bool {
+    cluster.pools.len() == 1 && cluster.wan.is_none()
 }
 
 /// The stack of a prediction in a line, for people.

@@ -1,6 +1,6 @@
 //! What an optimizer that shards states flattens, to reduce gradients and to gather weights.
 //!
-//! In: a plan. Out: [`FlatBuffers`] buffers of a stage.
+//! In: a plan. Out: [`FlatBuffers`] of a stage.
 //!
 //! DeepSpeed has one for gradients and one for weights, each as large as its settings say, whatever a stage holds
 //! (`reduce_bucket_size` and `allgather_bucket_size`). Its optimizer of bf16 adds up in fp32 instead, and has none; in a pipeline it

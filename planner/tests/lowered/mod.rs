@@ -2,7 +2,7 @@
 
 use meshwright_hardware::op::Op;
 use meshwright_hardware::program::Kind;
-use meshwright_planner::job::{Architecture, Family, Model};
+use meshwright_planner::job::{Architecture, DROPLESS, Experts, Family, Model};
 use meshwright_planner::lower::{Lowered, lower};
 use meshwright_planner::plan::Plan;
 
@@ -20,6 +20,22 @@ pub fn model(family: Family) -> Model {
         tied: false,
         rope_theta: 1e4,
         family: Some(family),
+    }
+}
+
+/// Two of four experts a token, 32 wide, in every layer, that drop none.
+#[allow(dead_code, reason = "not every test has experts")]
+pub fn experts() -> Experts {
+    Experts {
+        count: 4,
+        top_k: 2,
+        groups: None,
+        ffn: 32,
+        shared_ffn: 0,
+        dense_layers: 0,
+        every: 1,
+        capacity: DROPLESS,
+        balance: 0.0,
     }
 }
 

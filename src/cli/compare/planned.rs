@@ -4,7 +4,6 @@
 //!
 //! Invariant: a mistake of the user ends the command before anything is searched; what only fits nowhere is an answer.
 
-use meshwright_engines::engine;
 use meshwright_hardware::hash::fnv1a;
 use meshwright_hardware::profile::Cluster;
 use meshwright_hardware::units::Seconds;
@@ -13,8 +12,8 @@ use meshwright_planner::job::{Goal, Objective};
 use serde_json::json;
 
 use super::super::goal::decided;
-use super::super::plan::{is_spanned, settle};
-use super::super::stack::StackArgument;
+use super::super::plan::settle;
+use super::super::stack::{StackArgument, ability_on};
 use super::super::usual_job::{ModelArguments, read_job};
 use super::price::{PriceOrigin, priced};
 use crate::failure::Failure;
@@ -75,9 +74,7 @@ fn read(scenario: Scenario, book: &PriceBook, max_age: Option<Seconds>) -> Resul
     let refused = doubtful.and_then(|worst| decided(&job.goal, worst, &origin.source).err());
     let refused = refused.or_else(|| priceless(&job.goal, &cluster, &scenario));
     job.stack = Some(cluster.stack.name.clone());
-    let engine = engine::of_stack(cluster.stack.shipped())
-        .filter(|_| is_spanned(&cluster))
-        .map(|engine| &engine.about().ability);
+    let engine = ability_on(&cluster);
     let fix = job.fix.clone();
     Ok(Ready { case: Case { job, cluster, fix, engine }, scenario, origin, refused })
 }
